@@ -1,0 +1,91 @@
+"""Generates the Python code of the contract from its .proto files: `python protos/generate.py`.
+
+The generated code is committed. With `--check` nothing is written: the exit code is 1 when what is
+committed is not what the .proto files say. Needs the pinned generators (`grpcio-tools`,
+`mypy-protobuf`); grpcio-tools is the oldest version supported on purpose, because generated code
+refuses to run with a protobuf library older than its generator.
+"""
+
+import argparse
+import filecmp
+import shutil
+import sys
+import sysconfig
+import tempfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from grpc_tools import protoc  # type: ignore[import-untyped]
+
+GENERATORS = {"grpcio-tools": "1.81.1", "mypy-protobuf": "5.1.0"}
+ROOT = Path(__file__).resolve().parent
+PACKAGE = Path("metanas_protos/v1")
+GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+
+
+def main() -> int:
+    """Generate or check; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
+    check = parser.parse_args().check
+    for name, wanted in GENERATORS.items():
+        if version(name) != wanted:
+            print(f"{name} {version(name)} is installed; install {name}=={wanted}", file=sys.stderr)
+            return 2
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = Path(folder)
+        generate(fresh)
+        stale = differences(fresh / PACKAGE, ROOT / PACKAGE)
+        if check:
+            for name in stale:
+                print(f"{PACKAGE / name} is out of date; run protos/generate.py", file=sys.stderr)
+            return 1 if stale else 0
+        replace(fresh / PACKAGE, ROOT / PACKAGE)
+    return 0
+
+
+def generate(target: Path) -> None:
+    """Write the code of every .proto file of the package below `target`."""
+    plugins = [
+        f"--plugin={name}={_program(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+    ]
+    includes = [f"-I{ROOT}", f"-I{files('grpc_tools') / '_proto'}"]
+    everything = sorted((ROOT / PACKAGE).glob("*.proto"))
+    services = [path for path in everything if path.stem.endswith("_service")]
+    messages = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
+    stubs = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
+    for outputs, sources in ((messages, everything), (stubs, services)):
+        code = protoc.main(["protoc", *includes, *plugins, *outputs, *map(str, sources)])
+        if code != 0:
+            raise SystemExit(code)
+
+
+def differences(fresh: Path, committed: Path) -> list[str]:
+    """Names of generated files that are missing, left over or different in `committed`."""
+    names = _generated(fresh) | _generated(committed)
+    _, mismatch, errors = filecmp.cmpfiles(fresh, committed, sorted(names), shallow=False)
+    return sorted(mismatch + errors)
+
+
+def replace(fresh: Path, committed: Path) -> None:
+    """Make the generated files in `committed` those in `fresh`."""
+    for name in _generated(committed):
+        (committed / name).unlink()
+    for name in _generated(fresh):
+        shutil.copyfile(fresh / name, committed / name)
+
+
+def _generated(folder: Path) -> set[str]:
+    return {path.name for pattern in GENERATED for path in folder.glob(pattern)}
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"{name} is missing; install mypy-protobuf=={GENERATORS['mypy-protobuf']}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The contract of MetaNAS Server: messages and stubs, generated from .proto files."""
