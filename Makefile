@@ -1,0 +1,70 @@
+# One command a job; every command works from a fresh clone and does only what is not done yet.
+#
+#   PYTHON    the Python (3.11 or newer) that makes the virtual environment
+#   VENV      where the virtual environment lives
+#   DEVICE    cpu or gpu: which of onnxruntime and onnxruntime-gpu is installed (they exclude each other)
+#   PIP_ARGS  given to every pip install. On Linux the default package index serves the CUDA build of
+#             torch (several GB); for the CPU build say
+#             make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE ?= cpu
+PIP_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+METADATA := constraints.txt pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
+PACKAGES := -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
+SOURCES := metanas protos server client tests examples docker
+INSTALLED := $(VENV)/.installed-$(DEVICE)
+INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check protos bench docker clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+install: $(INSTALLED_DEV) ## Make .venv with the four packages, editable, and everything for development
+
+demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classify new ones, stop
+	$(BIN)/python examples/demo.py --out demo-output
+
+test: $(INSTALLED_DEV) ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+
+check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Dockerfile, shell scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint protos
+	$(BIN)/python protos/generate.py --check
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run
+
+protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
+	$(BIN)/python protos/generate.py
+
+bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON
+	$(BIN)/python -m benchmarks
+
+docker: ## Build the server's image (DEVICE=gpu for the one with CUDA)
+	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .
+
+clean: ## Remove what the commands above have made
+	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): $(METADATA) | $(BIN)/python
+	$(PIP_INSTALL) -e '.[$(DEVICE),train]' $(PACKAGES)
+	@touch $@
+
+$(INSTALLED_DEV): $(METADATA) | $(BIN)/python
+	$(PIP_INSTALL) -e '.[$(DEVICE),train,dev]' $(PACKAGES)
+	@touch $(INSTALLED) $@
