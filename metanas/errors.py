@@ -1,0 +1,142 @@
+"""The errors of the core: one tree, each with a stable reason and a text that says what to do.
+
+```
+MetanasError                     reason, str(error) for people
+├── InvalidInput                 what the caller sent is wrong; violations: all that was found
+├── UnknownName                  a checkpoint, op ... that does not exist; lists the known ones
+├── CheckpointError              CHECKPOINT_DAMAGED, CHECKPOINT_FORMAT, CHECKPOINT_MISSING
+├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
+│                                DATASET_SIZE, DATASET_IMAGE
+├── Cancelled                    CANCELLED: the caller asked for the work to stop
+├── Diverged                     DIVERGED: the loss became NaN or infinite
+└── ExportMismatch               EXPORT_MISMATCH: ONNX Runtime disagrees with torch; our defect
+```
+
+Reasons of `InvalidInput`:
+
+- images: IMAGE_UNREADABLE, IMAGE_TRUNCATED, IMAGE_FORMAT, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS,
+  IMAGE_TOO_SMALL
+- arrays: TENSOR_SHAPE, TENSOR_CHANNELS, TENSOR_NOT_FINITE, TENSOR_RANGE
+- tasks: NO_EXAMPLES, ONE_CLASS, CLASS_WITHOUT_EXAMPLES, TOO_MANY_WAYS, TOO_MANY_SHOTS,
+  TOO_MANY_EXAMPLES, TOO_MANY_BYTES, DUPLICATE_LABEL, LABEL_EMPTY, LABEL_TOO_LONG, LABEL_NOT_UTF8,
+  LABEL_UNKNOWN
+- options: OPTION_OUT_OF_RANGE, OPTION_UNKNOWN
+
+Constructors take positional arguments only: a worker process sends its errors to its parent by
+pickle, and an exception is pickled as its type and its positional arguments.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+MAX_VIOLATIONS = 20  # what fits into an 8 KiB gRPC trailer
+SHOWN_IN_TEXT = 3
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One wrong thing: where (`examples[3].image`), which kind, and a sentence for people."""
+
+    field: str
+    reason: str
+    message: str
+
+
+class MetanasError(Exception):
+    """Root of the tree. `reason` is stable and meant for programs, `str(error)` for people."""
+
+    reason: str
+    message: str
+
+    def __init__(self, reason: str, message: str, /) -> None:
+        # Exception.__init__ is left out on purpose: it would replace `args`, which __new__ has
+        # already set to what the subclass was called with and which pickle passes to it again.
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidInput(MetanasError):
+    """The caller's input is wrong.
+
+    `violations` holds the first `MAX_VIOLATIONS` findings, `omitted` counts the rest; `reason` is
+    the reason of the first one.
+    """
+
+    violations: tuple[Violation, ...]
+    omitted: int
+
+    def __init__(self, violations: Iterable[Violation], omitted: int = 0, /) -> None:
+        found = tuple(violations)
+        if not found:
+            raise ValueError("InvalidInput needs at least one violation")
+        self.violations = found[:MAX_VIOLATIONS]
+        self.omitted = omitted + len(found) - len(self.violations)
+        # an iterator would be used up by now, and is no thing to pickle
+        self.args = (self.violations, self.omitted)
+        super().__init__(found[0].reason, _summary(self.violations, self.omitted))
+
+    @classmethod
+    def single(cls, field: str, reason: str, message: str) -> "InvalidInput":
+        """The common case of one violation."""
+        return cls((Violation(field, reason, message),))
+
+    def within(self, parent: str) -> "InvalidInput":
+        """The same findings from outside: `image` within `examples[3]` is `examples[3].image`."""
+        moved = (Violation(f"{parent}.{v.field}", v.reason, v.message) for v in self.violations)
+        return InvalidInput(moved, self.omitted)
+
+
+class UnknownName(MetanasError):
+    """A name that nothing answers to; `kind` is what was looked for ("checkpoint", "op", ...)."""
+
+    kind: str
+    name: str
+    known: tuple[str, ...]
+
+    def __init__(self, kind: str, name: str, known: Sequence[str], /) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(known)
+        reason = "UNKNOWN_" + kind.upper().replace(" ", "_").replace("-", "_")
+        choices = ", ".join(self.known) or "none"
+        super().__init__(reason, f"there is no {kind} named {name!r}; known: {choices}")
+
+
+class CheckpointError(MetanasError):
+    """A checkpoint folder cannot be used: damaged, of another format version, or not there."""
+
+
+class DatasetError(MetanasError):
+    """A data set on disk cannot be used."""
+
+
+class Cancelled(MetanasError):
+    """The work was stopped between two steps because the caller asked for it."""
+
+    def __init__(self, message: str = "the work was cancelled", /) -> None:
+        super().__init__("CANCELLED", message)
+
+
+class Diverged(MetanasError):
+    """The loss became NaN or infinite."""
+
+    def __init__(self, message: str = "the loss is not finite; lower the learning rate", /) -> None:
+        super().__init__("DIVERGED", message)
+
+
+class ExportMismatch(MetanasError):
+    """The exported file does not compute what the network computes; it never leaves."""
+
+    def __init__(self, message: str, /) -> None:
+        super().__init__("EXPORT_MISMATCH", message)
+
+
+def _summary(violations: Sequence[Violation], omitted: int) -> str:
+    shown = [f"{v.field}: {v.message}" for v in violations[:SHOWN_IN_TEXT]]
+    more = len(violations) - len(shown) + omitted
+    if more:
+        shown.append(f"and {more} more")
+    return "; ".join(shown)

@@ -1,0 +1,172 @@
+"""A few-shot task as it comes in: labelled examples, their limits, checks that need no pixels."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from metanas.errors import InvalidInput, Violation
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How large a task may be; counts, bytes and pixels, each at least 1 (`max_ways` at least 2).
+
+    Raises:
+        InvalidInput: `limits.<name>`, OPTION_OUT_OF_RANGE.
+    """
+
+    max_ways: int = 100
+    max_shots: int = 50
+    max_examples: int = 5000
+    max_image_bytes: int = 16 * 2**20
+    max_total_bytes: int = 256 * 2**20
+    max_pixels: int = 50_000_000
+    min_side: int = 2
+    max_label_bytes: int = 256
+
+    def __post_init__(self) -> None:
+        found = []
+        for entry in fields(self):
+            value, least = getattr(self, entry.name), 2 if entry.name == "max_ways" else 1
+            if value < least:
+                message = f"{entry.name} is {value}; it must be at least {least}"
+                found.append(Violation(f"limits.{entry.name}", "OPTION_OUT_OF_RANGE", message))
+        if found:
+            raise InvalidInput(found)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled support image.
+
+    image: an encoded file (PNG, JPEG, WebP, BMP), or an array (H, W, C) of uint8 or of float32
+        within 0..1.
+    """
+
+    label: str
+    image: "bytes | NDArray[np.uint8] | NDArray[np.float32]"
+
+
+def check_examples(
+    examples: Sequence[Example], limits: Limits, classes: Sequence[str] | None = None
+) -> None:
+    """Check everything about a support set that can be told without decoding an image.
+
+    examples: the support set, in any order.
+    classes: the class names in the caller's order, where it declares them; every example's label
+        must be one of them and every one must have examples. Without it the classes are the labels
+        that occur.
+
+    Raises:
+        InvalidInput: with every violation, at most `MAX_VIOLATIONS` of them spelled out.
+    """
+    found = [*_check_classes(examples, classes, limits), *_check_counts(examples, classes, limits)]
+    for index, example in enumerate(examples):
+        found += check_label(example.label, f"examples[{index}].label", limits)
+        found += _check_image_bytes(example.image, f"examples[{index}].image", limits)
+    found += _check_total_bytes(examples, limits)
+    if found:
+        raise InvalidInput(found)
+
+
+def decode_label(raw: bytes, index: int) -> str:
+    """The label of example `index` from its bytes.
+
+    Raises:
+        InvalidInput: `examples[index].label`, LABEL_NOT_UTF8.
+    """
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"the label is not valid UTF-8 (at byte {error.start}); encode labels as UTF-8"
+        raise InvalidInput.single(f"examples[{index}].label", "LABEL_NOT_UTF8", message) from None
+
+
+def check_label(label: str, field: str, limits: Limits) -> Iterator[Violation]:
+    """The violations of one class name: empty, only white space, too long, or not encodable."""
+    try:
+        size = len(label.encode("utf-8"))
+    except UnicodeEncodeError:  # a lone surrogate: what Python makes of a file name not in UTF-8
+        yield Violation(field, "LABEL_NOT_UTF8", "the label cannot be written as UTF-8")
+        return
+    if not label.strip():
+        yield Violation(field, "LABEL_EMPTY", "the label is empty; name the class")
+    elif size > limits.max_label_bytes:
+        message = f"the label has {size} bytes; at most {limits.max_label_bytes} are allowed"
+        yield Violation(field, "LABEL_TOO_LONG", message)
+
+
+def _check_classes(
+    examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+) -> Iterator[Violation]:
+    if classes is None:
+        return
+    present, first = {example.label for example in examples}, dict[str, int]()
+    for index, name in enumerate(classes):
+        field = f"classes[{index}]"
+        yield from check_label(name, field, limits)
+        if name in first:
+            message = f"class {_short(name)} is declared twice, at {first[name]} and {index}"
+            yield Violation(field, "DUPLICATE_LABEL", message)
+        elif examples and name not in present:
+            message = f"class {_short(name)} has no example; add one or leave the class out"
+            yield Violation(field, "CLASS_WITHOUT_EXAMPLES", message)
+        first.setdefault(name, index)
+    for index, example in enumerate(examples):
+        if example.label not in first:
+            message = f"label {_short(example.label)} is not among the declared classes"
+            yield Violation(f"examples[{index}].label", "LABEL_UNKNOWN", message)
+
+
+def _check_counts(
+    examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+) -> Iterator[Violation]:
+    shots = Counter(example.label for example in examples)
+    ways = len(shots.keys() | set(classes or ()))
+    if not examples:
+        message = "there is no example; send images of at least two classes"
+        yield Violation("examples", "NO_EXAMPLES", message)
+    elif ways == 1:
+        message = f"there is only class {_short(examples[0].label)}; at least two are needed"
+        yield Violation("examples", "ONE_CLASS", message)
+    if ways > limits.max_ways:
+        message = f"there are {ways} classes; at most {limits.max_ways} are allowed"
+        yield Violation("examples", "TOO_MANY_WAYS", message)
+    if len(examples) > limits.max_examples:
+        message = f"there are {len(examples)} examples; at most {limits.max_examples} are allowed"
+        yield Violation("examples", "TOO_MANY_EXAMPLES", message)
+    for label, count in shots.items():
+        if count > limits.max_shots:
+            message = (
+                f"class {_short(label)} has {count} examples; at most {limits.max_shots} can be"
+            )
+            yield Violation("examples", "TOO_MANY_SHOTS", message)
+
+
+def _check_image_bytes(image: Any, field: str, limits: Limits) -> Iterator[Violation]:
+    size = _size(image)
+    if size == 0 and isinstance(image, bytes):
+        yield Violation(field, "IMAGE_UNREADABLE", "the image is empty (0 bytes)")
+    elif size > limits.max_image_bytes:
+        message = f"the image has {size} bytes; at most {limits.max_image_bytes} are allowed"
+        yield Violation(field, "IMAGE_TOO_LARGE", message)
+
+
+def _check_total_bytes(examples: Sequence[Example], limits: Limits) -> Iterator[Violation]:
+    total = sum(_size(example.image) for example in examples)
+    if total > limits.max_total_bytes:
+        message = f"the images have {total} bytes; at most {limits.max_total_bytes} are allowed"
+        yield Violation("examples", "TOO_MANY_BYTES", message)
+
+
+def _size(image: Any) -> int:
+    return len(image) if isinstance(image, bytes) else int(image.nbytes)
+
+
+def _short(label: str) -> str:
+    return repr(label if len(label) <= 40 else label[:39] + "…")
