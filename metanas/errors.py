@@ -6,7 +6,8 @@ MetanasError                     reason, str(error) for people
 ├── UnknownName                  a checkpoint, op ... that does not exist; lists the known ones
 ├── CheckpointError              CHECKPOINT_DAMAGED, CHECKPOINT_FORMAT, CHECKPOINT_MISSING
 ├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
-│                                DATASET_SIZE, DATASET_IMAGE
+│                                DATASET_SIZE, DATASET_IMAGE, DATASET_TOO_FEW_CLASSES,
+│                                DATASET_TOO_FEW_IMAGES
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
 ├── Diverged                     DIVERGED: the loss became NaN or infinite
 └── ExportMismatch               EXPORT_MISMATCH: ONNX Runtime disagrees with torch; our defect
@@ -16,11 +17,12 @@ Reasons of `InvalidInput`:
 
 - images: IMAGE_UNREADABLE, IMAGE_TRUNCATED, IMAGE_FORMAT, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS,
   IMAGE_TOO_SMALL
-- arrays: TENSOR_SHAPE, TENSOR_CHANNELS, TENSOR_NOT_FINITE, TENSOR_RANGE
+- arrays: TENSOR_DTYPE, TENSOR_SHAPE, TENSOR_CHANNELS, TENSOR_NOT_FINITE, TENSOR_RANGE
 - tasks: NO_EXAMPLES, ONE_CLASS, CLASS_WITHOUT_EXAMPLES, TOO_MANY_WAYS, TOO_MANY_SHOTS,
   TOO_MANY_EXAMPLES, TOO_MANY_BYTES, DUPLICATE_LABEL, LABEL_EMPTY, LABEL_TOO_LONG, LABEL_NOT_UTF8,
   LABEL_UNKNOWN
 - options: OPTION_OUT_OF_RANGE, OPTION_UNKNOWN
+- genotypes: GENOTYPE_MALFORMED
 
 Constructors take positional arguments only: a worker process sends its errors to its parent by
 pickle, and an exception is pickled as its type and its positional arguments.
