@@ -1,0 +1,103 @@
+"""Folders of class folders of image files; splits are folders above the class folders."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metanas.data.fit import fit_one
+from metanas.data.splits import unknown_split
+from metanas.errors import DatasetError, InvalidInput
+from metanas.images import decode
+from metanas.task import Limits
+
+NAMED = 5  # of many unreadable files, so many are named
+NO_IMAGES = frozenset({"thumbs.db", "desktop.ini"})  # what file managers leave behind
+
+Unreadable = Callable[[Path, str], None]
+
+
+def read(
+    root: Path,
+    split: str | None,
+    *,
+    size: int | None,
+    channels: int | None,
+    on_unreadable: Unreadable | None,
+) -> dict[str, NDArray[np.uint8]]:
+    """Class name → uint8 (N, channels, H, W), classes and files in the order of their names.
+
+    Args:
+        root: the folder; its sub-folders are the classes, or `root/split/` has them.
+        split: name of the split's folder, or None.
+        size: side that every image is squashed to; without it all must be of one size already.
+        channels: 1 or 3; None is 3.
+        on_unreadable: called with each file that is no image, and why; the file is then skipped.
+            Without it such files are an error that names them.
+
+    Raises:
+        DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE, DATASET_IMAGE.
+    """
+    classes = _folders(_split_folder(root, split))
+    if not classes:
+        raise DatasetError("DATASET_EMPTY", f"{root} has no class folders")
+    bad: list[str] = []
+
+    def note(path: Path, why: str) -> None:
+        if on_unreadable is None:
+            bad.append(f"{path.relative_to(root)} ({why})")
+        else:
+            on_unreadable(path, why)
+
+    images = {
+        folder.name: [fit_one(image, size, channels or 3) for image in _images(folder, note)]
+        for folder in classes
+    }
+    if bad:
+        raise _unreadable(bad)
+    return {name: _stack(name, members) for name, members in images.items()}
+
+
+def _split_folder(root: Path, split: str | None) -> Path:
+    if split is None:
+        return root
+    if not (root / split).is_dir():
+        raise unknown_split(split, {folder.name for folder in _folders(root)})
+    return root / split
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _images(folder: Path, note: Unreadable) -> Iterator[NDArray[np.uint8]]:
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        if path.name.startswith(".") or path.name.lower() in NO_IMAGES:
+            continue
+        try:
+            yield decode(path.read_bytes(), channels=3, limits=Limits())
+        except InvalidInput as error:
+            note(path, error.reason)
+        except OSError as error:
+            note(path, error.strerror or type(error).__name__)
+
+
+def _stack(name: str, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    if not images:
+        message = f"class {name!r} has no image; if the folders are splits, name one"
+        raise DatasetError("DATASET_EMPTY", message)
+    sizes = {f"{image.shape[2]}×{image.shape[1]}" for image in images}
+    if len(sizes) > 1:
+        message = f"the images of {name!r} are {' and '.join(sorted(sizes)[:3])}; give a size"
+        raise DatasetError("DATASET_SIZE", message)
+    return np.stack(images)
+
+
+def _unreadable(bad: list[str]) -> DatasetError:
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    plural = "files are" if len(bad) > 1 else "file is"
+    return DatasetError(
+        "DATASET_IMAGE",
+        f"{len(bad)} {plural} no readable image: {', '.join(bad[:NAMED])}{more}",
+    )

@@ -1,0 +1,31 @@
+"""Which classes or images belong to a split."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metanas.errors import DatasetError
+
+
+def classes_of(splits: NDArray[Any], count: int, split: str | None) -> list[int]:
+    """Indices of the entries of `splits` (one for each of `count` things) that are `split`.
+
+    Raises:
+        DatasetError: DATASET_FORMAT, DATASET_SPLIT.
+    """
+    if splits.shape != (count,):
+        message = f"`split` has shape {splits.shape}; it needs one entry for each of {count}"
+        raise DatasetError("DATASET_FORMAT", message)
+    if split is None:
+        return list(range(count))
+    chosen = [int(index) for index in np.flatnonzero(splits == split)]
+    if not chosen:
+        raise unknown_split(split, {str(name) for name in splits})
+    return chosen
+
+
+def unknown_split(split: str, known: set[str]) -> DatasetError:
+    """The error for a split that the data set does not have."""
+    there = ", ".join(sorted(known)) or "none"
+    return DatasetError("DATASET_SPLIT", f"there is no split {split!r}; there are: {there}")
