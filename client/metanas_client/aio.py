@@ -1,0 +1,266 @@
+"""The asynchronous client: handles for long work, plain values for everything else."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from metanas_client.channel import DEFAULT_ADDRESS, Connection
+from metanas_client.convert import Job
+from metanas_client.errors import (
+    AdaptationCancelled,
+    AdaptationFailed,
+    ClientError,
+    InvalidInput,
+    TimedOut,
+    Violation,
+    error_for,
+)
+from metanas_client.model import Model
+from metanas_client.resources import (
+    AdaptationInfo,
+    Checkpoint,
+    ModelInfo,
+    Option,
+    Progress,
+    State,
+)
+from metanas_client.support import Support, SupportSet, read_support
+from metanas_client.transport import Calls
+
+PAGE_SIZE = 100
+NO_PROGRESS = 2**63 - 1  # a sequence that no progress has: all of it is left out
+
+
+class AsyncClient:
+    """A connection to a MetaNAS server. Use it as `async with`, or call `close`.
+
+    Args:
+        address: host:port of the server.
+        token: sent as a bearer token with every call.
+        root_certificate: PEM file of the authority of the server's certificate; switches TLS on.
+        certificate: PEM file of the client's certificate (mTLS); goes with `private_key`.
+        private_key: PEM file.
+        tls: use TLS with the authorities that the system trusts.
+        patience: seconds that interrupted progress streams and downloads go on trying to continue.
+
+    Raises:
+        InvalidInput: the address or the TLS options make no sense.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str | None = None,
+        root_certificate: Path | None = None,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        tls: bool = False,
+        patience: float = 30.0,
+    ) -> None:
+        self._connection = Connection(
+            address=address,
+            token=token,
+            root_certificate=root_certificate,
+            certificate=certificate,
+            private_key=private_key,
+            tls=tls,
+            patience=patience,
+        )
+        self._opened: Calls | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; a later call opens a new one."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.close()
+
+    async def adapt(
+        self,
+        support: Support,
+        *,
+        checkpoint: str = "",
+        seed: int = 0,
+        options: Mapping[str, Option] | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> "AsyncAdaptation":
+        """Send a support set; the answer is a handle on the adaptation that has begun.
+
+        Args:
+            support: a folder with one sub-folder a class; class -> images (paths, encoded bytes or
+                arrays); or (class, image) pairs.
+            checkpoint: what to start from; may be left out when the server has exactly one.
+            seed: of everything random, 0 to 2**32 - 1.
+            options: hyper-parameters that differ from the checkpoint's.
+            request_id: the same id never costs the server the work twice; a random one by default.
+            timeout: seconds that the adaptation may take on a worker.
+
+        Raises:
+            InvalidInput: what is wrong with the support set or the options, and where.
+            ClientError: any other of this package's errors.
+        """
+        examples = await asyncio.to_thread(read_support, support)
+        job = Job(
+            support=examples,
+            checkpoint=checkpoint,
+            options={} if options is None else options,
+            seed=seed,
+            request_id=request_id or str(uuid.uuid4()),
+            timeout=timeout,
+        )
+        calls = self._calls()
+        try:
+            info = await calls.create_adaptation(job)
+        except InvalidInput as error:
+            raise name_sources(error, examples) from error
+        return AsyncAdaptation(calls, info, examples)
+
+    async def adaptation(self, name: str) -> "AsyncAdaptation":
+        """A handle on an adaptation that was begun earlier, perhaps by another process."""
+        calls = self._calls()
+        return AsyncAdaptation(calls, await calls.get_adaptation(name))
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """What adaptations can start from."""
+        return [found async for found in self._calls().list_checkpoints(PAGE_SIZE)]
+
+    async def checkpoint(self, name: str) -> Checkpoint:
+        """One checkpoint; `NotFound`, with the names that there are, if it does not exist."""
+        return await self._calls().get_checkpoint(name)
+
+    def models(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[ModelInfo]:
+        """The models that the server keeps, the latest first; fetched a page at a time."""
+        return self._calls().list_models(page_size)
+
+    async def model(self, name: str) -> Model:
+        """Download a model."""
+        calls = self._calls()
+        info = await calls.get_model(name)
+        return Model(await calls.download_model(info), info)
+
+    async def delete_model(self, name: str) -> None:
+        """Delete a model on the server."""
+        await self._calls().delete_model(name)
+
+    def _calls(self) -> Calls:
+        # at the first call and not before: a channel belongs to the loop that runs then
+        if self._opened is None:
+            self._opened = Calls(self._connection)
+        return self._opened
+
+
+class AsyncAdaptation:
+    """A handle on an adaptation. The work goes on without it, and without this process."""
+
+    name: str
+    """Name on the server, good for `client.adaptation(name)` at any later time."""
+    labels: tuple[str, ...]
+    """The classes in the order of the model's outputs."""
+
+    def __init__(
+        self, calls: Calls, info: AdaptationInfo, support: SupportSet | None = None
+    ) -> None:
+        self._calls = calls
+        self._support = support
+        self.name = info.name
+        self.labels = info.labels
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    async def info(self) -> AdaptationInfo:
+        """Where it stands."""
+        return await self._calls.get_adaptation(self.name)
+
+    async def progress(self, after: int = 0) -> AsyncIterator[Progress]:
+        """All progress, from the start (or after a sequence number) to the end, however it ends.
+
+        A broken connection loses and repeats nothing. Whether it succeeded is what `result` tells.
+        """
+        async for event in self._calls.watch_adaptation(self.name, after):
+            if isinstance(event, Progress):
+                yield event
+
+    async def result(self, timeout: float | None = None) -> Model:
+        """Wait for the end and download the model.
+
+        Args:
+            timeout: seconds to wait at most; the adaptation goes on afterwards.
+
+        Raises:
+            InvalidInput: the support set turned out to be unusable; says which example and file.
+            AdaptationFailed: it gave up.
+            AdaptationCancelled: somebody stopped it.
+            TimedOut: the timeout passed.
+            ClientError: any other of this package's errors.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                info = await self._end()
+                model = await self._calls.get_model(_model_name(info))
+                return Model(await self._calls.download_model(model), model)
+        except TimeoutError as error:
+            message = f"{self.name} has not ended within {timeout} s; it goes on"
+            raise TimedOut("WAIT_TIMEOUT", message) from error
+
+    async def cancel(self) -> AdaptationInfo:
+        """Stop it between two steps; it may take a moment. No error if it has ended already."""
+        return await self._calls.cancel_adaptation(self.name)
+
+    async def delete(self) -> None:
+        """Let the server forget it, once it has ended; its model stays."""
+        await self._calls.delete_adaptation(self.name)
+
+    async def _end(self) -> AdaptationInfo:
+        async for event in self._calls.watch_adaptation(self.name, NO_PROGRESS):
+            if isinstance(event, AdaptationInfo) and event.state.final:
+                if event.state is State.SUCCEEDED:
+                    return event
+                raise self._failure(event)
+        raise AdaptationFailed("NO_END", f"{self.name} has no end")  # pragma: no cover
+
+    def _failure(self, info: AdaptationInfo) -> ClientError:
+        if info.state is State.CANCELLED or info.fault is None:
+            message = f"{self.name} was cancelled" if info.fault is None else info.fault.message
+            return AdaptationCancelled("CANCELLED", message)
+        error = error_for(info.fault, self.name)
+        if isinstance(error, InvalidInput) and self._support is not None:
+            return name_sources(error, self._support)
+        return error
+
+
+def name_sources(error: InvalidInput, support: SupportSet) -> InvalidInput:
+    """The same error with the file of every example that is blamed by its index."""
+    return InvalidInput([_with_source(violation, support) for violation in error.violations])
+
+
+def _with_source(violation: Violation, support: SupportSet) -> Violation:
+    head, bracket, _ = violation.field.removeprefix("examples[").partition("]")
+    if not (violation.field.startswith("examples[") and bracket and head.isdigit()):
+        return violation
+    index = int(head)
+    if violation.source is not None or index >= len(support.examples):
+        return violation
+    source = support.examples[index].source
+    return Violation(violation.field, violation.reason, violation.message, source)
+
+
+def _model_name(info: AdaptationInfo) -> str:
+    if info.model is None:
+        raise AdaptationFailed("NO_MODEL", f"{info.name} has succeeded without a model")
+    return info.model

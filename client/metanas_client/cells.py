@@ -1,0 +1,74 @@
+"""The discrete cells of a model: read from their JSON, and written as text tables."""
+
+import json
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from metanas_client.errors import ModelFileError
+
+Edge: TypeAlias = tuple[int, str]
+"""Index of the input (0 and 1 are the cell's own, 2 + i is node i) and the operation on the way."""
+
+KINDS = ("normal", "reduce")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One kind of cell. Its output is the concatenation of all its nodes."""
+
+    kind: str
+    """"normal" or "reduce"."""
+    nodes: tuple[tuple[Edge, Edge], ...]
+    """For each node the two edges that are added up in it."""
+
+
+def read_cells(genotype_json: str) -> tuple[Cell, ...]:
+    """Both kinds of cell.
+
+    Raises:
+        ModelFileError: GENOTYPE_MALFORMED.
+    """
+    try:
+        raw = json.loads(genotype_json)
+        return tuple(
+            Cell(kind, tuple(_node(index, node) for index, node in enumerate(raw[kind])))
+            for kind in KINDS
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(
+            "GENOTYPE_MALFORMED", f"the genotype cannot be read ({error!r}): {genotype_json[:200]}"
+        ) from error
+
+
+def input_name(index: int) -> str:
+    """What people call an input of a node."""
+    return ("c_{k-2}", "c_{k-1}")[index] if index < 2 else f"node {index - 2}"
+
+
+def table(cell: Cell) -> list[tuple[str, str, str]]:
+    """Rows (node, first edge, second edge) for people."""
+    return [
+        (f"node {index}", _edge_text(left), _edge_text(right))
+        for index, (left, right) in enumerate(cell.nodes)
+    ]
+
+
+def depths(cell: Cell) -> list[int]:
+    """Longest way to every node from the cell's inputs, which are at depth 0; at least 1."""
+    found = [0, 0]
+    for edges in cell.nodes:
+        found.append(1 + max(found[index] for index, _ in edges))
+    return found[2:]
+
+
+def _node(index: int, raw: list[list[object]]) -> tuple[Edge, Edge]:
+    (left, left_op), (right, right_op) = raw
+    if not (isinstance(left, int) and isinstance(right, int)):
+        raise TypeError("an input is a whole number")
+    if not (0 <= left < index + 2 and 0 <= right < index + 2):
+        raise ValueError(f"node {index} has an input that does not come before it")
+    return (left, str(left_op)), (right, str(right_op))
+
+
+def _edge_text(edge: Edge) -> str:
+    return f"{edge[1]}({input_name(edge[0])})"

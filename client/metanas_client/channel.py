@@ -1,0 +1,149 @@
+"""The connection to a server: address, TLS, token, retries; and the way from its errors to ours."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from metanas_client import errors
+from metanas_client.errors import ClientError, Fault, InvalidInput, Violation
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+STATUS_DETAILS_KEY = "grpc-status-details-bin"  # where gRPC keeps a google.rpc.Status
+METANAS_DOMAIN = "metanas"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """How to reach a server."""
+
+    address: str = DEFAULT_ADDRESS
+    """host:port."""
+    root_certificate: Path | None = None
+    """PEM file of the authority that signed the server's certificate; given, TLS is used."""
+    certificate: Path | None = None
+    """PEM file of the client's own certificate, for servers that ask for one (mTLS)."""
+    private_key: Path | None = None
+    """PEM file of the key of `certificate`."""
+    tls: bool = False
+    """Use TLS with the authorities that the system trusts."""
+    token: str | None = None
+    """Sent as `authorization: Bearer ...` with every call."""
+    patience: float = 30.0
+    """Seconds that an interrupted progress stream or download goes on trying to continue."""
+
+    def __post_init__(self) -> None:
+        host, colon, port = self.address.rpartition(":")
+        if not self.address.startswith("unix:") and not (host and colon and port.isdigit()):
+            raise InvalidInput.single(
+                "server", "ADDRESS", f"{self.address!r} is no address: write host:port"
+            )
+        if (self.certificate is None) != (self.private_key is None):
+            raise InvalidInput.single(
+                "certificate", "TLS", "certificate and private key go together: give both"
+            )
+        if self.patience < 0:
+            raise InvalidInput.single("patience", "PATIENCE", "must not be negative")
+
+    @property
+    def secure(self) -> bool:
+        """Whether TLS is used."""
+        return self.tls or self.root_certificate is not None or self.certificate is not None
+
+    @property
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """What is sent with every call."""
+        return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
+
+
+def open_channel(connection: Connection) -> grpc.aio.Channel:
+    """A channel; connects at the first call. Must be called within a running event loop.
+
+    Raises:
+        InvalidInput: a certificate or key file cannot be read.
+    """
+    options = [
+        ("grpc.service_config", _service_config()),
+        ("grpc.enable_retries", 1),
+    ]
+    if not connection.secure:
+        return grpc.aio.insecure_channel(connection.address, options)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_pem(connection.root_certificate, "root_certificate"),
+        private_key=_pem(connection.private_key, "private_key"),
+        certificate_chain=_pem(connection.certificate, "certificate"),
+    )
+    return grpc.aio.secure_channel(connection.address, credentials, options)
+
+
+def broken(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the connection broke, so that continuing where it broke makes sense."""
+    # CANCELLED comes from a server that goes down in the middle of a stream: what this side cancels
+    # is an asyncio.CancelledError and never gets here.
+    return error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientError:
+    """The error of our tree that stands for a failed call."""
+    return errors.error_for(read_fault(error), connection.address)
+
+
+def read_fault(error: grpc.aio.AioRpcError) -> Fault:
+    """What the server says about a failed call: code, reason, violations, when to try again."""
+    status = _status(error)
+    fault = Fault(code=error.code().name, reason="", message=error.details() or error.code().name)
+    if status is None:
+        return fault
+    reason, violations, retry_after = "", [], None
+    for detail in status.details:
+        info, bad, retry = (
+            error_details_pb2.ErrorInfo(),
+            error_details_pb2.BadRequest(),
+            error_details_pb2.RetryInfo(),
+        )
+        if detail.Unpack(info):
+            reason = info.reason if info.domain == METANAS_DOMAIN else reason
+        elif detail.Unpack(bad):
+            violations = [Violation(v.field, v.reason, v.description) for v in bad.field_violations]
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToNanoseconds() / 1e9
+    return Fault(
+        code=fault.code,
+        reason=reason,
+        message=status.message or fault.message,
+        violations=tuple(violations),
+        retry_after=retry_after,
+    )
+
+
+def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == STATUS_DETAILS_KEY and isinstance(value, bytes):
+            return status_pb2.Status.FromString(value)
+    return None
+
+
+def _service_config() -> str:
+    # AIP-194: only UNAVAILABLE is repeated without asking. Everything the services offer may be
+    # repeated: creating carries a request id, deleting and cancelling twice is harmless.
+    policy = {
+        "maxAttempts": 4,
+        "initialBackoff": "0.2s",
+        "maxBackoff": "2s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    }
+    return json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}]})
+
+
+def _pem(path: Path | None, field: str) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InvalidInput((Violation(field, "FILE_UNREADABLE", why, str(path)),)) from error

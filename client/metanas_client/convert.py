@@ -1,0 +1,250 @@
+"""The only module that knows the messages: plain values to requests, replies to plain values."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf import duration_pb2, timestamp_pb2
+from google.rpc import code_pb2
+
+from metanas_client.errors import Fault, InvalidInput, Violation
+from metanas_client.resources import (
+    AdaptationInfo,
+    Checkpoint,
+    InputSpec,
+    Limits,
+    ModelInfo,
+    Option,
+    Progress,
+    State,
+)
+from metanas_client.support import RawImage, SupportExample, SupportSet
+from metanas_protos.v1 import (
+    adaptation_pb2,
+    adaptation_service_pb2,
+    checkpoint_pb2,
+    example_pb2,
+    failure_pb2,
+    model_pb2,
+)
+
+_STATES: Mapping[adaptation_pb2.AdaptationState.ValueType, State] = {
+    adaptation_pb2.ADAPTATION_STATE_QUEUED: State.QUEUED,
+    adaptation_pb2.ADAPTATION_STATE_RUNNING: State.RUNNING,
+    adaptation_pb2.ADAPTATION_STATE_SUCCEEDED: State.SUCCEEDED,
+    adaptation_pb2.ADAPTATION_STATE_FAILED: State.FAILED,
+    adaptation_pb2.ADAPTATION_STATE_CANCELLED: State.CANCELLED,
+}
+_OPTION_TYPES: Mapping[str, type[Option]] = {
+    "steps": int,
+    "tuning_steps": int,
+    "weight_lr": float,
+    "alpha_lr": float,
+    "temperature_start": float,
+    "temperature_end": float,
+    "batch_size": int,
+    "gradient_clip": float,
+    "bilevel": bool,
+}
+_MAX_INT32 = 2**31 - 1
+_MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What an adaptation is asked for."""
+
+    support: SupportSet
+    checkpoint: str = ""
+    """May be empty when the server has exactly one."""
+    options: Mapping[str, Option]
+    seed: int = 0
+    request_id: str
+    timeout: float | None = None
+    """Seconds on a worker; None leaves it to the server."""
+
+
+Spec = adaptation_pb2.AdaptationSpec
+"""The head of a request, to be sent as it is."""
+
+
+def option_names() -> tuple[str, ...]:
+    """The hyper-parameters that a request may set."""
+    return tuple(_OPTION_TYPES)
+
+
+def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
+    """The head of a request.
+
+    Raises:
+        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, TIMEOUT_OUT_OF_RANGE: what the
+            message could not even carry. All other bounds are the server's.
+    """
+    if isinstance(job.seed, bool) or not 0 <= job.seed <= _MAX_SEED:
+        raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", f"must be from 0 to {_MAX_SEED}")
+    if job.timeout is not None and not 0 < job.timeout < _MAX_INT32:
+        raise InvalidInput.single("timeout", "TIMEOUT_OUT_OF_RANGE", "must be above 0 seconds")
+    timeout = None
+    if job.timeout is not None:
+        timeout = duration_pb2.Duration()
+        timeout.FromNanoseconds(round(job.timeout * 1e9))
+    return adaptation_pb2.AdaptationSpec(
+        checkpoint=job.checkpoint,
+        options=_options_message(job.options),
+        seed=job.seed,
+        classes=job.support.classes,
+        request_id=job.request_id,
+        timeout=timeout,
+    )
+
+
+def create_requests(
+    spec: adaptation_pb2.AdaptationSpec, support: SupportSet
+) -> Iterator[adaptation_service_pb2.CreateAdaptationRequest]:
+    """The stream that goes into `CreateAdaptation`."""
+    yield adaptation_service_pb2.CreateAdaptationRequest(spec=spec)
+    for example in support.examples:
+        yield adaptation_service_pb2.CreateAdaptationRequest(example=_example_message(example))
+
+
+def adaptation_info(message: adaptation_pb2.Adaptation) -> AdaptationInfo:
+    """Read an adaptation."""
+    failed = message.HasField("failure")
+    return AdaptationInfo(
+        name=message.name,
+        state=_STATES.get(message.state, State.QUEUED),
+        checkpoint=message.checkpoint,
+        seed=message.seed,
+        request_id=message.request_id,
+        labels=tuple(message.labels),
+        examples=message.example_count,
+        options=_options(message.options),
+        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        model=message.model or None,
+        fault=_failure(message.failure) if failed else None,
+    )
+
+
+def watch_event(
+    message: adaptation_service_pb2.WatchAdaptationResponse,
+) -> AdaptationInfo | Progress | None:
+    """Read one event of a watched adaptation; None for a kind that a later server has added."""
+    match message.WhichOneof("event"):
+        case "adaptation":
+            return adaptation_info(message.adaptation)
+        case "progress":
+            return _progress(message.progress)
+    return None
+
+
+def model_info(message: model_pb2.Model) -> ModelInfo:
+    """Read a model."""
+    return ModelInfo(
+        name=message.name,
+        adaptation=message.adaptation,
+        checkpoint=message.checkpoint,
+        sha256=message.sha256,
+        size=message.size_bytes,
+        labels=tuple(message.labels),
+        genotype_json=message.genotype_json,
+        report_json=message.report_json,
+        create_time=_time(message.create_time) if message.HasField("create_time") else None,
+    )
+
+
+def checkpoint(message: checkpoint_pb2.Checkpoint) -> Checkpoint:
+    """Read a checkpoint."""
+    limits = message.limits
+    return Checkpoint(
+        name=message.name,
+        description=message.description,
+        digest=message.digest,
+        input=InputSpec(channels=message.input.channels, size=message.input.size),
+        ops=tuple(message.ops),
+        cells=message.cells,
+        nodes=message.nodes,
+        channels=tuple(message.channels),
+        parameters=message.parameters,
+        defaults=_options(message.defaults),
+        limits=Limits(
+            max_ways=limits.max_ways,
+            max_shots=limits.max_shots,
+            max_examples=limits.max_examples,
+            max_image_bytes=limits.max_image_bytes,
+            max_total_bytes=limits.max_total_bytes,
+            max_pixels=limits.max_pixels,
+            min_side=limits.min_side,
+            max_label_bytes=limits.max_label_bytes,
+        ),
+        scores={name: dict(scores.values) for name, scores in message.scores.items()},
+        provenance=dict(message.provenance),
+    )
+
+
+def _options_message(options: Mapping[str, Option]) -> adaptation_pb2.AdaptationOptions:
+    message = adaptation_pb2.AdaptationOptions()
+    for name, value in options.items():
+        setattr(message, name, _checked_option(name, value))
+    return message
+
+
+def _checked_option(name: str, value: Option) -> Option:
+    field = f"options.{name}"
+    wanted = _OPTION_TYPES.get(name)
+    if wanted is None:
+        known = ", ".join(_OPTION_TYPES)
+        raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option; known: {known}")
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if not fits:
+        what = {int: "a whole number", float: "a number", bool: "True or False"}[wanted]
+        raise InvalidInput.single(field, "OPTION_TYPE", f"must be {what}, not {value!r}")
+    if wanted is int and abs(value) > _MAX_INT32:
+        raise InvalidInput.single(field, "OPTION_OUT_OF_RANGE", f"{value} is too large")
+    return wanted(value)
+
+
+def _options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:
+    return {field.name: value for field, value in message.ListFields()}
+
+
+def _example_message(example: SupportExample) -> example_pb2.Example:
+    if isinstance(example.image, RawImage):
+        raw = example.image
+        kind = example_pb2.TENSOR_TYPE_FLOAT32 if raw.is_float else example_pb2.TENSOR_TYPE_UINT8
+        tensor = example_pb2.RawTensor(shape=raw.shape, type=kind, data=raw.data)
+        return example_pb2.Example(label=example.label, tensor=tensor)
+    return example_pb2.Example(label=example.label, encoded=example.image)
+
+
+def _progress(message: adaptation_pb2.Progress) -> Progress:
+    return Progress(
+        sequence=message.sequence,
+        stage=message.stage,
+        step=message.step,
+        steps=message.steps,
+        loss=message.loss if message.HasField("loss") else None,
+        accuracy=message.accuracy if message.HasField("accuracy") else None,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        entropy=message.entropy if message.HasField("entropy") else None,
+        attempt=message.attempt,
+    )
+
+
+def _failure(message: failure_pb2.Failure) -> Fault:
+    return Fault(
+        code=code_name(message.code),
+        reason=message.reason,
+        message=message.message,
+        violations=tuple(Violation(v.field, v.reason, v.message) for v in message.violations),
+    )
+
+
+def code_name(code: int) -> str:
+    """Canonical name of a status code, "UNKNOWN" for one that is none."""
+    if code not in code_pb2.Code.values():
+        return "UNKNOWN"
+    return str(code_pb2.Code.Name(code))
+
+
+def _time(message: timestamp_pb2.Timestamp) -> datetime:
+    return message.ToDatetime(tzinfo=UTC)

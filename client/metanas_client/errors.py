@@ -1,0 +1,225 @@
+"""Everything that can go wrong between a caller and a server, as one tree.
+
+```
+ClientError                reason (UPPER_SNAKE, stable), message; str(error) says what to do
+├── InvalidInput           what was sent is wrong; violations: where, why, and in which file
+├── Unavailable            no server answers at `address`
+├── Refused                the server answered, and the answer is no
+│   ├── NotFound           no adaptation, model or checkpoint of that name
+│   ├── NotAllowed         a token or certificate is missing, wrong, or not enough
+│   ├── Conflict           it does not fit the present state, e.g. a request id used twice
+│   ├── Busy               too much at once; retry_after: seconds, where the server says so
+│   ├── TimedOut           it took longer than it was given
+│   └── ServerFault        a defect of the server, or a server of another version
+├── AdaptationFailed       the adaptation itself gave up, e.g. DIVERGED
+├── AdaptationCancelled    somebody stopped the adaptation
+├── DownloadDamaged        what arrived is not what the server has announced
+├── ModelFileError         a file that is no ONNX model made by MetaNAS
+├── DatasetError           a data set that cannot be read, or not be sampled from as asked
+├── JournalMismatch        an interrupted evaluation cannot be resumed with other settings
+├── NotWritable            a result cannot be written where it was asked for
+└── MissingExtra           an optional dependency is not installed
+```
+
+`error_for` is the one table from the canonical code and the reason of a failure to a class of this
+tree. Nothing of the transport gets past it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+SHOWN_VIOLATIONS = 5
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One wrong thing: where, which kind (UPPER_SNAKE), a sentence, and the file, if any."""
+
+    field: str
+    reason: str
+    message: str
+    source: str | None = None
+
+    def __str__(self) -> str:
+        place = self.field if self.source is None else f"{self.source} ({self.field})"
+        return f"{place}: {self.message}"
+
+
+class ClientError(Exception):
+    """Root of the tree. `reason` is for programs, `str(error)` for people."""
+
+    reason: str
+    message: str
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class InvalidInput(ClientError):
+    """What was sent is wrong. `violations` says where; it is never empty."""
+
+    violations: tuple[Violation, ...]
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        self.violations = tuple(violations)
+        if not self.violations:
+            raise ValueError("InvalidInput needs at least one violation")
+        shown = [str(violation) for violation in self.violations[:SHOWN_VIOLATIONS]]
+        if len(self.violations) > SHOWN_VIOLATIONS:
+            shown.append(f"and {len(self.violations) - SHOWN_VIOLATIONS} more")
+        super().__init__(self.violations[0].reason, "\n".join(shown))
+
+    @classmethod
+    def single(cls, field: str, reason: str, message: str) -> "InvalidInput":
+        """The common case of one violation."""
+        return cls((Violation(field, reason, message),))
+
+
+class Unavailable(ClientError):
+    """No server answers at `address`."""
+
+    address: str
+
+    def __init__(self, address: str, detail: str) -> None:
+        self.address = address
+        super().__init__(
+            "UNAVAILABLE",
+            f"no MetaNAS server answers at {address} ({detail}). Start one with "
+            f"`metanas-server --checkpoints meta_checkpoints --listen {address}`, "
+            "or name another with --server or METANAS_SERVER.",
+        )
+
+
+class Refused(ClientError):
+    """The server answered, and the answer is no."""
+
+
+class NotFound(Refused):
+    """There is no adaptation, model or checkpoint of that name."""
+
+
+class NotAllowed(Refused):
+    """A token or certificate is missing, wrong, or not enough for this call."""
+
+
+class Conflict(Refused):
+    """The call does not fit the present state."""
+
+
+class Busy(Refused):
+    """Too much at once. `retry_after` is in seconds, None where the server does not say."""
+
+    retry_after: float | None
+
+    def __init__(self, reason: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.retry_after = retry_after
+
+
+class TimedOut(Refused):
+    """It took longer than it was given."""
+
+
+class ServerFault(Refused):
+    """A defect of the server, or a server of another version."""
+
+
+class AdaptationFailed(ClientError):
+    """The adaptation itself gave up; other hyper-parameters or another support set may help."""
+
+
+class AdaptationCancelled(ClientError):
+    """Somebody stopped the adaptation."""
+
+
+class DownloadDamaged(ClientError):
+    """What arrived is not what the server has announced."""
+
+
+class ModelFileError(ClientError):
+    """A file that is no ONNX model made by MetaNAS."""
+
+
+class DatasetError(ClientError):
+    """A data set that cannot be read, or not be sampled from as asked."""
+
+
+class JournalMismatch(ClientError):
+    """An interrupted evaluation cannot be resumed with other settings."""
+
+
+class NotWritable(ClientError):
+    """A result cannot be written where it was asked for."""
+
+
+class MissingExtra(ClientError):
+    """An optional dependency is not installed; the text is the command that installs it."""
+
+    extra: str
+
+    def __init__(self, extra: str, module: str) -> None:
+        self.extra = extra
+        super().__init__(
+            "MISSING_EXTRA",
+            f"this needs the package {module!r}, which is not installed. "
+            f'Install it with: pip install "metanas-client[{extra}]"',
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A failure as it came over the wire: of a call, or kept with an adaptation that failed."""
+
+    code: str
+    """Canonical name, e.g. "INVALID_ARGUMENT"."""
+    reason: str
+    """Stable reason; empty where the other side was no MetaNAS server."""
+    message: str
+    violations: tuple[Violation, ...] = ()
+    retry_after: float | None = None
+
+
+PLAIN_BY_CODE: Mapping[str, type[ClientError]] = {
+    "UNKNOWN": ServerFault,
+    "DEADLINE_EXCEEDED": TimedOut,
+    "NOT_FOUND": NotFound,
+    "ALREADY_EXISTS": Conflict,
+    "PERMISSION_DENIED": NotAllowed,
+    "FAILED_PRECONDITION": Conflict,
+    "ABORTED": Conflict,
+    "UNIMPLEMENTED": ServerFault,
+    "INTERNAL": ServerFault,
+    "DATA_LOSS": ServerFault,
+    "UNAUTHENTICATED": NotAllowed,
+}
+"""Classes that are made of a reason and a message; the other codes are built by `error_for`."""
+
+PLAIN_BY_REASON: Mapping[str, type[ClientError]] = {
+    "CANCELLED": AdaptationCancelled,
+    "DIVERGED": AdaptationFailed,
+}
+"""Reasons that say more than their code."""
+
+
+def error_for(fault: Fault, address: str) -> ClientError:
+    """The error of this tree that stands for a fault; defined for every canonical code."""
+    reason = fault.reason or fault.code
+    if fault.reason in PLAIN_BY_REASON:
+        return PLAIN_BY_REASON[fault.reason](reason, fault.message)
+    match fault.code:
+        case "INVALID_ARGUMENT" | "OUT_OF_RANGE":
+            return InvalidInput(fault.violations or (Violation("request", reason, fault.message),))
+        case "RESOURCE_EXHAUSTED":
+            return Busy(reason, fault.message, fault.retry_after)
+        # a MetaNAS server that drains says why and when to come back: it is there, but busy
+        case "UNAVAILABLE" if fault.reason:
+            return Busy(reason, fault.message, fault.retry_after)
+        # CANCELLED without a reason of ours is what a server that goes down leaves behind
+        case "UNAVAILABLE" | "CANCELLED":
+            return Unavailable(address, fault.message)
+    return PLAIN_BY_CODE.get(fault.code, ServerFault)(reason, fault.message)

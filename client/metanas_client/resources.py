@@ -1,0 +1,152 @@
+"""What the server tells about adaptations, models and checkpoints, as plain frozen values."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import Enum
+
+from metanas_client.errors import Fault
+
+Option = int | float | bool
+"""The value of one hyper-parameter."""
+
+
+class State(Enum):
+    """Where an adaptation stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether it stays as it is."""
+        return self in {State.SUCCEEDED, State.FAILED, State.CANCELLED}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One sign of life of a running adaptation; measurements that were not taken are None."""
+
+    sequence: int
+    """1, 2, 3 and so on, without a gap, also when the adaptation had to begin again."""
+    stage: str
+    """"decode", "adapt", "prune", "tune", "statistics", "export", "check"; more may be added."""
+    step: int
+    """Steps of this stage that are done."""
+    steps: int
+    """Steps of this stage in all."""
+    loss: float | None = None
+    """Cross-entropy on the support images of the step, in nats."""
+    accuracy: float | None = None
+    """Share of the support images of the step that are classified correctly."""
+    temperature: float | None = None
+    """Temperature of the relaxation."""
+    entropy: float | None = None
+    """Mean entropy of the architecture distribution, in nats."""
+    attempt: int = 1
+    """More than 1 when a worker was lost and another has begun again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationInfo:
+    """An adaptation as the server knows it."""
+
+    name: str
+    state: State
+    checkpoint: str
+    seed: int
+    request_id: str
+    labels: tuple[str, ...]
+    """The classes in the order of the model's outputs."""
+    examples: int
+    options: Mapping[str, Option]
+    """The hyper-parameters that were asked for; the checkpoint's apply to the rest."""
+    create_time: datetime | None
+    model: str | None
+    """Name of the model, once it has succeeded."""
+    fault: Fault | None
+    """Why it failed or was cancelled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """A model that the server keeps, without its bytes."""
+
+    name: str
+    adaptation: str
+    checkpoint: str
+    sha256: str
+    size: int
+    """Bytes of the ONNX file."""
+    labels: tuple[str, ...]
+    """The classes in the order of the outputs."""
+    genotype_json: str
+    report_json: str
+    create_time: datetime | None
+
+    @property
+    def genotype(self) -> dict[str, list[list[list[object]]]]:
+        """The cells: for each kind, for each node, its two [input index, operation] pairs."""
+        genotype: dict[str, list[list[list[object]]]] = json.loads(self.genotype_json)
+        return genotype
+
+    @property
+    def report(self) -> dict[str, object]:
+        """What was measured while the model was made."""
+        report: dict[str, object] = json.loads(self.report_json or "{}")
+        return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """What images are turned into before they reach the network."""
+
+    channels: int
+    """1 for grey, 3 for RGB."""
+    size: int
+    """Height and width in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest support set that the server accepts."""
+
+    max_ways: int
+    max_shots: int
+    max_examples: int
+    max_image_bytes: int
+    max_total_bytes: int
+    max_pixels: int
+    min_side: int
+    max_label_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A meta-trained network that adaptations start from."""
+
+    name: str
+    description: str
+    digest: str
+    """SHA-256 of its weights and its description."""
+    input: InputSpec
+    ops: tuple[str, ...]
+    cells: int
+    nodes: int
+    channels: tuple[int, ...]
+    """Width of each cell."""
+    parameters: int
+    defaults: Mapping[str, Option]
+    """The hyper-parameters of an adaptation that asks for nothing else."""
+    limits: Limits
+    scores: Mapping[str, Mapping[str, float]]
+    """For every benchmark its figures."""
+    provenance: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as plain values, ready for JSON."""
+        return asdict(self)

@@ -1,0 +1,257 @@
+"""Support sets in every form that a caller may have them, turned into one list of examples.
+
+Arrays are taken through the buffer protocol, so numpy arrays work without importing numpy.
+"""
+
+import array
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from metanas_client.errors import InvalidInput, Violation
+
+Image: TypeAlias = object
+"""A path, the bytes of an encoded image, or an array: uint8 (H, W, C) or (H, W), or float32/float64
+of the same shapes in 0..1."""
+Support: TypeAlias = "str | os.PathLike[str] | Mapping[str, object] | Iterable[tuple[str, Image]]"
+"""A folder with one sub-folder a class; class -> images (a sequence of images, or one array
+(N, H, W, C)); or (class, image) pairs."""
+
+MAX_VIOLATIONS = 20
+FLOATS = {"f", "d"}
+LEFT_BY_FILE_MANAGERS = {"thumbs.db", "desktop.ini"}
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """Pixels as they lie in memory: row-major, little-endian."""
+
+    shape: tuple[int, ...]
+    """(H, W, C) or (H, W)."""
+    is_float: bool
+    """float32 in 0..1 instead of uint8."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class SupportExample:
+    """A labelled image, ready to be sent."""
+
+    label: bytes
+    """The class in UTF-8 (or in whatever bytes a folder name has: the server judges it)."""
+    image: bytes | RawImage
+    """An encoded image file, or pixels."""
+    source: str | None
+    """The file that it was read from."""
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """What goes to the server."""
+
+    classes: tuple[bytes, ...]
+    """In the order of the model's outputs; classes without examples are included."""
+    examples: tuple[SupportExample, ...]
+
+
+def read_support(support: Support) -> SupportSet:
+    """Read a support set.
+
+    Raises:
+        InvalidInput: it has none of the forms of `Support`, or a file or array in it is unusable.
+    """
+    match support:
+        case str() | os.PathLike():
+            return read_folder(Path(support))
+        case Mapping():
+            return _from_mapping(support)
+        case Iterable() if not isinstance(support, bytes | bytearray | memoryview):
+            return _from_pairs(support)
+    raise InvalidInput.single(
+        "support",
+        "SUPPORT_FORM",
+        "a support set is a folder, a mapping of class to images, or (class, image) pairs, "
+        f"not {type(support).__name__}",
+    )
+
+
+def read_folder(folder: Path) -> SupportSet:
+    """One sub-folder a class, both sorted by name; hidden files are skipped.
+
+    Raises:
+        InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, or a folder
+            inside one) or FILE_UNREADABLE, naming the path.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise InvalidInput.single(
+            "support",
+            "FOLDER_MISSING",
+            f"{folder} {what}; a support set is a folder with one sub-folder of images a class",
+        )
+    bad: list[Violation] = []
+    classes: list[bytes] = []
+    examples: list[SupportExample] = []
+    for entry in _visible(folder):
+        if not entry.is_dir():
+            bad.append(_layout(entry, "lies beside the class folders; move it into one of them"))
+            continue
+        label = os.fsencode(entry.name)
+        classes.append(label)
+        for path in _visible(entry):
+            if path.is_file():
+                examples.append(SupportExample(label, _read_file(path), str(path)))
+            else:
+                bad.append(
+                    _layout(path, "is no file; a class folder holds images and nothing else")
+                )
+    if bad:
+        raise InvalidInput(bad[:MAX_VIOLATIONS])
+    return SupportSet(tuple(classes), tuple(examples))
+
+
+def raw_images(value: Image, field: str) -> list[RawImage]:
+    """The images of an array with 2, 3 or 4 axes.
+
+    Raises:
+        InvalidInput: TENSOR_FORM, if it is no such array.
+    """
+    try:
+        view = memoryview(value)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise _no_image(value, field) from error
+    axes = view.shape or ()
+    if view.format not in FLOATS | {"B"} or not 2 <= len(axes) <= 4:
+        raise InvalidInput.single(
+            field,
+            "TENSOR_FORM",
+            "an array must be uint8, or float32 in 0..1, of shape (H, W, C), (H, W) or "
+            f"(N, H, W, C); this one has buffer format {view.format!r} and shape {axes}",
+        )
+    is_float = view.format in FLOATS
+    # bytes of a whole array with a side of 0 are empty, which is what the server has to judge
+    data = _little_endian_float32(view) if view.format == "d" else view.tobytes()
+    if len(axes) < 4:
+        return [RawImage(tuple(axes), is_float, data)]
+    count, *shape = axes
+    size = len(data) // count if count else 0
+    return [RawImage(tuple(shape), is_float, data[size * i : size * (i + 1)]) for i in range(count)]
+
+
+def image_list(images: object, field: str) -> Iterator[tuple[str | None, bytes | RawImage]]:
+    """Each image with the file that it comes from; a single stacked array (N, H, W, C) will do.
+
+    Raises:
+        InvalidInput: SUPPORT_FORM, TENSOR_FORM or FILE_UNREADABLE, with the index.
+    """
+    for index, image in enumerate(_images(images, field)):
+        example = _example(b"", image, f"{field}[{index}]")
+        yield example.source, example.image
+
+
+def _from_mapping(support: Mapping[str, object]) -> SupportSet:
+    classes: list[bytes] = []
+    examples: list[SupportExample] = []
+    for label, images in support.items():
+        name = _label(label)
+        classes.append(name)
+        for image in _images(images, f"support[{label!r}]"):
+            examples.append(_example(name, image, f"examples[{len(examples)}].image"))
+    return SupportSet(tuple(classes), tuple(examples))
+
+
+def _from_pairs(support: Iterable[object]) -> SupportSet:
+    examples: list[SupportExample] = []
+    for index, pair in enumerate(support):
+        if not isinstance(pair, Sequence) or isinstance(pair, str | bytes) or len(pair) != 2:
+            raise InvalidInput.single(
+                f"examples[{index}]", "SUPPORT_FORM", "an example is a pair (class, image)"
+            )
+        examples.append(_example(_label(pair[0]), pair[1], f"examples[{index}].image"))
+    return SupportSet(tuple(dict.fromkeys(e.label for e in examples)), tuple(examples))
+
+
+def _images(images: object, field: str) -> Iterator[Image]:
+    match images:
+        case str() | os.PathLike() | bytes() | bytearray():
+            raise InvalidInput.single(
+                field, "SUPPORT_FORM", "several images are expected: put a single one in a list"
+            )
+        case Iterable() if not _is_buffer(images):
+            yield from images
+        case _:
+            yield from raw_images(images, field)
+
+
+def _example(label: bytes, image: Image, field: str) -> SupportExample:
+    match image:
+        case str() | os.PathLike():
+            path = Path(image)
+            return SupportExample(label, _read_file(path), str(path))
+        case bytes() | bytearray():
+            return SupportExample(label, bytes(image), None)
+        case RawImage():
+            return SupportExample(label, image, None)
+    raws = raw_images(image, field)
+    if len(raws) != 1:
+        raise InvalidInput.single(field, "TENSOR_FORM", f"one image expected, found {len(raws)}")
+    return SupportExample(label, raws[0], None)
+
+
+def _label(label: object) -> bytes:
+    if isinstance(label, bytes):
+        return label
+    if isinstance(label, str):
+        # surrogates stand for bytes of a file name that are no UTF-8: for the server to judge
+        return label.encode("utf-8", "surrogateescape")
+    raise InvalidInput.single(
+        "classes", "LABEL_TYPE", f"a class name is text, not {type(label).__name__}: {label!r}"
+    )
+
+
+def _is_buffer(value: object) -> bool:
+    try:
+        memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
+
+
+def _little_endian_float32(view: memoryview) -> bytes:
+    return array.array("f", array.array("d", view.tobytes())).tobytes()
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InvalidInput((Violation("support", "FILE_UNREADABLE", why, str(path)),)) from error
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        names = [entry for entry in folder.iterdir() if not _hidden(entry.name)]
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InvalidInput((Violation("support", "FILE_UNREADABLE", why, str(folder)),)) from error
+    return sorted(names, key=lambda entry: os.fsencode(entry.name))
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LEFT_BY_FILE_MANAGERS
+
+
+def _layout(path: Path, message: str) -> Violation:
+    return Violation("support", "FOLDER_LAYOUT", message, str(path))
+
+
+def _no_image(value: object, field: str) -> InvalidInput:
+    return InvalidInput.single(
+        field,
+        "SUPPORT_FORM",
+        "an image is a path, the bytes of an encoded image, or an array (a torch tensor becomes "
+        f"one by .numpy()), not {type(value).__name__}",
+    )

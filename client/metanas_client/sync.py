@@ -1,0 +1,211 @@
+"""The blocking client: the asynchronous one, driven by a thread of its own."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from metanas_client.aio import PAGE_SIZE, AsyncAdaptation, AsyncClient
+from metanas_client.channel import DEFAULT_ADDRESS
+from metanas_client.model import Model
+from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Option, Progress
+from metanas_client.support import Support
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to a MetaNAS server. Use it as `with`, or call `close`. Threads may share it.
+
+    The arguments, methods and errors are those of `AsyncClient`, without `await`.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str | None = None,
+        root_certificate: Path | None = None,
+        certificate: Path | None = None,
+        private_key: Path | None = None,
+        tls: bool = False,
+        patience: float = 30.0,
+    ) -> None:
+        self._client = AsyncClient(
+            address,
+            token=token,
+            root_certificate=root_certificate,
+            certificate=certificate,
+            private_key=private_key,
+            tls=tls,
+            patience=patience,
+        )
+        self._loop = LoopThread()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection for good. Closing twice is no error."""
+        if self._loop.running:
+            self._loop.run(self._client.close())
+            self._loop.stop()
+
+    def adapt(
+        self,
+        support: Support,
+        *,
+        checkpoint: str = "",
+        seed: int = 0,
+        options: Mapping[str, Option] | None = None,
+        request_id: str | None = None,
+        timeout: float | None = None,
+    ) -> "Adaptation":
+        """Send a support set; see `AsyncClient.adapt`."""
+        handle = self._loop.run(
+            self._client.adapt(
+                support,
+                checkpoint=checkpoint,
+                seed=seed,
+                options=options,
+                request_id=request_id,
+                timeout=timeout,
+            )
+        )
+        return Adaptation(self._loop, handle)
+
+    def adaptation(self, name: str) -> "Adaptation":
+        """A handle on an adaptation that was begun earlier, perhaps by another process."""
+        return Adaptation(self._loop, self._loop.run(self._client.adaptation(name)))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """What adaptations can start from."""
+        return self._loop.run(self._client.checkpoints())
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """One checkpoint; `NotFound`, with the names that there are, if it does not exist."""
+        return self._loop.run(self._client.checkpoint(name))
+
+    def models(self, *, page_size: int = PAGE_SIZE) -> Iterator[ModelInfo]:
+        """The models that the server keeps, the latest first; fetched a page at a time."""
+        return self._loop.iterate(lambda: self._client.models(page_size=page_size))
+
+    def model(self, name: str) -> Model:
+        """Download a model."""
+        return self._loop.run(self._client.model(name))
+
+    def delete_model(self, name: str) -> None:
+        """Delete a model on the server."""
+        self._loop.run(self._client.delete_model(name))
+
+
+class Adaptation:
+    """A handle on an adaptation. The work goes on without it, and without this process."""
+
+    name: str
+    """Name on the server, good for `client.adaptation(name)` at any later time."""
+    labels: tuple[str, ...]
+    """The classes in the order of the model's outputs."""
+
+    def __init__(self, loop: "LoopThread", handle: AsyncAdaptation) -> None:
+        self._loop = loop
+        self._handle = handle
+        self.name = handle.name
+        self.labels = handle.labels
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    def info(self) -> AdaptationInfo:
+        """Where it stands."""
+        return self._loop.run(self._handle.info())
+
+    def progress(self, after: int = 0) -> Iterator[Progress]:
+        """All progress from the start to the end; see `AsyncAdaptation.progress`."""
+        return self._loop.iterate(lambda: self._handle.progress(after))
+
+    def result(self, timeout: float | None = None) -> Model:
+        """Wait for the end and download the model; see `AsyncAdaptation.result`."""
+        return self._loop.run(self._handle.result(timeout))
+
+    def cancel(self) -> AdaptationInfo:
+        """Stop it between two steps; it may take a moment. No error if it has ended already."""
+        return self._loop.run(self._handle.cancel())
+
+    def delete(self) -> None:
+        """Let the server forget it, once it has ended; its model stays."""
+        self._loop.run(self._handle.delete())
+
+
+class LoopThread:
+    """An event loop in a thread, and the way in and out of it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="metanas-client", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether it still takes work."""
+        return self._thread.is_alive()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the work over there and wait for it; interrupting the wait cancels the work."""
+        if not self.running:
+            work.close()
+            raise RuntimeError("this client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """Go through an asynchronous iterator, one item at a time."""
+        items = self.run(_made(source))
+        try:
+            while True:
+                item = self.run(_next(items))
+                if not item:
+                    return
+                yield item[0]
+        finally:
+            if self.running:
+                self.run(_closed(items))
+
+    def stop(self) -> None:
+        """End the loop and the thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _made(source: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
+    return source()
+
+
+async def _next(items: AsyncIterator[T]) -> tuple[T] | tuple[()]:
+    # StopAsyncIteration must not cross the border of a thread: it would look like any other error
+    try:
+        return (await anext(items),)
+    except StopAsyncIteration:
+        return ()
+
+
+async def _closed(items: AsyncIterator[T]) -> None:
+    if isinstance(items, AsyncGenerator):
+        await items.aclose()

@@ -1,0 +1,229 @@
+"""The remote calls as coroutines over plain values, each whole again after a broken connection."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
+
+import grpc
+
+from metanas_client import convert
+from metanas_client.channel import Connection, broken, open_channel, translate
+from metanas_client.errors import DownloadDamaged, ServerFault
+from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress
+from metanas_protos.v1 import (
+    adaptation_service_pb2,
+    adaptation_service_pb2_grpc,
+    checkpoint_service_pb2,
+    checkpoint_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 2.0
+
+
+class Calls:
+    """The services behind one channel. Belongs to the event loop that it was made in."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._channel = open_channel(connection)
+        self._adaptations = adaptation_service_pb2_grpc.AdaptationServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel)
+        self._metadata = tuple(connection.metadata)
+
+    async def close(self) -> None:
+        """Close the channel; calls under way end with an error."""
+        await self._channel.close()
+
+    async def create_adaptation(self, job: convert.Job) -> AdaptationInfo:
+        """Send a support set, once more if the connection breaks: the request id allows it."""
+        spec = convert.spec_message(job)
+        try:
+            return await self._create(spec, job)
+        except grpc.aio.AioRpcError as error:
+            # gRPC repeats by itself only what fits its buffer. Nobody listens: give up.
+            unreachable = grpc.ChannelConnectivity.TRANSIENT_FAILURE
+            if not broken(error) or self._channel.get_state() == unreachable:
+                raise translate(error, self._connection) from error
+        with self._translated():
+            return await self._create(spec, job)
+
+    async def _create(self, spec: convert.Spec, job: convert.Job) -> AdaptationInfo:
+        requests = convert.create_requests(spec, job.support)
+        reply = await self._adaptations.CreateAdaptation(requests, metadata=self._metadata)
+        return convert.adaptation_info(reply.adaptation)
+
+    async def get_adaptation(self, name: str) -> AdaptationInfo:
+        """Where an adaptation stands."""
+        request = adaptation_service_pb2.GetAdaptationRequest(name=name)
+        with self._translated():
+            reply = await self._adaptations.GetAdaptation(request, metadata=self._metadata)
+        return convert.adaptation_info(reply.adaptation)
+
+    async def cancel_adaptation(self, name: str) -> AdaptationInfo:
+        """Ask for an adaptation to stop."""
+        request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
+        with self._translated():
+            reply = await self._adaptations.CancelAdaptation(request, metadata=self._metadata)
+        return convert.adaptation_info(reply.adaptation)
+
+    async def delete_adaptation(self, name: str) -> None:
+        """Forget an adaptation that has ended."""
+        request = adaptation_service_pb2.DeleteAdaptationRequest(name=name)
+        with self._translated():
+            await self._adaptations.DeleteAdaptation(request, metadata=self._metadata)
+
+    async def watch_adaptation(
+        self, name: str, after_sequence: int
+    ) -> AsyncIterator[AdaptationInfo | Progress]:
+        """Everything that happens to an adaptation, up to and including its final state."""
+        pause = Pause(self._connection.patience)
+        while True:
+            try:
+                async with aclosing(self._watch_once(name, after_sequence)) as events:
+                    async for event in events:
+                        pause = Pause(self._connection.patience)
+                        if isinstance(event, Progress):
+                            after_sequence = event.sequence
+                        yield event
+                return
+            except grpc.aio.AioRpcError as error:
+                if not broken(error) or not pause.worth_it():
+                    raise translate(error, self._connection) from error
+            await pause.wait()
+
+    async def _watch_once(
+        self, name: str, after_sequence: int
+    ) -> AsyncGenerator[AdaptationInfo | Progress, None]:
+        request = adaptation_service_pb2.WatchAdaptationRequest(
+            name=name, after_sequence=after_sequence
+        )
+        replies = self._adaptations.WatchAdaptation(request, metadata=self._metadata)
+        async for reply in replies:
+            event = convert.watch_event(reply)
+            if event is None:
+                continue
+            yield event
+            if isinstance(event, AdaptationInfo) and event.state.final:
+                return
+        raise ServerFault("WATCH_ENDED", f"the server stopped telling about {name} too early")
+
+    async def get_model(self, name: str) -> ModelInfo:
+        """What is known about a model."""
+        request = model_service_pb2.GetModelRequest(name=name)
+        with self._translated():
+            reply = await self._models.GetModel(request, metadata=self._metadata)
+        return convert.model_info(reply.model)
+
+    async def list_models(self, page_size: int) -> AsyncIterator[ModelInfo]:
+        """All models, the latest first, fetched a page at a time."""
+        token = ""
+        while True:
+            request = model_service_pb2.ListModelsRequest(page_size=page_size, page_token=token)
+            with self._translated():
+                reply = await self._models.ListModels(request, metadata=self._metadata)
+            for model in reply.models:
+                yield convert.model_info(model)
+            token = reply.next_page_token
+            if not token:
+                return
+
+    async def delete_model(self, name: str) -> None:
+        """Delete a model and its file."""
+        request = model_service_pb2.DeleteModelRequest(name=name)
+        with self._translated():
+            await self._models.DeleteModel(request, metadata=self._metadata)
+
+    async def download_model(self, info: ModelInfo) -> bytes:
+        """A model's file. Goes on at the offset where the connection broke.
+
+        Raises:
+            DownloadDamaged: the bytes are not those that the server has announced.
+        """
+        received = bytearray()
+        pause = Pause(self._connection.patience)
+        while True:
+            request = model_service_pb2.DownloadModelRequest(name=info.name, offset=len(received))
+            try:
+                async for reply in self._models.DownloadModel(request, metadata=self._metadata):
+                    if reply.chunk.offset != len(received):
+                        raise damaged(info, f"a piece at {reply.chunk.offset} came too early")
+                    received += reply.chunk.data
+                    pause = Pause(self._connection.patience)
+            except grpc.aio.AioRpcError as error:
+                if not broken(error) or not pause.worth_it():
+                    raise translate(error, self._connection) from error
+            else:
+                return verified(info, bytes(received))
+            await pause.wait()
+
+    async def list_checkpoints(self, page_size: int) -> AsyncIterator[Checkpoint]:
+        """All checkpoints by name, fetched a page at a time."""
+        token = ""
+        while True:
+            request = checkpoint_service_pb2.ListCheckpointsRequest(
+                page_size=page_size, page_token=token
+            )
+            with self._translated():
+                reply = await self._checkpoints.ListCheckpoints(request, metadata=self._metadata)
+            for checkpoint in reply.checkpoints:
+                yield convert.checkpoint(checkpoint)
+            token = reply.next_page_token
+            if not token:
+                return
+
+    async def get_checkpoint(self, name: str) -> Checkpoint:
+        """One checkpoint."""
+        request = checkpoint_service_pb2.GetCheckpointRequest(name=name)
+        with self._translated():
+            reply = await self._checkpoints.GetCheckpoint(request, metadata=self._metadata)
+        return convert.checkpoint(reply.checkpoint)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            raise translate(error, self._connection) from error
+
+
+class Pause:
+    """Growing pauses between attempts, until patience runs out."""
+
+    def __init__(self, patience: float) -> None:
+        self._end = asyncio.get_running_loop().time() + patience
+        self._length = FIRST_PAUSE
+
+    def worth_it(self) -> bool:
+        """Whether another attempt fits into the patience."""
+        return asyncio.get_running_loop().time() + self._length < self._end
+
+    async def wait(self) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(self._length)
+        self._length = min(2 * self._length, LONGEST_PAUSE)
+
+
+def verified(info: ModelInfo, data: bytes) -> bytes:
+    """The bytes, if they are those that were announced.
+
+    Raises:
+        DownloadDamaged: they are not.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    if len(data) != info.size or digest != info.sha256:
+        raise damaged(info, f"{len(data)} bytes with sha256 {digest}")
+    return data
+
+
+def damaged(info: ModelInfo, found: str) -> DownloadDamaged:
+    """The error of a download that is not what was announced."""
+    return DownloadDamaged(
+        "DOWNLOAD_DAMAGED",
+        f"{info.name} did not arrive as announced ({info.size} bytes with sha256 {info.sha256}): "
+        f"{found}. Try again; if it stays so, the server's store is damaged.",
+    )
