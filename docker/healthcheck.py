@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 TIMEOUT_SECONDS = 3.0
 
@@ -21,13 +21,21 @@ def main(environment: Mapping[str, str]) -> int:
     _, _, port = environment.get("METANAS_LISTEN", "127.0.0.1:50051").rpartition(":")
     try:
         with _channel(f"127.0.0.1:{port}", environment) as channel:
-            request = health_pb2.HealthCheckRequest()
-            reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_SECONDS)
+            reply = _check(channel)
     except grpc.RpcError as error:
         print(error, file=sys.stderr)
         return 1
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status))
     return 0 if reply.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _check(channel: grpc.Channel) -> health_pb2.HealthCheckResponse:
+    call = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    return call(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
 
 
 def _channel(address: str, environment: Mapping[str, str]) -> grpc.Channel:
