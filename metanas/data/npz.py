@@ -24,11 +24,13 @@ def open_npz(path: Path) -> Iterator[Archive]:
             for what goes wrong while an array is read inside the `with` block.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise DatasetError("DATASET_FORMAT", f"{path} holds one array, not an npz archive")
-        with loaded as archive:
-            yield archive
+        # opened here because np.load leaves the file open when it is a damaged archive
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise DatasetError("DATASET_FORMAT", f"{path} holds one array, not an archive")
+            with loaded as archive:
+                yield archive
     except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DatasetError(
             "DATASET_FORMAT",
