@@ -1,0 +1,183 @@
+"""The demo: from a folder of handwritten digits to an ONNX model, through a real server and back.
+
+Starts a server on the shipped checkpoint, adapts to the support images over gRPC, downloads the
+model, classifies the query images with ONNX Runtime, prints what was found, stops the server.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from metanas_client import Adaptation, Client, ClientError, Model
+from metanas_client.cells import read_cells
+from metanas_client.cells import table as cell_rows
+from metanas_client.picture import draw_cells
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = ROOT / "examples" / "digits"
+STOP_SECONDS = 15.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; returns the exit code."""
+    options = _options(arguments)
+    console = Console()
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        with running_server(options.checkpoints, options.out / "server.log") as address:
+            console.print(f"server      listening on {address}")
+            with Client(address) as client:
+                handle = client.adapt(
+                    options.support, checkpoint=options.checkpoint, seed=options.seed
+                )
+                show_progress(handle, console)
+                model = handle.result()
+    except (ClientError, ServerFailed) as error:
+        console.print(f"[red]{error}[/red]")
+        return 1
+    path = model.save(options.out / "model.onnx")
+    right, total = classify(model, options.query)
+    console.print(summary(model, right, total))
+    pictures = draw(model, options.out)
+    console.print(f"written     {', '.join(map(str, (path, *pictures)))}")
+    return 0
+
+
+class ServerFailed(Exception):
+    """The server has ended before it was ready; the text is what it said."""
+
+
+@contextmanager
+def running_server(checkpoints: Path, log: Path) -> Iterator[str]:
+    """A server on a free port of this machine, with a temporary data folder; yields its address."""
+    with tempfile.TemporaryDirectory(prefix="metanas-demo-") as data, log.open("w") as errors:
+        command = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
+        command += ["--checkpoints", str(checkpoints), "--data", data]
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
+        ) as server:
+            try:
+                yield _address(server, log)
+            finally:
+                server.terminate()
+                try:
+                    server.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    server.kill()
+
+
+def _address(server: subprocess.Popen[str], log: Path) -> str:
+    """Wait for the line that says that the server is ready: its address is a word of it."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        for word in line.split():
+            host, _, port = word.rstrip(".,;").rpartition(":")
+            if host and port.isdecimal():
+                return f"{host}:{port}"
+    raise ServerFailed(log.read_text(encoding="utf-8").strip() or "the server ended at once")
+
+
+def show_progress(adaptation: Adaptation, console: Console) -> None:
+    """Draw a bar for each stage while the server works."""
+    columns = (
+        TextColumn("{task.description:<11}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=console) as bars:
+        stages: dict[str, TaskID] = {}
+        for step in adaptation.progress():
+            if step.stage not in stages:
+                for earlier in stages.values():
+                    bars.stop_task(earlier)
+                stages[step.stage] = bars.add_task(step.stage, figures="")
+            figures = {"loss": step.loss, "accuracy": step.accuracy, "T": step.temperature}
+            text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items() if v is not None)
+            bars.update(
+                stages[step.stage], completed=step.step, total=max(step.steps, 1), figures=text
+            )
+
+
+def classify(model: Model, folder: Path) -> tuple[int, int]:
+    """How many images of a folder of class folders are classified rightly, and of how many."""
+    images = sorted(path for path in folder.glob("*/*") if path.is_file())
+    predictions = model.predict(images)
+    hits = [
+        prediction.label == path.parent.name
+        for path, prediction in zip(images, predictions, strict=True)
+    ]
+    return sum(hits), len(hits)
+
+
+def summary(model: Model, right: int, total: int) -> Table:
+    """The short report."""
+    report = model.report
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = {
+        "classes": ", ".join(model.labels),
+        "held-out images": f"{right} of {total} right ({right / max(total, 1):.1%})",
+        "support, leave-one-out": _percent(report.get("leave_one_out")),
+        "support, soft / pruned": f"{_percent(report.get('accuracy_soft'))} / "
+        f"{_percent(report.get('accuracy_pruned'))}",
+        "parameters": f"{report.get('parameters'):,}",
+        "file": f"{len(model.onnx) / 1024:.0f} KiB, sha256 {model.info.sha256[:16]}…",
+        "seconds a stage": _seconds(report.get("seconds")),
+        "edges unlike the meta-architecture": f"{report.get('meta_genotype_distance')}",
+    }
+    for name, value in rows.items():
+        table.add_row(name, value)
+    for cell in read_cells(model.info.genotype_json):
+        lines = (f"{node}: {left} + {right}" for node, left, right in cell_rows(cell))
+        table.add_row(f"{cell.kind} cell", "\n".join(lines))
+    return table
+
+
+def draw(model: Model, folder: Path) -> tuple[Path, ...]:
+    """Write a picture of the cells as SVG and PNG."""
+    paths = (folder / "cells.svg", folder / "cells.png")
+    for path in paths:
+        draw_cells(read_cells(model.info.genotype_json), path)
+    return paths
+
+
+def _percent(value: object) -> str:
+    return f"{value:.1%}" if isinstance(value, float | int) else "not defined (one image a class)"
+
+
+def _seconds(value: object) -> str:
+    assert isinstance(value, Mapping)
+    return ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in value.items())
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--support", type=Path, default=DIGITS / "support", metavar="FOLDER")
+    parser.add_argument("--query", type=Path, default=DIGITS / "query", metavar="FOLDER")
+    parser.add_argument("--checkpoints", type=Path, default=ROOT / "meta_checkpoints")
+    parser.add_argument("--checkpoint", default="omniglot", metavar="NAME")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), metavar="FOLDER")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

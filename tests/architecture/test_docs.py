@@ -1,0 +1,32 @@
+"""What the documents promise is there: links lead somewhere, options are explained."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from metanas_server.config import ServerConfig
+from tests.architecture.sources import ROOT, label
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=label)
+def test_links_lead_to_files(path: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", path.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (path.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=label)
+def test_make_commands_exist(path: Path) -> None:
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert {name for name in named if f"\n{name}:" not in MAKEFILE} == set()
+
+
+def test_every_option_of_the_server_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    flags = {f"`--{each.name.replace('_', '-')}`" for each in fields(ServerConfig)}
+    assert {flag for flag in flags if flag not in text} == set()
