@@ -1,0 +1,123 @@
+"""The card of a checkpoint: what it is, takes and promises. Plain JSON, read without torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metanas import schema
+from metanas.errors import CheckpointError, InvalidInput, Violation
+from metanas.options import AdaptConfig, AffineRange
+from metanas.space import SearchSpace
+
+FORMAT_VERSION = 1
+CARD_FILE = "checkpoint.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """How images become the network's input; the exported graph does exactly this."""
+
+    channels: int
+    """1 for grey images, 3 for RGB."""
+    size: int
+    """Side in pixels to which images are resized (bilinear, antialiased, aspect not kept)."""
+    mean: tuple[float, ...]
+    """Per channel, subtracted from pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    """Per channel, divided by afterwards."""
+    dark_background: bool = False
+    """The network expects light strokes on a dark ground. A support set whose borders are mostly
+    light is inverted, and so are the queries of its model."""
+
+
+def check_input(spec: InputSpec, space: SearchSpace) -> None:
+    """Check that the images that come out of preprocessing are those that the stem takes.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    checks = (
+        ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
+        ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
+        ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
+        ("std", len(spec.std) == spec.channels, "must have one value a channel"),
+        ("std", all(value > 0 for value in spec.std), "must be above 0"),
+    )
+    bad = [
+        Violation(f"input.{name}", "OPTION_OUT_OF_RANGE", f"input.{name} {what}")
+        for name, ok, what in checks
+        if not ok
+    ]
+    if bad:
+        raise InvalidInput(bad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointCard:
+    """Everything about a checkpoint but its tensors."""
+
+    name: str
+    description: str
+    input: InputSpec
+    space: SearchSpace
+    defaults: AdaptConfig
+    augment: AffineRange
+    parameters: int
+    """Weights of the supernet."""
+    weights_sha256: str
+    """Of the weights file, in hex."""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Measured accuracies in percent: setting -> figures."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Data, split, terms, code revision, meta-learner, relaxation, iterations, seed ..."""
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_input(self.input, self.space)
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Names of the candidate operations."""
+        return self.space.ops
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 in hex of all that decides what an adaptation computes."""
+        behaviour = schema.dump(self)
+        for described in ("description", "scores", "provenance"):
+            del behaviour[described]
+        return hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest()
+
+
+def read_card(folder: Path) -> CheckpointCard:
+    """Read the card of the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: it is not there (CHECKPOINT_MISSING), of another format version
+            (CHECKPOINT_FORMAT), or unreadable (CHECKPOINT_DAMAGED).
+    """
+    path = folder / CARD_FILE
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{folder} is no checkpoint: it has no {CARD_FILE}"
+        raise CheckpointError("CHECKPOINT_MISSING", message) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        message = f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}"
+        raise CheckpointError("CHECKPOINT_FORMAT", message)
+    try:
+        return schema.build(CheckpointCard, raw)
+    except InvalidInput as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path}: {error}") from error
+
+
+def card_json(card: CheckpointCard) -> str:
+    """The text of the card's file."""
+    return json.dumps(schema.dump(card), indent=2) + "\n"

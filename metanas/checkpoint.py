@@ -1,0 +1,136 @@
+"""Checkpoints: a folder of weights (safetensors) and a card (JSON), checked tensor by tensor.
+
+Nothing is ever unpickled. What is loaded must match the architecture that the card declares in every
+name, shape and dtype, be finite, and have the SHA-256 that the card states.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metanas.card import CARD_FILE, WEIGHTS_FILE, CheckpointCard, card_json, read_card
+from metanas.errors import CheckpointError, UnknownName
+from metanas.genotype import CELL_KINDS, Genotype
+from metanas.ops import OPS, Op
+from metanas.optimizer import Params
+from metanas.supernet import Supernet, genotype_of
+
+ALIVE_PREFIX = "alive."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A meta-trained supernet, ready to adapt. Nothing in it is ever written to."""
+
+    card: CheckpointCard
+    supernet: Supernet
+    params: Params
+    ops: Mapping[str, Op]
+
+    @property
+    def meta_genotype(self) -> Genotype:
+        """The discrete architecture at the maximum of the meta-alphas."""
+        return genotype_of(self.supernet, self.params)
+
+
+def load_checkpoint(folder: Path, *, ops: Mapping[str, Op] = OPS) -> Checkpoint:
+    """Load and verify the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format version.
+        UnknownName: it uses an operation that `ops` has not.
+    """
+    card = read_card(folder)
+    for name in card.ops:
+        if name not in ops:
+            raise UnknownName("op", name, tuple(ops))
+    try:
+        raw = (folder / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        message = f"{folder} has no readable {WEIGHTS_FILE}: {error}"
+        raise CheckpointError("CHECKPOINT_MISSING", message) from error
+    if hashlib.sha256(raw).hexdigest() != card.weights_sha256:
+        raise _damaged(folder, f"{WEIGHTS_FILE} does not have the SHA-256 that {CARD_FILE} states")
+    try:
+        tensors = safetensors.torch.load(raw)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise _damaged(folder, f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+    return _assemble(folder, card, tensors, ops)
+
+
+def _assemble(
+    folder: Path, card: CheckpointCard, tensors: Mapping[str, Tensor], ops: Mapping[str, Op]
+) -> Checkpoint:
+    supernet = Supernet(card.space, ops).requires_grad_(False)
+    expected = supernet_tensors(supernet, dict(supernet.named_parameters()))
+    missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or extra:
+        names = ", ".join(sorted(missing | extra)[:5])
+        raise _damaged(folder, f"{len(missing)} tensors missing, {len(extra)} unknown: {names}")
+    for name, value in tensors.items():
+        like = expected[name]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            found = f"{tuple(value.shape)} {value.dtype}"
+            raise _damaged(folder, f"{name} is {found}, not {tuple(like.shape)} {like.dtype}")
+        if not bool(torch.isfinite(value.float()).all()):
+            raise _damaged(folder, f"{name} holds NaN or infinite values")
+    for kind in CELL_KINDS:
+        supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
+        if not bool(supernet.cell_alpha(kind).alive.any(dim=1).all()):
+            raise _damaged(folder, f"an edge of the {kind} cell has no candidate operation left")
+    params = {k: v for k, v in tensors.items() if not k.startswith(ALIVE_PREFIX)}
+    return Checkpoint(card, supernet, params, ops)
+
+
+def supernet_tensors(supernet: Supernet, params: Params) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: parameters, and per cell kind which candidates are alive."""
+    alive = {
+        ALIVE_PREFIX + kind: supernet.cell_alpha(kind).alive.to(torch.uint8) for kind in CELL_KINDS
+    }
+    return {**{k: v.detach().contiguous() for k, v in params.items()}, **alive}
+
+
+def save_checkpoint(
+    folder: Path, card: CheckpointCard, supernet: Supernet, params: Params
+) -> CheckpointCard:
+    """Write a checkpoint; the returned card has the digest and the size of what was written.
+
+    Each file replaces its predecessor atomically, the card last.
+    """
+    raw = safetensors.torch.save(supernet_tensors(supernet, params))
+    card = replace(
+        card,
+        weights_sha256=hashlib.sha256(raw).hexdigest(),
+        parameters=sum(p.numel() for p in params.values()),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / WEIGHTS_FILE, raw)
+    write_atomic(folder / CARD_FILE, card_json(card).encode())
+    return card
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a crash at any moment leaves the old content or the new, never a mixture."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _damaged(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError("CHECKPOINT_DAMAGED", f"{folder}: {what}; restore the checkpoint")

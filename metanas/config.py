@@ -1,0 +1,138 @@
+"""The configuration of a meta-training run: a TOML file, validated in full before any work.
+
+Unknown keys are errors. `--set section.key=value` overrides single values with TOML syntax.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metanas import schema
+from metanas.card import InputSpec, check_input
+from metanas.errors import InvalidInput
+from metanas.options import AdaptConfig, AffineRange
+from metanas.space import SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is trained on."""
+
+    path: str
+    """An Omniglot-like npz, a pack of encoded images, or a folder of class folders."""
+    train_split: str = "train"
+    """Split that meta-training draws its tasks from."""
+    val_split: str = "val"
+    """Split that scores snapshots; never test classes."""
+    rotations: bool = False
+    """Whether each class turned by 90, 180 and 270 degrees counts as three more classes."""
+    licence: str = ""
+    """Terms of the data, for the model card."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The tasks of meta-training."""
+
+    ways: tuple[int, int] = (5, 25)
+    """Least and most classes of a task, drawn uniformly."""
+    shots: tuple[int, ...] = (1, 1, 2, 5)
+    """Shots of a step, drawn uniformly from this list."""
+    images: int = 140
+    """Images of a step, support set and queries together; what the support leaves is queries."""
+    steps: int = 3
+    """Task-optimizer steps of a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The outer loop."""
+
+    iterations: int
+    """Meta-iterations."""
+    tasks: int = 1
+    """Tasks of a meta-iteration, whose results REPTILE averages."""
+    warm_up: int = 0
+    """Meta-iterations before the alphas begin to learn."""
+    meta_lr_weights: float = 1.0
+    """Outer step size on the weights, annealed to zero over the run by a cosine."""
+    meta_lr_alphas: float = 0.6
+    """Outer step size on the alphas, annealed likewise."""
+    weight_lr: float = 3e-3
+    """Step size of the task optimizer on the weights."""
+    alpha_lr: float = 1e-2
+    """Step size of the task optimizer on the alphas."""
+    alpha_decay: float = 1e-3
+    """L2 penalty on the alphas in the task optimizer."""
+    beta1: float = 0.9
+    """First-moment decay of the task optimizer, whose state is carried from task to task."""
+    temperature_start: float = 0.5
+    """Temperature of a task's first step, and of the warm-up."""
+    temperature_end: float = 0.05
+    """Temperature of a task's last step."""
+    noise: float = 0.15
+    """Scale of the Gumbel noise on the alphas, so that near alternatives are trained too."""
+    share_threshold: float = 0.02
+    """Candidates below this share of their node are not evaluated in a step."""
+    settle: int = 0
+    """Meta-iteration at which the meta-architecture settles: an edge keeps its `keep` best
+    candidates for good, and from then on spans bound how far behind a candidate can fall."""
+    keep: int = 2
+    """Candidates of an edge that remain for adaptation to choose from."""
+    op_span: float = 0.25
+    """After settling, no candidate's alpha is further than this below its edge's best."""
+    pair_span: float = 0.5
+    """After settling, no pair's alpha is further than this below its node's best."""
+    gradient_clip: float = 10.0
+    """Largest gradient norm in the task optimizer."""
+    validate_every: int = 500
+    """Meta-iterations between validations and snapshots."""
+    validation_episodes: int = 60
+    """Episodes of a validation (20-way 1-shot where the data has as many classes)."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    threads: int = 0
+    """Threads of torch; 0 leaves torch's own choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    name: str
+    description: str
+    data: DataConfig
+    input: InputSpec
+    space: SearchSpace
+    adapt: AdaptConfig
+    train: TrainConfig
+    task: TaskConfig = field(default_factory=TaskConfig)
+    augment: AffineRange = field(default_factory=AffineRange)
+
+    def __post_init__(self) -> None:
+        check_input(self.input, self.space)
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a TOML configuration.
+
+    Raises:
+        InvalidInput: no such file, no TOML, unknown or missing keys, values out of bounds.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        for override in overrides:
+            _merge(raw, tomllib.loads(override))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", str(error)) from error
+    return schema.build(RunConfig, raw)
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

@@ -1,0 +1,73 @@
+"""Sampling of few-shot episodes: which classes and images become support set and queries."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from metanas.errors import DatasetError
+
+Classes = Mapping[str, NDArray[np.uint8]]
+"""A data set in memory: class name -> images (N, C, H, W)."""
+
+
+def with_rotations(data: Classes) -> Classes:
+    """The data set with every class turned by 90, 180 and 270 degrees as three more classes."""
+    return {
+        f"{name}@{90 * turn}": np.rot90(images, turn, axes=(2, 3))
+        for name, images in data.items()
+        for turn in range(4)
+    }
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A task drawn from a data set: uint8 images `(N, C, H, W)` and labels `(N,)`, ways ascending."""
+
+    support: NDArray[np.uint8]
+    support_labels: NDArray[np.int64]
+    query: NDArray[np.uint8]
+    query_labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def sample_episode(
+    data: Classes,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    random: np.random.Generator,
+) -> Episode:
+    """Draw `ways` classes and, without replacement, `shots` and `queries` images of each.
+
+    Raises:
+        DatasetError: fewer classes than ways, or a drawn class with too few images.
+    """
+    names = sorted(data)
+    if ways > len(names):
+        raise DatasetError(
+            "DATASET_TOO_FEW_CLASSES",
+            f"{ways}-way episodes need {ways} classes, the data set has {len(names)}",
+        )
+    chosen = [names[i] for i in random.permutation(len(names))[:ways]]
+    support, query = [], []
+    for name in chosen:
+        images = data[name]
+        if shots + queries > len(images):
+            raise DatasetError(
+                "DATASET_TOO_FEW_IMAGES",
+                f"{shots} shots and {queries} queries need {shots + queries} images of every "
+                f"class; {name!r} has {len(images)}",
+            )
+        order = random.permutation(len(images))[: shots + queries]
+        support.append(images[order[:shots]])
+        query.append(images[order[shots:]])
+    return Episode(
+        np.concatenate(support),
+        np.repeat(np.arange(ways), shots),
+        np.concatenate(query),
+        np.repeat(np.arange(ways), queries),
+        tuple(chosen),
+    )

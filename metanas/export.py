@@ -1,0 +1,135 @@
+"""ONNX, built directly from the pruned network in milliseconds: uint8 images in, logits out.
+
+Notable:
+- The graph holds the whole of a query's way: scaling, antialiased resize, normalisation, the network
+  with its norms folded into the convolutions, the head, and a softmax.
+- No model leaves unchecked: `onnx.checker` accepts it, and ONNX Runtime agrees with torch on the
+  support set.
+- The bytes are a function of the model and its metadata alone; there is no time in them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from metanas.errors import ExportMismatch
+from metanas.graph import Graph, Value
+from metanas.network import DiscreteCell, DiscreteNetwork, edge_name
+from metanas.ops import Op, emit_chain
+from metanas.support import Image, Preprocessing
+
+TOLERANCE = 1e-4
+"""Largest difference between ONNX Runtime's logits and torch's, relative to the largest logit or 1."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """All that a model consists of: preprocessing, pruned network with frozen norms, linear head.
+
+    `weight` has shape (ways, D), `bias` (ways,).
+    """
+
+    preprocess: Preprocessing
+    network: DiscreteNetwork
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Logits (N, ways) of preprocessed images (N, C, S, S)."""
+        return self.network(inputs, 0) @ self.weight.T + self.bias
+
+
+def to_onnx(
+    classifier: Classifier, ops: Mapping[str, Op], metadata: Mapping[str, str]
+) -> onnx.ModelProto:
+    """The classifier as one ONNX model: `images` uint8 (N, H, W, C) to `logits`, `probabilities`."""
+    graph = Graph()
+    network, space = classifier.network, classifier.network.space
+    images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])
+    x = _preprocess(graph, images, classifier.preprocess)
+    before = last = emit_chain(graph, nn.Sequential(network.stem, network.stem_norm), x)
+    for cell in network.cells:
+        assert isinstance(cell, DiscreteCell)
+        before, last = last, _emit_cell(graph, cell, before, last, ops)
+    pooled = graph.node("GlobalAveragePool", [last])
+    features = graph.node("Flatten", [pooled], axis=1)
+    parts = (classifier.weight, classifier.bias)
+    head = [graph.constant(part.float().numpy(force=True)) for part in parts]
+    logits = graph.node("Gemm", [features, *head], transB=1)
+    ways = classifier.bias.numel()
+    graph.output("logits", logits, ["N", ways])
+    graph.output("probabilities", graph.node("Softmax", [logits], axis=1), ["N", ways])
+    return graph.build("metanas", metadata)
+
+
+def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value:
+    planes = graph.node("Transpose", [images], perm=[0, 3, 1, 2])
+    pixels = graph.node("Cast", [planes], to=TensorProto.FLOAT)
+    unit = graph.node("Div", [pixels, graph.constant(np.array(255, np.float32))])
+    size = graph.constant(np.array([preprocess.size] * 2, np.int64))
+    resized = graph.node(
+        "Resize",
+        [unit, None, None, size],
+        mode="linear",
+        antialias=1,
+        axes=[2, 3],
+        coordinate_transformation_mode="half_pixel",
+    )
+    scale = np.array(preprocess.scale, np.float32)
+    return graph.affine(resized, scale, np.array(preprocess.shift, np.float32))
+
+
+def _emit_cell(
+    graph: Graph, cell: DiscreteCell, before: Value, last: Value, ops: Mapping[str, Op]
+) -> Value:
+    states = [emit_chain(graph, cell.before, before), emit_chain(graph, cell.last, last)]
+    for node, edges in enumerate(cell.nodes):
+        left, right = (
+            ops[name].emit(graph, cell.edges[edge_name(node, source)], states[source])
+            for source, name in edges
+        )
+        states.append(graph.add(left, right))
+    return graph.concat(states[2:], axis=1)
+
+
+def session(onnx_bytes: bytes) -> ort.InferenceSession:
+    """A session that costs little: one thread, no memory arena of its own."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    return ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+
+
+def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
+    """Logits (N, ways) of uint8 images (H, W, C) of any sizes, one after the other."""
+    rows = [model.run(["logits"], {"images": image[None]})[0] for image in images]
+    return np.concatenate(rows)
+
+
+def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> tuple[bytes, float]:
+    """Serialise a model, having verified it on uint8 images (H, W, C) with their expected logits.
+
+    Returns the bytes and the largest difference of a logit.
+
+    Raises:
+        ExportMismatch: ONNX Runtime and torch differ by more than `TOLERANCE`.
+    """
+    onnx.checker.check_model(model, full_check=True)
+    data = model.SerializeToString(deterministic=True)
+    actual = run(session(data), images)
+    reference = expected.numpy(force=True)
+    difference = float(np.abs(actual - reference).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):
+        raise ExportMismatch(
+            f"ONNX Runtime and torch differ by {difference:.2g} in a logit of the support set; "
+            "please report this with the checkpoint, the seed and the support set"
+        )
+    return data, difference

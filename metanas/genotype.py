@@ -1,0 +1,104 @@
+"""The discrete architecture that adaptation finds, and its JSON form."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from metanas.errors import InvalidInput, Violation
+
+CELL_KINDS = ("normal", "reduce")
+
+Edge = tuple[int, str]
+Node = tuple[Edge, Edge]
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """Both kinds of cell: for every node its two (input index, operation) edges.
+
+    Inputs 0 and 1 are the outputs of the cell before the last and of the last cell; input 2 + i is
+    node i of the same cell. The cell's output is the concatenation of all its nodes.
+    """
+
+    normal: tuple[Node, ...]
+    reduce: tuple[Node, ...]
+
+    def __post_init__(self) -> None:
+        for kind in CELL_KINDS:
+            for index, node in enumerate(self.cell(kind)):
+                _check_node(kind, index, node)
+
+    def cell(self, kind: str) -> tuple[Node, ...]:
+        """The nodes of the cell of this kind: "normal" or "reduce"."""
+        return {"normal": self.normal, "reduce": self.reduce}[kind]
+
+    def distance(self, other: "Genotype") -> int:
+        """How many edges of this genotype the other does not have."""
+        return sum(
+            len(set(mine) - set(theirs))
+            for kind in CELL_KINDS
+            for mine, theirs in zip(self.cell(kind), other.cell(kind), strict=True)
+        )
+
+    def to_json(self) -> str:
+        """JSON such as `{"normal": [[[0, "skip_connect"], [1, "conv_3x3"]]], "reduce": [...]}`."""
+        return json.dumps({kind: self.cell(kind) for kind in CELL_KINDS}, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> "Genotype":
+        """Read what `to_json` wrote.
+
+        Raises:
+            InvalidInput: the text is no genotype (reason GENOTYPE_MALFORMED).
+        """
+        try:
+            raw = json.loads(text)
+            cells = {kind: tuple(map(_node, raw[kind])) for kind in CELL_KINDS}
+        except (ValueError, KeyError, TypeError) as error:
+            raise _malformed("genotype", f"not a genotype in JSON: {error!r}") from error
+        return Genotype(**cells)
+
+
+def _node(raw: Sequence[Sequence[object]]) -> Node:
+    (left, left_op), (right, right_op) = raw
+    if not (isinstance(left, int) and isinstance(right, int)):
+        raise TypeError("an input index must be an integer")
+    return (left, str(left_op)), (right, str(right_op))
+
+
+def _check_node(kind: str, index: int, node: Node) -> None:
+    (left, _), (right, _) = node
+    if not 0 <= left < right < index + 2:
+        raise _malformed(
+            f"genotype.{kind}[{index}]",
+            f"inputs {left} and {right} must be different, ascending and below {index + 2}",
+        )
+
+
+def _malformed(field: str, message: str) -> InvalidInput:
+    return InvalidInput((Violation(field, "GENOTYPE_MALFORMED", message),))
+
+
+def derive(
+    op_logits: Sequence[Sequence[float]], pair_logits: Sequence[float], ops: Sequence[str]
+) -> tuple[Node, ...]:
+    """The nodes at the maximum of the logits: the best pair, and on its edges the best operations.
+
+    `op_logits` has one row an edge (by node, then by input) and one column an operation;
+    `pair_logits` holds the unordered pairs of inputs of node after node. Ties go to the first.
+    """
+    nodes: list[Node] = []
+    edge = pair = 0
+    while edge < len(op_logits):
+        inputs = len(nodes) + 2
+        pairs = list(combinations(range(inputs), 2))
+        left, right = pairs[_argmax(pair_logits[pair : pair + len(pairs)])]
+        chosen = [(i, ops[_argmax(op_logits[edge + i])]) for i in (left, right)]
+        nodes.append((chosen[0], chosen[1]))
+        edge, pair = edge + inputs, pair + len(pairs)
+    return tuple(nodes)
+
+
+def _argmax(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

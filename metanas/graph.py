@@ -1,0 +1,137 @@
+"""A recorder for ONNX graphs: each method appends a node and returns the value that it produces.
+
+It knows neither torch nor the search space: weights arrive as numpy arrays. Opset and IR version are
+stated, never left to the installed `onnx`, whose newest defaults no released runtime may accept.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18
+"""First opset whose Resize can antialias; onnxruntime has had it since 1.14."""
+IR_VERSION = 8
+
+Array = NDArray[Any]
+
+
+class ConvGeometry(TypedDict):
+    """Where a convolution's kernel goes; `pads` are top, left, bottom, right."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    pads: tuple[int, int, int, int]
+    groups: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor in the graph under construction."""
+
+    name: str
+
+
+class Graph:
+    """An ONNX graph under construction. Equal constants are stored once."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> Value:
+        """Declare a graph input; strings in `shape` are free dimensions."""
+        self._inputs.append(helper.make_tensor_value_info(name, dtype, shape))
+        return Value(name)
+
+    def output(self, name: str, value: Value, shape: Sequence[int | str]) -> None:
+        """Declare `value` a float output of the graph called `name`."""
+        self._nodes.append(helper.make_node("Identity", [value.name], [name]))
+        self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def constant(self, array: Array) -> Value:
+        """A constant tensor."""
+        array = np.ascontiguousarray(array)
+        key = f"{array.dtype}{array.shape}".encode() + array.tobytes()
+        name = "c_" + hashlib.sha256(key).hexdigest()[:16]
+        if name not in self._constants:
+            self._constants[name] = numpy_helper.from_array(array, name)
+        return Value(name)
+
+    def node(self, kind: str, inputs: Sequence[Value | None], **attributes: Any) -> Value:
+        """Append any single-output node of the standard opset; None leaves an optional input out."""
+        result = Value(f"v{len(self._nodes)}")
+        names = ["" if value is None else value.name for value in inputs]
+        self._nodes.append(helper.make_node(kind, names, [result.name], **attributes))
+        return result
+
+    def relu(self, value: Value) -> Value:
+        return self.node("Relu", [value])
+
+    def add(self, left: Value, right: Value) -> Value:
+        return self.node("Add", [left, right])
+
+    def concat(self, values: Sequence[Value], axis: int) -> Value:
+        return self.node("Concat", values, axis=axis)
+
+    def affine(self, value: Value, scale: Array, shift: Array) -> Value:
+        """`value * scale + shift` for every channel of an (N, C, H, W) value."""
+        scaled = self.node("Mul", [value, self.constant(scale.reshape(-1, 1, 1))])
+        return self.add(scaled, self.constant(shift.reshape(-1, 1, 1)))
+
+    def conv(
+        self, value: Value, weight: Array, bias: Array | None, **where: Unpack[ConvGeometry]
+    ) -> Value:
+        """Convolution by `weight` (out, in / groups, kernel height, kernel width)."""
+        inputs = [value, self.constant(weight)]
+        if bias is not None:
+            inputs.append(self.constant(bias))
+        return self.node(
+            "Conv",
+            inputs,
+            kernel_shape=weight.shape[2:],
+            strides=where["stride"],
+            dilations=where["dilation"],
+            pads=where["pads"],
+            group=where["groups"],
+        )
+
+    def zeros(self, value: Value, stride: int) -> Value:
+        """Zeros of the shape that an operation of this stride on (N, C, H, W) returns."""
+        pick = [self.constant(np.array(v, np.int64)) for v in ([0, 0], [2**31] * 2, [2, 3])]
+        steps = self.constant(np.array([stride] * 2, np.int64))
+        part = self.node("Slice", [value, *pick, steps])
+        return self.node("Mul", [part, self.constant(np.zeros((), np.float32))])
+
+    def max_pool(self, value: Value, size: int, stride: int, padding: int) -> Value:
+        return self.node("MaxPool", [value], **_window(size, stride, padding))
+
+    def average_pool(self, value: Value, size: int, stride: int, padding: int) -> Value:
+        """Average over the pixels inside the image only."""
+        window = _window(size, stride, padding)
+        return self.node("AveragePool", [value], count_include_pad=0, **window)
+
+    def build(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """The finished model, with `metadata` as its `metadata_props` in sorted order."""
+        graph = helper.make_graph(
+            self._nodes, name, self._inputs, self._outputs, list(self._constants.values())
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="metanas",
+        )
+        helper.set_model_props(model, dict(sorted(metadata.items())))
+        return model
+
+
+def _window(size: int, stride: int, padding: int) -> dict[str, Sequence[int]]:
+    return {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [padding] * 4}

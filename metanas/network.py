@@ -1,0 +1,134 @@
+"""The pruned network: the supernet with only the operations that the genotype chose.
+
+Notable:
+- Parameters keep the supernet's names less the operation's index, so that adapted weights carry over
+  by name, and an edge runs exactly the module that the supernet ran.
+- It is the limit of the supernet's mixture at temperature zero: a node is the plain sum of two
+  operations. Whatever soft and pruned network differ by is thus how undecided the alphas still were.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from metanas.genotype import Genotype, Node
+from metanas.ops import Norm, Op, conv, reduce_norm, relu_conv_norm
+from metanas.optimizer import Params
+from metanas.space import SearchSpace
+from metanas.supernet import is_alpha
+
+
+class DiscreteCell(nn.Module):
+    """A cell whose nodes are sums of two operations each; `edges` by the supernet's edge index."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        index: int,
+        inputs: tuple[int, int],
+        nodes: tuple[Node, ...],
+        ops: Mapping[str, Op],
+    ) -> None:
+        super().__init__()
+        width = space.channels[index]
+        self.nodes = nodes
+        self.reduction = index in space.reductions
+        self.before = (reduce_norm if index - 1 in space.reductions else relu_conv_norm)(
+            inputs[0], width
+        )
+        self.last = relu_conv_norm(inputs[1], width)
+        self.edges = nn.ModuleDict()
+        for node, source, name in self.chosen():
+            stride = 2 if self.reduction and source < 2 else 1
+            self.edges[edge_name(node, source)] = ops[name].build(width, stride)
+
+    def chosen(self) -> Iterator[tuple[int, int, str]]:
+        """(node, input, operation) of every edge."""
+        for node, edges in enumerate(self.nodes):
+            for source, name in edges:
+                yield node, source, name
+
+    def forward(self, before: Tensor, last: Tensor, support: int) -> Tensor:
+        states = [self.before(before, support), self.last(last, support)]
+        for node, ((left, _), (right, _)) in enumerate(self.nodes):
+            one = self.edges[edge_name(node, left)](states[left], support)
+            other = self.edges[edge_name(node, right)](states[right], support)
+            states.append(one + other)
+        return torch.cat(states[2:], dim=1)
+
+
+def edge_name(node: int, source: int) -> str:
+    """The edge from input `source` to `node` as the supernet numbers it."""
+    return str(sum(earlier + 2 for earlier in range(node)) + source)
+
+
+class DiscreteNetwork(nn.Module):
+    """Stem, discrete cells, global average pooling: images `(N, C, H, W)` to features `(N, D)`."""
+
+    def __init__(self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op]) -> None:
+        super().__init__()
+        self.space = space
+        self.genotype = genotype
+        stem = space.stem_channels
+        stride = (space.stem_stride, space.stem_stride)
+        self.stem = conv(space.input_channels, stem, (3, 3), stride)
+        self.stem_norm = Norm(stem)
+        self.cells = nn.ModuleList()
+        widths = (stem, stem)
+        for index, channels in enumerate(space.channels):
+            nodes = genotype.reduce if index in space.reductions else genotype.normal
+            self.cells.append(DiscreteCell(space, index, widths, nodes, ops))
+            widths = (widths[1], space.nodes * channels)
+        self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
+
+    def forward(self, x: Tensor, support: int) -> Tensor:
+        """Features; the first `support` rows set the statistics of norms that are not frozen."""
+        before = last = self.stem_norm(self.stem(x), support)
+        for cell in self.cells:
+            before, last = last, cell(before, last, support)
+        return last.mean(dim=(2, 3))
+
+
+def from_supernet(
+    space: SearchSpace, params: Params, genotype: Genotype, ops: Mapping[str, Op]
+) -> DiscreteNetwork:
+    """The network of this genotype with the supernet's weights, copied."""
+    network = DiscreteNetwork(space, genotype, ops)
+    weights = {k: v for k, v in params.items() if ".edges." not in k and not is_alpha(k)}
+    for index, cell in enumerate(network.cells):
+        assert isinstance(cell, DiscreteCell)
+        for node, source, name in cell.chosen():
+            edge = f"cells.{index}.edges.{edge_name(node, source)}."
+            prefix = f"{edge}{space.ops.index(name)}."
+            for key, value in params.items():
+                if key.startswith(prefix):
+                    weights[edge + key.removeprefix(prefix)] = value
+    network.load_state_dict(weights, strict=True)
+    return network
+
+
+def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> None:
+    """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
+
+    Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the whole
+    support set. More are run in equal chunks whose moments are pooled.
+    """
+    norms = [module for module in network.modules() if isinstance(module, Norm)]
+    moments: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, int]) -> None:
+        assert isinstance(norm, Norm)
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        moments[norm].append((mean, variance))
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    with torch.no_grad():
+        for part in images.chunk(-(-len(images) // chunk)):
+            network(part, len(part))
+    for hook in hooks:
+        hook.remove()
+    for norm, measured in moments.items():
+        means = torch.stack([mean for mean, _ in measured])
+        variances = torch.stack([variance for _, variance in measured])
+        norm.freeze(means.mean(0), variances.mean(0) + means.var(0, correction=0))

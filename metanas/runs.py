@@ -1,0 +1,125 @@
+"""Snapshots of a meta-training run: written atomically, resumed exactly."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metanas import __version__, schema
+from metanas.card import CheckpointCard
+from metanas.checkpoint import ALIVE_PREFIX, write_atomic
+from metanas.config import RunConfig
+from metanas.errors import CheckpointError
+from metanas.genotype import CELL_KINDS
+from metanas.train import MetaTrainer
+
+SNAPSHOT_FILE = "snapshot.safetensors"
+META, ADAM = "meta.", "adam."
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: pruned accuracy, and the iteration that reached it."""
+
+    accuracy: float = -1.0
+    iteration: int = 0
+
+
+def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
+    """Write all that the run needs to go on as if it had never stopped, in one file."""
+    header = {
+        "config": schema.dump(trainer.config),
+        "iteration": trainer.iteration,
+        "random": trainer.random.bit_generator.state,
+        "best": schema.dump(best),
+    }
+    tensors = {META + k: v for k, v in trainer.meta.items()}
+    for index, state in trainer.optimizer.adam.state_dict()["state"].items():
+        tensors |= {f"{ADAM}{index}.{k}": v for k, v in state.items()}
+    for kind in CELL_KINDS:
+        tensors[ALIVE_PREFIX + kind] = trainer.supernet.cell_alpha(kind).alive.to(torch.uint8)
+    tensors["generator"] = trainer.generator.get_state()
+    raw = safetensors.torch.save(tensors, {"run": json.dumps(header)})
+    write_atomic(folder / SNAPSHOT_FILE, raw)
+
+
+def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
+    """Bring a fresh trainer of the same configuration to where the run in `folder` stood.
+
+    The number of iterations and how often to validate may differ; everything else must not.
+
+    Raises:
+        CheckpointError: no snapshot, a damaged one, or one of another configuration.
+    """
+    path = folder / SNAPSHOT_FILE
+    try:
+        raw = path.read_bytes()
+        tensors = safetensors.torch.load(raw)
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
+    except FileNotFoundError as error:
+        message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
+        raise CheckpointError("CHECKPOINT_MISSING", message) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error
+    _check_same(path, header["config"], trainer.config)
+    _restore(trainer, header, tensors)
+    return schema.build(Best, header["best"])
+
+
+def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:
+    ours = json.loads(json.dumps(schema.dump(config)))
+    for free in ("iterations", "validate_every", "threads"):
+        stored["train"].pop(free, None)
+        ours["train"].pop(free)
+    for section, value in ours.items():
+        if stored.get(section) != value:
+            message = f"{path} was written with another [{section}]: {stored.get(section)}"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
+
+
+def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    trainer.iteration = header["iteration"]
+    trainer.random.bit_generator.state = header["random"]
+    trainer.generator.set_state(tensors["generator"])
+    for name, value in trainer.meta.items():
+        value.copy_(tensors[META + name])
+    for kind in CELL_KINDS:
+        trainer.supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
+    adam = trainer.optimizer.adam
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith(ADAM):
+            index, key = name.removeprefix(ADAM).split(".")
+            state.setdefault(int(index), {})[key] = value
+    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
+
+
+def card_of(trainer: MetaTrainer) -> CheckpointCard:
+    """The card of the checkpoint that the run would write now."""
+    config = trainer.config
+    return CheckpointCard(
+        name=config.name,
+        description=config.description,
+        input=config.input,
+        space=config.space,
+        defaults=config.adapt,
+        augment=config.augment,
+        parameters=sum(p.numel() for p in trainer.meta.values()),
+        weights_sha256="",
+        provenance={
+            "data": Path(config.data.path).name,
+            "split": config.data.train_split,
+            "terms": config.data.licence,
+            "meta_learner": "REPTILE",
+            "relaxation": "annealed softmax (DARTS), pairwise inputs",
+            "iterations": str(trainer.iteration),
+            "seed": str(config.train.seed),
+            "software": f"metanas {__version__}, torch {torch.__version__}",
+        },
+    )

@@ -1,0 +1,58 @@
+"""The search space: every size of a supernet, as data of its checkpoint."""
+
+from dataclasses import dataclass
+
+from metanas.errors import InvalidInput, Violation
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """Sizes of a supernet; nothing about it is a constant in code."""
+
+    input_channels: int
+    """1 for grey images, 3 for RGB."""
+    ops: tuple[str, ...]
+    """Names of the candidate operations on every edge."""
+    channels: tuple[int, ...]
+    """Width of each cell; a cell's output has `nodes` times as many channels."""
+    reductions: tuple[int, ...]
+    """Indices of the cells that halve the resolution."""
+    nodes: int = 3
+    """Intermediate nodes of a cell."""
+    stem_channels: int = 48
+    """Output channels of the stem convolution."""
+    stem_stride: int = 1
+    """Stride of the stem convolution."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("input_channels", self.input_channels in (1, 3), "must be 1 (grey) or 3 (RGB)"),
+            ("ops", len(set(self.ops)) == len(self.ops) > 0, "must be distinct names, one or more"),
+            ("channels", 1 <= len(self.channels) <= 20, "must name 1 to 20 cells"),
+            ("channels", all(2 <= c <= 512 for c in self.channels), "must each be 2 to 512"),
+            (
+                "reductions",
+                all(0 <= r < self.cells for r in self.reductions),
+                "must be indices of cells",
+            ),
+            ("nodes", 1 <= self.nodes <= 6, "must lie in 1 to 6"),
+            ("stem_channels", 1 <= self.stem_channels <= 1024, "must lie in 1 to 1024"),
+            ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
+        )
+        bad = [
+            Violation(f"space.{name}", "OPTION_OUT_OF_RANGE", f"space.{name} {what}")
+            for name, ok, what in checks
+            if not ok
+        ]
+        if bad:
+            raise InvalidInput(tuple(bad))
+
+    @property
+    def cells(self) -> int:
+        """Number of cells."""
+        return len(self.channels)
+
+    @property
+    def features(self) -> int:
+        """Length of the feature vector that the head sees."""
+        return self.nodes * self.channels[-1]

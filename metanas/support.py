@@ -1,0 +1,87 @@
+"""From decoded images to the support set that a network adapts to; the exported graph does the same.
+
+The order is fixed: scale to 0..1, resize (bilinear, antialiased, half-pixel centres), then an affine
+map per channel that holds mean, standard deviation and, if the support set asked for it, inversion.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanas.card import InputSpec
+
+Image = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize to `size`, then `x * scale + shift` per channel on pixels in 0..1."""
+
+    size: int
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    def __call__(self, image: Image) -> Tensor:
+        """The network's input (1, C, size, size) of an image (H, W, C), uint8 or float32 in 0..1."""
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        pixels = pixels.float() / 255.0 if image.dtype == np.uint8 else pixels.float()
+        size = (self.size, self.size)
+        resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        scale = torch.tensor(self.scale).view(1, -1, 1, 1)
+        return resized * scale + torch.tensor(self.shift).view(1, -1, 1, 1)
+
+
+@dataclass(frozen=True)
+class SupportSet:
+    """A task as tensors: images `(N, C, S, S)`, labels `(N,)` into `classes`."""
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    @property
+    def ways(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def shots(self) -> tuple[int, ...]:
+        """Images of each class."""
+        return tuple(torch.bincount(self.labels, minlength=self.ways).tolist())
+
+
+def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing:
+    """The preprocessing of a task; whether it inverts is decided by its support images alone."""
+    invert = spec.dark_background and _light_border(images)
+    sign, offset = (-1.0, 1.0) if invert else (1.0, 0.0)
+    return Preprocessing(
+        size=spec.size,
+        scale=tuple(sign / std for std in spec.std),
+        shift=tuple((offset - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True)),
+    )
+
+
+def _light_border(images: Sequence[Image]) -> bool:
+    """Whether most border pixels, image by image, are lighter than middle grey."""
+    votes = []
+    for image in images:
+        border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
+        white = 255.0 if image.dtype == np.uint8 else 1.0
+        votes.append(float(np.median(border)) > white / 2)
+    return sum(votes) * 2 > len(votes)
+
+
+def support_set(
+    images: Sequence[Image], labels: Sequence[str], preprocess: Preprocessing
+) -> SupportSet:
+    """Stack a task's images; classes are numbered in the order of their first example."""
+    classes = tuple(dict.fromkeys(labels))
+    index = {name: i for i, name in enumerate(classes)}
+    stacked = torch.cat([preprocess(image) for image in images])
+    return SupportSet(stacked, torch.tensor([index[label] for label in labels]), classes)

@@ -1,0 +1,217 @@
+"""Meta-training: the outer loop over tasks.
+
+One meta-iteration: every task starts from the meta-parameters, takes a few task-optimizer steps on
+weights and alphas together while the temperature falls from start to end, and the meta-learner moves
+the meta-parameters by what the tasks learned (MetaNAS, arXiv:1911.11090, with REPTILE and DARTS).
+
+Notable:
+- The loss of a step is that of a prototype episode: fresh support images and queries of the task's
+  classes, normalised by the support images alone. That is how the adapted network will be used.
+- Each step's temperature is one that adaptation will pass through, so the weights know both the mixture
+  and the discrete network at its end; noise on the alphas shows them the discrete network's
+  neighbours too.
+- The pruned network is validated beside the soft one from the first validation on. It alone counts.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanas.augment import affine_views
+from metanas.config import RunConfig, TrainConfig
+from metanas.episodes import Classes, Episode, sample_episode
+from metanas.genotype import CELL_KINDS
+from metanas.head import prototype_logits
+from metanas.metalearn import MetaLearner, reptile
+from metanas.ops import OPS, Op
+from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
+from metanas.relax import Perturbed, Relaxation, Softmax, annealed
+from metanas.supernet import ALPHA_PREFIX, Supernet, is_alpha
+
+DISCRETE = 1e-4
+"""A temperature at which the softmax is the argmax."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One meta-iteration; accuracies are NaN unless it was validated."""
+
+    iteration: int
+    loss: float
+    candidates: int
+    soft: float
+    pruned: float
+
+
+class MetaTrainer:
+    """The state of a run: meta-parameters, task optimizer, generators; `iterate` advances it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Classes,
+        val: Classes,
+        *,
+        ops: Mapping[str, Op] = OPS,
+        meta_learner: MetaLearner = reptile,
+    ) -> None:
+        self.config = config
+        self._train, self._val = train, val
+        self._meta_learner = meta_learner
+        self.generator = torch.Generator().manual_seed(config.train.seed)
+        self.random = np.random.default_rng(config.train.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.train.seed)
+            self.supernet = Supernet(config.space, ops)
+            _initialise(self.supernet)
+        self.meta = {k: v.detach().clone() for k, v in self.supernet.named_parameters()}
+        self.supernet.requires_grad_(False)
+        self.optimizer = TaskOptimizer(self.meta, _optimizer_config(config.train))
+        self.iteration = 0
+
+    def iterate(self) -> Progress:
+        """One meta-iteration.
+
+        Raises:
+            Diverged: a loss or gradient became NaN or infinite; the meta-parameters are those before.
+        """
+        settings = self.config.train
+        searching = self.iteration >= settings.warm_up
+        losses, adapted = [], []
+        for _ in range(settings.tasks):
+            losses += self._task(searching)
+            adapted.append(self.optimizer.snapshot())
+        rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
+        self._meta_step(self._meta_learner(self.meta, adapted), rate)
+        self.iteration += 1
+        if self.iteration >= settings.settle:
+            self._settle()
+        soft = pruned = math.nan
+        if self.iteration % settings.validate_every == 0:
+            soft, pruned = self.validate(settings.temperature_end), self.validate(DISCRETE)
+        alive = sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS)
+        return Progress(self.iteration, sum(losses) / len(losses), alive, soft, pruned)
+
+    def _task(self, searching: bool) -> list[float]:
+        """Task-optimizer steps on one task, from the meta-parameters; the losses."""
+        settings, task = self.config.train, self.config.task
+        self.optimizer.load(self.meta)
+        names = sorted(self._train)
+        ways = int(self.random.integers(task.ways[0], min(task.ways[1], len(names)) + 1))
+        chosen = self.random.choice(len(names), ways, replace=False)
+        classes = {names[i]: self._train[names[i]] for i in chosen}
+        losses = []
+        for step in range(task.steps):
+            start, end = settings.temperature_start, settings.temperature_end
+            temperature = annealed(start, end, step, task.steps) if searching else start
+            noise = settings.noise if searching else 0.0
+            loss = self._loss(classes, Perturbed(temperature=temperature, noise=noise))
+            self.optimizer.step(loss, alphas=searching)
+            losses.append(float(loss.detach()))
+        return losses
+
+    def _loss(self, classes: Classes, relaxation: Relaxation) -> Tensor:
+        task = self.config.task
+        ways = len(classes)
+        fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [1]
+        shots = int(self.random.choice(fitting))
+        available = min(len(images) for images in classes.values()) - shots
+        queries = min(available, max(1, task.images // ways - shots))
+        episode = sample_episode(
+            classes, ways=ways, shots=shots, queries=queries, random=self.random
+        )
+        x = self.inputs(episode)
+        x = affine_views(x, self.config.augment, self.generator)
+        threshold = self.config.train.share_threshold
+        logits = self._logits(self.optimizer.params, episode, x, relaxation, threshold)
+        return F.cross_entropy(logits, torch.from_numpy(episode.query_labels))
+
+    def inputs(self, episode: Episode) -> Tensor:
+        """Network input (N, C, S, S) of an episode's images, support first."""
+        images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+        spec = self.config.input
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
+        return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def _logits(
+        self,
+        params: Params,
+        episode: Episode,
+        x: Tensor,
+        relaxation: Relaxation,
+        threshold: float,
+    ) -> Tensor:
+        labels = torch.from_numpy(episode.support_labels)
+        arguments = (x, len(labels), relaxation, threshold, self.generator)
+        out: Tensor = functional_call(self.supernet, params, arguments)
+        support, queries = out[: len(labels)], out[len(labels) :]
+        scale = params["head.log_scale"].exp()
+        return prototype_logits(support, labels, len(episode.classes), queries, scale)
+
+    def _meta_step(self, gradient: Params, rate: float) -> None:
+        settings = self.config.train
+        for name, value in self.meta.items():
+            step = settings.meta_lr_alphas if is_alpha(name) else settings.meta_lr_weights
+            value.sub_(gradient[name], alpha=rate * step)
+
+    def _settle(self) -> None:
+        """Keep the best candidates of every edge, and keep all that remains within reach.
+
+        An alpha may trail its best by a span that a few task-optimizer steps can cross: what
+        adaptation is to choose from has to stay a choice, and the noise on the alphas goes on
+        training it.
+        """
+        settings = self.config.train
+        for kind in CELL_KINDS:
+            alpha = self.supernet.cell_alpha(kind)
+            logits = self.meta[f"{ALPHA_PREFIX}{kind}.ops"]
+            ranked = logits.masked_fill(~alpha.alive, -torch.inf)
+            best = ranked.topk(min(settings.keep, ranked.shape[1]), dim=1).indices
+            alpha.alive &= torch.zeros_like(alpha.alive).scatter(1, best, True)
+            floor = ranked.max(dim=1, keepdim=True).values - settings.op_span
+            torch.maximum(logits, floor, out=logits)
+            for pairs in self.meta[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts):
+                pairs.clamp_(min=float(pairs.max()) - settings.pair_span)
+
+    @torch.no_grad()
+    def validate(self, temperature: float) -> float:
+        """Mean accuracy on validation classes, unadapted, of the mixture at this temperature.
+
+        The episodes are the same at every call and do not touch the run's generators.
+        """
+        random = np.random.default_rng(self.config.train.seed + 1)
+        ways = min(20, len(self._val))
+        accuracies = []
+        for _ in range(self.config.train.validation_episodes):
+            episode = sample_episode(self._val, ways=ways, shots=1, queries=5, random=random)
+            relaxation = Softmax(temperature=temperature)
+            x = self.inputs(episode)
+            logits = self._logits(self.meta, episode, x, relaxation, 0.0)
+            right = logits.argmax(1).numpy() == episode.query_labels
+            accuracies.append(float(right.mean()))
+        return sum(accuracies) / len(accuracies)
+
+
+def _initialise(supernet: Supernet) -> None:
+    """Alphas nearly equal; the scale of the logits such that a fresh network's loss is moderate."""
+    with torch.no_grad():
+        for name, parameter in supernet.named_parameters():
+            if is_alpha(name):
+                parameter.normal_(0.0, 1e-3)
+        supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
+
+
+def _optimizer_config(settings: TrainConfig) -> TaskOptimizerConfig:
+    return TaskOptimizerConfig(
+        weight_lr=settings.weight_lr,
+        alpha_lr=settings.alpha_lr,
+        alpha_decay=settings.alpha_decay,
+        beta1=settings.beta1,
+        gradient_clip=settings.gradient_clip,
+    )
