@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import ImageOps, UnidentifiedImageError
+from PIL import ImageOps
 
 from metanas_client.errors import ClientError, InvalidInput, Violation
 from metanas_client.support import Image, RawImage, image_list
@@ -49,18 +49,22 @@ def load_image(image: bytes | RawImage, channels: int) -> NDArray[np.uint8]:
 def _decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     try:
         with Pillow.open(BytesIO(data), formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise _bad(
-                    "IMAGE_TOO_MANY_PIXELS",
-                    f"{opened.width}×{opened.height} pixels; at most {MAX_PIXELS} are read",
-                )
+            _check_pixels(opened.width, opened.height)
             image = ImageOps.exif_transpose(opened)
             image.load()
             return _eight_bits(image, channels)
-    except (UnidentifiedImageError, Pillow.DecompressionBombError, OSError, ValueError) as error:
+    except ClientError:
+        raise
+    except Exception as error:  # Pillow has no closed set: a damaged PNG can be a SyntaxError
         raise _bad(
             "IMAGE_UNREADABLE", "not a whole PNG, JPEG, WebP or BMP file; is it damaged?"
         ) from error
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        message = f"{width}×{height} pixels; at most {MAX_PIXELS} are read"
+        raise _bad("IMAGE_TOO_MANY_PIXELS", message)
 
 
 def _eight_bits(image: Pillow.Image, channels: int) -> NDArray[np.uint8]:
