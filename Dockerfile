@@ -27,8 +27,7 @@ COPY LICENSE README.md CHANGELOG.md pyproject.toml ./
 COPY metanas ./metanas
 COPY protos ./protos
 COPY server ./server
-RUN pip install -c constraints.txt ".[${DEVICE}]" ./protos "./server[${DEVICE}]" \
-    && python -m compileall -q /opt/metanas/lib
+RUN pip install -c constraints.txt ".[${DEVICE}]" ./protos "./server[${DEVICE}]"
 
 
 FROM python:${PYTHON_VERSION}-slim
