@@ -52,7 +52,12 @@ def _train(config: RunConfig, folder: Path, resume: bool) -> int:
     best = load_snapshot(folder, trainer) if resume else Best()
     folder.mkdir(parents=True, exist_ok=True)
     write_log(folder, f"start at iteration {trainer.iteration}")
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[seen]}"))
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[seen]}"),
+    )
     with Progress(*columns) as bar:
         task = bar.add_task("train", total=config.train.iterations, seen="")
         while trainer.iteration < config.train.iterations:

@@ -79,9 +79,7 @@ def adapt(
     batches = batches_of(task.labels, config.batch_size, generator)
     for step in range(config.steps):
         control.check()
-        temperature = annealed(
-            config.temperature_start, config.temperature_end, step, config.steps
-        )
+        temperature = annealed(config.temperature_start, config.temperature_end, step, config.steps)
         relaxation = Softmax(temperature=temperature)
 
         def features(params: Params, x: Tensor, support: int) -> Tensor:
@@ -96,7 +94,7 @@ def adapt(
             optimizer.step(loss, weights=False)
         loss, accuracy = _loss(features, optimizer.params, task, rows, checkpoint, generator)
         optimizer.step(loss, alphas=not config.bilevel)
-        control.on_step(Step(step + 1, float(loss), accuracy, temperature))
+        control.on_step(Step(step + 1, loss.item(), accuracy, temperature))
     return optimizer.snapshot()
 
 
@@ -122,7 +120,7 @@ def tune(
         rows = next(batches)
         loss, accuracy = _loss(features, optimizer.params, task, rows, checkpoint, generator)
         optimizer.step(loss)
-        control.on_step(Step(step + 1, float(loss), accuracy, config.temperature_end))
+        control.on_step(Step(step + 1, loss.item(), accuracy, config.temperature_end))
     network.load_state_dict(optimizer.snapshot())
     control.check()
     freeze_statistics(network, task.images, max(config.batch_size, task.ways))

@@ -22,6 +22,7 @@ from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
 from metanas.network import DiscreteCell, DiscreteNetwork, edge_name
 from metanas.ops import Op, emit_chain
+from metanas.resize import emit_resize
 from metanas.support import Image, Preprocessing
 
 TOLERANCE = 1e-4
@@ -39,6 +40,8 @@ class Classifier:
     network: DiscreteNetwork
     weight: Tensor
     bias: Tensor
+    scale: Tensor
+    """Of the prototype logits; already part of `weight` and `bias`."""
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits (N, ways) of preprocessed images (N, C, S, S)."""
@@ -72,15 +75,7 @@ def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value
     planes = graph.node("Transpose", [images], perm=[0, 3, 1, 2])
     pixels = graph.node("Cast", [planes], to=TensorProto.FLOAT)
     unit = graph.node("Div", [pixels, graph.constant(np.array(255, np.float32))])
-    size = graph.constant(np.array([preprocess.size] * 2, np.int64))
-    resized = graph.node(
-        "Resize",
-        [unit, None, None, size],
-        mode="linear",
-        antialias=1,
-        axes=[2, 3],
-        coordinate_transformation_mode="half_pixel",
-    )
+    resized = emit_resize(graph, unit, preprocess.size)
     scale = np.array(preprocess.scale, np.float32)
     return graph.affine(resized, scale, np.array(preprocess.shift, np.float32))
 

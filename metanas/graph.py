@@ -14,8 +14,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-OPSET = 18
-"""First opset whose Resize can antialias; onnxruntime has had it since 1.14."""
+OPSET = 17
+"""With IR 8, what ONNX Runtime reads since 1.12."""
 IR_VERSION = 8
 
 Array = NDArray[Any]

@@ -1,22 +1,21 @@
 """From decoded images to the support set that a network adapts to; the exported graph does the same.
 
-The order is fixed: scale to 0..1, resize (bilinear, antialiased, half-pixel centres), then an affine
-map per channel that holds mean, standard deviation and, if the support set asked for it, inversion.
+The order is fixed: scale to 0..1, resize (`metanas.resize`), then an affine map per channel that holds mean, standard deviation and, if the support set asked for it, inversion.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from metanas.card import InputSpec
+from metanas.resize import resize
 
-Image = NDArray[Any]
+Image = NDArray[np.uint8]
+"""A decoded image (H, W, C)."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,9 @@ class Preprocessing:
     shift: tuple[float, ...]
 
     def __call__(self, image: Image) -> Tensor:
-        """The network's input (1, C, size, size) of an image (H, W, C), uint8 or float32 in 0..1."""
+        """The network's input (1, C, size, size) of an image (H, W, C)."""
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        pixels = pixels.float() / 255.0 if image.dtype == np.uint8 else pixels.float()
-        size = (self.size, self.size)
-        resized = F.interpolate(pixels, size, mode="bilinear", antialias=True)
+        resized = resize(pixels.float() / 255, self.size)
         scale = torch.tensor(self.scale).view(1, -1, 1, 1)
         return resized * scale + torch.tensor(self.shift).view(1, -1, 1, 1)
 
@@ -72,8 +69,7 @@ def _light_border(images: Sequence[Image]) -> bool:
     votes = []
     for image in images:
         border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
-        white = 255.0 if image.dtype == np.uint8 else 1.0
-        votes.append(float(np.median(border)) > white / 2)
+        votes.append(float(np.median(border)) > 127.5)
     return sum(votes) * 2 > len(votes)
 
 

@@ -1,0 +1,97 @@
+"""What can be said of an adaptation from its support set alone."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from metanas.adapt import SHARE_THRESHOLD, batches_of
+from metanas.augment import affine_views
+from metanas.checkpoint import Checkpoint
+from metanas.export import Classifier
+from metanas.head import held_out_logits
+from metanas.network import DiscreteNetwork
+from metanas.optimizer import Params
+from metanas.options import AdaptConfig, AffineRange
+from metanas.relax import Softmax
+from metanas.support import SupportSet
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Soft supernet against pruned network with the same weights, on views of the support images."""
+
+    soft: float
+    """Accuracy of the soft supernet, 0 to 1."""
+    pruned: float
+    """Accuracy of the pruned network, 0 to 1."""
+    logits: float
+    """Mean absolute difference of a logit."""
+
+
+@torch.no_grad()
+def gap(
+    checkpoint: Checkpoint,
+    params: Params,
+    network: DiscreteNetwork,
+    task: SupportSet,
+    options: AdaptConfig,
+    seed: int,
+) -> Gap:
+    """Measure the gap on one batch of the support set, every image queried through a random view."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = next(batches_of(task.labels, options.batch_size, generator))
+    x = torch.cat([task.images[rows], _views(task.images[rows], checkpoint.card.augment, seed)])
+    present, labels = task.labels[rows].unique(return_inverse=True)
+    relaxation = Softmax(temperature=options.temperature_end)
+    arguments = (x, len(rows), relaxation, SHARE_THRESHOLD)
+    scale = params["head.log_scale"].exp()
+    soft, pruned = (
+        held_out_logits(out[: len(rows)], labels, len(present), out[len(rows) :], scale)
+        for out in (
+            functional_call(checkpoint.supernet, params, arguments),
+            network(x, len(rows)),
+        )
+    )
+    difference = float((soft - pruned).abs().mean())
+    return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
+
+
+@torch.no_grad()
+def view_accuracy(
+    classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
+) -> float:
+    """Accuracy of the finished model on random views of the support images, 0 to 1."""
+    right = 0.0
+    for images, labels in zip(task.images.split(256), task.labels.split(256), strict=True):
+        right += float((classifier.logits(_views(images, augment, seed)).argmax(1) == labels).sum())
+    return right / len(task.labels)
+
+
+def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float | None:
+    """Accuracy on support images against prototypes that were made without them, 0 to 1.
+
+    The network has seen these images during adaptation; only the prototypes have not. Classes with
+    one image take no part; None if no class has two.
+    """
+    logits = held_out_logits(features, task.labels, task.ways, features, scale)
+    counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
+    return _accuracy(logits[counted], task.labels[counted]) if bool(counted.any()) else None
+
+
+def macs_of(network: DiscreteNetwork, size: int) -> int:
+    """Multiply-accumulates of the network for one image of `size` x `size` pixels."""
+    image = torch.zeros(1, network.space.input_channels, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(image, 0)
+    return int(counter.get_total_flops()) // 2
+
+
+def _views(images: Tensor, augment: AffineRange, seed: int) -> Tensor:
+    return affine_views(images, augment, torch.Generator().manual_seed(seed))
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).float().mean())

@@ -1,0 +1,296 @@
+"""The whole job, in process: labelled images in, a checked ONNX model and its report out.
+
+Each stage is one function of another module; this file only puts them in order and keeps the time.
+"""
+
+import hashlib
+import json
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import nan
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metanas import __version__
+from metanas.adapt import Control, Step, adapt, tune
+from metanas.checkpoint import Checkpoint
+from metanas.errors import InvalidInput, Violation
+from metanas.export import Classifier, check, to_onnx
+from metanas.genotype import Genotype
+from metanas.head import linear_head, prototypes
+from metanas.images import decode, from_array
+from metanas.measure import Gap, gap, leave_one_out, macs_of, view_accuracy
+from metanas.network import DiscreteNetwork, from_supernet
+from metanas.optimizer import Params
+from metanas.options import AdaptConfig
+from metanas.report import Report
+from metanas.supernet import genotype_of
+from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
+from metanas.task import Example, Limits, check_examples
+
+CONFORMANCE_TOLERANCE = 1e-3
+"""How far another runtime's logits may be from the conformance vector's."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an adaptation is; figures that a stage does not have are NaN."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float = nan
+    accuracy: float = nan
+    temperature: float = nan
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class AdaptedModel:
+    """What leaves: the ONNX file and all that is to be known of it."""
+
+    onnx: bytes
+    sha256: str
+    genotype: Genotype
+    labels: tuple[str, ...]
+    report: Report
+
+
+class Stopwatch:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def make_model(
+    checkpoint: Checkpoint,
+    examples: Sequence[Example],
+    *,
+    options: AdaptConfig | None = None,
+    seed: int = 0,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    on_progress: OnProgress = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> AdaptedModel:
+    """Adapt a checkpoint to labelled images and export what comes out.
+
+    The same arguments on the same machine give the same bytes.
+
+    Args:
+        checkpoint: a meta-trained supernet; it is not changed.
+        examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
+        options: how to adapt; the checkpoint's defaults if None.
+        seed: of the random views and mini-batches.
+        limits: what is refused.
+        on_progress: called at the start of every stage and after every step.
+        should_stop: asked between two steps.
+
+    Raises:
+        InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
+        Cancelled: `should_stop` said so.
+        Diverged: the loss became NaN or infinite.
+        ExportMismatch: the exported file computes something else (a defect of ours).
+    """
+    return _Job(
+        checkpoint, options or checkpoint.card.defaults, seed, on_progress, should_stop
+    ).run(examples, limits)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A support set in every form that the stages need it in."""
+
+    images: tuple[Image, ...]
+    preprocess: Preprocessing
+    support: SupportSet
+    digest: str
+
+
+class _Job:
+    """One call of `make_model`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        options: AdaptConfig,
+        seed: int,
+        on_progress: OnProgress,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.checkpoint, self.options, self.seed = checkpoint, options, seed
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.time = Stopwatch()
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def run(self, examples: Sequence[Example], limits: Limits) -> AdaptedModel:
+        with self._stage("decode", len(examples)):
+            check_examples(examples, limits)
+            task = self._decode(examples, limits)
+        with self._stage("adapt", self.options.steps):
+            params = self._adapt(task)
+        with self._stage("prune", 1):
+            genotype = genotype_of(self.checkpoint.supernet, params)
+            network = from_supernet(
+                self.checkpoint.card.space, params, genotype, self.checkpoint.ops
+            )
+            found = self._gap(params, network, task)
+        with self._stage("tune", self.options.tuning_steps):
+            control = self._control("tune", self.options.tuning_steps)
+            tune(network, self.checkpoint, task.support, self.options, self.generator, control)
+        with self._stage("export", 1), torch.no_grad():
+            classifier, logits, features = _classifier(network, task)
+            metadata = self._metadata(task, genotype, logits)
+            proto = to_onnx(classifier, self.checkpoint.ops, metadata)
+        with self._stage("check", 1):
+            data, difference = check(proto, task.images, logits)
+        report = self._report(task, genotype, classifier, features, found, len(data), difference)
+        sha256 = hashlib.sha256(data).hexdigest()
+        return AdaptedModel(data, sha256, genotype, task.support.classes, report)
+
+    @contextmanager
+    def _stage(self, name: str, steps: int) -> Iterator[None]:
+        self._control(name, steps).check()
+        self.on_progress(Progress(name, 0, steps))
+        with self.time(name):
+            yield
+
+    def _control(self, stage: str, steps: int) -> Control:
+        def on_step(step: Step) -> None:
+            self.on_progress(
+                Progress(stage, step.step, steps, step.loss, step.accuracy, step.temperature)
+            )
+
+        return Control(on_step, self.should_stop)
+
+    def _decode(self, examples: Sequence[Example], limits: Limits) -> _Task:
+        spec = self.checkpoint.card.input
+        images: list[Image] = []
+        bad: list[Violation] = []
+        for index, example in enumerate(examples):
+            try:
+                images.append(_read(example.image, spec.channels, limits))
+            except InvalidInput as error:
+                bad.extend(error.within(f"examples[{index}]").violations)
+        if bad:
+            raise InvalidInput(bad)
+        preprocess = preprocessing_for(images, spec)
+        labels = [example.label for example in examples]
+        support = support_set(images, labels, preprocess)
+        return _Task(tuple(images), preprocess, support, _support_digest(images, labels))
+
+    def _adapt(self, task: _Task) -> Params:
+        control = self._control("adapt", self.options.steps)
+        return adapt(self.checkpoint, task.support, self.options, self.generator, control)
+
+    def _gap(self, params: Params, network: DiscreteNetwork, task: _Task) -> Gap:
+        return gap(self.checkpoint, params, network, task.support, self.options, self.seed)
+
+    def _metadata(self, task: _Task, genotype: Genotype, logits: Tensor) -> dict[str, str]:
+        card = self.checkpoint.card
+        first = task.images[0]
+        space = card.space
+        return {
+            "metanas.version": __version__,
+            "metanas.labels": json.dumps(task.support.classes, ensure_ascii=False),
+            "metanas.genotype": genotype.to_json(),
+            "metanas.checkpoint": card.name,
+            "metanas.checkpoint_digest": card.digest,
+            "metanas.support_digest": task.digest,
+            "metanas.seed": str(self.seed),
+            "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
+            "metanas.options": json.dumps(self.options.to_dict()),
+            "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
+            "metanas.conformance": _conformance(first, logits[0]),
+        }
+
+    def _report(
+        self,
+        task: _Task,
+        genotype: Genotype,
+        classifier: Classifier,
+        features: Tensor,
+        found: Gap,
+        onnx_bytes: int,
+        difference: float,
+    ) -> Report:
+        network = classifier.network
+        weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
+        return Report(
+            checkpoint=self.checkpoint.card.name,
+            checkpoint_digest=self.checkpoint.card.digest,
+            support_digest=task.digest,
+            seed=self.seed,
+            options=self.options.to_dict(),
+            ways=task.support.ways,
+            shots=task.support.shots,
+            steps=self.options.steps,
+            tuning_steps=self.options.tuning_steps,
+            seconds={stage: round(value, 6) for stage, value in self.time.seconds.items()},
+            parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
+            macs=macs_of(network, self.checkpoint.card.input.size),
+            onnx_bytes=onnx_bytes,
+            accuracy_soft=found.soft,
+            accuracy_pruned=found.pruned,
+            accuracy=view_accuracy(
+                classifier, task.support, self.checkpoint.card.augment, self.seed
+            ),
+            logit_gap=found.logits,
+            leave_one_out=leave_one_out(features, task.support, classifier.scale),
+            onnx_difference=difference,
+            meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),
+            genotype=json.loads(genotype.to_json()),
+        )
+
+
+def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
+    """A decoded image, uint8: queries will come with eight bits, so the support set has no more."""
+    if isinstance(image, bytes):
+        return decode(image, channels=channels, limits=limits)
+    array = from_array(image, channels=channels, limits=limits)
+    return array if array.dtype == np.uint8 else np.rint(array * 255).astype(np.uint8)
+
+
+def _classifier(network: DiscreteNetwork, task: _Task) -> tuple[Classifier, Tensor, Tensor]:
+    """The classifier with its prototype head, and its logits and features of the support set."""
+    support = task.support
+    features: Tensor = network(support.images, 0)
+    scale = network.head["log_scale"].exp()
+    weight, bias = linear_head(*prototypes(features, support.labels, support.ways), scale)
+    classifier = Classifier(task.preprocess, network, weight, bias, scale)
+    return classifier, features @ weight.T + bias, features
+
+
+def _support_digest(images: Sequence[Image], labels: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for image, label in zip(images, labels, strict=True):
+        name = label.encode()
+        digest.update(f"{len(name)} {image.shape} {image.dtype}\n".encode() + name)
+        digest.update(image.tobytes())
+    return digest.hexdigest()
+
+
+def _conformance(image: NDArray[Any], logits: Tensor) -> str:
+    """One image and its logits: any runtime can prove itself on it."""
+    vector = {
+        "image": b64encode(image.tobytes()).decode(),
+        "shape": image.shape,
+        "logits": [round(value, 6) for value in logits.tolist()],
+        "tolerance": CONFORMANCE_TOLERANCE,
+    }
+    return json.dumps(vector)

@@ -1,0 +1,60 @@
+"""What an adaptation did, in numbers: the record that goes with every model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metanas import schema
+from metanas.options import Option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Facts of one adaptation; plain data throughout."""
+
+    checkpoint: str
+    checkpoint_digest: str
+    support_digest: str
+    """SHA-256 over labels and decoded images, in order."""
+    seed: int
+    options: Mapping[str, Option]
+    ways: int
+    shots: tuple[int, ...]
+    """Support images of each class."""
+    steps: int
+    """Steps on weights and alphas."""
+    tuning_steps: int
+    """Steps on the pruned network's weights."""
+    seconds: Mapping[str, float]
+    """Stage -> seconds."""
+    parameters: int
+    """Weights of the exported network, head included."""
+    macs: int
+    """Multiply-accumulates for one image."""
+    onnx_bytes: int
+    accuracy_soft: float
+    """Of the soft supernet after adaptation, on random views of the support images, 0 to 1."""
+    accuracy_pruned: float
+    """Of the pruned network with the same weights, on the same views."""
+    accuracy: float
+    """Of the network that left, on the same views."""
+    logit_gap: float
+    """Mean absolute difference of a logit between soft supernet and pruned network, on the views."""
+    leave_one_out: float | None
+    """Accuracy on support images against prototypes without them; None if no class has two images."""
+    onnx_difference: float
+    """Largest difference of a logit between ONNX Runtime and torch, on the support set."""
+    meta_genotype_distance: int
+    """Edges in which the genotype differs from the meta-genotype."""
+    genotype: Mapping[str, Any]
+    """As `Genotype.to_json` writes it."""
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(schema.dump(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Report":
+        """Read what `to_json` wrote."""
+        return schema.build(Report, json.loads(text))
