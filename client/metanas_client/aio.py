@@ -133,7 +133,7 @@ class AsyncClient:
     async def adaptation(self, name: str) -> "AsyncAdaptation":
         """A handle on an adaptation that was begun earlier, perhaps by another process."""
         calls = self._calls()
-        return AsyncAdaptation(calls, await calls.get_adaptation(name))
+        return AsyncAdaptation(calls, await calls.get_adaptation(qualified("adaptations", name)))
 
     async def checkpoints(self) -> list[Checkpoint]:
         """What adaptations can start from."""
@@ -148,14 +148,14 @@ class AsyncClient:
         return self._calls().list_models(page_size)
 
     async def model(self, name: str) -> Model:
-        """Download a model."""
+        """Download a model: `models/{model}`, or just the last part."""
         calls = self._calls()
-        info = await calls.get_model(name)
+        info = await calls.get_model(qualified("models", name))
         return Model(await calls.download_model(info), info)
 
     async def delete_model(self, name: str) -> None:
         """Delete a model on the server."""
-        await self._calls().delete_model(name)
+        await self._calls().delete_model(qualified("models", name))
 
     def _calls(self) -> Calls:
         # at the first call and not before: a channel belongs to the loop that runs then
@@ -242,6 +242,11 @@ class AsyncAdaptation:
         if isinstance(error, InvalidInput) and self._support is not None:
             return name_sources(error, self._support)
         return error
+
+
+def qualified(collection: str, name: str) -> str:
+    """The full name of a resource; its last part alone will do."""
+    return name if "/" in name else f"{collection}/{name}"
 
 
 def name_sources(error: InvalidInput, support: SupportSet) -> InvalidInput:

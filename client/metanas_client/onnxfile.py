@@ -125,14 +125,14 @@ class ModelFile:
             raise self._malformed("conformance", error) from error
 
     def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits and probabilities of images (N, H, W, C), both (N, ways)."""
+        """Classify uint8 (N, H, W, C): the logits and the probabilities, each (N, ways)."""
         logits, probabilities = self._session.run(
             ["logits", "probabilities"], {"images": np.ascontiguousarray(images)}
         )
         return logits, probabilities
 
     def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
-        """Logits (N, ways) of images of any form and size; those of one size run as one batch."""
+        """Images of any form and size to logits, (N, ways); those of one size run as one batch."""
         return self._run_all(images)[0]
 
     def predict(self, images: Iterable[Image]) -> list[Prediction]:
@@ -141,7 +141,7 @@ class ModelFile:
         return [self._prediction(row) for row in rows]
 
     def check(self) -> list[Check]:
-        """The file's self-check in this ONNX Runtime; made for `all(c.passed for c in check())`."""
+        """The file's self-check in this ONNX Runtime; it is good if all have passed."""
         vector = self.conformance
         logits, probabilities = self.run(np.stack([vector.image, vector.image]))
         alone, _ = self.run(vector.image[None])

@@ -101,7 +101,7 @@ class Client:
         return self._loop.iterate(lambda: self._client.models(page_size=page_size))
 
     def model(self, name: str) -> Model:
-        """Download a model."""
+        """Download a model: `models/{model}`, or just the last part."""
         return self._loop.run(self._client.model(name))
 
     def delete_model(self, name: str) -> None:

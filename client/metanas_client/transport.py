@@ -90,10 +90,11 @@ class Calls:
                         if isinstance(event, Progress):
                             after_sequence = event.sequence
                         yield event
-                return
             except grpc.aio.AioRpcError as error:
                 if not broken(error) or not pause.worth_it():
                     raise translate(error, self._connection) from error
+            else:
+                return
             await pause.wait()
 
     async def _watch_once(

@@ -1,0 +1,48 @@
+"""The entry point of the command line: `metanas`, or `python -m metanas_client`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from metanas_client import __version__
+from metanas_client.cli import adapting, arguments, evaluating, files, server
+from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, exit_code
+from metanas_client.cli.screen import Screen
+from metanas_client.errors import ClientError
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    top = argparse.ArgumentParser(
+        prog="metanas",
+        description="Adapts meta-trained networks to a handful of labelled images.",
+        epilog=EXPLAINED,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"metanas {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    environment = arguments.environment()
+    adapting.add_commands(commands, environment)
+    files.add_commands(commands)
+    server.add_commands(commands, environment)
+    evaluating.add_commands(commands, environment)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = parser().parse_args(argv)
+    screen = Screen(as_json=given.json)
+    try:
+        code: int = given.run(given, screen)
+    except ClientError as error:
+        screen.error(error)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        print("metanas: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""`metanas adapt`: a folder of labelled images in, an ONNX file out."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metanas_client.cli import arguments as shared
+from metanas_client.cli.exits import OK
+from metanas_client.cli.screen import Screen, number, percent, size
+from metanas_client.errors import NotWritable
+from metanas_client.model import Model
+from metanas_client.resources import Progress
+from metanas_client.sync import Adaptation, Client
+
+
+def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "adapt",
+        help="adapt to a folder of labelled images and download the model",
+        description="Adapts a checkpoint of the server to a folder with one sub-folder of images "
+        "a class, and writes the adapted model as one ONNX file.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="one sub-folder a class")
+    parser.add_argument(
+        "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
+    parser.add_argument("--request-id", help="the same id never costs the work twice")
+    shared.add_options(parser)
+    shared.add_server(parser, environment)
+    shared.add_json(parser)
+    parser.set_defaults(run=adapt)
+
+
+def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run the command."""
+    check_folder(arguments.out)
+    with Client(**shared.connection(arguments)) as client:
+        adaptation = client.adapt(
+            arguments.folder,
+            checkpoint=arguments.checkpoint,
+            seed=arguments.seed,
+            options=shared.options(arguments),
+            request_id=arguments.request_id,
+            timeout=arguments.timeout,
+        )
+        try:
+            follow(adaptation, screen)
+            model = adaptation.result()
+        except KeyboardInterrupt:
+            adaptation.cancel()
+            raise
+    model.save(arguments.out)
+    if screen.as_json:
+        screen.json({**describe(model), "file": str(arguments.out)})
+    else:
+        show(model, arguments.out, screen)
+    return OK
+
+
+def check_folder(out: Path) -> None:
+    """Refuse, before any work is done, a file that cannot be written."""
+    if out.is_dir():
+        raise NotWritable("NOT_WRITABLE", f"cannot write {out}: it is a folder; name a file")
+    if not out.parent.is_dir():
+        raise NotWritable("NOT_WRITABLE", f"cannot write {out}: there is no folder {out.parent}")
+
+
+def follow(adaptation: Adaptation, screen: Screen) -> None:
+    """Show progress until the adaptation has ended."""
+    with screen.progress() as advance:
+        for step in adaptation.progress():
+            advance(_status(step), step.step, step.steps)
+
+
+def describe(model: Model) -> dict[str, object]:
+    """A model as plain values."""
+    return {
+        "model": model.name,
+        "checkpoint": model.info.checkpoint,
+        "sha256": model.info.sha256,
+        "size": model.info.size,
+        "labels": list(model.labels),
+        "genotype": model.genotype,
+        "report": model.report,
+    }
+
+
+def show(model: Model, out: Path, screen: Screen) -> None:
+    """Print what was made for people."""
+    report = model.report
+    rows = [
+        ("model", model.name),
+        ("file", f"{out} ({size(len(model.onnx))})"),
+        ("classes", str(len(model.labels))),
+        ("support accuracy", percent(report.get("accuracy_pruned"))),
+        ("leave-one-out accuracy", percent(report.get("leave_one_out"))),
+        ("support accuracy before pruning", percent(report.get("accuracy_soft"))),
+        ("edges unlike the checkpoint's", number(report.get("meta_genotype_distance"))),
+        ("parameters", number(report.get("parameters"))),
+        ("multiply-adds an image", number(report.get("macs"))),
+    ]
+    seconds = report.get("seconds")
+    if isinstance(seconds, dict):
+        stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
+        rows.append(("seconds", f"{sum(seconds.values()):.2f} ({stages})"))
+    screen.facts(rows)
+
+
+def _status(step: Progress) -> str:
+    again = f" (attempt {step.attempt})" if step.attempt > 1 else ""
+    loss = "" if step.loss is None else f"  loss {step.loss:.3f}"
+    accuracy = "" if step.accuracy is None else f"  accuracy {100 * step.accuracy:.0f} %"
+    return f"{step.stage}{again}{loss}{accuracy}"

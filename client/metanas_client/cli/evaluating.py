@@ -1,0 +1,204 @@
+"""`metanas evaluate`: many episodes through the server, in figures, a JSON file and a picture."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from metanas_client.aio import AsyncClient
+from metanas_client.cli import arguments as shared
+from metanas_client.cli.adapting import check_folder
+from metanas_client.cli.exits import OK
+from metanas_client.cli.screen import Screen, number, percent, size
+from metanas_client.errors import InvalidInput, NotFound
+from metanas_client.extras import needs
+from metanas_client.journal import Journal
+from metanas_client.model import write_atomically
+from metanas_client.resources import Checkpoint
+
+if TYPE_CHECKING:
+    from metanas_client.sampling import Sampler
+
+JOURNAL_ENDING = ".journal.jsonl"
+
+
+def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure accuracy and latency on many episodes",
+        description="Samples episodes from a data set, sends every support set through the server, "
+        "downloads every model and classifies the queries with the file in ONNX Runtime. With "
+        "--out, every episode is kept in a journal beside it, and the same command resumes.",
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="NPZ|FOLDER", help="an .npz or class folders")
+    add("--split", help='part of the data set ("val" if there is one, else everything)')
+    add("--ways", type=int, default=5, metavar="N", help="classes of an episode (5)")
+    add("--shots", type=int, default=1, metavar="N", help="support images a class (1)")
+    add("--queries", type=int, default=5, metavar="N", help="query images a class (5)")
+    add("--episodes", type=int, default=100, metavar="N", help="how many episodes (100)")
+    add("--seed", type=int, default=0, help="of the sampling (0)")
+    add("--concurrency", type=int, default=4, metavar="N", help="episodes at a time (4)")
+    add("--out", type=Path, metavar="FILE.json", help="write everything measured as JSON")
+    add("--plot", type=Path, metavar="FILE", help="draw the figures into a .svg, .png or .pdf")
+    add("--restart", action="store_true", help="forget the journal and begin anew")
+    add("--keep", action="store_true", help="leave the models on the server")
+    shared.add_options(parser)
+    shared.add_server(parser, environment)
+    shared.add_json(parser)
+    parser.set_defaults(run=evaluate)
+
+
+def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run the command."""
+    _check(arguments)
+    with needs("onnx"):
+        from metanas_client.datasets import read_dataset
+        from metanas_client.sampling import Sampler, Shape
+        from metanas_client.summary import summarise
+    shape = Shape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
+    dataset = read_dataset(arguments.data, arguments.split)
+    sampler = Sampler(dataset, shape, arguments.seed)
+    with ExitStack() as stack:
+        journal = asyncio.run(_run(arguments, sampler, screen, stack))
+        summary = summarise(journal.episodes, journal.runs, arguments.episodes)
+        document = {
+            "settings": journal.settings,
+            "summary": summary,
+            "episodes": [
+                {"episode": index, **journal.episodes[index]} for index in range(arguments.episodes)
+            ],
+        }
+    if arguments.out is not None:
+        write_atomically(arguments.out, json.dumps(document, indent=1).encode() + b"\n")
+    if arguments.plot is not None:
+        _plot(arguments, document["episodes"])
+    if screen.as_json:
+        screen.json({"settings": document["settings"], "summary": summary})
+    else:
+        _show(arguments, summary, screen)
+    return OK
+
+
+async def _run(
+    arguments: argparse.Namespace, sampler: "Sampler", screen: Screen, stack: ExitStack
+) -> Journal:
+    from metanas_client.evaluation import Measured, Plan
+    from metanas_client.evaluation import evaluate as run_episodes
+
+    async with AsyncClient(**shared.connection(arguments)) as client:
+        checkpoint = await _checkpoint(client, arguments.checkpoint)
+        journal = _journal(arguments, sampler, checkpoint, stack)
+        plan = Plan(
+            checkpoint=checkpoint.name,
+            options=shared.options(arguments),
+            episodes=arguments.episodes,
+            concurrency=arguments.concurrency,
+            keep=arguments.keep,
+        )
+        with screen.progress() as advance:
+
+            def on_episode(index: int, measured: Measured) -> None:
+                found = [float(row["accuracy"]) for row in journal.episodes.values()]
+                status = f"accuracy {100 * sum(found) / len(found):.2f} %"
+                advance(status, len(found), arguments.episodes)
+
+            await run_episodes(client, sampler, plan, journal, on_episode)
+    return journal
+
+
+async def _checkpoint(client: AsyncClient, name: str) -> Checkpoint:
+    if name:
+        return await client.checkpoint(name)
+    found = await client.checkpoints()
+    if not found:
+        raise NotFound("UNKNOWN_CHECKPOINT", "the server has no checkpoint")
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", f"name one of: {names}")
+    return found[0]
+
+
+def _journal(
+    arguments: argparse.Namespace, sampler: "Sampler", checkpoint: Checkpoint, stack: ExitStack
+) -> Journal:
+    if arguments.out is None:
+        path = Path(stack.enter_context(TemporaryDirectory())) / "journal.jsonl"
+    else:
+        path = arguments.out.with_name(arguments.out.name + JOURNAL_ENDING)
+    if arguments.restart:
+        path.unlink(missing_ok=True)
+    settings = {
+        "dataset": sampler.dataset.name,
+        "dataset_digest": sampler.dataset.digest,
+        "split": sampler.dataset.split,
+        "classes": len(sampler.classes),
+        "ways": arguments.ways,
+        "shots": arguments.shots,
+        "queries": arguments.queries,
+        "seed": arguments.seed,
+        "checkpoint": checkpoint.name,
+        "checkpoint_digest": checkpoint.digest,
+        "options": {**checkpoint.defaults, **shared.options(arguments)},
+    }
+    return stack.enter_context(Journal(path, settings))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("episodes", "concurrency"):
+        if vars(arguments)[name] < 1:
+            raise InvalidInput.single(f"--{name}", "OUT_OF_RANGE", "must be at least 1")
+    for path in (arguments.out, arguments.plot):
+        if path is not None:
+            check_folder(path)
+    if arguments.plot is not None:
+        with needs("plot"):
+            from metanas_client.picture import check_format
+        check_format(arguments.plot)
+
+
+def _plot(arguments: argparse.Namespace, episodes: Any) -> None:
+    with needs("plot"):
+        from metanas_client.picture import draw_evaluation
+    title = f"{arguments.ways}-way {arguments.shots}-shot, {arguments.data.name}"
+    draw_evaluation(episodes, title, arguments.plot)
+
+
+def _show(arguments: argparse.Namespace, summary: dict[str, Any], screen: Screen) -> None:
+    interval = summary["interval95"]
+    about = "" if interval is None else f" ± {100 * interval:.2f}"
+    support = summary["support"]
+    screen.facts(
+        [
+            (
+                "episodes",
+                f"{summary['episodes']} of {arguments.ways} ways, {arguments.shots} shots",
+            ),
+            ("query accuracy", f"{100 * summary['accuracy']:.2f}{about} %  (95 % interval)"),
+            ("adaptation latency", _times(summary["latency_seconds"])),
+            ("of it on the worker", _times(summary["worker_seconds"])),
+            ("episodes a second", number(summary["episodes_per_second"])),
+            ("model size", size(summary["model_bytes"])),
+            ("parameters", number(summary["parameters"])),
+            (
+                "support accuracy, soft / pruned",
+                f"{percent(support['accuracy_soft'])} / {percent(support['accuracy_pruned'])}",
+            ),
+            ("gap of the logits, soft to pruned", number(support["logit_gap"])),
+            ("leave-one-out accuracy", percent(support["leave_one_out"])),
+            ("edges unlike the checkpoint's", number(support["meta_genotype_distance"])),
+            ("ONNX Runtime to torch, at most", number(summary["onnx_difference_max"])),
+        ]
+    )
+
+
+def _times(times: Mapping[str, float] | None) -> str:
+    if times is None:
+        return "–"
+    shown = ", ".join(f"{name} {times[name]:.2f}" for name in ("p50", "p95", "p99"))
+    return f"{shown} s"

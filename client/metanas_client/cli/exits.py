@@ -1,0 +1,43 @@
+"""What the command line returns to scripts."""
+
+from collections.abc import Mapping
+
+from metanas_client.errors import (
+    AdaptationCancelled,
+    AdaptationFailed,
+    ClientError,
+    DownloadDamaged,
+    Refused,
+    Unavailable,
+)
+
+OK = 0
+CHECK_FAILED = 1
+BAD_INPUT = 2
+UNREACHABLE = 3
+SERVER_FAILED = 4
+INTERRUPTED = 130
+
+EXPLAINED = """exit codes:
+  0    done
+  1    a check failed: the model file does not compute what it should
+  2    bad input: an argument, a file, a support set, an option, a missing package
+  3    no server answers
+  4    the server refused or failed, or the adaptation did
+  130  interrupted
+"""
+
+BY_CLASS: Mapping[type[ClientError], int] = {
+    Unavailable: UNREACHABLE,
+    Refused: SERVER_FAILED,
+    AdaptationFailed: SERVER_FAILED,
+    AdaptationCancelled: SERVER_FAILED,
+    DownloadDamaged: SERVER_FAILED,
+    ClientError: BAD_INPUT,
+}
+"""By class of error; the nearest ancestor counts."""
+
+
+def exit_code(error: ClientError) -> int:
+    """The exit code that stands for an error."""
+    return next(BY_CLASS[kind] for kind in type(error).__mro__ if kind in BY_CLASS)
