@@ -1,9 +1,9 @@
 """The inner loop: adapt weights and alphas to a support set, prune, and let the weights settle.
 
 Notable:
-- Every support image is queried through a random affine view of itself, against prototypes that leave
-  the image out where its class has another (`metanas.head`). So even one shot gives a gradient, and
-  the head follows the features instead of lagging behind them.
+- Every support image is queried through a random affine view of itself, against prototypes that
+  leave the image out where its class has another (`metanas.head`). So even one shot gives a
+  gradient, and the head follows the features instead of lagging behind them.
 - Normalisation statistics come from the unaltered support images of the step, as in the model that
   leaves.
 - The temperature falls to one at which the mixture is one-hot; after pruning, the weights train on.

@@ -1,7 +1,7 @@
 """Checkpoints: a folder of weights (safetensors) and a card (JSON), checked tensor by tensor.
 
-Nothing is ever unpickled. What is loaded must match the architecture that the card declares in every
-name, shape and dtype, be finite, and have the SHA-256 that the card states.
+Nothing is ever unpickled. What is loaded must match the architecture that the card declares in
+every name, shape and dtype, be finite, and have the SHA-256 that the card states.
 """
 
 import hashlib
@@ -118,7 +118,7 @@ def save_checkpoint(
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old content or the new, never a mixture."""
+    """Write a file so that a crash at any moment leaves the old content or the new, no mixture."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

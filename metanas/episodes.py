@@ -23,7 +23,7 @@ def with_rotations(data: Classes) -> Classes:
 
 @dataclass(frozen=True)
 class Episode:
-    """A task drawn from a data set: uint8 images `(N, C, H, W)` and labels `(N,)`, ways ascending."""
+    """A task drawn from a data set: uint8 images `(N, C, H, W)`, labels `(N,)`, ways ascending."""
 
     support: NDArray[np.uint8]
     support_labels: NDArray[np.int64]

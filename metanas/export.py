@@ -1,8 +1,8 @@
 """ONNX, built directly from the pruned network in milliseconds: uint8 images in, logits out.
 
 Notable:
-- The graph holds the whole of a query's way: scaling, antialiased resize, normalisation, the network
-  with its norms folded into the convolutions, the head, and a softmax.
+- The graph holds the whole of a query's way: scaling, antialiased resize, normalisation, the
+  network with its norms folded into the convolutions, the head, and a softmax.
 - No model leaves unchecked: `onnx.checker` accepts it, and ONNX Runtime agrees with torch on the
   support set.
 - The bytes are a function of the model and its metadata alone; there is no time in them.
@@ -26,7 +26,7 @@ from metanas.resize import emit_resize
 from metanas.support import Image, Preprocessing
 
 TOLERANCE = 1e-4
-"""Largest difference between ONNX Runtime's logits and torch's, relative to the largest logit or 1."""
+"""Largest difference of a logit between ONNX Runtime and torch, relative to the largest or 1."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Classifier:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits (N, ways) of preprocessed images (N, C, S, S)."""
-        return self.network(inputs, 0) @ self.weight.T + self.bias
+        features: Tensor = self.network(inputs, 0)
+        return features @ self.weight.T + self.bias
 
 
 def to_onnx(
     classifier: Classifier, ops: Mapping[str, Op], metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """The classifier as one ONNX model: `images` uint8 (N, H, W, C) to `logits`, `probabilities`."""
+    """The classifier in ONNX: `images` uint8 (N, H, W, C) to `logits` and `probabilities`."""
     graph = Graph()
     network, space = classifier.network, classifier.network.space
     images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])

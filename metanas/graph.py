@@ -1,7 +1,8 @@
 """A recorder for ONNX graphs: each method appends a node and returns the value that it produces.
 
-It knows neither torch nor the search space: weights arrive as numpy arrays. Opset and IR version are
-stated, never left to the installed `onnx`, whose newest defaults no released runtime may accept.
+It knows neither torch nor the search space: weights arrive as numpy arrays. Opset and IR version
+are stated, never left to the installed `onnx`, whose newest defaults no released runtime may
+accept.
 """
 
 import hashlib
@@ -66,7 +67,7 @@ class Graph:
         return Value(name)
 
     def node(self, kind: str, inputs: Sequence[Value | None], **attributes: Any) -> Value:
-        """Append any single-output node of the standard opset; None leaves an optional input out."""
+        """Append a single-output node of the standard opset; None leaves an optional input out."""
         result = Value(f"v{len(self._nodes)}")
         names = ["" if value is None else value.name for value in inputs]
         self._nodes.append(helper.make_node(kind, names, [result.name], **attributes))

@@ -1,8 +1,8 @@
 """The head: class prototypes, which are a linear layer in disguise.
 
-The squared Euclidean distance to a prototype c gives logits `s (2 c.x - |c|^2)` up to a term that is
-equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), so the head of a task with
-any number of ways is a linear layer that needs no meta-learned rows.
+The squared Euclidean distance to a prototype c gives logits `s (2 c.x - |c|^2)` up to a term that
+is equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), so the head of a
+task with any number of ways is a linear layer that needs no meta-learned rows.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def prototypes(features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:
-    """Sums of the features `(N, D)` of each class, `(ways, D)`, and their counts, `(ways, 1)`."""
+    """Sums `(ways, D)` of the features `(N, D)` of each class, and their counts `(ways, 1)`."""
     onehot = torch.nn.functional.one_hot(labels, ways).to(features.dtype)
     return onehot.T @ features, onehot.sum(0)[:, None]
 
@@ -24,7 +24,7 @@ def linear_head(sums: Tensor, counts: Tensor, scale: Tensor) -> tuple[Tensor, Te
 def prototype_logits(
     support: Tensor, labels: Tensor, ways: int, queries: Tensor, scale: Tensor
 ) -> Tensor:
-    """Logits `(Q, ways)` of query features `(Q, D)` against prototypes of support features `(N, D)`."""
+    """Logits `(Q, ways)` of queries `(Q, D)` against prototypes of support features `(N, D)`."""
     weight, bias = linear_head(*prototypes(support, labels, ways), scale)
     return queries @ weight.T + bias
 
@@ -32,9 +32,10 @@ def prototype_logits(
 def held_out_logits(
     support: Tensor, labels: Tensor, ways: int, queries: Tensor, scale: Tensor
 ) -> Tensor:
-    """Logits `(N, ways)` where query i is a view of support image i, which its own prototype leaves out.
+    """Logits `(N, ways)` where query i is a view of support image i.
 
-    A class with a single image keeps it: there is nothing else to make a prototype of.
+    The prototype of its class leaves image i out. A class with a single image keeps it: there is
+    nothing else to make a prototype of.
     """
     sums, counts = prototypes(support, labels, ways)
     logits = prototype_logits(support, labels, ways, queries, scale)

@@ -21,7 +21,7 @@ from metanas.support import SupportSet
 
 @dataclass(frozen=True)
 class Gap:
-    """Soft supernet against pruned network with the same weights, on views of the support images."""
+    """Soft supernet against pruned network of the same weights, on views of the support images."""
 
     soft: float
     """Accuracy of the soft supernet, 0 to 1."""
@@ -40,7 +40,7 @@ def gap(
     options: AdaptConfig,
     seed: int,
 ) -> Gap:
-    """Measure the gap on one batch of the support set, every image queried through a random view."""
+    """Measure the gap on one batch of the support set, each image queried by a random view."""
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
     x = torch.cat([task.images[rows], _views(task.images[rows], checkpoint.card.augment, seed)])

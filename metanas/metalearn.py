@@ -1,7 +1,7 @@
 """Meta-learners: how what a task learned becomes a step of the meta-parameters.
 
-A meta-learner maps the meta-parameters and the parameters that tasks adapted to a meta-gradient with
-the same keys; weights and alphas are one dict, alphas under `alpha.`.
+A meta-learner maps the meta-parameters and the parameters that tasks adapted to a meta-gradient
+with the same keys; weights and alphas are one dict, alphas under `alpha.`.
 """
 
 from collections.abc import Callable, Sequence

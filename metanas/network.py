@@ -1,10 +1,11 @@
 """The pruned network: the supernet with only the operations that the genotype chose.
 
 Notable:
-- Parameters keep the supernet's names less the operation's index, so that adapted weights carry over
-  by name, and an edge runs exactly the module that the supernet ran.
+- Parameters keep the supernet's names less the operation's index, so that adapted weights carry
+  over by name, and an edge runs exactly the module that the supernet ran.
 - It is the limit of the supernet's mixture at temperature zero: a node is the plain sum of two
-  operations. Whatever soft and pruned network differ by is thus how undecided the alphas still were.
+  operations. Whatever soft and pruned network differ by is thus how undecided the alphas still
+  were.
 """
 
 from collections.abc import Iterator, Mapping
@@ -87,14 +88,16 @@ class DiscreteNetwork(nn.Module):
         before = last = self.stem_norm(self.stem(x), support)
         for cell in self.cells:
             before, last = last, cell(before, last, support)
-        return last.mean(dim=(2, 3))
+        features: Tensor = last.mean(dim=(2, 3))
+        return features
 
 
 def from_supernet(
     space: SearchSpace, params: Params, genotype: Genotype, ops: Mapping[str, Op]
 ) -> DiscreteNetwork:
     """The network of this genotype with the supernet's weights, copied."""
-    network = DiscreteNetwork(space, genotype, ops)
+    with torch.device("meta"):  # shapes only: every tensor is about to be replaced
+        network = DiscreteNetwork(space, genotype, ops)
     weights = {k: v for k, v in params.items() if ".edges." not in k and not is_alpha(k)}
     for index, cell in enumerate(network.cells):
         assert isinstance(cell, DiscreteCell)
@@ -104,15 +107,15 @@ def from_supernet(
             for key, value in params.items():
                 if key.startswith(prefix):
                     weights[edge + key.removeprefix(prefix)] = value
-    network.load_state_dict(weights, strict=True)
+    network.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
     return network
 
 
 def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> None:
     """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
 
-    Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the whole
-    support set. More are run in equal chunks whose moments are pooled.
+    Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the
+    whole support set. More are run in equal chunks whose moments are pooled.
     """
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     moments: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}

@@ -1,4 +1,4 @@
-"""Candidate operations: each a pair of `build` (a torch module) and `emit` (the same thing in ONNX).
+"""Candidate operations: pairs of `build` (a torch module) and `emit` (the same thing in ONNX).
 
 Notable:
 - A module takes `(x, support)`: the first `support` rows of the batch `x` are the support set, and
@@ -175,8 +175,8 @@ class Op:
     """A candidate operation.
 
     `build(channels, stride)` returns a module called as `module(x, support)`: `(N, channels, H, W)`
-    in, `(N, channels, ceil(H / stride), ceil(W / stride))` out. `emit(graph, module, value)` records
-    the same computation, with every norm frozen, in an ONNX graph and returns its output.
+    in, `(N, channels, ceil(H / stride), ceil(W / stride))` out. `emit(graph, module, value)`
+    records the same computation, with every norm frozen, in an ONNX graph and returns its output.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -184,7 +184,7 @@ class Op:
 
 
 def emit_chain(graph: Graph, module: nn.Module, value: Value) -> Value:
-    """Record a `Chain`: a norm is folded into the convolution before it, or becomes an affine map."""
+    """Record a `Chain`; norms are folded into the convolution before them or become affine maps."""
     layers = list(module.children())
     while layers:
         layer = layers.pop(0)
@@ -227,14 +227,18 @@ def _geometry(layer: nn.Conv2d | FactorizedReduce) -> ConvGeometry:
     }
 
 
+def _side(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
 def _emit_plain(graph: Graph, layer: nn.Module, value: Value) -> Value:
     match layer:
         case nn.ReLU():
             return graph.relu(value)
         case nn.MaxPool2d():
-            return graph.max_pool(value, 3, int(layer.stride), 1)
+            return graph.max_pool(value, 3, _side(layer.stride), 1)
         case nn.AvgPool2d():
-            return graph.average_pool(value, 3, int(layer.stride), 1)
+            return graph.average_pool(value, 3, _side(layer.stride), 1)
         case Zero():
             return graph.zeros(value, layer.stride)
     raise TypeError(f"emit_chain knows no {type(layer).__name__}; give the op an emit of its own")

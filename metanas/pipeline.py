@@ -263,7 +263,8 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
     if isinstance(image, bytes):
         return decode(image, channels=channels, limits=limits)
     array = from_array(image, channels=channels, limits=limits)
-    return array if array.dtype == np.uint8 else np.rint(array * 255).astype(np.uint8)
+    whole = array if array.dtype == np.uint8 else np.rint(array * 255)
+    return whole.astype(np.uint8)
 
 
 def _classifier(network: DiscreteNetwork, task: _Task) -> tuple[Classifier, Tensor, Tensor]:

@@ -30,7 +30,7 @@ class Relaxation(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Softmax:
-    """Softmax of logits over temperature: DARTS (arXiv:1806.09055, eq. 2), annealed as in MetaNAS."""
+    """Softmax of logits over temperature: DARTS (arXiv:1806.09055, eq. 2), annealed by MetaNAS."""
 
     temperature: float = 1.0
 
@@ -71,4 +71,5 @@ def annealed(start: float, end: float, step: int, steps: int) -> float:
     """
     if steps <= 1:
         return end
-    return start * (end / start) ** (min(step, steps - 1) / (steps - 1))
+    share = min(step, steps - 1) / (steps - 1)
+    return float(start * (end / start) ** share)

@@ -34,15 +34,15 @@ class Report:
     """Multiply-accumulates for one image."""
     onnx_bytes: int
     accuracy_soft: float
-    """Of the soft supernet after adaptation, on random views of the support images, 0 to 1."""
+    """Of the soft supernet after adaptation, on views of the support images, 0 to 1."""
     accuracy_pruned: float
     """Of the pruned network with the same weights, on the same views."""
     accuracy: float
     """Of the network that left, on the same views."""
     logit_gap: float
-    """Mean absolute difference of a logit between soft supernet and pruned network, on the views."""
+    """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
     leave_one_out: float | None
-    """Accuracy on support images against prototypes without them; None if no class has two images."""
+    """Accuracy on support images against prototypes without them; None for 1-shot."""
     onnx_difference: float
     """Largest difference of a logit between ONNX Runtime and torch, on the support set."""
     meta_genotype_distance: int

@@ -1,9 +1,10 @@
 """Antialiased resizing as two matrix products, the same formula in torch and in ONNX.
 
 Each output pixel is a triangle-weighted mean of the input pixels around its centre, the triangle
-widened by the factor of reduction: what Pillow and `torch.nn.functional.interpolate(antialias=True)`
-compute. ONNX's own `Resize` with antialiasing is not used, because ONNX Runtime's result is up to 0.05
-(of 1) away from theirs when it reduces, and because plain matrix products run in every runtime.
+widened by the factor of reduction: what Pillow and
+`torch.nn.functional.interpolate(antialias=True)` compute. ONNX's own `Resize` with antialiasing is
+not used, because ONNX Runtime's result is up to 0.05 (of 1) away from theirs when it reduces, and
+because plain matrix products run in every runtime.
 """
 
 import numpy as np

@@ -1,6 +1,13 @@
-"""Snapshots of a meta-training run: written atomically, resumed exactly."""
+"""A meta-training run on disk: its log, its snapshots, its best checkpoint.
+
+Snapshots are written atomically and resumed exactly: with the same number of threads, a run that
+was killed and resumed ends with the same bits as one that was not.
+"""
 
 import json
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +17,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from metanas import __version__, schema
+from metanas import __version__, data, schema
 from metanas.card import CheckpointCard
-from metanas.checkpoint import ALIVE_PREFIX, write_atomic
+from metanas.checkpoint import ALIVE_PREFIX, save_checkpoint, write_atomic
 from metanas.config import RunConfig
+from metanas.episodes import Classes, with_rotations
 from metanas.errors import CheckpointError
 from metanas.genotype import CELL_KINDS
-from metanas.train import MetaTrainer
+from metanas.train import MetaTrainer, Progress
 
 SNAPSHOT_FILE = "snapshot.safetensors"
+LOG_FILE = "log.jsonl"
 META, ADAM = "meta.", "adam."
 
 
@@ -28,6 +37,53 @@ class Best:
 
     accuracy: float = -1.0
     iteration: int = 0
+
+
+def run(
+    config: RunConfig, folder: Path, *, resume: bool, on_progress: Callable[[Progress], None]
+) -> Best:
+    """Train to the end, or on from the last snapshot; returns the best validation.
+
+    Raises:
+        DatasetError: the data cannot be used.
+        CheckpointError: nothing to resume from, something damaged, or a run that is already there.
+        Diverged: the loss became NaN or infinite; the last snapshot is good.
+    """
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    if not resume and (folder / SNAPSHOT_FILE).exists():
+        message = f"{folder} holds a run already; go on with --resume, or choose another --out"
+        raise CheckpointError("RUN_EXISTS", message)
+    trainer = MetaTrainer(config, *_classes(config))
+    best = load_snapshot(folder, trainer) if resume else Best()
+    folder.mkdir(parents=True, exist_ok=True)
+    while trainer.iteration < config.train.iterations:
+        seen = trainer.iterate()
+        on_progress(seen)
+        if not math.isnan(seen.pruned):
+            best = _record(folder, trainer, seen, best)
+    return best
+
+
+def _classes(config: RunConfig) -> tuple[Classes, Classes]:
+    """Classes to train on and classes to validate on."""
+    spec = config.input
+    train, val = (
+        data.load(config.data.path, split, size=spec.size, channels=spec.channels)
+        for split in (config.data.train_split, config.data.val_split)
+    )
+    return with_rotations(train) if config.data.rotations else train, val
+
+
+def _record(folder: Path, trainer: MetaTrainer, seen: Progress, best: Best) -> Best:
+    """Log a validation, keep the checkpoint if it is the best so far, and write a snapshot."""
+    if seen.pruned > best.accuracy:
+        best = Best(seen.pruned, seen.iteration)
+        save_checkpoint(folder / "checkpoint", card_of(trainer), trainer.supernet, trainer.meta)
+    save_snapshot(folder, trainer, best)
+    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"time": time.time(), **schema.dump(seen)}) + "\n")
+    return best
 
 
 def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:

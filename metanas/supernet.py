@@ -14,6 +14,7 @@ Notable:
   result on every edge that leaves a state, so it runs once a state, not once an edge.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -144,10 +145,16 @@ class Cell(nn.Module):
         shared: dict[tuple[int, int], Tensor],
     ) -> Tensor:
         if not self.parameterless[edge][op]:
-            return self.edges[edge][op](state, support)
+            return self._op(edge, op, state, support)
         if (source, op) not in shared:
-            shared[source, op] = self.edges[edge][op](state, support)
+            shared[source, op] = self._op(edge, op, state, support)
         return shared[source, op]
+
+    def _op(self, edge: int, op: int, state: Tensor, support: int) -> Tensor:
+        candidates = self.edges[edge]
+        assert isinstance(candidates, nn.ModuleList)
+        out: Tensor = candidates[op](state, support)
+        return out
 
 
 class Supernet(nn.Module):
@@ -187,8 +194,11 @@ class Supernet(nn.Module):
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Features `(N, features)` of images `(N, C, H, W)`, the first `support` of which set the
-        normalisation statistics. Candidates whose share is at most `threshold` are not run."""
+        """Features `(N, features)` of images `(N, C, H, W)`.
+
+        The first `support` images set the normalisation statistics. Candidates whose share of their
+        node is at most `threshold` are not run.
+        """
         mixtures = {
             kind: _mixture(self.cell_alpha(kind), relaxation, threshold, generator)
             for kind in CELL_KINDS
@@ -197,7 +207,8 @@ class Supernet(nn.Module):
         for cell in self.cells:
             kind = "reduce" if cell.reduction else "normal"
             before, last = last, cell(before, last, support, mixtures[kind])
-        return last.mean(dim=(2, 3))
+        features: Tensor = last.mean(dim=(2, 3))
+        return features
 
 
 def _mixture(
@@ -209,6 +220,22 @@ def _mixture(
     shares = alpha.shares(relaxation, threshold, generator)
     rows = shares.detach().tolist()
     return Mixture(shares, tuple(tuple(k for k, v in enumerate(row) if v > 0.0) for row in rows))
+
+
+def initialise(supernet: Supernet, generator: torch.Generator) -> None:
+    """Fresh parameters, from this generator alone.
+
+    Convolutions are uniform within 1 / sqrt(fan in); alphas are nearly equal (normal, 1e-3, as in
+    the published code); the scale of the logits is such that a fresh network's loss is moderate.
+    """
+    with torch.no_grad():
+        for name, parameter in supernet.named_parameters():
+            if is_alpha(name):
+                parameter.normal_(0.0, 1e-3, generator=generator)
+            elif parameter.ndim == 4:
+                bound = parameter[0].numel() ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+        supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
 
 
 def genotype_of(supernet: Supernet, params: Mapping[str, Tensor]) -> Genotype:

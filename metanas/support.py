@@ -1,6 +1,7 @@
-"""From decoded images to the support set that a network adapts to; the exported graph does the same.
+"""From decoded images to a support set of tensors; the exported graph does the same.
 
-The order is fixed: scale to 0..1, resize (`metanas.resize`), then an affine map per channel that holds mean, standard deviation and, if the support set asked for it, inversion.
+The order is fixed: scale to 0..1, resize (`metanas.resize`), then an affine map per channel that
+holds mean, standard deviation and, if the support set asked for it, inversion.
 """
 
 from collections.abc import Sequence

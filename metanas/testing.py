@@ -1,4 +1,4 @@
-"""What the tests of ours and of extensions stand on: pytest-free contract checks and tiny checkpoints."""
+"""What tests, ours and those of extensions, stand on: contract checks and tiny checkpoints."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.ops import OPS
 from metanas.options import AdaptConfig, AffineRange
 from metanas.space import SearchSpace
-from metanas.supernet import Supernet
+from metanas.supernet import Supernet, initialise
 
 
 def make_checkpoint(
@@ -21,7 +21,7 @@ def make_checkpoint(
     seed: int = 0,
     options: AdaptConfig | None = None,
 ) -> Checkpoint:
-    """Write and load an untrained checkpoint, small enough to adapt in a blink; named as its folder."""
+    """Write and load a small untrained checkpoint; its name is its folder's."""
     space = SearchSpace(
         input_channels=channels,
         ops=tuple(name for name in OPS if name != "zero"),
@@ -31,9 +31,8 @@ def make_checkpoint(
         stem_channels=2 * width,
         stem_stride=1,
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        supernet = Supernet(space, OPS)
+    supernet = Supernet(space, OPS)
+    initialise(supernet, torch.Generator().manual_seed(seed))
     card = CheckpointCard(
         name=folder.name,
         description="An untrained network for tests.",

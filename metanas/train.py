@@ -1,15 +1,16 @@
 """Meta-training: the outer loop over tasks.
 
-One meta-iteration: every task starts from the meta-parameters, takes a few task-optimizer steps on
-weights and alphas together while the temperature falls from start to end, and the meta-learner moves
-the meta-parameters by what the tasks learned (MetaNAS, arXiv:1911.11090, with REPTILE and DARTS).
+One meta-iteration: every task starts from the meta-parameters and takes a few task-optimizer steps
+on weights and alphas together while the temperature falls from start to end; then the meta-learner
+moves the meta-parameters by what the tasks learned (MetaNAS, arXiv:1911.11090, with REPTILE and
+DARTS).
 
 Notable:
 - The loss of a step is that of a prototype episode: fresh support images and queries of the task's
   classes, normalised by the support images alone. That is how the adapted network will be used.
-- Each step's temperature is one that adaptation will pass through, so the weights know both the mixture
-  and the discrete network at its end; noise on the alphas shows them the discrete network's
-  neighbours too.
+- Each step's temperature is one that adaptation will pass through, so the weights know both the
+  mixture and the discrete network at its end; noise on the alphas shows them the discrete
+  network's neighbours too.
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
 """
 
@@ -32,7 +33,7 @@ from metanas.metalearn import MetaLearner, reptile
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
 from metanas.relax import Perturbed, Relaxation, Softmax, annealed
-from metanas.supernet import ALPHA_PREFIX, Supernet, is_alpha
+from metanas.supernet import ALPHA_PREFIX, Supernet, initialise, is_alpha
 
 DISCRETE = 1e-4
 """A temperature at which the softmax is the argmax."""
@@ -66,10 +67,8 @@ class MetaTrainer:
         self._meta_learner = meta_learner
         self.generator = torch.Generator().manual_seed(config.train.seed)
         self.random = np.random.default_rng(config.train.seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.train.seed)
-            self.supernet = Supernet(config.space, ops)
-            _initialise(self.supernet)
+        self.supernet = Supernet(config.space, ops)
+        initialise(self.supernet, self.generator)
         self.meta = {k: v.detach().clone() for k, v in self.supernet.named_parameters()}
         self.supernet.requires_grad_(False)
         self.optimizer = TaskOptimizer(self.meta, _optimizer_config(config.train))
@@ -79,7 +78,7 @@ class MetaTrainer:
         """One meta-iteration.
 
         Raises:
-            Diverged: a loss or gradient became NaN or infinite; the meta-parameters are those before.
+            Diverged: a loss or gradient is not finite; the meta-parameters are those before.
         """
         settings = self.config.train
         searching = self.iteration >= settings.warm_up
@@ -196,15 +195,6 @@ class MetaTrainer:
             right = logits.argmax(1).numpy() == episode.query_labels
             accuracies.append(float(right.mean()))
         return sum(accuracies) / len(accuracies)
-
-
-def _initialise(supernet: Supernet) -> None:
-    """Alphas nearly equal; the scale of the logits such that a fresh network's loss is moderate."""
-    with torch.no_grad():
-        for name, parameter in supernet.named_parameters():
-            if is_alpha(name):
-                parameter.normal_(0.0, 1e-3)
-        supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
 
 
 def _optimizer_config(settings: TrainConfig) -> TaskOptimizerConfig:
