@@ -219,6 +219,8 @@ def error_for(fault: Fault, address: str) -> ClientError:
         # a MetaNAS server that drains says why and when to come back: it is there, but busy
         case "UNAVAILABLE" if fault.reason:
             return Busy(reason, fault.message, fault.retry_after)
+        case "CANCELLED" if fault.reason:
+            return AdaptationCancelled(reason, fault.message)
         # CANCELLED without a reason of ours is what a server that goes down leaves behind
         case "UNAVAILABLE" | "CANCELLED":
             return Unavailable(address, fault.message)

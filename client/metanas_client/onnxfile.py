@@ -81,9 +81,9 @@ class ModelFile:
             if key.startswith(PREFIX)
         }
         """What the file says about itself, without the prefix "metanas."."""
-        self.labels: tuple[str, ...] = tuple(map(str, self._json("labels")))
+        self.labels: tuple[str, ...] = self._labels()
         """The classes in the order of the outputs."""
-        self.channels: int = int(self._json("input")["channels"])
+        self.channels: int = self._channels()
         """1 for grey, 3 for RGB."""
 
     @classmethod
@@ -199,6 +199,19 @@ class ModelFile:
             probabilities=dict(zip(self.labels, map(float, row), strict=True)),
         )
 
+    def _labels(self) -> tuple[str, ...]:
+        labels = self._json("labels")
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise self._malformed("labels", "must be a list of names")
+        return tuple(labels)
+
+    def _channels(self) -> int:
+        spec = self._json("input")
+        channels = spec.get("channels") if isinstance(spec, dict) else None
+        if channels not in {1, 3}:
+            raise self._malformed("input", "must say 1 or 3 channels")
+        return int(channels)
+
     def _text(self, key: str) -> str:
         if key not in self.metadata:
             raise ModelFileError(
@@ -213,7 +226,7 @@ class ModelFile:
         except ValueError as error:
             raise self._malformed(key, error) from error
 
-    def _malformed(self, key: str, error: Exception) -> ModelFileError:
+    def _malformed(self, key: str, error: Exception | str) -> ModelFileError:
         return ModelFileError(
             "METADATA_MALFORMED", f"{self._source}: {PREFIX}{key} in its metadata: {error}"
         )

@@ -17,7 +17,7 @@ def summarise(episodes: Mapping[int, Row], runs: Sequence[Row], count: int) -> d
     accuracy = _column(rows, "accuracy")
     seconds = sum(float(run["seconds"]) for run in runs)
     timed = sum(int(run["episodes"]) for run in runs)
-    soft, pruned = _paired(rows, "accuracy_soft", "accuracy_pruned")
+    soft, pruned = _paired(rows, "support_accuracy_soft", "support_accuracy_pruned")
     return {
         "episodes": len(rows),
         "accuracy": _mean(accuracy),
@@ -30,6 +30,7 @@ def summarise(episodes: Mapping[int, Row], runs: Sequence[Row], count: int) -> d
         "macs": _mean(_column(rows, "macs")),
         "onnx_difference_max": max(_column(rows, "onnx_difference"), default=None),
         "support": {
+            "accuracy": _mean(_column(rows, "support_accuracy")),
             "accuracy_soft": _mean(soft),
             "accuracy_pruned": _mean(pruned),
             "accuracy_gap": _mean([a - b for a, b in zip(soft, pruned, strict=True)]),

@@ -173,6 +173,7 @@ def _show(arguments: argparse.Namespace, summary: dict[str, Any], screen: Screen
     interval = summary["interval95"]
     about = "" if interval is None else f" ± {100 * interval:.2f}"
     support = summary["support"]
+    soft, pruned = percent(support["accuracy_soft"]), percent(support["accuracy_pruned"])
     screen.facts(
         [
             (
@@ -185,10 +186,7 @@ def _show(arguments: argparse.Namespace, summary: dict[str, Any], screen: Screen
             ("episodes a second", number(summary["episodes_per_second"])),
             ("model size", size(summary["model_bytes"])),
             ("parameters", number(summary["parameters"])),
-            (
-                "support accuracy, soft / pruned",
-                f"{percent(support['accuracy_soft'])} / {percent(support['accuracy_pruned'])}",
-            ),
+            ("support: soft, pruned, final", f"{soft}, {pruned}, {percent(support['accuracy'])}"),
             ("gap of the logits, soft to pruned", number(support["logit_gap"])),
             ("leave-one-out accuracy", percent(support["leave_one_out"])),
             ("edges unlike the checkpoint's", number(support["meta_genotype_distance"])),

@@ -1,0 +1,175 @@
+"""The command line as a process: what scripts get for good and for bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.client.conftest import ENVIRONMENT, class_folders, draw
+
+NOBODY = "127.0.0.1:1"  # a reserved port: nothing listens there
+
+
+def metanas(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "metanas_client", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**ENVIRONMENT, **environment},
+    )
+
+
+def test_help_and_version() -> None:
+    done = metanas("--help")
+    assert done.returncode == 0
+    for command in ("adapt", "predict", "show", "verify", "checkpoints", "models", "evaluate"):
+        assert command in done.stdout
+        assert metanas(command, "--help").returncode == 0
+    assert "130  interrupted" in done.stdout
+    assert metanas("--version").stdout.startswith("metanas ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["adapt"],
+        ["adapt", "x", "--steps", "many"],
+        ["models"],
+        ["models", "rename"],
+        ["predict", "m.onnx"],
+    ],
+)
+def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
+    done = metanas(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "usage:" in done.stderr
+
+
+def test_no_server_is_code_3_and_says_where_it_was_looked_for(folder: Path, tmp_path: Path) -> None:
+    for command in (["adapt", folder, "--out", tmp_path / "m.onnx"], ["checkpoints"]):
+        done = metanas(*command, "--server", NOBODY)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert NOBODY in done.stderr
+        assert "metanas-server --checkpoints" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert metanas("models", "list", METANAS_SERVER=NOBODY).returncode == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_json_when_json_is_asked_for(tmp_path: Path) -> None:
+    draw(tmp_path / "loose.png", 0)
+    done = metanas("adapt", tmp_path, "--json", "--server", NOBODY, "--out", tmp_path / "m.onnx")
+    assert (done.returncode, done.stdout) == (2, "")
+    error = json.loads(done.stderr)["error"]
+    assert error["reason"] == "FOLDER_LAYOUT"
+    assert error["violations"][0]["source"] == str(tmp_path / "loose.png")
+
+
+def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    here = ("--server", NOBODY)
+    cases: dict[str, list[object]] = {
+        "does not exist": ["adapt", tmp_path / "none", *here],
+        "no folder": ["adapt", folder, "--out", tmp_path / "none" / "m.onnx", *here],
+        "it is a folder": ["adapt", folder, "--out", tmp_path, *here],
+        "host:port": ["adapt", folder, "--server", "nowhere"],
+        "certificate and private key": ["checkpoints", *here, "--cert", text],
+        "No such file": ["checkpoints", *here, "--ca", tmp_path / "none.pem"],
+        "damaged": ["predict", model_file, text],
+        "text.png": ["predict", model_file, draw(tmp_path / "good.png", 0), text],
+        "cannot be loaded": ["verify", text],
+        "cannot read": ["show", tmp_path / "none.onnx"],
+        "ends in .svg": ["show", model_file, "--picture", tmp_path / "x.gif"],
+        "at least 1": ["evaluate", "--data", folder, "--episodes", "0", *here],
+        "3 classes, 3 of them": [
+            "evaluate",
+            "--data",
+            folder,
+            "--ways",
+            "9",
+            "--queries",
+            1,
+            *here,
+        ],
+        "no split": ["evaluate", "--data", folder, "--split", "val", *here],
+        "2 ways": ["evaluate", "--data", folder, "--ways", "1", *here],
+        "name an .npz": ["evaluate", "--data", tmp_path / "none.npz", *here],
+    }
+    for expected, arguments in cases.items():
+        done = metanas(*arguments)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_model_file_is_shown_verified_and_used_without_a_server(
+    model_file: Path, tmp_path: Path
+) -> None:
+    image = draw(tmp_path / "[red]x.png", 5)
+    assert "node 1" in metanas("show", model_file, "--picture", tmp_path / "c.svg").stdout
+    assert (tmp_path / "c.svg").stat().st_size > 1000
+    shown = json.loads(metanas("show", model_file, "--json").stdout)
+    assert (shown["labels"], shown["provenance"]["checkpoint"]) == (["a", "b", "ü"], "tiny")
+    verified = metanas("verify", model_file)
+    assert (verified.returncode, "conformance" in verified.stdout) == (0, True)
+    assert "[red]x.png" in metanas("predict", model_file, image).stdout
+    found = json.loads(metanas("predict", model_file, image, image, "--json").stdout)
+    assert [set(entry) for entry in found] == [
+        {"image", "label", "confidence", "probabilities"},
+        {"image", "label", "confidence", "probabilities"},
+    ]
+
+
+def test_a_failed_check_is_code_1(model_file: Path, tmp_path: Path) -> None:
+    data = model_file.read_bytes()
+    at = data.index(b'"logits": [') + len(b'"logits": [')
+    digit = data.index(b".", at) + 1
+    other = bytes([data[digit] ^ 1 if data[digit] not in b"89" else data[digit] ^ 4])
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(data[:digit] + other + data[digit + 1 :])
+    done = metanas("verify", broken, "--json")
+    assert done.returncode == 1
+    checks = {check["name"]: check["passed"] for check in json.loads(done.stdout)["checks"]}
+    assert [name for name, passed in checks.items() if not passed] == ["conformance"]
+
+
+def test_progress_bars_stay_off_a_pipe(server: str, folder: Path, tmp_path: Path) -> None:
+    done = metanas("adapt", folder, "--out", tmp_path / "m.onnx", "--server", server)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "leave-one-out" in done.stdout
+
+
+def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) -> None:
+    out, again = tmp_path / "m.onnx", tmp_path / "again.onnx"
+    here = ("--json", "--server", server)
+    done = metanas("adapt", folder, "--out", out, "--seed", 7, "--steps", 1, *here)
+    made = json.loads(done.stdout)
+    assert made["labels"] == ["class0", "class1", "class2"]
+    assert (made["report"]["seed"], made["report"]["options"]["steps"]) == (7, 1)
+    assert metanas("verify", out).returncode == 0
+
+    listed = json.loads(metanas("models", "list", *here).stdout)
+    assert made["model"] in [model["name"] for model in listed]
+    assert metanas("models", "get", made["model"], "--out", again, *here).returncode == 0
+    assert again.read_bytes() == out.read_bytes()
+    assert metanas("models", "delete", made["model"], *here).returncode == 0
+    gone = metanas("models", "get", made["model"], "--out", again, *here)
+    assert (gone.returncode, json.loads(gone.stderr)["error"]["reason"]) == (4, "UNKNOWN_MODEL")
+
+    known = json.loads(metanas("checkpoints", *here).stdout)
+    assert [checkpoint["name"] for checkpoint in known] == ["checkpoints/tiny"]
+
+
+def test_what_the_server_refuses_is_said_by_file(server: str, tmp_path: Path) -> None:
+    support = class_folders(tmp_path / "support", 2, 2)
+    (support / "class1" / "0.png").write_text("no image")
+    done = metanas("adapt", support, "--out", tmp_path / "m.onnx", "--server", server)
+    assert done.returncode == 2
+    assert "class1/0.png" in done.stderr
+    assert not (tmp_path / "m.onnx").exists()

@@ -1,0 +1,162 @@
+"""Predictions with, and the self-check of, a model file."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from metanas_client import InvalidInput, ModelFileError
+from metanas_client.images import load_image, load_images
+from metanas_client.onnxfile import ModelFile
+from metanas_client.support import RawImage
+from tests.client.conftest import draw
+
+
+@pytest.fixture(scope="module")
+def model(model_file: Path) -> ModelFile:
+    return ModelFile.load(model_file)
+
+
+def png(pixels: object, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels), mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def changed(path: Path, key: str, value: object) -> bytes:
+    file = onnx.load(path)
+    for entry in file.metadata_props:
+        if entry.key == key:
+            entry.value = json.dumps(value)
+    return file.SerializeToString()
+
+
+def test_the_file_tells_about_itself(model: ModelFile) -> None:
+    assert model.labels == ("a", "b", "ü")
+    assert model.channels == 1
+    assert [cell.kind for cell in model.cells] == ["normal", "reduce"]
+    assert model.provenance["checkpoint"] == "tiny"
+    assert "conformance" not in model.provenance
+
+
+def test_a_prediction_does_not_depend_on_the_others(model: ModelFile) -> None:
+    random = np.random.default_rng(1)
+    images = [random.integers(0, 256, (20 + i % 3, 17, 1), dtype=np.uint8) for i in range(9)]
+    together = model.logits(images)
+    alone = np.concatenate([model.logits([image]) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_probabilities_follow_the_labels(model: ModelFile) -> None:
+    found = model.predict(np.zeros((2, 16, 16, 1), dtype=np.uint8))
+    assert len(found) == 2
+    assert list(found[0].probabilities) == ["a", "b", "ü"]
+    assert found[0].confidence == max(found[0].probabilities.values())
+    assert sum(found[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert model.predict([]) == []
+
+
+def test_a_sound_file_passes_its_check(model: ModelFile) -> None:
+    checks = model.check()
+    assert [check.name for check in checks if not check.passed] == []
+    assert {check.name for check in checks} >= {"labels", "conformance", "independence"}
+
+
+def test_a_file_that_computes_something_else_fails(model: ModelFile, model_file: Path) -> None:
+    vector = json.loads(model.metadata["conformance"])
+    vector["logits"][0] += 1
+    other = ModelFile(changed(model_file, "metanas.conformance", vector))
+    assert [check.name for check in other.check() if not check.passed] == ["conformance"]
+
+
+def test_a_file_with_other_labels_fails(model_file: Path) -> None:
+    other = ModelFile(changed(model_file, "metanas.labels", ["a", "b", "c", "d"]))
+    assert "labels" in [check.name for check in other.check() if not check.passed]
+
+
+def test_files_of_others_are_refused(model_file: Path, tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["x"], ["y"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    foreign = helper.make_model(
+        helper.make_graph([node], "g", [value], [out]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=8,
+    )
+    cut = model_file.read_bytes()[:500]
+    cases = {"MODEL_FOREIGN": foreign.SerializeToString(), "MODEL_UNREADABLE": cut}
+    for reason, data in cases.items():
+        with pytest.raises(ModelFileError) as caught:
+            ModelFile(data, source="x.onnx")
+        assert caught.value.reason == reason
+        assert "x.onnx" in str(caught.value)
+    with pytest.raises(ModelFileError) as caught:
+        ModelFile.load(tmp_path / "none.onnx")
+    assert caught.value.reason == "MODEL_MISSING"
+
+
+@pytest.mark.parametrize("key", ["labels", "input", "conformance", "genotype"])
+@pytest.mark.parametrize("value", [7, "text", None, {}])
+def test_damaged_metadata_is_an_error_of_the_file(
+    model_file: Path, key: str, value: object
+) -> None:
+    with pytest.raises(ModelFileError):
+        ModelFile(changed(model_file, f"metanas.{key}", value)).check()
+
+
+def test_paths_bytes_and_arrays_are_the_same_image(model: ModelFile, tmp_path: Path) -> None:
+    path = draw(tmp_path / "x.png", 3)
+    pixels = np.asarray(Image.open(path))
+    floats = pixels.astype(np.float32) / 255
+    rows = model.logits([path, str(path), path.read_bytes(), pixels, pixels[:, :, None], floats])
+    for row in rows[1:]:
+        np.testing.assert_array_equal(row, rows[0])
+
+
+def test_images_are_read_as_the_core_reads_them() -> None:
+    from metanas.images import decode
+    from metanas.task import Limits
+
+    random = np.random.default_rng(0)
+    colour = random.integers(0, 256, (5, 4, 4), dtype=np.uint8)
+    files = [
+        png(colour[:, :, 0]),
+        png(colour[:, :, :3]),
+        png(colour),
+        png(random.integers(0, 65536, (5, 4), dtype=np.uint16)),
+    ]
+    for data in files:
+        for channels in (1, 3):
+            mine = load_image(data, channels)
+            theirs = decode(data, channels=channels, limits=Limits())
+            np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (b"", "IMAGE_UNREADABLE"),
+        (b"GIF89a", "IMAGE_UNREADABLE"),
+        (png(np.zeros((9, 9), np.uint8))[:40], "IMAGE_UNREADABLE"),
+        (np.full((2, 2), np.nan, np.float32), "TENSOR_RANGE"),
+        (np.full((2, 2), 2, np.float32), "TENSOR_RANGE"),
+        (np.zeros((2, 2, 2), np.uint8), "TENSOR_CHANNELS"),
+        (np.zeros((0, 2), np.uint8), "IMAGE_TOO_SMALL"),
+    ],
+)
+def test_an_unusable_image_is_named_by_its_index(image: object, reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load_images([np.zeros((2, 2), np.uint8), image], 1)
+    assert (caught.value.reason, caught.value.violations[0].field) == (reason, "images[1]")
+
+
+def test_grey_and_colour_become_one_another() -> None:
+    grey = load_image(RawImage((1, 1), False, b"\x80"), 3)
+    assert grey.tolist() == [[[128, 128, 128]]]
+    white = load_image(RawImage((1, 1, 3), False, b"\xff\xff\xff"), 1)
+    assert white.tolist() == [[[255]]]
