@@ -49,6 +49,7 @@ class Progress:
     loss: float = nan
     accuracy: float = nan
     temperature: float = nan
+    entropy: float = nan
 
 
 OnProgress = Callable[[Progress], None]
@@ -82,6 +83,7 @@ def make_model(
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,
+    classes: Sequence[str] | None = None,
     options: AdaptConfig | None = None,
     seed: int = 0,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
@@ -95,6 +97,8 @@ def make_model(
     Args:
         checkpoint: a meta-trained supernet; it is not changed.
         examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
+        classes: all class names in the order of the model's outputs; without it they are taken in
+            the order of their first examples.
         options: how to adapt; the checkpoint's defaults if None.
         seed: of the random views and mini-batches.
         limits: what is refused.
@@ -109,7 +113,7 @@ def make_model(
     """
     return _Job(
         checkpoint, options or checkpoint.card.defaults, seed, on_progress, should_stop
-    ).run(examples, limits)
+    ).run(examples, classes, limits)
 
 
 @dataclass(frozen=True)
@@ -138,10 +142,12 @@ class _Job:
         self.time = Stopwatch()
         self.generator = torch.Generator().manual_seed(seed)
 
-    def run(self, examples: Sequence[Example], limits: Limits) -> AdaptedModel:
+    def run(
+        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+    ) -> AdaptedModel:
         with self._stage("decode", len(examples)):
-            check_examples(examples, limits)
-            task = self._decode(examples, limits)
+            check_examples(examples, limits, classes)
+            task = self._decode(examples, classes, limits)
         with self._stage("adapt", self.options.steps):
             params = self._adapt(task)
         with self._stage("prune", 1):
@@ -178,7 +184,9 @@ class _Job:
 
         return Control(on_step, self.should_stop)
 
-    def _decode(self, examples: Sequence[Example], limits: Limits) -> _Task:
+    def _decode(
+        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+    ) -> _Task:
         spec = self.checkpoint.card.input
         images: list[Image] = []
         bad: list[Violation] = []
@@ -191,7 +199,7 @@ class _Job:
             raise InvalidInput(bad)
         preprocess = preprocessing_for(images, spec)
         labels = [example.label for example in examples]
-        support = support_set(images, labels, preprocess)
+        support = support_set(images, labels, preprocess, classes)
         return _Task(tuple(images), preprocess, support, _support_digest(images, labels))
 
     def _adapt(self, task: _Task) -> Params:

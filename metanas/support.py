@@ -75,10 +75,13 @@ def _light_border(images: Sequence[Image]) -> bool:
 
 
 def support_set(
-    images: Sequence[Image], labels: Sequence[str], preprocess: Preprocessing
+    images: Sequence[Image],
+    labels: Sequence[str],
+    preprocess: Preprocessing,
+    classes: Sequence[str] | None = None,
 ) -> SupportSet:
-    """Stack a task's images; classes are numbered in the order of their first example."""
-    classes = tuple(dict.fromkeys(labels))
-    index = {name: i for i, name in enumerate(classes)}
+    """Stack a task's images; without `classes`, these are in the order of their first examples."""
+    names = tuple(dict.fromkeys(labels)) if classes is None else tuple(classes)
+    index = {name: i for i, name in enumerate(names)}
     stacked = torch.cat([preprocess(image) for image in images])
-    return SupportSet(stacked, torch.tensor([index[label] for label in labels]), classes)
+    return SupportSet(stacked, torch.tensor([index[label] for label in labels]), names)
