@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from metanas_client import Adaptation, Client, ClientError, Model
+from metanas_client import Adaptation, Client, ClientError, Model, State
 from metanas_client.cells import read_cells
 from metanas_client.cells import table as cell_rows
 from metanas_client.picture import draw_cells
@@ -102,17 +102,23 @@ def show_progress(adaptation: Adaptation, console: Console) -> None:
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console) as bars:
-        stages: dict[str, TaskID] = {}
+        stage, bar = "", TaskID(0)
         for step in adaptation.progress():
-            if step.stage not in stages:
-                for earlier in stages.values():
-                    bars.stop_task(earlier)
-                stages[step.stage] = bars.add_task(step.stage, figures="")
+            if step.stage != stage:
+                _finish(bars)
+                stage = step.stage
+                bar = bars.add_task(stage, total=max(step.steps, 1), figures="")
             figures = {"loss": step.loss, "accuracy": step.accuracy, "T": step.temperature}
             text = "  ".join(f"{k} {v:.3f}" for k, v in figures.items() if v is not None)
-            bars.update(
-                stages[step.stage], completed=step.step, total=max(step.steps, 1), figures=text
-            )
+            bars.update(bar, completed=step.step, figures=text or bars.tasks[-1].fields["figures"])
+        if adaptation.info().state is State.SUCCEEDED:
+            _finish(bars)
+
+
+def _finish(bars: Progress) -> None:
+    """The stage that was shown last is over."""
+    for task in bars.tasks[-1:]:
+        bars.update(task.id, completed=task.total)
 
 
 def classify(model: Model, folder: Path) -> tuple[int, int]:
@@ -135,13 +141,13 @@ def summary(model: Model, right: int, total: int) -> Table:
     rows = {
         "classes": ", ".join(model.labels),
         "held-out images": f"{right} of {total} right ({right / max(total, 1):.1%})",
-        "support, leave-one-out": _percent(report.get("leave_one_out")),
-        "support, soft / pruned": f"{_percent(report.get('accuracy_soft'))} / "
+        "leave-one-out": _percent(report.get("leave_one_out")),
+        "soft / pruned": f"{_percent(report.get('accuracy_soft'))} / "
         f"{_percent(report.get('accuracy_pruned'))}",
         "parameters": f"{report.get('parameters'):,}",
         "file": f"{len(model.onnx) / 1024:.0f} KiB, sha256 {model.info.sha256[:16]}…",
         "seconds a stage": _seconds(report.get("seconds")),
-        "edges unlike the meta-architecture": f"{report.get('meta_genotype_distance')}",
+        "unlike the meta-cells": f"{report.get('meta_genotype_distance')} edges",
     }
     for name, value in rows.items():
         table.add_row(name, value)
