@@ -104,14 +104,17 @@ class Calls:
             name=name, after_sequence=after_sequence
         )
         replies = self._adaptations.WatchAdaptation(request, metadata=self._metadata)
+        ended = False
+        # Of an adaptation that has ended, the final state comes first and last: only the end of the
+        # stream says that there is no more progress.
         async for reply in replies:
             event = convert.watch_event(reply)
             if event is None:
                 continue
+            ended = isinstance(event, AdaptationInfo) and event.state.final
             yield event
-            if isinstance(event, AdaptationInfo) and event.state.final:
-                return
-        raise ServerFault("WATCH_ENDED", f"the server stopped telling about {name} too early")
+        if not ended:
+            raise ServerFault("WATCH_ENDED", f"the server stopped telling about {name} too early")
 
     async def get_model(self, name: str) -> ModelInfo:
         """What is known about a model."""

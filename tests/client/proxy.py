@@ -1,81 +1,85 @@
 """A TCP proxy that cuts connections, to see what interruptions do to real calls."""
 
-import asyncio
 import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class Proxy:
-    """Forwards to `target`. A connection is cut when `budget` bytes have come back through it."""
+    """Forwards to `target`.
 
-    def __init__(self, target: str, budget: list[int]) -> None:
-        self._host, _, port = target.rpartition(":")
-        self._port = int(port)
-        self._budget = budget
+    Of the first connections, each is cut when its budget of bytes has come back through it; later
+    ones are left alone.
+    """
+
+    def __init__(self, target: str, budgets: list[int]) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._budgets = budgets
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept)]
         self.connections = 0
+        self._threads[0].start()
 
-    async def serve(
-        self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter
-    ) -> None:
-        """One connection; the first budgets apply to the first connections, later ones are free."""
-        self.connections += 1
-        budget = self._budget.pop(0) if self._budget else None
-        server_in, server_out = await asyncio.open_connection(self._host, self._port)
-        up = asyncio.create_task(_copy(client_in, server_out, None))
-        await _copy(server_in, client_out, budget)
-        up.cancel()
-        for writer in (server_out, client_out):
-            writer.transport.abort()
-        await asyncio.gather(up, return_exceptions=True)
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return "{}:{}".format(*self._listener.getsockname())
+
+    def close(self) -> None:
+        """Cut everything."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        for end in self._open:
+            _cut(end)
+        for thread in self._threads:
+            thread.join()
+        for end in (*self._open, self._listener):
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._target)
+            budget = (
+                self._budgets[self.connections] if self.connections < len(self._budgets) else None
+            )
+            self.connections += 1
+            self._open += [client, server]
+            for source, sink, limit in ((client, server, None), (server, client, budget)):
+                thread = threading.Thread(target=_copy, args=(source, sink, limit))
+                self._threads.append(thread)
+                thread.start()
 
 
-async def _copy(
-    source: asyncio.StreamReader, sink: asyncio.StreamWriter, budget: int | None
-) -> None:
+def _copy(source: socket.socket, sink: socket.socket, budget: int | None) -> None:
     passed = 0
     with contextlib.suppress(OSError):
-        while data := await source.read(4096):
+        while data := source.recv(1024):
             passed += len(data)
             if budget is not None and passed > budget:
-                return
-            sink.write(data)
-            await sink.drain()
+                break
+            sink.sendall(data)
+    _cut(source)
+    _cut(sink)
+
+
+def _cut(end: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def cutting(target: str, budget: list[int]) -> Iterator[tuple[str, Proxy]]:
-    """A proxy in a thread of its own; yields its address and itself."""
-    proxy = Proxy(target, list(budget))
-    loop = asyncio.new_event_loop()
-    ready: list[str] = []
-    started = threading.Event()
-
-    async def run() -> None:
-        listener = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-        ready.append(f"127.0.0.1:{listener.sockets[0].getsockname()[1]}")
-        started.set()
-
-    def thread() -> None:
-        asyncio.set_event_loop(loop)
-        loop.create_task(run())  # noqa: RUF006
-        loop.run_forever()
-
-    worker = threading.Thread(target=thread)
-    worker.start()
-    started.wait()
+def cutting(target: str, budgets: list[int]) -> Iterator[tuple[str, Proxy]]:
+    """A proxy in front of `target`; yields its address and itself."""
+    proxy = Proxy(target, budgets)
     try:
-        yield ready[0], proxy
+        yield proxy.address, proxy
     finally:
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        worker.join()
-        loop.close()
-
-
-async def _cancel_all() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+        proxy.close()

@@ -119,7 +119,9 @@ def test_an_episode_is_disjoint_complete_and_always_the_same(
     for label in episode.support:
         images = [*episode.support[label], *episode.queries[label]]
         assert len(set(images)) == len(images) == shots + queries
-        assert {bytes(image).split(b"/")[0] for image in images} == {label[5:].encode()}
+        assert {image.split(b"/")[0] for image in images if isinstance(image, bytes)} == {
+            label[5:].encode()
+        }
     assert episode == Sampler(made(counts), shape, seed).episode(index)
 
 

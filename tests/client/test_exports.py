@@ -10,7 +10,40 @@ import metanas_client
 from metanas_client import Adaptation, AsyncAdaptation, AsyncClient, Client
 from tests.client.conftest import ENVIRONMENT
 
-EXPORTED = ["Adaptation", "AdaptationCancelled", "AdaptationFailed", "AdaptationInfo", "AsyncAdaptation", "AsyncClient", "Busy", "Checkpoint", "Client", "ClientError", "Conflict", "DatasetError", "DownloadDamaged", "InputSpec", "InvalidInput", "JournalMismatch", "Limits", "MissingExtra", "Model", "ModelFileError", "ModelInfo", "NotAllowed", "NotFound", "NotWritable", "Progress", "Refused", "ServerFault", "State", "TimedOut", "Unavailable", "Violation", "__version__"]
+EXPORTED = [
+    "Adaptation",
+    "AdaptationCancelled",
+    "AdaptationFailed",
+    "AdaptationInfo",
+    "AsyncAdaptation",
+    "AsyncClient",
+    "Busy",
+    "Checkpoint",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "DatasetError",
+    "DownloadDamaged",
+    "InputSpec",
+    "InvalidInput",
+    "JournalMismatch",
+    "Limits",
+    "MissingExtra",
+    "Model",
+    "ModelFileError",
+    "ModelInfo",
+    "NotAllowed",
+    "NotFound",
+    "NotWritable",
+    "Progress",
+    "Refused",
+    "ServerFault",
+    "State",
+    "TimedOut",
+    "Unavailable",
+    "Violation",
+    "__version__",
+]
 
 BLOCKING = """
 import sys
