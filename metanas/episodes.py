@@ -45,13 +45,13 @@ def sample_episode(
     Raises:
         DatasetError: fewer classes than ways, or a drawn class with too few images.
     """
-    names = sorted(data)
+    names = list(data)
     if ways > len(names):
         raise DatasetError(
             "DATASET_TOO_FEW_CLASSES",
             f"{ways}-way episodes need {ways} classes, the data set has {len(names)}",
         )
-    chosen = [names[i] for i in random.permutation(len(names))[:ways]]
+    chosen = [names[i] for i in random.choice(len(names), size=ways, replace=False)]
     support, query = [], []
     for name in chosen:
         images = data[name]

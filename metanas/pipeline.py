@@ -111,13 +111,12 @@ def make_model(
         Diverged: the loss became NaN or infinite.
         ExportMismatch: the exported file computes something else (a defect of ours).
     """
-    return _Job(
-        checkpoint, options or checkpoint.card.defaults, seed, on_progress, should_stop
-    ).run(examples, classes, limits)
+    job = Job(checkpoint, options or checkpoint.card.defaults, seed, on_progress, should_stop)
+    return job.export(job.adapt(examples, classes, limits))
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """A support set in every form that the stages need it in."""
 
     images: tuple[Image, ...]
@@ -126,8 +125,19 @@ class _Task:
     digest: str
 
 
-class _Job:
-    """One call of `make_model`."""
+@dataclass(frozen=True)
+class Adapted:
+    """What adaptation leaves: the soft supernet's parameters, and the pruned and tuned network."""
+
+    task: Task
+    params: Params
+    genotype: Genotype
+    network: DiscreteNetwork
+    gap: Gap
+
+
+class Job:
+    """One call of `make_model`, in its two halves."""
 
     def __init__(
         self,
@@ -142,9 +152,10 @@ class _Job:
         self.time = Stopwatch()
         self.generator = torch.Generator().manual_seed(seed)
 
-    def run(
+    def adapt(
         self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> AdaptedModel:
+    ) -> Adapted:
+        """Decode, adapt, prune and tune; raises what `make_model` raises."""
         with self._stage("decode", len(examples)):
             check_examples(examples, limits, classes)
             task = self._decode(examples, classes, limits)
@@ -159,13 +170,18 @@ class _Job:
         with self._stage("tune", self.options.tuning_steps):
             control = self._control("tune", self.options.tuning_steps)
             tune(network, self.checkpoint, task.support, self.options, self.generator, control)
+        return Adapted(task, params, genotype, network, found)
+
+    def export(self, adapted: Adapted) -> AdaptedModel:
+        """Build the ONNX file, check it, and report; raises what `make_model` raises."""
+        task, genotype = adapted.task, adapted.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits, features = _classifier(network, task)
+            classifier, logits, features = _classifier(adapted.network, task)
             metadata = self._metadata(task, genotype, logits)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
-        report = self._report(task, genotype, classifier, features, found, len(data), difference)
+        report = self._report(adapted, classifier, features, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
         return AdaptedModel(data, sha256, genotype, task.support.classes, report)
 
@@ -186,7 +202,7 @@ class _Job:
 
     def _decode(
         self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> _Task:
+    ) -> Task:
         spec = self.checkpoint.card.input
         images: list[Image] = []
         bad: list[Violation] = []
@@ -200,16 +216,16 @@ class _Job:
         preprocess = preprocessing_for(images, spec)
         labels = [example.label for example in examples]
         support = support_set(images, labels, preprocess, classes)
-        return _Task(tuple(images), preprocess, support, _support_digest(images, labels))
+        return Task(tuple(images), preprocess, support, _support_digest(images, labels))
 
-    def _adapt(self, task: _Task) -> Params:
+    def _adapt(self, task: Task) -> Params:
         control = self._control("adapt", self.options.steps)
         return adapt(self.checkpoint, task.support, self.options, self.generator, control)
 
-    def _gap(self, params: Params, network: DiscreteNetwork, task: _Task) -> Gap:
+    def _gap(self, params: Params, network: DiscreteNetwork, task: Task) -> Gap:
         return gap(self.checkpoint, params, network, task.support, self.options, self.seed)
 
-    def _metadata(self, task: _Task, genotype: Genotype, logits: Tensor) -> dict[str, str]:
+    def _metadata(self, task: Task, genotype: Genotype, logits: Tensor) -> dict[str, str]:
         card = self.checkpoint.card
         first = task.images[0]
         space = card.space
@@ -229,15 +245,13 @@ class _Job:
 
     def _report(
         self,
-        task: _Task,
-        genotype: Genotype,
+        adapted: Adapted,
         classifier: Classifier,
         features: Tensor,
-        found: Gap,
         onnx_bytes: int,
         difference: float,
     ) -> Report:
-        network = classifier.network
+        task, genotype, network = adapted.task, adapted.genotype, adapted.network
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
         return Report(
             checkpoint=self.checkpoint.card.name,
@@ -253,12 +267,12 @@ class _Job:
             parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
             macs=macs_of(network, self.checkpoint.card.input.size),
             onnx_bytes=onnx_bytes,
-            accuracy_soft=found.soft,
-            accuracy_pruned=found.pruned,
+            accuracy_soft=adapted.gap.soft,
+            accuracy_pruned=adapted.gap.pruned,
             accuracy=view_accuracy(
                 classifier, task.support, self.checkpoint.card.augment, self.seed
             ),
-            logit_gap=found.logits,
+            logit_gap=adapted.gap.logits,
             leave_one_out=leave_one_out(features, task.support, classifier.scale),
             onnx_difference=difference,
             meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),
@@ -275,7 +289,7 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
     return whole.astype(np.uint8)
 
 
-def _classifier(network: DiscreteNetwork, task: _Task) -> tuple[Classifier, Tensor, Tensor]:
+def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tensor, Tensor]:
     """The classifier with its prototype head, and its logits and features of the support set."""
     support = task.support
     features: Tensor = network(support.images, 0)

@@ -1,0 +1,126 @@
+"""Evaluation in process: the same episodes and the same files as through the server.
+
+Beside the accuracy of the exported file it measures, on the queries, what no client can see: the
+accuracy that the soft supernet had before it was pruned.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from metanas.adapt import SHARE_THRESHOLD
+from metanas.checkpoint import Checkpoint
+from metanas.episodes import Classes, Episode, sample_episode
+from metanas.export import run, session
+from metanas.head import prototype_logits
+from metanas.options import AdaptConfig
+from metanas.pipeline import Adapted, Job
+from metanas.relax import Softmax
+from metanas.report import Report
+from metanas.support import Image
+from metanas.task import Example, Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeShape:
+    """Size of the episodes: classes, support images and queries of each."""
+
+    ways: int
+    shots: int
+    queries: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One episode: accuracies on its queries, 0 to 1, and the report of its adaptation."""
+
+    accuracy: float
+    """Of the exported file in ONNX Runtime, each query on its own."""
+    soft: float
+    """Of the soft supernet at the end of the search, before pruning and tuning."""
+    report: Report
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean and the half width of its 95 % interval (normal approximation)."""
+
+    mean: float
+    interval: float
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    classes: Classes,
+    shape: EpisodeShape,
+    *,
+    episodes: int,
+    seed: int,
+    options: AdaptConfig,
+    on_episode: Callable[[int, Outcome], None] = lambda index, outcome: None,
+) -> list[Outcome]:
+    """Adapt to each of a number of episodes and classify its queries.
+
+    Episode i is drawn from (seed, i) alone, so the first n are the same whatever the number.
+
+    Raises:
+        DatasetError: the data set cannot give such episodes.
+    """
+    outcomes = []
+    for index in range(episodes):
+        random = np.random.default_rng((seed, index))
+        episode = sample_episode(
+            classes, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
+        )
+        outcomes.append(_outcome(checkpoint, episode, options))
+        on_episode(index, outcomes[-1])
+    return outcomes
+
+
+def mean_of(values: list[float]) -> Mean:
+    """The mean over episodes with its interval."""
+    array = np.array(values)
+    deviation = float(array.std(ddof=1)) if len(array) > 1 else math.nan
+    return Mean(float(array.mean()), 1.96 * deviation / math.sqrt(len(array)))
+
+
+def _outcome(checkpoint: Checkpoint, episode: Episode, options: AdaptConfig) -> Outcome:
+    job = Job(checkpoint, options, 0, lambda progress: None, lambda: False)
+    labels = [episode.classes[label] for label in episode.support_labels]
+    support = _images(episode.support)
+    examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]
+    adapted = job.adapt(examples, episode.classes, Limits())
+    model = job.export(adapted)
+    queries = _images(episode.query)
+    exported = run(session(model.onnx), queries)
+    soft = _soft_logits(checkpoint, adapted, queries, options.temperature_end)
+    return Outcome(
+        float((exported.argmax(1) == episode.query_labels).mean()),
+        float((soft.argmax(1).numpy() == episode.query_labels).mean()),
+        model.report,
+    )
+
+
+def _images(stacked: NDArray[np.uint8]) -> list[Image]:
+    """Images (H, W, C) out of (N, C, H, W)."""
+    return [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in stacked]
+
+
+@torch.no_grad()
+def _soft_logits(
+    checkpoint: Checkpoint, adapted: Adapted, queries: list[Image], temperature: float
+) -> Tensor:
+    support = adapted.task.support
+    inputs = torch.cat([adapted.task.preprocess(image) for image in queries])
+    x = torch.cat([support.images, inputs])
+    arguments = (x, len(support.images), Softmax(temperature=temperature), SHARE_THRESHOLD)
+    features: Tensor = functional_call(checkpoint.supernet, adapted.params, arguments)
+    shown, asked = features[: len(support.images)], features[len(support.images) :]
+    scale = adapted.params["head.log_scale"].exp()
+    return prototype_logits(shown, support.labels, support.ways, asked, scale)
