@@ -135,6 +135,10 @@ class AsyncClient:
         calls = self._calls()
         return AsyncAdaptation(calls, await calls.get_adaptation(qualified("adaptations", name)))
 
+    def adaptations(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[AdaptationInfo]:
+        """The adaptations that the server knows, the latest first; fetched a page at a time."""
+        return self._calls().list_adaptations(page_size)
+
     async def checkpoints(self) -> list[Checkpoint]:
         """What adaptations can start from."""
         return [found async for found in self._calls().list_checkpoints(PAGE_SIZE)]

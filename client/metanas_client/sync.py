@@ -88,6 +88,10 @@ class Client:
         """A handle on an adaptation that was begun earlier, perhaps by another process."""
         return Adaptation(self._loop, self._loop.run(self._client.adaptation(name)))
 
+    def adaptations(self, *, page_size: int = PAGE_SIZE) -> Iterator[AdaptationInfo]:
+        """The adaptations that the server knows, the latest first; fetched a page at a time."""
+        return self._loop.iterate(lambda: self._client.adaptations(page_size=page_size))
+
     def checkpoints(self) -> list[Checkpoint]:
         """What adaptations can start from."""
         return self._loop.run(self._client.checkpoints())

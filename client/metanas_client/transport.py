@@ -64,6 +64,21 @@ class Calls:
             reply = await self._adaptations.GetAdaptation(request, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 
+    async def list_adaptations(self, page_size: int) -> AsyncIterator[AdaptationInfo]:
+        """All adaptations, the latest first, fetched a page at a time."""
+        token = ""
+        while True:
+            request = adaptation_service_pb2.ListAdaptationsRequest(
+                page_size=page_size, page_token=token
+            )
+            with self._translated():
+                reply = await self._adaptations.ListAdaptations(request, metadata=self._metadata)
+            for adaptation in reply.adaptations:
+                yield convert.adaptation_info(adaptation)
+            token = reply.next_page_token
+            if not token:
+                return
+
     async def cancel_adaptation(self, name: str) -> AdaptationInfo:
         """Ask for an adaptation to stop."""
         request = adaptation_service_pb2.CancelAdaptationRequest(name=name)

@@ -1,12 +1,15 @@
 """The command line as a process: what scripts get for good and for bad input."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from metanas_client import Client, State
 from tests.client.conftest import ENVIRONMENT, class_folders, draw
 
 NOBODY = "127.0.0.1:1"  # a reserved port: nothing listens there
@@ -70,6 +73,7 @@ def test_errors_are_json_when_json_is_asked_for(tmp_path: Path) -> None:
     assert error["violations"][0]["source"] == str(tmp_path / "loose.png")
 
 
+@pytest.mark.slow
 def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.png"
     text.write_text("no image")
@@ -164,6 +168,30 @@ def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) 
 
     known = json.loads(metanas("checkpoints", *here).stdout)
     assert [checkpoint["name"] for checkpoint in known] == ["checkpoints/tiny"]
+
+
+@pytest.mark.slow
+def test_interrupting_stops_the_work_on_the_server(
+    server: str, folder: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "metanas_client", "adapt", folder, "--server", server]
+    command += ["--steps", 500, "--request-id", "mine", "--out", tmp_path / "m.onnx"]
+    with (
+        Client(server) as client,
+        subprocess.Popen(
+            list(map(str, command)), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        mine: list[str] = []
+        while not mine:
+            mine = [info.name for info in client.adaptations() if info.request_id == "mine"]
+            time.sleep(0.05)
+        next(client.adaptation(mine[0]).progress())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        list(client.adaptation(mine[0]).progress())
+        assert client.adaptation(mine[0]).info().state is State.CANCELLED
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_the_server_refuses_is_said_by_file(server: str, tmp_path: Path) -> None:

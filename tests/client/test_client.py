@@ -1,6 +1,8 @@
 """The SDK against a real server."""
 
 import hashlib
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from metanas_client import (
     TimedOut,
     Unavailable,
 )
-from tests.client.conftest import class_folders, running_server
+from tests.client.conftest import ENVIRONMENT, class_folders, running_server
 from tests.client.proxy import cutting
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 1), dtype=np.uint8)
@@ -76,6 +78,13 @@ def test_a_handle_can_be_taken_up_again(client: Client, server: str) -> None:
         handle.delete()
         with pytest.raises(NotFound):
             handle.info()
+
+
+def test_adaptations_are_listed_page_by_page(client: Client) -> None:
+    names = [client.adapt(SUPPORT, options={"steps": 0}).name for _ in range(3)]
+    listed = [info.name for info in client.adaptations(page_size=2)]
+    assert listed[:3] == names[::-1]
+    assert listed == [info.name for info in client.adaptations()]
 
 
 def test_a_request_id_never_costs_the_work_twice(client: Client) -> None:
@@ -219,6 +228,7 @@ def test_a_broken_download_goes_on_where_it_broke(client: Client, server: str) -
     assert proxy.connections > 1
 
 
+@pytest.mark.slow
 def test_broken_progress_loses_and_repeats_nothing(client: Client, server: str) -> None:
     name = client.adapt(SUPPORT, options={"steps": 60, "tuning_steps": 40}).name
     expected = [step.sequence for step in client.adaptation(name).progress()]
@@ -249,6 +259,18 @@ def test_patience_ends(client: Client, server: str) -> None:
         pytest.raises(ClientError),
     ):
         other.model(whole.name)
+
+
+def test_a_client_that_is_never_closed_leaves_without_noise(server: str) -> None:
+    code = f"from metanas_client import Client; print(len(Client({server!r}).checkpoints()))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
 @pytest.mark.slow

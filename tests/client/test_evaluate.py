@@ -57,6 +57,7 @@ def test_figures_file_and_picture(server: str, data: Path, tmp_path: Path) -> No
     assert plot.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_nothing_is_left_on_the_server(server: str, data: Path) -> None:
     with Client(server) as client:
         before = [model.name for model in client.models()]
@@ -88,6 +89,7 @@ def test_what_is_done_is_not_done_again(server: str, data: Path, tmp_path: Path)
     assert journal.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_settings_do_not_mix(server: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     run(server, data, "--episodes", 1, "--out", out)
@@ -98,6 +100,7 @@ def test_other_settings_do_not_mix(server: str, data: Path, tmp_path: Path) -> N
     assert metanas(*arguments, "--seed", 1, "--server", server, "--restart").returncode == 0
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_resumes(server: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     journal = tmp_path / "r.json.journal.jsonl"
@@ -120,6 +123,7 @@ def test_an_interrupted_evaluation_resumes(server: str, data: Path, tmp_path: Pa
     assert len(accuracies(out)) == kept
 
 
+@pytest.mark.slow
 def test_class_folders_work_too(server: str, tmp_path: Path) -> None:
     found = run(server, class_folders(tmp_path / "set", 3, 4), "--episodes", 1)
     assert found["settings"]["split"] is None
