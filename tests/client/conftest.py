@@ -44,10 +44,13 @@ def class_folders(folder: Path, classes: int, images: int) -> Path:
 
 
 @contextmanager
-def running_server(checkpoints: Path, data: Path, listen: str = "127.0.0.1:0") -> Iterator[str]:
-    """A server process; yields its address."""
+def running_server(
+    checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
+) -> Iterator[str]:
+    """A server process with more flags; yields its address."""
     command = [sys.executable, "-m", "metanas_server", "--listen", listen]
     command += ["--checkpoints", str(checkpoints), "--data", str(data)]
+    command += map(str, flags)
     log = data.with_suffix(".log")
     with (
         log.open("ab") as errors,

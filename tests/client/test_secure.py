@@ -1,0 +1,105 @@
+"""TLS, mutual TLS and tokens against a real server."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metanas_client import Client, NotAllowed, Unavailable
+from tests.client.conftest import running_server
+from tests.client.test_cli import metanas
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates"),
+]
+TOKEN = "correct-horse"
+
+
+def openssl(*arguments: object) -> None:
+    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
+
+
+def certificate(folder: Path, name: str, authority: Path | None = None) -> Path:
+    """A certificate for 127.0.0.1, signed by an authority or by itself; its key lies beside it."""
+    path, key = folder / f"{name}.pem", folder / f"{name}.key"
+    more: list[object] = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    if authority is not None:
+        more += ["-CA", authority, "-CAkey", authority.with_suffix(".key")]
+    openssl(
+        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-nodes", "-days", 2, "-subj", f"/CN={name}", "-keyout", key, "-out", path, *more),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("pki"), "authority")
+
+
+@pytest.fixture(scope="module")
+def secured(
+    checkpoints: Path, authority: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A server that wants TLS on both sides and a token."""
+    folder = tmp_path_factory.mktemp("secured")
+    own = certificate(folder, "server", authority)
+    token = folder / "token"
+    token.write_text(TOKEN + "\n")
+    token.chmod(0o600)
+    flags: list[object] = ["--tls-cert", own, "--tls-key", own.with_suffix(".key")]
+    flags += ["--tls-client-ca", authority, "--token-file", token]
+    with running_server(checkpoints, folder / "data", *flags) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def mine(authority: Path) -> Path:
+    return certificate(authority.parent, "client", authority)
+
+
+def test_with_certificate_and_token(secured: str, authority: Path, mine: Path) -> None:
+    with Client(
+        secured,
+        root_certificate=authority,
+        certificate=mine,
+        private_key=mine.with_suffix(".key"),
+        token=TOKEN,
+    ) as client:
+        assert client.checkpoints()[0].name == "checkpoints/tiny"
+
+
+@pytest.mark.parametrize("token", [None, "wrong"])
+def test_without_the_token(secured: str, authority: Path, mine: Path, token: str | None) -> None:
+    with (
+        Client(
+            secured,
+            root_certificate=authority,
+            certificate=mine,
+            private_key=mine.with_suffix(".key"),
+            token=token,
+        ) as client,
+        pytest.raises(NotAllowed),
+    ):
+        client.checkpoints()
+
+
+def test_without_a_certificate(secured: str, authority: Path) -> None:
+    for root in (authority, None):
+        with (
+            Client(secured, root_certificate=root, token=TOKEN) as client,
+            pytest.raises(Unavailable),
+        ):
+            client.checkpoints()
+
+
+def test_from_the_command_line(secured: str, authority: Path, mine: Path) -> None:
+    flags: list[object] = ["--server", secured, "--ca", authority]
+    flags += ["--cert", mine, "--key", mine.with_suffix(".key")]
+    assert metanas("checkpoints", *flags, METANAS_TOKEN=TOKEN).returncode == 0
+    refused = metanas("checkpoints", *flags)
+    assert refused.returncode == 4
+    assert "Traceback" not in refused.stderr
