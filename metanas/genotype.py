@@ -62,9 +62,13 @@ class Genotype:
 
 def _node(raw: Sequence[Sequence[object]]) -> Node:
     (left, left_op), (right, right_op) = raw
-    if not (isinstance(left, int) and isinstance(right, int)):
-        raise TypeError("an input index must be an integer")
-    return (left, str(left_op)), (right, str(right_op))
+    return _edge(left, left_op), _edge(right, right_op)
+
+
+def _edge(source: object, op: object) -> Edge:
+    if type(source) is not int or not isinstance(op, str):
+        raise TypeError("an edge is the index of an input and the name of an operation")
+    return source, op
 
 
 def _check_node(kind: str, index: int, node: Node) -> None:

@@ -59,7 +59,7 @@ class Graph:
 
     def constant(self, array: Array) -> Value:
         """A constant tensor."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray would give scalars a dimension
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes()
         name = "c_" + hashlib.sha256(key).hexdigest()[:16]
         if name not in self._constants:

@@ -115,10 +115,11 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> N
     """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
 
     Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the
-    whole support set. More are run in equal chunks whose moments are pooled.
+    whole support set. More are run in chunks of nearly equal size whose moments are pooled.
     """
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     moments: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+    parts = images.tensor_split(-(-len(images) // chunk))
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, int]) -> None:
         assert isinstance(norm, Norm)
@@ -127,11 +128,13 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> N
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     with torch.no_grad():
-        for part in images.chunk(-(-len(images) // chunk)):
+        for part in parts:
             network(part, len(part))
     for hook in hooks:
         hook.remove()
+    weights = torch.tensor([[len(part) / len(images)] for part in parts])
     for norm, measured in moments.items():
         means = torch.stack([mean for mean, _ in measured])
         variances = torch.stack([variance for _, variance in measured])
-        norm.freeze(means.mean(0), variances.mean(0) + means.var(0, correction=0))
+        mean = (weights * means).sum(0)
+        norm.freeze(mean, (weights * (variances + (means - mean).square())).sum(0))

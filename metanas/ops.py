@@ -42,7 +42,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor, support: int) -> Tensor:
         if self.mean is not None and self.variance is not None:
             return F.batch_norm(x, self.mean, self.variance, eps=NORM_EPSILON)
-        if support == len(x):
+        if support == len(x) and x[:, 0].numel() > 1:
             return F.batch_norm(x, None, None, training=True, eps=NORM_EPSILON)
         return support_norm(x, support)
 

@@ -8,7 +8,7 @@ Notable:
   parameters that a step did not use get a gradient of zero.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +43,7 @@ class _Group:
 
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         self.flat = torch.cat([p.detach().reshape(-1) for p in params.values()]).clone()
-        self.flat.grad = torch.zeros_like(self.flat)
+        self.gradient = torch.zeros_like(self.flat)
         pieces = self.flat.split([p.numel() for p in params.values()])
         self.views = {
             name: piece.view(p.shape).requires_grad_()
@@ -55,13 +55,12 @@ class _Group:
             torch.cat([params[name].detach().reshape(-1) for name in self.views], out=self.flat)
 
     def set_gradient(self, gradients: Iterable[Tensor], clip: float) -> None:
-        assert self.flat.grad is not None
-        torch.cat([g.reshape(-1) for g in gradients], out=self.flat.grad)
-        norm = float(self.flat.grad.norm())
+        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
+        norm = float(self.gradient.norm())
         if not norm < float("inf"):
             raise Diverged("a gradient became infinite or NaN; lower the learning rates")
         if norm > clip:
-            self.flat.grad.mul_(clip / norm)
+            self.gradient.mul_(clip / norm)
 
 
 class TaskOptimizer:
@@ -100,6 +99,8 @@ class TaskOptimizer:
     def step(self, loss: Tensor, *, weights: bool = True, alphas: bool = True) -> None:
         """One step down the gradient of `loss` on the weights, the alphas, or both.
 
+        What is left out keeps its parameters and its state of Adam.
+
         Raises:
             Diverged: the loss or a gradient is not finite.
         """
@@ -114,10 +115,10 @@ class TaskOptimizer:
             end = start + len(group.views)
             group.set_gradient(gradients[start:end], self._config.gradient_clip)
             start = end
-        self._apply(weights, alphas)
+        self._apply(groups)
 
-    def _apply(self, weights: bool, alphas: bool) -> None:
-        rates = [self._config.weight_lr * weights, self._config.alpha_lr * alphas]
-        for group, rate in zip(self.adam.param_groups, rates, strict=False):
-            group["lr"] = rate
+    def _apply(self, groups: Sequence[_Group]) -> None:
+        for group in (self._weights, self._alphas):
+            if group is not None:  # Adam passes over what has no gradient
+                group.flat.grad = group.gradient if group in groups else None
         self.adam.step()

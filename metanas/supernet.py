@@ -22,6 +22,7 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
+from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
 from metanas.ops import Norm, Op, conv, reduce_norm, relu_conv_norm
 from metanas.relax import Relaxation
@@ -60,8 +61,9 @@ class CellAlpha(nn.Module):
         """Share of every candidate in its node, of shape (edges, ops); a node's shares sum to 2.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
-        contain it. Shares of `threshold` or less become zero and the rest of the node is rescaled:
-        the mixture keeps its magnitude while candidates leave it.
+        contain it. Shares of `threshold` or less become zero, unless they are the node's largest,
+        and the rest of the node is rescaled: the mixture keeps its magnitude while candidates leave
+        it.
         """
         logits = self.ops.masked_fill(~self.alive, -torch.inf)
         weights = relaxation.weights(logits, generator)
@@ -74,7 +76,7 @@ class CellAlpha(nn.Module):
             gates = empty.index_add(0, _index(left, chosen), chosen)
             gates = gates.index_add(0, _index(right, chosen), chosen)
             share = gates[:, None] * weights[edge : edge + inputs]
-            kept = torch.where(share > threshold, share, 0.0)
+            kept = torch.where((share > threshold) | (share == share.max()), share, 0.0)
             blocks.append(kept * (2.0 / kept.sum()))
             pair, edge = pair + len(pairs), edge + inputs
         return torch.cat(blocks)
@@ -161,10 +163,16 @@ class Supernet(nn.Module):
     """Stem, cells and global average pooling: images to features.
 
     `head.log_scale` is the logarithm of the scale of prototype logits, meta-learned with the rest.
+
+    Raises:
+        UnknownName: the space has an operation that `ops` has not.
     """
 
     def __init__(self, space: SearchSpace, ops: Mapping[str, Op]) -> None:
         super().__init__()
+        for name in space.ops:
+            if name not in ops:
+                raise UnknownName("op", name, tuple(ops))
         self.space = space
         self.alpha = nn.ModuleDict(
             {kind: CellAlpha(space.nodes, len(space.ops)) for kind in CELL_KINDS}

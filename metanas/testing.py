@@ -1,15 +1,212 @@
-"""What tests, ours and those of extensions, stand on: contract checks and tiny checkpoints."""
+"""What tests, ours and those of extensions, stand on: contract checks and tiny checkpoints.
 
+Each `check_*` takes a value of one of the extension points, tries what the algorithms rely on, and
+raises `AssertionError` with the first thing that does not hold. No test framework is needed.
+"""
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
+from onnx import TensorProto
+from torch import Tensor, nn
 
 from metanas.card import CheckpointCard, InputSpec
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from metanas.ops import OPS
+from metanas.episodes import Classes
+from metanas.export import session
+from metanas.graph import Graph
+from metanas.metalearn import MetaLearner
+from metanas.ops import OPS, Norm, Op
+from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
+from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
+
+STRIDES = (1, 2)
+
+
+def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) -> None:
+    """Check a candidate operation: shapes, rows, gradients, and ONNX against torch.
+
+    channels: width to build it at; try an odd one too.
+    sizes: image sides; all pairs of neighbouring sizes are tried as height and width.
+    """
+    shapes = [shape for side in sizes for shape in ((side, side), (side, side + 1))]
+    for stride in STRIDES:
+        module = _seeded(op.build(channels, stride))
+        _check_rows(module, channels)
+        _check_gradients(module, channels)
+        _check_copy(op, channels, stride)
+        for height, width in shapes:
+            out = module(_noise(3, channels, height, width), 2)
+            expected = (3, channels, -(-height // stride), -(-width // stride))
+            found = tuple(out.shape)
+            _require(found == expected, f"{height}x{width}, stride {stride}: {found}")
+        _check_emission(op, module, channels, shapes)
+
+
+def check_relaxation(relaxation: Relaxation) -> None:
+    """Check a relaxation: weights are a distribution, -inf is zero, cold is one-hot, seeded."""
+    warm, cold = relaxation.at(1.0), relaxation.at(1e-3)
+    _require([warm.temperature, cold.temperature] == [1.0, 1e-3], "at() sets the temperature")
+    _require(type(warm) is type(relaxation), "at() returns the same kind of relaxation")
+    before = torch.get_rng_state()
+    for shape in ((4,), (3, 4)):
+        logits = _noise(*shape)
+        logits[..., 1] = -torch.inf
+        logits.requires_grad_()
+        weights = warm.weights(logits, _generator())
+        _require(weights.shape == logits.shape, "weights have the shape of the logits")
+        _require(bool((weights >= 0).all()), "weights are not negative")
+        _close(weights.sum(-1), torch.ones(shape[:-1]), "weights sum to one")
+        _require(bool((weights[..., 1] == 0).all()), "a logit of -inf has a weight of zero")
+        _require(bool(torch.equal(weights, warm.weights(logits, _generator()))), "seeded")
+        (gradient,) = torch.autograd.grad((weights * _noise(*shape)).sum(), logits)
+        _require(bool(gradient.isfinite().all()), "gradients are finite beside -inf")
+        _require(bool((gradient != 0).any()), "gradients reach the logits")
+        frozen = cold.weights(logits.detach(), _generator())
+        _require(float(frozen.amax(-1).min()) > 0.99, "cold: one-hot")
+    _require(bool(torch.equal(before, torch.get_rng_state())), "the global generator is left alone")
+
+
+def check_meta_learner(meta_learner: MetaLearner) -> None:
+    """Check a meta-learner: keys, a fixed point where tasks learned nothing, and its direction."""
+    meta = {"weight": _noise(2, 3), "alpha.normal.ops": _noise(4), "idle": _noise(2)}
+    tasks = [{**meta, k: meta[k] + step} for k in ("weight", "alpha.normal.ops") for step in (1, 3)]
+    inputs = [meta, *tasks]
+    copies = [{k: v.clone() for k, v in params.items()} for params in inputs]
+    gradient = meta_learner(meta, tasks)
+    _require(gradient.keys() == meta.keys(), "the meta-gradient has the keys of the parameters")
+    for name, value in gradient.items():
+        like = meta[name]
+        _require(value.shape == like.shape and value.dtype == like.dtype, f"{name}: shape, dtype")
+        _require(bool(value.isfinite().all()), f"{name}: finite")
+    same = all(_equal(one, other) for one, other in zip(inputs, copies, strict=True))
+    _require(same, "the parameters that came in are not written to")
+    _close(gradient["idle"], torch.zeros(2), "what no task moved does not move")
+    for name in ("weight", "alpha.normal.ops"):
+        away = meta[name] - sum(task[name] for task in tasks) / len(tasks)
+        _require(float((gradient[name] * away).sum()) > 0, f"{name}: towards where the tasks went")
+    for name, value in meta_learner(meta, [meta, meta]).items():
+        _close(value, torch.zeros_like(value), f"{name}: tasks that learned nothing move nothing")
+    for name, value in meta_learner(meta, tasks[::-1]).items():
+        _close(value, gradient[name], f"{name}: the order of tasks does not matter")
+
+
+def check_dataset(load: Callable[[Path], Classes], path: Path) -> None:
+    """Check that `load(path)` returns class name -> uint8 images (N, C, H, W) of one size."""
+    data = load(path)
+    _require(len(data) > 0, "there are classes")
+    for name, images in data.items():
+        _require(bool(name.strip()), f"class {name!r} has a name")
+        _require(images.dtype == np.uint8, f"{name!r}: uint8, not {images.dtype}")
+        _require(images.ndim == 4 and len(images) > 0, f"{name!r}: (N, C, H, W): {images.shape}")
+        _require(images.shape[1] in (1, 3), f"{name!r}: 1 or 3 channels, not {images.shape[1]}")
+    shapes = {images.shape[1:] for images in data.values()}
+    _require(len(shapes) == 1, f"all images have one shape, not {sorted(shapes)}")
+    again = load(path)
+    same = again.keys() == data.keys() and all(
+        np.array_equal(images, again[name]) for name, images in data.items()
+    )
+    _require(same, "loading twice gives the same")
+
+
+def freeze(module: nn.Module, seed: int = 0) -> None:
+    """Give every norm in the module random frozen statistics."""
+    generator = torch.Generator().manual_seed(seed)
+    for norm in module.modules():
+        if isinstance(norm, Norm):
+            mean = torch.randn(norm.channels, generator=generator)
+            norm.freeze(mean, torch.rand(norm.channels, generator=generator) + 0.5)
+
+
+def _check_rows(module: nn.Module, channels: int) -> None:
+    """No query changes another row, the input stays as it is, and alone is as in company."""
+    x = _noise(6, channels, 5, 6)
+    given = x.clone()
+    out = module(x, 3)
+    _require(bool(torch.equal(x, given)), "the input is not written to")
+    other = x.clone()
+    other[5] = 100.0 * other[5] + 7.0
+    _close(module(other, 3)[:5], out[:5], "a query changes no other row")
+    alone = module(torch.cat([x[:3], x[4:5]]), 3)
+    _close(alone[3:], out[4:5], "a query is treated alike alone and in company")
+    _close(module(x[:3], 3), out[:3], "the support set is treated alike without queries")
+
+
+def _check_gradients(module: nn.Module, channels: int) -> None:
+    x = _noise(6, channels, 5, 6).requires_grad_()
+    out = module(x, 3)
+    leaves = [x, *module.parameters()]
+    loss = (out * _noise(*out.shape)).sum()
+    gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    for gradient in gradients:
+        _require(bool(gradient.isfinite().all()), "gradients are finite")
+        if bool((out != 0).any()):
+            _require(bool((gradient != 0).any()), "the gradient reaches the input and every weight")
+
+
+def _check_copy(op: Op, channels: int, stride: int) -> None:
+    """A module built for its shapes alone takes the weights of another by name."""
+    module = _seeded(op.build(channels, stride))
+    with torch.device("meta"):
+        empty = op.build(channels, stride)
+    empty.load_state_dict(module.state_dict(), assign=True)
+    x = _noise(4, channels, 5, 5)
+    _close(empty(x, 2), module(x, 2), "weights carry over by name")
+
+
+def _check_emission(
+    op: Op, module: nn.Module, channels: int, shapes: Iterable[tuple[int, int]]
+) -> None:
+    freeze(module)
+    graph = Graph()
+    value = op.emit(graph, module, graph.input("x", TensorProto.FLOAT, ["N", channels, "H", "W"]))
+    graph.output("y", value, ["N", channels, "h", "w"])
+    model = session(graph.build("op", {}).SerializeToString())
+    for height, width in shapes:
+        x = _noise(3, channels, height, width)
+        expected = module(x, 0)
+        _close(module(x[1:2], 0), expected[1:2], "frozen: every row on its own")
+        actual = torch.from_numpy(model.run(["y"], {"x": x.numpy()})[0])
+        _close(actual, expected, f"ONNX Runtime agrees with torch at {height}x{width}")
+
+
+def _seeded(module: nn.Module) -> nn.Module:
+    generator = _generator()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            bound = parameter[0].numel() ** -0.5
+            parameter.uniform_(-bound, bound, generator=generator)
+    return module
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=_generator())
+
+
+def _equal(one: Params, other: Params) -> bool:
+    return all(bool(torch.equal(value, other[name])) for name, value in one.items())
+
+
+def _close(actual: Tensor, expected: Tensor, what: str) -> None:
+    _require(actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}")
+    actual, expected = actual.detach(), expected.detach()
+    scale = max(1.0, float(expected.abs().max()))
+    difference = float((actual - expected).abs().max())
+    _require(difference <= 1e-5 * scale, f"{what}: off by {difference:.2g}")
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise AssertionError(f"contract violated: {what}")
 
 
 def make_checkpoint(

@@ -1,0 +1,104 @@
+"""Small things that the core's tests share: search spaces, supernets, synthetic classes."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metanas.card import InputSpec
+from metanas.config import DataConfig, RunConfig, TaskConfig, TrainConfig
+from metanas.episodes import Classes
+from metanas.ops import OPS
+from metanas.options import AdaptConfig
+from metanas.space import SearchSpace
+from metanas.supernet import Supernet, initialise, is_alpha
+from metanas.task import Example
+
+CANDIDATES = tuple(name for name in OPS if name != "zero")
+SPACE = SearchSpace(
+    input_channels=1,
+    ops=CANDIDATES,
+    channels=(4, 6, 4),
+    reductions=(1,),
+    nodes=3,
+    stem_channels=5,
+    stem_stride=1,
+)
+TINY = SearchSpace(
+    input_channels=1,
+    ops=("max_pool_3x3", "skip_connect", "conv_3x3"),
+    channels=(6, 6),
+    reductions=(0,),
+    nodes=2,
+    stem_channels=8,
+    stem_stride=2,
+)
+RUN = RunConfig(
+    name="tiny",
+    description="A tiny run for tests.",
+    data=DataConfig(path="unused"),
+    input=InputSpec(channels=1, size=12, mean=(0.0,), std=(1.0,)),
+    space=TINY,
+    adapt=AdaptConfig(steps=2, tuning_steps=1),
+    task=TaskConfig(ways=(3, 5), shots=(1, 2), images=20, steps=2),
+    train=TrainConfig(
+        iterations=6, warm_up=2, settle=4, validate_every=3, validation_episodes=4, threads=1
+    ),
+)
+
+
+def small_supernet(space: SearchSpace = SPACE, *, spread: float = 1.0, seed: int = 0) -> Supernet:
+    """A supernet with random weights and with alphas that differ by about `spread`."""
+    supernet = Supernet(space, OPS)
+    generator = torch.Generator().manual_seed(seed)
+    initialise(supernet, generator)
+    with torch.no_grad():
+        for name, parameter in supernet.named_parameters():
+            if is_alpha(name):
+                parameter.normal_(0.0, spread, generator=generator)
+    return supernet
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def synthetic(
+    classes: int, images: int, *, size: int = 12, channels: int = 1, seed: int = 0
+) -> Classes:
+    """Classes that can be told apart: blurred noise, each image of a class with noise of its own.
+
+    `seed` draws the images; the classes of two seeds have nothing in common.
+    """
+    random = np.random.default_rng(seed)
+    data = {}
+    for index in range(classes):
+        coarse = random.random((channels, 3, 3))
+        pattern = np.kron(coarse, np.ones((-(-size // 3), -(-size // 3))))[:, :size, :size]
+        noisy = pattern + 0.08 * random.standard_normal((images, channels, size, size))
+        data[f"class {index:03d}"] = (255 * noisy.clip(0, 1)).astype(np.uint8)
+    return data
+
+
+def picture(data: Classes, label: str, index: int) -> NDArray[np.uint8]:
+    """An image as it comes in: (H, W, C)."""
+    return np.ascontiguousarray(data[label][index].transpose(1, 2, 0))
+
+
+def examples(
+    shots: tuple[int, ...], *, size: int = 16, channels: int = 1, seed: int = 0
+) -> list[Example]:
+    """A support set with this many images of each class."""
+    data = synthetic(len(shots), max(shots), size=size, channels=channels, seed=seed)
+    return [
+        Example(label, picture(data, label, index))
+        for label, count in zip(data, shots, strict=True)
+        for index in range(count)
+    ]
+
+
+def run_config(**changes: object) -> RunConfig:
+    """The tiny run with other training settings."""
+    return replace(RUN, train=replace(RUN.train, **changes))  # type: ignore[arg-type]

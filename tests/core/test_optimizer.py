@@ -1,0 +1,142 @@
+"""The task optimizer against torch's Adam on separate parameters."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from metanas.errors import Diverged
+from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
+from tests.core.small import noise
+
+CONFIG = TaskOptimizerConfig(
+    weight_lr=0.03, alpha_lr=0.2, alpha_decay=0.01, beta1=0.8, beta2=0.9, gradient_clip=3.0
+)
+
+
+def start() -> Params:
+    return {
+        "stem": noise(3, 4),
+        "alpha.normal.ops": noise(2, 3, seed=1),
+        "scale": torch.tensor(0.5),
+        "alpha.normal.inputs": noise(4, seed=2),
+        "unused": noise(2, 2, seed=3),
+    }
+
+
+def loss_of(params: Params, step: int) -> Tensor:
+    """Steep enough for the clip to act, and different at every step."""
+    x = noise(4, seed=10 + step)
+    mixed = (params["stem"] @ x) * params["scale"]
+    return 4 * mixed.square().sum() + (params["alpha.normal.ops"] * mixed).sum().square()
+
+
+class Reference:
+    """Two Adams on separate tensors."""
+
+    def __init__(self, params: Params, config: TaskOptimizerConfig = CONFIG) -> None:
+        self.params = {k: v.clone().requires_grad_() for k, v in params.items()}
+        self.clip = config.gradient_clip
+        self.weights = [v for k, v in self.params.items() if not k.startswith("alpha.")]
+        self.alphas = [v for k, v in self.params.items() if k.startswith("alpha.")]
+        betas = (config.beta1, config.beta2)
+        self.adams = {
+            "weights": torch.optim.Adam(self.weights, lr=config.weight_lr, betas=betas),
+            "alphas": torch.optim.Adam(
+                self.alphas, lr=config.alpha_lr, betas=betas, weight_decay=config.alpha_decay
+            ),
+        }
+
+    def step(self, loss: Tensor, *which: str) -> None:
+        for name in which:
+            leaves = self.weights if name == "weights" else self.alphas
+            gradients = torch.autograd.grad(
+                loss, leaves, allow_unused=True, materialize_grads=True, retain_graph=True
+            )
+            norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+            for leaf, gradient in zip(leaves, gradients, strict=True):
+                leaf.grad = gradient * min(1.0, self.clip / norm) if norm else gradient
+        for name in which:
+            self.adams[name].step()
+
+
+def assert_same(optimizer: TaskOptimizer, reference: Reference) -> None:
+    for name, value in optimizer.snapshot().items():
+        torch.testing.assert_close(value, reference.params[name].detach(), atol=1e-6, rtol=1e-5)
+
+
+def test_both_from_one_backward_pass() -> None:
+    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
+    for step in range(6):
+        optimizer.step(loss_of(optimizer.params, step))
+        reference.step(loss_of(reference.params, step), "weights", "alphas")
+        assert_same(optimizer, reference)
+
+
+def test_in_turn() -> None:
+    """A step on the alphas leaves no trace in the weights' state of Adam, and vice versa."""
+    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
+    for step in range(6):
+        optimizer.step(loss_of(optimizer.params, step), weights=False)
+        reference.step(loss_of(reference.params, step), "alphas")
+        assert_same(optimizer, reference)
+        optimizer.step(loss_of(optimizer.params, step + 9), alphas=False)
+        reference.step(loss_of(reference.params, step + 9), "weights")
+        assert_same(optimizer, reference)
+
+
+def test_an_alpha_rate_of_zero_leaves_the_architecture_alone() -> None:
+    optimizer = TaskOptimizer(start(), TaskOptimizerConfig(weight_lr=0.1, alpha_lr=0.0))
+    for step in range(3):
+        optimizer.step(loss_of(optimizer.params, step))
+    after = optimizer.snapshot()
+    for name, value in start().items():
+        moved = not torch.equal(after[name], value)
+        assert moved == (name in ("stem", "scale")), name
+
+
+def test_unused_parameters_get_a_gradient_of_zero() -> None:
+    optimizer = TaskOptimizer(start(), CONFIG)
+    optimizer.step(loss_of(optimizer.params, 0))
+    assert torch.equal(optimizer.snapshot()["unused"], start()["unused"])
+
+
+def test_loading_starts_from_other_parameters_and_keeps_the_state() -> None:
+    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
+    optimizer.step(loss_of(optimizer.params, 0))
+    reference.step(loss_of(reference.params, 0), "weights", "alphas")
+    optimizer.load(start())
+    with torch.no_grad():
+        for name, value in start().items():
+            reference.params[name].copy_(value)
+    optimizer.step(loss_of(optimizer.params, 1))
+    reference.step(loss_of(reference.params, 1), "weights", "alphas")
+    assert_same(optimizer, reference)
+
+
+def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
+    given = start()
+    optimizer = TaskOptimizer(given, CONFIG)
+    snapshot = optimizer.snapshot()
+    optimizer.step(loss_of(optimizer.params, 0))
+    for name, value in start().items():
+        assert torch.equal(snapshot[name], value)
+        assert torch.equal(given[name], value)
+
+
+def test_without_alphas_there_are_just_weights() -> None:
+    params = {k: v for k, v in start().items() if not k.startswith("alpha.")}
+    optimizer = TaskOptimizer(params, CONFIG)
+    optimizer.step((optimizer.params["stem"] * optimizer.params["scale"]).sum())
+    assert not torch.equal(optimizer.snapshot()["stem"], params["stem"])
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
+    optimizer = TaskOptimizer(start(), CONFIG)
+    with pytest.raises(Diverged) as caught:
+        optimizer.step(loss_of(optimizer.params, 0) * factor)
+    assert caught.value.reason == "DIVERGED"
+    for name, value in optimizer.snapshot().items():
+        assert torch.equal(value, start()[name])
