@@ -40,6 +40,7 @@ COPY docker/healthcheck.py /opt/healthcheck.py
 COPY meta_checkpoints /checkpoints
 ENV PATH="/opt/metanas/bin:${PATH}" \
     PYTHONUNBUFFERED=1 \
+    OMP_WAIT_POLICY=PASSIVE \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     METANAS_CHECKPOINTS=/checkpoints \

@@ -20,6 +20,10 @@ SOURCES := metanas protos server client tests examples docker
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 
+# Threads of torch that wait for one another should sleep: by spinning they take the cores from whatever
+# else runs, and where all cores are busy an adaptation takes ten times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check protos bench docker clean
 
