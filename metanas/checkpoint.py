@@ -86,7 +86,10 @@ def _assemble(
         supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
         if not bool(supernet.cell_alpha(kind).alive.any(dim=1).all()):
             raise _damaged(folder, f"an edge of the {kind} cell has no candidate operation left")
-    params = {k: v for k, v in tensors.items() if not k.startswith(ALIVE_PREFIX)}
+    # In the supernet's order, because safetensors hands them out in another order in each process,
+    # and copied, because its tensors lie at any address. Sums over parameters, and within kernels,
+    # would else be taken in an order that changes from process to process: bytes would not repeat.
+    params = {k: tensors[k].clone() for k in expected if not k.startswith(ALIVE_PREFIX)}
     return Checkpoint(card, supernet, params, ops)
 
 
