@@ -1,12 +1,13 @@
 """The entry point of the command line: `metanas`, or `python -m metanas_client`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from metanas_client import __version__
 from metanas_client.cli import adapting, arguments, evaluating, files, server
-from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, exit_code
+from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, READER_GONE, exit_code
 from metanas_client.cli.screen import Screen
 from metanas_client.errors import ClientError
 
@@ -35,12 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = Screen(as_json=given.json)
     try:
         code: int = given.run(given, screen)
+        sys.stdout.flush()
     except ClientError as error:
         screen.error(error)
         return exit_code(error)
     except KeyboardInterrupt:
         print("metanas: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # what is still buffered would fail again when the interpreter flushes it at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return READER_GONE
     return code
 
 

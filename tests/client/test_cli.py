@@ -130,6 +130,20 @@ def test_a_model_file_is_shown_verified_and_used_without_a_server(
     ]
 
 
+def test_a_reader_that_has_gone_is_no_error_with_a_traceback(model_file: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "metanas_client", "show", str(model_file), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_a_failed_check_is_code_1(model_file: Path, tmp_path: Path) -> None:
     data = model_file.read_bytes()
     at = data.index(b'"logits": [') + len(b'"logits": [')

@@ -17,6 +17,7 @@ BAD_INPUT = 2
 UNREACHABLE = 3
 SERVER_FAILED = 4
 INTERRUPTED = 130
+READER_GONE = 141
 
 EXPLAINED = """exit codes:
   0    done
@@ -25,6 +26,7 @@ EXPLAINED = """exit codes:
   3    no server answers
   4    the server refused or failed, or the adaptation did
   130  interrupted
+  141  whoever read the output has gone
 """
 
 BY_CLASS: Mapping[type[ClientError], int] = {
