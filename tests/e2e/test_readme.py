@@ -18,7 +18,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1:50051"
-NEEDED = ("examples", "meta_checkpoints", "configs", "Makefile", "constraints.txt")
+NEEDED = (
+    "Makefile",
+    "client",
+    "configs",
+    "constraints.txt",
+    "examples",
+    "meta_checkpoints",
+    "protos",
+    "pyproject.toml",
+    "server",
+)
 PROGRAMS = {"metanas-server": "metanas_server", "metanas": "metanas_client"}
 
 
