@@ -97,7 +97,11 @@ async def _work(
 
 
 async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Measured:
-    """Adapt to the support set, download the model, classify the queries with it."""
+    """Adapt to the support set, download the model, classify the queries with it.
+
+    The latency is that of a caller: from the first byte sent to the verified model in hand, waiting
+    for a worker included.
+    """
     handle, begin = await _begin(client, episode, plan)
     try:
         model = await handle.result()

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metanas_client import Client
-from tests.client.conftest import ENVIRONMENT, class_folders
+from metanas_client import Busy, Client
+from tests.client.conftest import ENVIRONMENT, class_folders, running_server
 from tests.client.test_cli import metanas
 
 FIXED = ("--ways", 2, "--shots", 1, "--queries", 2, "--steps", 1, "--tuning-steps", 0)
@@ -131,6 +131,22 @@ def test_class_folders_work_too(server: str, tmp_path: Path) -> None:
         "evaluate", "--data", tmp_path / "set", *FIXED, "--episodes", 2, "--server", server
     )
     assert "95 % interval" in human.stdout
+
+
+@pytest.mark.slow
+def test_a_full_server_is_waited_for(checkpoints: Path, data: Path, tmp_path: Path) -> None:
+    with (
+        running_server(checkpoints, tmp_path / "data", "--max-jobs-per-caller", 1) as address,
+        Client(address) as client,
+    ):
+        support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.ones((9, 9), np.uint8)]}
+        long = client.adapt(support, options={"steps": 500})
+        with pytest.raises(Busy) as caught:
+            client.adapt(support)
+        assert caught.value.retry_after is not None
+        long.cancel()
+        found = run(address, data, "--episodes", 4, "--concurrency", 3)
+    assert found["summary"]["episodes"] == 4
 
 
 def test_a_server_that_is_not_there(data: Path, tmp_path: Path) -> None:
