@@ -6,12 +6,13 @@ Unknown keys are errors. `--set section.key=value` overrides single values with 
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from metanas import schema
 from metanas.card import InputSpec, check_input
-from metanas.errors import InvalidInput
+from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig, AffineRange
 from metanas.space import SearchSpace
 
@@ -44,6 +45,16 @@ class TaskConfig:
     """Images of a step, support set and queries together; what the support leaves is queries."""
     steps: int = 3
     """Task-optimizer steps of a task."""
+
+    def __post_init__(self) -> None:
+        low, high = self.ways
+        checks = {
+            "ways": (2 <= low <= high, "must be two numbers of at least 2, the lower one first"),
+            "shots": (min(self.shots, default=0) >= 1, "must be one or more numbers above 0"),
+            "images": (self.images >= 4, "must be at least 4"),
+            "steps": (self.steps >= 1, "must be at least 1"),
+        }
+        _refuse("task", checks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +107,20 @@ class TrainConfig:
     threads: int = 0
     """Threads of torch; 0 leaves torch's own choice."""
 
+    def __post_init__(self) -> None:
+        counted = ("iterations", "tasks", "keep", "validate_every", "validation_episodes")
+        others = set(vars(self)) - {*counted, *_POSITIVE}
+        checks = {name: (getattr(self, name) >= 1, "must be at least 1") for name in counted}
+        for name in _POSITIVE:
+            checks[name] = (0 < getattr(self, name) < inf, "must be above 0")
+        for name in sorted(others):
+            checks[name] = (0 <= getattr(self, name) < inf, "must be at least 0")
+        if not self.temperature_end <= self.temperature_start:
+            checks["temperature_end"] = (False, "must be at most temperature_start")
+        if self.beta1 >= 1:
+            checks["beta1"] = (False, "must be below 1")
+        _refuse("train", checks)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -113,6 +138,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+
+
+_POSITIVE = ("temperature_start", "temperature_end", "gradient_clip")
+
+
+def _refuse(section: str, checks: Mapping[str, tuple[bool, str]]) -> None:
+    bad = [
+        Violation(f"{section}.{name}", "OPTION_OUT_OF_RANGE", what)
+        for name, (ok, what) in checks.items()
+        if not ok
+    ]
+    if bad:
+        raise InvalidInput(bad)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -51,7 +51,7 @@ class AdaptConfig:
             "temperature_end": (
                 _real(self.temperature_end)
                 and 1e-3 <= self.temperature_end <= 10
-                and not self.temperature_end > start,
+                and not (_real(start) and self.temperature_end > start),
                 "from 0.001 to 10 and at most temperature_start",
             ),
             "batch_size": (_whole(self.batch_size, 1, 1000), "a whole number from 1 to 1000"),

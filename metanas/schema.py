@@ -1,7 +1,8 @@
 """Plain data (JSON, TOML) to frozen dataclasses and back, with every wrong key named."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from metanas.errors import InvalidInput, Violation
@@ -40,17 +41,43 @@ def dump(value: Any) -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:
+    origin = get_origin(hint)
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
-        return build(hint, value, where + ".")
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(get_args(hint)[0], item, where, bad) for item in value)
-    if isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping):
+        return _nested(hint, value, where, bad)
+    if origin is tuple and isinstance(value, list | tuple):
+        return _tuple(get_args(hint), value, where, bad)
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         inner = get_args(hint)[1]
-        if isinstance(value, Mapping):
-            return {k: _convert(inner, v, f"{where}.{k}", bad) for k, v in value.items()}
-    if hint is float and type(value) is int:
+        return {k: _convert(inner, v, f"{where}.{k}", bad) for k, v in value.items()}
+    return _plain(hint, value, where, bad)
+
+
+def _nested(kind: Any, value: Mapping[str, Any], where: str, bad: list[Violation]) -> Any:
+    try:
+        return build(kind, value, where + ".")
+    except InvalidInput as error:
+        bad.extend(error.violations)
+        return value
+
+
+def _tuple(
+    hints: tuple[Any, ...], value: Sequence[Any], where: str, bad: list[Violation]
+) -> tuple[Any, ...]:
+    if hints[-1] is Ellipsis:
+        hints = (hints[0],) * len(value)
+    if len(value) != len(hints):
+        message = f"expected {len(hints)} values, got {len(value)}"
+        bad.append(Violation(where, "CONFIG_TYPE", message))
+        return tuple(value)
+    return tuple(_convert(hint, v, where, bad) for hint, v in zip(hints, value, strict=True))
+
+
+def _plain(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:
+    allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    if hint is Any or type(value) in allowed:
+        return value
+    if float in allowed and type(value) is int:
         return float(value)
-    if type(value) is not hint:
-        expected = getattr(hint, "__name__", str(hint))
-        bad.append(Violation(where, "CONFIG_TYPE", f"expected {expected}, got {value!r}"))
+    expected = getattr(hint, "__name__", str(hint))
+    bad.append(Violation(where, "CONFIG_TYPE", f"expected {expected}, got {value!r}"))
     return value

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from metanas.card import InputSpec
 from metanas.config import DataConfig, RunConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
+from metanas.errors import InvalidInput
 from metanas.ops import OPS
 from metanas.options import AdaptConfig
 from metanas.space import SearchSpace
@@ -102,3 +104,8 @@ def examples(
 def run_config(**changes: object) -> RunConfig:
     """The tiny run with other training settings."""
     return replace(RUN, train=replace(RUN.train, **changes))  # type: ignore[arg-type]
+
+
+def findings(error: pytest.ExceptionInfo[InvalidInput]) -> set[tuple[str, str]]:
+    """Field and reason of every violation."""
+    return {(violation.field, violation.reason) for violation in error.value.violations}

@@ -1,0 +1,78 @@
+"""Cards of checkpoints and reports of adaptations: JSON both ways, and what a digest is of."""
+
+import json
+from typing import Any
+
+import pytest
+
+from metanas import schema
+from metanas.card import CheckpointCard, InputSpec, card_json
+from metanas.options import AdaptConfig
+from metanas.report import Report
+from metanas.space import SearchSpace
+from tests.core.small import RUN, TINY
+
+
+def card(**changes: Any) -> CheckpointCard:
+    values: dict[str, Any] = {
+        "name": "tiny",
+        "description": "For tests.",
+        "input": InputSpec(channels=1, size=12, mean=(0.1,), std=(0.5,), dark_background=True),
+        "space": TINY,
+        "defaults": AdaptConfig(),
+        "augment": RUN.augment,
+        "parameters": 12,
+        "weights_sha256": "00",
+        "scores": {"5-way 1-shot": {"pruned": 97.5, "episodes": 600.0}},
+        "provenance": {"data": "none"},
+    }
+    return CheckpointCard(**{**values, **changes})
+
+
+def test_cards_survive_json() -> None:
+    assert schema.build(CheckpointCard, json.loads(card_json(card()))) == card()
+    assert card().ops == TINY.ops
+
+
+def test_the_digest_is_of_what_decides_the_outcome() -> None:
+    told = card(scores={}, provenance={"data": "other"}, description="Another text.")
+    assert told.digest == card().digest
+    for change in (
+        {"weights_sha256": "01"},
+        {"defaults": AdaptConfig(steps=3)},
+        {"space": SearchSpace(**{**schema.dump(TINY), "nodes": 3})},
+    ):
+        assert card(**change).digest != card().digest
+
+
+def report(**changes: Any) -> Report:
+    values: dict[str, Any] = {
+        "checkpoint": "tiny",
+        "checkpoint_digest": "ab",
+        "support_digest": "cd",
+        "seed": 3,
+        "options": AdaptConfig().to_dict(),
+        "ways": 2,
+        "shots": (1, 3),
+        "steps": 4,
+        "tuning_steps": 2,
+        "seconds": {"adapt": 0.5},
+        "parameters": 100,
+        "macs": 1000,
+        "onnx_bytes": 5000,
+        "accuracy_soft": 1.0,
+        "accuracy_pruned": 0.75,
+        "accuracy": 0.8,
+        "logit_gap": 0.01,
+        "leave_one_out": 0.5,
+        "onnx_difference": 1e-6,
+        "meta_genotype_distance": 2,
+        "genotype": {"normal": [[[0, "a"], [1, "b"]]], "reduce": []},
+    }
+    return Report(**{**values, **changes})
+
+
+@pytest.mark.parametrize("leave_one_out", [None, 0.5])
+def test_reports_survive_json(leave_one_out: float | None) -> None:
+    written = report(leave_one_out=leave_one_out)
+    assert Report.from_json(written.to_json()) == written

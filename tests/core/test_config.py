@@ -1,0 +1,163 @@
+"""Configurations of a run: the file, overrides, and everything that is out of bounds."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metanas import schema
+from metanas.config import RunConfig, TaskConfig, TrainConfig, read_config
+from metanas.errors import InvalidInput
+from tests.core.small import RUN, TINY, findings
+
+SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot.toml"
+NAN = float("nan")
+
+
+def toml(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_shipped_configuration_is_sound() -> None:
+    config = read_config(SHIPPED)
+    assert schema.build(RunConfig, schema.dump(config)) == config
+    assert config.name == "omniglot"
+
+
+def test_overrides_have_the_last_word() -> None:
+    overrides = ['name = "mine"', "train.iterations = 7", "task.ways = [3, 4]", "adapt.steps=1"]
+    config = read_config(SHIPPED, overrides)
+    assert (config.name, config.train.iterations, config.task.ways) == ("mine", 7, (3, 4))
+    assert config.adapt.steps == 1
+    assert config.train.settle == read_config(SHIPPED).train.settle
+
+
+@pytest.mark.parametrize(
+    "override", ["train.iterations", "train.iterations = ", "name = mine", "x = [1"]
+)
+def test_overrides_that_are_no_toml(override: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(SHIPPED, [override])
+    assert caught.value.reason == "CONFIG_UNREADABLE"
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "reason"),
+    [
+        ("train.iteratons = 5", "train.iteratons", "CONFIG_UNKNOWN_KEY"),
+        ("colour = 5", "colour", "CONFIG_UNKNOWN_KEY"),
+        ("train.iterations = 5.5", "train.iterations", "CONFIG_TYPE"),
+        ("train = 5", "train", "CONFIG_TYPE"),
+        ("task.ways = [5]", "task.ways", "CONFIG_TYPE"),
+        ("adapt.steps = 501", "options.steps", "OPTION_OUT_OF_RANGE"),
+        ("space.nodes = 0", "space.nodes", "OPTION_OUT_OF_RANGE"),
+        ("input.channels = 3", "input.channels", "OPTION_OUT_OF_RANGE"),
+        ("task.ways = [5, 3]", "task.ways", "OPTION_OUT_OF_RANGE"),
+        ("train.validate_every = 0", "train.validate_every", "OPTION_OUT_OF_RANGE"),
+    ],
+)
+def test_wrong_values_in_a_configuration(override: str, field: str, reason: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(SHIPPED, [override])
+    assert (field, reason) in findings(caught)
+
+
+def test_a_missing_key_and_everything_else_that_is_wrong(tmp_path: Path) -> None:
+    text = SHIPPED.read_text().replace("iterations", "iteratons").replace("nodes = 3", "nodes = 9")
+    with pytest.raises(InvalidInput) as caught:
+        read_config(toml(tmp_path, text))
+    assert findings(caught) >= {
+        ("train.iterations", "CONFIG_MISSING_KEY"),
+        ("train.iteratons", "CONFIG_UNKNOWN_KEY"),
+        ("space.nodes", "OPTION_OUT_OF_RANGE"),
+    }
+
+
+@pytest.mark.parametrize("text", ["name = ", "[a\n", 'name = "x"\nname = "y"\n'])
+def test_what_is_no_toml(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(toml(tmp_path, text))
+    assert caught.value.reason == "CONFIG_UNREADABLE"
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.toml", tmp_path):
+        with pytest.raises(InvalidInput) as caught:
+            read_config(path)
+        assert caught.value.reason == "CONFIG_UNREADABLE"
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iterations": 0},
+        {"tasks": 0},
+        {"keep": 0},
+        {"warm_up": -1},
+        {"temperature_end": 0.0},
+        {"temperature_end": 0.6},
+        {"weight_lr": NAN},
+        {"beta1": 1.0},
+        {"gradient_clip": 0.0},
+        {"seed": -1},
+        {"op_span": -0.1},
+        {"validation_episodes": 0},
+    ],
+)
+def test_training_settings_out_of_bounds(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN.train, **change)
+    assert findings(caught) == {(f"train.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+
+
+@pytest.mark.parametrize(
+    "change", [{"ways": (1, 5)}, {"shots": ()}, {"shots": (1, 0)}, {"images": 0}, {"steps": 0}]
+)
+def test_task_settings_out_of_bounds(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(TaskConfig(), **change)
+    assert findings(caught) == {(f"task.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+
+
+def test_the_defaults_are_within_bounds() -> None:
+    assert TrainConfig(iterations=1).tasks == 1
+    assert TaskConfig().steps > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"input_channels": 2}, "input_channels"),
+        ({"ops": ()}, "ops"),
+        ({"ops": ("a", "a")}, "ops"),
+        ({"channels": ()}, "channels"),
+        ({"channels": (1, 6)}, "channels"),
+        ({"reductions": (2,)}, "reductions"),
+        ({"reductions": (-1,)}, "reductions"),
+        ({"nodes": 0}, "nodes"),
+        ({"nodes": 7}, "nodes"),
+        ({"stem_channels": 0}, "stem_channels"),
+        ({"stem_stride": 3}, "stem_stride"),
+    ],
+)
+def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(TINY, **change)
+    assert (f"space.{name}", "OPTION_OUT_OF_RANGE") in findings(caught)
+
+
+def test_the_space_knows_its_sizes() -> None:
+    assert (TINY.cells, TINY.features) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": 7}, {"size": 513}, {"mean": (0.0, 0.0)}, {"std": ()}, {"std": (0.0,)}]
+)
+def test_inputs_that_do_not_fit(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN, input=replace(RUN.input, **change))
+    assert (f"input.{next(iter(change))}", "OPTION_OUT_OF_RANGE") in findings(caught)
