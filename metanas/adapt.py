@@ -163,7 +163,7 @@ def _loss(
     # a mini-batch need not hold every class: its own classes are its ways
     present, labels = task.labels[rows].unique(return_inverse=True)
     views = affine_views(clean, checkpoint.card.augment, generator)
-    x = torch.cat([clean, views]).contiguous(memory_format=torch.channels_last)
+    x = torch.cat([clean, views])
     out = features(params, x, len(rows))
     scale = params["head.log_scale"].exp()
     support, queries = out[: len(rows)], out[len(rows) :]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.genotype import Genotype, Node
-from metanas.ops import Norm, Op, conv, reduce_norm, relu_conv_norm
+from metanas.ops import Norm, Op, channels_last, conv, reduce_norm, relu_conv_norm
 from metanas.optimizer import Params
 from metanas.space import SearchSpace
 from metanas.supernet import is_alpha
@@ -85,7 +85,8 @@ class DiscreteNetwork(nn.Module):
 
     def forward(self, x: Tensor, support: int) -> Tensor:
         """Features; the first `support` rows set the statistics of norms that are not frozen."""
-        before = last = self.stem_norm(self.stem(x), support)
+        stem = channels_last(self.stem(x))
+        before = last = self.stem_norm(stem, support)
         for cell in self.cells:
             before, last = last, cell(before, last, support)
         features: Tensor = last.mean(dim=(2, 3))

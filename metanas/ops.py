@@ -107,6 +107,15 @@ class Zero(nn.Module):
         return x[:, :, :: self.stride, :: self.stride] * 0.0
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """The same values with the channels innermost, in which convolutions run 2 to 4 times faster.
+
+    It has to be asked for after the stem: with one input channel both layouts have the same strides,
+    and torch then goes on in the slow one.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def conv(
     inputs: int,
     outputs: int,

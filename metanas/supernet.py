@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
-from metanas.ops import Norm, Op, conv, reduce_norm, relu_conv_norm
+from metanas.ops import Norm, Op, channels_last, conv, reduce_norm, relu_conv_norm
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
@@ -211,7 +211,8 @@ class Supernet(nn.Module):
             kind: _mixture(self.cell_alpha(kind), relaxation, threshold, generator)
             for kind in CELL_KINDS
         }
-        before = last = self.stem_norm(self.stem(x), support)
+        stem = channels_last(self.stem(x))
+        before = last = self.stem_norm(stem, support)
         for cell in self.cells:
             kind = "reduce" if cell.reduction else "normal"
             before, last = last, cell(before, last, support, mixtures[kind])

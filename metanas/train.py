@@ -136,7 +136,7 @@ class MetaTrainer:
         images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
         spec = self.config.input
         mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-        return ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
+        return (images.float() / 255 - mean) / std
 
     def _logits(
         self,
