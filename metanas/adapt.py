@@ -84,7 +84,9 @@ def adapt(
 
         def features(params: Params, x: Tensor, support: int) -> Tensor:
             arguments = (x, support, relaxation, SHARE_THRESHOLD)  # noqa: B023 (used at once)
-            output: Tensor = functional_call(checkpoint.supernet, params, arguments)
+            output: Tensor = functional_call(
+                checkpoint.supernet, params, arguments, tie_weights=False
+            )
             return output
 
         rows = next(batches)
@@ -112,7 +114,7 @@ def tune(
     batches = batches_of(task.labels, config.batch_size, generator)
 
     def features(params: Params, x: Tensor, support: int) -> Tensor:
-        output: Tensor = functional_call(network, params, (x, support))
+        output: Tensor = functional_call(network, params, (x, support), tie_weights=False)
         return output
 
     for step in range(config.tuning_steps):

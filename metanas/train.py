@@ -148,7 +148,7 @@ class MetaTrainer:
     ) -> Tensor:
         labels = torch.from_numpy(episode.support_labels)
         arguments = (x, len(labels), relaxation, threshold, self.generator)
-        out: Tensor = functional_call(self.supernet, params, arguments)
+        out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
         support, queries = out[: len(labels)], out[len(labels) :]
         scale = params["head.log_scale"].exp()
         return prototype_logits(support, labels, len(episode.classes), queries, scale)
