@@ -29,8 +29,8 @@ class Preprocessing:
 
     def __call__(self, image: Image) -> Tensor:
         """The network's input (1, C, size, size) of an image (H, W, C)."""
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
-        resized = resize(pixels.float() / 255, self.size)
+        pixels = torch.from_numpy(image.astype(np.float32, order="C")).permute(2, 0, 1)[None]
+        resized = resize(pixels / 255, self.size)
         scale = torch.tensor(self.scale).view(1, -1, 1, 1)
         return resized * scale + torch.tensor(self.shift).view(1, -1, 1, 1)
 

@@ -1,0 +1,127 @@
+"""Episodes and views: disjoint, counted, seeded; what cannot be drawn is said in numbers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from metanas.augment import affine_views
+from metanas.episodes import Classes, Episode, sample_episode, with_rotations
+from metanas.errors import DatasetError
+from metanas.options import AffineRange
+from tests.core.small import noise
+
+STILL = AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0)
+
+
+def numbered(classes: int, images: int) -> Classes:
+    """Every image is of one value, its own: (class, image) as two pixels."""
+    return {
+        f"c{index}": np.array([[[[index, image]]] for image in range(images)], dtype=np.uint8)
+        for index in range(classes)
+    }
+
+
+def values(images: NDArray[np.uint8]) -> list[tuple[int, int]]:
+    return [(int(image[0, 0, 0]), int(image[0, 0, 1])) for image in images]
+
+
+@st.composite
+def episodes(draw: st.DrawFn) -> tuple[Episode, int, int, int, int]:
+    ways, shots, queries = (draw(st.integers(1, 6)) for _ in range(3))
+    data = numbered(ways + draw(st.integers(0, 4)), shots + queries + draw(st.integers(0, 3)))
+    seed = draw(st.integers(0, 2**32))
+    random = np.random.default_rng(seed)
+    episode = sample_episode(data, ways=ways, shots=shots, queries=queries, random=random)
+    return episode, ways, shots, queries, seed
+
+
+@given(episodes())
+def test_counts_labels_and_no_image_twice(drawn: tuple[Episode, int, int, int, int]) -> None:
+    episode, ways, shots, queries, _ = drawn
+    support, query = values(episode.support), values(episode.query)
+    assert len(set(support + query)) == len(support) + len(query) == ways * (shots + queries)
+    assert np.bincount(episode.support_labels).tolist() == [shots] * ways
+    assert np.bincount(episode.query_labels).tolist() == [queries] * ways
+    assert len(set(episode.classes)) == ways
+    for images, labels in ((support, episode.support_labels), (query, episode.query_labels)):
+        named = [int(episode.classes[label].removeprefix("c")) for label in labels]
+        assert [way for way, _ in images] == named
+
+
+@given(seed=st.integers(0, 2**32))
+def test_episodes_come_from_their_seed_alone(seed: int) -> None:
+    one, same = (
+        sample_episode(data, ways=5, shots=2, queries=3, random=np.random.default_rng(seed))
+        for data in (numbered(9, 8), numbered(9, 8))
+    )
+    assert one.classes == same.classes
+    assert np.array_equal(one.support, same.support)
+    assert np.array_equal(one.query, same.query)
+
+
+def test_every_class_and_image_has_its_turn() -> None:
+    data, random = numbered(4, 3), np.random.default_rng(0)
+    seen = set()
+    for _ in range(60):
+        seen |= set(values(sample_episode(data, ways=2, shots=1, queries=1, random=random).query))
+    assert len(seen) == 12
+
+
+def test_too_few_classes() -> None:
+    with pytest.raises(DatasetError) as caught:
+        sample_episode(numbered(3, 9), ways=5, shots=1, queries=1, random=np.random.default_rng(0))
+    assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
+    assert {"5", "3"} <= set(str(caught.value).replace("-", " ").split())
+
+
+def test_too_few_images() -> None:
+    data = {**numbered(2, 9), "c1": numbered(2, 4)["c1"]}
+    with pytest.raises(DatasetError) as caught:
+        sample_episode(data, ways=2, shots=3, queries=2, random=np.random.default_rng(0))
+    assert caught.value.reason == "DATASET_TOO_FEW_IMAGES"
+    assert "'c1' has 4" in str(caught.value)
+    assert "5 images" in str(caught.value)
+
+
+def test_rotations_are_classes_of_their_own() -> None:
+    data = {"a": np.arange(2 * 1 * 3 * 3, dtype=np.uint8).reshape(2, 1, 3, 3)}
+    turned = with_rotations(data)
+    assert list(turned) == ["a@0", "a@90", "a@180", "a@270"]
+    assert np.array_equal(turned["a@0"], data["a"])
+    for turn in range(1, 4):
+        expected = np.stack([[np.rot90(image[0], turn)] for image in data["a"]])
+        assert np.array_equal(turned[f"a@{90 * turn}"], expected)
+
+
+def test_views_without_range_are_the_images() -> None:
+    images = noise(4, 2, 9, 9)
+    views = affine_views(images, STILL, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(views, images, atol=1e-5, rtol=1e-5)
+
+
+def test_views_come_from_their_generator_and_differ_from_image_to_image() -> None:
+    images = noise(1, 1, 12, 12).expand(3, 1, 12, 12)
+    one, same, other = (
+        affine_views(images, AffineRange(), torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one[0], one[1])
+
+
+def test_a_view_turns_and_shifts_no_further_than_its_range() -> None:
+    """The centre of mass of a spot moves by at most the shift, in pixels."""
+    images = torch.zeros(200, 1, 21, 21)
+    images[:, :, 9:12, 9:12] = 1.0
+    ranges = AffineRange(rotation=10.0, shift=0.1, scale=0.1, shear=0.1)
+    views = affine_views(images, ranges, torch.Generator().manual_seed(0))
+    mass = views / views.sum((2, 3), keepdim=True)
+    grid = torch.arange(21.0)
+    moved = torch.stack([(mass.sum(3) * grid).sum(2), (mass.sum(2) * grid).sum(2)]).squeeze() - 10
+    assert float(moved.abs().max()) < 0.1 * 21 * 1.4
+    assert float(moved.abs().max()) > 1.0
+    assert float(views.amax()) <= 1.0 + 1e-6
