@@ -13,9 +13,10 @@ Notable:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import nan
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -25,14 +26,12 @@ from metanas.errors import Cancelled, Diverged
 from metanas.head import held_out_logits
 from metanas.network import DiscreteNetwork, freeze_statistics
 from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
-from metanas.options import AdaptConfig
+from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Softmax, annealed
 from metanas.support import SupportSet
 
 SHARE_THRESHOLD = 0.02
 """Candidates with at most this share of their node are not evaluated in a step."""
-
-Features = Callable[[Params, Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,10 @@ class Step:
     step: int
     loss: float
     accuracy: float
-    temperature: float
+    """Of the views, against prototypes without their images, 0 to 1."""
+    temperature: float = nan
+    entropy: float = nan
+    """Mean entropy of the mixture over an edge's candidates, in nats; 0 is decided."""
 
 
 OnStep = Callable[[Step], None]
@@ -76,27 +78,21 @@ def adapt(
         Diverged: the loss became NaN or infinite.
     """
     optimizer = TaskOptimizer(checkpoint.params, _optimizer_config(config, config.alpha_lr))
-    batches = batches_of(task.labels, config.batch_size, generator)
+    objective = _Objective(task, checkpoint.card.augment, config.batch_size, generator)
+    supernet = checkpoint.supernet
     for step in range(config.steps):
         control.check()
         temperature = annealed(config.temperature_start, config.temperature_end, step, config.steps)
         relaxation = Softmax(temperature=temperature)
-
-        def features(params: Params, x: Tensor, support: int) -> Tensor:
-            arguments = (x, support, relaxation, SHARE_THRESHOLD)  # noqa: B023 (used at once)
-            output: Tensor = functional_call(
-                checkpoint.supernet, params, arguments, tie_weights=False
-            )
-            return output
-
-        rows = next(batches)
+        rows = objective.next_rows()
         if config.bilevel:
-            rows, held = _halves(rows, task.labels)
-            loss, _ = _loss(features, optimizer.params, task, held, checkpoint, generator)
+            rows, held_out = _halves(rows, task.labels)
+            loss, _ = objective(supernet, optimizer.params, held_out, relaxation, SHARE_THRESHOLD)
             optimizer.step(loss, weights=False)
-        loss, accuracy = _loss(features, optimizer.params, task, rows, checkpoint, generator)
+        loss, accuracy = objective(supernet, optimizer.params, rows, relaxation, SHARE_THRESHOLD)
         optimizer.step(loss, alphas=not config.bilevel)
-        control.on_step(Step(step + 1, loss.item(), accuracy, temperature))
+        entropy = supernet.entropy(optimizer.params, relaxation)
+        control.on_step(Step(step + 1, loss.item(), accuracy, temperature, entropy))
     return optimizer.snapshot()
 
 
@@ -109,23 +105,50 @@ def tune(
     control: Control,
 ) -> None:
     """Train the pruned network's weights on, then freeze its statistics to the support set's."""
-    weights = dict(network.named_parameters())
-    optimizer = TaskOptimizer(weights, _optimizer_config(config, 0.0))
-    batches = batches_of(task.labels, config.batch_size, generator)
-
-    def features(params: Params, x: Tensor, support: int) -> Tensor:
-        output: Tensor = functional_call(network, params, (x, support), tie_weights=False)
-        return output
-
+    optimizer = TaskOptimizer(dict(network.named_parameters()), _optimizer_config(config, 0.0))
+    objective = _Objective(task, checkpoint.card.augment, config.batch_size, generator)
     for step in range(config.tuning_steps):
         control.check()
-        rows = next(batches)
-        loss, accuracy = _loss(features, optimizer.params, task, rows, checkpoint, generator)
+        loss, accuracy = objective(network, optimizer.params, objective.next_rows())
         optimizer.step(loss)
-        control.on_step(Step(step + 1, loss.item(), accuracy, config.temperature_end))
+        control.on_step(Step(step + 1, loss.item(), accuracy))
     network.load_state_dict(optimizer.snapshot())
     control.check()
     freeze_statistics(network, task.images, max(config.batch_size, task.ways))
+
+
+class _Objective:
+    """The loss of a task: mini-batches, and a random view of every image as its query."""
+
+    def __init__(
+        self, task: SupportSet, augment: AffineRange, size: int, generator: torch.Generator
+    ) -> None:
+        self._task, self._augment, self._generator = task, augment, generator
+        self._batches = batches_of(task.labels, size, generator)
+
+    def next_rows(self) -> Tensor:
+        """Indices of the next mini-batch."""
+        return next(self._batches)
+
+    def __call__(
+        self, network: nn.Module, params: Params, rows: Tensor, *mixture: object
+    ) -> tuple[Tensor, float]:
+        """Cross entropy of views of the batch against its held-out prototypes; their accuracy.
+
+        `mixture` is what the network wants to know beside the images and the length of the support.
+        """
+        clean = self._task.images[rows]
+        # a mini-batch need not hold every class: its own classes are its ways
+        present, labels = self._task.labels[rows].unique(return_inverse=True)
+        x = torch.cat([clean, affine_views(clean, self._augment, self._generator)])
+        arguments = (x, len(rows), *mixture)
+        out: Tensor = functional_call(network, params, arguments, tie_weights=False)
+        scale = params["head.log_scale"].exp()
+        logits = held_out_logits(out[: len(rows)], labels, len(present), out[len(rows) :], scale)
+        loss = F.cross_entropy(logits, labels)
+        if not bool(torch.isfinite(loss)):
+            raise Diverged
+        return loss, float((logits.argmax(1) == labels).float().mean())
 
 
 def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -150,30 +173,6 @@ def _halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     rank = (own[:, None] == own[None, :]).tril(-1).sum(1)
     single = (own[:, None] == own[None, :]).sum(1) == 1
     return rows[single | (rank % 2 == 0)], rows[single | (rank % 2 == 1)]
-
-
-def _loss(
-    features: Features,
-    params: Params,
-    task: SupportSet,
-    rows: Tensor,
-    checkpoint: Checkpoint,
-    generator: torch.Generator,
-) -> tuple[Tensor, float]:
-    """Cross entropy of views of the batch against its held-out prototypes, and their accuracy."""
-    clean = task.images[rows]
-    # a mini-batch need not hold every class: its own classes are its ways
-    present, labels = task.labels[rows].unique(return_inverse=True)
-    views = affine_views(clean, checkpoint.card.augment, generator)
-    x = torch.cat([clean, views])
-    out = features(params, x, len(rows))
-    scale = params["head.log_scale"].exp()
-    support, queries = out[: len(rows)], out[len(rows) :]
-    logits = held_out_logits(support, labels, len(present), queries, scale)
-    loss = F.cross_entropy(logits, labels)
-    if not bool(torch.isfinite(loss)):
-        raise Diverged
-    return loss, float((logits.argmax(1) == labels).float().mean())
 
 
 def _optimizer_config(config: AdaptConfig, alpha_lr: float) -> TaskOptimizerConfig:

@@ -194,9 +194,8 @@ class Job:
 
     def _control(self, stage: str, steps: int) -> Control:
         def on_step(step: Step) -> None:
-            self.on_progress(
-                Progress(stage, step.step, steps, step.loss, step.accuracy, step.temperature)
-            )
+            figures = (step.loss, step.accuracy, step.temperature, step.entropy)
+            self.on_progress(Progress(stage, step.step, steps, *figures))
 
         return Control(on_step, self.should_stop)
 

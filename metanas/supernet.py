@@ -194,6 +194,19 @@ class Supernet(nn.Module):
         assert isinstance(alpha, CellAlpha)
         return alpha
 
+    @torch.no_grad()
+    def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> float:
+        """Mean entropy of the mixture weights over an edge's candidates, in nats."""
+        rows = [
+            relaxation.weights(
+                params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
+                    ~self.cell_alpha(kind).alive, -torch.inf
+                )
+            )
+            for kind in CELL_KINDS
+        ]
+        return float(torch.special.entr(torch.cat(rows)).sum(1).mean())
+
     def forward(
         self,
         x: Tensor,
