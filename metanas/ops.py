@@ -110,8 +110,8 @@ class Zero(nn.Module):
 def channels_last(x: Tensor) -> Tensor:
     """The same values with the channels innermost, in which convolutions run 2 to 4 times faster.
 
-    It has to be asked for after the stem: with one input channel, both layouts have the same strides
-    and torch goes on in the slow one.
+    It has to be asked for after the stem: with one input channel both layouts have the same
+    strides, and torch then goes on in the slow one.
     """
     return x.contiguous(memory_format=torch.channels_last)
 

@@ -108,6 +108,8 @@ class TaskOptimizer:
         groups = [self._weights] if weights else []
         if alphas and self._alphas is not None:
             groups.append(self._alphas)
+        if not groups:
+            return
         leaves = [view for group in groups for view in group.views.values()]
         gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
         start = 0
