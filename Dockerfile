@@ -41,6 +41,7 @@ COPY meta_checkpoints /checkpoints
 ENV PATH="/opt/metanas/bin:${PATH}" \
     PYTHONUNBUFFERED=1 \
     OMP_WAIT_POLICY=PASSIVE \
+    ORT_DISABLE_TELEMETRY=1 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     METANAS_CHECKPOINTS=/checkpoints \

@@ -23,6 +23,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 # Threads of torch that wait for one another should sleep: by spinning they take the cores from whatever
 # else runs, and where all cores are busy an adaptation takes ten times as long.
 export OMP_WAIT_POLICY ?= PASSIVE
+# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before it is imported.
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check protos bench docker clean
