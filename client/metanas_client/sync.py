@@ -13,6 +13,8 @@ from metanas_client.model import Model
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Option, Progress
 from metanas_client.support import Support
 
+SETTLE_SECONDS = 1.0
+
 T = TypeVar("T")
 
 
@@ -192,10 +194,22 @@ class LoopThread:
                 self.run(_closed(items))
 
     def stop(self) -> None:
-        """End the loop and the thread."""
+        """End the loop and the thread, and what still runs there."""
+        self.run(_settled())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+async def _settled() -> None:
+    # gRPC keeps a task a call, which may have a last step to make: a loop that is stopped before
+    # complains about it on the standard error
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        _, unfinished = await asyncio.wait(others, timeout=SETTLE_SECONDS)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 async def _made(source: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
