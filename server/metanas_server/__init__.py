@@ -1,0 +1,1 @@
+"""The service of MetaNAS Server: gRPC in front, worker processes behind."""

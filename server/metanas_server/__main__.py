@@ -1,0 +1,79 @@
+"""The command `metanas-server`: reads the configuration, runs the server until it is told to stop.
+
+Exit codes: 0 after a stop by SIGTERM or SIGINT, 1 when the server cannot start, 2 when the command
+line is wrong.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from metanas.errors import MetanasError
+from metanas_server.app import Server, build_server
+from metanas_server.config import ServerConfig, parse
+from metanas_server.errors import ServiceError
+
+HURRIED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+    except ServiceError as error:
+        print(f"metanas-server: {error}", file=sys.stderr)
+        return 2
+    try:
+        asyncio.run(serve(config))
+    except (MetanasError, ServiceError) as error:
+        print(f"metanas-server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(config: ServerConfig) -> None:
+    """Run a server until SIGTERM or SIGINT; a second one ends the process at once."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if told.is_set():
+            os._exit(HURRIED)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    starting = asyncio.ensure_future(_started(config))
+    waiting = asyncio.ensure_future(told.wait())
+    await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return
+    server = starting.result()
+    print(ready_line(config, server), flush=True)
+    await waiting
+    await server.stop()
+
+
+async def _started(config: ServerConfig) -> Server:
+    server = build_server(config)
+    await server.start()
+    return server
+
+
+def ready_line(config: ServerConfig, server: Server) -> str:
+    """What is printed once the server answers; scripts wait for it."""
+    names = server.checkpoints
+    listen = f"{config.listen.rpartition(':')[0]}:{server.port}"
+    plural = "" if len(names) == 1 else "s"
+    what = f"{', '.join(config.devices)}, {len(names)} checkpoint{plural}: {', '.join(names)}"
+    return f"metanas-server ready on {listen} ({what})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

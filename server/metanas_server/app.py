@@ -1,0 +1,248 @@
+"""Puts the server together, starts it and stops it."""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from metanas_protos.v1 import (
+    adaptation_service_pb2,
+    adaptation_service_pb2_grpc,
+    checkpoint_service_pb2,
+    checkpoint_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from metanas_server.archive import Archive
+from metanas_server.config import ServerConfig
+from metanas_server.crew import Crew
+from metanas_server.errors import StartError
+from metanas_server.interceptors import ErrorInterceptor, TokenInterceptor
+from metanas_server.jobs import Jobs
+from metanas_server.pipe import Load, Setup
+from metanas_server.records import Records
+from metanas_server.service import AdaptationService, CheckpointService, ModelService
+from metanas_server.store import Store
+from metanas_server.workers import WorkerProcess
+
+LOG = logging.getLogger(__name__)
+
+MESSAGE_OVERHEAD = 64 * 1024  # label, shape and framing around the largest image
+FLUSH_SECONDS = 2.0
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, SHORTEST_PING_MS = 30_000, 10_000, 10_000
+SERVICES = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (adaptation_service_pb2, "AdaptationService"),
+        (model_service_pb2, "ModelService"),
+        (checkpoint_service_pb2, "CheckpointService"),
+    )
+)
+
+
+def build_server(config: ServerConfig, *, load: Load | None = None) -> "Server":
+    """A server with this configuration, not started yet; call it within a running event loop.
+
+    load: how the workers load a checkpoint folder, for instance
+        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`; it must be picklable,
+        because the workers are processes of their own. None is `metanas.checkpoint.load_checkpoint`.
+    """
+    return Server(config, load)
+
+
+class Server:
+    """A server: `start` it, then `stop` it; usable as an async context manager."""
+
+    port: int
+    """The port it listens on, once it has been started."""
+
+    def __init__(self, config: ServerConfig, load: Load | None) -> None:
+        self._config = config
+        self._load = load
+        self._undo = AsyncExitStack()
+        self._health = health.HealthServicer()
+        self._crew: Crew
+        self._jobs: Jobs
+
+    async def __aenter__(self) -> "Server":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Names of the checkpoints that adaptations can start from."""
+        return tuple(sorted(self._crew.checkpoints))
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers."""
+        return self._crew.pids
+
+    async def start(self) -> None:
+        """Open the data, load the checkpoints, take up unfinished work, begin to answer.
+
+        Raises:
+            StartError, MetanasError, ServiceError: why it does not come up; nothing is left open.
+        """
+        async with AsyncExitStack() as undo:
+            await self._start(undo)
+            self._undo = undo.pop_all()
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Refuse new work, let running work end within `grace` seconds, hand back the rest.
+
+        grace: None is the configured one.
+        """
+        await self._health.enter_graceful_shutdown()
+        await self._jobs.stop(self._config.grace if grace is None else grace)
+        await self._undo.aclose()
+
+    async def _start(self, undo: AsyncExitStack) -> None:
+        config = self._config
+        lock = lock_folder(config.data)
+        undo.callback(os.close, lock)
+        records = Records(config.data / "records.sqlite3")
+        undo.callback(records.close)
+        archive = Archive(records, Store(config.data / "artefacts"))
+        server = aio.server(options=_options(config), interceptors=_interceptors(config))
+        self.port = _bind(server, config)
+        setup = Setup(
+            checkpoints=config.checkpoints,
+            limits=config.limits,
+            threads=config.threads,
+            load=self._load,
+        )
+        workers = [WorkerProcess(setup, device) for device in config.devices]
+        self._crew = Crew(config, archive, workers, self._on_health)
+        self._jobs = Jobs(config, archive, self._crew)
+        undo.push_async_callback(self._crew.close)
+        await self._crew.start()
+        self._jobs.recover()
+        self._add_services(server, archive)
+        undo.push_async_callback(server.stop, FLUSH_SECONDS)
+        await server.start()
+        await self._on_health(True)
+
+    def _add_services(self, server: aio.Server, archive: Archive) -> None:
+        config, jobs, crew = self._config, self._jobs, self._crew
+        adaptations = AdaptationService(config, jobs, crew, archive)
+        adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(archive), server)
+        checkpoints = CheckpointService(config, crew)
+        checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.reflection:
+            standard = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            names = (*SERVICES, standard, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+
+    async def _on_health(self, healthy: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        now = status.SERVING if healthy else status.NOT_SERVING
+        for name in ("", *SERVICES):
+            await self._health.set(name, now)
+
+
+def lock_folder(folder: Path) -> int:
+    """Make a folder this process's own, as long as the returned file handle is open.
+
+    Raises:
+        StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        message = f"--data {folder} cannot be written: {error.strerror}"
+        raise StartError("DATA_NOT_WRITABLE", message) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        message = f"--data {folder} is in use by another server; give each one a folder of its own"
+        raise StartError("DATA_IN_USE", message) from error
+    return handle
+
+
+def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        # Without it a second server would share the port, and requests go to either, silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_image_bytes + MESSAGE_OVERHEAD),
+        # A caller whose network is gone must not keep its adaptation running.
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", SHORTEST_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+def _interceptors(config: ServerConfig) -> list[aio.ServerInterceptor]:
+    errors = ErrorInterceptor()
+    if config.token_file is None:
+        return [errors]
+    token = _read(config.token_file, "TOKEN_INVALID").decode("utf-8", "replace").strip()
+    if not token or not token.isascii():
+        message = f"--token-file {config.token_file} must hold a token of ASCII characters"
+        raise StartError("TOKEN_INVALID", message)
+    return [TokenInterceptor(token), errors]
+
+
+def _bind(server: aio.Server, config: ServerConfig) -> int:
+    credentials = _credentials(config)
+    try:
+        if credentials is None:
+            return server.add_insecure_port(config.listen)
+        return server.add_secure_port(config.listen, credentials)
+    except RuntimeError as error:
+        raise _why_not(config) from error
+
+
+def _why_not(config: ServerConfig) -> StartError:
+    """grpc only says that it cannot bind; the operating system says why."""
+    port = int(config.listen.rpartition(":")[2])
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, port, type=socket.SOCK_STREAM
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+    except OSError as error:
+        in_use = error.errno == errno.EADDRINUSE
+        message = f"cannot listen on {config.listen}: {error.strerror}"
+        return StartError("PORT_IN_USE" if in_use else "ADDRESS_INVALID", message)
+    if config.tls_cert is not None:
+        message = f"--tls-cert {config.tls_cert} and --tls-key {config.tls_key} do not work"
+        return StartError("TLS_INVALID", message)
+    return StartError("ADDRESS_INVALID", f"cannot listen on {config.listen}")
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    pair = (_read(config.tls_key, "TLS_INVALID"), _read(config.tls_cert, "TLS_INVALID"))
+    authorities = None
+    if config.tls_client_ca is not None:
+        authorities = _read(config.tls_client_ca, "TLS_INVALID")
+    return grpc.ssl_server_credentials(
+        [pair], root_certificates=authorities, require_client_auth=authorities is not None
+    )
+
+
+def _read(path: Path, reason: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StartError(reason, f"{path} cannot be read: {error.strerror}") from error

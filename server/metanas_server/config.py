@@ -1,0 +1,209 @@
+"""The configuration of the server: one frozen value, each field a flag and an environment variable."""
+
+import argparse
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from metanas.errors import InvalidInput
+from metanas.task import Limits
+from metanas_server.errors import StartError
+
+PREFIX = "METANAS_"
+MIB = 2**20
+
+
+def _flag(default: Any, help_: str) -> Any:
+    return field(default=default, metadata={"help": help_})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """Everything that can be chosen about a server.
+
+    Raises:
+        StartError: a value that makes no sense, with the flag's name in the message.
+    """
+
+    checkpoints: Path = _flag(
+        Path("meta_checkpoints"), "folder with one folder for each checkpoint"
+    )
+    listen: str = _flag(
+        "127.0.0.1:50051",
+        "HOST:PORT to listen on; port 0 takes a free one. Hosts other than loopback need TLS or"
+        " --insecure-listen",
+    )
+    data: Path = _flag(Path("metanas-data"), "folder for models and records; made if missing")
+    devices: tuple[str, ...] = _flag(
+        ("cpu",), "comma-separated devices, one worker process for each; this version knows: cpu"
+    )
+    threads: int = _flag(0, "threads that a worker computes with; 0 leaves it to torch")
+    tls_cert: Path | None = _flag(None, "PEM file with the server's certificate chain")
+    tls_key: Path | None = _flag(None, "PEM file with the key of that certificate")
+    tls_client_ca: Path | None = _flag(
+        None, "PEM file with the authorities whose client certificates are required (mutual TLS)"
+    )
+    token_file: Path | None = _flag(
+        None, "file with a token that callers must send as 'authorization: Bearer TOKEN'"
+    )
+    insecure_listen: bool = _flag(
+        False, "allow listening beyond loopback without TLS: images and tokens travel in the clear"
+    )
+    reflection: bool = _flag(True, "answer gRPC server reflection")
+    max_ways: int = _flag(100, "most classes of a support set")
+    max_shots: int = _flag(50, "most examples of one class")
+    max_examples: int = _flag(5000, "most examples of a support set")
+    max_image_bytes: int = _flag(16 * MIB, "most bytes of one image, encoded or raw")
+    max_total_bytes: int = _flag(256 * MIB, "most bytes of a support set")
+    max_pixels: int = _flag(50_000_000, "most pixels of one image, looked at before it is decoded")
+    min_side: int = _flag(2, "smallest height and width of an image in pixels")
+    max_label_bytes: int = _flag(256, "most bytes of a label")
+    max_upload_bytes: int = _flag(1024 * MIB, "most bytes of all uploads that are under way")
+    max_queue: int = _flag(64, "most adaptations that wait for a worker")
+    max_jobs_per_caller: int = _flag(
+        64, "most unfinished adaptations of one caller, who is told by the address"
+    )
+    max_seconds: float = _flag(600.0, "longest that an adaptation may run, in seconds")
+    max_attempts: int = _flag(
+        3, "how often an adaptation is begun in all when worker processes die"
+    )
+    stop_seconds: float = _flag(
+        20.0, "a worker that has not stopped a job after so many seconds is killed and replaced"
+    )
+    grace: float = _flag(
+        10.0, "seconds that running adaptations get to finish when the server is told to stop"
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("max_upload_bytes", "max_queue", "max_jobs_per_caller", "max_attempts"):
+            self._check(name, getattr(self, name) >= 1, "must be at least 1")
+        for name in ("max_seconds", "stop_seconds"):
+            self._check(name, getattr(self, name) > 0, "must be above 0")
+        self._check("threads", self.threads >= 0, "must be 0 or more")
+        self._check("grace", self.grace >= 0, "must be 0 or more")
+        known = bool(self.devices) and set(self.devices) == {"cpu"}
+        self._check("devices", known, "must name devices out of: cpu")
+        both = (self.tls_cert is None) == (self.tls_key is None)
+        self._check("tls_cert", both, "and --tls-key are given together or not at all")
+        needs_tls = self.tls_client_ca is None or self.tls_cert is not None
+        self._check("tls_client_ca", needs_tls, "needs --tls-cert and --tls-key")
+        self._check_limits()
+        self._check_address()
+
+    @property
+    def limits(self) -> Limits:
+        """The part of the configuration that the core checks support sets against."""
+        return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
+
+    @property
+    def host(self) -> str:
+        """The host to listen on, without the brackets of an IPv6 address."""
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    def _check(self, name: str, fine: bool, message: str) -> None:
+        if not fine:
+            raise StartError("CONFIG_INVALID", f"{_as_flag(name)} {message}")
+
+    def _check_limits(self) -> None:
+        try:
+            _ = self.limits
+        except InvalidInput as error:
+            name = error.violations[0].field.rpartition(".")[2]
+            raise StartError("CONFIG_INVALID", f"{_as_flag(name)}: {error}") from error
+
+    def _check_address(self) -> None:
+        host, colon, port = self.listen.rpartition(":")
+        if not (host and colon and port.isdecimal() and int(port) < 2**16):
+            message = f"--listen {self.listen!r} is not HOST:PORT"
+            raise StartError("ADDRESS_INVALID", message)
+        if self.tls_cert is None and not self.insecure_listen and not _loopback(self.host):
+            raise StartError(
+                "LISTEN_INSECURE",
+                f"--listen {self.listen} can be reached from other machines: give --tls-cert and"
+                " --tls-key, or --insecure-listen to send everything in the clear",
+            )
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
+    """The configuration from flags, then from METANAS_* variables, then from defaults.
+
+    Raises:
+        SystemExit: `--help`, or a flag that argparse refuses.
+        StartError: a value that makes no sense.
+    """
+    parser = _parser()
+    given = vars(parser.parse_args(arguments))
+    values: dict[str, Any] = {}
+    for each in fields(ServerConfig):
+        if each.name in given:
+            values[each.name] = given[each.name]
+        elif (text := environment.get(PREFIX + each.name.upper())) is not None:
+            try:
+                values[each.name] = _reader(each)(text)
+            except ValueError as error:
+                message = f"{PREFIX}{each.name.upper()}={text!r} cannot be read: {error}"
+                raise StartError("CONFIG_INVALID", message) from error
+    return ServerConfig(**values)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metanas-server",
+        description="Adapts meta-trained networks to a few labelled images, over gRPC.",
+        epilog="Every flag can be given as an environment variable instead: --max-ways as"
+        f" {PREFIX}MAX_WAYS. Flags win.",
+        argument_default=argparse.SUPPRESS,
+    )
+    for each in fields(ServerConfig):
+        help_ = f"{each.metadata['help']} ({_show(each.default)})".replace("%", "%%")
+        if each.type is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(_as_flag(each.name), action=action, help=help_)
+        else:
+            metavar = {int: "N", float: "SECONDS", str: "HOST:PORT"}.get(each.type, "PATH")  # type: ignore[call-overload]
+            if each.name == "devices":
+                metavar = "NAMES"
+            parser.add_argument(
+                _as_flag(each.name), type=_reader(each), metavar=metavar, help=help_
+            )
+    return parser
+
+
+def _reader(each: Field[Any]) -> Any:
+    if each.type in (int, float, str):
+        return each.type
+    if each.type is bool:
+        return _read_bool
+    return _read_names if each.name == "devices" else Path
+
+
+def _read_bool(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError("say 1 or 0")
+    return words[text.lower()]
+
+
+def _read_names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _as_flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _show(default: Any) -> str:
+    if default is None or default is MISSING:
+        return "default: none"
+    if isinstance(default, tuple):
+        return f"default: {','.join(default)}"
+    return f"default: {default}"
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,239 @@
+"""Records of adaptations and models in one SQLite file that survives restarts and crashes."""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metanas.errors import Violation
+from metanas_server.errors import NotFound, StartError, StoreError
+from metanas_server.resources import (
+    AdaptationRecord,
+    Failure,
+    ModelRecord,
+    ProgressRecord,
+    State,
+)
+
+FORMAT = 1
+BUSY_SECONDS = 5.0
+
+# What is searched for has a column; all else is in `body`, as JSON.
+SCHEMA = """
+CREATE TABLE adaptations (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    support TEXT NOT NULL,
+    body TEXT NOT NULL,
+    progress TEXT NOT NULL DEFAULT '[]'
+);
+CREATE UNIQUE INDEX adaptation_request ON adaptations (request_id)
+    WHERE request_id <> '' AND state <> 'cancelled';
+CREATE TABLE models (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    sha256 TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+"""
+
+
+class Records:
+    """The records. Methods take well under a millisecond and are called from one thread only.
+
+    Every change is one `BEGIN IMMEDIATE` transaction: SQLite waits for a lock at its beginning and
+    never in its middle, where it would give up at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the records, or begin them.
+
+        Raises:
+            StartError: DATA_NOT_WRITABLE, the file cannot be used or is of another version.
+        """
+        try:
+            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._prepare(path)
+        except sqlite3.Error as error:
+            raise StartError("DATA_NOT_WRITABLE", f"cannot use {path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file; no other method works afterwards."""
+        self._db.close()
+
+    def insert(self, record: AdaptationRecord) -> None:
+        """Keep a new adaptation."""
+        with self._change():
+            self._db.execute(
+                "INSERT INTO adaptations (id, state, request_id, support, body)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (record.id, record.state, record.request_id, record.support, _dump(record)),
+            )
+
+    def update(
+        self,
+        record: AdaptationRecord,
+        progress: Sequence[ProgressRecord] | None = None,
+        model: ModelRecord | None = None,
+    ) -> None:
+        """Replace an adaptation, with its progress and with the model it made if they are given."""
+        with self._change():
+            self._db.execute(
+                "UPDATE adaptations SET state = ?, support = ?, body = ? WHERE id = ?",
+                (record.state, record.support, _dump(record), record.id),
+            )
+            if progress is not None:
+                text = json.dumps([asdict(entry) for entry in progress])
+                self._db.execute(
+                    "UPDATE adaptations SET progress = ? WHERE id = ?", (text, record.id)
+                )
+            if model is not None:
+                self._db.execute(
+                    "INSERT INTO models (id, sha256, body) VALUES (?, ?, ?)",
+                    (model.id, model.sha256, json.dumps(asdict(model))),
+                )
+
+    def adaptation(self, id_: str) -> AdaptationRecord:
+        """The adaptation with this id.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+        """
+        return _adaptation(self._body("adaptations", "adaptation", id_))
+
+    def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
+        """The progress of an adaptation that has ended; empty before that."""
+        row = self._db.execute("SELECT progress FROM adaptations WHERE id = ?", (id_,)).fetchone()
+        return tuple(ProgressRecord(**entry) for entry in json.loads(row[0])) if row else ()
+
+    def by_request(self, request_id: str) -> AdaptationRecord | None:
+        """The adaptation that this request id stands for, if there is one."""
+        row = self._db.execute(
+            "SELECT body FROM adaptations WHERE request_id = ? AND request_id <> '' AND state <> ?",
+            (request_id, State.CANCELLED),
+        ).fetchone()
+        return _adaptation(json.loads(row[0])) if row else None
+
+    def unfinished(self) -> list[AdaptationRecord]:
+        """Adaptations that have not ended, the oldest first."""
+        rows = self._db.execute(
+            "SELECT body FROM adaptations WHERE state IN (?, ?) ORDER BY number",
+            (State.QUEUED, State.RUNNING),
+        )
+        return [_adaptation(json.loads(body)) for (body,) in rows]
+
+    def adaptations(
+        self, before: int | None, count: int, state: State | None
+    ) -> list[tuple[int, AdaptationRecord]]:
+        """At most `count` adaptations with their numbers, the latest first, numbers below `before`."""
+        rows = self._db.execute(
+            "SELECT number, body FROM adaptations WHERE (? IS NULL OR number < ?)"
+            " AND (? IS NULL OR state = ?) ORDER BY number DESC LIMIT ?",
+            (before, before, state, state, count),
+        )
+        return [(number, _adaptation(json.loads(body))) for number, body in rows]
+
+    def delete_adaptation(self, id_: str) -> None:
+        """Forget an adaptation."""
+        with self._change():
+            self._db.execute("DELETE FROM adaptations WHERE id = ?", (id_,))
+
+    def model(self, id_: str) -> ModelRecord:
+        """The model with this id.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        return _model(self._body("models", "model", id_))
+
+    def models(self, before: int | None, count: int) -> list[tuple[int, ModelRecord]]:
+        """At most `count` models with their numbers, the latest first, numbers below `before`."""
+        rows = self._db.execute(
+            "SELECT number, body FROM models WHERE ? IS NULL OR number < ?"
+            " ORDER BY number DESC LIMIT ?",
+            (before, before, count),
+        )
+        return [(number, _model(json.loads(body))) for number, body in rows]
+
+    def delete_model(self, id_: str) -> None:
+        """Forget a model; its file is not touched."""
+        with self._change():
+            self._db.execute("DELETE FROM models WHERE id = ?", (id_,))
+
+    def digests(self) -> set[str]:
+        """Digests of all files that some record still needs."""
+        rows = self._db.execute(
+            "SELECT support FROM adaptations WHERE support <> '' UNION SELECT sha256 FROM models"
+        )
+        return {digest for (digest,) in rows}
+
+    def needs(self, digest: str) -> bool:
+        """Whether some record still needs the file with this digest."""
+        row = self._db.execute(
+            "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :it)"
+            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :it)",
+            {"it": digest},
+        ).fetchone()
+        return bool(row[0])
+
+    def _prepare(self, path: Path) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            script = f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
+            self._db.executescript(script)
+        elif version != FORMAT:
+            message = f"{path} has format {version}, this server reads format {FORMAT}"
+            raise StartError("DATA_NOT_WRITABLE", message)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            reason = "STORE_FULL" if full else "STORE_FAILED"
+            raise StoreError(reason, f"the server's records do not work: {error}") from error
+
+    def _body(self, table: str, kind: str, id_: str) -> dict[str, Any]:
+        row = self._db.execute(f"SELECT body FROM {table} WHERE id = ?", (id_,)).fetchone()
+        if row is None:
+            raise NotFound(kind, f"{table}/{id_}")
+        body: dict[str, Any] = json.loads(row[0])
+        return body
+
+
+def _dump(record: AdaptationRecord) -> str:
+    return json.dumps(asdict(record))
+
+
+def _adaptation(body: dict[str, Any]) -> AdaptationRecord:
+    failure, classes = body.pop("failure"), body.pop("classes")
+    return AdaptationRecord(
+        **{**body, "state": State(body["state"]), "labels": tuple(body["labels"])},
+        classes=None if classes is None else tuple(classes),
+        failure=None if failure is None else _failure(failure),
+    )
+
+
+def _failure(body: dict[str, Any]) -> Failure:
+    violations = tuple(Violation(**entry) for entry in body.pop("violations"))
+    return Failure(**body, violations=violations)
+
+
+def _model(body: dict[str, Any]) -> ModelRecord:
+    return ModelRecord(**{**body, "labels": tuple(body["labels"])})

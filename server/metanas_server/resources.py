@@ -1,0 +1,114 @@
+"""What the server keeps records of: adaptations, their progress, and models."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from metanas.errors import Violation
+from metanas.options import Option
+
+
+class State(StrEnum):
+    """Where an adaptation stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing more will happen."""
+        return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a request asks for, apart from its examples. `timeout` is in seconds, None if not set."""
+
+    checkpoint: str
+    overrides: Mapping[str, Option]
+    seed: int
+    classes: tuple[str, ...] | None
+    request_id: str
+    timeout: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why something did not work: what `status.describe` makes of an error.
+
+    code: the canonical gRPC status code.
+    retry_seconds: when trying again makes sense; None if it does not.
+    """
+
+    code: int
+    reason: str
+    message: str
+    violations: tuple[Violation, ...] = ()
+    omitted: int = 0
+    retry_seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressRecord:
+    """One sign of life; measurements that do not apply are None. `time` is in ns since 1970."""
+
+    sequence: int
+    attempt: int
+    time: int
+    stage: str
+    step: int
+    steps: int
+    loss: float | None = None
+    accuracy: float | None = None
+    temperature: float | None = None
+    entropy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationRecord:
+    """An adaptation. Times are in nanoseconds since 1970, 0 where it has not come to that.
+
+    overrides: the options that the caller set.
+    classes: the class names that the caller declared, in order; None if none were.
+    labels: the class names in the order of the model's outputs.
+    support: digest of the stored support set while it may still be needed.
+    detached: whether it goes on without a caller.
+    timeout: seconds it may run on a worker.
+    """
+
+    id: str
+    state: State = State.QUEUED
+    checkpoint: str
+    overrides: Mapping[str, Option]
+    seed: int
+    classes: tuple[str, ...] | None
+    labels: tuple[str, ...]
+    example_count: int
+    support: str
+    request_id: str
+    request_digest: str
+    detached: bool
+    timeout: float
+    attempts: int = 0
+    create_time: int
+    start_time: int = 0
+    end_time: int = 0
+    model: str = ""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """A model. `create_time` is in nanoseconds since 1970; `id` is that of its adaptation."""
+
+    id: str
+    checkpoint: str
+    sha256: str
+    size_bytes: int
+    labels: tuple[str, ...]
+    genotype_json: str
+    report_json: str
+    create_time: int

@@ -1,0 +1,112 @@
+"""THE table from an error to what the caller gets: canonical code, reason and details."""
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from metanas import errors as core
+from metanas.errors import MAX_VIOLATIONS, Violation
+from metanas_server import errors as service
+from metanas_server.resources import Failure
+
+DOMAIN = "metanas"
+MAX_STATUS_BYTES = 5500  # details travel in trailers: base64 of this, and the message, below 8 KiB
+MAX_MESSAGE = 400
+
+# The first row that an error is an instance of decides.
+CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
+    (core.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
+    (core.UnknownName, grpc.StatusCode.NOT_FOUND),
+    (core.CheckpointError, grpc.StatusCode.FAILED_PRECONDITION),
+    (core.Cancelled, grpc.StatusCode.CANCELLED),
+    (core.Diverged, grpc.StatusCode.FAILED_PRECONDITION),
+    (core.MetanasError, grpc.StatusCode.INTERNAL),
+    (service.NotFound, grpc.StatusCode.NOT_FOUND),
+    (service.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
+    (service.OutOfRange, grpc.StatusCode.OUT_OF_RANGE),
+    (service.RequestIdReused, grpc.StatusCode.INVALID_ARGUMENT),
+    (service.NotEnded, grpc.StatusCode.FAILED_PRECONDITION),
+    (service.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (service.CallerLeft, grpc.StatusCode.CANCELLED),
+    (service.ServiceError, grpc.StatusCode.INTERNAL),
+)
+
+# Errors of one class that are different things to the caller.
+CODES_BY_REASON = {
+    "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "ARTEFACT_LOST": grpc.StatusCode.DATA_LOSS,
+}
+
+_BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def describe(error: core.MetanasError | service.ServiceError) -> Failure:
+    """What is kept about an error and told to the caller."""
+    if isinstance(error, service.AdaptationFailed):
+        return error.failure
+    code = CODES_BY_REASON.get(error.reason) or next(
+        code for kind, code in CODES if isinstance(error, kind)
+    )
+    retry = None
+    if isinstance(error, service.Overloaded | service.Unavailable):
+        retry = error.retry_seconds
+    return Failure(
+        code=code.value[0],
+        reason=error.reason,
+        message=str(error),
+        violations=_violations(error),
+        omitted=error.omitted if isinstance(error, core.InvalidInput) else 0,
+        retry_seconds=retry,
+    )
+
+
+def code_of(failure: Failure) -> grpc.StatusCode:
+    """The failure's code as grpc wants it."""
+    return _BY_NUMBER[failure.code]
+
+
+def to_status(failure: Failure) -> status_pb2.Status:
+    """The failure as `google.rpc.Status`, cut down to what fits into trailers."""
+    status = status_pb2.Status(code=failure.code, message=_shorten(failure.message))
+    info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)
+    if failure.retry_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(failure.retry_seconds * 1000))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    request, left_out = _bad_request(failure, MAX_STATUS_BYTES - status.ByteSize())
+    if left_out:
+        info.metadata["violations_omitted"] = str(left_out)
+    if request.field_violations:
+        status.details.add().Pack(request)
+    status.details.add().Pack(info)
+    return status
+
+
+def _bad_request(failure: Failure, room: int) -> tuple[error_details_pb2.BadRequest, int]:
+    request = error_details_pb2.BadRequest()
+    for violation in failure.violations[:MAX_VIOLATIONS]:
+        entry = error_details_pb2.BadRequest.FieldViolation(
+            field=violation.field,
+            reason=violation.reason,
+            description=_shorten(violation.message),
+        )
+        if request.ByteSize() + entry.ByteSize() > room:
+            break
+        request.field_violations.append(entry)
+    left_out = len(failure.violations) - len(request.field_violations) + failure.omitted
+    return request, left_out
+
+
+def _violations(error: Exception) -> tuple[Violation, ...]:
+    if isinstance(error, core.InvalidInput):
+        return error.violations
+    if isinstance(error, service.InvalidRequest):
+        return (Violation(error.field, error.reason, error.message),)
+    return ()
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

@@ -1,0 +1,18 @@
+"""What the end-to-end tests share: a tiny checkpoint of each kind."""
+
+from pathlib import Path
+
+import pytest
+
+from metanas.options import AdaptConfig
+from metanas.testing import make_checkpoint
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the untrained checkpoints `colour` (RGB) and `grey`."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    options = AdaptConfig(steps=2, tuning_steps=1)
+    make_checkpoint(root / "grey", channels=1, options=options)
+    make_checkpoint(root / "colour", channels=3, options=options)
+    return root

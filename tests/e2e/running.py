@@ -1,0 +1,104 @@
+"""A server as its users run it: the command, in a process of its own, on a free port."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metanas_client import Client
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / "examples" / "digits"
+ENVIRONMENT = {name: value for name, value in os.environ.items() if "METANAS" not in name}
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is ready."""
+
+    address: str
+    process: "subprocess.Popen[str]"
+
+    def client(self) -> Client:
+        return Client(self.address, patience=10.0)
+
+    def kill(self) -> None:
+        """As a power cut would: nothing is finished, nothing is said."""
+        workers = self.workers()
+        self.process.kill()
+        self.process.wait()
+        for pid in workers:
+            _end(pid)
+
+    def kill_workers(self) -> None:
+        """As the kernel does when memory is short."""
+        for pid in self.workers():
+            _end(pid)
+
+    def workers(self) -> list[int]:
+        """Process ids of its worker processes."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        children = " ".join(path.read_text(encoding="ascii") for path in threads).split()
+        # multiprocessing keeps a helper of its own beside them
+        return [int(child) for child in children if b"spawn_main" in _command_of(child)]
+
+
+def _command_of(pid: str) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _end(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
+    """The command line of a server on a free port; later flags win over earlier ones."""
+    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
+    # one thread: sums are then added in the same order as in the tests' own process
+    return [*start, "--checkpoints", str(checkpoints), "--data", str(data), "--threads=1", *flags]
+
+
+@contextmanager
+def running(checkpoints: Path, data: Path, *flags: str) -> Iterator[Running]:
+    """Start a server, wait until it is ready, and stop it by SIGTERM at the end."""
+    log = data.parent / f"{data.name}.log"
+    with (
+        log.open("a", encoding="utf-8") as errors,
+        subprocess.Popen(
+            command(checkpoints, data, *flags),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=ENVIRONMENT,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            assert " ready on " in ready, log.read_text(encoding="utf-8")
+            yield Running(ready.split(" ready on ")[1].split()[0], process)
+        finally:
+            process.terminate()
+
+
+def refused(checkpoints: Path, data: Path, *flags: str) -> str:
+    """Start a server that must not come up; returns what it says about it."""
+    done = subprocess.run(
+        command(checkpoints, data, *flags),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return done.stderr
