@@ -22,13 +22,15 @@ from metanas.card import CheckpointCard
 from metanas.checkpoint import ALIVE_PREFIX, save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, with_rotations
-from metanas.errors import CheckpointError
+from metanas.errors import CheckpointError, InvalidInput
 from metanas.genotype import CELL_KINDS
 from metanas.train import MetaTrainer, Progress
 
 SNAPSHOT_FILE = "snapshot.safetensors"
 LOG_FILE = "log.jsonl"
 META, ADAM = "meta.", "adam."
+UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
+"""What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,14 @@ def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
         tensors = safetensors.torch.load(raw)
         length = int.from_bytes(raw[:8], "little")
         header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
+        _check_same(path, header["config"], trainer.config)
+        _restore(trainer, header, tensors)
+        return schema.build(Best, header["best"])
     except FileNotFoundError as error:
         message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
         raise CheckpointError("CHECKPOINT_MISSING", message) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error
-    _check_same(path, header["config"], trainer.config)
-    _restore(trainer, header, tensors)
-    return schema.build(Best, header["best"])
+    except UNREADABLE as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error!r}") from error
 
 
 def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:

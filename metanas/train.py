@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from metanas.augment import affine_views
 from metanas.config import RunConfig, TrainConfig
 from metanas.episodes import Classes, Episode, sample_episode
+from metanas.errors import DatasetError
 from metanas.genotype import CELL_KINDS
 from metanas.head import prototype_logits
 from metanas.metalearn import MetaLearner, reptile
@@ -35,6 +36,7 @@ from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
 from metanas.relax import Perturbed, Relaxation, Softmax, annealed
 from metanas.supernet import ALPHA_PREFIX, Supernet, initialise, is_alpha
 
+VALIDATION_QUERIES = 5
 DISCRETE = 1e-4
 """A temperature at which the softmax is the argmax."""
 
@@ -51,7 +53,12 @@ class Progress:
 
 
 class MetaTrainer:
-    """The state of a run: meta-parameters, task optimizer, generators; `iterate` advances it."""
+    """The state of a run: meta-parameters, task optimizer, generators; `iterate` advances it.
+
+    Raises:
+        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+        UnknownName: the search space has an operation that `ops` has not.
+    """
 
     def __init__(
         self,
@@ -62,6 +69,8 @@ class MetaTrainer:
         ops: Mapping[str, Op] = OPS,
         meta_learner: MetaLearner = reptile,
     ) -> None:
+        _check_data("training", train, config.task.ways[0], 2)
+        _check_data("validation", val, 2, 1 + VALIDATION_QUERIES)
         self.config = config
         self._train, self._val = train, val
         self._meta_learner = meta_learner
@@ -118,10 +127,10 @@ class MetaTrainer:
     def _loss(self, classes: Classes, relaxation: Relaxation) -> Tensor:
         task = self.config.task
         ways = len(classes)
-        fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [1]
+        available = min(len(images) for images in classes.values())
+        fitting = [s for s in task.shots if 2 * s * ways <= task.images and s < available] or [1]
         shots = int(self.random.choice(fitting))
-        available = min(len(images) for images in classes.values()) - shots
-        queries = min(available, max(1, task.images // ways - shots))
+        queries = min(available - shots, max(1, task.images // ways - shots))
         episode = sample_episode(
             classes, ways=ways, shots=shots, queries=queries, random=self.random
         )
@@ -188,13 +197,26 @@ class MetaTrainer:
         ways = min(20, len(self._val))
         accuracies = []
         for _ in range(self.config.train.validation_episodes):
-            episode = sample_episode(self._val, ways=ways, shots=1, queries=5, random=random)
+            episode = sample_episode(
+                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
+            )
             relaxation = Softmax(temperature=temperature)
             x = self.inputs(episode)
             logits = self._logits(self.meta, episode, x, relaxation, 0.0)
             right = logits.argmax(1).numpy() == episode.query_labels
             accuracies.append(float(right.mean()))
         return sum(accuracies) / len(accuracies)
+
+
+def _check_data(split: str, classes: Classes, ways: int, images: int) -> None:
+    """Refuse before any work what would otherwise fail at some later draw."""
+    if len(classes) < ways:
+        message = f"the {split} split has {len(classes)} classes; {ways} or more are needed"
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
+    for name, members in classes.items():
+        if len(members) < images:
+            message = f"class {name!r} of the {split} split has {len(members)} images; {images} or "
+            raise DatasetError("DATASET_TOO_FEW_IMAGES", message + "more are needed")
 
 
 def _optimizer_config(settings: TrainConfig) -> TaskOptimizerConfig:
