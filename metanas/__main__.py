@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import tomllib
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from rich.progress import (
 
 from metanas import data, schema
 from metanas.checkpoint import load_checkpoint, write_atomic
-from metanas.config import read_config
+from metanas.config import parse_overrides, read_config
 from metanas.errors import MetanasError
 from metanas.evaluate import EpisodeShape, evaluate, mean_of
 from metanas.runs import run
@@ -102,7 +101,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(options.checkpoint)
     spec = checkpoint.card.input
     classes = data.load(options.data, options.split, size=spec.size, channels=spec.channels)
-    overrides = tomllib.loads("\n".join(options.set))
+    overrides = parse_overrides(options.set)
     shape = EpisodeShape(ways=options.ways, shots=options.shots, queries=options.queries)
     with Progress(*COLUMNS) as bar:
         task = bar.add_task("evaluate", total=options.episodes, seen="")

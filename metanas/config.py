@@ -161,11 +161,26 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        for override in overrides:
-            _merge(raw, tomllib.loads(override))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", str(error)) from error
+    _merge(raw, parse_overrides(overrides))
     return schema.build(RunConfig, raw)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of several `key=value` in TOML; the last one of a key counts.
+
+    Raises:
+        InvalidInput: one of them is no TOML.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        try:
+            _merge(values, tomllib.loads(override))
+        except tomllib.TOMLDecodeError as error:
+            message = f"{override!r} is not KEY=VALUE in TOML: {error}"
+            raise InvalidInput.single("--set", "CONFIG_UNREADABLE", message) from error
+    return values
 
 
 def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:

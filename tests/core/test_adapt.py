@@ -1,5 +1,6 @@
 """The inner loop: mini-batches, what moves and what does not, stopping, diverging."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,23 @@ def test_options_decide_what_moves(
     changed = moved(checkpoint, params)
     assert any(changed[name] for name in changed if is_alpha(name)) == alphas
     assert any(changed[name] for name in changed if not is_alpha(name)) == weights
+
+
+def test_the_alphas_descend_the_loss_of_the_live_network(checkpoint: Checkpoint) -> None:
+    """Adam's first step goes against the sign of the gradient: compare with finite differences."""
+    options = AdaptConfig(steps=1, weight_lr=0.0, alpha_lr=0.01, temperature_end=1.0)
+    support, name = task(3, 3, 3), "alpha.normal.ops"
+
+    def loss(index: int, change: float) -> float:
+        """The first step's loss, which is taken before it steps."""
+        params = {**checkpoint.params, name: checkpoint.params[name].clone()}
+        params[name].view(-1)[index] += change
+        return adapted(replace(checkpoint, params=params), support, options)[1][0].loss
+
+    moves = adapted(checkpoint, support, options)[0][name] - checkpoint.params[name]
+    slopes = {i: loss(i, 0.1) - loss(i, -0.1) for i in range(0, moves.numel(), 5)}
+    steep = sorted(slopes, key=lambda index: abs(slopes[index]))[-5:]
+    assert [moves.view(-1)[i] > 0 for i in steep] == [slopes[i] < 0 for i in steep]
 
 
 def test_bilevel_takes_another_way(checkpoint: Checkpoint) -> None:
