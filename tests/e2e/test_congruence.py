@@ -28,7 +28,7 @@ from tests.e2e.running import DIGITS, Running, running
 
 Pixels = NDArray[np.uint8]
 OPTIONS = AdaptConfig(steps=4, tuning_steps=2)
-SLOW = AdaptConfig(steps=60, tuning_steps=0)  # long enough to be interrupted
+SLOW = AdaptConfig(steps=40, tuning_steps=0)  # long enough to be interrupted
 SIZES = [(2, 2), (3, 50), (8, 8), (15, 16), (16, 16), (17, 31), (32, 32), (100, 37), (224, 224)]
 
 
@@ -218,7 +218,7 @@ def test_a_server_killed_in_the_middle_finishes_after_its_restart(
 ) -> None:
     data = tmp_path / "data"
     with running(checkpoints, data) as service, service.client() as before:
-        handle = before.adapt(DIGITS / "support", checkpoint="grey", seed=3, options=SLOW.to_dict())
+        handle = before.adapt(few(), checkpoint="grey", seed=3, options=SLOW.to_dict())
         for _ in islice(handle.progress(), 5):
             pass
         service.kill()
