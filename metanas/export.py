@@ -8,8 +8,12 @@ Notable:
 - The bytes are a function of the model and its metadata alone; there is no time in them.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnx

@@ -5,12 +5,16 @@ Needs the extra "onnx". The file is read through ONNX Runtime alone.
 
 import base64
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
 import onnxruntime

@@ -17,6 +17,14 @@ from metanas_server.config import ServerConfig, parse
 from metanas_server.errors import ServiceError
 
 HURRIED = 130
+ENVIRONMENT = {
+    # torch's threads sleep while they wait for one another: spinning, they take the cores from the
+    # other processes, and where all cores are busy an adaptation takes ten times as long
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # ONNX Runtime 1.31 and later reports its use to its makers otherwise
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+"""What the worker processes inherit unless the environment says something else."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         print(f"metanas-server: {error}", file=sys.stderr)
         return 2
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         asyncio.run(serve(config))
     except (MetanasError, ServiceError) as error:
