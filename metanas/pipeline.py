@@ -177,7 +177,7 @@ class Job:
         task, genotype = adapted.task, adapted.genotype
         with self._stage("export", 1), torch.no_grad():
             classifier, logits, features = _classifier(adapted.network, task)
-            metadata = self._metadata(task, genotype, logits)
+            metadata = self._metadata(task, genotype, classifier)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
@@ -224,9 +224,8 @@ class Job:
     def _gap(self, params: Params, network: DiscreteNetwork, task: Task) -> Gap:
         return gap(self.checkpoint, params, network, task.support, self.options, self.seed)
 
-    def _metadata(self, task: Task, genotype: Genotype, logits: Tensor) -> dict[str, str]:
+    def _metadata(self, task: Task, genotype: Genotype, classifier: Classifier) -> dict[str, str]:
         card = self.checkpoint.card
-        first = task.images[0]
         space = card.space
         return {
             "metanas.version": __version__,
@@ -239,7 +238,7 @@ class Job:
             "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
             "metanas.options": json.dumps(self.options.to_dict()),
             "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
-            "metanas.conformance": _conformance(first, logits[0]),
+            "metanas.conformance": _conformance(task.images[0], classifier),
         }
 
     def _report(
@@ -307,11 +306,17 @@ def _support_digest(images: Sequence[Image], labels: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _conformance(image: NDArray[Any], logits: Tensor) -> str:
-    """One image and its logits: any runtime can prove itself on it."""
+def _conformance(image: Image, classifier: Classifier) -> str:
+    """One image and its logits: any runtime can prove itself on it.
+
+    Of a large image every k-th pixel, so that a photo does not make the file several times larger.
+    """
+    step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
+    small = image[::step, ::step]
+    logits = classifier.logits(classifier.preprocess(small))[0]
     vector = {
-        "image": b64encode(image.tobytes()).decode(),
-        "shape": image.shape,
+        "image": b64encode(small.tobytes()).decode(),
+        "shape": small.shape,
         "logits": [round(value, 6) for value in logits.tolist()],
         "tolerance": CONFORMANCE_TOLERANCE,
     }
