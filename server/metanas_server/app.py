@@ -7,6 +7,7 @@ import os
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Self
 
 import grpc
 from grpc import aio
@@ -53,8 +54,8 @@ def build_server(config: ServerConfig, *, load: Load | None = None) -> "Server":
     """A server with this configuration, not started yet; call it within a running event loop.
 
     load: how the workers load a checkpoint folder, for instance
-        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`; it must be picklable,
-        because the workers are processes of their own. None is `metanas.checkpoint.load_checkpoint`.
+        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`. It must be picklable: the
+        workers are processes of their own. None is `metanas.checkpoint.load_checkpoint`.
     """
     return Server(config, load)
 
@@ -73,7 +74,7 @@ class Server:
         self._crew: Crew
         self._jobs: Jobs
 
-    async def __aenter__(self) -> "Server":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -211,7 +212,7 @@ def _bind(server: aio.Server, config: ServerConfig) -> int:
 
 
 def _why_not(config: ServerConfig) -> StartError:
-    """grpc only says that it cannot bind; the operating system says why."""
+    """The reason for a port that grpc cannot bind: it does not say, the operating system does."""
     port = int(config.listen.rpartition(":")[2])
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

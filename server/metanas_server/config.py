@@ -1,4 +1,4 @@
-"""The configuration of the server: one frozen value, each field a flag and an environment variable."""
+"""The configuration: one frozen value, each field a flag and an environment variable."""
 
 import argparse
 import ipaddress
@@ -153,7 +153,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="metanas-server",
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
         epilog="Every flag can be given as an environment variable instead: --max-ways as"
-        f" {PREFIX}MAX_WAYS. Flags win.",
+        f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 1 when the server"
+        " cannot start, 2 when the configuration is wrong.",
         argument_default=argparse.SUPPRESS,
     )
     for each in fields(ServerConfig):
@@ -162,13 +163,16 @@ def _parser() -> argparse.ArgumentParser:
             action = argparse.BooleanOptionalAction
             parser.add_argument(_as_flag(each.name), action=action, help=help_)
         else:
-            metavar = {int: "N", float: "SECONDS", str: "HOST:PORT"}.get(each.type, "PATH")  # type: ignore[call-overload]
-            if each.name == "devices":
-                metavar = "NAMES"
-            parser.add_argument(
-                _as_flag(each.name), type=_reader(each), metavar=metavar, help=help_
-            )
+            metavar, reader = _metavar(each), _reader(each)
+            parser.add_argument(_as_flag(each.name), type=reader, metavar=metavar, help=help_)
     return parser
+
+
+def _metavar(each: Field[Any]) -> str:
+    if each.name == "devices":
+        return "NAMES"
+    words: dict[Any, str] = {int: "N", float: "SECONDS", str: "HOST:PORT"}
+    return words.get(each.type, "PATH")
 
 
 def _reader(each: Field[Any]) -> Any:

@@ -30,7 +30,7 @@ from metanas_server.resources import (
 )
 
 MAX_REQUEST_ID = 128
-DTYPES = {
+DTYPES: dict[int, np.dtype[Any]] = {
     example_pb2.TENSOR_TYPE_UINT8: np.dtype("<u1"),
     example_pb2.TENSOR_TYPE_FLOAT32: np.dtype("<f4"),
 }
@@ -123,7 +123,7 @@ def read_example(message: example_pb2.Example, index: int) -> Example:
     count = int(np.prod(shape, dtype=object))
     if not 2 <= len(shape) <= 3 or count * dtype.itemsize != len(tensor.data):
         text = (
-            f"shape {list(shape)} of {dtype.name} does not go with {len(tensor.data)} bytes of data;"
+            f"{len(tensor.data)} bytes of data are no {dtype.name} tensor of shape {list(shape)};"
             " the shape is (height, width, channels) or (height, width)"
         )
         raise InvalidInput.single(field, "TENSOR_SHAPE", text)
@@ -206,7 +206,7 @@ def write_checkpoint(name: str, card: CheckpointCard, limits: Limits) -> checkpo
 def _read_options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:
     unknown = unknown_fields.UnknownFieldSet(message)
     if len(unknown):
-        numbers = ", ".join(str(entry.field_number) for entry in unknown)
+        numbers = ", ".join(str(unknown[i].field_number) for i in range(len(unknown)))
         text = f"this server does not know option field {numbers}; it may be older than the client"
         raise InvalidInput.single("options", "OPTION_UNKNOWN", text)
     return {field.name: value for field, value in message.ListFields()}

@@ -1,4 +1,4 @@
-"""The crew: one loop for each worker that takes the next job, has it made, and keeps the outcome."""
+"""The crew: for each worker a loop that takes the next job, has it made, and keeps the outcome."""
 
 import asyncio
 import logging
@@ -51,7 +51,7 @@ class Crew:
         workers: Sequence[WorkerProcess],
         on_health: OnHealth,
     ) -> None:
-        """Use these workers; `on_health` is told whenever there is again, or no longer, one alive."""
+        """Use these workers; `on_health` is told when none is alive, and when one is again."""
         self.board: dict[str, LiveJob] = {}
         self.checkpoints: Mapping[str, CheckpointCard] = {}
         self._config = config
@@ -174,7 +174,7 @@ class Crew:
         job.worker = worker
         late = TimedOut(
             "ADAPTATION_TIMEOUT",
-            f"the adaptation was stopped after {begun.timeout:g} s; ask for fewer steps or more time",
+            f"stopped after {begun.timeout:g} s; ask for fewer steps or for more time",
         )
         timer = asyncio.get_running_loop().call_later(begun.timeout, self.end, job, late)
         outcome: Made | Ended

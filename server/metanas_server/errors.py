@@ -17,9 +17,9 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── WorkerFailed            INTERNAL: a defect showed up in the worker
 ├── AdaptationFailed        the reason of `Adaptation.failure`: what a caller of `Adapt` gets
 ├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
-└── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID, PORT_IN_USE,
-                            LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID, WORKER_FAILED: the server does not
-                            come up
+└── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
+                            PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
+                            CHECKPOINT_MISSING, WORKER_FAILED: the server does not come up
 ```
 
 Constructors take positional arguments only, so that a worker process can send an error to its

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Self
 
 from metanas.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from metanas.task import Example, Limits, check_examples
@@ -46,7 +47,7 @@ class Intake:
         self._bytes = 0
         self._count = 0
 
-    def __enter__(self) -> "Intake":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

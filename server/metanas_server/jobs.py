@@ -1,7 +1,7 @@
 """The job engine: takes adaptations in, cancels and deletes them, and lets them be watched.
 
 Everything here happens on the event loop's thread. The truth about a job is its record; what is in
-memory beside it is only what a job needs while it is not finished. Who has the models made is `crew`.
+memory beside it is only what a job needs while it is not finished. `crew` has the models made.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What goes through the pipe between the front and a worker process; needs no torch on either side."""
+"""What goes through the pipe between the front and a worker process; none of it needs torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -132,7 +132,7 @@ class Records:
     def adaptations(
         self, before: int | None, count: int, state: State | None
     ) -> list[tuple[int, AdaptationRecord]]:
-        """At most `count` adaptations with their numbers, the latest first, numbers below `before`."""
+        """At most `count` adaptations, the latest first, with their numbers, all below `before`."""
         rows = self._db.execute(
             "SELECT number, body FROM adaptations WHERE (? IS NULL OR number < ?)"
             " AND (? IS NULL OR state = ?) ORDER BY number DESC LIMIT ?",
@@ -154,7 +154,7 @@ class Records:
         return _model(self._body("models", "model", id_))
 
     def models(self, before: int | None, count: int) -> list[tuple[int, ModelRecord]]:
-        """At most `count` models with their numbers, the latest first, numbers below `before`."""
+        """At most `count` models, the latest first, with their numbers, all below `before`."""
         rows = self._db.execute(
             "SELECT number, body FROM models WHERE ? IS NULL OR number < ?"
             " ORDER BY number DESC LIMIT ?",

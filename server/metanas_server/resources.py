@@ -25,7 +25,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a request asks for, apart from its examples. `timeout` is in seconds, None if not set."""
+    """What a request asks for, apart from its examples; `timeout` is in seconds."""
 
     checkpoint: str
     overrides: Mapping[str, Option]

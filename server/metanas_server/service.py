@@ -3,6 +3,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from grpc import aio
@@ -52,7 +53,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         record = await self._take_in(request_iterator, context, detached=False)
         self._jobs.wait_for(record.id)
         # A callback, since a generator is not told at once when its caller goes away.
-        context.add_done_callback(lambda _: self._jobs.leave(record.id))
+        left = partial(self._left, record.id)
+        context.add_done_callback(left)  # type: ignore[arg-type]  # its stub has no Protocol
         async for event in self._jobs.events(record.id):
             if isinstance(event, ProgressRecord):
                 yield AdaptResponse(progress=convert.write_progress(event))
@@ -71,6 +73,9 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         )
         async for chunk in chunks(self._archive.store, model, 0):
             yield AdaptResponse(chunk=chunk)
+
+    def _left(self, id_: str, _: Any) -> None:
+        self._jobs.leave(id_)
 
     async def CreateAdaptation(
         self, request_iterator: Parts, context: Context

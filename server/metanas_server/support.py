@@ -6,13 +6,14 @@ encoded image as it came, or the numbers of an array, row-major and little-endia
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from metanas.task import Example
 
 ENCODED = "encoded"
-ARRAYS = {"uint8": np.dtype("<u1"), "float32": np.dtype("<f4")}
+ARRAYS: dict[str, np.dtype[Any]] = {"uint8": np.dtype("<u1"), "float32": np.dtype("<f4")}
 
 
 def pack(examples: Iterable[Example]) -> bytes:
