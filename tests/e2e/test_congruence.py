@@ -251,3 +251,10 @@ def test_a_cancelled_adaptation_leaves_nothing(client: Client) -> None:
     assert handle.info().state is State.CANCELLED
     assert "export" not in stages
     assert [info.name for info in client.models()] == models
+
+
+def test_photos_do_not_make_the_file_large(client: Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2, 1200, 900, 3), dtype=np.uint8)
+    model = there(client, {"a": noise, "b": 255 - noise}, "colour")
+    assert len(model.onnx) < 100_000
+    assert json.loads(metadata(model.onnx)["metanas.conformance"])["shape"][2] == 3
