@@ -12,7 +12,7 @@ from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
 from metanas.head import held_out_logits
-from metanas.network import DiscreteNetwork
+from metanas.network import DiscreteNetwork, features_of, freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Softmax
@@ -70,11 +70,23 @@ def view_accuracy(
     return right / len(task.labels)
 
 
+def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tensor:
+    """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
+
+    Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
+    """
+    network = from_supernet(
+        checkpoint.card.space, checkpoint.params, checkpoint.meta_genotype, checkpoint.ops
+    )
+    freeze_statistics(network, task.images, chunk)
+    return features_of(network, task.images)
+
+
 def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float | None:
     """Accuracy on support images against prototypes that were made without them, 0 to 1.
 
-    The network has seen these images during adaptation; only the prototypes have not. Classes with
-    one image take no part; None if no class has two.
+    Classes with one image take no part; None if no class has two. With features of a network that
+    was adapted to the same images this says little: it is nearly always 1.
     """
     logits = held_out_logits(features, task.labels, task.ways, features, scale)
     counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1

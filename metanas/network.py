@@ -19,6 +19,9 @@ from metanas.optimizer import Params
 from metanas.space import SearchSpace
 from metanas.supernet import is_alpha
 
+CHUNK = 256
+"""Images that go through a frozen network at once: it bounds memory and changes nothing else."""
+
 
 class DiscreteCell(nn.Module):
     """A cell whose nodes are sums of two operations each; `edges` by the supernet's edge index."""
@@ -110,6 +113,12 @@ def from_supernet(
                     weights[edge + key.removeprefix(prefix)] = value
     network.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
     return network
+
+
+@torch.no_grad()
+def features_of(network: DiscreteNetwork, images: Tensor) -> Tensor:
+    """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk."""
+    return torch.cat([network(part, 0) for part in images.split(CHUNK)])
 
 
 def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> None:

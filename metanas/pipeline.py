@@ -26,8 +26,8 @@ from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, prototypes
 from metanas.images import decode, from_array
-from metanas.measure import Gap, gap, leave_one_out, macs_of, view_accuracy
-from metanas.network import DiscreteNetwork, from_supernet
+from metanas.measure import Gap, gap, leave_one_out, macs_of, meta_features, view_accuracy
+from metanas.network import DiscreteNetwork, features_of, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig
 from metanas.report import Report
@@ -176,12 +176,12 @@ class Job:
         """Build the ONNX file, check it, and report; raises what `make_model` raises."""
         task, genotype = adapted.task, adapted.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits, features = _classifier(adapted.network, task)
+            classifier, logits = _classifier(adapted.network, task)
             metadata = self._metadata(task, genotype, classifier)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
-        report = self._report(adapted, classifier, features, len(data), difference)
+        report = self._report(adapted, classifier, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
         return AdaptedModel(data, sha256, genotype, task.support.classes, report)
 
@@ -242,36 +242,35 @@ class Job:
         }
 
     def _report(
-        self,
-        adapted: Adapted,
-        classifier: Classifier,
-        features: Tensor,
-        onnx_bytes: int,
-        difference: float,
+        self, adapted: Adapted, classifier: Classifier, onnx_bytes: int, difference: float
     ) -> Report:
         task, genotype, network = adapted.task, adapted.genotype, adapted.network
+        card, support = self.checkpoint.card, adapted.task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
+        with self.time("report"):
+            macs = macs_of(network, card.input.size)
+            accuracy = view_accuracy(classifier, support, card.augment, self.seed)
+            features = meta_features(self.checkpoint, support, self.options.batch_size)
+            held_out = leave_one_out(features, support, classifier.scale)
         return Report(
-            checkpoint=self.checkpoint.card.name,
-            checkpoint_digest=self.checkpoint.card.digest,
+            checkpoint=card.name,
+            checkpoint_digest=card.digest,
             support_digest=task.digest,
             seed=self.seed,
             options=self.options.to_dict(),
-            ways=task.support.ways,
-            shots=task.support.shots,
+            ways=support.ways,
+            shots=support.shots,
             steps=self.options.steps,
             tuning_steps=self.options.tuning_steps,
             seconds={stage: round(value, 6) for stage, value in self.time.seconds.items()},
             parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
-            macs=macs_of(network, self.checkpoint.card.input.size),
+            macs=macs,
             onnx_bytes=onnx_bytes,
             accuracy_soft=adapted.gap.soft,
             accuracy_pruned=adapted.gap.pruned,
-            accuracy=view_accuracy(
-                classifier, task.support, self.checkpoint.card.augment, self.seed
-            ),
+            accuracy=accuracy,
             logit_gap=adapted.gap.logits,
-            leave_one_out=leave_one_out(features, task.support, classifier.scale),
+            leave_one_out=held_out,
             onnx_difference=difference,
             meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),
             genotype=json.loads(genotype.to_json()),
@@ -287,14 +286,14 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
     return whole.astype(np.uint8)
 
 
-def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tensor, Tensor]:
-    """The classifier with its prototype head, and its logits and features of the support set."""
+def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tensor]:
+    """The classifier with its prototype head, and its logits of the support set."""
     support = task.support
-    features: Tensor = network(support.images, 0)
+    features = features_of(network, support.images)
     scale = network.head["log_scale"].exp()
     weight, bias = linear_head(*prototypes(features, support.labels, support.ways), scale)
     classifier = Classifier(task.preprocess, network, weight, bias, scale)
-    return classifier, features @ weight.T + bias, features
+    return classifier, features @ weight.T + bias
 
 
 def _support_digest(images: Sequence[Image], labels: Sequence[str]) -> str:

@@ -42,7 +42,11 @@ class Report:
     logit_gap: float
     """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
     leave_one_out: float | None
-    """Accuracy on support images against prototypes without them; None for 1-shot."""
+    """Accuracy on support images *before* adaptation, against prototypes made without them.
+
+    Nothing has seen the image that is classified, so this is an honest estimate of the accuracy on
+    new images, from few of them and rather low. None if no class has two images.
+    """
     onnx_difference: float
     """Largest difference of a logit between ONNX Runtime and torch, on the support set."""
     meta_genotype_distance: int

@@ -89,7 +89,7 @@ def test_the_report(model: AdaptedModel, checkpoint: Checkpoint) -> None:
     assert (report.steps, report.tuning_steps) == (3, 2)
     assert report.options == OPTIONS.to_dict()
     assert report.onnx_bytes == len(model.onnx)
-    assert list(report.seconds) == STAGES
+    assert list(report.seconds) == [*STAGES, "report"]
     assert 0 < report.parameters < checkpoint.card.parameters
     assert report.macs > report.parameters
     assert report.genotype == json.loads(model.genotype.to_json())
@@ -247,6 +247,13 @@ def test_files_and_arrays_of_the_same_image_give_the_same_model(
         converted = [Example(e.label, form(np.asarray(e.image))) for e in given]
         digests.add(make_model(colour if channels == 3 else checkpoint, converted).sha256)
     assert len(digests) == 1
+
+
+def test_floats_are_rounded_to_the_eight_bits_that_queries_have(checkpoint: Checkpoint) -> None:
+    given = [Example(e.label, np.asarray(e.image).clip(1, 254)) for e in examples((1, 1))]
+    near = [Example(e.label, ((e.image + 0.4) / 255).astype(np.float32)) for e in given]  # type: ignore[operator]
+    nearer = [Example(e.label, ((e.image - 0.4) / 255).astype(np.float32)) for e in given]  # type: ignore[operator]
+    assert len({make_model(checkpoint, sent).sha256 for sent in (given, near, nearer)}) == 1
 
 
 def test_images_of_mixed_sizes_and_channels(checkpoint: Checkpoint, colour: Checkpoint) -> None:
