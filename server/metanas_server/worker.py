@@ -28,9 +28,9 @@ class StopFlag(Protocol):
 
 
 def main(connection: Connection, stop: StopFlag, setup: Setup) -> None:
-    """Load the checkpoints, say so, then work off jobs until the front says None or is gone."""
+    """Load the checkpoints, say so, then work off jobs until the front is gone."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group; it is the front that
-    # decides what happens to a running job, and it ends this process through the connection.
+    # decides what happens to a running job, and it ends this process by SIGKILL.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if setup.threads:
@@ -43,8 +43,8 @@ def main(connection: Connection, stop: StopFlag, setup: Setup) -> None:
     worker = Worker(checkpoints, setup, connection, stop)
     connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
     try:
-        while (job := connection.recv()) is not None:
-            connection.send(worker.attempt(job))
+        while True:
+            connection.send(worker.attempt(connection.recv()))
     except (EOFError, ConnectionError):
         return  # the front has gone
 

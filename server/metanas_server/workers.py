@@ -1,7 +1,6 @@
 """The front's side of a worker process: start it, give it a job, stop the job, notice its death."""
 
 import asyncio
-import contextlib
 import ctypes
 import multiprocessing
 import threading
@@ -14,7 +13,6 @@ from metanas_server.errors import StartError, WorkerLost
 from metanas_server.pipe import Job, Made, Ready, Setup, Step
 
 NO_JOB = 0
-CLOSE_SECONDS = 2.0
 
 
 def _enter(connection: Connection, stop: Any, setup: Setup) -> None:
@@ -127,14 +125,11 @@ class WorkerProcess:
             self._process.kill()
 
     async def close(self) -> None:
-        """End the process: politely first, the hard way if it is in the middle of something."""
+        """End the process. It has nothing to lose: all that it makes goes through the pipe."""
         if self._process is None:
             return
         assert self._connection is not None
         assert self._pump is not None
-        with contextlib.suppress(OSError):  # it has died already
-            self._connection.send(None)
-        await asyncio.to_thread(self._process.join, CLOSE_SECONDS)
         self.kill()
         await asyncio.to_thread(self._process.join)
         # The end of the process is the end of the pipe, and that of the thread that reads it. Only

@@ -1,0 +1,163 @@
+"""What the tests of the server say to it: requests made by hand, and errors taken apart."""
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status  # type: ignore[import-untyped]
+
+from metanas_protos.v1 import (
+    adaptation_pb2,
+    adaptation_service_pb2,
+    adaptation_service_pb2_grpc,
+    checkpoint_service_pb2_grpc,
+    example_pb2,
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions, AdaptationSpec
+from metanas_protos.v1.adaptation_service_pb2 import (
+    AdaptRequest,
+    AdaptResponse,
+    CreateAdaptationRequest,
+)
+from metanas_protos.v1.example_pb2 import Example, RawTensor
+
+SECONDS = 60
+LONG = AdaptationOptions(steps=500, tuning_steps=500)
+"""Options of an adaptation that takes longer than any test wants to wait."""
+
+
+class Api:
+    """The stubs of a channel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.adaptations = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
+        self.models = model_service_pb2_grpc.ModelServiceStub(channel)
+        self.checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(channel)
+
+    def adapt(self, spec: AdaptationSpec, examples: Iterable[Example]) -> list[AdaptResponse]:
+        return list(self.adaptations.Adapt(adapt_parts(spec, examples), timeout=SECONDS))
+
+    def create(self, spec: AdaptationSpec, examples: Iterable[Example]) -> Adaptation:
+        parts = itertools.chain(
+            [CreateAdaptationRequest(spec=spec)],
+            (CreateAdaptationRequest(example=example) for example in examples),
+        )
+        return self.adaptations.CreateAdaptation(parts, timeout=SECONDS).adaptation
+
+    def get(self, name: str) -> Adaptation:
+        request = adaptation_service_pb2.GetAdaptationRequest(name=name)
+        return self.adaptations.GetAdaptation(request, timeout=SECONDS).adaptation
+
+    def cancel(self, name: str) -> Adaptation:
+        request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
+        return self.adaptations.CancelAdaptation(request, timeout=SECONDS).adaptation
+
+    def watch(
+        self, name: str, after: int = 0
+    ) -> Iterator[adaptation_service_pb2.WatchAdaptationResponse]:
+        request = adaptation_service_pb2.WatchAdaptationRequest(name=name, after_sequence=after)
+        return iter(self.adaptations.WatchAdaptation(request, timeout=SECONDS))
+
+    def end_of(self, name: str) -> Adaptation:
+        """Wait for the end of an adaptation; returns its final state."""
+        *_, last = self.watch(name)
+        return last.adaptation
+
+    def until_running(self, name: str) -> None:
+        """Wait until an adaptation's steps are going on."""
+        next(event for event in self.watch(name) if event.progress.stage == "adapt")
+
+    def model(self, name: str) -> model_pb2.Model:
+        request = model_service_pb2.GetModelRequest(name=name)
+        return self.models.GetModel(request, timeout=SECONDS).model
+
+    def download(self, name: str, offset: int = 0) -> list[model_pb2.ModelChunk]:
+        request = model_service_pb2.DownloadModelRequest(name=name, offset=offset)
+        return [part.chunk for part in self.models.DownloadModel(request, timeout=SECONDS)]
+
+    def serves(self) -> None:
+        """The next request is served."""
+        last = self.adapt(spec(), images())[-1]
+        assert last.chunk.sha256
+
+
+def adapt_parts(spec: AdaptationSpec, examples: Iterable[Example]) -> Iterator[AdaptRequest]:
+    yield AdaptRequest(spec=spec)
+    for example in examples:
+        yield AdaptRequest(example=example)
+
+
+def spec(**fields: Any) -> AdaptationSpec:
+    return AdaptationSpec(**{"checkpoint": "checkpoints/grey", **fields})
+
+
+def image(label: str, seed: int = 0, size: int = 12) -> Example:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 1), dtype=np.uint8)
+    tensor = RawTensor(
+        shape=pixels.shape, type=example_pb2.TENSOR_TYPE_UINT8, data=pixels.tobytes()
+    )
+    return Example(label=label.encode(), tensor=tensor)
+
+
+def images(labels: tuple[str, ...] = ("a", "b"), seed: int = 0) -> list[Example]:
+    """Two examples of each class."""
+    return [image(label, seed + i) for i, label in enumerate(labels * 2)]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An error as the caller sees it."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    violations: list[tuple[str, str]]
+    retry_seconds: float | None
+    metadata: dict[str, str]
+
+
+def refusal_of(call: grpc.RpcError) -> Refusal:
+    status = rpc_status.from_call(call)
+    assert status is not None, f"no details: {call}"
+    info = _detail(status.details, error_details_pb2.ErrorInfo())
+    request = _detail(status.details, error_details_pb2.BadRequest())
+    retry = _detail(status.details, error_details_pb2.RetryInfo())
+    assert info is not None
+    assert info.domain == "metanas"
+    return Refusal(
+        code=call.code(),
+        reason=info.reason,
+        message=status.message,
+        violations=[(v.field, v.reason) for v in request.field_violations] if request else [],
+        retry_seconds=retry.retry_delay.ToMilliseconds() / 1000 if retry else None,
+        metadata=dict(info.metadata),
+    )
+
+
+def refused(do: Any, *arguments: Any) -> Refusal:
+    """Calls and expects to be refused."""
+    with pytest.raises(grpc.RpcError) as caught:
+        do(*arguments)
+    return refusal_of(caught.value)
+
+
+def _detail(details: Iterable[Any], empty: Any) -> Any:
+    for detail in details:
+        if detail.Unpack(empty):
+            return empty
+    return None
+
+
+QUEUED = adaptation_pb2.ADAPTATION_STATE_QUEUED
+RUNNING = adaptation_pb2.ADAPTATION_STATE_RUNNING
+SUCCEEDED = adaptation_pb2.ADAPTATION_STATE_SUCCEEDED
+FAILED = adaptation_pb2.ADAPTATION_STATE_FAILED
+CANCELLED = adaptation_pb2.ADAPTATION_STATE_CANCELLED

@@ -1,0 +1,46 @@
+"""What the tests of the server share: tiny checkpoints, and one server for those that can."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metanas.options import AdaptConfig
+from metanas.testing import make_checkpoint
+from tests.server.calls import Api
+from tests.server.processes import ServerProcess, serving
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the untrained checkpoints `colour` (RGB) and `grey`."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    options = AdaptConfig(steps=2, tuning_steps=1)
+    make_checkpoint(root / "grey", channels=1, options=options)
+    make_checkpoint(root / "colour", channels=3, options=options)
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of the module's server."""
+    return tmp_path_factory.mktemp("server") / "data"
+
+
+@pytest.fixture(scope="module")
+def flags() -> tuple[str, ...]:
+    """Flags of the module's server; a module that needs some has a fixture of the same name."""
+    return ()
+
+
+@pytest.fixture(scope="module")
+def server(checkpoints: Path, data: Path, flags: tuple[str, ...]) -> Iterator[ServerProcess]:
+    """The server of a whole module."""
+    with serving(checkpoints, data, *flags) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def api(server: ServerProcess) -> Api:
+    """Its stubs."""
+    return server.api

@@ -1,0 +1,94 @@
+"""A server as it is run for real: the command, in a process of its own, on a free port."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from tests.server.calls import Api
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if "METANAS" not in name}
+
+
+class ServerProcess:
+    """A server that has said that it is ready."""
+
+    def __init__(self, process: "subprocess.Popen[str]", ready: str) -> None:
+        self.process = process
+        self.ready = ready
+        self.address = ready.split(" ready on ")[1].split()[0]
+        self.channel = grpc.insecure_channel(self.address)
+        self.api = Api(self.channel)
+
+    def workers(self) -> list[int]:
+        """Process ids of its workers; multiprocessing keeps a helper of its own beside them."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        children = " ".join(path.read_text(encoding="ascii") for path in threads).split()
+        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
+        return [pid for pid, command in commands.items() if b"spawn_main" in command]
+
+    def signal_workers(self, number: signal.Signals) -> None:
+        for pid in self.workers():
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        """End it as a power cut would, the workers too."""
+        workers = self.workers()
+        self.process.kill()
+        self.process.wait()
+        for pid in workers:
+            if Path(f"/proc/{pid}").exists():
+                os.kill(pid, signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ask it to stop; returns its exit code."""
+        self.process.terminate()
+        return self.process.wait(timeout=60)
+
+
+def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
+    """The command line of a server on a free port; later flags win over earlier ones."""
+    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0", "--threads=1"]
+    return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]
+
+
+@contextmanager
+def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProcess]:
+    """A server that is ready; it is stopped at the end if it has not been before."""
+    log = data.with_suffix(".log")
+    with (
+        log.open("a", encoding="utf-8") as errors,
+        subprocess.Popen(
+            command(checkpoints, data, *flags),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=ENVIRONMENT,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        ready = process.stdout.readline().strip()
+        assert " ready on " in ready, log.read_text(encoding="utf-8")
+        server = ServerProcess(process, ready)
+        try:
+            yield server
+        finally:
+            server.channel.close()
+            process.terminate()
+
+
+def run(checkpoints: Path, data: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
+    """Run a server that is not expected to come up."""
+    return subprocess.run(
+        command(checkpoints, data, *flags),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=120,
+    )

@@ -1,0 +1,279 @@
+"""Both doors of the adaptation service, and all that can be done with an adaptation."""
+
+import hashlib
+import json
+import threading
+import uuid
+
+import grpc
+import onnx
+import pytest
+
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from metanas_protos.v1.adaptation_service_pb2 import (
+    DeleteAdaptationRequest,
+    ListAdaptationsRequest,
+)
+from tests.server.calls import (
+    CANCELLED,
+    FAILED,
+    LONG,
+    RUNNING,
+    SUCCEEDED,
+    Api,
+    adapt_parts,
+    image,
+    images,
+    refused,
+    spec,
+)
+
+
+def test_adapt_streams_acceptance_progress_result_and_the_model(api: Api) -> None:
+    responses = api.adapt(spec(seed=7), images())
+    kinds = [response.WhichOneof("event") for response in responses]
+    assert kinds[0] == "adaptation"
+    order = list(dict.fromkeys(kinds))
+    assert order == ["adaptation", "progress", "result", "chunk"]
+    progress = [r.progress for r in responses if r.HasField("progress")]
+    assert [each.sequence for each in progress] == list(range(1, len(progress) + 1))
+    assert {"decode", "adapt", "tune", "export", "check"} <= {each.stage for each in progress}
+    steps = [each for each in progress if each.stage == "adapt" and each.step]
+    assert [each.step for each in steps] == [1, 2]
+    assert all(each.HasField("loss") and each.HasField("temperature") for each in steps)
+    assert not progress[0].HasField("loss")
+
+    result = next(r.result for r in responses if r.HasField("result"))
+    onnx_file = b"".join(r.chunk.data for r in responses)
+    assert hashlib.sha256(onnx_file).hexdigest() == result.model.sha256
+    assert len(onnx_file) == result.model.size_bytes
+    onnx.checker.check_model(onnx.load_from_string(onnx_file))
+    assert list(result.model.labels) == ["a", "b"]
+    assert {"normal", "reduce"} == set(json.loads(result.model.genotype_json))
+    assert json.loads(result.model.report_json)["seed"] == 7
+    assert result.adaptation.state == SUCCEEDED
+    assert result.adaptation.model == result.model.name
+    assert result.adaptation.attempts == 1
+
+
+def test_the_same_request_gives_the_same_bytes(api: Api) -> None:
+    digests = {api.adapt(spec(seed=3), images())[-1].chunk.sha256 for _ in range(2)}
+    assert len(digests) == 1
+    assert api.adapt(spec(seed=3), images(seed=90))[-1].chunk.sha256 not in digests
+
+
+def test_create_answers_at_once_and_goes_on_alone(api: Api) -> None:
+    created = api.create(spec(), images())
+    assert created.example_count == 4
+    ended = api.end_of(created.name)
+    assert ended.state == SUCCEEDED
+    assert ended.create_time.ToNanoseconds() <= ended.start_time.ToNanoseconds()
+    assert ended.start_time.ToNanoseconds() < ended.end_time.ToNanoseconds()
+    assert api.get(created.name) == ended
+    assert ended.progress.stage == "check"
+
+
+def test_declared_classes_give_the_order_of_the_outputs(api: Api) -> None:
+    declared = spec(classes=[b"b", "ä".encode(), b"a"])
+    examples = [*images(), image("ä"), image("ä", 1), image("ä", 2)]
+    result = next(r.result for r in api.adapt(declared, examples) if r.HasField("result"))
+    assert list(result.model.labels) == ["b", "ä", "a"]
+    assert json.loads(result.model.report_json)["shots"] == [2, 3, 2]
+    assert list(result.adaptation.labels) == ["b", "ä", "a"]
+
+
+def test_watching_begins_where_one_likes(api: Api) -> None:
+    name = api.create(spec(), images()).name
+    everything = list(api.watch(name))
+    assert everything[-1].adaptation.state == SUCCEEDED
+    again = list(api.watch(name))
+    numbers = [e.progress.sequence for e in again if e.HasField("progress")]
+    assert numbers == list(range(1, len(numbers) + 1))
+    later = [e.progress.sequence for e in api.watch(name, after=3) if e.HasField("progress")]
+    assert later == numbers[3:]
+    assert again[0].HasField("adaptation")
+    assert again[-1].adaptation == everything[-1].adaptation
+
+
+def test_cancelling_stops_between_two_steps_and_the_next_is_served(api: Api) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    api.until_running(name)
+    assert api.cancel(name).state in (RUNNING, CANCELLED)
+    ended = api.end_of(name)
+    assert ended.state == CANCELLED
+    assert ended.failure.reason == "CANCELLED"
+    assert ended.progress.step < 500
+    api.serves()
+    assert api.cancel(name) == ended  # no error, and nothing changes
+
+
+def test_cancelling_what_still_waits(api: Api) -> None:
+    first = api.create(spec(options=LONG), images()).name
+    second = api.create(spec(), images()).name
+    assert api.cancel(second).state == CANCELLED
+    assert api.get(second).attempts == 0
+    api.cancel(first)
+    assert api.end_of(first).state == CANCELLED
+
+
+def test_dropping_an_adapt_call_cancels_the_work(api: Api) -> None:
+    call = api.adaptations.Adapt(adapt_parts(spec(options=LONG), images()))
+    name = next(call).adaptation.name
+    api.until_running(name)
+    call.cancel()
+    ended = api.end_of(name)
+    assert (ended.state, ended.failure.reason) == (CANCELLED, "CALLER_LEFT")
+    api.serves()
+
+
+def test_a_deadline_ends_the_work_too(api: Api) -> None:
+    call = api.adaptations.Adapt(adapt_parts(spec(options=LONG), images()), timeout=2)
+    name = next(call).adaptation.name
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert api.end_of(name).failure.reason == "CALLER_LEFT"
+
+
+def test_dropping_a_watch_cancels_nothing(api: Api) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    api.until_running(name)  # drops its watch
+    assert api.get(name).state == RUNNING
+    api.cancel(name)
+    api.end_of(name)
+
+
+def test_a_timeout_of_the_request(api: Api) -> None:
+    limited = spec(options=LONG)
+    limited.timeout.FromMilliseconds(300)
+    answer = refused(api.adapt, limited, images())
+    assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert answer.reason == "ADAPTATION_TIMEOUT"
+    api.serves()
+
+
+def test_a_failed_adaptation_can_be_looked_at_later(api: Api) -> None:
+    broken = image("b")
+    broken.encoded = b"no image"
+    created = api.create(spec(), [image("a"), broken])
+    ended = api.end_of(created.name)
+    assert ended.state == FAILED
+    assert ended.failure.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert [(v.field, v.reason) for v in ended.failure.violations] == [
+        ("examples[1].image", "IMAGE_FORMAT")
+    ]
+    assert not ended.model
+
+
+def test_a_request_id_never_runs_twice_at_either_door(api: Api) -> None:
+    once = spec(request_id=str(uuid.uuid4()))
+    created = api.create(once, images())
+    assert api.create(once, images()).name == created.name
+    result = next(r.result for r in api.adapt(once, images()) if r.HasField("result"))
+    assert result.adaptation.name == created.name
+    assert result.adaptation.attempts == 1
+    assert result.adaptation.request_id == once.request_id
+
+
+def test_the_same_request_sent_at_the_same_time(api: Api) -> None:
+    once = spec(request_id=str(uuid.uuid4()))
+    names = list[str]()
+    callers = [
+        threading.Thread(target=lambda: names.append(api.create(once, images()).name))
+        for _ in range(8)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(names) == 8
+    assert len(set(names)) == 1
+
+
+def test_a_request_id_for_another_request(api: Api) -> None:
+    first = spec(request_id=str(uuid.uuid4()))
+    api.create(first, images())
+    for other in (images(seed=5), images(("a", "c"))):
+        answer = refused(api.create, first, other)
+        assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert answer.reason == "REQUEST_ID_REUSED"
+    other_seed = spec(request_id=first.request_id, seed=1)
+    assert refused(api.create, other_seed, images()).reason == "REQUEST_ID_REUSED"
+
+
+def test_the_request_id_of_a_cancelled_adaptation_is_free_again(api: Api) -> None:
+    once = spec(request_id=str(uuid.uuid4()), options=LONG)
+    name = api.create(once, images()).name
+    api.cancel(name)
+    assert api.end_of(name).state == CANCELLED
+    again = api.create(once, images()).name
+    assert again != name
+    api.cancel(again)
+    api.end_of(again)
+
+
+def test_two_callers_of_one_request_and_one_leaves(api: Api) -> None:
+    once = spec(request_id=str(uuid.uuid4()), options=LONG)
+    calls = [api.adaptations.Adapt(adapt_parts(once, images())) for _ in range(2)]
+    names = {next(call).adaptation.name for call in calls}
+    assert len(names) == 1
+    name = names.pop()
+    calls[0].cancel()
+    api.until_running(name)
+    before = api.get(name).progress.sequence
+    assert any(e.HasField("progress") for e in api.watch(name, after=before))
+    assert api.get(name).state == RUNNING
+    calls[1].cancel()
+    assert api.end_of(name).failure.reason == "CALLER_LEFT"
+
+
+def test_create_makes_a_waited_for_adaptation_go_on_alone(api: Api) -> None:
+    options = AdaptationOptions(steps=40)
+    once = spec(request_id=str(uuid.uuid4()), options=options)
+    call = api.adaptations.Adapt(adapt_parts(once, images()))
+    name = next(call).adaptation.name
+    assert api.create(once, images()).name == name
+    call.cancel()
+    assert api.end_of(name).state == SUCCEEDED
+
+
+def test_lists_come_in_pages_the_latest_first(api: Api) -> None:
+    made = [api.create(spec(seed=i), images()).name for i in range(5)]
+    for name in made:
+        api.end_of(name)
+    names, token = list[str](), ""
+    while len(names) < 5:
+        page = api.adaptations.ListAdaptations(
+            ListAdaptationsRequest(page_size=2, page_token=token, state=SUCCEEDED)
+        )
+        assert len(page.adaptations) == 2
+        names += [each.name for each in page.adaptations]
+        token = page.next_page_token
+    assert names[:5] == made[::-1]
+    for changed in ({"state": FAILED}, {}):
+        request = ListAdaptationsRequest(page_size=2, page_token=token, **changed)
+        answer = refused(api.adaptations.ListAdaptations, request)
+        assert answer.violations == [("page_token", "PAGE_TOKEN")]
+    whole = api.adaptations.ListAdaptations(ListAdaptationsRequest(page_size=500))
+    assert whole.next_page_token == ""
+    assert {each.name for each in whole.adaptations} >= set(made)
+
+
+def test_only_what_has_ended_can_be_deleted(api: Api) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    request = DeleteAdaptationRequest(name=name)
+    answer = refused(api.adaptations.DeleteAdaptation, request)
+    assert answer.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert answer.reason == "ADAPTATION_NOT_ENDED"
+    api.cancel(name)
+    api.end_of(name)
+    api.adaptations.DeleteAdaptation(request)
+    answer = refused(api.get, name)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_ADAPTATION")
+
+
+def test_a_model_outlives_its_adaptation(api: Api) -> None:
+    name = api.create(spec(), images()).name
+    model = api.end_of(name).model
+    api.adaptations.DeleteAdaptation(DeleteAdaptationRequest(name=name))
+    assert api.model(model).adaptation == name
