@@ -129,6 +129,24 @@ def test_the_alphas_descend_the_loss_of_the_live_network(checkpoint: Checkpoint)
     assert [moves.view(-1)[i] > 0 for i in steep] == [slopes[i] < 0 for i in steep]
 
 
+@pytest.mark.parametrize(("frozen", "idle", "used"), [("weight_lr", 0, 1), ("alpha_lr", 1, 0)])
+def test_bilevel_learns_the_alphas_from_one_half_and_the_weights_from_the_other(
+    checkpoint: Checkpoint, frozen: str, idle: int, used: int
+) -> None:
+    """Images 0, 2 of a class train the weights and image 1 the alphas; the other is frozen."""
+    options = OPTIONS.replace({"bilevel": True, "steps": 1, frozen: 0.0})
+    support = task(3, 3)
+
+    def after_touching(index: int) -> Params:
+        images = support.images.clone()
+        images[index] = 1 - images[index]
+        return adapted(checkpoint, replace(support, images=images), options)[0]
+
+    untouched = adapted(checkpoint, support, options)[0]
+    assert all(torch.equal(v, untouched[k]) for k, v in after_touching(idle).items())
+    assert not all(torch.equal(v, untouched[k]) for k, v in after_touching(used).items())
+
+
 def test_bilevel_takes_another_way(checkpoint: Checkpoint) -> None:
     one, _ = adapted(checkpoint, task(2, 2), OPTIONS)
     two, _ = adapted(checkpoint, task(2, 2), OPTIONS.replace({"bilevel": True}))
@@ -191,6 +209,14 @@ def test_without_tuning_steps_only_the_norms_are_frozen(checkpoint: Checkpoint) 
     network, support = pruned(checkpoint), task(2, 3)
     options = OPTIONS.replace({"tuning_steps": 0})
     expected = network(support.images, len(support.images))
+    tune(network, checkpoint, support, options, torch.Generator().manual_seed(0), QUIET)
+    torch.testing.assert_close(network(support.images, 0), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_are_never_of_fewer_images_than_classes(checkpoint: Checkpoint) -> None:
+    network, support = pruned(checkpoint), task(1, 1, 1, 1)
+    options = OPTIONS.replace({"tuning_steps": 0, "batch_size": 1})
+    expected = network(support.images, 4)
     tune(network, checkpoint, support, options, torch.Generator().manual_seed(0), QUIET)
     torch.testing.assert_close(network(support.images, 0), expected, atol=1e-5, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """Meta-training: it learns, it follows its schedule, and nothing happens behind its back."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -69,14 +70,25 @@ def test_a_single_task_at_full_rate_takes_the_meta_parameters_along() -> None:
         torch.testing.assert_close(run.meta[name], value, atol=1e-6, rtol=1e-5)
 
 
-def test_the_outer_step_falls_to_zero() -> None:
-    run = trainer(run_config(iterations=4, validate_every=99))
-    sizes = []
-    for _ in range(4):
+def test_the_outer_step_falls_to_zero_by_a_cosine() -> None:
+    def steady(meta: Params, adapted: Sequence[Params]) -> Params:
+        return {name: torch.ones_like(value) for name, value in meta.items()}
+
+    config = run_config(iterations=4, validate_every=99, settle=99, meta_lr_alphas=0.5)
+    run = MetaTrainer(config, TRAIN, VAL, meta_learner=steady)
+    for iteration in range(4):
         before = copy(run.meta)
         run.iterate()
-        sizes.append(float((run.meta["stem.weight"] - before["stem.weight"]).norm()))
-    assert sizes[3] < 0.5 * sizes[0]
+        rate = 0.5 * (1 + math.cos(math.pi * iteration / 4))
+        for name, scale in (("stem.weight", 1.0), ("alpha.normal.ops", 0.5)):
+            step = before[name] - run.meta[name]
+            torch.testing.assert_close(step, torch.full_like(step, rate * scale))
+
+
+def test_noise_begins_with_the_search() -> None:
+    noisy, quiet = (trainer(run_config(warm_up=1, settle=99, noise=n)) for n in (1.0, 0.0))
+    assert noisy.iterate().loss == quiet.iterate().loss
+    assert noisy.iterate().loss != quiet.iterate().loss
 
 
 def test_the_meta_learner_is_a_value() -> None:
