@@ -47,6 +47,9 @@ def load(
         raise DatasetError("DATASET_MISSING", f"there is neither a file nor a folder at {path}")
     if not data:
         raise DatasetError("DATASET_EMPTY", f"{path} has no classes")
+    for name, images in data.items():
+        if not len(images):
+            raise DatasetError("DATASET_EMPTY", f"class {name!r} has no image")
     fitted = {name: fit(images, size, channels) for name, images in data.items()}
     _check_one_size(fitted)
     return fitted

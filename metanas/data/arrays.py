@@ -20,7 +20,7 @@ def read(
     the class's name. There, a split is a prefix: `train/cat`, `val/dog`.
 
     Raises:
-        DatasetError: DATASET_FORMAT, DATASET_SPLIT, DATASET_EMPTY.
+        DatasetError: DATASET_FORMAT, DATASET_SPLIT.
     """
     if {"images", "labels"} <= names:
         return _labelled(archive, names, split)
@@ -28,11 +28,7 @@ def read(
     chosen = sorted(name for name in names if name.startswith(prefix))
     if split is not None and not chosen:
         raise unknown_split(split, {name.partition("/")[0] for name in names if "/" in name})
-    result = {name.removeprefix(prefix): images_first(archive[name], name) for name in chosen}
-    for name, images in result.items():
-        if not len(images):
-            raise DatasetError("DATASET_EMPTY", f"class {name!r} has no image")
-    return result
+    return {name.removeprefix(prefix): images_first(archive[name], name) for name in chosen}
 
 
 def _labelled(

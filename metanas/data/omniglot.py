@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from metanas.data.fit import images_first
 from metanas.data.npz import Archive
-from metanas.data.splits import classes_of
+from metanas.data.splits import check_names, classes_of
 from metanas.errors import DatasetError
 
 
@@ -31,5 +31,6 @@ def read(archive: Archive, split: str | None) -> dict[str, NDArray[np.uint8]]:
     if len(names) != len(images) or images.ndim not in (4, 5):
         message = f"`images` {images.shape} does not fit `class_name` {names.shape}"
         raise DatasetError("DATASET_FORMAT", message)
+    check_names(names)
     chosen = classes_of(archive["split"], len(names), split)
     return {str(names[index]): images_first(images[index], "images") for index in chosen}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanas.data.npz import Archive
-from metanas.data.splits import classes_of
+from metanas.data.splits import check_names, classes_of
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images import decode
 from metanas.task import Limits
@@ -31,6 +31,7 @@ def read(archive: Archive, split: str | None, channels: int | None) -> dict[str,
     data, offset, label = archive["data"], archive["offset"], archive["label"]
     names = archive["class_name"]
     _check(data, offset, label, len(names))
+    check_names(names)
     result = {}
     for index in classes_of(archive["split"], len(names), split):
         members = np.flatnonzero(label == index)

@@ -25,6 +25,20 @@ def classes_of(splits: NDArray[Any], count: int, split: str | None) -> list[int]
     return chosen
 
 
+def check_names(names: NDArray[Any]) -> None:
+    """Refuse class names that are blank or that two classes have: a mapping would lose one.
+
+    Raises:
+        DatasetError: DATASET_FORMAT.
+    """
+    texts = [str(name) for name in names]
+    if any(not text.strip() for text in texts):
+        raise DatasetError("DATASET_FORMAT", "a class has no name")
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise DatasetError("DATASET_FORMAT", f"two classes are called {twice!r}")
+
+
 def unknown_split(split: str, known: set[str]) -> DatasetError:
     """The error for a split that the data set does not have."""
     there = ", ".join(sorted(known)) or "none"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from metanas.data import load
 from metanas.errors import DatasetError
+from metanas.testing import check_dataset
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -73,6 +74,29 @@ def class_folder(root: Path, images: dict[str, list[Any]]) -> Path:
         for index, array in enumerate(members):
             Image.fromarray(array).save(root / name / f"{index}.png")
     return root
+
+
+@pytest.mark.parametrize("kind", ["class-major", "pack", "arrays", "folder"])
+def test_every_kind_keeps_the_contract(tmp_path: Path, kind: str) -> None:
+    if kind == "class-major":
+        path = omniglot(tmp_path)
+    elif kind == "pack":
+        path = npz(tmp_path / "pack.npz", pack_arrays())
+    elif kind == "arrays":
+        path = npz(tmp_path / "a.npz", {"train/cat": pixels(2, 4, 4), "train/dog": pixels(1, 4, 4)})
+    else:
+        path = tmp_path / "folder"
+        class_folder(path / "train", {"cat": [pixels(4, 4)], "dog": [pixels(4, 4, 3)]})
+    check_dataset(lambda place: load(place, "train"), path)
+
+
+@pytest.mark.parametrize("names", [["cat", "cat", "fox"], ["cat", " ", "fox"]])
+def test_class_names_are_there_and_distinct(tmp_path: Path, names: list[str]) -> None:
+    changed = {"class_name": np.array(names)}
+    assert reason(npz(tmp_path / "pack.npz", pack_arrays() | changed)) == "DATASET_FORMAT"
+    with np.load(omniglot(tmp_path)) as archive:
+        arrays = dict(archive)
+    assert reason(npz(tmp_path / "major.npz", arrays | changed)) == "DATASET_FORMAT"
 
 
 def test_class_major_archives(tmp_path: Path) -> None:
@@ -167,6 +191,14 @@ def test_images_with_labels(tmp_path: Path) -> None:
         ({"cat": np.zeros((2, 5, 4, 4), dtype=np.uint8)}, "DATASET_FORMAT"),
         ({"cat": np.zeros((2, 3, 4, 3), dtype=np.uint8)}, "DATASET_FORMAT"),
         ({"cat": np.zeros((0, 4, 4), dtype=np.uint8)}, "DATASET_EMPTY"),
+        (
+            {
+                "images": np.zeros((2, 0, 4, 4), dtype=np.uint8),
+                "class_name": np.array(["cat", "dog"]),
+                "split": np.array(["train", "train"]),
+            },
+            "DATASET_EMPTY",
+        ),
         ({"cat": pixels(2, 4, 4), "dog": pixels(2, 5, 5)}, "DATASET_SIZE"),
         ({"cat": pixels(2, 1, 4, 4), "dog": pixels(2, 3, 4, 4)}, "DATASET_SIZE"),
         ({"images": pixels(3, 4, 4), "labels": np.array([1])}, "DATASET_FORMAT"),
