@@ -84,8 +84,9 @@ class Crew:
         What goes on without a caller is handed back: it stays in the records as queued.
         """
         self._stopping = True
-        waiting = [job for job in self.board.values() if job.worker is None]
-        running = [job for job in self.board.values() if job.worker is not None]
+        jobs = [job for job in self.board.values() if not job.ended.is_set()]
+        waiting = [job for job in jobs if job.worker is None]
+        running = [job for job in jobs if job.worker is not None]
         for job in waiting:
             self._give_back_or_end(job)
         await _ended(running, grace)
@@ -281,13 +282,15 @@ class Crew:
         try:
             self._archive.records.update(ended, job.progress)
         except StoreError:
-            # The watchers still learn of it; after a restart the job is run again.
+            # It stays on the board, where it is found as it ended; after a restart it is run again.
             LOG.exception("cannot write down how adaptation %s ended", ended.id)
-        self._leave(job, ended)
+            job.change(ended)
+        else:
+            self._leave(job, ended)
 
     def _leave(self, job: LiveJob, ended: AdaptationRecord) -> None:
         support = job.record.support
-        self.board.pop(ended.id, None)
+        del self.board[ended.id]
         job.change(ended)
         self._spawn(self._archive.discard(support))
 

@@ -83,7 +83,7 @@ class Jobs:
         if waiting >= self._config.max_queue:
             message = f"{waiting} adaptations are waiting already; try again shortly"
             raise Overloaded("QUEUE_FULL", message)
-        mine = sum(live.caller == caller for live in board)
+        mine = sum(live.caller == caller and not live.record.state.final for live in board)
         if mine >= self._config.max_jobs_per_caller:
             message = f"{mine} of your adaptations have not ended yet; wait for one of them"
             raise Overloaded("CALLER_QUOTA", message)
@@ -176,6 +176,7 @@ class Jobs:
             message = f"adaptations/{id_} has not ended; cancel it first"
             raise NotEnded("ADAPTATION_NOT_ENDED", message)
         self._records.delete_adaptation(id_)
+        self._crew.board.pop(id_, None)
 
     def _known(self, asked: Submission, digest: str) -> AdaptationRecord | None:
         """The adaptation that this request id stands for."""

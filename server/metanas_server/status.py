@@ -10,8 +10,10 @@ from metanas_server import errors as service
 from metanas_server.resources import Failure
 
 DOMAIN = "metanas"
-MAX_STATUS_BYTES = 5500  # details travel in trailers: base64 of this, and the message, below 8 KiB
-MAX_MESSAGE = 400
+# All of it travels in trailers, 8 KiB at most: the status in base64, and the message once more
+# with every byte that is not ASCII written as three.
+MAX_STATUS_BYTES = 4500
+MAX_MESSAGE_BYTES = 400
 
 # The first row that an error is an instance of decides.
 CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
@@ -109,4 +111,7 @@ def _violations(error: Exception) -> tuple[Violation, ...]:
 
 
 def _shorten(text: str) -> str:
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= MAX_MESSAGE_BYTES:
+        return raw.decode()
+    return raw[:MAX_MESSAGE_BYTES].decode("utf-8", "ignore") + "…"

@@ -67,7 +67,7 @@ class WorkerProcess:
             name=f"metanas-worker-{self.device}",
             daemon=True,
         )
-        await asyncio.to_thread(self._process.start)
+        self._process.start()
         there.close()  # or the end of the process would not be seen as the end of the pipe
         self._pump = threading.Thread(
             target=_pump, args=(here, asyncio.get_running_loop(), self._deliver_to()), daemon=True

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.server.calls import Api
 
@@ -24,6 +26,12 @@ class ServerProcess:
         self.address = ready.split(" ready on ")[1].split()[0]
         self.channel = grpc.insecure_channel(self.address)
         self.api = Api(self.channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    def health(self, service: str = "") -> Iterator[Any]:
+        """What the standard health service says about a service, now and whenever it changes."""
+        for answer in self._health.Watch(health_pb2.HealthCheckRequest(service=service)):
+            yield answer.status
 
     def workers(self) -> list[int]:
         """Process ids of its workers; multiprocessing keeps a helper of its own beside them."""

@@ -1,0 +1,85 @@
+"""The contract: what is committed is what the .proto files say, linted and documented."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metanas.options import AdaptConfig
+from metanas.task import Limits
+from metanas_protos.v1 import (
+    adaptation_pb2,
+    adaptation_service_pb2,
+    checkpoint_pb2,
+    checkpoint_service_pb2,
+    model_service_pb2,
+)
+
+PROTOS = Path(__file__).resolve().parents[2] / "protos"
+SOURCES = sorted((PROTOS / "metanas_protos" / "v1").glob("*.proto"))
+
+
+def test_the_generated_code_is_what_the_protos_say() -> None:
+    command = [sys.executable, str(PROTOS / "generate.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_stale_code_is_noticed(tmp_path: Path) -> None:
+    """A copy of the package with one comment changed and one file too many."""
+    shutil.copytree(PROTOS, tmp_path / "protos")
+    package = tmp_path / "protos" / "metanas_protos" / "v1"
+    source = package / "failure.proto"
+    source.write_text(source.read_text(encoding="utf-8").replace("int32 code", "int64 code"))
+    (package / "gone_pb2.py").touch()
+    command = [sys.executable, str(tmp_path / "protos" / "generate.py")]
+    done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "failure_pb2.py is out of date" in done.stderr
+    assert "gone_pb2.py is out of date" in done.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+    assert subprocess.run([*command, "--check"], check=False).returncode == 0
+    assert not (package / "gone_pb2.py").exists()
+
+
+@pytest.mark.parametrize("arguments", [["lint"], ["format", "--diff", "--exit-code"]])
+def test_the_protos_are_linted_and_formatted(arguments: list[str]) -> None:
+    buf = Path(sys.executable).parent / "buf"
+    done = subprocess.run([buf, *arguments, PROTOS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_a_break_of_the_contract_is_noticed(tmp_path: Path) -> None:
+    shutil.copytree(PROTOS, tmp_path / "protos")
+    source = tmp_path / "protos" / "metanas_protos" / "v1" / "failure.proto"
+    source.write_text(source.read_text(encoding="utf-8").replace("int32 code", "string code"))
+    buf = Path(sys.executable).parent / "buf"
+    command = [str(buf), "breaking", str(tmp_path / "protos"), "--against", str(PROTOS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 100
+    assert "changed type" in done.stdout
+
+
+def test_the_options_are_those_of_the_core() -> None:
+    theirs = {field.name for field in adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields}
+    assert theirs == set(AdaptConfig().to_dict())
+
+
+def test_the_limits_are_those_of_the_core() -> None:
+    theirs = {field.name for field in checkpoint_pb2.Limits.DESCRIPTOR.fields}
+    assert theirs == set(Limits.__dataclass_fields__)
+
+
+def test_every_service_is_where_its_name_says() -> None:
+    for module, name in (
+        (adaptation_service_pb2, "AdaptationService"),
+        (model_service_pb2, "ModelService"),
+        (checkpoint_service_pb2, "CheckpointService"),
+    ):
+        service = module.DESCRIPTOR.services_by_name[name]
+        assert service.full_name == f"metanas.v1.{name}"
+        for method in service.methods:
+            assert method.input_type.name == f"{method.name}Request"
+            assert method.output_type.name == f"{method.name}Response"

@@ -1,0 +1,64 @@
+"""The configuration: flags, environment variables, defaults, help."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from metanas.task import Limits
+from metanas_server.config import ServerConfig, parse
+from metanas_server.errors import StartError
+
+
+def test_flags_win_over_variables_and_variables_over_defaults() -> None:
+    variables = {
+        "METANAS_MAX_WAYS": "7",
+        "METANAS_MAX_SHOTS": "9",
+        "METANAS_DATA": "/somewhere",
+        "METANAS_REFLECTION": "no",
+        "METANAS_DEVICES": "cpu, cpu",
+        "METANAS_GRACE": "1.5",
+    }
+    config = parse(["--max-ways", "5"], variables)
+    assert config.max_ways == 5
+    assert config.limits == Limits(max_ways=5, max_shots=9)
+    assert config.data == Path("/somewhere")
+    assert config.reflection is False
+    assert config.devices == ("cpu", "cpu")
+    assert config.grace == 1.5
+    assert config.max_queue == ServerConfig().max_queue
+    assert parse([], {}) == ServerConfig()
+
+
+def test_the_limits_are_those_of_the_core_unless_told_otherwise() -> None:
+    assert ServerConfig().limits == Limits()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("METANAS_MAX_WAYS", "many"),
+        ("METANAS_MAX_WAYS", "1"),
+        ("METANAS_REFLECTION", "perhaps"),
+        ("METANAS_LISTEN", "0.0.0.0:1"),
+    ],
+)
+def test_variables_that_make_no_sense(variable: str, value: str) -> None:
+    with pytest.raises(StartError):
+        parse([], {variable: value})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost"])
+def test_loopback_needs_no_tls(host: str) -> None:
+    assert ServerConfig(listen=f"{host}:1").host == host.strip("[]")
+
+
+def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"], {})
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for field in fields(ServerConfig):
+        assert f"--{field.name.replace('_', '-')}" in text
+        assert str(field.metadata["help"]).split(maxsplit=1)[0] in text
+    assert "METANAS_MAX_WAYS" in text

@@ -1,0 +1,200 @@
+"""Starting, stopping, crashing and starting again."""
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from tests.server.calls import (
+    CANCELLED,
+    LONG,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    adapt_parts,
+    images,
+    refusal_of,
+    spec,
+)
+from tests.server.processes import ENVIRONMENT, command, run, serving
+
+SOME = AdaptationOptions(steps=30)
+
+
+def test_one_line_says_that_it_is_ready(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        listen = server.address
+        assert server.ready == (
+            f"metanas-server ready on {listen} (cpu, 2 checkpoints: colour, grey)"
+        )
+        for service in ("", "metanas.v1.AdaptationService", "metanas.v1.ModelService"):
+            assert next(server.health(service)) == HealthCheckResponse.SERVING
+        assert server.stop() == 0
+        assert server.process.stdout is not None
+        assert server.process.stdout.read() == ""
+
+
+def test_what_has_ended_survives_a_restart(checkpoints: Path, tmp_path: Path) -> None:
+    once = spec(request_id="once", seed=4)
+    with serving(checkpoints, tmp_path / "data") as server:
+        name = server.api.create(once, images()).name
+        ended = server.api.end_of(name)
+        progress = [e.progress for e in server.api.watch(name) if e.HasField("progress")]
+        model = server.api.model(ended.model)
+        file = server.api.download(ended.model)
+        assert server.stop() == 0
+    with serving(checkpoints, tmp_path / "data") as server:
+        assert server.api.get(name) == ended
+        assert [e.progress for e in server.api.watch(name) if e.HasField("progress")] == progress
+        assert server.api.model(ended.model) == model
+        assert server.api.download(ended.model) == file
+        assert server.api.create(once, images()).name == name
+
+
+def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        done = server.api.end_of(server.api.create(spec(), images()).name)
+        running = server.api.create(spec(options=SOME), images()).name
+        queued = server.api.create(spec(seed=2), images()).name
+        call = server.api.adaptations.Adapt(adapt_parts(spec(), images()))
+        waited_for = next(call).adaptation.name
+        server.api.until_running(running)
+        server.kill()
+        with pytest.raises(grpc.RpcError):
+            list(call)
+    (tmp_path / "data" / "artefacts" / "0.partial").write_bytes(b"cut off by the crash")
+    with serving(checkpoints, tmp_path / "data") as server:
+        assert server.api.get(done.name) == done
+        for name in (running, queued):
+            assert server.api.end_of(name).state == SUCCEEDED
+        ended = server.api.get(waited_for)
+        assert (ended.state, ended.failure.reason) == (CANCELLED, "SERVER_STOPPING")
+        left = {path.suffix for path in (tmp_path / "data" / "artefacts").iterdir()}
+        assert left == {""}
+
+
+def test_stopping_hands_back_what_does_not_end_in_time(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data", "--grace=0") as server:
+        created = server.api.create(spec(options=LONG), images()).name
+        server.api.until_running(created)
+        queued = server.api.create(spec(), images()).name
+        call = server.api.adaptations.Adapt(adapt_parts(spec(seed=1), images()))
+        waited_for = next(call).adaptation.name
+        watch = server.api.watch(created)
+        next(watch)
+        assert server.stop() == 0
+        for stream in (call, watch):
+            with pytest.raises(grpc.RpcError) as caught:
+                list(stream)
+            answer = refusal_of(caught.value)
+            assert (answer.code, answer.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "SERVER_STOPPING",
+            )
+            assert answer.retry_seconds
+    with serving(checkpoints, tmp_path / "data") as server:
+        assert server.api.get(created).state in (QUEUED, RUNNING)
+        assert server.api.get(waited_for).state == CANCELLED
+        server.api.cancel(created)
+        assert server.api.end_of(created).state == CANCELLED
+        assert server.api.end_of(queued).state == SUCCEEDED
+
+
+def test_stopping_lets_running_work_end(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data", "--grace=60") as server:
+        call = server.api.adaptations.Adapt(adapt_parts(spec(options=SOME), images()))
+        name = next(call).adaptation.name
+        server.api.until_running(name)
+        changes = server.health()
+        assert next(changes) == HealthCheckResponse.SERVING
+        server.process.terminate()
+        assert next(changes) == HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            server.api.create(spec(), images())
+        assert refusal_of(caught.value).reason == "SERVER_STOPPING"
+        assert list(call)[-1].chunk.sha256
+        assert server.process.wait(timeout=60) == 0
+
+
+def test_a_second_signal_ends_it_at_once(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data", "--grace=600") as server:
+        name = server.api.create(spec(options=LONG), images()).name
+        server.api.until_running(name)
+        (worker,) = server.workers()
+        ended = os.pidfd_open(worker)
+        changes = server.health()
+        next(changes)
+        server.process.send_signal(signal.SIGINT)
+        next(changes)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=60) == 130
+        # the worker notices at its next step that nobody is there any more
+        assert select.select([ended], [], [], 60)[0]
+        os.close(ended)
+
+
+def test_a_signal_while_it_starts(checkpoints: Path, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        command(checkpoints, tmp_path / "data"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        lock = tmp_path / "data" / "records.sqlite3"
+        while not lock.exists():
+            assert process.poll() is None
+        process.terminate()
+        said, errors = process.communicate(timeout=60)
+    assert (process.returncode, said) == (0, "")
+    assert "Traceback" not in errors
+
+
+def test_two_servers_on_one_port_or_folder(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        taken = run(checkpoints, tmp_path / "other", "--listen", server.address)
+        assert (taken.returncode, taken.stdout) == (1, "")
+        said = taken.stderr.strip().splitlines()[-1]
+        assert said == f"metanas-server: cannot listen on {server.address}: Address already in use"
+        shared = run(checkpoints, tmp_path / "data")
+        assert shared.returncode == 1
+        assert shared.stderr.strip().splitlines()[-1] == (
+            f"metanas-server: --data {tmp_path / 'data'} is in use by another server;"
+            " give each one a folder of its own"
+        )
+        server.api.serves()
+
+
+def test_folders_that_do_not_do(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answer = run(checkpoints, tmp_path / "file" / "data")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "cannot be written: Not a directory" in answer.stderr
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "records.sqlite3").write_text("no data base, but long enough" * 100)
+    answer = run(checkpoints, tmp_path / "broken")
+    assert answer.returncode == 1
+    assert "records.sqlite3" in answer.stderr
+    answer = run(tmp_path / "none", tmp_path / "data")
+    assert answer.returncode == 1
+    assert "there is no checkpoint in" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_checkpoint_that_is_gone_after_a_restart(checkpoints: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints, tmp_path / "checkpoints")
+    with serving(tmp_path / "checkpoints", tmp_path / "data", "--grace=0") as server:
+        name = server.api.create(spec(options=LONG), images()).name
+        server.api.until_running(name)
+        assert server.stop() == 0
+    shutil.rmtree(tmp_path / "checkpoints" / "grey")
+    with serving(tmp_path / "checkpoints", tmp_path / "data") as server:
+        assert "1 checkpoint: colour" in server.ready
+        assert server.api.end_of(name).failure.reason == "UNKNOWN_CHECKPOINT"

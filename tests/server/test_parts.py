@@ -1,0 +1,217 @@
+"""The parts that can be tried by themselves: store, records, support sets, intake, the table."""
+
+import pickle
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from metanas import errors as core
+from metanas.errors import InvalidInput, Violation
+from metanas.task import Example, Limits
+from metanas_server import errors as service
+from metanas_server import support
+from metanas_server.errors import NotFound, Overloaded, StartError, StoreError
+from metanas_server.intake import Intake, UploadBudget
+from metanas_server.records import Records
+from metanas_server.resources import (
+    AdaptationRecord,
+    Failure,
+    ModelRecord,
+    ProgressRecord,
+    State,
+)
+from metanas_server.status import code_of, describe, to_status
+from metanas_server.store import Store
+
+RECORD = AdaptationRecord(
+    id="one",
+    checkpoint="grey",
+    overrides={"steps": 3, "weight_lr": 0.5, "bilevel": True},
+    seed=2**32 - 1,
+    classes=("a", "ä"),
+    labels=("a", "ä"),
+    example_count=2,
+    support="s" * 64,
+    request_id="",
+    request_digest="d",
+    detached=True,
+    timeout=1.5,
+    create_time=2**62,
+)
+MODEL = ModelRecord(
+    id="one",
+    checkpoint="grey",
+    sha256="m" * 64,
+    size_bytes=3,
+    labels=("a", "ä"),
+    genotype_json="{}",
+    report_json="{}",
+    create_time=5,
+)
+
+SHAPES = arrays.array_shapes(min_dims=2, max_dims=3, min_side=0, max_side=4)
+IMAGES: st.SearchStrategy[Any] = (
+    st.binary() | arrays.arrays(np.uint8, SHAPES) | arrays.arrays(np.float32, SHAPES)
+)
+
+
+@given(st.lists(st.builds(Example, st.text(), IMAGES)))
+def test_a_support_set_comes_back_as_it_was(examples: list[Example]) -> None:
+    packed = support.pack(examples)
+    for ours, theirs in zip(support.unpack(packed), examples, strict=True):
+        assert ours.label == theirs.label
+        assert type(ours.image) is type(theirs.image)
+        np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
+        assert np.asarray(ours.image).dtype == np.asarray(theirs.image).dtype
+    assert support.pack(support.unpack(packed)) == packed
+
+
+def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a" / "b")
+    digest = store.put(b"content")
+    assert store.put(b"content") == digest
+    assert store.path(digest).read_bytes() == b"content"
+    assert store.read(digest, 3, 2) == b"te"
+    assert store.read(digest, 100, 2) == b""
+    (tmp_path / "a" / "b" / "left.partial").touch()
+    other = store.put(b"other")
+    store.sweep({other})
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [other]
+    with pytest.raises(StoreError) as caught:
+        store.read(digest, 0, 1)
+    assert caught.value.reason == "ARTEFACT_LOST"
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "records"
+    progress = [
+        ProgressRecord(sequence=i, attempt=1, time=i, stage="adapt", step=i, steps=2, loss=0.1 * i)
+        for i in (1, 2)
+    ]
+    failure = Failure(
+        code=3, reason="R", message="m", violations=(Violation("f", "R", "m"),), retry_seconds=0.5
+    )
+    ended = replace(RECORD, state=State.FAILED, failure=failure, support="", classes=None)
+    first = Records(path)
+    first.insert(RECORD)
+    assert first.adaptation("one") == RECORD
+    assert first.unfinished() == [RECORD]
+    assert first.needs(RECORD.support)
+    first.update(ended, progress, MODEL)
+    first.close()
+    again = Records(path)
+    assert again.adaptation("one") == ended
+    assert again.progress("one") == tuple(progress)
+    assert again.model("one") == MODEL
+    assert again.unfinished() == []
+    assert again.digests() == {MODEL.sha256}
+    again.delete_model("one")
+    again.delete_adaptation("one")
+    for look in (again.model, again.adaptation):
+        with pytest.raises(NotFound):
+            look("one")
+    again.close()
+
+
+def test_a_change_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    records = Records(tmp_path / "records")
+    records.insert(RECORD)
+    records.update(RECORD, model=MODEL)
+    with pytest.raises(Exception, match="UNIQUE"):
+        records.update(replace(RECORD, state=State.FAILED), model=MODEL)
+    assert records.adaptation("one") == RECORD
+    records.close()
+
+
+def test_records_of_another_format_are_left_alone(tmp_path: Path) -> None:
+
+    path = tmp_path / "records"
+    with sqlite3.connect(path) as other:
+        other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(StartError, match="format 99"):
+        Records(path)
+
+
+def test_an_intake_gives_its_bytes_back() -> None:
+    budget = UploadBudget(10)
+    with Intake(Limits(), budget) as first:
+        first.add(Example("a", b"123456"))
+        with Intake(Limits(), budget) as second, pytest.raises(Overloaded):
+            second.add(Example("a", b"123456"))
+        with Intake(Limits(), budget) as third:
+            third.add(Example("a", b"1234"))
+    budget.take(10)
+
+
+def test_an_intake_gives_up_when_all_is_wrong() -> None:
+    with Intake(Limits(), UploadBudget(10)) as intake:
+        for index in range(19):
+            intake.reject(InvalidInput.single(f"examples[{index}]", "R", "m"))
+        with pytest.raises(InvalidInput):
+            intake.reject(InvalidInput.single("examples[19]", "R", "m"))
+
+
+ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] = [
+    (InvalidInput.single("f", "R", "m"), grpc.StatusCode.INVALID_ARGUMENT),
+    (core.UnknownName("op", "x", ("y",)), grpc.StatusCode.NOT_FOUND),
+    (core.CheckpointError("CHECKPOINT_DAMAGED", "m"), grpc.StatusCode.FAILED_PRECONDITION),
+    (core.Cancelled(), grpc.StatusCode.CANCELLED),
+    (core.Diverged(), grpc.StatusCode.FAILED_PRECONDITION),
+    (core.ExportMismatch("m"), grpc.StatusCode.INTERNAL),
+    (core.DatasetError("DATASET_MISSING", "m"), grpc.StatusCode.INTERNAL),
+    (service.NotFound("model", "models/x"), grpc.StatusCode.NOT_FOUND),
+    (service.InvalidRequest("f", "R", "m"), grpc.StatusCode.INVALID_ARGUMENT),
+    (service.OutOfRange("R", "m"), grpc.StatusCode.OUT_OF_RANGE),
+    (service.NotEnded("R", "m"), grpc.StatusCode.FAILED_PRECONDITION),
+    (service.Overloaded("R", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (service.Unavailable("R", "m"), grpc.StatusCode.UNAVAILABLE),
+    (service.TimedOut("R", "m"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (service.WorkerLost("R", "m"), grpc.StatusCode.INTERNAL),
+    (service.StoreError("STORE_FULL", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (service.StoreError("STORE_FAILED", "m"), grpc.StatusCode.INTERNAL),
+    (service.StoreError("ARTEFACT_LOST", "m"), grpc.StatusCode.DATA_LOSS),
+    (
+        service.AdaptationFailed(Failure(code=4, reason="R", message="m")),
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    ),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
+def test_every_error_has_its_code(
+    error: core.MetanasError | service.ServiceError, code: grpc.StatusCode
+) -> None:
+    failure = describe(error)
+    assert code_of(failure) is code
+    status = to_status(failure)
+    assert status.code == code.value[0]
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[-1].Unpack(info)
+    assert (info.reason, info.domain) == (error.reason, "metanas")
+    # a worker sends its errors through a pipe
+    assert describe(pickle.loads(pickle.dumps(error))) == failure
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.text(max_size=2000)), min_size=1, max_size=60),
+    st.integers(0, 10**6),
+)
+def test_no_status_is_too_large_for_trailers(found: list[tuple[str, str]], omitted: int) -> None:
+    violations = tuple(Violation(field, "R", message) for field, message in found)
+    failure = describe(InvalidInput(violations, omitted))
+    status = to_status(failure)
+    assert status.ByteSize() < 5000
+    request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+    assert status.details[-1].Unpack(info)
+    shown = len(request.field_violations) if status.details[0].Unpack(request) else 0
+    assert shown + int(info.metadata.get("violations_omitted", "0")) == len(found) + omitted

@@ -1,0 +1,125 @@
+"""Tokens, and servers that would be open to the world. TLS is tested with the client."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from metanas_protos.v1.checkpoint_service_pb2 import ListCheckpointsRequest
+from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
+from tests.server.calls import adapt_parts, images, refusal_of, refused, spec
+from tests.server.processes import ServerProcess, run, serving
+
+TOKEN = "correct-horse-battery"
+
+
+@pytest.fixture(scope="module")
+def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "token").write_text(f"{TOKEN}\n")
+    with serving(checkpoints, folder / "data", "--token-file", str(folder / "token")) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        (),
+        (("authorization", TOKEN),),
+        (("authorization", "Bearer"),),
+        (("authorization", "Bearer wrong"),),
+        (("authorization", f"Bearer {TOKEN}x"),),
+        (("authorization-bin", b"\xff"),),
+    ],
+)
+def test_without_the_token_nobody_gets_in(guarded: ServerProcess, metadata: Any) -> None:
+    api = guarded.api
+    for do in (
+        lambda: api.checkpoints.ListCheckpoints(ListCheckpointsRequest(), metadata=metadata),
+        lambda: list(api.models.DownloadModel(DownloadModelRequest(), metadata=metadata)),
+        lambda: list(api.adaptations.Adapt(adapt_parts(spec(), images()), metadata=metadata)),
+    ):
+        answer = refused(do)
+        assert (answer.code, answer.reason) == (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "UNAUTHENTICATED",
+        )
+        assert TOKEN not in answer.message
+
+
+def test_with_the_token_one_gets_in_and_probes_need_none(guarded: ServerProcess) -> None:
+    parts = adapt_parts(spec(), images())
+    metadata = (("authorization", f"Bearer {TOKEN}"),)
+    responses = list(guarded.api.adaptations.Adapt(parts, metadata=metadata))
+    assert responses[-1].chunk.sha256
+    assert next(guarded.health()) == HealthCheckResponse.SERVING
+
+
+def services(server: ServerProcess, metadata: Any = ()) -> set[str]:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    (answer,) = stub.ServerReflectionInfo(iter([request]), metadata=metadata)
+    return {service.name for service in answer.list_services_response.service}
+
+
+def test_reflection_lists_the_services(server: ServerProcess) -> None:
+    assert services(server) == {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "metanas.v1.AdaptationService",
+        "metanas.v1.CheckpointService",
+        "metanas.v1.ModelService",
+    }
+
+
+def test_reflection_needs_the_token_too(guarded: ServerProcess) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        services(guarded)
+    assert refusal_of(caught.value).reason == "UNAUTHENTICATED"
+    assert services(guarded, (("authorization", f"Bearer {TOKEN}"),))
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        (["--listen=0.0.0.0:0"], 2, "--insecure-listen"),
+        (["--listen=[::]:0"], 2, "--insecure-listen"),
+        (["--listen=nowhere"], 2, "HOST:PORT"),
+        (["--listen=127.0.0.1:99999"], 2, "HOST:PORT"),
+        (["--tls-cert=cert.pem"], 2, "--tls-key"),
+        (["--tls-client-ca=ca.pem"], 2, "--tls-cert"),
+        (["--tls-cert=none.pem", "--tls-key=none.key"], 1, "none.key cannot be read"),
+        (["--tls-cert={junk}", "--tls-key={junk}"], 1, "do not work"),
+        (["--token-file=none"], 1, "none cannot be read"),
+        (["--token-file={empty}"], 1, "must hold a token"),
+        (["--devices=abacus"], 2, "--devices"),
+        (["--max-queue=0"], 2, "--max-queue"),
+        (["--max-ways=1"], 2, "--max-ways"),
+        (["--grace=-1"], 2, "--grace"),
+        (["--listen=256.256.256.256:0", "--insecure-listen"], 1, "cannot listen"),
+    ],
+)
+def test_servers_that_do_not_start(
+    checkpoints: Path, tmp_path: Path, flags: list[str], code: int, words: str
+) -> None:
+    junk, empty = tmp_path / "junk", tmp_path / "empty"
+    junk.write_text("-----BEGIN CERTIFICATE-----\nxxx\n-----END CERTIFICATE-----\n")
+    empty.write_text("\n")
+    filled = [flag.format(junk=junk, empty=empty) for flag in flags]
+    done = run(checkpoints, tmp_path / "data", *filled)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_beyond_loopback_when_it_is_asked_for(checkpoints: Path, tmp_path: Path) -> None:
+    flags = ("--listen=0.0.0.0:0", "--insecure-listen", "--no-reflection")
+    with serving(checkpoints, tmp_path / "data", *flags) as server:
+        server.api.serves()
+        with pytest.raises(grpc.RpcError) as caught:
+            services(server)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

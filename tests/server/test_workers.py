@@ -1,0 +1,155 @@
+"""Workers die, hang and come back; jobs run out of room: nothing is lost, the next is served."""
+
+import hashlib
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from tests.server.calls import (
+    CANCELLED,
+    FAILED,
+    LONG,
+    QUEUED,
+    SUCCEEDED,
+    Api,
+    adapt_parts,
+    image,
+    images,
+    refused,
+    spec,
+)
+from tests.server.processes import ServerProcess
+
+SOME = AdaptationOptions(steps=30)
+
+
+@pytest.fixture(scope="module")
+def flags() -> tuple[str, ...]:
+    return ("--max-attempts=2", "--stop-seconds=0.5")
+
+
+def test_a_killed_worker_costs_an_attempt_and_no_job(server: ServerProcess, api: Api) -> None:
+    name = api.create(spec(options=SOME), images()).name
+    waiting = api.create(spec(), images()).name
+    api.until_running(name)
+    before = server.workers()
+    server.signal_workers(signal.SIGKILL)
+    ended = api.end_of(name)
+    assert (ended.state, ended.attempts) == (SUCCEEDED, 2)
+    assert server.workers() != before
+    assert api.end_of(waiting).state == SUCCEEDED
+    progress = [e.progress for e in api.watch(name) if e.HasField("progress")]
+    assert [p.sequence for p in progress] == list(range(1, len(progress) + 1))
+    assert {p.attempt for p in progress} == {1, 2}
+
+
+def test_the_watchers_see_that_it_waits_again(server: ServerProcess, api: Api) -> None:
+    call = api.adaptations.Adapt(adapt_parts(spec(options=SOME), images()))
+    name = next(call).adaptation.name
+    api.until_running(name)
+    server.signal_workers(signal.SIGKILL)
+    responses = list(call)
+    states = [r.adaptation.state for r in responses if r.HasField("adaptation")]
+    assert QUEUED in states
+    assert responses[-1].chunk.sha256
+
+
+def test_a_job_that_kills_its_workers_is_given_up(server: ServerProcess, api: Api) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    for attempt in (1, 2):
+        next(event for event in api.watch(name) if event.progress.attempt == attempt)
+        server.signal_workers(signal.SIGKILL)
+    ended = api.end_of(name)
+    assert (ended.state, ended.failure.reason) == (FAILED, "WORKER_LOST")
+    assert ended.failure.code == grpc.StatusCode.INTERNAL.value[0]
+    api.serves()
+
+
+def test_an_idle_worker_that_dies_is_replaced(server: ServerProcess, api: Api) -> None:
+    api.serves()
+    before = server.workers()
+    changes = server.health()
+    assert next(changes) == HealthCheckResponse.SERVING
+    server.signal_workers(signal.SIGKILL)
+    assert next(changes) == HealthCheckResponse.NOT_SERVING
+    assert next(changes) == HealthCheckResponse.SERVING
+    assert set(before).isdisjoint(server.workers())
+    name = api.create(spec(), images()).name
+    assert api.end_of(name).attempts == 1
+
+
+def test_a_worker_that_hangs_is_replaced_when_its_job_is_cancelled(
+    server: ServerProcess, api: Api
+) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    api.until_running(name)
+    server.signal_workers(signal.SIGSTOP)
+    api.cancel(name)
+    assert api.end_of(name).state == CANCELLED
+    api.serves()
+
+
+def test_a_worker_that_hangs_does_not_outlast_the_timeout(server: ServerProcess, api: Api) -> None:
+    limited = spec(options=LONG)
+    limited.timeout.FromSeconds(2)
+    name = api.create(limited, images()).name
+    api.until_running(name)
+    server.signal_workers(signal.SIGSTOP)
+    assert api.end_of(name).failure.reason == "ADAPTATION_TIMEOUT"
+    api.serves()
+
+
+def test_a_full_disk(server: ServerProcess, api: Api, data: Path) -> None:
+    """The kernel refuses to let any file grow beyond a limit, as it does when a disk is full."""
+    before = set((data / "artefacts").iterdir())
+    with largest_file(server, 4096):
+        big = [image(label, i, size=60) for label in "ab" for i in (1, 2)]
+        answer = refused(api.create, spec(), big)
+        assert (answer.code, answer.reason) == (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "STORE_FULL",
+        )
+    assert set((data / "artefacts").iterdir()) == before
+    api.serves()
+
+
+def test_a_disk_that_is_full_when_the_model_comes(
+    server: ServerProcess, api: Api, data: Path
+) -> None:
+    name = api.create(spec(options=SOME, seed=77), images()).name
+    api.until_running(name)
+    with largest_file(server, 4096):
+        ended = api.end_of(name)
+        assert (ended.state, ended.failure.reason) == (FAILED, "STORE_FULL")
+        # even if the records' file cannot grow either, it is known how it ended
+        assert api.get(name) == ended
+    api.serves()
+    for path in (data / "artefacts").iterdir():  # nothing half-written
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+
+
+@contextmanager
+def largest_file(server: ServerProcess, size: int) -> Iterator[None]:
+    """Let the front write no file beyond this size."""
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
+
+
+def test_the_front_has_no_torch(server: ServerProcess, api: Api) -> None:
+    api.serves()
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
+    assert "libtorch" not in maps
+    assert "onnxruntime" not in maps
+    (worker,) = server.workers()
+    assert "libtorch" in Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
