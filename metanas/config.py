@@ -88,8 +88,8 @@ class TrainConfig:
     share_threshold: float = 0.02
     """Candidates below this share of their node are not evaluated in a step."""
     settle: int = 0
-    """Meta-iteration at which the meta-architecture settles: an edge keeps its `keep` best
-    candidates for good, and from then on spans bound how far behind a candidate can fall."""
+    """Meta-iteration at which the meta-architecture settles, 0 for never: an edge keeps its `keep`
+    best candidates for good, and from then on spans bound how far behind a candidate can fall."""
     keep: int = 2
     """Candidates of an edge that remain for adaptation to choose from."""
     op_span: float = 0.25

@@ -21,9 +21,9 @@ class AdaptConfig:
     alpha_lr: float = 1e-2
     """Step size on the alphas, 0 to 1; 0 keeps the meta-architecture."""
     temperature_start: float = 1.0
-    """Temperature of the relaxation at the first step, above 0 and at most 10."""
+    """Temperature of the relaxation at the first step, 0.001 to 10."""
     temperature_end: float = 0.02
-    """Temperature at the last step, above 0 and at most `temperature_start`."""
+    """Temperature at the last step, 0.001 to `temperature_start`."""
     batch_size: int = 100
     """Support images of a step, 1 to 1000; larger support sets go through in mini-batches."""
     gradient_clip: float = 10.0

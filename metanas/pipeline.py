@@ -215,7 +215,8 @@ class Job:
         preprocess = preprocessing_for(images, spec)
         labels = [example.label for example in examples]
         support = support_set(images, labels, preprocess, classes)
-        return Task(tuple(images), preprocess, support, _support_digest(images, labels))
+        digest = _support_digest(images, labels, support.classes)
+        return Task(tuple(images), preprocess, support, digest)
 
     def _adapt(self, task: Task) -> Params:
         control = self._control("adapt", self.options.steps)
@@ -296,8 +297,8 @@ def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tenso
     return classifier, features @ weight.T + bias
 
 
-def _support_digest(images: Sequence[Image], labels: Sequence[str]) -> str:
-    digest = hashlib.sha256()
+def _support_digest(images: Sequence[Image], labels: Sequence[str], classes: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
     for image, label in zip(images, labels, strict=True):
         name = label.encode()
         digest.update(f"{len(name)} {image.shape} {image.dtype}\n".encode() + name)

@@ -16,7 +16,7 @@ class Report:
     checkpoint: str
     checkpoint_digest: str
     support_digest: str
-    """SHA-256 over labels and decoded images, in order."""
+    """SHA-256 over the classes, and over labels and decoded images, in order."""
     seed: int
     options: Mapping[str, Option]
     ways: int

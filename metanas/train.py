@@ -98,10 +98,11 @@ class MetaTrainer:
         rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
         self._meta_step(self._meta_learner(self.meta, adapted), rate)
         self.iteration += 1
-        if self.iteration >= settings.settle:
+        if 0 < settings.settle <= self.iteration:
             self._settle()
         soft = pruned = math.nan
-        if self.iteration % settings.validate_every == 0:
+        last = self.iteration == settings.iterations
+        if last or self.iteration % settings.validate_every == 0:
             soft, pruned = self.validate(settings.temperature_end), self.validate(DISCRETE)
         alive = sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS)
         return Progress(self.iteration, sum(losses) / len(losses), alive, soft, pruned)
@@ -110,7 +111,7 @@ class MetaTrainer:
         """Task-optimizer steps on one task, from the meta-parameters; the losses."""
         settings, task = self.config.train, self.config.task
         self.optimizer.load(self.meta)
-        names = sorted(self._train)
+        names = list(self._train)
         ways = int(self.random.integers(task.ways[0], min(task.ways[1], len(names)) + 1))
         chosen = self.random.choice(len(names), ways, replace=False)
         classes = {names[i]: self._train[names[i]] for i in chosen}
