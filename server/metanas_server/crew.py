@@ -173,6 +173,7 @@ class Crew:
         self._archive.records.update(begun)
         job.change(begun)
         job.worker = worker
+        LOG.info("adaptation %s: attempt %d on %s", begun.id, begun.attempts, worker.device)
         late = TimedOut(
             "ADAPTATION_TIMEOUT",
             f"stopped after {begun.timeout:g} s; ask for fewer steps or for more time",
@@ -289,6 +290,8 @@ class Crew:
             self._leave(job, ended)
 
     def _leave(self, job: LiveJob, ended: AdaptationRecord) -> None:
+        reason = "" if ended.failure is None else f" ({ended.failure.reason})"
+        LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason)
         support = job.record.support
         del self.board[ended.id]
         job.change(ended)

@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import itertools
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -22,6 +23,8 @@ from metanas_server.crew import Crew, stopping
 from metanas_server.errors import CallerLeft, NotEnded, Overloaded, RequestIdReused
 from metanas_server.live import Event, LiveJob
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +104,11 @@ class Jobs:
                 return known
             self.admit(asked.caller, "")
             record = await self._archive.add(self._record(asked, digest), packed)
+            LOG.info(
+                "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
+                *(record.id, asked.caller, record.request_id),
+                *(record.example_count, len(record.labels)),
+            )
             return self._enqueue(record, asked.caller).record
 
     def get(self, id_: str) -> tuple[AdaptationRecord, ProgressRecord | None]:

@@ -98,7 +98,7 @@ def test_a_worker_that_hangs_is_replaced_when_its_job_is_cancelled(
 
 def test_a_worker_that_hangs_does_not_outlast_the_timeout(server: ServerProcess, api: Api) -> None:
     limited = spec(options=LONG)
-    limited.timeout.FromSeconds(2)
+    limited.timeout.FromSeconds(5)
     name = api.create(limited, images()).name
     api.until_running(name)
     server.signal_workers(signal.SIGSTOP)

@@ -1,0 +1,73 @@
+"""The server as a value within another program: built, started and stopped in its event loop."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from grpc import aio
+
+from metanas.checkpoint import load_checkpoint
+from metanas.errors import CheckpointError, UnknownName
+from metanas.ops import OPS
+from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+from metanas_server.app import build_server
+from metanas_server.config import ServerConfig
+from metanas_server.errors import StartError
+from tests.server.calls import adapt_parts, images, spec
+
+
+@pytest.fixture
+def config(checkpoints: Path, tmp_path: Path) -> ServerConfig:
+    return ServerConfig(
+        checkpoints=checkpoints, data=tmp_path / "data", listen="127.0.0.1:0", threads=1
+    )
+
+
+async def adapt(port: int) -> str:
+    """The digest of a model that the server at this port makes."""
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = AdaptationServiceStub(channel).Adapt(adapt_parts(spec(), images()))
+        return [response async for response in call][-1].chunk.sha256
+
+
+async def test_a_server_starts_and_stops_again_and_again(config: ServerConfig) -> None:
+    digests = set[str]()
+    for _ in range(2):
+        async with build_server(config) as server:
+            assert server.checkpoints == ("colour", "grey")
+            digests.add(await adapt(server.port))
+    assert len(digests) == 1
+
+
+async def test_workers_load_checkpoints_as_they_are_told(config: ServerConfig) -> None:
+    """Operations travel to the workers as values: one's own beside ours."""
+    mine = {**OPS, "mine": OPS["skip_connect"]}
+    async with build_server(config, load=partial(load_checkpoint, ops=mine)) as server:
+        assert await adapt(server.port)
+
+
+async def test_an_operation_that_the_workers_do_not_know(config: ServerConfig) -> None:
+    server = build_server(config, load=partial(load_checkpoint, ops={}))
+    with pytest.raises(UnknownName) as caught:
+        await server.start()
+    assert caught.value.reason == "UNKNOWN_OP"
+
+
+async def test_what_fails_to_start_leaves_nothing_open(
+    config: ServerConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    broken = ServerConfig(checkpoints=tmp_path / "empty", data=config.data, listen=config.listen)
+    with pytest.raises((StartError, CheckpointError)):
+        await build_server(broken).start()
+    async with build_server(config) as server:  # the folder's lock is free
+        assert await adapt(server.port)
+
+
+async def test_two_workers_share_the_work(config: ServerConfig, checkpoints: Path) -> None:
+    two = ServerConfig(
+        checkpoints=checkpoints, data=config.data, listen=config.listen, devices=("cpu", "cpu")
+    )
+    async with build_server(two) as server:
+        assert len(set(server.worker_pids)) == 2
+        assert await adapt(server.port)
