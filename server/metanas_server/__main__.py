@@ -33,14 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
     except ServiceError as error:
-        print(f"metanas-server: {error}", file=sys.stderr)
+        print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 2
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         asyncio.run(serve(config))
     except (MetanasError, ServiceError) as error:
-        print(f"metanas-server: {error}", file=sys.stderr)
+        print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 1
     return 0
 

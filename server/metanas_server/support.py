@@ -37,14 +37,15 @@ def labels_of(examples: Sequence[Example], classes: Sequence[str] | None) -> tup
     return tuple(classes or dict.fromkeys(example.label for example in examples))
 
 
-def _parts(examples: Iterable[Example]) -> Iterator[bytes]:
+def _parts(examples: Iterable[Example]) -> Iterator[bytes | memoryview]:
     for example in examples:
         image = example.image
         if isinstance(image, bytes):
-            kind, shape, data = ENCODED, list[int](), image
+            kind, shape = ENCODED, list[int]()
+            data: bytes | memoryview = image
         else:
             kind, shape = image.dtype.name, list(image.shape)
-            data = image.astype(ARRAYS[kind], copy=False).tobytes()
+            data = np.ascontiguousarray(image, ARRAYS[kind]).reshape(-1).view(np.uint8).data
         header = {"label": example.label, "kind": kind, "shape": shape, "size": len(data)}
         yield json.dumps(header).encode() + b"\n"
         yield data

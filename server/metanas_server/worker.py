@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from metanas.card import CARD_FILE
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import MetanasError
 from metanas.pipeline import Progress, make_model
+from metanas.task import Example
 from metanas_server import support
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
 from metanas_server.pipe import Job, Made, Ready, Setup, Step
@@ -37,6 +39,7 @@ def main(connection: Connection, stop: StopFlag, setup: Setup) -> None:
         torch.set_num_threads(setup.threads)
     try:
         checkpoints = _load(setup)
+        _warm_up(next(iter(checkpoints.values())))
     except (MetanasError, ServiceError) as error:
         connection.send(error)
         return
@@ -108,6 +111,18 @@ class Worker:
                 entropy=progress.entropy,
             )
         )
+
+
+def _warm_up(checkpoint: Checkpoint) -> None:
+    """Make a throw-away model, so that the first caller does not wait for torch's lazy imports.
+
+    The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
+    """
+    side = checkpoint.card.input.size
+    shape = (side, side, checkpoint.card.input.channels)
+    examples = [Example(str(level), np.full(shape, level, np.uint8)) for level in (0, 255)]
+    options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
+    make_model(checkpoint, examples, options=options)
 
 
 def _load(setup: Setup) -> dict[str, Checkpoint]:
