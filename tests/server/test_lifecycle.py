@@ -162,12 +162,15 @@ def test_two_servers_on_one_port_or_folder(checkpoints: Path, tmp_path: Path) ->
         taken = run(checkpoints, tmp_path / "other", "--listen", server.address)
         assert (taken.returncode, taken.stdout) == (1, "")
         said = taken.stderr.strip().splitlines()[-1]
-        assert said == f"metanas-server: cannot listen on {server.address}: Address already in use"
+        assert said == (
+            f"metanas-server: cannot listen on {server.address}: Address already in use"
+            " (PORT_IN_USE)"
+        )
         shared = run(checkpoints, tmp_path / "data")
         assert shared.returncode == 1
         assert shared.stderr.strip().splitlines()[-1] == (
             f"metanas-server: --data {tmp_path / 'data'} is in use by another server;"
-            " give each one a folder of its own"
+            " give each one a folder of its own (DATA_IN_USE)"
         )
         server.api.serves()
 
