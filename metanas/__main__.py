@@ -100,7 +100,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(options.checkpoint)
     spec = checkpoint.card.input
-    classes = data.load(options.data, options.split, size=spec.size, channels=spec.channels)
+    # images of a folder may differ in size and are made equal; others stay as a client sends them
+    size = spec.size if options.data.is_dir() else None
+    classes = data.load(options.data, options.split, size=size, channels=spec.channels)
     overrides = parse_overrides(options.set)
     shape = EpisodeShape(ways=options.ways, shots=options.shots, queries=options.queries)
     with Progress(*COLUMNS) as bar:

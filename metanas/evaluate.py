@@ -67,7 +67,8 @@ def evaluate(
 ) -> list[Outcome]:
     """Adapt to each of a number of episodes and classify its queries.
 
-    Episode i is drawn from (seed, i) alone, so the first n are the same whatever the number.
+    Episode i is drawn from (seed, i) alone and adapted to with seed i, so the first n are the same
+    whatever the number, and the same as in an evaluation through a server.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
@@ -78,7 +79,7 @@ def evaluate(
         episode = sample_episode(
             classes, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
         )
-        outcomes.append(_outcome(checkpoint, episode, options))
+        outcomes.append(_outcome(checkpoint, episode, index, options))
         on_episode(index, outcomes[-1])
     return outcomes
 
@@ -90,8 +91,8 @@ def mean_of(values: list[float]) -> Mean:
     return Mean(float(array.mean()), 1.96 * deviation / math.sqrt(len(array)))
 
 
-def _outcome(checkpoint: Checkpoint, episode: Episode, options: AdaptConfig) -> Outcome:
-    job = Job(checkpoint, options, 0, lambda progress: None, lambda: False)
+def _outcome(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Outcome:
+    job = Job(checkpoint, options, seed, lambda progress: None, lambda: False)
     labels = [episode.classes[label] for label in episode.support_labels]
     support = _images(episode.support)
     examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]

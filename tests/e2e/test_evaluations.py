@@ -1,0 +1,38 @@
+"""Both evaluations, in process and through a server: the same episodes, the same accuracies."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.e2e.running import ENVIRONMENT, ROOT, running
+
+SHAPE = ("--ways", "3", "--shots", "2", "--queries", "2", "--episodes", "4", "--seed", "3")
+
+
+def evaluate(*arguments: str) -> None:
+    command = [sys.executable, "-W", "error", "-m", *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_both_evaluations_agree(checkpoints: Path, tmp_path: Path) -> None:
+    data = tmp_path / "set.npz"
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 14, 14), dtype=np.uint8)
+    names = [f"class {index}" for index in range(5)]
+    np.savez(data, images=images, class_name=names, split=["val"] * 5)
+    here, there = tmp_path / "here.json", tmp_path / "there.json"
+    common = ("--data", str(data), "--split", "val", *SHAPE)
+    evaluate("metanas", "evaluate", str(checkpoints / "grey"), *common, "--out", str(here))
+    with running(checkpoints, tmp_path / "data", "--threads=1") as server:
+        where = ("--server", server.address, "--checkpoint", "grey")
+        evaluate("metanas_client", "evaluate", *common, *where, "--out", str(there))
+    in_process = [outcome["accuracy"] for outcome in json.loads(here.read_text())]
+    episodes = json.loads(there.read_text())["episodes"]
+    through_server = [episode["accuracy"] for episode in episodes]
+    assert len(set(in_process)) > 1  # noise: no two evaluations agree on it by being perfect
+    assert in_process == through_server
