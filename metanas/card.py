@@ -14,6 +14,7 @@ from metanas.space import SearchSpace
 
 FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
+PAGE_FILE = "README.md"
 WEIGHTS_FILE = "weights.safetensors"
 
 
@@ -116,6 +117,25 @@ def read_card(folder: Path) -> CheckpointCard:
         return schema.build(CheckpointCard, raw)
     except InvalidInput as error:
         raise CheckpointError("CHECKPOINT_DAMAGED", f"{path}: {error}") from error
+
+
+def card_markdown(card: CheckpointCard) -> str:
+    """The model card for people: what the card's JSON says, as a page."""
+    space = card.space
+    widths = ", ".join(map(str, space.channels))
+    kind = "grey" if card.input.channels == 1 else "RGB"
+    facts = {
+        "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
+        "network": f"{space.cells} cells of {space.nodes} nodes, widths {widths}",
+        "operations": ", ".join(space.ops),
+        "supernet": f"{card.parameters} parameters",
+        **{name.replace("_", " "): value for name, value in card.provenance.items()},
+    }
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    for setting, figures in card.scores.items():
+        row = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+        rows.append(f"| {setting} | {row} |")
+    return "\n".join([f"# {card.name}", "", card.description, "", "| | |", "|---|---|", *rows, ""])
 
 
 def card_json(card: CheckpointCard) -> str:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metanas import __version__, data, schema
-from metanas.card import CheckpointCard
+from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.checkpoint import ALIVE_PREFIX, save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, with_rotations
@@ -81,7 +81,7 @@ def _record(folder: Path, trainer: MetaTrainer, seen: Progress, best: Best) -> B
     """Log a validation, keep the checkpoint if it is the best so far, and write a snapshot."""
     if seen.pruned > best.accuracy:
         best = Best(seen.pruned, seen.iteration)
-        save_checkpoint(folder / "checkpoint", card_of(trainer), trainer.supernet, trainer.meta)
+        _save(folder / "checkpoint", trainer, seen)
     save_snapshot(folder, trainer, best)
     with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
         log.write(json.dumps({"time": time.time(), **schema.dump(seen)}) + "\n")
@@ -158,8 +158,15 @@ def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Te
     adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
 
 
-def card_of(trainer: MetaTrainer) -> CheckpointCard:
-    """The card of the checkpoint that the run would write now."""
+def _save(folder: Path, trainer: MetaTrainer, seen: Progress) -> None:
+    """Write the checkpoint and its model card."""
+    card = card_of(trainer, seen)
+    card = save_checkpoint(folder, card, trainer.supernet, trainer.meta)
+    write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
+
+
+def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
+    """The card of the checkpoint that the run would write now, validated as `seen` says."""
     config = trainer.config
     return CheckpointCard(
         name=config.name,
@@ -177,6 +184,8 @@ def card_of(trainer: MetaTrainer) -> CheckpointCard:
             "meta_learner": "REPTILE",
             "relaxation": "annealed softmax (DARTS), pairwise inputs",
             "iterations": str(trainer.iteration),
+            "validation": f"{seen.pruned:.1%} pruned, {seen.soft:.1%} soft, before adaptation, "
+            f"{config.train.validation_episodes} episodes of split {config.data.val_split}",
             "seed": str(config.train.seed),
             "software": f"metanas {__version__}, torch {torch.__version__}",
         },

@@ -122,6 +122,14 @@ def test_a_run_leaves_a_log_a_snapshot_and_its_best_checkpoint(
     assert str(tmp_path) not in json.dumps(dict(card.provenance))
 
 
+def test_a_checkpoint_has_its_model_card(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path, resume=False, on_progress=ignore)
+    page = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {config.name}\n")
+    for fact in (config.description, "REPTILE", "skip_connect", "% pruned", "none"):
+        assert fact in page
+
+
 class Stop(Exception):
     pass
 
