@@ -17,7 +17,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 METADATA := constraints.txt pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
 PACKAGES := -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
 SOURCES := metanas protos server client tests examples docker benchmarks
-TOPICS = $(filter-out _%,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+TOPICS = $(filter-out _% page,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 
@@ -55,7 +55,7 @@ protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
 	$(BIN)/python protos/generate.py
 
 bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON
-	@set -e; for topic in $(TOPICS); do echo "== $$topic"; $(BIN)/python -m benchmarks.$$topic; done
+	@set -e; for topic in $(TOPICS); do echo "== $$topic"; $(BIN)/python -m benchmarks.$$topic $(BENCH_ARGS); done
 
 docker: ## Build the server's image (DEVICE=gpu for the one with CUDA)
 	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .

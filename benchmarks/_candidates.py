@@ -1,0 +1,95 @@
+"""The ways to adapt that are compared: the product, whole or its search alone, and the textbook."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from time import perf_counter
+
+import torch
+
+from benchmarks._cases import Case, checkpoint_of, examples_of, support_of
+from benchmarks._machine import ROOT, peak, status
+from metanas.adapt import Adaptation, Stage, advance
+from metanas.checkpoint import Checkpoint
+from metanas.options import AdaptConfig
+from metanas.workbench import make_model
+from tests.core.textbook import textbook_adapt
+
+Stages = dict[str, float]
+"""Seconds of each stage, and `whole`."""
+
+Candidate = Callable[[int], Stages]
+"""Adapts to the support set of this number."""
+
+
+def product(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
+    """From encoded images to the checked file; the stages are those of the model's report."""
+
+    def run(episode: int) -> Stages:
+        examples = examples_of(case, episode)
+        start = perf_counter()
+        model = make_model(checkpoint, examples, options=config, seed=episode)
+        return {**model.report.seconds, "whole": perf_counter() - start}
+
+    return run
+
+
+def steps(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
+    """The product's search steps alone, from decoded images."""
+
+    def run(episode: int) -> Stages:
+        support = support_of(checkpoint, examples_of(case, episode))
+        generator = torch.Generator().manual_seed(episode)
+        start = perf_counter()
+        adaptation = Adaptation(checkpoint, support, config, generator)
+        while adaptation.stage is Stage.ADAPT:
+            advance([adaptation])
+        return {"adapt": perf_counter() - start}
+
+    return run
+
+
+def textbook(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
+    """The task-optimizer steps alone, from decoded images."""
+
+    def run(episode: int) -> Stages:
+        support = support_of(checkpoint, examples_of(case, episode))
+        generator = torch.Generator().manual_seed(episode)
+        start = perf_counter()
+        textbook_adapt(checkpoint, support, config, generator)
+        return {"adapt": perf_counter() - start}
+
+    return run
+
+
+CANDIDATES: Mapping[str, Callable[[Checkpoint, Case, AdaptConfig], Candidate]] = {
+    "product": product,
+    "steps": steps,
+    "textbook": textbook,
+}
+
+
+def memory_of(name: str, case: Case, config: AdaptConfig, threads: int) -> dict[str, int]:
+    """Bytes resident before and at most during one adaptation, in a process of its own."""
+    what = {"case": asdict(case), "options": config.to_dict(), "threads": threads}
+    command = [sys.executable, "-m", "benchmarks._candidates", name, json.dumps(what)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    name, what = sys.argv[1], json.loads(sys.argv[2])
+    torch.set_num_threads(what["threads"])
+    case = Case(**what["case"])
+    checkpoint = checkpoint_of(case)
+    config = checkpoint.card.defaults.replace(what["options"])
+    before = status()["VmRSS"]
+    CANDIDATES[name](checkpoint, case, config)(0)
+    print(json.dumps({"before": before, "peak": peak()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""What is adapted: networks, and support sets as encoded images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from io import BytesIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import ImageDraw
+
+from benchmarks._machine import ROOT
+from metanas.card import CheckpointCard, InputSpec
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.config import read_config
+from metanas.data import load
+from metanas.episodes import Classes, sample_episode
+from metanas.images import decode
+from metanas.ops import OPS
+from metanas.options import AffineRange
+from metanas.space import SearchSpace
+from metanas.supernet import Supernet, initialise
+from metanas.support import Image, SupportSet, preprocessing_for, support_set
+from metanas.task import Example, Limits
+
+SHIPPED = ROOT / "meta_checkpoints" / "omniglot"
+DIGITS = ROOT / "examples" / "digits" / "support"
+LINES = 4
+"""Strokes of a rendered character."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A network, the size of its images, and a task."""
+
+    network: str
+    """`shipped`, or `paper` for the network of the MetaNAS paper."""
+    ways: int
+    shots: int
+    size: int = 28
+    channels: int = 1
+    width: int = 0
+    """Channels of every cell; 0 leaves the network as it is."""
+    cells: int = 0
+    """Number of cells, two of which reduce; 0 leaves the network as it is."""
+
+    @property
+    def name(self) -> str:
+        """Short, for the command line."""
+        return f"{self.network}-{self.size}-{self.ways}w{self.shots}s"
+
+    @property
+    def title(self) -> str:
+        """For tables."""
+        pixels = f"{self.size}×{self.size}" + (f"×{self.channels}" if self.channels > 1 else "")
+        return f"{self.network}, {pixels}, {self.ways}-way {self.shots}-shot"
+
+
+def checkpoint_of(case: Case) -> Checkpoint:
+    """The shipped checkpoint where it fits; else an untrained one of the case's network."""
+    shipped = load_checkpoint(SHIPPED)
+    own = (case.size, case.channels, case.width, case.cells)
+    if case.network == "shipped" and own == (28, 1, 0, 0):
+        return shipped
+    space = paper_space(case.channels) if case.network == "paper" else shipped.card.space
+    if case.width or case.cells:
+        cells, width = case.cells or space.cells, case.width or space.channels[0]
+        space = replace(space, channels=(width,) * cells, stem_channels=space.nodes * width)
+        space = replace(space, reductions=(cells // 3, 2 * cells // 3))
+    return untrained(shipped, replace(space, input_channels=case.channels), case.size)
+
+
+def paper_space(channels: int) -> SearchSpace:
+    """The search space of the MetaNAS paper (arXiv:1911.11090): 4 cells, 28 channels, 7 ops."""
+    return SearchSpace(
+        input_channels=channels,
+        ops=tuple(name for name in OPS if name != "zero"),
+        channels=(28, 28, 28, 28),
+        reductions=(1, 3),
+        nodes=3,
+        stem_channels=84,
+        stem_stride=1,
+    )
+
+
+def untrained(like: Checkpoint, space: SearchSpace, size: int) -> Checkpoint:
+    """Fresh parameters for this space; options and augmentation of another checkpoint."""
+    supernet = Supernet(space, OPS)
+    initialise(supernet, torch.Generator().manual_seed(0))
+    grey = (0.0,) * space.input_channels
+    card = CheckpointCard(
+        name="untrained",
+        description="Fresh parameters, for measuring.",
+        input=InputSpec(
+            channels=space.input_channels, size=size, mean=grey, std=(1.0,) * len(grey)
+        ),
+        space=space,
+        defaults=like.card.defaults,
+        augment=AffineRange(),
+        parameters=sum(value.numel() for value in supernet.parameters()),
+        weights_sha256="",
+    )
+    params = {name: value.detach() for name, value in supernet.named_parameters()}
+    return Checkpoint(card, supernet.requires_grad_(False), params, OPS)
+
+
+def examples_of(case: Case, episode: int) -> list[Example]:
+    """A support set of PNG files; the same for the same episode.
+
+    At 28×28 grey an episode of Omniglot's validation classes where the data set is at hand, else
+    the digits of `examples/` as far as they go. Whatever neither has is drawn.
+    """
+    if (case.size, case.channels) == (28, 1):
+        data = _omniglot()
+        if data:
+            return _sampled(data, case, episode)
+        if case.ways <= 10 and case.shots <= 5:
+            return _digits(case)
+    return _rendered(case, episode)
+
+
+def source_of(case: Case) -> str:
+    """Where `examples_of` takes this case's images from."""
+    if (case.size, case.channels) != (28, 1):
+        return "drawn"
+    if _omniglot():
+        return "omniglot"
+    return "digits" if case.ways <= 10 and case.shots <= 5 else "drawn"
+
+
+def images_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> list[Image]:
+    """The examples decoded, (H, W, C)."""
+    channels = checkpoint.card.input.channels
+    files = [example.image for example in examples if isinstance(example.image, bytes)]
+    return [decode(file, channels=channels, limits=Limits()) for file in files]
+
+
+def support_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> SupportSet:
+    """The examples as the checkpoint's network sees them."""
+    images = images_of(checkpoint, examples)
+    preprocess = preprocessing_for(images, checkpoint.card.input)
+    return support_set(images, [example.label for example in examples], preprocess)
+
+
+@cache
+def _omniglot() -> Classes:
+    config = read_config(ROOT / "configs" / "omniglot.toml")
+    path = ROOT / config.data.path
+    return load(path, config.data.val_split) if path.is_file() else {}
+
+
+def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:
+    random = np.random.default_rng(episode)
+    drawn = sample_episode(data, ways=case.ways, shots=case.shots, queries=0, random=random)
+    return [
+        Example(drawn.classes[label], _png(image.transpose(1, 2, 0)))
+        for image, label in zip(drawn.support, drawn.support_labels, strict=True)
+    ]
+
+
+def _digits(case: Case) -> list[Example]:
+    return [
+        Example(folder.name, path.read_bytes())
+        for folder in sorted(DIGITS.iterdir())[: case.ways]
+        for path in sorted(folder.iterdir())[: case.shots]
+    ]
+
+
+def _rendered(case: Case, episode: int) -> list[Example]:
+    examples = []
+    for way in range(case.ways):
+        random = np.random.default_rng((episode, way))
+        strokes = random.uniform(0.1, 0.9, (LINES, 4))
+        colours = random.integers(64, 256, (LINES, 3))
+        for _ in range(case.shots):
+            moved = strokes + random.normal(0.0, 0.03, strokes.shape)
+            examples.append(Example(f"class {way}", _drawn(moved, colours, case)))
+    return examples
+
+
+def _drawn(strokes: NDArray[np.float64], colours: NDArray[np.int64], case: Case) -> bytes:
+    picture = Picture.new("RGB", (case.size, case.size))
+    pen = ImageDraw.Draw(picture)
+    for (x, y, to_x, to_y), (red, green, blue) in zip(strokes, colours.tolist(), strict=True):
+        ends = [value * case.size for value in (x, y, to_x, to_y)]
+        pen.line(ends, fill=(red, green, blue), width=case.size // 14)
+    return _png(np.asarray(picture.convert("RGB" if case.channels == 3 else "L")))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    out = BytesIO()
+    Picture.fromarray(pixels.squeeze()).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,145 @@
+"""Time of making and checking the ONNX file, beside torch's own exporter.
+
+Ours: the graph built directly from the pruned network, `onnx.checker`, and one ONNX Runtime session
+that classifies the support set. Theirs: `torch.onnx.export` of the same network, to bytes and not
+checked, without the preprocessing that our file contains.
+"""
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks._cases import Case, checkpoint_of, examples_of, images_of, support_of
+from benchmarks._measure import in_turns, seconds, spread
+from benchmarks._results import (
+    Results,
+    Row,
+    figure,
+    finish,
+    milliseconds,
+    parser,
+    started,
+    table,
+    wanted,
+)
+from metanas.checkpoint import Checkpoint
+from metanas.export import Classifier, check, to_onnx
+from metanas.head import linear_head, membership, prototypes
+from metanas.network import features_of, freeze_statistics, from_supernet
+from metanas.support import Image, preprocessing_for
+
+TOPIC = "export"
+CASES = (
+    Case(network="shipped", ways=5, shots=1),
+    Case(network="shipped", ways=20, shots=5),
+    Case(network="paper", ways=5, shots=1),
+    Case(network="paper", ways=5, shots=1, size=84, channels=3),
+)
+TIMES = ("export", "check", "together")
+TORCH_RUNS = 3
+
+
+class Plain(nn.Module):
+    """The classifier as one module, for torch's exporter."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.network = classifier.network  # what it holds becomes part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier.logits(x)
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """A row for every case."""
+    chosen = (case for case in CASES if wanted(case.name, options.only))
+    return [_measured(case, options) for case in chosen]
+
+
+def _measured(case: Case, options: argparse.Namespace) -> Row:
+    checkpoint = checkpoint_of(case)
+    images = images_of(checkpoint, examples_of(case, 0))
+    classifier = classifier_of(checkpoint, case, images)
+    ours = in_turns({"": lambda _: _direct(classifier, checkpoint, images)}, options.runs)[""]
+    runs = 0 if options.no_torch else TORCH_RUNS
+    theirs = [seconds(lambda: torch_export(classifier)) for _ in range(runs)]
+    return {"case": case.name, "title": case.title, "direct": ours, "torch": theirs}
+
+
+@torch.no_grad()
+def classifier_of(checkpoint: Checkpoint, case: Case, images: Sequence[Image]) -> Classifier:
+    """What would be exported without any step: the meta-architecture with a prototype head."""
+    support = support_of(checkpoint, examples_of(case, 0))
+    genotype, space = checkpoint.meta_genotype, checkpoint.card.space
+    network = from_supernet(space, checkpoint.params, genotype, checkpoint.ops)
+    freeze_statistics(network, support.images, checkpoint.card.defaults.batch_size)
+    network.requires_grad_(False)
+    scale = network.head["log_scale"].exp()
+    members = membership(support.labels, support.ways)
+    sums = prototypes(features_of(network, support.images), members)
+    preprocess = preprocessing_for(images, checkpoint.card.input)
+    return Classifier(preprocess, network, *linear_head(*sums, scale), scale)
+
+
+@torch.no_grad()
+def _direct(
+    classifier: Classifier, checkpoint: Checkpoint, images: Sequence[Image]
+) -> dict[str, float]:
+    inputs = torch.cat([classifier.preprocess(image) for image in images])
+    expected = classifier.logits(inputs)
+    start = perf_counter()
+    proto = to_onnx(classifier, checkpoint.ops, {})
+    built = perf_counter()
+    data, _ = check(proto, images, expected)
+    end = perf_counter()
+    took = {"export": built - start, "check": end - built, "together": end - start}
+    return {**took, "bytes": len(data)}
+
+
+def torch_export(classifier: Classifier) -> None:
+    """The same network, of preprocessed images, through torch's own exporter."""
+    size, channels = classifier.preprocess.size, classifier.network.space.input_channels
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside of the exporter
+        module, example = Plain(classifier).eval(), (torch.zeros(2, channels, size, size),)
+        program = torch.onnx.export(module, example, dynamo=True, verbose=False)
+    assert program is not None
+    program.model_proto.SerializeToString()
+
+
+def tables(results: Results) -> dict[str, str]:
+    """The table of one run."""
+    header = ["milliseconds, medians", *TIMES, "most", "torch.onnx.export", "KiB"]
+    lines = []
+    for row in results.rows:
+        ours = {key: [run[key] for run in row["direct"]] for key in (*TIMES, "bytes")}
+        lines.append(
+            [
+                row["title"],
+                *(milliseconds(median(ours[key])) for key in TIMES),
+                milliseconds(spread(ours["together"]).most),
+                milliseconds(median(row["torch"])) if row["torch"] else "–",
+                figure(median(ours["bytes"]) / 1024),
+            ]
+        )
+    return {"export": table(header, lines)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser(TOPIC, __doc__, runs=20)
+    made.add_argument("--no-torch", action="store_true", help="leave out torch's exporter")
+    options = made.parse_args(arguments)
+    if options.quick:
+        options.runs, options.threads, options.no_torch = 2, [1], True
+        options.only = options.only or ["shipped-28-5w1s"]
+    finish(TOPIC, options, started(options), measure(options), tables)
+
+
+if __name__ == "__main__":
+    main()

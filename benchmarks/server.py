@@ -1,0 +1,163 @@
+"""A running server under load: what one caller waits, and what many callers get together.
+
+A server process with one worker, and one process of clients: each client is a thread with a
+connection of its own that sends a support set, waits for the model, has it verified, and starts
+again. Both share this machine's cores. Beside it the same adaptations in process.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from statistics import median
+from threading import Barrier
+from time import perf_counter
+
+from benchmarks._cases import Case, checkpoint_of, examples_of
+from benchmarks._measure import in_turns, ratio, seconds, spread
+from benchmarks._results import (
+    Results,
+    Row,
+    figure,
+    finish,
+    label,
+    milliseconds,
+    parser,
+    started,
+    table,
+    wanted,
+)
+from benchmarks._serving import Server, serving
+from metanas.workbench import make_model
+from metanas_client import Client
+
+TOPIC = "server"
+CASES = (Case(network="shipped", ways=5, shots=1), Case(network="shipped", ways=20, shots=1))
+CLIENTS = (1, 2, 4, 8, 16, 32, 64)
+LEAST_EACH = 3
+"""Adaptations of every client, where many share the number that was asked for."""
+
+Support = Mapping[str, Sequence[bytes]]
+
+
+def support_of(case: Case, episode: int) -> Support:
+    """A support set as the client takes it: class -> files."""
+    classes: dict[str, list[bytes]] = {}
+    for example in examples_of(case, episode):
+        assert isinstance(example.image, bytes)
+        classes.setdefault(example.label, []).append(example.image)
+    return classes
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """A row for the overhead of every case, and one for every number of clients."""
+    rows: list[Row] = []
+    for threads in options.threads:
+        with serving(threads) as server:
+            for case in (case for case in CASES if wanted(case.name, options.only)):
+                rows.append({**_facts(case, threads), **_overhead(server, case, options)})
+                rows += [
+                    {**_facts(case, threads), **_load(server, case, clients, options)}
+                    for clients in options.clients
+                ]
+    return rows
+
+
+def _facts(case: Case, threads: int) -> Row:
+    return {"case": case.name, "title": case.title, "threads": threads}
+
+
+def _overhead(server: Server, case: Case, options: argparse.Namespace) -> Row:
+    """The same adaptations through the server and in this process, in turns."""
+    checkpoint = checkpoint_of(case)
+    with Client(server.address) as client:
+
+        def remote(episode: int) -> float:
+            return seconds(partial(adapt, client, support_of(case, episode), episode))
+
+        def local(episode: int) -> float:
+            examples = examples_of(case, episode)
+            return seconds(lambda: make_model(checkpoint, examples, seed=episode))
+
+        return in_turns({"remote": remote, "local": local}, options.runs, options.budget)
+
+
+def adapt(client: Client, support: Support, seed: int) -> None:
+    """From sending the support set to having the verified file."""
+    client.adapt(support, checkpoint="omniglot", seed=seed).result()
+
+
+def _load(server: Server, case: Case, clients: int, options: argparse.Namespace) -> Row:
+    """Every client adapts again and again; latencies, and how long all of it took."""
+    each = max(LEAST_EACH if clients > 1 else 1, options.runs // clients)
+    barrier = Barrier(clients + 1)
+
+    def work(number: int) -> list[float]:
+        with Client(server.address) as client:
+            support = support_of(case, number)
+            adapt(client, support, number)  # connects, and warms up both sides
+            barrier.wait()
+            return [seconds(partial(adapt, client, support, number)) for _ in range(each)]
+
+    with ThreadPoolExecutor(clients) as pool:
+        futures = [pool.submit(work, number) for number in range(clients)]
+        barrier.wait()
+        start = perf_counter()
+        latencies = [value for future in futures for value in future.result()]
+        whole = perf_counter() - start
+    memory = server.memory()
+    return {"clients": clients, "latencies": latencies, "whole": whole, "memory": memory}
+
+
+def tables(results: Results) -> dict[str, str]:
+    """The tables of one run."""
+    return {"one": _one(results.rows), "many": _many(results.rows)}
+
+
+def _one(rows: Sequence[Row]) -> str:
+    header = ["one caller, milliseconds", "in process", "25 %", "75 %", "server", "25 %", "75 %",
+              "more", "times"]  # fmt: skip
+    lines = []
+    for row in (row for row in rows if "remote" in row):
+        local, remote = spread(row["local"]), spread(row["remote"])
+        figures = [local.median, *local.quartiles, remote.median, *remote.quartiles]
+        more = median(
+            [there - here for there, here in zip(row["remote"], row["local"], strict=True)]
+        )
+        lines.append(
+            [
+                label(row),
+                *map(milliseconds, [*figures, more]),
+                figure(ratio(row["remote"], row["local"]).value),
+            ]
+        )
+    return table(header, lines)
+
+
+def _many(rows: Sequence[Row]) -> str:
+    header = ["clients", "adaptations/s", "against one", "median ms", "25 %", "75 %", "most",
+              "adaptations"]  # fmt: skip
+    alone: dict[str, float] = {}
+    lines = []
+    for row in (row for row in rows if "clients" in row):
+        took = spread(row["latencies"])
+        rate = took.runs / row["whole"]
+        first = alone.setdefault(label(row), rate)
+        figures = map(milliseconds, [took.median, *took.quartiles, took.most])
+        name = f"{label(row)}, {row['clients']}"
+        lines.append([name, figure(rate), figure(rate / first), *figures, str(took.runs)])
+    return table(header, lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    made = parser(TOPIC, __doc__, runs=20)
+    made.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS), metavar="N")
+    options = made.parse_args(arguments)
+    if options.quick:
+        options.runs, options.threads, options.clients = 2, [1], [1, 2]
+        options.only = options.only or ["5w1s"]
+    finish(TOPIC, options, started(options), measure(options), tables)
+
+
+if __name__ == "__main__":
+    main()
