@@ -1,37 +1,62 @@
 """The inner loop: adapt weights and alphas to a support set, prune, and let the weights settle.
 
 Notable:
+- An `Adaptation` is the state of one task. `advance` takes any number of them one step further,
+  all in one evaluation of the supernet, each with ways, shots and temperature of its own; what
+  becomes of a task does not depend on what it is stacked with.
 - Every support image is queried through a random affine view of itself, against prototypes that
   leave the image out where its class has another (`metanas.head`). So even one shot gives a
   gradient, and the head follows the features instead of lagging behind them.
 - Normalisation statistics come from the unaltered support images of the step, as in the model that
   leaves.
-- The temperature falls to one at which the mixture is one-hot; after pruning, the weights train on.
+- The temperature falls to one at which the mixture is one-hot. Then the architecture is decided,
+  and the weights train on: the mixture stays at its limit, in which only the chosen run.
 - Weights and alphas share one backward pass (single level); `bilevel` splits the support set and
   steps them in turn (first order; DARTS, arXiv:1806.09055, section 2.3).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from math import nan
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, Diverged
-from metanas.head import held_out_logits
-from metanas.network import DiscreteNetwork, freeze_statistics
-from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
-from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import Softmax, annealed
+from metanas.errors import Diverged, MetanasError
+from metanas.genotype import Genotype
+from metanas.head import held_out_logits, membership
+from metanas.kernels import Rows
+from metanas.network import DiscreteNetwork, freeze_statistics, from_supernet
+from metanas.optimizer import (
+    Gradient,
+    Params,
+    Stack,
+    TaskOptimizer,
+    TaskOptimizerConfig,
+    Wanted,
+)
+from metanas.options import AdaptConfig
+from metanas.relax import Decided, Mixer, Softmax, Stacked, annealed
+from metanas.supernet import genotype_of
 from metanas.support import SupportSet
 
 SHARE_THRESHOLD = 0.02
 """Candidates with at most this share of their node are not evaluated in a step."""
+CONVERGED = 0.99
+"""A loss that stays above this part of what it was has converged."""
+
+
+class Stage(StrEnum):
+    """Where an adaptation is."""
+
+    ADAPT = "adapt"
+    TUNE = "tune"
+    DONE = "done"
 
 
 @dataclass(frozen=True)
@@ -47,108 +72,215 @@ class Step:
     """Mean entropy of the mixture over an edge's candidates, in nats; 0 is decided."""
 
 
-OnStep = Callable[[Step], None]
-ShouldStop = Callable[[], bool]
-
-
 @dataclass(frozen=True)
-class Control:
-    """How the caller watches the loop and stops it between two steps."""
+class Update:
+    """One forward and backward pass of a task: which images, how mixed, what for."""
 
-    on_step: OnStep
-    should_stop: ShouldStop
+    images: Tensor
+    views: Tensor
+    """A random view of each image."""
+    members: Tensor
+    """Which image belongs to which class, `(N, ways)`."""
+    mixer: Mixer
+    wanted: Wanted
 
-    def check(self) -> None:
-        """Raise `Cancelled` if the caller asked to stop."""
-        if self.should_stop():
-            raise Cancelled
 
+class Adaptation:
+    """The inner loop of one task, taken further by `advance`.
 
-def adapt(
-    checkpoint: Checkpoint,
-    task: SupportSet,
-    config: AdaptConfig,
-    generator: torch.Generator,
-    control: Control,
-) -> Params:
-    """Adapt the supernet's weights and alphas to the task; the checkpoint stays as it is.
-
-    Raises:
-        Cancelled: `control.should_stop` said so.
-        Diverged: the loss became NaN or infinite.
+    The checkpoint stays as it is. `stage` tells what the next step is; `genotype` and `soft`, the
+    supernet's parameters at the end of the search, are there from the stage TUNE on.
     """
-    optimizer = TaskOptimizer(checkpoint.params, _optimizer_config(config, config.alpha_lr))
-    objective = _Objective(task, checkpoint.card.augment, config.batch_size, generator)
-    supernet = checkpoint.supernet
-    for step in range(config.steps):
-        control.check()
-        temperature = annealed(config.temperature_start, config.temperature_end, step, config.steps)
-        relaxation = Softmax(temperature=temperature)
-        rows = objective.next_rows()
-        if config.bilevel:
-            rows, held_out = _halves(rows, task.labels)
-            loss, _ = objective(supernet, optimizer.params, held_out, relaxation, SHARE_THRESHOLD)
-            optimizer.step(loss, weights=False)
-        loss, accuracy = objective(supernet, optimizer.params, rows, relaxation, SHARE_THRESHOLD)
-        optimizer.step(loss, alphas=not config.bilevel)
-        entropy = supernet.entropy(optimizer.params, relaxation)
-        control.on_step(Step(step + 1, loss.item(), accuracy, temperature, entropy))
-    return optimizer.snapshot()
-
-
-def tune(
-    network: DiscreteNetwork,
-    checkpoint: Checkpoint,
-    task: SupportSet,
-    config: AdaptConfig,
-    generator: torch.Generator,
-    control: Control,
-) -> None:
-    """Train the pruned network's weights on, then freeze its statistics to the support set's."""
-    optimizer = TaskOptimizer(dict(network.named_parameters()), _optimizer_config(config, 0.0))
-    objective = _Objective(task, checkpoint.card.augment, config.batch_size, generator)
-    for step in range(config.tuning_steps):
-        control.check()
-        loss, accuracy = objective(network, optimizer.params, objective.next_rows())
-        optimizer.step(loss)
-        control.on_step(Step(step + 1, loss.item(), accuracy))
-    network.load_state_dict(optimizer.snapshot())
-    control.check()
-    freeze_statistics(network, task.images, max(config.batch_size, task.ways))
-
-
-class _Objective:
-    """The loss of a task: mini-batches, and a random view of every image as its query."""
 
     def __init__(
-        self, task: SupportSet, augment: AffineRange, size: int, generator: torch.Generator
+        self,
+        checkpoint: Checkpoint,
+        task: SupportSet,
+        config: AdaptConfig,
+        generator: torch.Generator,
     ) -> None:
-        self._task, self._augment, self._generator = task, augment, generator
-        self._batches = batches_of(task.labels, size, generator)
+        self.checkpoint, self.task, self.config = checkpoint, task, config
+        self.stage = Stage.ADAPT
+        self.taken = {Stage.ADAPT: 0, Stage.TUNE: 0}
+        self.genotype: Genotype | None = None
+        self.soft: Params = {}
+        self.optimizer = TaskOptimizer(checkpoint.live, _optimizer(config, config.alpha_lr))
+        self._generator = generator
+        self._batches = batches_of(task.labels, config.batch_size, generator)
+        self._losses = list[float]()
+        self._genotypes = list[Genotype]()
+        self._plan: list[Update] = []
+        if config.steps == 0:
+            self._decide()
 
-    def next_rows(self) -> Tensor:
-        """Indices of the next mini-batch."""
-        return next(self._batches)
+    @property
+    def steps(self) -> int:
+        """Steps of this stage, if none is saved."""
+        return self.config.steps if self.stage is Stage.ADAPT else self.config.tuning_steps
 
-    def __call__(
-        self, network: nn.Module, params: Params, rows: Tensor, *mixture: object
-    ) -> tuple[Tensor, float]:
-        """Cross entropy of views of the batch against its held-out prototypes; their accuracy.
+    @property
+    def saved(self) -> int:
+        """Steps that were not needed, once it is done."""
+        return self.config.steps + self.config.tuning_steps - sum(self.taken.values())
 
-        `mixture` is what the network wants to know beside the images and the length of the support.
+    def update(self) -> Update:
+        """The next update; the same one until `learn` was called."""
+        if not self._plan:
+            rows = next(self._batches)
+            if self.stage is Stage.ADAPT and self.config.bilevel:
+                rows, held_out = halves(rows, self.task.labels)
+                self._plan.append(self._update(held_out, Wanted(weights=False)))
+                self._plan.append(self._update(rows, Wanted(alphas=False)))
+            else:
+                self._plan.append(self._update(rows, Wanted()))
+        return self._plan[0]
+
+    def learn(self, gradient: Gradient, loss: float, accuracy: float) -> Step | None:
+        """Take what the update found; the step, unless another update belongs to it.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite; nothing has changed.
         """
-        clean = self._task.images[rows]
-        # a mini-batch need not hold every class: its own classes are its ways
-        present, labels = self._task.labels[rows].unique(return_inverse=True)
-        x = torch.cat([clean, affine_views(clean, self._augment, self._generator)])
-        arguments = (x, len(rows), *mixture)
-        out: Tensor = functional_call(network, params, arguments, tie_weights=False)
-        scale = params["head.log_scale"].exp()
-        logits = held_out_logits(out[: len(rows)], labels, len(present), out[len(rows) :], scale)
-        loss = F.cross_entropy(logits, labels)
-        if not bool(torch.isfinite(loss)):
+        if not loss < float("inf"):
             raise Diverged
-        return loss, float((logits.argmax(1) == labels).float().mean())
+        self.optimizer.descend(gradient)
+        self._plan.pop(0)
+        if self._plan:
+            return None
+        self.taken[self.stage] += 1
+        self._losses.append(loss)
+        step = self._step(loss, accuracy)
+        if self.taken[self.stage] == self.steps or self._settled():
+            self._next_stage()
+        return step
+
+    def network(self) -> DiscreteNetwork:
+        """The pruned network with its norms frozen to the support set's statistics."""
+        assert self.genotype is not None
+        card = self.checkpoint.card
+        params = self.optimizer.snapshot()
+        network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
+        chunk = max(self.config.batch_size, self.task.ways)
+        freeze_statistics(network, self.task.images, chunk)
+        return network
+
+    def _update(self, rows: Tensor, wanted: Wanted) -> Update:
+        images = self.task.images[rows]
+        return Update(
+            images,
+            affine_views(images, self.checkpoint.card.augment, self._generator),
+            membership(self.task.labels[rows], self.task.ways),
+            self._mixer(),
+            wanted,
+        )
+
+    def _mixer(self) -> Softmax | Decided:
+        if self.stage is Stage.TUNE:
+            return Decided()
+        start, end = self.config.temperature_start, self.config.temperature_end
+        return Softmax(temperature=annealed(start, end, self.taken[self.stage], self.config.steps))
+
+    def _step(self, loss: float, accuracy: float) -> Step:
+        number = self.taken[self.stage]
+        if self.stage is Stage.TUNE:
+            return Step(number, loss, accuracy)
+        start, end = self.config.temperature_start, self.config.temperature_end
+        relaxation = Softmax(temperature=annealed(start, end, number - 1, self.config.steps))
+        entropy = self.checkpoint.supernet.entropy(self.optimizer.params, relaxation)
+        return Step(number, loss, accuracy, relaxation.temperature, entropy)
+
+    def _settled(self) -> bool:
+        """Whether the loss has converged and, while searching, the genotype stays the same."""
+        patience = self.config.patience
+        if patience == 0:
+            return False
+        if self.stage is Stage.ADAPT:
+            self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
+        if len(self._losses) < 2 * patience:
+            return False
+        before, after = sum(self._losses[-2 * patience : -patience]), sum(self._losses[-patience:])
+        return after >= CONVERGED * before and len(set(self._genotypes[-patience:])) <= 1
+
+    def _next_stage(self) -> None:
+        if self.stage is Stage.TUNE:
+            self.stage = Stage.DONE
+        else:
+            self._decide()
+
+    def _decide(self) -> None:
+        """Fix the architecture; the weights go on with a fresh state of Adam."""
+        self.soft = self.optimizer.snapshot()
+        self.genotype = genotype_of(self.checkpoint.supernet, self.soft)
+        self.optimizer = TaskOptimizer(self.soft, _optimizer(self.config, 0.0))
+        self._losses, self._genotypes = [], []
+        self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
+
+
+def advance(
+    adaptations: Sequence[Adaptation], *, memory: int = 2**30
+) -> list[Step | MetanasError | None]:
+    """One update of each, all of one checkpoint, together.
+
+    memory: bytes of activations beyond which edges are evaluated again in the backward pass
+        instead of being kept.
+
+    Returns what it came to for each: a step, the error that ends it, or None if its step takes
+    another update.
+
+    Raises:
+        torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
+    """
+    updates = [adaptation.update() for adaptation in adaptations]
+    stack = Stack([adaptation.optimizer for adaptation in adaptations])
+    losses, accuracies = _objective(adaptations[0].checkpoint, stack.params, updates, memory)
+    gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
+    figures = torch.stack([losses.detach(), accuracies]).tolist()
+    outcomes = list[Step | MetanasError | None]()
+    for adaptation, gradient, loss, accuracy in zip(adaptations, gradients, *figures, strict=True):
+        try:
+            outcomes.append(adaptation.learn(gradient, loss, accuracy))
+        except MetanasError as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def _objective(
+    checkpoint: Checkpoint, params: Params, updates: Sequence[Update], memory: int
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the views against held-out prototypes, and their accuracy, `(tasks,)`."""
+    tasks, count = len(updates), max(len(update.images) for update in updates)
+    images = torch.stack([_padded(update.images, count) for update in updates])
+    views = torch.stack([_padded(update.views, count) for update in updates])
+    ways = max(update.members.shape[1] for update in updates)
+    members = torch.stack(
+        [_padded(F.pad(u.members, (0, ways - u.members.shape[1])), count) for u in updates]
+    )
+    present = members.sum(2)
+    sizes = present.sum(1)
+    uneven = any(len(update.images) != count for update in updates)
+    rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
+    x = torch.cat([images, views], dim=1).flatten(0, 1)
+    supernet = checkpoint.supernet
+    recompute = supernet.activation_bytes(len(x), x.shape[-1]) > memory
+    mixer = Stacked(tuple(update.mixer for update in updates))
+    out: Tensor = functional_call(
+        supernet,
+        params,
+        (x, rows, mixer, SHARE_THRESHOLD),
+        {"recompute": recompute},
+        tie_weights=False,
+    )
+    features = out.unflatten(0, (tasks, -1))
+    scale = params["head.log_scale"].exp().reshape(tasks)
+    logits = held_out_logits(features[:, :count], members, features[:, count:], scale)
+    chosen = torch.where(members > 0, logits.log_softmax(-1), 0.0)
+    right = (logits.argmax(2) == members.argmax(2)) * present
+    return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
+
+
+def _padded(x: Tensor, count: int) -> Tensor:
+    """With rows of zeros up to `count`."""
+    return x if len(x) == count else torch.cat([x, x.new_zeros(count - len(x), *x.shape[1:])])
 
 
 def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -167,7 +299,7 @@ def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterato
         yield from shuffled[rank.argsort(stable=True)].split(size)
 
 
-def _halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Alternate a batch's images, class by class; a class with a single image is in both halves."""
     own = labels[rows]
     rank = (own[:, None] == own[None, :]).tril(-1).sum(1)
@@ -175,7 +307,7 @@ def _halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return rows[single | (rank % 2 == 0)], rows[single | (rank % 2 == 1)]
 
 
-def _optimizer_config(config: AdaptConfig, alpha_lr: float) -> TaskOptimizerConfig:
+def _optimizer(config: AdaptConfig, alpha_lr: float) -> TaskOptimizerConfig:
     return TaskOptimizerConfig(
         weight_lr=config.weight_lr, alpha_lr=alpha_lr, gradient_clip=config.gradient_clip
     )

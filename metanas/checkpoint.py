@@ -36,6 +36,11 @@ class Checkpoint:
     ops: Mapping[str, Op]
 
     @property
+    def live(self) -> Params:
+        """The parameters less those of operations that meta-training has pruned."""
+        return {k: v for k, v in self.params.items() if self.supernet.is_live(k)}
+
+    @property
     def meta_genotype(self) -> Genotype:
         """The discrete architecture at the maximum of the meta-alphas."""
         return genotype_of(self.supernet, self.params)

@@ -10,6 +10,7 @@ MetanasError                     reason, str(error) for people
 │                                DATASET_TOO_FEW_IMAGES
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
 ├── Diverged                     DIVERGED: the loss became NaN or infinite
+├── OutOfMemory                  OUT_OF_MEMORY: the device is too small for the support set
 └── ExportMismatch               EXPORT_MISMATCH: ONNX Runtime disagrees with torch; our defect
 ```
 
@@ -127,6 +128,13 @@ class Diverged(MetanasError):
 
     def __init__(self, message: str = "the loss is not finite; lower the learning rate", /) -> None:
         super().__init__("DIVERGED", message)
+
+
+class OutOfMemory(MetanasError):
+    """The device has too little memory for a support set, even on its own."""
+
+    def __init__(self, message: str, /) -> None:
+        super().__init__("OUT_OF_MEMORY", message)
 
 
 class ExportMismatch(MetanasError):

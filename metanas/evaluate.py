@@ -18,13 +18,15 @@ from metanas.adapt import SHARE_THRESHOLD
 from metanas.checkpoint import Checkpoint
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.export import run, session
-from metanas.head import prototype_logits
+from metanas.head import membership, prototype_logits
+from metanas.kernels import Rows
 from metanas.options import AdaptConfig
-from metanas.pipeline import Adapted, Job
+from metanas.pipeline import Job
 from metanas.relax import Softmax
 from metanas.report import Report
 from metanas.support import Image
-from metanas.task import Example, Limits
+from metanas.task import Example
+from metanas.workbench import make
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +94,14 @@ def mean_of(values: list[float]) -> Mean:
 
 
 def _outcome(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Outcome:
-    job = Job(checkpoint, options, seed, lambda progress: None, lambda: False)
     labels = [episode.classes[label] for label in episode.support_labels]
     support = _images(episode.support)
     examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]
-    adapted = job.adapt(examples, episode.classes, Limits())
-    model = job.export(adapted)
+    job = Job(checkpoint, examples, classes=episode.classes, options=options, seed=seed)
+    model = make(job)
     queries = _images(episode.query)
     exported = run(session(model.onnx), queries)
-    soft = _soft_logits(checkpoint, adapted, queries, options.temperature_end)
+    soft = _soft_logits(job, queries, options.temperature_end)
     return Outcome(
         float((exported.argmax(1) == episode.query_labels).mean()),
         float((soft.argmax(1).numpy() == episode.query_labels).mean()),
@@ -114,14 +115,16 @@ def _images(stacked: NDArray[np.uint8]) -> list[Image]:
 
 
 @torch.no_grad()
-def _soft_logits(
-    checkpoint: Checkpoint, adapted: Adapted, queries: list[Image], temperature: float
-) -> Tensor:
-    support = adapted.task.support
-    inputs = torch.cat([adapted.task.preprocess(image) for image in queries])
-    x = torch.cat([support.images, inputs])
-    arguments = (x, len(support.images), Softmax(temperature=temperature), SHARE_THRESHOLD)
-    features: Tensor = functional_call(checkpoint.supernet, adapted.params, arguments)
-    shown, asked = features[: len(support.images)], features[len(support.images) :]
-    scale = adapted.params["head.log_scale"].exp()
-    return prototype_logits(shown, support.labels, support.ways, asked, scale)
+def _soft_logits(job: Job, queries: list[Image], temperature: float) -> Tensor:
+    """Of the supernet as it was before pruning."""
+    assert job.task is not None
+    assert job.adaptation is not None
+    support, params = job.task.support, job.adaptation.soft
+    count = len(support.images)
+    x = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
+    arguments = (x, Rows(count), Softmax(temperature=temperature), SHARE_THRESHOLD)
+    supernet = job.checkpoint.supernet
+    features: Tensor = functional_call(supernet, params, arguments, tie_weights=False)
+    members = membership(support.labels, support.ways)
+    scale = params["head.log_scale"].exp()
+    return prototype_logits(features[:count], members, features[count:], scale)

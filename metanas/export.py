@@ -49,7 +49,7 @@ class Classifier:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits (N, ways) of preprocessed images (N, C, S, S)."""
-        features: Tensor = self.network(inputs, 0)
+        features: Tensor = self.network(inputs)
         return features @ self.weight.T + self.bias
 
 

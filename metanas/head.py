@@ -3,45 +3,55 @@
 The squared Euclidean distance to a prototype c gives logits `s (2 c.x - |c|^2)` up to a term that
 is equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), so the head of a
 task with any number of ways is a linear layer that needs no meta-learned rows.
+
+Which image belongs to which class is a matrix of zeros and ones, `(..., N, ways)`. The dimensions
+before the last two are those of a stack of tasks; a row of zeros is padding, and so is a column.
 """
 
 import torch
 from torch import Tensor
 
 
-def prototypes(features: Tensor, labels: Tensor, ways: int) -> tuple[Tensor, Tensor]:
-    """Sums `(ways, D)` of the features `(N, D)` of each class, and their counts `(ways, 1)`."""
-    onehot = torch.nn.functional.one_hot(labels, ways).to(features.dtype)
-    return onehot.T @ features, onehot.sum(0)[:, None]
+def membership(labels: Tensor, ways: int) -> Tensor:
+    """Zeros and ones `(..., N, ways)` of labels `(..., N)`."""
+    return torch.nn.functional.one_hot(labels, ways).float()
+
+
+def prototypes(features: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums `(..., ways, D)` of features `(..., N, D)` of each class, and counts `(..., ways)`."""
+    return members.mT @ features, members.sum(-2)
 
 
 def linear_head(sums: Tensor, counts: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight `(ways, D)` and bias `(ways,)` of the linear layer that the prototypes amount to."""
-    centres = sums / counts
-    return 2 * scale * centres, -scale * centres.square().sum(1)
+    """Weight `(..., ways, D)` and bias `(..., ways)` of the layer that prototypes amount to.
+
+    The bias of a class without images is minus infinity.
+    """
+    centres = sums / counts.clamp(min=1)[..., None]
+    bias = -scale[..., None] * centres.square().sum(-1)
+    weight = 2 * scale[..., None, None] * centres
+    return weight, bias.masked_fill(counts == 0, -torch.inf)
 
 
-def prototype_logits(
-    support: Tensor, labels: Tensor, ways: int, queries: Tensor, scale: Tensor
-) -> Tensor:
-    """Logits `(Q, ways)` of queries `(Q, D)` against prototypes of support features `(N, D)`."""
-    weight, bias = linear_head(*prototypes(support, labels, ways), scale)
-    return queries @ weight.T + bias
+def prototype_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+    """Logits `(..., Q, ways)` of queries `(..., Q, D)` by support features `(..., N, D)`.
+
+    `scale` has the shape of the dimensions before the last two.
+    """
+    weight, bias = linear_head(*prototypes(support, members), scale)
+    return queries @ weight.mT + bias[..., None, :]
 
 
-def held_out_logits(
-    support: Tensor, labels: Tensor, ways: int, queries: Tensor, scale: Tensor
-) -> Tensor:
-    """Logits `(N, ways)` where query i is a view of support image i.
+def held_out_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+    """Logits `(..., N, ways)` where query i is a view of support image i.
 
     The prototype of its class leaves image i out. A class with a single image keeps it: there is
     nothing else to make a prototype of.
     """
-    sums, counts = prototypes(support, labels, ways)
-    logits = prototype_logits(support, labels, ways, queries, scale)
-    spare = counts[labels] > 1
-    rest = torch.where(spare, (sums[labels] - support) / (counts[labels] - 1).clamp(min=1), 0.0)
-    own = scale * (2 * (rest * queries).sum(1) - rest.square().sum(1))
-    rows = torch.arange(len(labels), device=labels.device)
-    own = torch.where(spare[:, 0], own, logits[rows, labels])
-    return logits.index_put((rows, labels), own)
+    sums, counts = prototypes(support, members)
+    weight, bias = linear_head(sums, counts, scale)
+    logits = queries @ weight.mT + bias[..., None, :]
+    others = (members @ counts[..., None]) - 1
+    rest = (members @ sums - support) / others.clamp(min=1)
+    own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
+    return torch.where((members > 0) & (others > 0), own, logits)

@@ -3,19 +3,19 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
 
 from metanas.adapt import SHARE_THRESHOLD, batches_of
 from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
-from metanas.head import held_out_logits
+from metanas.head import held_out_logits, membership
+from metanas.kernels import Rows
 from metanas.network import DiscreteNetwork, features_of, freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import Softmax
+from metanas.relax import Decided, Softmax
 from metanas.support import SupportSet
 
 
@@ -33,28 +33,28 @@ class Gap:
 
 @torch.no_grad()
 def gap(
-    checkpoint: Checkpoint,
-    params: Params,
-    network: DiscreteNetwork,
-    task: SupportSet,
-    options: AdaptConfig,
-    seed: int,
+    checkpoint: Checkpoint, params: Params, task: SupportSet, options: AdaptConfig, seed: int
 ) -> Gap:
     """Measure the gap on one batch of the support set, each image queried by a random view."""
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
     x = torch.cat([task.images[rows], _views(task.images[rows], checkpoint.card.augment, seed)])
-    present, labels = task.labels[rows].unique(return_inverse=True)
-    relaxation = Softmax(temperature=options.temperature_end)
-    arguments = (x, len(rows), relaxation, SHARE_THRESHOLD)
+    members = membership(task.labels[rows], task.ways)
     scale = params["head.log_scale"].exp()
+    mixers = (Softmax(temperature=options.temperature_end), Decided())
     soft, pruned = (
-        held_out_logits(out[: len(rows)], labels, len(present), out[len(rows) :], scale)
+        held_out_logits(out[: len(rows)], members, out[len(rows) :], scale)[:, members.any(0)]
         for out in (
-            functional_call(checkpoint.supernet, params, arguments),
-            network(x, len(rows)),
+            functional_call(
+                checkpoint.supernet,
+                params,
+                (x, Rows(len(rows)), mixer, SHARE_THRESHOLD),
+                tie_weights=False,
+            )
+            for mixer in mixers
         )
     )
+    labels = members[:, members.any(0)].argmax(1)
     difference = float((soft - pruned).abs().mean())
     return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
 
@@ -70,11 +70,19 @@ def view_accuracy(
     return right / len(task.labels)
 
 
+@torch.no_grad()
 def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tensor:
     """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
 
     Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
     """
+    count = len(task.images)
+    if count <= chunk:
+        arguments = (task.images, Rows(count), Decided())
+        features: Tensor = functional_call(
+            checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
+        )
+        return features
     network = from_supernet(
         checkpoint.card.space, checkpoint.params, checkpoint.meta_genotype, checkpoint.ops
     )
@@ -88,17 +96,28 @@ def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float | 
     Classes with one image take no part; None if no class has two. With features of a network that
     was adapted to the same images this says little: it is nearly always 1.
     """
-    logits = held_out_logits(features, task.labels, task.ways, features, scale)
+    logits = held_out_logits(features, membership(task.labels, task.ways), features, scale)
     counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
     return _accuracy(logits[counted], task.labels[counted]) if bool(counted.any()) else None
 
 
+@torch.no_grad()
 def macs_of(network: DiscreteNetwork, size: int) -> int:
-    """Multiply-accumulates of the network for one image of `size` x `size` pixels."""
-    image = torch.zeros(1, network.space.input_channels, size, size)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(image, 0)
-    return int(counter.get_total_flops()) // 2
+    """Multiply-accumulates of the network for one image of `size` x `size` pixels.
+
+    Of its weights with two dimensions or more: each is used once for every pixel that comes out.
+    """
+    counted = list[int]()
+
+    def count(module: nn.Module, _inputs: object, out: Tensor) -> None:
+        weights = (p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+        counted.append(sum(weights) * (out.numel() // out.shape[1]))
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    network(torch.zeros(1, network.space.input_channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    return sum(counted)
 
 
 def _views(images: Tensor, augment: AffineRange, seed: int) -> Tensor:

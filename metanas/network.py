@@ -14,10 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from metanas.genotype import Genotype, Node
-from metanas.ops import Norm, Op, channels_last, conv, reduce_norm, relu_conv_norm
+from metanas.kernels import Rows
+from metanas.ops import Conv, Norm, Op, channels_last, reduce_norm, relu_conv_norm
 from metanas.optimizer import Params
 from metanas.space import SearchSpace
 from metanas.supernet import is_alpha
+
+FROZEN = Rows(0)
+"""For a network with frozen norms, which treats all rows alike."""
 
 CHUNK = 256
 """Images that go through a frozen network at once: it bounds memory and changes nothing else."""
@@ -53,11 +57,11 @@ class DiscreteCell(nn.Module):
             for source, name in edges:
                 yield node, source, name
 
-    def forward(self, before: Tensor, last: Tensor, support: int) -> Tensor:
-        states = [self.before(before, support), self.last(last, support)]
+    def forward(self, before: Tensor, last: Tensor, rows: Rows) -> Tensor:
+        states = [self.before(before, rows), self.last(last, rows)]
         for node, ((left, _), (right, _)) in enumerate(self.nodes):
-            one = self.edges[edge_name(node, left)](states[left], support)
-            other = self.edges[edge_name(node, right)](states[right], support)
+            one = self.edges[edge_name(node, left)](states[left], rows)
+            other = self.edges[edge_name(node, right)](states[right], rows)
             states.append(one + other)
         return torch.cat(states[2:], dim=1)
 
@@ -76,7 +80,7 @@ class DiscreteNetwork(nn.Module):
         self.genotype = genotype
         stem = space.stem_channels
         stride = (space.stem_stride, space.stem_stride)
-        self.stem = conv(space.input_channels, stem, (3, 3), stride)
+        self.stem = Conv(space.input_channels, stem, (3, 3), stride)
         self.stem_norm = Norm(stem)
         self.cells = nn.ModuleList()
         widths = (stem, stem)
@@ -86,12 +90,12 @@ class DiscreteNetwork(nn.Module):
             widths = (widths[1], space.nodes * channels)
         self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
 
-    def forward(self, x: Tensor, support: int) -> Tensor:
-        """Features; the first `support` rows set the statistics of norms that are not frozen."""
-        stem = channels_last(self.stem(x))
-        before = last = self.stem_norm(stem, support)
+    def forward(self, x: Tensor, rows: Rows = FROZEN) -> Tensor:
+        """Features; support rows set the statistics of norms that are not frozen."""
+        stem = channels_last(self.stem(x, rows))
+        before = last = self.stem_norm(stem, rows)
         for cell in self.cells:
-            before, last = last, cell(before, last, support)
+            before, last = last, cell(before, last, rows)
         features: Tensor = last.mean(dim=(2, 3))
         return features
 
@@ -118,7 +122,7 @@ def from_supernet(
 @torch.no_grad()
 def features_of(network: DiscreteNetwork, images: Tensor) -> Tensor:
     """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk."""
-    return torch.cat([network(part, 0) for part in images.split(CHUNK)])
+    return torch.cat([network(part) for part in images.split(CHUNK)])
 
 
 def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> None:
@@ -131,7 +135,7 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> N
     moments: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))
 
-    def measure(norm: nn.Module, inputs: tuple[Tensor, int]) -> None:
+    def measure(norm: nn.Module, inputs: tuple[Tensor, Rows]) -> None:
         assert isinstance(norm, Norm)
         variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
         moments[norm].append((mean, variance))
@@ -139,7 +143,7 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> N
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     with torch.no_grad():
         for part in parts:
-            network(part, len(part))
+            network(part, Rows(len(part)))
     for hook in hooks:
         hook.remove()
     weights = torch.tensor([[len(part) / len(images)] for part in parts])

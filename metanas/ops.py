@@ -1,9 +1,10 @@
 """Candidate operations: pairs of `build` (a torch module) and `emit` (the same thing in ONNX).
 
 Notable:
-- A module takes `(x, support)`: the first `support` rows of the batch `x` are the support set, and
+- A module takes `(x, rows)`: `rows` says which rows of the batch `x` are the support set, and
   normalisation statistics come from these rows alone, so that no query ever influences another.
-- A norm whose statistics have been frozen ignores `support` and normalises every row alike.
+- A norm whose statistics have been frozen ignores `rows` and normalises every row alike.
+- A `Chain` runs a stack of tasks as it runs one. Any other module runs task by task.
 - `OPS` is a plain dict; algorithms get a mapping like it passed in.
 
 The set is the search space of MetaNAS (Elsken et al., CVPR 2020, arXiv:1911.11090), which follows
@@ -16,18 +17,18 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.graph import ConvGeometry, Graph, Value
-
-NORM_EPSILON = 1e-5
+from metanas.kernels import NORM_EPSILON, Geometry, Rows, convolve, normalise
 
 
 class Norm(nn.Module):
     """Batch normalisation without scale and shift, by the statistics of the support set alone.
 
-    While `mean` is None each call normalises `(N, C, H, W)` by the mean and the biased variance of
-    its first `support` rows. Once frozen, the stored statistics are used for every row.
+    While `mean` is None each call normalises `(R, C, H, W)` by the mean and the biased variance of
+    its support rows. Once frozen, the stored statistics are used for every row.
     """
 
     mean: Tensor | None
@@ -39,12 +40,10 @@ class Norm(nn.Module):
         self.register_buffer("mean", None)
         self.register_buffer("variance", None)
 
-    def forward(self, x: Tensor, support: int) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
         if self.mean is not None and self.variance is not None:
             return F.batch_norm(x, self.mean, self.variance, eps=NORM_EPSILON)
-        if support == len(x) and x[:, 0].numel() > 1:
-            return F.batch_norm(x, None, None, training=True, eps=NORM_EPSILON)
-        return support_norm(x, support)
+        return normalise(x, rows)
 
     def freeze(self, mean: Tensor, variance: Tensor) -> None:
         """Fix the statistics, each of shape `(channels,)`."""
@@ -58,20 +57,29 @@ class Norm(nn.Module):
         return scale, -self.mean.double() * scale
 
 
-def support_norm(x: Tensor, support: int) -> Tensor:
-    """Normalise all rows of `x` (N, C, H, W) by the statistics of the first `support` rows."""
-    variance, mean = torch.var_mean(x[:support], dim=(0, 2, 3), correction=0, keepdim=True)
-    scale = torch.rsqrt(variance + NORM_EPSILON)
-    return torch.addcmul(-mean * scale, x, scale)
+class Conv(nn.Conv2d):
+    """Convolution without bias, padded so that stride 1 keeps the size; runs stacks of tasks."""
 
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+        self.geometry = Geometry(stride, padding, (dilation, dilation), groups)
 
-class Chain(nn.ModuleList):
-    """Layers one after the other; the norms among them are told where the support set ends."""
+    def reset_parameters(self) -> None:
+        """Draw a weight, unless this is built for its shapes alone, where drawing is slow."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
-    def forward(self, x: Tensor, support: int) -> Tensor:
-        for layer in self:
-            x = layer(x, support) if isinstance(layer, Norm) else layer(x)
-        return x
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
+        return convolve(x, self.weight, rows, self.geometry)
 
 
 class FactorizedReduce(nn.Module):
@@ -86,14 +94,53 @@ class FactorizedReduce(nn.Module):
         self.straight = nn.Parameter(torch.empty(outputs - outputs // 2, inputs, 1, 1))
         self.shifted = nn.Parameter(torch.empty(outputs // 2, inputs, 1, 1))
         for weight in (self.straight, self.shifted):
-            nn.init.kaiming_uniform_(weight, a=5**0.5)
+            if not weight.is_meta:
+                nn.init.kaiming_uniform_(weight, a=5**0.5)
 
     def kernel(self) -> Tensor:
         """The two convolutions as one weight of shape (outputs, inputs, 2, 2)."""
-        return torch.cat([F.pad(self.straight, (0, 1, 0, 1)), F.pad(self.shifted, (1, 0, 1, 0))])
+        straight, shifted = F.pad(self.straight, (0, 1, 0, 1)), F.pad(self.shifted, (1, 0, 1, 0))
+        return torch.cat([straight, shifted], dim=-4)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.kernel(), stride=2)
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+        return convolve(padded, self.kernel(), rows, Geometry(stride=(2, 2)))
+
+
+class Chain(nn.ModuleList):
+    """Layers one after the other.
+
+    Norms, convolutions and reductions are told which rows belong to which task. Any other layer
+    with parameters runs task by task when there are several; one without sees rows alone.
+    """
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.part(x, rows, 0, len(self))
+
+    def part(self, x: Tensor, rows: Rows, first: int, end: int) -> Tensor:
+        """The layers from `first` up to but not including `end`."""
+        for layer in list(self)[first:end]:
+            if isinstance(layer, Norm | Conv | FactorizedReduce):
+                x = layer(x, rows)
+            elif rows.tasks > 1 and has_parameters(layer):
+                x = each_task(layer, x, rows.tasks)
+            else:
+                x = layer(x)
+        return x
+
+
+def each_task(module: nn.Module, x: Tensor, tasks: int, rows: Rows | None = None) -> Tensor:
+    """Run a module that knows nothing of stacks on one task after the other.
+
+    It gets the task's rows of `x`, its slice of every parameter, and its `Rows` if these are given.
+    """
+    stacked = dict(module.named_parameters())
+    outs = []
+    for task, part in enumerate(x.unflatten(0, (tasks, -1))):
+        params = {name: value[task] for name, value in stacked.items()}
+        arguments = (part,) if rows is None else (part, rows.of(task))
+        outs.append(functional_call(module, params, arguments, tie_weights=False))
+    return torch.cat(outs)
 
 
 class Zero(nn.Module):
@@ -107,6 +154,11 @@ class Zero(nn.Module):
         return x[:, :, :: self.stride, :: self.stride] * 0.0
 
 
+def has_parameters(module: nn.Module) -> bool:
+    """Whether there is anything in the module to learn."""
+    return any(True for _ in module.parameters())
+
+
 def channels_last(x: Tensor) -> Tensor:
     """The same values with the channels innermost, in which convolutions run 2 to 4 times faster.
 
@@ -116,22 +168,9 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def conv(
-    inputs: int,
-    outputs: int,
-    kernel: tuple[int, int] = (1, 1),
-    stride: tuple[int, int] = (1, 1),
-    dilation: int = 1,
-    groups: int = 1,
-) -> nn.Conv2d:
-    """Convolution without bias, padded so that stride 1 keeps the size."""
-    padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
-
-
 def relu_conv_norm(inputs: int, outputs: int) -> Chain:
     """The 1x1 convolution that brings a cell input to the width of the cell."""
-    return Chain([nn.ReLU(), conv(inputs, outputs), Norm(outputs)])
+    return Chain([nn.ReLU(), Conv(inputs, outputs), Norm(outputs)])
 
 
 def reduce_norm(inputs: int, outputs: int) -> Chain:
@@ -140,8 +179,8 @@ def reduce_norm(inputs: int, outputs: int) -> Chain:
 
 
 def _separable(channels: int, stride: int, dilation: int = 1) -> list[nn.Module]:
-    depthwise = conv(channels, channels, (3, 3), (stride, stride), dilation, groups=channels)
-    return [nn.ReLU(), depthwise, conv(channels, channels), Norm(channels)]
+    depthwise = Conv(channels, channels, (3, 3), (stride, stride), dilation, groups=channels)
+    return [nn.ReLU(), depthwise, Conv(channels, channels), Norm(channels)]
 
 
 def _max_pool_3x3(channels: int, stride: int) -> nn.Module:
@@ -158,8 +197,8 @@ def _skip_connect(channels: int, stride: int) -> nn.Module:
 
 
 def _conv_1x5_5x1(channels: int, stride: int) -> nn.Module:
-    across = conv(channels, channels, (1, 5), (1, stride))
-    down = conv(channels, channels, (5, 1), (stride, 1))
+    across = Conv(channels, channels, (1, 5), (1, stride))
+    down = Conv(channels, channels, (5, 1), (stride, 1))
     return Chain([nn.ReLU(), across, down, Norm(channels)])
 
 
@@ -183,8 +222,8 @@ def _zero(_channels: int, stride: int) -> nn.Module:
 class Op:
     """A candidate operation.
 
-    `build(channels, stride)` returns a module called as `module(x, support)`: `(N, channels, H, W)`
-    in, `(N, channels, ceil(H / stride), ceil(W / stride))` out. `emit(graph, module, value)`
+    `build(channels, stride)` returns a module called as `module(x, rows)`: `(R, channels, H, W)`
+    in, `(R, channels, ceil(H / stride), ceil(W / stride))` out. `emit(graph, module, value)`
     records the same computation, with every norm frozen, in an ONNX graph and returns its output.
     """
 

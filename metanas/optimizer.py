@@ -1,4 +1,4 @@
-"""The task optimizer: weights and alphas of one task, stepped together from one backward pass.
+"""The task optimizer: weights and alphas of one task, or of a stack, from one backward pass.
 
 Notable:
 - All weights lie in one flat tensor and all alphas in another; the parameters that the network sees
@@ -8,7 +8,7 @@ Notable:
   parameters that a step did not use get a gradient of zero.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,13 +54,27 @@ class _Group:
         with torch.no_grad():
             torch.cat([params[name].detach().reshape(-1) for name in self.views], out=self.flat)
 
-    def set_gradient(self, gradients: Iterable[Tensor], clip: float) -> None:
-        torch.cat([g.reshape(-1) for g in gradients], out=self.gradient)
-        norm = float(self.gradient.norm())
+    def set_gradient(self, gradient: Tensor, clip: float) -> None:
+        norm = float(gradient.norm())
         if not norm < float("inf"):
             raise Diverged("a gradient became infinite or NaN; lower the learning rates")
-        if norm > clip:
-            self.gradient.mul_(clip / norm)
+        torch.mul(gradient, min(1.0, clip / norm) if norm else 1.0, out=self.gradient)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be stepped."""
+
+    weights: bool = True
+    alphas: bool = True
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one task's loss, flat; None of what is not to be stepped."""
+
+    weights: Tensor | None
+    alphas: Tensor | None
 
 
 class TaskOptimizer:
@@ -71,26 +85,31 @@ class TaskOptimizer:
 
     def __init__(self, params: Mapping[str, Tensor], config: TaskOptimizerConfig) -> None:
         self._config = config
-        self._weights = _Group({k: v for k, v in params.items() if not is_alpha(k)})
+        self.weights = _Group({k: v for k, v in params.items() if not is_alpha(k)})
         alphas = {k: v for k, v in params.items() if is_alpha(k)}
-        self._alphas = _Group(alphas) if alphas else None
+        self.alphas = _Group(alphas) if alphas else None
         self.params: Params = {
-            **self._weights.views,
-            **(self._alphas.views if self._alphas else {}),
+            **self.weights.views,
+            **(self.alphas.views if self.alphas else {}),
         }
-        groups = [{"params": [self._weights.flat], "lr": config.weight_lr}]
-        if self._alphas is not None:
+        groups = [{"params": [self.weights.flat], "lr": config.weight_lr}]
+        if self.alphas is not None:
             decay = config.alpha_decay
             groups.append(
-                {"params": [self._alphas.flat], "lr": config.alpha_lr, "weight_decay": decay}
+                {"params": [self.alphas.flat], "lr": config.alpha_lr, "weight_decay": decay}
             )
-        self.adam = torch.optim.Adam(groups, betas=(config.beta1, config.beta2))
+        self.adam = torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=True)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the architecture is to move at all."""
+        return self.alphas is not None and self._config.alpha_lr > 0
 
     def load(self, params: Mapping[str, Tensor]) -> None:
         """Start from these parameters; the state of Adam stays."""
-        self._weights.load(params)
-        if self._alphas is not None:
-            self._alphas.load(params)
+        self.weights.load(params)
+        if self.alphas is not None:
+            self.alphas.load(params)
 
     def snapshot(self) -> Params:
         """A copy of the parameters."""
@@ -104,23 +123,80 @@ class TaskOptimizer:
         Raises:
             Diverged: the loss or a gradient is not finite.
         """
-        alphas = alphas and self._alphas is not None and self._config.alpha_lr > 0
-        groups = [self._weights] if weights else []
-        if alphas and self._alphas is not None:
-            groups.append(self._alphas)
-        if not groups:
-            return
-        leaves = [view for group in groups for view in group.views.values()]
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        start = 0
-        for group in groups:
-            end = start + len(group.views)
-            group.set_gradient(gradients[start:end], self._config.gradient_clip)
-            start = end
-        self._apply(groups)
+        (gradient,) = Stack([self]).gradients(loss, [Wanted(weights, alphas)])
+        self.descend(gradient)
+
+    def descend(self, gradient: Gradient) -> None:
+        """One step down this gradient.
+
+        Raises:
+            Diverged: it is not finite; nothing has changed.
+        """
+        groups = []
+        for group, flat in ((self.weights, gradient.weights), (self.alphas, gradient.alphas)):
+            if group is not None and flat is not None:
+                group.set_gradient(flat, self._config.gradient_clip)
+                groups.append(group)
+        if groups:
+            self._apply(groups)
 
     def _apply(self, groups: Sequence[_Group]) -> None:
-        for group in (self._weights, self._alphas):
+        for group in (self.weights, self.alphas):
             if group is not None:  # Adam passes over what has no gradient
                 group.flat.grad = group.gradient if group in groups else None
         self.adam.step()
+
+
+class Stack:
+    """The parameters of several tasks as the network sees them, and the way of gradients back.
+
+    `params` are leaf tensors with a leading task dimension; those of a single task have none. They
+    are copies: make a new stack after the optimizers have stepped.
+    """
+
+    def __init__(self, optimizers: Sequence[TaskOptimizer]) -> None:
+        self._optimizers = optimizers
+        first = optimizers[0]
+        self._weights = first.weights.views
+        self._alphas = first.alphas.views if first.alphas else {}
+        if len(optimizers) > 1:
+            self._weights = _stacked([each.weights for each in optimizers])
+            alphas = [each.alphas for each in optimizers if each.alphas is not None]
+            self._alphas = _stacked(alphas) if alphas else {}
+        self.params: Params = {**self._weights, **self._alphas}
+
+    def gradients(self, loss: Tensor, wanted: Sequence[Wanted]) -> list[Gradient]:
+        """For each task the gradient of the sum of their losses; zeros for what it does not use."""
+        alphas = [
+            want.alphas and each.searches
+            for want, each in zip(wanted, self._optimizers, strict=True)
+        ]
+        leaves = list(self._weights.values()) if any(want.weights for want in wanted) else []
+        split = len(leaves)
+        leaves += self._alphas.values() if any(alphas) else []
+        if not leaves:
+            return [Gradient(None, None) for _ in wanted]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        of_weights, of_alphas = self._rows(found[:split]), self._rows(found[split:])
+        return [
+            Gradient(of_weights[task] if want.weights else None, of_alphas[task] if moves else None)
+            for task, (want, moves) in enumerate(zip(wanted, alphas, strict=True))
+        ]
+
+    def _rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
+        """One flat gradient a task."""
+        if not gradients:
+            return ()
+        tasks = len(self._optimizers)
+        return torch.cat([g.reshape(tasks, -1) for g in gradients], dim=1).unbind()
+
+
+def _stacked(groups: Sequence[_Group]) -> Params:
+    """Leaf tensors with a leading task dimension, views of one flat copy."""
+    views = groups[0].views
+    flat = torch.stack([group.flat for group in groups])
+    pieces = flat.split([view.numel() for view in views.values()], dim=1)
+    return {
+        name: piece.view(len(groups), *view.shape).requires_grad_()
+        for (name, view), piece in zip(views.items(), pieces, strict=True)
+    }

@@ -28,6 +28,9 @@ class AdaptConfig:
     """Support images of a step, 1 to 1000; larger support sets go through in mini-batches."""
     gradient_clip: float = 10.0
     """Largest gradient norm, above 0 and at most 1e6."""
+    patience: int = 10
+    """A stage ends early when its loss has stopped to fall, and the genotype to change, for so many
+    steps, 0 to 500; 0 takes every step."""
     bilevel: bool = False
     """Alphas on one half of the support set and weights on the other, first order."""
 
@@ -59,6 +62,7 @@ class AdaptConfig:
                 _real(self.gradient_clip) and 0 < self.gradient_clip <= 1e6,
                 "above 0 and at most 1e6",
             ),
+            "patience": (_whole(self.patience, 0, 500), "a whole number from 0 to 500"),
             "bilevel": (isinstance(self.bilevel, bool), "true or false"),
         }
 

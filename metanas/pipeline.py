@@ -1,4 +1,4 @@
-"""The whole job, in process: labelled images in, a checked ONNX model and its report out.
+"""One model in the making: labelled images in, a checked ONNX model and its report out.
 
 Each stage is one function of another module; this file only puts them in order and keeps the time.
 """
@@ -19,19 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metanas import __version__
-from metanas.adapt import Control, Step, adapt, tune
+from metanas.adapt import Adaptation, Stage, Step
 from metanas.checkpoint import Checkpoint
-from metanas.errors import InvalidInput, Violation
+from metanas.errors import Cancelled, InvalidInput, MetanasError, Violation
 from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
-from metanas.head import linear_head, prototypes
+from metanas.head import linear_head, membership, prototypes
 from metanas.images import decode, from_array
 from metanas.measure import Gap, gap, leave_one_out, macs_of, meta_features, view_accuracy
-from metanas.network import DiscreteNetwork, features_of, from_supernet
-from metanas.optimizer import Params
+from metanas.network import DiscreteNetwork, features_of
 from metanas.options import AdaptConfig
 from metanas.report import Report
-from metanas.supernet import genotype_of
 from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
 from metanas.task import Example, Limits, check_examples
 
@@ -67,52 +65,20 @@ class AdaptedModel:
 
 
 class Stopwatch:
-    """Seconds of each stage."""
+    """Seconds of each stage; a step that several jobs took together counts in full for each."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+
+    def add(self, stage: str, seconds: float) -> None:
+        """A stage took so much more time."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def make_model(
-    checkpoint: Checkpoint,
-    examples: Sequence[Example],
-    *,
-    classes: Sequence[str] | None = None,
-    options: AdaptConfig | None = None,
-    seed: int = 0,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
-    on_progress: OnProgress = lambda progress: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> AdaptedModel:
-    """Adapt a checkpoint to labelled images and export what comes out.
-
-    The same arguments on the same machine give the same bytes.
-
-    Args:
-        checkpoint: a meta-trained supernet; it is not changed.
-        examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
-        classes: all class names in the order of the model's outputs; without it they are taken in
-            the order of their first examples.
-        options: how to adapt; the checkpoint's defaults if None.
-        seed: of the random views and mini-batches.
-        limits: what is refused.
-        on_progress: called at the start of every stage and after every step.
-        should_stop: asked between two steps.
-
-    Raises:
-        InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
-        Cancelled: `should_stop` said so.
-        Diverged: the loss became NaN or infinite.
-        ExportMismatch: the exported file computes something else (a defect of ours).
-    """
-    job = Job(checkpoint, options or checkpoint.card.defaults, seed, on_progress, should_stop)
-    return job.export(job.adapt(examples, classes, limits))
+        self.add(stage, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -125,79 +91,139 @@ class Task:
     digest: str
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """What adaptation leaves: the soft supernet's parameters, and the pruned and tuned network."""
-
-    task: Task
-    params: Params
-    genotype: Genotype
-    network: DiscreteNetwork
-    gap: Gap
-
-
 class Job:
-    """One call of `make_model`, in its two halves."""
+    """One model in the making, turn by turn; `metanas.workbench` gives it its turns.
 
-    def __init__(
+    First `decode`, then steps of `adaptation` until it is done, then `finish`. Whatever goes wrong
+    in a turn ends the job: `outcome` is then the error, or else the finished model.
+
+    alone: whether its steps must not be stacked with those of other jobs.
+    """
+
+    def __init__(  # noqa: PLR0913 (the arguments of make_model, and one)
         self,
         checkpoint: Checkpoint,
-        options: AdaptConfig,
-        seed: int,
-        on_progress: OnProgress,
-        should_stop: Callable[[], bool],
+        examples: Sequence[Example],
+        *,
+        classes: Sequence[str] | None = None,
+        options: AdaptConfig | None = None,
+        seed: int = 0,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        on_progress: OnProgress = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        alone: bool = False,
     ) -> None:
-        self.checkpoint, self.options, self.seed = checkpoint, options, seed
-        self.on_progress, self.should_stop = on_progress, should_stop
-        self.time = Stopwatch()
-        self.generator = torch.Generator().manual_seed(seed)
+        """Take what `make_model` takes."""
+        self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
+        self.options = options or checkpoint.card.defaults
+        self.outcome: AdaptedModel | Exception | None = None
+        self.task: Task | None = None
+        self.adaptation: Adaptation | None = None
+        self._given = (examples, classes, limits)
+        self._on_progress, self._should_stop = on_progress, should_stop
+        self._time = Stopwatch()
+        self._gap: Gap | None = None
 
-    def adapt(
-        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> Adapted:
-        """Decode, adapt, prune and tune; raises what `make_model` raises."""
-        with self._stage("decode", len(examples)):
-            check_examples(examples, limits, classes)
-            task = self._decode(examples, classes, limits)
-        with self._stage("adapt", self.options.steps):
-            params = self._adapt(task)
-        with self._stage("prune", 1):
-            genotype = genotype_of(self.checkpoint.supernet, params)
-            network = from_supernet(
-                self.checkpoint.card.space, params, genotype, self.checkpoint.ops
+    def result(self) -> AdaptedModel:
+        """The model, once the job has ended.
+
+        Raises:
+            Exception: what ended the job in its stead.
+        """
+        assert self.outcome is not None
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def check(self) -> bool:
+        """Whether the job goes on; it ends here if it was asked to stop."""
+        if self._should_stop():
+            self.outcome = Cancelled()
+        return self.outcome is None
+
+    def decode(self) -> None:
+        """Read the support set and get ready for the first step."""
+        with self._turn():
+            examples, classes, limits = self._given
+            with self._stage("decode", len(examples)):
+                check_examples(examples, limits, classes)
+                self.task = self._decode(examples, classes, limits)
+            generator = torch.Generator().manual_seed(self.seed)
+            self.adaptation = Adaptation(
+                self.checkpoint, self.task.support, self.options, generator
             )
-            found = self._gap(params, network, task)
-        with self._stage("tune", self.options.tuning_steps):
-            control = self._control("tune", self.options.tuning_steps)
-            tune(network, self.checkpoint, task.support, self.options, self.generator, control)
-        return Adapted(task, params, genotype, network, found)
+            self._begin("adapt", self.options.steps)
+            if self.adaptation.genotype is not None:  # no step was asked for
+                self._prune()
 
-    def export(self, adapted: Adapted) -> AdaptedModel:
-        """Build the ONNX file, check it, and report; raises what `make_model` raises."""
-        task, genotype = adapted.task, adapted.genotype
+    def stepped(self, outcome: Step | MetanasError | None, seconds: float) -> None:
+        """Take note of what a step of the adaptation came to, and how long it took."""
+        with self._turn():
+            if isinstance(outcome, MetanasError):
+                raise outcome
+            assert self.adaptation is not None
+            searching = self._gap is None
+            stage = "adapt" if searching else "tune"
+            steps = self.options.steps if searching else self.options.tuning_steps
+            self._time.add(stage, seconds)
+            if outcome is None:  # half a step
+                return
+            figures = (outcome.loss, outcome.accuracy, outcome.temperature, outcome.entropy)
+            self._on_progress(Progress(stage, outcome.step, steps, *figures))
+            if searching and self.adaptation.genotype is not None:
+                self._prune()
+
+    def finish(self) -> None:
+        """Build the ONNX file, check it, and report."""
+        with self._turn():
+            self.outcome = self._export()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Whatever a turn raises is the outcome of this job, and of no other."""
+        try:
+            yield
+        except Exception as error:
+            self.outcome = error
+
+    def _prune(self) -> None:
+        assert self.task is not None
+        assert self.adaptation is not None
+        with self._stage("prune", 1):
+            self._gap = gap(
+                self.checkpoint,
+                self.adaptation.soft,
+                self.task.support,
+                self.options,
+                self.seed,
+            )
+        self._begin("tune", self.options.tuning_steps)
+
+    def _export(self) -> AdaptedModel:
+        assert self.task is not None
+        assert self.adaptation is not None
+        assert self.adaptation.genotype is not None
+        task, genotype = self.task, self.adaptation.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits = _classifier(adapted.network, task)
+            classifier, logits = _classifier(self.adaptation.network(), task)
             metadata = self._metadata(task, genotype, classifier)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
-        report = self._report(adapted, classifier, len(data), difference)
+        report = self._report(classifier, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
         return AdaptedModel(data, sha256, genotype, task.support.classes, report)
 
+    def _begin(self, name: str, steps: int) -> None:
+        if not self.check():
+            raise Cancelled
+        self._on_progress(Progress(name, 0, steps))
+
     @contextmanager
     def _stage(self, name: str, steps: int) -> Iterator[None]:
-        self._control(name, steps).check()
-        self.on_progress(Progress(name, 0, steps))
-        with self.time(name):
+        self._begin(name, steps)
+        with self._time(name):
             yield
-
-    def _control(self, stage: str, steps: int) -> Control:
-        def on_step(step: Step) -> None:
-            figures = (step.loss, step.accuracy, step.temperature, step.entropy)
-            self.on_progress(Progress(stage, step.step, steps, *figures))
-
-        return Control(on_step, self.should_stop)
 
     def _decode(
         self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
@@ -218,13 +244,6 @@ class Job:
         digest = _support_digest(images, labels, support.classes)
         return Task(tuple(images), preprocess, support, digest)
 
-    def _adapt(self, task: Task) -> Params:
-        control = self._control("adapt", self.options.steps)
-        return adapt(self.checkpoint, task.support, self.options, self.generator, control)
-
-    def _gap(self, params: Params, network: DiscreteNetwork, task: Task) -> Gap:
-        return gap(self.checkpoint, params, network, task.support, self.options, self.seed)
-
     def _metadata(self, task: Task, genotype: Genotype, classifier: Classifier) -> dict[str, str]:
         card = self.checkpoint.card
         space = card.space
@@ -242,13 +261,15 @@ class Job:
             "metanas.conformance": _conformance(task.images[0], classifier),
         }
 
-    def _report(
-        self, adapted: Adapted, classifier: Classifier, onnx_bytes: int, difference: float
-    ) -> Report:
-        task, genotype, network = adapted.task, adapted.genotype, adapted.network
-        card, support = self.checkpoint.card, adapted.task.support
+    def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Report:
+        assert self.task is not None
+        assert self.adaptation is not None
+        assert self.adaptation.genotype is not None
+        assert self._gap is not None
+        task, genotype, network = self.task, self.adaptation.genotype, classifier.network
+        card, support = self.checkpoint.card, task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
-        with self.time("report"):
+        with self._time("report"):
             macs = macs_of(network, card.input.size)
             accuracy = view_accuracy(classifier, support, card.augment, self.seed)
             features = meta_features(self.checkpoint, support, self.options.batch_size)
@@ -261,16 +282,17 @@ class Job:
             options=self.options.to_dict(),
             ways=support.ways,
             shots=support.shots,
-            steps=self.options.steps,
-            tuning_steps=self.options.tuning_steps,
-            seconds={stage: round(value, 6) for stage, value in self.time.seconds.items()},
+            steps=self.adaptation.taken[Stage.ADAPT],
+            tuning_steps=self.adaptation.taken[Stage.TUNE],
+            steps_saved=self.adaptation.saved,
+            seconds={stage: round(value, 6) for stage, value in self._time.seconds.items()},
             parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
             macs=macs,
             onnx_bytes=onnx_bytes,
-            accuracy_soft=adapted.gap.soft,
-            accuracy_pruned=adapted.gap.pruned,
+            accuracy_soft=self._gap.soft,
+            accuracy_pruned=self._gap.pruned,
             accuracy=accuracy,
-            logit_gap=adapted.gap.logits,
+            logit_gap=self._gap.logits,
             leave_one_out=held_out,
             onnx_difference=difference,
             meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),
@@ -292,7 +314,8 @@ def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tenso
     support = task.support
     features = features_of(network, support.images)
     scale = network.head["log_scale"].exp()
-    weight, bias = linear_head(*prototypes(features, support.labels, support.ways), scale)
+    members = membership(support.labels, support.ways)
+    weight, bias = linear_head(*prototypes(features, members), scale)
     classifier = Classifier(task.preprocess, network, weight, bias, scale)
     return classifier, features @ weight.T + bias
 

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 
-class Relaxation(Protocol):
+class Mixer(Protocol):
+    """What the supernet needs to mix its candidates."""
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Mixture weights of the shape of `logits`; entries at -inf get exactly zero."""
+        ...
+
+
+class Relaxation(Mixer, Protocol):
     """What adaptation and meta-training need of a relaxation."""
 
     @property
@@ -21,10 +29,6 @@ class Relaxation(Protocol):
 
     def at(self, temperature: float) -> Self:
         """The same relaxation at another temperature."""
-        ...
-
-    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mixture weights of the shape of `logits`; entries at -inf get exactly zero."""
         ...
 
 
@@ -60,6 +64,29 @@ class Perturbed:
         uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
         return torch.softmax((logits + self.noise * gumbel) / self.temperature, dim=-1)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """One-hot at the largest logit: the limit of every relaxation at temperature zero."""
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        chosen = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, chosen, 1.0)
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """A mixer for each task of a stack, whose logits are `(tasks, ..., K)`."""
+
+    mixers: tuple[Mixer, ...]
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        first = self.mixers[0]
+        if all(mixer == first for mixer in self.mixers):
+            return first.weights(logits, generator)
+        parts = zip(self.mixers, logits.split(1), strict=True)
+        return torch.cat([mixer.weights(part, generator) for mixer, part in parts])
 
 
 def annealed(start: float, end: float, step: int, steps: int) -> float:

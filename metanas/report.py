@@ -26,6 +26,8 @@ class Report:
     """Steps on weights and alphas."""
     tuning_steps: int
     """Steps on the pruned network's weights."""
+    steps_saved: int
+    """Steps of either kind that were asked for and not needed."""
     seconds: Mapping[str, float]
     """Stage -> seconds."""
     parameters: int

@@ -8,27 +8,46 @@ parameters (alphas), all reduction cells another.
 Notable:
 - The alphas are parameters of the module, under `alpha.`, beside the weights: one dict of tensors
   is all that a meta-learner or a task optimizer sees, and `torch.func.functional_call` runs it.
-- Norms take their statistics from the support rows of the batch; the supernet has no buffers but
-  the masks of operations that meta-training has pruned.
-- Evaluation is source-stationary where it is exact: an operation without parameters gives the same
-  result on every edge that leaves a state, so it runs once a state, not once an edge.
+- Norms take their statistics from the support rows of the batch; of the supernet's buffers only
+  the masks of operations that meta-training has pruned are state.
+- Evaluation is source-stationary where it is exact: a ReLU, or an operation without parameters,
+  gives the same result on every edge that leaves a state, so it runs once a state, not once an
+  edge. The norms at the ends of a node's candidates, their shares and their sum are one kernel.
+- All of it runs a stack of tasks at once: with several tasks in `rows`, parameters (alphas too)
+  have a leading task dimension.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
-from metanas.ops import Norm, Op, channels_last, conv, reduce_norm, relu_conv_norm
-from metanas.relax import Relaxation
+from metanas.kernels import Rows, mixture
+from metanas.ops import (
+    Chain,
+    Conv,
+    Norm,
+    Op,
+    channels_last,
+    each_task,
+    has_parameters,
+    reduce_norm,
+    relu_conv_norm,
+)
+from metanas.relax import Mixer
 from metanas.space import SearchSpace
 
 ALPHA_PREFIX = "alpha."
+KEPT = 3
+"""Tensors of a state's size that a candidate operation keeps for the backward pass, on average."""
 
 
 def is_alpha(name: str) -> bool:
@@ -54,44 +73,117 @@ class CellAlpha(nn.Module):
         self.ops = nn.Parameter(torch.zeros(edges, ops))
         self.inputs = nn.Parameter(torch.zeros(sum(self.pair_counts)))
         self.register_buffer("alive", torch.ones(edges, ops, dtype=torch.bool))
+        for node, (inputs, pairs) in enumerate(zip(self.inputs_of, self.pairs_of, strict=True)):
+            # not part of a checkpoint: which inputs a pair consists of, (pairs, inputs)
+            member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
+            self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def shares(
-        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None
-    ) -> Tensor:
-        """Share of every candidate in its node, of shape (edges, ops); a node's shares sum to 2.
+    def shares(self, mixer: Mixer, threshold: float, generator: torch.Generator | None) -> Tensor:
+        """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
         contain it. Shares of `threshold` or less become zero, unless they are the node's largest,
         and the rest of the node is rescaled: the mixture keeps its magnitude while candidates leave
-        it.
+        it. Without a stack of tasks there is one.
         """
-        logits = self.ops.masked_fill(~self.alive, -torch.inf)
-        weights = relaxation.weights(logits, generator)
+        ops = self.ops if self.ops.ndim == 3 else self.ops[None]
+        inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
+        weights = mixer.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
         blocks = []
-        pair = edge = 0
-        for inputs, pairs in zip(self.inputs_of, self.pairs_of, strict=True):
-            chosen = relaxation.weights(self.inputs[pair : pair + len(pairs)], generator)
-            left, right = zip(*pairs, strict=True)
-            empty = chosen.new_zeros(inputs)
-            gates = empty.index_add(0, _index(left, chosen), chosen)
-            gates = gates.index_add(0, _index(right, chosen), chosen)
-            share = gates[:, None] * weights[edge : edge + inputs]
-            kept = torch.where((share > threshold) | (share == share.max()), share, 0.0)
-            blocks.append(kept * (2.0 / kept.sum()))
-            pair, edge = pair + len(pairs), edge + inputs
-        return torch.cat(blocks)
-
-
-def _index(values: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)
+        edge = 0
+        for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
+            count = self.inputs_of[node]
+            chosen = mixer.weights(pairs[:, None], generator)
+            gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
+            share = gates * weights[:, edge : edge + count]
+            largest = share.amax(dim=(1, 2), keepdim=True)
+            kept = torch.where((share > threshold) | (share == largest), share, 0.0)
+            blocks.append(kept * (2.0 / kept.sum(dim=(1, 2), keepdim=True)))
+            edge += count
+        return torch.cat(blocks, dim=1)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares `(edges, ops)` of one kind of cell, with the indices of those that are not zero."""
+    """Shares `(tasks, edges, ops)` of one kind of cell, and which of them any task has."""
 
     shares: Tensor
     live: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How an operation is evaluated.
+
+    rectified: whether it begins with a ReLU, which all such operations on a state share.
+    shared: whether it has no parameters, so that all edges from a state share its result.
+    layers: first and last but one of the layers that remain, if it is a `Chain`.
+    normed: whether a norm comes last, which the mixture then does for all candidates together.
+    """
+
+    rectified: bool
+    shared: bool
+    layers: tuple[int, int] | None
+    normed: bool
+
+    @classmethod
+    def of(cls, op: nn.Module) -> "Candidate":
+        """Look at the layers of an operation."""
+        shared = not has_parameters(op)
+        if not isinstance(op, Chain):
+            return cls(False, shared, None, False)
+        layers = list(op)
+        rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
+        normed = bool(layers) and isinstance(layers[-1], Norm)
+        return cls(rectified, shared, (int(rectified), len(layers) - int(normed)), normed)
+
+
+class Edge(nn.ModuleList):
+    """The candidate operations of one edge."""
+
+    def __init__(self, ops: Iterable[nn.Module]) -> None:
+        super().__init__(ops)
+        self.candidates = [Candidate.of(op) for op in self]
+
+    def run(self, op: int, state: "State", rows: Rows) -> Tensor:
+        """What a candidate makes of a state, less the norm at its end."""
+        candidate = self.candidates[op]
+        if not candidate.shared:
+            return self._run(op, state, rows)
+        if op not in state.shared:
+            state.shared[op] = self._run(op, state, rows)
+        return state.shared[op]
+
+    def _run(self, op: int, state: "State", rows: Rows) -> Tensor:
+        candidate, module = self.candidates[op], self[op]
+        if isinstance(module, Chain) and candidate.layers is not None:
+            x = state.rectified() if candidate.rectified else state.x
+            return module.part(x, rows, *candidate.layers)
+        if rows.tasks > 1:
+            return each_task(module, state.x, rows.tasks, rows)
+        out: Tensor = module(state.x, rows)
+        return out
+
+    def forward(self, x: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]) -> Tensor:
+        """The mixture of the live candidates, whose shares are `(tasks, len(live))`."""
+        state = State(x)
+        outs = [self.run(op, state, rows) for op in live]
+        return mixture(outs, tuple(self.candidates[op].normed for op in live), shares, rows)
+
+
+class State:
+    """A node's value during a forward pass, with what several edges share of its evaluation."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.shared: dict[int, Tensor] = {}
+        self._rectified: Tensor | None = None
+
+    def rectified(self) -> Tensor:
+        """Its positive part."""
+        if self._rectified is None:
+            self._rectified = torch.relu(self.x)
+        return self._rectified
 
 
 class Cell(nn.Module):
@@ -107,56 +199,57 @@ class Cell(nn.Module):
         self.before = (reduce_norm if narrower else relu_conv_norm)(inputs[0], width)
         self.last = relu_conv_norm(inputs[1], width)
         self.edges = nn.ModuleList(
-            nn.ModuleList(ops[name].build(width, self.stride(source)) for name in space.ops)
+            Edge(ops[name].build(width, self.stride(source)) for name in space.ops)
             for node in range(space.nodes)
             for source in range(node + 2)
         )
         self.nodes = space.nodes
-        self.parameterless = [
-            [not any(True for _ in op.parameters()) for op in edge.children()]
-            for edge in self.edges
-        ]
 
     def stride(self, source: int) -> int:
         """Reduction cells halve the resolution on the edges that leave the cell's inputs."""
         return 2 if self.reduction and source < 2 else 1
 
-    def forward(self, before: Tensor, last: Tensor, support: int, mixture: Mixture) -> Tensor:
-        states = [self.before(before, support), self.last(last, support)]
-        shared: dict[tuple[int, int], Tensor] = {}
-        edge = 0
-        for node in range(self.nodes):
-            total: Tensor | None = None
-            for source in range(node + 2):
-                for op in mixture.live[edge]:
-                    out = self._run(edge, source, op, states[source], support, shared)
-                    share = mixture.shares[edge, op]
-                    total = out * share if total is None else torch.addcmul(total, out, share)
-                edge += 1
-            assert total is not None
-            states.append(total)
-        return torch.cat(states[2:], dim=1)
-
-    def _run(
-        self,
-        edge: int,
-        source: int,
-        op: int,
-        state: Tensor,
-        support: int,
-        shared: dict[tuple[int, int], Tensor],
+    def forward(
+        self, before: Tensor, last: Tensor, rows: Rows, mixed: Mixture, recompute: bool = False
     ) -> Tensor:
-        if not self.parameterless[edge][op]:
-            return self._op(edge, op, state, support)
-        if (source, op) not in shared:
-            shared[source, op] = self._op(edge, op, state, support)
-        return shared[source, op]
+        states = [State(self.before(before, rows)), State(self.last(last, rows))]
+        first = 0
+        for _ in range(self.nodes):
+            evaluate = self._recomputed if recompute else self._node
+            states.append(State(evaluate(states, first, mixed, rows)))
+            first += len(states) - 1
+        return torch.cat([state.x for state in states[2:]], dim=1)
 
-    def _op(self, edge: int, op: int, state: Tensor, support: int) -> Tensor:
-        candidates = self.edges[edge]
-        assert isinstance(candidates, nn.ModuleList)
-        out: Tensor = candidates[op](state, support)
-        return out
+    def _node(self, states: list[State], first: int, mixed: Mixture, rows: Rows) -> Tensor:
+        """The value of the node that has all these states as inputs, by edges from `first` on."""
+        outs, normed, index = [], [], []
+        for number, state in enumerate(states, first):
+            edge = self._edge(number)
+            for op in mixed.live[number]:
+                outs.append(edge.run(op, state, rows))
+                normed.append(edge.candidates[op].normed)
+                index.append(number * len(edge) + op)
+        shares = mixed.shares.flatten(1)
+        chosen = shares.index_select(1, torch.tensor(index, device=shares.device))
+        return mixture(outs, tuple(normed), chosen, rows)
+
+    def _recomputed(self, states: list[State], first: int, mixed: Mixture, rows: Rows) -> Tensor:
+        """The same, edge by edge, keeping nothing but the states for the backward pass."""
+        parts = []
+        for number, state in enumerate(states, first):
+            if live := mixed.live[number]:
+                edge = self._edge(number)
+                # those of now: the backward pass comes after functional_call has restored others
+                params = dict(edge.named_parameters())
+                arguments = (state.x, rows, mixed.shares[:, number, list(live)], live)
+                run = partial(functional_call, edge, tie_weights=False)
+                parts.append(checkpoint(run, params, arguments, use_reentrant=False))
+        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+
+    def _edge(self, index: int) -> Edge:
+        edge = self.edges[index]
+        assert isinstance(edge, Edge)
+        return edge
 
 
 class Supernet(nn.Module):
@@ -179,7 +272,7 @@ class Supernet(nn.Module):
         )
         stem = space.stem_channels
         stride = (space.stem_stride, space.stem_stride)
-        self.stem = conv(space.input_channels, stem, (3, 3), stride)
+        self.stem = Conv(space.input_channels, stem, (3, 3), stride)
         self.stem_norm = Norm(stem)
         self.cells = nn.ModuleList()
         widths = (stem, stem)
@@ -194,11 +287,30 @@ class Supernet(nn.Module):
         assert isinstance(alpha, CellAlpha)
         return alpha
 
+    def is_live(self, name: str) -> bool:
+        """Whether a parameter of this name takes part; those of pruned operations do not."""
+        parts = name.split(".")
+        if len(parts) < 5 or parts[2] != "edges":
+            return True
+        kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
+        return bool(self.cell_alpha(kind).alive[int(parts[3]), int(parts[4])])
+
+    def activation_bytes(self, images: int, size: int) -> int:
+        """About how much a forward pass keeps for the backward pass of images of this side."""
+        side = -(-size // self.space.stem_stride)
+        elements = 2 * self.space.stem_channels * side**2
+        for index, width in enumerate(self.space.channels):
+            reduces = index in self.space.reductions
+            side = -(-side // 2) if reduces else side
+            alive = self.cell_alpha("reduce" if reduces else "normal").alive
+            elements += int(alive.sum()) * KEPT * width * side**2
+        return 4 * images * elements
+
     @torch.no_grad()
-    def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> float:
+    def entropy(self, params: Mapping[str, Tensor], mixer: Mixer) -> float:
         """Mean entropy of the mixture weights over an edge's candidates, in nats."""
         rows = [
-            relaxation.weights(
+            mixer.weights(
                 params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
                     ~self.cell_alpha(kind).alive, -torch.inf
                 )
@@ -210,38 +322,41 @@ class Supernet(nn.Module):
     def forward(
         self,
         x: Tensor,
-        support: int,
-        relaxation: Relaxation,
+        rows: Rows,
+        mixer: Mixer,
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
-        """Features `(N, features)` of images `(N, C, H, W)`.
+        """Features `(R, features)` of images `(R, C, H, W)`.
 
-        The first `support` images set the normalisation statistics. Candidates whose share of their
-        node is at most `threshold` are not run.
+        Candidates whose share of their node is at most `threshold` in every task are not run. With
+        `recompute` the backward pass evaluates every edge once more instead of keeping what is in
+        it: a third more time for a fraction of the memory.
         """
         mixtures = {
-            kind: _mixture(self.cell_alpha(kind), relaxation, threshold, generator)
+            kind: _mixture(self.cell_alpha(kind), mixer, threshold, generator)
             for kind in CELL_KINDS
         }
-        stem = channels_last(self.stem(x))
-        before = last = self.stem_norm(stem, support)
+        stem = channels_last(self.stem(x, rows))
+        before = last = self.stem_norm(stem, rows)
         for cell in self.cells:
             kind = "reduce" if cell.reduction else "normal"
-            before, last = last, cell(before, last, support, mixtures[kind])
+            before, last = last, cell(before, last, rows, mixtures[kind], recompute)
         features: Tensor = last.mean(dim=(2, 3))
         return features
 
 
 def _mixture(
     alpha: CellAlpha,
-    relaxation: Relaxation,
+    mixer: Mixer,
     threshold: float,
     generator: torch.Generator | None,
 ) -> Mixture:
-    shares = alpha.shares(relaxation, threshold, generator)
-    rows = shares.detach().tolist()
-    return Mixture(shares, tuple(tuple(k for k, v in enumerate(row) if v > 0.0) for row in rows))
+    shares = alpha.shares(mixer, threshold, generator)
+    rows = (shares.detach() > 0).any(0).tolist()
+    return Mixture(shares, tuple(tuple(k for k, live in enumerate(row) if live) for row in rows))
 
 
 def initialise(supernet: Supernet, generator: torch.Generator) -> None:

@@ -4,7 +4,7 @@ Each `check_*` takes a value of one of the extension points, tries what the algo
 raises `AssertionError` with the first thing that does not hold. No test framework is needed.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.episodes import Classes
 from metanas.export import session
 from metanas.graph import Graph
+from metanas.kernels import Rows
 from metanas.metalearn import MetaLearner
 from metanas.ops import OPS, Norm, Op
 from metanas.optimizer import Params
@@ -26,6 +27,7 @@ from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
 
 STRIDES = (1, 2)
+THREE = Rows(3)
 
 
 def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) -> None:
@@ -41,7 +43,7 @@ def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) 
         _check_gradients(module, channels)
         _check_copy(op, channels, stride)
         for height, width in shapes:
-            out = module(_noise(3, channels, height, width), 2)
+            out = module(_noise(3, channels, height, width), Rows(2))
             expected = (3, channels, -(-height // stride), -(-width // stride))
             found = tuple(out.shape)
             _require(found == expected, f"{height}x{width}, stride {stride}: {found}")
@@ -127,19 +129,19 @@ def _check_rows(module: nn.Module, channels: int) -> None:
     """No query changes another row, the input stays as it is, and alone is as in company."""
     x = _noise(6, channels, 5, 6)
     given = x.clone()
-    out = module(x, 3)
+    out = module(x, THREE)
     _require(bool(torch.equal(x, given)), "the input is not written to")
     other = x.clone()
     other[5] = 100.0 * other[5] + 7.0
-    _close(module(other, 3)[:5], out[:5], "a query changes no other row")
-    alone = module(torch.cat([x[:3], x[4:5]]), 3)
+    _close(module(other, THREE)[:5], out[:5], "a query changes no other row")
+    alone = module(torch.cat([x[:3], x[4:5]]), THREE)
     _close(alone[3:], out[4:5], "a query is treated alike alone and in company")
-    _close(module(x[:3], 3), out[:3], "the support set is treated alike without queries")
+    _close(module(x[:3], THREE), out[:3], "the support set is treated alike without queries")
 
 
 def _check_gradients(module: nn.Module, channels: int) -> None:
     x = _noise(6, channels, 5, 6).requires_grad_()
-    out = module(x, 3)
+    out = module(x, THREE)
     leaves = [x, *module.parameters()]
     loss = (out * _noise(*out.shape)).sum()
     gradients = torch.autograd.grad(loss, leaves, materialize_grads=True)
@@ -156,7 +158,7 @@ def _check_copy(op: Op, channels: int, stride: int) -> None:
         empty = op.build(channels, stride)
     empty.load_state_dict(module.state_dict(), assign=True)
     x = _noise(4, channels, 5, 5)
-    _close(empty(x, 2), module(x, 2), "weights carry over by name")
+    _close(empty(x, Rows(2)), module(x, Rows(2)), "weights carry over by name")
 
 
 def _check_emission(
@@ -169,8 +171,8 @@ def _check_emission(
     model = session(graph.build("op", {}).SerializeToString())
     for height, width in shapes:
         x = _noise(3, channels, height, width)
-        expected = module(x, 0)
-        _close(module(x[1:2], 0), expected[1:2], "frozen: every row on its own")
+        expected = module(x, Rows(0))
+        _close(module(x[1:2], Rows(0)), expected[1:2], "frozen: every row on its own")
         actual = torch.from_numpy(model.run(["y"], {"x": x.numpy()})[0])
         _close(actual, expected, f"ONNX Runtime agrees with torch at {height}x{width}")
 
@@ -217,18 +219,19 @@ def make_checkpoint(
     width: int = 4,
     seed: int = 0,
     options: AdaptConfig | None = None,
+    ops: Mapping[str, Op] = OPS,
 ) -> Checkpoint:
     """Write and load a small untrained checkpoint; its name is its folder's."""
     space = SearchSpace(
         input_channels=channels,
-        ops=tuple(name for name in OPS if name != "zero"),
+        ops=tuple(name for name in ops if name != "zero"),
         channels=(width, width),
         reductions=(1,),
         nodes=2,
         stem_channels=2 * width,
         stem_stride=1,
     )
-    supernet = Supernet(space, OPS)
+    supernet = Supernet(space, ops)
     initialise(supernet, torch.Generator().manual_seed(seed))
     card = CheckpointCard(
         name=folder.name,
@@ -243,4 +246,4 @@ def make_checkpoint(
         weights_sha256="",
     )
     save_checkpoint(folder, card, supernet, dict(supernet.named_parameters()))
-    return load_checkpoint(folder)
+    return load_checkpoint(folder, ops=ops)

@@ -29,7 +29,8 @@ from metanas.config import RunConfig, TrainConfig
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
 from metanas.genotype import CELL_KINDS
-from metanas.head import prototype_logits
+from metanas.head import membership, prototype_logits
+from metanas.kernels import Rows
 from metanas.metalearn import MetaLearner, reptile
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
@@ -156,12 +157,12 @@ class MetaTrainer:
         relaxation: Relaxation,
         threshold: float,
     ) -> Tensor:
-        labels = torch.from_numpy(episode.support_labels)
-        arguments = (x, len(labels), relaxation, threshold, self.generator)
+        members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
+        count = len(members)
+        arguments = (x, Rows(count), relaxation, threshold, self.generator)
         out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
-        support, queries = out[: len(labels)], out[len(labels) :]
         scale = params["head.log_scale"].exp()
-        return prototype_logits(support, labels, len(episode.classes), queries, scale)
+        return prototype_logits(out[:count], members, out[count:], scale)
 
     def _meta_step(self, gradient: Params, rate: float) -> None:
         settings = self.config.train

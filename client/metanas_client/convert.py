@@ -45,6 +45,7 @@ _OPTION_TYPES: Mapping[str, type[Option]] = {
     "batch_size": int,
     "gradient_clip": float,
     "bilevel": bool,
+    "patience": int,
 }
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1

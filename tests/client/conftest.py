@@ -13,9 +13,9 @@ from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
 from metanas.options import AdaptConfig
-from metanas.pipeline import make_model
 from metanas.task import Example
 from metanas.testing import make_checkpoint
+from metanas.workbench import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [ROOT, ROOT / "protos", ROOT / "server", ROOT / "client"]

@@ -8,20 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas.adapt import Control, Step, adapt, batches_of, tune
+from metanas.adapt import Adaptation, Stage, Step, advance, batches_of
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, Diverged
-from metanas.network import DiscreteNetwork, from_supernet
-from metanas.ops import OPS, Norm
+from metanas.errors import Diverged, MetanasError
+from metanas.kernels import Rows
+from metanas.ops import Norm
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig
-from metanas.supernet import genotype_of, is_alpha
+from metanas.supernet import is_alpha
 from metanas.support import Preprocessing, SupportSet, support_set
 from metanas.testing import make_checkpoint
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=4, tuning_steps=3, weight_lr=0.01, alpha_lr=0.1, batch_size=100)
-QUIET = Control(lambda step: None, lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +37,31 @@ def task(*shots: int) -> SupportSet:
     return support_set(whole, [example.label for example in given], preprocess)
 
 
+def begin(
+    checkpoint: Checkpoint, support: SupportSet, options: AdaptConfig, seed: int = 0
+) -> Adaptation:
+    return Adaptation(checkpoint, support, options, torch.Generator().manual_seed(seed))
+
+
+def run(*adaptations: Adaptation, until: Stage = Stage.DONE, memory: int = 2**30) -> list[Step]:
+    """Take them all to this stage; the steps of the first, or what ended it."""
+    seen = list[Step]()
+    while going := [each for each in adaptations if each.stage not in (until, Stage.DONE)]:
+        for each, outcome in zip(going, advance(going, memory=memory), strict=True):
+            if isinstance(outcome, MetanasError):
+                raise outcome
+            if each is adaptations[0] and outcome is not None:
+                seen.append(outcome)
+    return seen
+
+
 def adapted(
     checkpoint: Checkpoint, support: SupportSet, options: AdaptConfig, seed: int = 0
 ) -> tuple[Params, list[Step]]:
-    seen: list[Step] = []
-    generator = torch.Generator().manual_seed(seed)
-    control = Control(seen.append, lambda: False)
-    return adapt(checkpoint, support, options, generator, control), seen
+    """The supernet's parameters at the end of the search, and its steps."""
+    adaptation = begin(checkpoint, support, options, seed)
+    steps = run(adaptation, until=Stage.TUNE)
+    return adaptation.soft, steps
 
 
 def moved(checkpoint: Checkpoint, params: Params) -> dict[str, bool]:
@@ -160,18 +177,9 @@ def test_the_seed_decides(checkpoint: Checkpoint) -> None:
     assert not torch.equal(one["stem.weight"], other["stem.weight"])
 
 
-@pytest.mark.parametrize("bilevel", [False, True])
-@pytest.mark.parametrize("after", [0, 1, 3])
-def test_stopping_takes_no_further_step_and_leaves_the_checkpoint(
-    checkpoint: Checkpoint, after: int, bilevel: bool
-) -> None:
+def test_the_checkpoint_stays_as_it_is(checkpoint: Checkpoint) -> None:
     before = {name: value.clone() for name, value in checkpoint.params.items()}
-    seen: list[Step] = []
-    control = Control(seen.append, lambda: len(seen) >= after)
-    options = OPTIONS.replace({"bilevel": bilevel})
-    with pytest.raises(Cancelled):
-        adapt(checkpoint, task(2, 2), options, torch.Generator().manual_seed(0), control)
-    assert len(seen) == after
+    run(begin(checkpoint, task(2, 2), OPTIONS))
     assert all(torch.equal(before[name], value) for name, value in checkpoint.params.items())
 
 
@@ -181,53 +189,78 @@ def test_dead_candidates_are_not_turned_to(tmp_path: Path) -> None:
         alive = checkpoint.supernet.cell_alpha(kind).alive
         alive[:] = False
         alive[:, 5] = True
-    params, _ = adapted(checkpoint, task(2, 2), OPTIONS)
-    genotype = genotype_of(checkpoint.supernet, params)
-    chosen = {op for cell in (genotype.normal, genotype.reduce) for n in cell for _, op in n}
+    adaptation = begin(checkpoint, task(2, 2), OPTIONS)
+    run(adaptation)
+    assert adaptation.genotype is not None
+    cells = (adaptation.genotype.normal, adaptation.genotype.reduce)
+    chosen = {op for cell in cells for node in cell for _, op in node}
     assert chosen == {checkpoint.card.ops[5]}
 
 
-def pruned(checkpoint: Checkpoint) -> DiscreteNetwork:
-    return from_supernet(checkpoint.card.space, checkpoint.params, checkpoint.meta_genotype, OPS)
+def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: Checkpoint) -> None:
+    adaptation = begin(checkpoint, task(2, 3), OPTIONS)
+    run(adaptation, until=Stage.TUNE)
+    before = adaptation.soft
+    chosen = set(dict(adaptation.network().named_parameters()))
+    steps = run(adaptation)
+    assert [step.step for step in steps] == [1, 2, 3]
+    after = adaptation.optimizer.snapshot()
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert "stem.weight" in moved
+    assert not any(is_alpha(name) for name in moved)
+    # an edge's candidates have an index of their own in the supernet, the network has one each
+    edges = {name.split(".")[3] for name in chosen if ".edges." in name}
+    assert {name.split(".")[3] for name in moved if ".edges." in name} <= edges
 
 
-def test_tuning_moves_the_weights_and_freezes_the_norms(checkpoint: Checkpoint) -> None:
-    network, support, seen = pruned(checkpoint), task(2, 3), list[Step]()
-    before = {name: value.detach().clone() for name, value in network.named_parameters()}
-    control = Control(seen.append, lambda: False)
-    tune(network, checkpoint, support, OPTIONS, torch.Generator().manual_seed(0), control)
-    assert [step.step for step in seen] == [1, 2, 3]
-    assert any(not torch.equal(before[k], v) for k, v in network.named_parameters())
+def test_the_network_that_leaves_is_frozen(checkpoint: Checkpoint) -> None:
+    adaptation = begin(checkpoint, task(2, 3), OPTIONS)
+    run(adaptation)
+    network, images = adaptation.network(), adaptation.task.images
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     assert all(norm.mean is not None for norm in norms)
-    together = network(support.images, 0)
-    alone = network(support.images[2:3], 0)
+    together, alone = network(images), network(images[2:3])
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
 
 
-def test_without_tuning_steps_only_the_norms_are_frozen(checkpoint: Checkpoint) -> None:
-    network, support = pruned(checkpoint), task(2, 3)
-    options = OPTIONS.replace({"tuning_steps": 0})
-    expected = network(support.images, len(support.images))
-    tune(network, checkpoint, support, options, torch.Generator().manual_seed(0), QUIET)
-    torch.testing.assert_close(network(support.images, 0), expected, atol=1e-5, rtol=1e-4)
+def test_without_any_step_it_is_the_meta_network(checkpoint: Checkpoint) -> None:
+    adaptation = begin(checkpoint, task(2, 3), OPTIONS.replace({"steps": 0, "tuning_steps": 0}))
+    assert adaptation.stage is Stage.DONE
+    assert adaptation.genotype == checkpoint.meta_genotype
+    images = adaptation.task.images
+    expected = unfrozen(adaptation, len(images))
+    torch.testing.assert_close(adaptation.network()(images), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_statistics_are_never_of_fewer_images_than_classes(checkpoint: Checkpoint) -> None:
-    network, support = pruned(checkpoint), task(1, 1, 1, 1)
-    options = OPTIONS.replace({"tuning_steps": 0, "batch_size": 1})
-    expected = network(support.images, 4)
-    tune(network, checkpoint, support, options, torch.Generator().manual_seed(0), QUIET)
-    torch.testing.assert_close(network(support.images, 0), expected, atol=1e-5, rtol=1e-4)
+    options = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 1})
+    adaptation = begin(checkpoint, task(1, 1, 1, 1), options)
+    expected = unfrozen(adaptation, 4)
+    found = adaptation.network()(adaptation.task.images)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_tuning_stops_too(checkpoint: Checkpoint) -> None:
-    seen: list[Step] = []
-    control = Control(seen.append, lambda: len(seen) >= 2)
-    generator = torch.Generator().manual_seed(0)
-    with pytest.raises(Cancelled):
-        tune(pruned(checkpoint), checkpoint, task(2, 2), OPTIONS, generator, control)
-    assert len(seen) == 2
+def unfrozen(adaptation: Adaptation, support: int) -> torch.Tensor:
+    """What the network makes of the support set in one batch, by that batch's statistics."""
+    network = adaptation.network()
+    for module in network.modules():
+        if isinstance(module, Norm):
+            module.mean = module.variance = None
+    out: torch.Tensor = network(adaptation.task.images, Rows(support))
+    return out
+
+
+@pytest.mark.parametrize("stage", ["steps", "tuning_steps"])
+def test_a_stage_whose_loss_has_converged_ends_early(checkpoint: Checkpoint, stage: str) -> None:
+    still = {"weight_lr": 0.0, "alpha_lr": 0.0, "steps": 0, "tuning_steps": 0, "patience": 3}
+    adaptation = begin(checkpoint, task(3, 3), OPTIONS.replace({**still, stage: 200}))
+    run(adaptation)
+    assert 6 <= sum(adaptation.taken.values()) < 200
+    assert adaptation.saved == 200 - sum(adaptation.taken.values())
+    patient = begin(checkpoint, task(3, 3), OPTIONS.replace({**still, stage: 40, "patience": 0}))
+    run(patient)
+    assert patient.saved == 0
+    assert sum(patient.taken.values()) == 40
 
 
 def test_what_is_not_finite_diverges(tmp_path: Path) -> None:

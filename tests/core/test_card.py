@@ -56,6 +56,7 @@ def report(**changes: Any) -> Report:
         "shots": (1, 3),
         "steps": 4,
         "tuning_steps": 2,
+        "steps_saved": 0,
         "seconds": {"adapt": 0.5},
         "parameters": 100,
         "macs": 1000,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from metanas.errors import ExportMismatch
 from metanas.export import Classifier, check, run, session, to_onnx
 from metanas.graph import IR_VERSION, OPSET
-from metanas.head import linear_head, prototypes
+from metanas.head import linear_head, membership, prototypes
 from metanas.network import freeze_statistics, from_supernet
 from metanas.ops import OPS
 from metanas.space import SearchSpace
@@ -49,7 +49,7 @@ def classifier(seed: int = 0, channels: int = 1, space: SearchSpace = SPACE) -> 
     task = support_set(images, list("abcabcabc"), preprocess)
     freeze_statistics(network, task.images, 9)
     scale = torch.tensor(1.5)
-    weight, bias = linear_head(*prototypes(network(task.images, 0), task.labels, 3), scale)
+    weight, bias = linear_head(*prototypes(network(task.images), membership(task.labels, 3)), scale)
     return Classifier(preprocess, network, weight, bias, scale)
 
 

@@ -5,7 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanas.head import held_out_logits, linear_head, prototype_logits, prototypes
+from metanas.head import (
+    held_out_logits,
+    linear_head,
+    membership,
+    prototype_logits,
+    prototypes,
+)
 from tests.core.small import noise
 
 SCALE = torch.tensor(0.7)
@@ -30,9 +36,10 @@ def test_logits_are_squared_distances_to_class_means(shots: list[int]) -> None:
     support, labels, queries = task(shots)
     centres = torch.stack([support[labels == way].mean(0) for way in range(len(shots))])
     expected = torch.stack([distances(query, centres) for query in queries])
-    logits = prototype_logits(support, labels, len(shots), queries, SCALE)
+    members = membership(labels, len(shots))
+    logits = prototype_logits(support, members, queries, SCALE)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
-    weight, bias = linear_head(*prototypes(support, labels, len(shots)), SCALE)
+    weight, bias = linear_head(*prototypes(support, members), SCALE)
     torch.testing.assert_close(queries @ weight.T + bias, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -49,14 +56,30 @@ def test_held_out_logits_leave_the_image_out_of_its_own_class(shots: list[int]) 
                 members = [i for i in members if i != index]
             centres.append(support[members].mean(0))
         expected.append(distances(query, torch.stack(centres)))
-    logits = held_out_logits(support, labels, len(shots), views, SCALE)
+    logits = held_out_logits(support, membership(labels, len(shots)), views, SCALE)
     torch.testing.assert_close(logits, torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_gradients_are_finite_for_single_shots_too() -> None:
     support, labels, views = task([1, 3, 1])
     support.requires_grad_()
-    logits = held_out_logits(support, labels, 3, views, SCALE)
+    logits = held_out_logits(support, membership(labels, 3), views, SCALE)
     (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), support)
     assert bool(gradient.isfinite().all())
     assert bool((gradient != 0).any(dim=1).all())
+
+
+def test_a_stack_with_padding_is_each_task_on_its_own() -> None:
+    tasks = [task([1, 3]), task([2, 1, 2], seed=5)]
+    scales = torch.tensor([0.7, 1.3])
+    supports, members, views = torch.zeros(2, 6, 5), torch.zeros(2, 6, 4), torch.zeros(2, 6, 5)
+    for index, (support, labels, view) in enumerate(tasks):
+        count, ways = len(labels), int(labels.max()) + 1
+        supports[index, :count], views[index, :count] = support, view
+        members[index, :count, :ways] = membership(labels, ways)
+    stacked = held_out_logits(supports, members, views, scales)
+    for index, (support, labels, view) in enumerate(tasks):
+        count, ways = len(labels), int(labels.max()) + 1
+        alone = held_out_logits(support, membership(labels, ways), view, scales[index])
+        torch.testing.assert_close(stacked[index, :count, :ways], alone)
+        assert bool((stacked[index, :, ways:] == -torch.inf).all())

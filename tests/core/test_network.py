@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from metanas.kernels import Rows
 from metanas.network import DiscreteNetwork, freeze_statistics, from_supernet
-from metanas.ops import OPS, Norm, support_norm
+from metanas.ops import OPS, Norm
 from metanas.space import SearchSpace
 from metanas.supernet import genotype_of
 from tests.core.small import SPACE, TINY, noise, small_supernet
@@ -39,25 +40,24 @@ def test_weights_are_copies() -> None:
 def test_norms_of_a_step_use_the_support_rows_alone() -> None:
     x = noise(6, 3, 4, 5) * 3 + 1
     norm = Norm(3)
-    out = norm(x, 4)
+    out = norm(x, Rows(4))
     torch.testing.assert_close(out[:4].mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
     ones = torch.ones(3)
     torch.testing.assert_close(out[:4].var(dim=(0, 2, 3), correction=0), ones, atol=1e-4, rtol=0)
     expected = torch.nn.functional.batch_norm(x[:4], None, None, training=True)
     torch.testing.assert_close(out[:4], expected)
-    torch.testing.assert_close(support_norm(x, 6), norm(x, 6))  # the two ways agree
     with pytest.raises(RuntimeError, match="frozen"):
         norm.folded()
 
 
 def test_frozen_statistics_are_those_of_one_batch() -> None:
     model, support = network(), noise(9, 1, 11, 11)
-    expected = model(support, len(support))
+    expected = model(support, Rows(len(support)))
     freeze_statistics(model, support, len(support))
     assert len(statistics(model)) == 2 * sum(isinstance(m, Norm) for m in model.modules())
-    torch.testing.assert_close(model(support, 0), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(support), expected, rtol=1e-4, atol=1e-5)
     # and every row stands on its own now
-    torch.testing.assert_close(model(support[3:4], 0), expected[3:4], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(support[3:4]), expected[3:4], rtol=1e-4, atol=1e-5)
 
 
 @given(count=st.integers(2, 23), chunk=st.integers(2, 9))
@@ -76,4 +76,4 @@ def test_statistics_in_chunks_are_close_to_those_of_one_batch(count: int, chunk:
 def test_one_image_left_over_at_one_pixel_is_no_problem() -> None:
     model = network(TINY)
     freeze_statistics(model, noise(5, 1, 4, 4), 2)  # features of 1x1 pixel, chunks of 2, 2, 1
-    assert bool(model(noise(2, 1, 4, 4), 0).isfinite().all())
+    assert bool(model(noise(2, 1, 4, 4)).isfinite().all())

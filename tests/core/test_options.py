@@ -20,6 +20,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "temperature_end": [0, -1.0, 10.1, NAN, "cold"],
     "batch_size": [0, 1001, 1.5],
     "gradient_clip": [0, -1, 1e7, NAN],
+    "patience": [-1, 501, 1.5, True],
     "bilevel": [1, 0, "yes", None],
 }
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -31,6 +32,7 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "temperature_end": [1.0, 0.001],
     "batch_size": [1, 1000],
     "gradient_clip": [1e-9, 1_000_000],
+    "patience": [0, 500],
     "bilevel": [True, False],
 }
 

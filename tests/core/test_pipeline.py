@@ -26,10 +26,11 @@ from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.export import run, session
 from metanas.genotype import Genotype
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Progress, make_model
+from metanas.pipeline import AdaptedModel, Progress
 from metanas.report import Report
 from metanas.task import Example, Limits
 from metanas.testing import make_checkpoint
+from metanas.workbench import make_model
 from tests.core.small import examples
 
 STAGES = ["decode", "adapt", "prune", "tune", "export", "check"]
@@ -130,7 +131,7 @@ import sys
 from pathlib import Path
 import torch
 from metanas.checkpoint import load_checkpoint
-from metanas.pipeline import make_model
+from metanas.workbench import make_model
 from tests.core.small import examples
 
 torch.set_num_threads(1)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS
+from metanas.kernels import Rows
 from metanas.network import edge_name, from_supernet
 from metanas.ops import OPS
 from metanas.optimizer import Params
@@ -17,7 +18,7 @@ from metanas.space import SearchSpace
 from metanas.supernet import Cell, Supernet, genotype_of, initialise, is_alpha
 from tests.core.small import SPACE, TINY, noise, small_supernet
 
-SUPPORT = 4
+SUPPORT = Rows(4)
 SOFT = Softmax(temperature=0.7)
 COLD = Softmax(temperature=1e-4)
 
@@ -54,7 +55,7 @@ def textbook_cell(supernet: Supernet, cell: Cell, before: Tensor, last: Tensor) 
 
 
 def textbook(supernet: Supernet, x: Tensor) -> Tensor:
-    before = last = supernet.stem_norm(supernet.stem(x), SUPPORT)
+    before = last = supernet.stem_norm(supernet.stem(x, SUPPORT), SUPPORT)
     for cell in supernet.cells:
         assert isinstance(cell, Cell)
         before, last = last, textbook_cell(supernet, cell, before, last)
@@ -104,7 +105,7 @@ def test_the_gradient_of_the_alphas_is_that_of_finite_differences() -> None:
 def test_shares_of_a_node_sum_to_two_and_small_ones_are_dropped() -> None:
     supernet = small_supernet(spread=2.0)
     alpha = supernet.cell_alpha("normal")
-    everything, kept = (alpha.shares(SOFT, floor, None).detach() for floor in (0.0, 0.05))
+    everything, kept = (alpha.shares(SOFT, floor, None)[0].detach() for floor in (0.0, 0.05))
     start = 0
     for inputs in (2, 3, 4):
         node = slice(start, start + inputs)
@@ -119,7 +120,7 @@ def test_shares_of_a_node_sum_to_two_and_small_ones_are_dropped() -> None:
 
 def test_dropped_candidates_do_not_run() -> None:
     supernet = small_supernet(spread=2.0)
-    live = supernet.cell_alpha("normal").shares(SOFT, 0.05, None) > 0
+    live = supernet.cell_alpha("normal").shares(SOFT, 0.05, None)[0] > 0
     leaves = dict(supernet.named_parameters())
     gradients = torch.autograd.grad(
         supernet(images(), SUPPORT, SOFT, 0.05).square().sum(),
@@ -140,7 +141,7 @@ def test_a_threshold_above_every_share_leaves_the_best() -> None:
     supernet = small_supernet(spread=1e-3)
     out = supernet(images(), SUPPORT, Softmax(temperature=1.0), 1.9)
     assert bool(out.isfinite().all())
-    shares = supernet.cell_alpha("normal").shares(Softmax(), 1.9, None).detach()
+    shares = supernet.cell_alpha("normal").shares(Softmax(), 1.9, None)[0].detach()
     assert float(shares.sum()) == pytest.approx(2.0 * SPACE.nodes, abs=1e-5)
 
 
@@ -216,16 +217,14 @@ def test_queries_influence_nobody() -> None:
     other = x.clone()
     other[-1] = 50.0
     torch.testing.assert_close(supernet(other, SUPPORT, SOFT)[:-1], out[:-1])
-    torch.testing.assert_close(
-        supernet(x[:SUPPORT], SUPPORT, SOFT), out[:SUPPORT], rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(supernet(x[:4], SUPPORT, SOFT), out[:4], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [8, 9, 11, 15, 28])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_any_image_size_goes_through(size: int, stride: int) -> None:
     space = replace(TINY, stem_stride=stride, channels=(4, 4, 4, 4), reductions=(0, 1, 3))
-    out = small_supernet(space)(noise(5, 1, size, size), 3, SOFT)
+    out = small_supernet(space)(noise(5, 1, size, size), Rows(3), SOFT)
     assert out.shape == (5, space.features)
     assert bool(out.isfinite().all())
 

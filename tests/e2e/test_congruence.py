@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export import Classifier, to_onnx
-from metanas.head import linear_head, prototypes
+from metanas.head import linear_head, membership, prototypes
 from metanas.images import decode
 from metanas.network import freeze_statistics, from_supernet
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, make_model
+from metanas.pipeline import AdaptedModel
 from metanas.support import preprocessing_for, support_set
 from metanas.task import Example, Limits
+from metanas.workbench import make_model
 from metanas_client import Client, Model, State
 from metanas_client.images import load_image
 from tests.e2e.running import DIGITS, Running, running
@@ -177,9 +178,9 @@ def classifier(folder: Path, channels: int) -> tuple[Checkpoint, Classifier]:
     network = from_supernet(checkpoint.card.space, checkpoint.params, genotype, checkpoint.ops)
     with torch.no_grad():
         freeze_statistics(network, support.images, len(images))
-        features = network(support.images, 0)
+        features = network(support.images)
         scale = torch.tensor(0.1)
-        head = linear_head(*prototypes(features, support.labels, support.ways), scale)
+        head = linear_head(*prototypes(features, membership(support.labels, support.ways)), scale)
     return checkpoint, Classifier(preprocess, network, *head, scale)
 
 

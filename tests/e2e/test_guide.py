@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
-from metanas.pipeline import make_model
 from metanas.task import Example
+from metanas.workbench import make_model
 from tests.e2e.running import DIGITS, ROOT
 
 GUIDE = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ WHOLE = {
     "steps": "steps on weights and architecture together, 0 to 500",
     "tuning_steps": "steps on the weights of the pruned network, 0 to 500",
     "batch_size": "support images a step, 1 to 1000",
+    "patience": "steps without change after which a stage ends early; 0 takes every step",
 }
 REAL = {
     "weight_lr": "learning rate of the weights, 0 to 1",

@@ -137,6 +137,7 @@ class AdaptationOptions(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     GRADIENT_CLIP_FIELD_NUMBER: _builtins.int
     BILEVEL_FIELD_NUMBER: _builtins.int
+    PATIENCE_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Steps on weights and architecture together, 0 to 500."""
     tuning_steps: _builtins.int
@@ -155,6 +156,10 @@ class AdaptationOptions(_message.Message):
     """Largest norm of the gradient, above 0 and at most 1e6."""
     bilevel: _builtins.bool
     """First-order bilevel: architecture on one half of the support set, weights on the other."""
+    patience: _builtins.int
+    """A stage ends early when its loss has stopped to fall, and the architecture to change, for so
+    many steps, 0 to 500; 0 takes every step.
+    """
     def __init__(
         self,
         *,
@@ -167,10 +172,11 @@ class AdaptationOptions(_message.Message):
         batch_size: _builtins.int | None = ...,
         gradient_clip: _builtins.float | None = ...,
         bilevel: _builtins.bool | None = ...,
+        patience: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha_lr: _TypeAlias = _typing.Literal["alpha_lr"]  # noqa: Y015
     _WhichOneofArgType__alpha_lr: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr"]  # noqa: Y015
@@ -180,6 +186,8 @@ class AdaptationOptions(_message.Message):
     _WhichOneofArgType__bilevel: _TypeAlias = _typing.Literal["_bilevel", b"_bilevel"]  # noqa: Y015
     _WhichOneofReturnType__gradient_clip: _TypeAlias = _typing.Literal["gradient_clip"]  # noqa: Y015
     _WhichOneofArgType__gradient_clip: _TypeAlias = _typing.Literal["_gradient_clip", b"_gradient_clip"]  # noqa: Y015
+    _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
+    _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__temperature_end: _TypeAlias = _typing.Literal["temperature_end"]  # noqa: Y015
@@ -198,6 +206,8 @@ class AdaptationOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__bilevel) -> _WhichOneofReturnType__bilevel | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_clip) -> _WhichOneofReturnType__gradient_clip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
