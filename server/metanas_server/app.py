@@ -24,6 +24,7 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.archive import Archive
+from metanas_server.board import Board
 from metanas_server.config import ServerConfig
 from metanas_server.crew import Crew
 from metanas_server.errors import StartError
@@ -39,6 +40,7 @@ LOG = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 64 * 1024  # label, shape and framing around the largest image
 FLUSH_SECONDS = 2.0
+BEATS = 4  # signs of life of an idle worker in the time after which it would be taken for dead
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, SHORTEST_PING_MS = 30_000, 10_000, 10_000
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -119,15 +121,10 @@ class Server:
         archive = Archive(records, Store(config.data / "artefacts"))
         server = aio.server(options=_options(config), interceptors=_interceptors(config))
         self.port = _bind(server, config)
-        setup = Setup(
-            checkpoints=config.checkpoints,
-            limits=config.limits,
-            threads=config.threads,
-            load=self._load,
-        )
-        workers = [WorkerProcess(setup, device) for device in config.devices]
-        self._crew = Crew(config, archive, workers, self._on_health)
-        self._jobs = Jobs(config, archive, self._crew)
+        board = Board(archive)
+        workers = [WorkerProcess(_setup(config, each, self._load)) for each in config.devices]
+        self._crew = Crew(config, board, workers, self._on_health)
+        self._jobs = Jobs(config, archive, board, self._crew)
         undo.push_async_callback(self._crew.close)
         await self._crew.start()
         self._jobs.recover()
@@ -175,6 +172,18 @@ def lock_folder(folder: Path) -> int:
         message = f"--data {folder} is in use by another server; give each one a folder of its own"
         raise StartError("DATA_IN_USE", message) from error
     return handle
+
+
+def _setup(config: ServerConfig, device: str, load: Load | None) -> Setup:
+    return Setup(
+        checkpoints=config.checkpoints,
+        limits=config.limits,
+        device=device,
+        threads=config.threads,
+        stack_images=config.max_stack_images,
+        beat=config.max_silence / BEATS,
+        load=load,
+    )
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

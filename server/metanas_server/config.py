@@ -2,6 +2,7 @@
 
 import argparse
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -13,6 +14,15 @@ from metanas_server.errors import StartError
 
 PREFIX = "METANAS_"
 MIB = 2**20
+DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+COUNTS = (
+    "max_upload_bytes",
+    "max_stack",
+    "max_stack_images",
+    "max_queue",
+    "max_jobs_per_caller",
+    "max_attempts",
+)
 
 
 def _flag(default: Any, help_: str) -> Any:
@@ -37,7 +47,8 @@ class ServerConfig:
     )
     data: Path = _flag(Path("metanas-data"), "folder for models and records; made if missing")
     devices: tuple[str, ...] = _flag(
-        ("cpu",), "comma-separated devices, one worker process for each; this version knows: cpu"
+        ("cpu",),
+        "comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ...",
     )
     threads: int = _flag(0, "threads that a worker computes with; 0 leaves it to torch")
     tls_cert: Path | None = _flag(None, "PEM file with the server's certificate chain")
@@ -61,6 +72,12 @@ class ServerConfig:
     min_side: int = _flag(2, "smallest height and width of an image in pixels")
     max_label_bytes: int = _flag(256, "most bytes of a label")
     max_upload_bytes: int = _flag(1024 * MIB, "most bytes of all uploads that are under way")
+    max_stack: int = _flag(
+        16, "most adaptations at once on a worker; 1 makes them one after the other"
+    )
+    max_stack_images: int = _flag(
+        512, "most support images of a step that adaptations take together"
+    )
     max_queue: int = _flag(64, "most adaptations that wait for a worker")
     max_jobs_per_caller: int = _flag(
         64, "most unfinished adaptations of one caller, who is told by the address"
@@ -72,19 +89,22 @@ class ServerConfig:
     stop_seconds: float = _flag(
         20.0, "a worker that has not stopped a job after so many seconds is killed and replaced"
     )
+    max_silence: float = _flag(
+        120.0, "a worker that has given no sign of life for so many seconds is killed and replaced"
+    )
     grace: float = _flag(
         10.0, "seconds that running adaptations get to finish when the server is told to stop"
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_upload_bytes", "max_queue", "max_jobs_per_caller", "max_attempts"):
+        for name in COUNTS:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_seconds", "stop_seconds"):
+        for name in ("max_seconds", "stop_seconds", "max_silence"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("threads", self.threads >= 0, "must be 0 or more")
         self._check("grace", self.grace >= 0, "must be 0 or more")
-        known = bool(self.devices) and set(self.devices) == {"cpu"}
-        self._check("devices", known, "must name devices out of: cpu")
+        known = bool(self.devices) and all(map(DEVICE.fullmatch, self.devices))
+        self._check("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ...")
         both = (self.tls_cert is None) == (self.tls_key is None)
         self._check("tls_cert", both, "and --tls-key are given together or not at all")
         needs_tls = self.tls_client_ca is None or self.tls_cert is not None

@@ -14,12 +14,14 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── TimedOut                ADAPTATION_TIMEOUT
 ├── CallerLeft              CALLER_LEFT: nobody was waiting any more
 ├── WorkerLost              WORKER_LOST: the worker process died, again and again
+│   └── WorkerKilled        ... or the front killed it, because another job did not stop
 ├── WorkerFailed            INTERNAL: a defect showed up in the worker
 ├── AdaptationFailed        the reason of `Adaptation.failure`: what a caller of `Adapt` gets
 ├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
 └── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
-                            CHECKPOINT_MISSING, WORKER_FAILED: the server does not come up
+                            CHECKPOINT_MISSING, DEVICE_MISSING, WORKER_FAILED: the server
+                            does not come up
 ```
 
 Constructors take positional arguments only, so that a worker process can send an error to its
@@ -96,6 +98,10 @@ class CallerLeft(ServiceError):
 
 class WorkerLost(ServiceError):
     """The worker process died while it was at it."""
+
+
+class WorkerKilled(WorkerLost):
+    """The front has killed the worker process, because another of its jobs did not stop."""
 
 
 class WorkerFailed(ServiceError):

@@ -1,7 +1,8 @@
 """The job engine: takes adaptations in, cancels and deletes them, and lets them be watched.
 
 Everything here happens on the event loop's thread. The truth about a job is its record; what is in
-memory beside it is only what a job needs while it is not finished. `crew` has the models made.
+memory beside it is only what a job needs while it is not finished: the `board`. The `crew` has the
+models made.
 """
 
 import asyncio
@@ -18,8 +19,9 @@ from metanas.errors import Cancelled, UnknownName
 from metanas.task import Example
 from metanas_server import support
 from metanas_server.archive import Archive
+from metanas_server.board import Board, stopping
 from metanas_server.config import ServerConfig
-from metanas_server.crew import Crew, stopping
+from metanas_server.crew import Crew
 from metanas_server.errors import CallerLeft, NotEnded, Overloaded, RequestIdReused
 from metanas_server.live import Event, LiveJob
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
@@ -43,10 +45,11 @@ class Submission:
 class Jobs:
     """All adaptations of this server."""
 
-    def __init__(self, config: ServerConfig, archive: Archive, crew: Crew) -> None:
+    def __init__(self, config: ServerConfig, archive: Archive, board: Board, crew: Crew) -> None:
         self._config = config
         self._archive = archive
         self._records = archive.records
+        self._board = board.jobs
         self._crew = crew
         self._numbers = itertools.count(1)
         self._stopping = False
@@ -81,7 +84,7 @@ class Jobs:
             raise stopping()
         if self._records.by_request(request_id) is not None:
             return  # it costs nothing, it is there already
-        board = self._crew.board.values()
+        board = self._board.values()
         waiting = sum(live.record.state is State.QUEUED for live in board)
         if waiting >= self._config.max_queue:
             message = f"{waiting} adaptations are waiting already; try again shortly"
@@ -117,13 +120,13 @@ class Jobs:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         record = self._records.adaptation(id_) if live is None else live.record
         return record, self.last_progress(id_)
 
     def last_progress(self, id_: str) -> ProgressRecord | None:
         """The last sign of life of an adaptation, if there was any."""
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         progress = self._records.progress(id_) if live is None else live.progress
         return progress[-1] if progress else None
 
@@ -134,7 +137,7 @@ class Jobs:
             NotFound: UNKNOWN_ADAPTATION.
             Unavailable: the server stops before the adaptation has ended.
         """
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         if live is not None:
             async for event in live.events(after):
                 yield event
@@ -148,13 +151,13 @@ class Jobs:
 
     def wait_for(self, id_: str) -> None:
         """Somebody waits for this adaptation; `leave` is the counterpart."""
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         if live is not None:
             live.waiting += 1
 
     def leave(self, id_: str) -> None:
         """Somebody has stopped waiting: the last one to leave switches off the light."""
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         if live is None:
             return
         live.waiting -= 1
@@ -167,7 +170,7 @@ class Jobs:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        live = self._crew.board.get(id_)
+        live = self._board.get(id_)
         if live is None:
             self._records.adaptation(id_)
         else:
@@ -184,7 +187,7 @@ class Jobs:
             message = f"adaptations/{id_} has not ended; cancel it first"
             raise NotEnded("ADAPTATION_NOT_ENDED", message)
         self._records.delete_adaptation(id_)
-        self._crew.board.pop(id_, None)
+        self._board.pop(id_, None)
 
     def _known(self, asked: Submission, digest: str) -> AdaptationRecord | None:
         """The adaptation that this request id stands for."""
@@ -194,7 +197,7 @@ class Jobs:
         if record.request_digest != digest:
             message = f"request id {record.request_id!r} stands for another request; make a new one"
             raise RequestIdReused("REQUEST_ID_REUSED", message)
-        live = self._crew.board.get(record.id)
+        live = self._board.get(record.id)
         if live is None:
             return record
         if asked.detached and not live.record.detached:

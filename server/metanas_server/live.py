@@ -17,13 +17,14 @@ Event = AdaptationRecord | ProgressRecord
 class LiveJob:
     """One unfinished adaptation.
 
-    number: its place in the queue, and what a worker's stop flag names it by.
+    number: its place in the queue, and its name for a worker.
     caller: who asked for it.
     waiting: how many `Adapt` calls wait for it.
-    losses: how many workers have died of it.
+    losses: how many workers have died with it.
+    apart: whether it is to have a worker to itself.
+    company: whether others have been on its worker in this attempt.
     stop: why it is to stop; None while it is not.
     worker: who is at it; None while nobody is.
-    killer: the timer that kills a worker that does not stop.
     ended: set when nothing more will happen in this run of the server.
     """
 
@@ -33,9 +34,10 @@ class LiveJob:
         self.caller = caller
         self.waiting = 0
         self.losses = 0
+        self.apart = False
+        self.company = False
         self.stop: MetanasError | ServiceError | None = None
         self.worker: WorkerProcess | None = None
-        self.killer: asyncio.TimerHandle | None = None
         self.progress = list[ProgressRecord]()
         self.ended = asyncio.Event()
         self._log = list[Event]([record])

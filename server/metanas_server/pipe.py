@@ -1,4 +1,8 @@
-"""What goes through the pipe between the front and a worker process; none of it needs torch."""
+"""What goes through the pipe between the front and a worker process; none of it needs torch.
+
+The front sends `Order` and `Stop`. The worker sends `Ready` once, or the error that keeps it from
+starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has none.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from metanas.card import CheckpointCard
+from metanas.errors import MetanasError
 from metanas.options import Option
 from metanas.task import Limits
+from metanas_server.errors import ServiceError
+
 
 Load = Callable[[Path], Any]
 """Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
@@ -17,26 +24,25 @@ Load = Callable[[Path], Any]
 class Setup:
     """What a worker is started with.
 
+    device: where it computes: cpu, cuda, cuda:0 ...
     threads: how many threads torch computes with; 0 leaves it to torch.
+    stack_images: most support images of a step that several jobs take together.
+    beat: seconds between two signs of life of a worker that has nothing to do.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
     """
 
     checkpoints: Path
     limits: Limits
+    device: str
     threads: int
+    stack_images: int
+    beat: float
     load: Load | None = None
 
 
-@dataclass(frozen=True)
-class Ready:
-    """The worker has loaded its checkpoints: by name, the card."""
-
-    checkpoints: Mapping[str, CheckpointCard]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One adaptation to make. `number` is what a stop flag names it by; `support` is a file."""
+class Order:
+    """One job: an adaptation to make. `number` is its name from now on; `support` is a file."""
 
     number: int
     checkpoint: str
@@ -46,10 +52,30 @@ class Job:
     support: Path
 
 
+@dataclass(frozen=True)
+class Stop:
+    """The job with this number is to stop between two steps."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has loaded its checkpoints: by name, the card."""
+
+    checkpoints: Mapping[str, CheckpointCard]
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A worker with nothing to do is alive."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One sign of life; NaN where a measurement does not apply."""
+    """One sign of life of a job; NaN where a measurement does not apply."""
 
+    number: int
     stage: str
     step: int
     steps: int
@@ -68,3 +94,11 @@ class Made:
     labels: tuple[str, ...]
     genotype_json: str
     report_json: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A job is over: its model, or the error in its place."""
+
+    number: int
+    outcome: Made | MetanasError | ServiceError

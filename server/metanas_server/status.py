@@ -22,6 +22,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (core.CheckpointError, grpc.StatusCode.FAILED_PRECONDITION),
     (core.Cancelled, grpc.StatusCode.CANCELLED),
     (core.Diverged, grpc.StatusCode.FAILED_PRECONDITION),
+    (core.OutOfMemory, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (core.MetanasError, grpc.StatusCode.INTERNAL),
     (service.NotFound, grpc.StatusCode.NOT_FOUND),
     (service.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),

@@ -1,14 +1,13 @@
-"""The worker process: loads the checkpoints and makes models, one after the other.
+"""The worker process: loads the checkpoints and makes models, many at once.
 
 The only module of the server that imports the core's torch side. It runs in a process of its own,
-so that the front answers while a model is being made, and outlives whatever happens here.
+so that the front answers while models are being made, and outlives whatever happens here.
 """
 
 import logging
 import signal
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,20 +15,17 @@ import torch
 from metanas.card import CARD_FILE
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import MetanasError
-from metanas.pipeline import Progress, make_model
+from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.task import Example
+from metanas.workbench import StackLimits, Workbench, make_model
 from metanas_server import support
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
-from metanas_server.pipe import Job, Made, Ready, Setup, Step
+from metanas_server.pipe import Beat, Ended, Made, Order, Ready, Setup, Step, Stop
+
+LOG = logging.getLogger(__name__)
 
 
-class StopFlag(Protocol):
-    """Memory shared with the front, which writes the number of the job that is to stop."""
-
-    value: int
-
-
-def main(connection: Connection, stop: StopFlag, setup: Setup) -> None:
+def main(connection: Connection, setup: Setup) -> None:
     """Load the checkpoints, say so, then work off jobs until the front is gone."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group; it is the front that
     # decides what happens to a running job, and it ends this process by SIGKILL.
@@ -38,70 +34,81 @@ def main(connection: Connection, stop: StopFlag, setup: Setup) -> None:
     if setup.threads:
         torch.set_num_threads(setup.threads)
     try:
+        check_device(setup.device)
         checkpoints = _load(setup)
         _warm_up(next(iter(checkpoints.values())))
     except (MetanasError, ServiceError) as error:
         connection.send(error)
         return
-    worker = Worker(checkpoints, setup, connection, stop)
-    connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
+    worker = Worker(checkpoints, setup, connection)
     try:
+        connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
         while True:
-            connection.send(worker.attempt(connection.recv()))
+            worker.turn()
     except (EOFError, ConnectionError):
         return  # the front has gone
 
 
 class Worker:
-    """Makes models from checkpoints that stay in memory."""
+    """Makes models from checkpoints that stay in memory, as many at once as it is given."""
 
     def __init__(
-        self,
-        checkpoints: Mapping[str, Checkpoint],
-        setup: Setup,
-        connection: Connection,
-        stop: StopFlag,
+        self, checkpoints: Mapping[str, Checkpoint], setup: Setup, connection: Connection
     ) -> None:
         self._checkpoints = checkpoints
         self._limits = setup.limits
+        self._beat = setup.beat
         self._connection = connection
-        self._stop = stop
+        self._bench = Workbench(StackLimits(images=setup.stack_images))
+        self._numbers = dict[Job, int]()
+        self._stopped = set[int]()
 
-    def attempt(self, job: Job) -> Made | MetanasError | ServiceError:
-        """The model, or the error in its place."""
+    def turn(self) -> None:
+        """Take in what the front has sent, and bring the jobs one step further.
+
+        The pipe is waited for only while there is nothing to do: whoever comes first begins at
+        once, and whoever comes later joins between two steps.
+        """
+        while self._connection.poll(0 if self._bench else self._beat):
+            self._take(self._connection.recv())
+        if not self._bench:
+            self._connection.send(Beat())
+        for job in self._bench.advance():
+            number = self._numbers.pop(job)
+            self._stopped.discard(number)
+            self._connection.send(Ended(number=number, outcome=_outcome(job, number)))
+
+    def _take(self, message: Order | Stop) -> None:
+        if isinstance(message, Stop):
+            if message.number in self._numbers.values():  # else it has ended in the meantime
+                self._stopped.add(message.number)
+            return
         try:
-            return self._make(job)
-        except (MetanasError, ServiceError) as error:
-            return error
-        except ConnectionError:
-            raise  # nobody is left to tell
-        except Exception as error:  # a defect: the job fails, the worker lives on
-            logging.getLogger(__name__).exception("job %s failed", job.number)
-            return WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}")
+            job = self._begin(message)
+        except Exception as error:
+            outcome = _failure(error, message.number)
+            self._connection.send(Ended(number=message.number, outcome=outcome))
+        else:
+            self._numbers[job] = message.number
+            self._bench.add(job)
 
-    def _make(self, job: Job) -> Made:
-        checkpoint = self._checkpoints[job.checkpoint]
-        model = make_model(
+    def _begin(self, order: Order) -> Job:
+        checkpoint = self._checkpoints[order.checkpoint]
+        return Job(
             checkpoint,
-            support.unpack(job.support.read_bytes()),
-            classes=job.classes,
-            options=checkpoint.card.defaults.replace(job.overrides),
-            seed=job.seed,
+            support.unpack(order.support.read_bytes()),
+            classes=order.classes,
+            options=checkpoint.card.defaults.replace(order.overrides),
+            seed=order.seed,
             limits=self._limits,
-            on_progress=self._report,
-            should_stop=lambda: self._stop.value == job.number,
-        )
-        return Made(
-            onnx=model.onnx,
-            sha256=model.sha256,
-            labels=model.labels,
-            genotype_json=model.genotype.to_json(),
-            report_json=model.report.to_json(),
+            on_progress=lambda progress: self._report(order.number, progress),
+            should_stop=lambda: order.number in self._stopped,
         )
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, number: int, progress: Progress) -> None:
         self._connection.send(
             Step(
+                number=number,
                 stage=progress.stage,
                 step=progress.step,
                 steps=progress.steps,
@@ -111,6 +118,43 @@ class Worker:
                 entropy=progress.entropy,
             )
         )
+
+
+def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
+    model = job.outcome
+    if not isinstance(model, AdaptedModel):
+        assert model is not None
+        return _failure(model, number)
+    return Made(
+        onnx=model.onnx,
+        sha256=model.sha256,
+        labels=model.labels,
+        genotype_json=model.genotype.to_json(),
+        report_json=model.report.to_json(),
+    )
+
+
+def _failure(error: Exception, number: int) -> MetanasError | ServiceError:
+    """The error as it is told; a defect fails its job, and the worker lives on."""
+    if isinstance(error, MetanasError | ServiceError):
+        return error
+    LOG.error("job %s failed", number, exc_info=error)
+    return WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}")
+
+
+def check_device(name: str) -> None:
+    """Make sure that torch can compute there.
+
+    Raises:
+        StartError: DEVICE_MISSING.
+    """
+    device = torch.device(name)
+    if device.type == "cpu":
+        return
+    found = torch.cuda.device_count()
+    if (device.index or 0) >= found:
+        message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
+        raise StartError("DEVICE_MISSING", message)
 
 
 def _warm_up(checkpoint: Checkpoint) -> None:

@@ -1,49 +1,59 @@
-"""The front's side of a worker process: start it, give it a job, stop the job, notice its death."""
+"""The front's side of a worker process: start it, give it jobs, stop jobs, notice its death."""
 
 import asyncio
-import ctypes
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from queue import SimpleQueue
 from typing import Any
 
 from metanas.card import CheckpointCard
-from metanas_server.errors import StartError, WorkerLost
-from metanas_server.pipe import Job, Made, Ready, Setup, Step
+from metanas_server.errors import StartError, WorkerKilled, WorkerLost
+from metanas_server.pipe import Ended, Made, Order, Ready, Setup, Step, Stop
 
-NO_JOB = 0
+Outbox = SimpleQueue[Order | Stop | None]
 
 
-def _enter(connection: Connection, stop: Any, setup: Setup) -> None:
-    """What runs in the process."""
-    # Imported here because this function is all that the front knows of the module, and the front
-    # must not import torch.
-    from metanas_server.worker import main
+@dataclass
+class Desk:
+    """One job that a worker has: where its steps go, and its outcome."""
 
-    main(connection, stop, setup)
+    on_step: Callable[[Step], None]
+    made: asyncio.Future[Made]
+    killer: asyncio.TimerHandle | None = None
 
 
 class WorkerProcess:
-    """One worker process at a time, for one job at a time.
+    """One worker process at a time, and the jobs that it has been given.
 
     The process is spawned, never forked: a forked copy of grpc's and torch's threads hangs. All
-    methods are called from the event loop's thread; only reading the pipe happens in another one.
+    methods are called from the event loop's thread; only the pipe is read and written in others.
 
+    ready: whether it can be given jobs.
+    heard: when it last gave a sign of life, in the event loop's time.
     ended: set when the process has died; `start` begins anew with another event.
     """
 
-    def __init__(self, setup: Setup, device: str) -> None:
-        self.device = device
+    def __init__(self, setup: Setup) -> None:
+        self.ready = False
+        self.heard = 0.0
+        self.ended = asyncio.Event()
         self._setup = setup
         self._context = multiprocessing.get_context("spawn")
         self._process: Any = None
-        self._connection: Connection | None = None
-        self._pump: threading.Thread | None = None
-        self._inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.ended = asyncio.Event()
-        # Plain shared memory without a lock: a process that is killed cannot leave it locked.
-        self._stop = self._context.RawValue(ctypes.c_longlong, NO_JOB)
+        self._connection: Connection
+        self._threads: tuple[threading.Thread, ...] = ()
+        self._outbox: Outbox
+        self._started: asyncio.Future[Mapping[str, CheckpointCard]]
+        self._desks = dict[int, Desk]()
+        self._blamed: int | None = None
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self._setup.device
 
     @property
     def pid(self) -> int | None:
@@ -58,69 +68,52 @@ class WorkerProcess:
             MetanasError, ServiceError: why it could not load the checkpoints.
         """
         await self.close()
-        here, there = self._context.Pipe()
-        self._inbox, self.ended, self._stop.value = asyncio.Queue(), asyncio.Event(), NO_JOB
-        self._connection = here
+        loop = asyncio.get_running_loop()
+        self._connection, there = self._context.Pipe()
+        self._outbox, self.ended, self._blamed = SimpleQueue(), asyncio.Event(), None
+        self._started = loop.create_future()
         self._process = self._context.Process(
             target=_enter,
-            args=(there, self._stop, self._setup),
+            args=(there, self._setup),
             name=f"metanas-worker-{self.device}",
             daemon=True,
         )
         self._process.start()
         there.close()  # or the end of the process would not be seen as the end of the pipe
-        self._pump = threading.Thread(
-            target=_pump, args=(here, asyncio.get_running_loop(), self._deliver_to()), daemon=True
+        self._threads = (
+            threading.Thread(target=_read, args=(self._connection, loop, self._deliver)),
+            threading.Thread(target=_write, args=(self._connection, self._outbox)),
         )
-        self._pump.start()
-        message = await self._inbox.get()
-        if isinstance(message, Ready):
-            return message.checkpoints
-        if isinstance(message, Exception):
-            raise message
-        raise StartError("WORKER_FAILED", "the worker process died before it was ready")
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+        checkpoints = await self._started
+        self.ready = not self.ended.is_set()
+        return checkpoints
 
-    async def run(self, job: Job, on_step: Callable[[Step], None]) -> Made:
-        """Have a model made.
+    def give(self, order: Order, on_step: Callable[[Step], None]) -> asyncio.Future[Made]:
+        """Have a model made, beside whatever else the worker is at.
 
-        Raises:
+        The future's errors:
             WorkerLost: the process has died; `start` makes a new one.
+            WorkerKilled: the process was killed because another job did not stop.
             MetanasError, ServiceError: what the worker says.
         """
-        assert self._connection is not None
-        try:
-            self._connection.send(job)
-        except OSError:
-            await self.ended.wait()
-            raise _lost() from None
-        while True:
-            message = await self._inbox.get()
-            if isinstance(message, Step):
-                on_step(message)
-            elif isinstance(message, Made):
-                return message
-            elif isinstance(message, Exception):
-                raise message
-            else:
-                raise _lost()
+        desk = Desk(on_step, asyncio.get_running_loop().create_future())
+        self._desks[order.number] = desk
+        self._outbox.put(order)
+        return desk.made
 
-    def _deliver_to(self) -> Callable[[Any], None]:
-        """Where messages of this process go; those of an earlier one have their own place."""
-        inbox, ended = self._inbox, self.ended
-
-        def deliver(message: Any) -> None:
-            inbox.put_nowait(message)
-            if message is None:
-                ended.set()
-
-        return deliver
-
-    def stop(self, number: int) -> None:
-        """Have the job with this number stop between two steps; any other job is left alone."""
-        self._stop.value = number
+    def stop(self, number: int, patience: float) -> None:
+        """Have a job stop between two steps; the process dies if it has not after `patience` s."""
+        desk = self._desks.get(number)
+        if desk is not None and desk.killer is None:
+            self._outbox.put(Stop(number))
+            loop = asyncio.get_running_loop()
+            desk.killer = loop.call_later(patience, self._kill_because_of, number)
 
     def kill(self) -> None:
-        """End the process at once; `run` then raises WorkerLost."""
+        """End the process at once; its jobs are lost."""
         if self._process is not None and self._process.is_alive():
             self._process.kill()
 
@@ -128,19 +121,72 @@ class WorkerProcess:
         """End the process. It has nothing to lose: all that it makes goes through the pipe."""
         if self._process is None:
             return
-        assert self._connection is not None
-        assert self._pump is not None
         self.kill()
         await asyncio.to_thread(self._process.join)
-        # The end of the process is the end of the pipe, and that of the thread that reads it. Only
+        # The end of the process is the end of the pipe, and that of the threads that use it. Only
         # then may the pipe be closed: not under the feet of a reader.
-        await asyncio.to_thread(self._pump.join)
+        self._outbox.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
         self._connection.close()
         self._process.close()
         self._process = None
 
+    def _kill_because_of(self, number: int) -> None:
+        self._blamed = number
+        self.kill()
 
-def _pump(
+    def _deliver(self, message: Any) -> None:
+        """What the process has said; None at its end."""
+        self.heard = asyncio.get_running_loop().time()
+        if isinstance(message, Step):
+            self._desks[message.number].on_step(message)
+        elif isinstance(message, Ended):
+            self._leave(message.number, message.outcome)
+        elif isinstance(message, Ready):
+            _settle(self._started, message.checkpoints)
+        elif isinstance(message, Exception):
+            _settle(self._started, message)
+        elif message is None:
+            self._die()
+
+    def _die(self) -> None:
+        self.ready = False
+        self.ended.set()
+        _settle(
+            self._started,
+            StartError("WORKER_FAILED", "the worker process died before it was ready"),
+        )
+        for number in tuple(self._desks):
+            kind = WorkerLost if self._blamed in (None, number) else WorkerKilled
+            self._leave(number, kind("WORKER_LOST", "the worker process died while it was at it"))
+
+    def _leave(self, number: int, outcome: Made | Exception) -> None:
+        desk = self._desks.pop(number)
+        if desk.killer is not None:
+            desk.killer.cancel()
+        _settle(desk.made, outcome)
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return  # nobody waits for it any more
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _enter(connection: Connection, setup: Setup) -> None:
+    """What runs in the process."""
+    # Imported here because this function is all that the front knows of the module, and the front
+    # must not import torch.
+    from metanas_server.worker import main
+
+    main(connection, setup)
+
+
+def _read(
     connection: Connection, loop: asyncio.AbstractEventLoop, deliver: Callable[[Any], None]
 ) -> None:
     """Pass on what the worker says; None at the end."""
@@ -157,5 +203,10 @@ def _pump(
             return
 
 
-def _lost() -> WorkerLost:
-    return WorkerLost("WORKER_LOST", "the worker process died while it was at it")
+def _write(connection: Connection, outbox: Outbox) -> None:
+    """Send what there is to send: a worker in a long step does not read, and the pipe is short."""
+    while (message := outbox.get()) is not None:
+        try:
+            connection.send(message)
+        except OSError:
+            return  # it has died, which the reader notices

@@ -29,6 +29,11 @@ from tests.server.calls import (
 )
 
 
+@pytest.fixture(scope="module")
+def flags() -> tuple[str, ...]:
+    return ("--max-stack=1",)
+
+
 def test_adapt_streams_acceptance_progress_result_and_the_model(api: Api) -> None:
     responses = api.adapt(spec(seed=7), images())
     kinds = [response.WhichOneof("event") for response in responses]

@@ -167,6 +167,7 @@ ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] =
     (core.CheckpointError("CHECKPOINT_DAMAGED", "m"), grpc.StatusCode.FAILED_PRECONDITION),
     (core.Cancelled(), grpc.StatusCode.CANCELLED),
     (core.Diverged(), grpc.StatusCode.FAILED_PRECONDITION),
+    (core.OutOfMemory("m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (core.ExportMismatch("m"), grpc.StatusCode.INTERNAL),
     (core.DatasetError("DATASET_MISSING", "m"), grpc.StatusCode.INTERNAL),
     (service.NotFound("model", "models/x"), grpc.StatusCode.NOT_FOUND),
