@@ -221,8 +221,8 @@ def advance(
 ) -> list[Step | MetanasError | None]:
     """One update of each, all of one checkpoint, together.
 
-    memory: bytes of activations beyond which edges are evaluated again in the backward pass
-        instead of being kept.
+    memory: bytes of activations (`footprint`) beyond which the backward pass evaluates again what
+        happens on edges, instead of keeping it.
 
     Returns what it came to for each: a step, the error that ends it, or None if its step takes
     another update.
@@ -232,7 +232,8 @@ def advance(
     """
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
-    losses, accuracies = _objective(adaptations[0].checkpoint, stack.params, updates, memory)
+    recompute = footprint(adaptations) > memory
+    losses, accuracies = _objective(adaptations[0].checkpoint, stack.params, updates, recompute)
     gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
     figures = torch.stack([losses.detach(), accuracies]).tolist()
     outcomes = list[Step | MetanasError | None]()
@@ -244,8 +245,16 @@ def advance(
     return outcomes
 
 
+def footprint(adaptations: Sequence[Adaptation]) -> int:
+    """About how many bytes of activations a step of these together keeps for its backward pass."""
+    count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
+    checkpoint = adaptations[0].checkpoint
+    images = 2 * count * len(adaptations)  # each has a view
+    return checkpoint.supernet.activation_bytes(images, checkpoint.card.input.size)
+
+
 def _objective(
-    checkpoint: Checkpoint, params: Params, updates: Sequence[Update], memory: int
+    checkpoint: Checkpoint, params: Params, updates: Sequence[Update], recompute: bool
 ) -> tuple[Tensor, Tensor]:
     """Cross entropy of the views against held-out prototypes, and their accuracy, `(tasks,)`."""
     tasks, count = len(updates), max(len(update.images) for update in updates)
@@ -261,7 +270,6 @@ def _objective(
     rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
     x = torch.cat([images, views], dim=1).flatten(0, 1)
     supernet = checkpoint.supernet
-    recompute = supernet.activation_bytes(len(x), x.shape[-1]) > memory
     mixer = Stacked(tuple(update.mixer for update in updates))
     out: Tensor = functional_call(
         supernet,

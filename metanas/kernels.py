@@ -123,9 +123,16 @@ class _DilatedDepthwise(torch.autograd.Function):
         return of_x, of_weight
 
 
+def even_sided(x: Tensor) -> Tensor:
+    """With a row and a column of zeros at the end of `(N, C, H, W)` where these are odd."""
+    odd = (x.shape[2] % 2, x.shape[3] % 2)
+    # without the question an even one would be copied
+    return F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x
+
+
 def _lattices(x: Tensor) -> Tensor:
     """The four lattices of every second pixel of `(N, C, H, W)` as `(4 N, C, H / 2, W / 2)`."""
-    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    x = even_sided(x)
     count, channels, height, width = x.shape
     cells = x.permute(0, 2, 3, 1).reshape(count, height // 2, 2, width // 2, 2, channels)
     return cells.permute(2, 4, 0, 1, 3, 5).flatten(0, 2).permute(0, 3, 1, 2)

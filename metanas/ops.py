@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.graph import ConvGeometry, Graph, Value
-from metanas.kernels import NORM_EPSILON, Geometry, Rows, convolve, normalise
+from metanas.kernels import NORM_EPSILON, Geometry, Rows, convolve, even_sided, normalise
 
 
 class Norm(nn.Module):
@@ -103,8 +103,7 @@ class FactorizedReduce(nn.Module):
         return torch.cat([straight, shifted], dim=-4)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
-        padded = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-        return convolve(padded, self.kernel(), rows, Geometry(stride=(2, 2)))
+        return convolve(even_sided(x), self.kernel(), rows, Geometry(stride=(2, 2)))
 
 
 class Chain(nn.ModuleList):

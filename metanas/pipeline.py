@@ -26,7 +26,7 @@ from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
 from metanas.images import decode, from_array
-from metanas.measure import Gap, gap, leave_one_out, macs_of, meta_features, view_accuracy
+from metanas.measure import gap, leave_one_out, macs_of, meta_features, view_accuracy
 from metanas.network import DiscreteNetwork, features_of
 from metanas.options import AdaptConfig
 from metanas.report import Report
@@ -122,7 +122,7 @@ class Job:
         self._given = (examples, classes, limits)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._time = Stopwatch()
-        self._gap: Gap | None = None
+        self._searching = True
 
     def result(self) -> AdaptedModel:
         """The model, once the job has ended.
@@ -154,7 +154,7 @@ class Job:
             )
             self._begin("adapt", self.options.steps)
             if self.adaptation.genotype is not None:  # no step was asked for
-                self._prune()
+                self._pruned()
 
     def stepped(self, outcome: Step | MetanasError | None, seconds: float) -> None:
         """Take note of what a step of the adaptation came to, and how long it took."""
@@ -162,7 +162,7 @@ class Job:
             if isinstance(outcome, MetanasError):
                 raise outcome
             assert self.adaptation is not None
-            searching = self._gap is None
+            searching = self._searching
             stage = "adapt" if searching else "tune"
             steps = self.options.steps if searching else self.options.tuning_steps
             self._time.add(stage, seconds)
@@ -171,7 +171,7 @@ class Job:
             figures = (outcome.loss, outcome.accuracy, outcome.temperature, outcome.entropy)
             self._on_progress(Progress(stage, outcome.step, steps, *figures))
             if searching and self.adaptation.genotype is not None:
-                self._prune()
+                self._pruned()
 
     def finish(self) -> None:
         """Build the ONNX file, check it, and report."""
@@ -186,17 +186,9 @@ class Job:
         except Exception as error:
             self.outcome = error
 
-    def _prune(self) -> None:
-        assert self.task is not None
-        assert self.adaptation is not None
-        with self._stage("prune", 1):
-            self._gap = gap(
-                self.checkpoint,
-                self.adaptation.soft,
-                self.task.support,
-                self.options,
-                self.seed,
-            )
+    def _pruned(self) -> None:
+        self._searching = False
+        self._begin("prune", 1)
         self._begin("tune", self.options.tuning_steps)
 
     def _export(self) -> AdaptedModel:
@@ -265,11 +257,11 @@ class Job:
         assert self.task is not None
         assert self.adaptation is not None
         assert self.adaptation.genotype is not None
-        assert self._gap is not None
         task, genotype, network = self.task, self.adaptation.genotype, classifier.network
         card, support = self.checkpoint.card, task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
         with self._time("report"):
+            found = gap(self.checkpoint, self.adaptation.soft, support, self.options, self.seed)
             macs = macs_of(network, card.input.size)
             accuracy = view_accuracy(classifier, support, card.augment, self.seed)
             features = meta_features(self.checkpoint, support, self.options.batch_size)
@@ -289,10 +281,10 @@ class Job:
             parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
             macs=macs,
             onnx_bytes=onnx_bytes,
-            accuracy_soft=self._gap.soft,
-            accuracy_pruned=self._gap.pruned,
+            accuracy_soft=found.soft,
+            accuracy_pruned=found.pruned,
             accuracy=accuracy,
-            logit_gap=self._gap.logits,
+            logit_gap=found.logits,
             leave_one_out=held_out,
             onnx_difference=difference,
             meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),

@@ -164,9 +164,11 @@ class Edge(nn.ModuleList):
         out: Tensor = module(state.x, rows)
         return out
 
-    def forward(self, x: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]) -> Tensor:
-        """The mixture of the live candidates, whose shares are `(tasks, len(live))`."""
-        state = State(x)
+    def forward(
+        self, x: Tensor, rectified: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]
+    ) -> Tensor:
+        """The mixture of some candidates, whose shares are `(tasks, len(live))`, of a state."""
+        state = State(x, rectified)
         outs = [self.run(op, state, rows) for op in live]
         return mixture(outs, tuple(self.candidates[op].normed for op in live), shares, rows)
 
@@ -174,16 +176,20 @@ class Edge(nn.ModuleList):
 class State:
     """A node's value during a forward pass, with what several edges share of its evaluation."""
 
-    def __init__(self, x: Tensor) -> None:
+    def __init__(self, x: Tensor, rectified: Tensor | None = None) -> None:
         self.x = x
         self.shared: dict[int, Tensor] = {}
-        self._rectified: Tensor | None = None
+        self._rectified = rectified
 
     def rectified(self) -> Tensor:
         """Its positive part."""
         if self._rectified is None:
             self._rectified = torch.relu(self.x)
         return self._rectified
+
+
+Chosen = tuple[int, int]
+"""Input of a node, and operation on the edge from there."""
 
 
 class Cell(nn.Module):
@@ -213,38 +219,52 @@ class Cell(nn.Module):
         self, before: Tensor, last: Tensor, rows: Rows, mixed: Mixture, recompute: bool = False
     ) -> Tensor:
         states = [State(self.before(before, rows)), State(self.last(last, rows))]
-        first = 0
+        edge = 0
         for _ in range(self.nodes):
-            evaluate = self._recomputed if recompute else self._node
-            states.append(State(evaluate(states, first, mixed, rows)))
-            first += len(states) - 1
+            chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
+            if recompute:
+                value = self._recomputed(states, edge, chosen, mixed, rows)
+            else:
+                value = self._mixed(states, edge, chosen, mixed, rows)
+            edge += len(states)
+            states.append(State(value))
         return torch.cat([state.x for state in states[2:]], dim=1)
 
-    def _node(self, states: list[State], first: int, mixed: Mixture, rows: Rows) -> Tensor:
-        """The value of the node that has all these states as inputs, by edges from `first` on."""
+    def _mixed(
+        self, states: list[State], first: int, chosen: list[Chosen], mixed: Mixture, rows: Rows
+    ) -> Tensor:
+        """The sum of these candidates of a node, whose edges are those from `first` on."""
         outs, normed, index = [], [], []
-        for number, state in enumerate(states, first):
-            edge = self._edge(number)
-            for op in mixed.live[number]:
-                outs.append(edge.run(op, state, rows))
-                normed.append(edge.candidates[op].normed)
-                index.append(number * len(edge) + op)
+        for source, op in chosen:
+            edge = self._edge(first + source)
+            outs.append(edge.run(op, states[source], rows))
+            normed.append(edge.candidates[op].normed)
+            index.append((first + source) * len(edge) + op)
         shares = mixed.shares.flatten(1)
-        chosen = shares.index_select(1, torch.tensor(index, device=shares.device))
-        return mixture(outs, tuple(normed), chosen, rows)
+        own = shares.index_select(1, torch.tensor(index, device=shares.device))
+        return mixture(outs, tuple(normed), own, rows)
 
-    def _recomputed(self, states: list[State], first: int, mixed: Mixture, rows: Rows) -> Tensor:
-        """The same, edge by edge, keeping nothing but the states for the backward pass."""
+    def _recomputed(
+        self, states: list[State], first: int, chosen: list[Chosen], mixed: Mixture, rows: Rows
+    ) -> Tensor:
+        """The same, keeping nothing of what happens inside candidates with parameters.
+
+        What states share is kept: it is little, and would have to be made again on every edge.
+        """
         parts = []
-        for number, state in enumerate(states, first):
-            if live := mixed.live[number]:
-                edge = self._edge(number)
+        shared = [(i, op) for i, op in chosen if self._edge(first + i).candidates[op].shared]
+        if shared:
+            parts.append(self._mixed(states, first, shared, mixed, rows))
+        for source, state in enumerate(states):
+            edge = self._edge(first + source)
+            if live := tuple(op for i, op in chosen if i == source and (i, op) not in shared):
                 # those of now: the backward pass comes after functional_call has restored others
                 params = dict(edge.named_parameters())
-                arguments = (state.x, rows, mixed.shares[:, number, list(live)], live)
+                own = mixed.shares[:, first + source, list(live)]
+                arguments = (state.x, state.rectified(), rows, own, live)
                 run = partial(functional_call, edge, tie_weights=False)
                 parts.append(checkpoint(run, params, arguments, use_reentrant=False))
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        return sum(parts[1:], start=parts[0])
 
     def _edge(self, index: int) -> Edge:
         edge = self.edges[index]
@@ -333,7 +353,7 @@ class Supernet(nn.Module):
 
         Candidates whose share of their node is at most `threshold` in every task are not run. With
         `recompute` the backward pass evaluates every edge once more instead of keeping what is in
-        it: a third more time for a fraction of the memory.
+        it: half as much time again for a fraction of the memory.
         """
         mixtures = {
             kind: _mixture(self.cell_alpha(kind), mixer, threshold, generator)

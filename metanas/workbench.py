@@ -5,21 +5,28 @@ Notable:
   together, in one evaluation of the supernet (`metanas.adapt.advance`).
 - Nobody waits for company. A job that comes joins the next step, whatever the others are at, and
   one that is done leaves at once; with no other job the steps are those of one task.
-- Turns go round: the job whose last turn is the longest ago leads, and takes along who fits.
+- Turns go round: the job whose last step is the longest ago leads, and takes along who fits.
+- Decoding and finishing are errands of a job on its own. With an executor they run beside the steps
+  of the others.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-from metanas.adapt import Adaptation, Stage, advance
+from metanas.adapt import Adaptation, Stage, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import OutOfMemory
 from metanas.options import AdaptConfig
 from metanas.pipeline import AdaptedModel, Job, OnProgress
 from metanas.task import Example, Limits
+
+THREADED = 2**27
+"""Bytes of activations below which more threads than one cost a step more than they save."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +44,20 @@ class StackLimits:
 class Workbench:
     """Jobs under way on one device."""
 
-    def __init__(self, limits: StackLimits = StackLimits()) -> None:
-        self._limits = limits
+    def __init__(
+        self,
+        limits: StackLimits = StackLimits(),
+        executor: Executor | None = None,
+    ) -> None:
+        """Start empty.
+
+        executor: runs errands beside the steps; progress is then told, and jobs are asked whether
+            to stop, from its threads too. Without one, everything happens in `advance`.
+        """
+        self._limits, self._executor = limits, executor
         self._jobs = list[Job]()
-        """Those whose last turn is the longest ago come first."""
+        """Those whose last step is the longest ago come first."""
+        self._errands = dict[Job, Future[None]]()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -50,35 +67,35 @@ class Workbench:
         self._jobs.insert(0, job)
 
     def advance(self) -> list[Job]:
-        """One turn: decode or finish one job, or one step of a stack. The jobs that ended with it.
+        """One turn: one step of a stack, and the errands that are due. The jobs that have ended.
 
         What is wrong with a job becomes its outcome and touches no other.
         """
         for job in self._jobs:
-            job.check()
-        self._turn()
-        ended = [job for job in self._jobs if job.outcome is not None]
-        self._jobs = [job for job in self._jobs if job.outcome is None]
+            if job not in self._errands and job.check() and _has_errand(job):
+                self._run(job)
+        ready = [job for job in self._jobs if job not in self._errands and job.check()]
+        if stack := self._stack([job for job in ready if not _has_errand(job)]):
+            self._step(stack)
+        elif self._errands and not ready:
+            wait(self._errands.values(), return_when=FIRST_COMPLETED)
+        self._errands = {job: end for job, end in self._errands.items() if not end.done()}
+        ended = [job for job in self._jobs if job not in self._errands and job.outcome is not None]
+        self._jobs = [job for job in self._jobs if job not in ended]
         return ended
 
-    def _turn(self) -> None:
-        """Newcomers first and then whoever is done: both are quick, and the others gain by it."""
-        going = [job for job in self._jobs if job.outcome is None]
-        for job in going:
-            if job.adaptation is None:
-                return job.decode()
-        for job in going:
-            if job.adaptation is not None and job.adaptation.stage is Stage.DONE:
-                return job.finish()
-        if going:
-            self._step(self._stack(going))
-        return None
+    def _run(self, job: Job) -> None:
+        errand = job.decode if job.adaptation is None else job.finish
+        if self._executor is None:
+            errand()
+        else:
+            self._errands[job] = self._executor.submit(errand)
 
-    def _stack(self, going: Sequence[Job]) -> list[Job]:
+    def _stack(self, ready: Sequence[Job]) -> list[Job]:
         """The first job and those that fit to it, each weighed by its support images."""
-        leader, *others = going
-        stack, sizes = [leader], [_size(leader)]
-        for job in others:
+        stack, sizes = list(ready[:1]), [_size(job) for job in ready[:1]]
+        for job in ready[1:]:
+            leader = stack[0]
             if leader.alone or job.alone or job.checkpoint is not leader.checkpoint:
                 continue
             grown = [*sizes, _size(job)]
@@ -88,9 +105,11 @@ class Workbench:
         return stack
 
     def _step(self, stack: list[Job]) -> None:
+        adaptations = [_adaptation(job) for job in stack]
         start = time.perf_counter()
         try:
-            outcomes = advance(list(_adaptations(stack)), memory=self._limits.memory)
+            with _threads(1 if footprint(adaptations) < THREADED else torch.get_num_threads()):
+                outcomes = advance(adaptations, memory=self._limits.memory)
         except torch.OutOfMemoryError as error:
             return self._too_large(stack, error)
         except Exception as error:  # a defect that a single job may have caused: find it
@@ -120,16 +139,31 @@ class Workbench:
             self._step([job])
 
 
-def _adaptations(jobs: Iterable[Job]) -> Iterable[Adaptation]:
-    for job in jobs:
-        assert job.adaptation is not None
-        yield job.adaptation
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with so many threads of torch."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _has_errand(job: Job) -> bool:
+    """Whether the job is to be decoded or finished next, rather than to step."""
+    return job.adaptation is None or job.adaptation.stage is Stage.DONE
+
+
+def _adaptation(job: Job) -> Adaptation:
+    assert job.adaptation is not None
+    return job.adaptation
 
 
 def _size(job: Job) -> int:
     """Support images of a step of this job."""
-    assert job.task is not None
-    return min(len(job.task.images), job.options.batch_size)
+    adaptation = _adaptation(job)
+    return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
 def make(job: Job, limits: StackLimits = StackLimits()) -> AdaptedModel:

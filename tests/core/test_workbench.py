@@ -1,0 +1,231 @@
+"""The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.errors import Cancelled, InvalidInput, OutOfMemory
+from metanas.export import run, session
+from metanas.kernels import Rows
+from metanas.ops import OPS, Chain, Op
+from metanas.options import AdaptConfig
+from metanas.pipeline import AdaptedModel, Job, Progress
+from metanas.task import Example
+from metanas.testing import make_checkpoint
+from metanas.workbench import StackLimits, Workbench, make_model
+from tests.core.small import examples
+
+OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    return make_checkpoint(folder, size=12, options=OPTIONS)
+
+
+@pytest.fixture(params=["alone", "beside"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Executor | None]:
+    if request.param == "alone":
+        yield None
+        return
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+def work_off(bench: Workbench) -> list[Job]:
+    ended = []
+    while bench:
+        ended += bench.advance()
+    return ended
+
+
+def jobs_of(
+    checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], **settings: bool
+) -> tuple[list[Job], list[tuple[str, Progress]]]:
+    seen: list[tuple[str, Progress]] = []
+
+    def job(name: str, shots: tuple[int, ...], seed: int) -> Job:
+        return Job(
+            checkpoint,
+            examples(shots, seed=seed),
+            seed=seed,
+            on_progress=lambda progress: seen.append((name, progress)),
+            alone=settings.get(name, False),
+        )
+
+    return [job(*item, seed) for seed, item in enumerate(shapes.items())], seen
+
+
+def assert_same_model(one: AdaptedModel, other: AdaptedModel, images: list[Example]) -> None:
+    assert one.genotype == other.genotype
+    assert one.labels == other.labels
+    queries = [np.asarray(each.image, np.uint8) for each in images]
+    mine, theirs = (run(session(model.onnx), queries) for model in (one, other))
+    np.testing.assert_allclose(mine, theirs, rtol=5e-3, atol=5e-3)
+
+
+def test_each_job_comes_out_as_it_would_alone(
+    checkpoint: Checkpoint, executor: Executor | None
+) -> None:
+    shapes = {"a": (2, 2), "b": (1, 3, 1), "c": (2, 2, 2)}
+    jobs, _ = jobs_of(checkpoint, shapes)
+    bench = Workbench(executor=executor)
+    for job in jobs:
+        bench.add(job)
+    assert set(work_off(bench)) == set(jobs)
+    for seed, (job, shots) in enumerate(zip(jobs, shapes.values(), strict=True)):
+        given = examples(shots, seed=seed)
+        assert_same_model(job.result(), make_model(checkpoint, given, seed=seed), given)
+
+
+def test_a_lone_job_gives_the_same_bytes_as_ever(checkpoint: Checkpoint) -> None:
+    given = examples((2, 2))
+    bench = Workbench()
+    job = Job(checkpoint, given, seed=4)
+    bench.add(job)
+    work_off(bench)
+    assert job.result().onnx == make_model(checkpoint, given, seed=4).onnx
+
+
+def test_small_tasks_step_together_and_newcomers_join(checkpoint: Checkpoint) -> None:
+    jobs, seen = jobs_of(checkpoint, {"a": (2, 2), "b": (2, 2), "late": (2, 2)})
+    bench = Workbench()
+    for job in jobs[:2]:
+        bench.add(job)
+    turns = list[set[str]]()
+    while bench:
+        before = len(seen)
+        bench.advance()
+        turns.append({name for name, progress in seen[before:] if progress.step})
+        if len(turns) == 1:
+            bench.add(jobs[2])
+    assert turns[:2] == [{"a", "b"}, {"a", "b", "late"}]
+    assert turns[5] == {"late"}  # the others have taken their five steps
+
+
+@pytest.mark.parametrize(
+    ("limits", "shapes", "settings"),
+    [
+        (StackLimits(images=7), {"a": (2, 2), "b": (2, 2)}, {}),
+        (StackLimits(padding=0.2), {"a": (1, 1), "b": (3, 3)}, {}),
+        (StackLimits(), {"a": (2, 2), "b": (2, 2)}, {"b": True}),
+    ],
+    ids=["too many images", "too much padding", "wants to be alone"],
+)
+def test_what_does_not_fit_goes_in_turns(
+    checkpoint: Checkpoint,
+    limits: StackLimits,
+    shapes: dict[str, tuple[int, ...]],
+    settings: dict[str, bool],
+) -> None:
+    jobs, seen = jobs_of(checkpoint, shapes, **settings)
+    bench = Workbench(limits)
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs)
+    order = [name for name, p in seen if p.stage == "adapt" and p.step]
+    assert order in (["a", "b"] * 3, ["b", "a"] * 3)  # neither waits for the other to end
+
+
+def test_jobs_of_different_checkpoints_go_in_turns(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    other = make_checkpoint(tmp_path / "other", size=10, seed=1, options=OPTIONS)
+    jobs = [Job(each, examples((2, 2))) for each in (checkpoint, other)]
+    bench = Workbench()
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert [job.result().report.checkpoint for job in jobs] == ["tiny", "other"]
+
+
+def test_a_job_that_is_stopped_or_wrong_touches_no_other(
+    checkpoint: Checkpoint, executor: Executor | None
+) -> None:
+    given = examples((2, 2))
+    stopped = list[Progress]()
+    fine = Job(checkpoint, given)
+    cancelled = Job(
+        checkpoint,
+        given,
+        on_progress=stopped.append,
+        should_stop=lambda: any(p.stage == "adapt" and p.step == 2 for p in stopped),
+    )
+    wrong = Job(checkpoint, [*given, Example("broken", b"no image")])
+    bench = Workbench(executor=executor)
+    for job in (wrong, cancelled, fine):
+        bench.add(job)
+    work_off(bench)
+    assert isinstance(wrong.outcome, InvalidInput)
+    assert isinstance(cancelled.outcome, Cancelled)
+    assert max(p.step for p in stopped if p.stage == "adapt") == 2
+    with pytest.raises(Cancelled):
+        cancelled.result()
+    assert_same_model(fine.result(), make_model(checkpoint, given), given)
+
+
+class Picky(nn.Module):
+    """Fails where a batch has too many rows, as a small device would; or on a bright image."""
+
+    def __init__(self, rows: int, error: type[Exception]) -> None:
+        super().__init__()
+        self.rows, self.error = rows, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.rows:
+            raise self.error
+        return x
+
+
+def picky_checkpoint(folder: Path, rows: int, error: type[Exception]) -> Checkpoint:
+    def build(channels: int, stride: int) -> nn.Module:
+        pool = OPS["max_pool_3x3"].build(channels, stride)
+        return Chain([Picky(rows, error), *pool.children()])
+
+    def emit(graph: object, module: nn.Module, value: object) -> object:
+        layers = list(module.children())[1:]
+        return OPS["max_pool_3x3"].emit(graph, Chain(layers), value)  # type: ignore[arg-type]
+
+    ops = {**OPS, "max_pool_3x3": Op(build, emit)}  # type: ignore[arg-type]
+    make_checkpoint(folder, size=12, ops=ops, options=OPTIONS)
+    return load_checkpoint(folder, ops=ops)
+
+
+def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
+    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
+    shapes = {"a": (2, 2), "b": (2, 2), "c": (2, 2), "large": (6, 6)}
+    jobs, _ = jobs_of(checkpoint, shapes)
+    bench = Workbench()
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert isinstance(jobs[3].outcome, OutOfMemory)
+    assert "fewer images" in str(jobs[3].outcome)
+    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:3])
+    alone = make_model(checkpoint, examples((2, 2)), seed=0)
+    assert_same_model(jobs[0].result(), alone, examples((2, 2)))
+
+
+def test_a_defect_hits_the_job_that_causes_it_alone(tmp_path: Path) -> None:
+    checkpoint = picky_checkpoint(tmp_path / "tiny", 20, ZeroDivisionError)
+    jobs, _ = jobs_of(checkpoint, {"a": (2, 2), "b": (2, 2), "large": (6, 6)})
+    bench = Workbench()
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert isinstance(jobs[2].outcome, ZeroDivisionError)
+    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:2])
+
+
+def test_rows_of_one_task_of_a_stack() -> None:
+    weights = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
+    one = Rows(2, 2, weights).of(1)
+    assert (one.support, one.tasks) == (2, 1)
+    assert one.weights is not None
+    assert one.weights.tolist() == [[1.0, 0.0]]
