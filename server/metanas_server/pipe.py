@@ -15,7 +15,6 @@ from metanas.options import Option
 from metanas.task import Limits
 from metanas_server.errors import ServiceError
 
-
 Load = Callable[[Path], Any]
 """Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
 

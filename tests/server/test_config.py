@@ -53,6 +53,24 @@ def test_loopback_needs_no_tls(host: str) -> None:
     assert ServerConfig(listen=f"{host}:1").host == host.strip("[]")
 
 
+@pytest.mark.parametrize("names", ["cpu", "cuda", "cuda:0", "cpu,cuda:0,cuda:11"])
+def test_names_of_devices(names: str) -> None:
+    assert parse(["--devices", names], {}).devices == tuple(names.split(","))
+
+
+@pytest.mark.parametrize("names", ["", "gpu", "cuda:", "cuda:x", "cpu:0", "cpu,tpu"])
+def test_names_of_no_device(names: str) -> None:
+    with pytest.raises(StartError) as caught:
+        parse(["--devices", names], {})
+    assert caught.value.reason == "CONFIG_INVALID"
+
+
+@pytest.mark.parametrize("flag", ["--max-stack", "--max-stack-images", "--max-silence"])
+def test_nothing_works_with_none_of_these(flag: str) -> None:
+    with pytest.raises(StartError, match=flag):
+        parse([flag, "0"], {})
+
+
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(["--help"], {})

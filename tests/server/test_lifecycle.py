@@ -191,6 +191,14 @@ def test_folders_that_do_not_do(checkpoints: Path, tmp_path: Path) -> None:
     assert "Traceback" not in answer.stderr
 
 
+def test_a_device_that_is_not_there(checkpoints: Path, tmp_path: Path) -> None:
+    answer = run(checkpoints, tmp_path / "data", "--devices=cpu,cuda:99")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.strip().endswith("CUDA devices here (DEVICE_MISSING)")
+    assert "--devices cuda:99" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
 def test_a_checkpoint_that_is_gone_after_a_restart(checkpoints: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoints, tmp_path / "checkpoints")
     with serving(tmp_path / "checkpoints", tmp_path / "data", "--grace=0") as server:

@@ -1,0 +1,264 @@
+"""Many adaptations at once on one worker: each its own, and no one's trouble is another's."""
+
+import asyncio
+import itertools
+import json
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from grpc import aio
+from numpy.typing import NDArray
+
+from metanas.checkpoint import load_checkpoint
+from metanas.pipeline import AdaptedModel
+from metanas.task import Example
+from metanas.workbench import make_model
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
+from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+from metanas_server.app import build_server
+from metanas_server.config import ServerConfig
+from tests.server import deadly
+from tests.server.calls import (
+    CANCELLED,
+    LONG,
+    QUEUED,
+    RUNNING,
+    SUCCEEDED,
+    Api,
+    adapt_parts,
+    image,
+    images,
+    refusal_of,
+    refused,
+    spec,
+)
+from tests.server.deadly import DEADLY
+from tests.server.processes import ServerProcess, serving
+
+SOME = AdaptationOptions(steps=30)
+CALLERS = 6
+
+
+@pytest.fixture(scope="module")
+def flags() -> tuple[str, ...]:
+    return ("--max-attempts=2", "--stop-seconds=0.5", "--max-silence=3")
+
+
+def labels(caller: int) -> tuple[str, ...]:
+    """Names of a caller's classes; every caller has another number of them."""
+    return tuple(f"{caller}-{way}" for way in range(2 + caller % 3))
+
+
+def start(api: Api, count: int, options: AdaptationOptions = LONG) -> list[str]:
+    """Adaptations that are all under way at the same time."""
+    names = [api.create(spec(options=options, seed=i), images(seed=i)).name for i in range(count)]
+    for name in names:
+        api.until_running(name)
+    return names
+
+
+def cancel(api: Api, names: list[str]) -> None:
+    for name in names:
+        api.cancel(name)
+    assert {api.end_of(name).state for name in names} == {CANCELLED}
+
+
+def states(api: Api, names: list[str]) -> list[int]:
+    return [api.get(name).state for name in names]
+
+
+def test_every_caller_gets_the_model_of_its_own_images(api: Api) -> None:
+    def adapt(caller: int) -> list[AdaptResponse]:
+        own = spec(seed=caller, options=SOME)
+        return api.adapt(own, images(labels(caller), seed=100 * caller))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = list(pool.map(adapt, range(CALLERS)))
+    assert len({answer[0].adaptation.name for answer in answers}) == CALLERS
+    for caller, answer in enumerate(answers):
+        result = next(r.result for r in answer if r.HasField("result"))
+        assert tuple(result.model.labels) == labels(caller)
+        assert result.adaptation.name == answer[0].adaptation.name
+        assert json.loads(result.model.report_json)["seed"] == caller
+        steps = [r.progress for r in answer if r.progress.stage == "adapt"]
+        assert [each.step for each in steps] == list(range(SOME.steps + 1))
+        session = onnxruntime.InferenceSession(b"".join(r.chunk.data for r in answer))
+        assert session.get_outputs()[0].shape[-1] == len(labels(caller))
+
+
+def test_in_company_the_model_is_that_of_the_same_call_in_process(
+    api: Api, checkpoints: Path
+) -> None:
+    others = start(api, 3)
+    support = images(("a", "b", "c"), seed=40)
+    name = api.create(spec(seed=9, options=SOME), support).name
+    ended = api.end_of(name)
+    assert states(api, others) == [RUNNING] * 3
+    cancel(api, others)
+    theirs = b"".join(chunk.data for chunk in api.download(ended.model))
+    ours = in_process(checkpoints / "grey", 9)
+    assert json.loads(api.model(ended.model).genotype_json) == json.loads(ours.genotype.to_json())
+    query = np.random.default_rng(7).integers(0, 256, (5, 12, 12, 1), dtype=np.uint8)
+    np.testing.assert_allclose(logits(theirs, query), logits(ours.onnx, query), atol=1e-3)
+
+
+def in_process(checkpoint: Path, seed: int) -> AdaptedModel:
+    loaded = load_checkpoint(checkpoint)
+    options = loaded.card.defaults.replace({"steps": SOME.steps})
+    examples = [
+        Example(
+            each.label.decode(),
+            np.frombuffer(each.tensor.data, np.uint8).reshape(tuple(each.tensor.shape)),
+        )
+        for each in images(("a", "b", "c"), seed=40)
+    ]
+    return make_model(loaded, examples, options=options, seed=seed)
+
+
+def logits(onnx: bytes, query: NDArray[Any]) -> NDArray[Any]:
+    session = onnxruntime.InferenceSession(onnx)
+    found: NDArray[Any] = session.run(["logits"], {session.get_inputs()[0].name: query})[0]
+    return found
+
+
+def test_a_newcomer_waits_for_nobody(api: Api) -> None:
+    """It begins while others are at it, and ends while they go on."""
+    others = start(api, 2)
+    newcomer = api.create(spec(), images())
+    assert api.end_of(newcomer.name).state == SUCCEEDED
+    assert states(api, others) == [RUNNING] * 2
+    cancel(api, others)
+
+
+def test_one_is_cancelled_and_the_others_go_on(api: Api) -> None:
+    others = start(api, 3, SOME)
+    (unwanted,) = start(api, 1)
+    cancel(api, [unwanted])
+    assert [api.end_of(name).state for name in others] == [SUCCEEDED] * 3
+    assert [api.get(name).attempts for name in others] == [1] * 3
+
+
+def test_one_that_runs_out_of_time_and_the_others_go_on(api: Api) -> None:
+    (other,) = start(api, 1)
+    limited = spec(options=LONG)
+    limited.timeout.FromMilliseconds(300)
+    assert refused(api.adapt, limited, images()).reason == "ADAPTATION_TIMEOUT"
+    assert api.get(other).attempts == 1
+    assert states(api, [other]) == [RUNNING]
+    cancel(api, [other])
+
+
+def test_an_image_that_is_none_is_one_callers_trouble(api: Api) -> None:
+    others = start(api, 2)
+    broken = image("b")
+    broken.encoded = b"no image"
+    answer = refused(api.adapt, spec(), [image("a"), broken])
+    assert answer.violations == [("examples[1].image", "IMAGE_FORMAT")]
+    assert states(api, others) == [RUNNING] * 2
+    cancel(api, others)
+
+
+def test_a_worker_that_dies_costs_none_of_its_jobs(server: ServerProcess, api: Api) -> None:
+    names = start(api, 3, SOME)
+    server.signal_workers(signal.SIGKILL)
+    ended = [api.end_of(name) for name in names]
+    assert [(each.state, each.attempts) for each in ended] == [(SUCCEEDED, 2)] * 3
+    # one after the other, each with the worker to itself, in the order in which they came
+    spans = [(e.start_time.ToNanoseconds(), e.end_time.ToNanoseconds()) for e in ended]
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_a_worker_that_is_killed_because_of_one_job_costs_the_others_nothing(
+    server: ServerProcess, api: Api
+) -> None:
+    """With two attempts in all, two losses would be the end of the others."""
+    others = start(api, 2)
+    for attempt in (1, 2, 3):
+        for name in others:
+            next(event for event in api.watch(name) if event.progress.attempt == attempt)
+        (hanging,) = start(api, 1)
+        server.signal_workers(signal.SIGSTOP)
+        api.cancel(hanging)
+        assert api.end_of(hanging).state == CANCELLED
+    cancel(api, others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_worker_that_hangs_is_replaced(server: ServerProcess, api: Api, busy: bool) -> None:
+    api.serves()
+    names = start(api, 2, SOME) if busy else []
+    before = server.workers()
+    server.signal_workers(signal.SIGSTOP)
+    while set(server.workers()) & set(before):
+        time.sleep(0.1)
+    assert [api.end_of(name).state for name in names] == [SUCCEEDED] * len(names)
+    api.serves()
+
+
+def test_workers_share_the_jobs_and_the_rest_wait(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data", "--devices=cpu,cpu", "--max-stack=2") as server:
+        api = server.api
+        names = start(api, 4)
+        waiting = api.create(spec(), images()).name
+        assert states(api, [*names, waiting]) == [RUNNING] * 4 + [QUEUED]
+        cancel(api, names[3:])
+        assert api.end_of(waiting).state == SUCCEEDED
+        cancel(api, names[2:3])
+        # one each: the death of a worker is noticed by one of them
+        os.kill(server.workers()[0], signal.SIGKILL)
+        lost = next_attempt(api, names[:2])
+        assert [api.get(name).attempts for name in names[:2] if name != lost] == [1]
+        cancel(api, names[:2])
+
+
+def next_attempt(api: Api, names: list[str]) -> str:
+    """The first of these adaptations that is begun again."""
+    while True:
+        for name in names:
+            if api.get(name).attempts > 1:
+                return name
+        time.sleep(0.1)
+
+
+async def test_one_that_kills_its_workers_takes_nobody_along(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    """Even with a single attempt each, everybody else gets a model."""
+    shutil.copytree(checkpoints, tmp_path / "checkpoints")
+    shutil.copytree(checkpoints / "grey", tmp_path / "checkpoints" / DEADLY)
+    config = ServerConfig(
+        checkpoints=tmp_path / "checkpoints",
+        data=tmp_path / "data",
+        listen="127.0.0.1:0",
+        threads=1,
+        max_attempts=1,
+    )
+    requests = [spec(seed=seed, options=SOME) for seed in (1, 2)]
+    requests.insert(1, spec(checkpoint=f"checkpoints/{DEADLY}"))
+    async with (
+        build_server(config, load=deadly.load) as server,
+        aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = AdaptationServiceStub(channel)
+        calls = [stub.Adapt(adapt_parts(each, images())) for each in requests]
+        ends = await asyncio.gather(*map(end_of, calls))
+    assert ends == ["SUCCEEDED", "WORKER_LOST", "SUCCEEDED"]
+
+
+async def end_of(call: Any) -> str:
+    """The reason of a call's error, or that it brought a model."""
+    try:
+        responses = [response async for response in call]
+    except aio.AioRpcError as error:
+        return refusal_of(error).reason
+    return "SUCCEEDED" if responses[-1].chunk.sha256 else "no model"
