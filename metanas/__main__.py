@@ -84,6 +84,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         ("queries", 5, "queries of a class"),
         ("episodes", 600, "number of episodes"),
         ("seed", 0, "seed of the episodes"),
+        ("together", 1, "episodes that are adapted in one stack"),
     ):
         command.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
@@ -114,6 +115,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             episodes=options.episodes,
             seed=options.seed,
             options=checkpoint.card.defaults.replace(overrides),
+            together=max(1, options.together),
             on_episode=lambda index, outcome: bar.update(task, completed=index + 1),
         )
     for name, values in (

@@ -166,17 +166,13 @@ def _size(job: Job) -> int:
     return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
-def make(job: Job, limits: StackLimits = StackLimits()) -> AdaptedModel:
-    """Give a job all its turns.
-
-    Raises:
-        Exception: what ended it.
-    """
+def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
+    """Give these jobs all their turns; each then has its outcome."""
     bench = Workbench(limits)
-    bench.add(job)
+    for job in jobs:
+        bench.add(job)
     while bench:
         bench.advance()
-    return job.result()
 
 
 def make_model(
@@ -212,15 +208,15 @@ def make_model(
         OutOfMemory: the device is too small for this support set.
         ExportMismatch: the exported file computes something else (a defect of ours).
     """
-    return make(
-        Job(
-            checkpoint,
-            examples,
-            classes=classes,
-            options=options,
-            seed=seed,
-            limits=limits,
-            on_progress=on_progress,
-            should_stop=should_stop,
-        )
+    job = Job(
+        checkpoint,
+        examples,
+        classes=classes,
+        options=options,
+        seed=seed,
+        limits=limits,
+        on_progress=on_progress,
+        should_stop=should_stop,
     )
+    make_all([job])
+    return job.result()

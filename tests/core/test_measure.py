@@ -81,6 +81,8 @@ def test_evaluation_is_of_exported_files_and_seeded(checkpoint: Checkpoint) -> N
 
     first = evaluate(checkpoint, classes, SHAPE, episodes=1, seed=1, options=OPTIONS)
     assert facts(first[0]) == facts(outcomes[0])
+    stacked = evaluate(checkpoint, classes, SHAPE, episodes=3, seed=1, options=OPTIONS, together=2)
+    assert [facts(one) for one in stacked] == [facts(other) for other in outcomes]
     assert len({facts(outcome)[2] for outcome in outcomes}) == 3
 
 
