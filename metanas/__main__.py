@@ -89,6 +89,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
         )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
     command.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
     command.add_argument(
@@ -99,7 +100,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
-    checkpoint = load_checkpoint(options.checkpoint)
+    checkpoint = load_checkpoint(options.checkpoint, device=options.device)
     spec = checkpoint.card.input
     # images of a folder may differ in size and are made equal; others stay as a client sends them
     size = spec.size if options.data.is_dir() else None

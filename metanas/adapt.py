@@ -104,6 +104,7 @@ class Adaptation:
         self.taken = {Stage.ADAPT: 0, Stage.TUNE: 0}
         self.genotype: Genotype | None = None
         self.soft: Params = {}
+        self._images = upload(task.images, checkpoint.device)
         self.optimizer = TaskOptimizer(checkpoint.live, _optimizer(config, config.alpha_lr))
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)
@@ -155,21 +156,21 @@ class Adaptation:
         return step
 
     def network(self) -> DiscreteNetwork:
-        """The pruned network with its norms frozen to the support set's statistics."""
+        """The pruned network, on the CPU, its norms frozen to the support set's statistics."""
         assert self.genotype is not None
         card = self.checkpoint.card
-        params = self.optimizer.snapshot()
+        params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
         network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
         chunk = max(self.config.batch_size, self.task.ways)
         freeze_statistics(network, self.task.images, chunk)
         return network
 
     def _update(self, rows: Tensor, wanted: Wanted) -> Update:
-        images = self.task.images[rows]
+        images = self._images[rows]
         return Update(
             images,
             affine_views(images, self.checkpoint.card.augment, self._generator),
-            membership(self.task.labels[rows], self.task.ways),
+            membership(self.task.labels[rows], self.task.ways).to(images.device),
             self._mixer(),
             wanted,
         )
@@ -284,6 +285,13 @@ def _objective(
     chosen = torch.where(members > 0, logits.log_softmax(-1), 0.0)
     right = (logits.argmax(2) == members.argmax(2)) * present
     return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
+
+
+def upload(images: Tensor, device: torch.device) -> Tensor:
+    """The images on the device that computes with them."""
+    if device.type != "cuda":
+        return images.to(device)
+    return images.pin_memory().to(device, non_blocking=True)
 
 
 def _padded(x: Tensor, count: int) -> Tensor:

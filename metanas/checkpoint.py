@@ -36,6 +36,11 @@ class Checkpoint:
     ops: Mapping[str, Op]
 
     @property
+    def device(self) -> torch.device:
+        """Where its tasks are adapted."""
+        return self.supernet.stem.weight.device
+
+    @property
     def live(self) -> Params:
         """The parameters less those of operations that meta-training has pruned."""
         return {k: v for k, v in self.params.items() if self.supernet.is_live(k)}
@@ -46,8 +51,10 @@ class Checkpoint:
         return genotype_of(self.supernet, self.params)
 
 
-def load_checkpoint(folder: Path, *, ops: Mapping[str, Op] = OPS) -> Checkpoint:
-    """Load and verify the checkpoint in `folder`.
+def load_checkpoint(
+    folder: Path, *, ops: Mapping[str, Op] = OPS, device: torch.device | str = "cpu"
+) -> Checkpoint:
+    """Load and verify the checkpoint in `folder`, onto the device that is to adapt it.
 
     Raises:
         CheckpointError: missing, damaged, or of another format version.
@@ -68,7 +75,9 @@ def load_checkpoint(folder: Path, *, ops: Mapping[str, Op] = OPS) -> Checkpoint:
         tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged(folder, f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
-    return _assemble(folder, card, tensors, ops)
+    checkpoint = _assemble(folder, card, tensors, ops)
+    params = {name: value.to(device) for name, value in checkpoint.params.items()}
+    return Checkpoint(card, checkpoint.supernet.to(device), params, ops)
 
 
 def _assemble(

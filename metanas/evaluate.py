@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD
+from metanas.adapt import SHARE_THRESHOLD, upload
 from metanas.checkpoint import Checkpoint
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.export import run, session
@@ -137,10 +137,11 @@ def _soft_logits(job: Job, queries: list[Image], temperature: float) -> Tensor:
     assert job.adaptation is not None
     support, params = job.task.support, job.adaptation.soft
     count = len(support.images)
-    x = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
+    inputs = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
+    x = upload(inputs, job.checkpoint.device)
     arguments = (x, Rows(count), Softmax(temperature=temperature), SHARE_THRESHOLD)
     supernet = job.checkpoint.supernet
     features: Tensor = functional_call(supernet, params, arguments, tie_weights=False)
-    members = membership(support.labels, support.ways)
+    members = membership(support.labels, support.ways).to(x.device)
     scale = params["head.log_scale"].exp()
-    return prototype_logits(features[:count], members, features[count:], scale)
+    return prototype_logits(features[:count], members, features[count:], scale).cpu()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, batches_of
+from metanas.adapt import SHARE_THRESHOLD, batches_of, upload
 from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
@@ -38,8 +38,9 @@ def gap(
     """Measure the gap on one batch of the support set, each image queried by a random view."""
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
-    x = torch.cat([task.images[rows], _views(task.images[rows], checkpoint.card.augment, seed)])
-    members = membership(task.labels[rows], task.ways)
+    images = upload(task.images[rows], checkpoint.device)
+    x = torch.cat([images, _views(images, checkpoint.card.augment, seed)])
+    members = membership(task.labels[rows], task.ways).to(x.device)
     scale = params["head.log_scale"].exp()
     mixers = (Softmax(temperature=options.temperature_end), Decided())
     soft, pruned = (
@@ -76,16 +77,14 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tenso
 
     Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
     """
+    # A network of its own: to put other weights into the supernet would change it under the feet of
+    # a step that another thread is at.
+    params = {name: value.cpu() for name, value in checkpoint.params.items()}
+    network = from_supernet(checkpoint.card.space, params, checkpoint.meta_genotype, checkpoint.ops)
     count = len(task.images)
     if count <= chunk:
-        arguments = (task.images, Rows(count), Decided())
-        features: Tensor = functional_call(
-            checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
-        )
+        features: Tensor = network(task.images, Rows(count))
         return features
-    network = from_supernet(
-        checkpoint.card.space, checkpoint.params, checkpoint.meta_genotype, checkpoint.ops
-    )
     freeze_statistics(network, task.images, chunk)
     return features_of(network, task.images)
 

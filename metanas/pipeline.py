@@ -26,7 +26,7 @@ from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
 from metanas.images import decode, from_array
-from metanas.measure import gap, leave_one_out, macs_of, meta_features, view_accuracy
+from metanas.measure import Gap, gap, leave_one_out, macs_of, meta_features, view_accuracy
 from metanas.network import DiscreteNetwork, features_of
 from metanas.options import AdaptConfig
 from metanas.report import Report
@@ -94,8 +94,10 @@ class Task:
 class Job:
     """One model in the making, turn by turn; `metanas.workbench` gives it its turns.
 
-    First `decode`, then steps of `adaptation` until it is done, then `finish`. Whatever goes wrong
-    in a turn ends the job: `outcome` is then the error, or else the finished model.
+    First `decode`, then steps of `adaptation` until it is done, `prune` as soon as it is `decided`,
+    and `finish` at the end. Whatever goes wrong in a turn ends the job: `outcome` is then the
+    error, or else the finished model. `decode` and `finish` may run beside other jobs' steps, so
+    they leave the checkpoint's supernet alone: a step puts its tasks' weights into it.
 
     alone: whether its steps must not be stacked with those of other jobs.
     """
@@ -122,7 +124,7 @@ class Job:
         self._given = (examples, classes, limits)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._time = Stopwatch()
-        self._searching = True
+        self._gap: Gap | None = None
 
     def result(self) -> AdaptedModel:
         """The model, once the job has ended.
@@ -153,8 +155,6 @@ class Job:
                 self.checkpoint, self.task.support, self.options, generator
             )
             self._begin("adapt", self.options.steps)
-            if self.adaptation.genotype is not None:  # no step was asked for
-                self._pruned()
 
     def stepped(self, outcome: Step | MetanasError | None, seconds: float) -> None:
         """Take note of what a step of the adaptation came to, and how long it took."""
@@ -162,7 +162,7 @@ class Job:
             if isinstance(outcome, MetanasError):
                 raise outcome
             assert self.adaptation is not None
-            searching = self._searching
+            searching = self._gap is None
             stage = "adapt" if searching else "tune"
             steps = self.options.steps if searching else self.options.tuning_steps
             self._time.add(stage, seconds)
@@ -170,8 +170,22 @@ class Job:
                 return
             figures = (outcome.loss, outcome.accuracy, outcome.temperature, outcome.entropy)
             self._on_progress(Progress(stage, outcome.step, steps, *figures))
-            if searching and self.adaptation.genotype is not None:
-                self._pruned()
+
+    @property
+    def decided(self) -> bool:
+        """Whether the search has just ended, so that `prune` is due."""
+        found = self.adaptation is not None and self.adaptation.genotype is not None
+        return found and self._gap is None
+
+    def prune(self) -> None:
+        """Measure what deciding has cost."""
+        assert self.task is not None
+        assert self.adaptation is not None
+        with self._turn():
+            with self._stage("prune", 1):
+                support, soft = self.task.support, self.adaptation.soft
+                self._gap = gap(self.checkpoint, soft, support, self.options, self.seed)
+            self._begin("tune", self.options.tuning_steps)
 
     def finish(self) -> None:
         """Build the ONNX file, check it, and report."""
@@ -185,11 +199,6 @@ class Job:
             yield
         except Exception as error:
             self.outcome = error
-
-    def _pruned(self) -> None:
-        self._searching = False
-        self._begin("prune", 1)
-        self._begin("tune", self.options.tuning_steps)
 
     def _export(self) -> AdaptedModel:
         assert self.task is not None
@@ -257,11 +266,11 @@ class Job:
         assert self.task is not None
         assert self.adaptation is not None
         assert self.adaptation.genotype is not None
+        assert self._gap is not None
         task, genotype, network = self.task, self.adaptation.genotype, classifier.network
         card, support = self.checkpoint.card, task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
         with self._time("report"):
-            found = gap(self.checkpoint, self.adaptation.soft, support, self.options, self.seed)
             macs = macs_of(network, card.input.size)
             accuracy = view_accuracy(classifier, support, card.augment, self.seed)
             features = meta_features(self.checkpoint, support, self.options.batch_size)
@@ -281,10 +290,10 @@ class Job:
             parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
             macs=macs,
             onnx_bytes=onnx_bytes,
-            accuracy_soft=found.soft,
-            accuracy_pruned=found.pruned,
+            accuracy_soft=self._gap.soft,
+            accuracy_pruned=self._gap.pruned,
             accuracy=accuracy,
-            logit_gap=found.logits,
+            logit_gap=self._gap.logits,
             leave_one_out=held_out,
             onnx_difference=difference,
             meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),

@@ -72,10 +72,14 @@ class Workbench:
         What is wrong with a job becomes its outcome and touches no other.
         """
         for job in self._jobs:
-            if job not in self._errands and job.check() and _has_errand(job):
+            if job in self._errands or not job.check():
+                continue
+            if job.decided:
+                job.prune()
+            if job.outcome is None and _has_errand(job):
                 self._run(job)
         ready = [job for job in self._jobs if job not in self._errands and job.check()]
-        if stack := self._stack([job for job in ready if not _has_errand(job)]):
+        if stack := self._stack([job for job in ready if not (_has_errand(job) or job.decided)]):
             self._step(stack)
         elif self._errands and not ready:
             wait(self._errands.values(), return_when=FIRST_COMPLETED)

@@ -92,8 +92,7 @@ def test_the_report(model: AdaptedModel, checkpoint: Checkpoint) -> None:
     assert (report.steps, report.tuning_steps) == (3, 2)
     assert report.options == OPTIONS.to_dict()
     assert report.onnx_bytes == len(model.onnx)
-    stages = ["decode", "adapt", "tune", "export", "check", "report"]
-    assert list(report.seconds) == stages  # deciding the genotype is part of the last step
+    assert list(report.seconds) == [*STAGES, "report"]
     assert 0 < report.parameters < checkpoint.card.parameters
     assert report.macs > report.parameters
     assert report.genotype == json.loads(model.genotype.to_json())
