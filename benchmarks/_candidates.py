@@ -17,6 +17,9 @@ from metanas.options import AdaptConfig
 from metanas.workbench import make_model
 from tests.core.textbook import textbook_adapt
 
+KEPT = 12
+"""Tensors that a candidate operation keeps for its backward pass, measured."""
+
 Stages = dict[str, float]
 """Seconds of each stage, and `whole`."""
 
@@ -62,6 +65,18 @@ def textbook(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candida
         return {"adapt": perf_counter() - start}
 
     return run
+
+
+def textbook_bytes(checkpoint: Checkpoint, case: Case) -> float:
+    """About how much memory the textbook needs for a step: it keeps every activation."""
+    space, side = checkpoint.card.space, case.size / checkpoint.card.space.stem_stride
+    values = 0.0
+    for index, width in enumerate(space.channels):
+        side /= 2 if index in space.reductions else 1
+        kind = "reduce" if index in space.reductions else "normal"
+        values += side**2 * width * int(checkpoint.supernet.cell_alpha(kind).alive.sum())
+    images = min(case.ways * case.shots, checkpoint.card.defaults.batch_size)
+    return 4 * KEPT * values * 2 * images
 
 
 CANDIDATES: Mapping[str, Callable[[Checkpoint, Case, AdaptConfig], Candidate]] = {

@@ -24,7 +24,6 @@ def parts_of(call: Callable[[], object]) -> dict[str, float]:
 
     Forward is what is neither of the two others.
     """
-    call()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         call()
     events = profiler.key_averages()

@@ -7,6 +7,7 @@ Both get the same support sets, a new one each round.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from functools import partial
 from statistics import median
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks._candidates import CANDIDATES, Stages, memory_of, product, textbook
+from benchmarks._candidates import CANDIDATES, Stages, memory_of, product, textbook, textbook_bytes
 from benchmarks._cases import Case, checkpoint_of, source_of
 from benchmarks._machine import rates
 from benchmarks._measure import in_turns, ratio, spread
@@ -40,8 +41,6 @@ TOPIC = "adapt"
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
 NETWORKS = (("shipped", 28, 1), ("paper", 28, 1), ("shipped", 84, 3), ("paper", 84, 3))
 STAGES = ("decode", "adapt", "prune", "tune", "export", "check", "report", "whole")
-TEXTBOOK_PIXELS = 300_000
-"""Pixels of a textbook step, support set and views: beyond, it needs more than 16 GB."""
 
 
 def cases() -> list[Case]:
@@ -62,7 +61,7 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
         machine["rates"][str(threads)] = rates()
         for case in (case for case in cases() if wanted(case.name, options.only)):
             rows.append(_measured(case, threads, options))
-            print(f"{case.name}, {threads} threads: done", flush=True)
+            print(f"{case.name}, {threads} threads: done", file=sys.stderr, flush=True)
     return rows
 
 
@@ -73,7 +72,7 @@ def _measured(case: Case, threads: int, options: argparse.Namespace) -> Row:
         config = config.replace({"steps": options.steps})
     candidates = {"product": product(checkpoint, case, config)}
     searches = ["steps"]
-    if 2 * case.ways * case.shots * case.size**2 <= TEXTBOOK_PIXELS and not options.no_textbook:
+    if textbook_bytes(checkpoint, case) <= 1e9 * options.textbook_gb:
         candidates["textbook"] = textbook(checkpoint, case, config)
         searches.append("textbook")
     found = in_turns(candidates, options.runs, options.budget)
@@ -198,7 +197,13 @@ def _memory(rows: Sequence[Row]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(TOPIC, __doc__, runs=20)
     made.add_argument("--steps", type=int, help="task-optimizer steps (the checkpoint's default)")
-    made.add_argument("--no-textbook", action="store_true", help="measure the product alone")
+    made.add_argument(
+        "--textbook-gb",
+        type=float,
+        default=12.0,
+        metavar="GB",
+        help="leave the textbook out where it needs more memory; 0 for everywhere (%(default)s)",
+    )
     options = made.parse_args(arguments)
     if options.quick:
         options.runs, options.steps, options.threads = 2, 1, [1]

@@ -3,8 +3,9 @@
     python -m benchmarks.page benchmarks/results/two-core-epyc/*.json
 
 A table belongs between <!-- FOLDER/FILE TABLE --> and <!-- / -->: the file's folder, its name and
-the table's; TABLE can also be `machine`, for what was measured on. With --check nothing is written,
-and a page that is not what the files say is an error.
+the table's; TABLE can also be `machine`, for what was measured on. In <!-- FOLDER goals --> goes
+what all files of a folder say about our goals. With --check nothing is written, and a page that is
+not what the files say is an error.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import adapt, export, memory, query, scaling, server, together
+from benchmarks._goals import goals
 from benchmarks._machine import ROOT
 from benchmarks._results import Tables, load, machine_line
 
@@ -32,17 +34,20 @@ def filled(page: str, path: Path) -> str:
     """
     results = load(path)
     texts = {**TABLES[results.topic](results), "machine": machine_line(results)}
-    name = re.escape(f"{path.parent.name}/{path.stem}")
-    block = re.compile(rf"(<!-- {name} (\S+) -->\n).*?(<!-- / -->)", re.DOTALL)
+    return _put(page, f"{path.parent.name}/{path.stem}", texts)
+
+
+def _put(page: str, name: str, texts: Mapping[str, str]) -> str:
+    block = re.compile(rf"(<!-- {re.escape(name)} (\S+) -->\n).*?(<!-- / -->)", re.DOTALL)
 
     def text(match: re.Match[str]) -> str:
         if match[2] not in texts:
-            raise ValueError(f"{path} has no table {match[2]}; it has {', '.join(texts)}")
+            raise ValueError(f"{name} has no table {match[2]}; it has {', '.join(texts)}")
         return f"{match[1]}{texts[match[2]]}\n{match[3]}"
 
     page, count = block.subn(text, page)
     if not count:
-        raise ValueError(f"the page has no block for {path}")
+        raise ValueError(f"the page has no block for {name}")
     return page
 
 
@@ -59,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     before = page = options.page.read_text(encoding="utf-8")
     for path in options.results:
         page = filled(page, path)
+    for folder in {path.parent for path in options.results}:
+        if f"<!-- {folder.name} goals -->" in page:
+            stored = [load(path) for path in sorted(folder.glob("*.json"))]
+            page = _put(page, folder.name, {"goals": goals(stored)})
     if options.check and page != before:
         sys.exit(f"{options.page} is not what the results say; run this without --check")
     options.page.write_text(page, encoding="utf-8")

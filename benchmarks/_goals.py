@@ -1,0 +1,143 @@
+"""What we want to reach, and what the stored results say about it."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from benchmarks._results import Results, Row, figure, table
+
+Rows = Mapping[str, Sequence[Row]]
+"""Topic -> the rows of all stored results of one machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """A figure to reach. Where several numbers of threads were measured, the best counts."""
+
+    title: str
+    limit: float
+    unit: str
+    figures: Callable[[Rows], Iterable[float]]
+    more: bool = False
+    """Whether more is better."""
+
+    def row(self, rows: Rows) -> list[str] | None:
+        """A row of the table, or None if nothing was measured."""
+        found = list(self.figures(rows))
+        if not found:
+            return None
+        best = max(found) if self.more else min(found)
+        reached = best >= self.limit if self.more else best <= self.limit
+        target = f"{'≥' if self.more else '≤'} {self.limit:g} {self.unit}"
+        return [self.title, target, f"{figure(best)} {self.unit}", "yes" if reached else "no"]
+
+
+def _whole(case: str) -> Callable[[Rows], Iterable[float]]:
+    return lambda rows: [median(row["seconds"]["product"]["whole"]) for row in _of(rows, case)]
+
+
+def _peak(case: str) -> Callable[[Rows], Iterable[float]]:
+    return lambda rows: [row["memory"]["product"]["peak"] / 1e9 for row in _of(rows, case)]
+
+
+def _faster(case: str) -> Callable[[Rows], Iterable[float]]:
+    return lambda rows: [
+        median(row["seconds"]["textbook"]["adapt"]) / median(row["seconds"]["product"]["adapt"])
+        for row in _of(rows, case)
+        if "textbook" in row["seconds"]
+    ]
+
+
+def _of(rows: Rows, case: str, topic: str = "adapt") -> list[Row]:
+    return [row for row in rows.get(topic, ()) if row["case"] == case]
+
+
+def _overhead(rows: Rows) -> Iterable[float]:
+    for row in _of(rows, "shipped-28-5w1s", "server"):
+        if "remote" in row:
+            pairs = zip(row["remote"], row["local"], strict=True)
+            yield 1000 * median(remote - local for remote, local in pairs)
+
+
+def _company(rows: Rows) -> Iterable[float]:
+    loads = [row for row in _of(rows, "shipped-28-5w1s", "server") if "clients" in row]
+    for threads in {row["threads"] for row in loads}:
+        rates = {
+            row["clients"]: len(row["latencies"]) / row["whole"]
+            for row in loads
+            if row["threads"] == threads
+        }
+        if {1, 16} <= rates.keys():
+            yield rates[16] / rates[1]
+
+
+def _growth(rows: Rows) -> Iterable[float]:
+    for threads in {row["threads"] for row in rows.get("memory", ())}:
+        own = [row for row in rows["memory"] if row["threads"] == threads]
+        settled = [row["workers"] for row in own if row["adaptations"] == 50]
+        if settled:
+            yield (own[-1]["workers"] - settled[0]) / 2**20
+
+
+def _front(rows: Rows) -> Iterable[float]:
+    fronts = [row["front"] / 2**20 for row in rows.get("memory", ())]
+    return [max(fronts)] if fronts else []
+
+
+def _export(rows: Rows) -> Iterable[float]:
+    for row in _of(rows, "shipped-28-5w1s", "export"):
+        yield 1000 * median(run["together"] for run in row["direct"])
+
+
+GOALS = (
+    Goal(title="5-way 1-shot, shipped", limit=1, unit="s", figures=_whole("shipped-28-5w1s")),
+    Goal(title="20-way 1-shot, shipped", limit=2, unit="s", figures=_whole("shipped-28-20w1s")),
+    Goal(title="20-way 5-shot, shipped", limit=5, unit="s", figures=_whole("shipped-28-20w5s")),
+    Goal(
+        title="5-way 1-shot, paper's network, 84×84",
+        limit=15,
+        unit="s",
+        figures=_whole("paper-84-5w1s"),
+    ),
+    Goal(
+        title="5-way 5-shot, paper's network, 84×84",
+        limit=45,
+        unit="s",
+        figures=_whole("paper-84-5w5s"),
+    ),
+    Goal(title="… its memory", limit=2, unit="GB", figures=_peak("paper-84-5w5s")),
+    Goal(
+        title="search steps against the textbook's, paper's network, 28×28",
+        limit=4,
+        unit="times",
+        figures=_faster("paper-28-5w1s"),
+        more=True,
+    ),
+    Goal(
+        title="… at 84×84",
+        limit=4,
+        unit="times",
+        figures=_faster("paper-84-5w1s"),
+        more=True,
+    ),
+    Goal(title="what a server adds for one caller", limit=50, unit="ms", figures=_overhead),
+    Goal(
+        title="16 clients together against one",
+        limit=2,
+        unit="times",
+        figures=_company,
+        more=True,
+    ),
+    Goal(title="worker's growth after 50 adaptations", limit=5, unit="MiB", figures=_growth),
+    Goal(title="front's memory", limit=150, unit="MiB", figures=_front),
+    Goal(title="export and check", limit=30, unit="ms", figures=_export),
+)
+
+
+def goals(stored: Iterable[Results]) -> str:
+    """The table of what one machine's results say of every goal that they know of."""
+    rows: dict[str, list[Row]] = {}
+    for results in stored:
+        rows.setdefault(results.topic, []).extend(results.rows)
+    lines = [line for goal in GOALS if (line := goal.row(rows)) is not None]
+    return table(["", "goal", "measured", "reached"], lines)
