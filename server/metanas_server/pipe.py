@@ -4,10 +4,10 @@ The front sends `Order` and `Stop`. The worker sends `Ready` once, or the error 
 starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from metanas.card import CheckpointCard
 from metanas.errors import MetanasError
@@ -15,8 +15,11 @@ from metanas.options import Option
 from metanas.task import Limits
 from metanas_server.errors import ServiceError
 
-Load = Callable[[Path], Any]
-"""Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
+
+class Load(Protocol):
+    """Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
+
+    def __call__(self, folder: Path, /, *, device: str) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)

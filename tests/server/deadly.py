@@ -25,7 +25,8 @@ class Deadly(nn.Module):
         return x
 
 
-def load(folder: Path) -> Checkpoint:
+def load(folder: Path, *, device: str) -> Checkpoint:
     """Load a checkpoint; in the one with the deadly name an operation is deadly."""
     deadly = {**OPS, "max_pool_3x3": replace(OPS["max_pool_3x3"], build=Deadly)}
-    return load_checkpoint(folder, ops=deadly if folder.name == DEADLY else OPS)
+    ops = deadly if folder.name == DEADLY else OPS
+    return load_checkpoint(folder, ops=ops, device=device)
