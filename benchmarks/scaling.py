@@ -20,6 +20,7 @@ from benchmarks._results import (
     Row,
     figure,
     finish,
+    label,
     mebibytes,
     milliseconds,
     parser,
@@ -62,16 +63,15 @@ def _measured(case: Case, threads: int, options: argparse.Namespace) -> Row:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """A table for every number of threads."""
+    """The table of one run."""
     counts = dict.fromkeys(row["threads"] for row in results.rows)
-    return {f"threads-{threads}": _table(results.rows, threads) for threads in counts}
-
-
-def _table(rows: Sequence[Row], threads: int) -> str:
-    own = [row for row in rows if row["threads"] == threads]
-    lines = [line for name in SIZES for line in _sweep(own, name)]
-    header = [f"{threads} thread{'s' * (threads > 1)}", "ms a step", "growth", "MiB added"]
-    return table([*header, "growth"], lines)
+    lines = [
+        line
+        for threads in counts
+        for name in SIZES
+        for line in _sweep([row for row in results.rows if row["threads"] == threads], name)
+    ]
+    return {"growth": table(["", "ms a step", "growth", "MiB added", "growth"], lines)}
 
 
 def _sweep(rows: Sequence[Row], name: str) -> list[list[str]]:
@@ -80,13 +80,11 @@ def _sweep(rows: Sequence[Row], name: str) -> list[list[str]]:
     added = [row["memory"]["peak"] - row["memory"]["before"] for row in own]
     values = [row["value"] for row in own]
     lines = []
-    for index, value in enumerate(values):
-        last = index == len(values) - 1
+    for row, time, more in zip(own, times, added, strict=True):
+        last = row is own[-1] and len(own) > 1
         growth = [figure(_exponent(values, ys)) if last else "" for ys in (times, added)]
-        label = f"{name} {value}"
-        lines.append(
-            [label, milliseconds(times[index]), growth[0], mebibytes(added[index]), growth[1]]
-        )
+        title = label({"title": f"{name} {row['value']}", **row})
+        lines.append([title, milliseconds(time), growth[0], mebibytes(more), growth[1]])
     return lines
 
 
