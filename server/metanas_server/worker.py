@@ -7,9 +7,7 @@ so that the front answers while models are being made, and outlives whatever hap
 import logging
 import signal
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from threading import Lock
 
 import numpy as np
 import torch
@@ -61,11 +59,7 @@ class Worker:
         self._limits = setup.limits
         self._beat = setup.beat
         self._connection = connection
-        self._sending = Lock()
-        # The errands' thread would else take over how many threads the steps happen to have set.
-        count = torch.get_num_threads()
-        errands = ThreadPoolExecutor(1, "errands", torch.set_num_threads, (count,))
-        self._bench = Workbench(StackLimits(images=setup.stack_images), errands)
+        self._bench = Workbench(StackLimits(images=setup.stack_images))
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
@@ -78,11 +72,11 @@ class Worker:
         while self._connection.poll(0 if self._bench else self._beat):
             self._take(self._connection.recv())
         if not self._bench:
-            self._send(Beat())
+            self._connection.send(Beat())
         for job in self._bench.advance():
             number = self._numbers.pop(job)
             self._stopped.discard(number)
-            self._send(Ended(number=number, outcome=_outcome(job, number)))
+            self._connection.send(Ended(number=number, outcome=_outcome(job, number)))
 
     def _take(self, message: Order | Stop) -> None:
         if isinstance(message, Stop):
@@ -93,7 +87,7 @@ class Worker:
             job = self._begin(message)
         except Exception as error:
             outcome = _failure(error, message.number)
-            self._send(Ended(number=message.number, outcome=outcome))
+            self._connection.send(Ended(number=message.number, outcome=outcome))
         else:
             self._numbers[job] = message.number
             self._bench.add(job)
@@ -112,7 +106,7 @@ class Worker:
         )
 
     def _report(self, number: int, progress: Progress) -> None:
-        self._send(
+        self._connection.send(
             Step(
                 number=number,
                 stage=progress.stage,
@@ -124,10 +118,6 @@ class Worker:
                 entropy=progress.entropy,
             )
         )
-
-    def _send(self, message: Beat | Step | Ended) -> None:
-        with self._sending:  # the errands' thread has something to tell, too
-            self._connection.send(message)
 
 
 def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
