@@ -155,15 +155,17 @@ class Adaptation:
             self._next_stage()
         return step
 
-    def network(self) -> DiscreteNetwork:
-        """The pruned network, on the CPU, its norms frozen to the support set's statistics."""
+    def network(self) -> tuple[DiscreteNetwork, Tensor]:
+        """The pruned network, frozen to the support set's statistics, and its features `(N, D)`.
+
+        Both on the CPU, wherever the adaptation is: what leaves has to run there.
+        """
         assert self.genotype is not None
         card = self.checkpoint.card
         params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
         network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
         chunk = max(self.config.batch_size, self.task.ways)
-        freeze_statistics(network, self.task.images, chunk)
-        return network
+        return network, freeze_statistics(network, self.task.images, chunk)
 
     def _update(self, rows: Tensor, wanted: Wanted) -> Update:
         images = self._images[rows]

@@ -143,6 +143,14 @@ def normalise(x: Tensor, rows: Rows) -> Tensor:
     return mixture([x], (True,), None, rows)
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance `(C,)` over rows and pixels of `(R, C, H, W)`."""
+    pixels = _pixels(x, 1)
+    counts = _counts(Rows(len(x)), pixels, len(x))
+    mean = torch.bmm(counts, pixels)
+    return mean.flatten(), torch.bmm(counts, (pixels - mean).square_()).flatten()
+
+
 def mixture(
     xs: Sequence[Tensor], normed: tuple[bool, ...], shares: Tensor | None, rows: Rows
 ) -> Tensor:

@@ -1,5 +1,7 @@
 """What can be said of an adaptation from its support set alone."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,10 +14,10 @@ from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership
 from metanas.kernels import Rows
-from metanas.network import DiscreteNetwork, features_of, freeze_statistics, from_supernet
+from metanas.network import freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import Decided, Softmax
+from metanas.relax import Decided, Softmax, Stacked
 from metanas.support import SupportSet
 
 
@@ -40,21 +42,16 @@ def gap(
     rows = next(batches_of(task.labels, options.batch_size, generator))
     images = upload(task.images[rows], checkpoint.device)
     x = torch.cat([images, _views(images, checkpoint.card.augment, seed)])
+    # a stack of two tasks that differ in nothing but how they are mixed
+    both = Stacked((Softmax(temperature=options.temperature_end), Decided()))
+    twice = {name: value.expand(2, *value.shape) for name, value in params.items()}
+    arguments = (torch.cat([x, x]), Rows(len(rows), 2), both, SHARE_THRESHOLD)
+    out: Tensor = functional_call(checkpoint.supernet, twice, arguments, tie_weights=False)
+    support, views = out.unflatten(0, (2, 2, -1)).unbind(1)
     members = membership(task.labels[rows], task.ways).to(x.device)
-    scale = params["head.log_scale"].exp()
-    mixers = (Softmax(temperature=options.temperature_end), Decided())
-    soft, pruned = (
-        held_out_logits(out[: len(rows)], members, out[len(rows) :], scale)[:, members.any(0)]
-        for out in (
-            functional_call(
-                checkpoint.supernet,
-                params,
-                (x, Rows(len(rows)), mixer, SHARE_THRESHOLD),
-                tie_weights=False,
-            )
-            for mixer in mixers
-        )
-    )
+    scale = twice["head.log_scale"].exp()
+    logits = held_out_logits(support, members.expand(2, -1, -1), views, scale)
+    soft, pruned = logits[:, :, members.any(0)]  # a mini-batch need not hold every class
     labels = members[:, members.any(0)].argmax(1)
     difference = float((soft - pruned).abs().mean())
     return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
@@ -63,12 +60,17 @@ def gap(
 @torch.no_grad()
 def view_accuracy(
     classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
-) -> float:
-    """Accuracy of the finished model on random views of the support images, 0 to 1."""
-    right = 0.0
-    for images, labels in zip(task.images.split(256), task.labels.split(256), strict=True):
-        right += float((classifier.logits(_views(images, augment, seed)).argmax(1) == labels).sum())
-    return right / len(task.labels)
+) -> tuple[float, int]:
+    """Accuracy of the finished model on random views of the support images, 0 to 1.
+
+    The second figure is the multiply-accumulates that the network takes for an image.
+    """
+    right, macs = 0.0, MacCounter()
+    with macs.watching(classifier.network):
+        for images, labels in zip(task.images.split(256), task.labels.split(256), strict=True):
+            logits = classifier.logits(_views(images, augment, seed))
+            right += float((logits.argmax(1) == labels).sum())
+    return right / len(task.labels), macs.total // len(task.labels)
 
 
 @torch.no_grad()
@@ -77,46 +79,53 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tenso
 
     Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
     """
-    # A network of its own: to put other weights into the supernet would change it under the feet of
-    # a step that another thread is at.
-    params = {name: value.cpu() for name, value in checkpoint.params.items()}
-    network = from_supernet(checkpoint.card.space, params, checkpoint.meta_genotype, checkpoint.ops)
     count = len(task.images)
     if count <= chunk:
-        features: Tensor = network(task.images, Rows(count))
-        return features
-    freeze_statistics(network, task.images, chunk)
-    return features_of(network, task.images)
+        arguments = (upload(task.images, checkpoint.device), Rows(count), Decided())
+        features: Tensor = functional_call(
+            checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
+        )
+        return features.cpu()
+    params = {name: value.cpu() for name, value in checkpoint.params.items()}
+    genotype = checkpoint.meta_genotype
+    network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
+    return freeze_statistics(network, task.images, chunk)
 
 
-def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float | None:
+def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:
     """Accuracy on support images against prototypes that were made without them, 0 to 1.
 
-    Classes with one image take no part; None if no class has two. With features of a network that
-    was adapted to the same images this says little: it is nearly always 1.
+    Classes with one image take no part; one class at least has to have two. With features of a
+    network that was adapted to the same images this says little: it is nearly always 1.
     """
     logits = held_out_logits(features, membership(task.labels, task.ways), features, scale)
     counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
-    return _accuracy(logits[counted], task.labels[counted]) if bool(counted.any()) else None
+    return _accuracy(logits[counted], task.labels[counted])
 
 
-@torch.no_grad()
-def macs_of(network: DiscreteNetwork, size: int) -> int:
-    """Multiply-accumulates of the network for one image of `size` x `size` pixels.
+class MacCounter:
+    """Counts multiply-accumulates while a network runs, to be divided by the number of images.
 
-    Of its weights with two dimensions or more: each is used once for every pixel that comes out.
+    Of weights with two dimensions or more: each is used once for every pixel that comes out.
     """
-    counted = list[int]()
 
-    def count(module: nn.Module, _inputs: object, out: Tensor) -> None:
-        weights = (p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
-        counted.append(sum(weights) * (out.numel() // out.shape[1]))
+    def __init__(self) -> None:
+        self.total = 0
 
-    hooks = [module.register_forward_hook(count) for module in network.modules()]
-    network(torch.zeros(1, network.space.input_channels, size, size))
-    for hook in hooks:
-        hook.remove()
-    return sum(counted)
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """Count what this network does."""
+        hooks = [module.register_forward_hook(self._count) for module in network.modules()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _count(self, module: nn.Module, _inputs: object, out: Tensor) -> None:
+        weights = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+        if weights:
+            self.total += weights * (out.numel() // out.shape[1])
 
 
 def _views(images: Tensor, augment: AffineRange, seed: int) -> Tensor:

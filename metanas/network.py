@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.genotype import Genotype, Node
-from metanas.kernels import Rows
+from metanas.kernels import Rows, moments
 from metanas.ops import Conv, Norm, Op, channels_last, reduce_norm, relu_conv_norm
 from metanas.optimizer import Params
 from metanas.space import SearchSpace
@@ -125,30 +125,31 @@ def features_of(network: DiscreteNetwork, images: Tensor) -> Tensor:
     return torch.cat([network(part) for part in images.split(CHUNK)])
 
 
-def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> None:
+def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> Tensor:
     """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
 
     Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the
     whole support set. More are run in chunks of nearly equal size whose moments are pooled.
+
+    Returns the features `(N, D)` of the images.
     """
     norms = [module for module in network.modules() if isinstance(module, Norm)]
-    moments: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+    found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, Rows]) -> None:
         assert isinstance(norm, Norm)
-        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
-        moments[norm].append((mean, variance))
+        found[norm].append(moments(inputs[0]))
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     with torch.no_grad():
-        for part in parts:
-            network(part, Rows(len(part)))
+        features = [network(part, Rows(len(part))) for part in parts]
     for hook in hooks:
         hook.remove()
     weights = torch.tensor([[len(part) / len(images)] for part in parts])
-    for norm, measured in moments.items():
+    for norm, measured in found.items():
         means = torch.stack([mean for mean, _ in measured])
         variances = torch.stack([variance for _, variance in measured])
         mean = (weights * means).sum(0)
         norm.freeze(mean, (weights * (variances + (means - mean).square())).sum(0))
+    return features[0] if len(parts) == 1 else features_of(network, images)

@@ -26,8 +26,8 @@ from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
 from metanas.images import decode, from_array
-from metanas.measure import Gap, gap, leave_one_out, macs_of, meta_features, view_accuracy
-from metanas.network import DiscreteNetwork, features_of
+from metanas.measure import Gap, gap, leave_one_out, meta_features, view_accuracy
+from metanas.network import DiscreteNetwork
 from metanas.options import AdaptConfig
 from metanas.report import Report
 from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
@@ -96,8 +96,7 @@ class Job:
 
     First `decode`, then steps of `adaptation` until it is done, `prune` as soon as it is `decided`,
     and `finish` at the end. Whatever goes wrong in a turn ends the job: `outcome` is then the
-    error, or else the finished model. `decode` and `finish` may run beside other jobs' steps, so
-    they leave the checkpoint's supernet alone: a step puts its tasks' weights into it.
+    error, or else the finished model.
 
     alone: whether its steps must not be stacked with those of other jobs.
     """
@@ -206,8 +205,8 @@ class Job:
         assert self.adaptation.genotype is not None
         task, genotype = self.task, self.adaptation.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits = _classifier(self.adaptation.network(), task)
-            metadata = self._metadata(task, genotype, classifier)
+            classifier, logits = _classifier(*self.adaptation.network(), task)
+            metadata = self._metadata(task, genotype, classifier, logits)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
@@ -245,7 +244,9 @@ class Job:
         digest = _support_digest(images, labels, support.classes)
         return Task(tuple(images), preprocess, support, digest)
 
-    def _metadata(self, task: Task, genotype: Genotype, classifier: Classifier) -> dict[str, str]:
+    def _metadata(
+        self, task: Task, genotype: Genotype, classifier: Classifier, logits: Tensor
+    ) -> dict[str, str]:
         card = self.checkpoint.card
         space = card.space
         return {
@@ -259,7 +260,7 @@ class Job:
             "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
             "metanas.options": json.dumps(self.options.to_dict()),
             "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
-            "metanas.conformance": _conformance(task.images[0], classifier),
+            "metanas.conformance": _conformance(task.images[0], classifier, logits[0]),
         }
 
     def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Report:
@@ -271,10 +272,11 @@ class Job:
         card, support = self.checkpoint.card, task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
         with self._time("report"):
-            macs = macs_of(network, card.input.size)
-            accuracy = view_accuracy(classifier, support, card.augment, self.seed)
-            features = meta_features(self.checkpoint, support, self.options.batch_size)
-            held_out = leave_one_out(features, support, classifier.scale)
+            accuracy, macs = view_accuracy(classifier, support, card.augment, self.seed)
+            held_out = None
+            if max(support.shots) > 1:
+                features = meta_features(self.checkpoint, support, self.options.batch_size)
+                held_out = leave_one_out(features, support, classifier.scale)
         return Report(
             checkpoint=card.name,
             checkpoint_digest=card.digest,
@@ -310,10 +312,11 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
     return whole.astype(np.uint8)
 
 
-def _classifier(network: DiscreteNetwork, task: Task) -> tuple[Classifier, Tensor]:
+def _classifier(
+    network: DiscreteNetwork, features: Tensor, task: Task
+) -> tuple[Classifier, Tensor]:
     """The classifier with its prototype head, and its logits of the support set."""
     support = task.support
-    features = features_of(network, support.images)
     scale = network.head["log_scale"].exp()
     members = membership(support.labels, support.ways)
     weight, bias = linear_head(*prototypes(features, members), scale)
@@ -330,14 +333,16 @@ def _support_digest(images: Sequence[Image], labels: Sequence[str], classes: Seq
     return digest.hexdigest()
 
 
-def _conformance(image: Image, classifier: Classifier) -> str:
+def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
     """One image and its logits: any runtime can prove itself on it.
 
-    Of a large image every k-th pixel, so that a photo does not make the file several times larger.
+    Of a large image every k-th pixel, so that a photo does not make the file several times larger;
+    then `logits`, those of the whole image, are not its own.
     """
     step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
     small = image[::step, ::step]
-    logits = classifier.logits(classifier.preprocess(small))[0]
+    if step > 1:
+        logits = classifier.logits(classifier.preprocess(small))[0]
     vector = {
         "image": b64encode(small.tobytes()).decode(),
         "shape": small.shape,

@@ -6,13 +6,12 @@ Notable:
 - Nobody waits for company. A job that comes joins the next step, whatever the others are at, and
   one that is done leaves at once; with no other job the steps are those of one task.
 - Turns go round: the job whose last step is the longest ago leads, and takes along who fits.
-- Decoding and finishing are errands of a job on its own. With an executor they run beside the steps
-  of the others.
+- All happens in one thread. Decoding and finishing beside the steps gained nothing on two cores:
+  they are mostly Python. And a step puts its tasks' weights into the checkpoint's one supernet.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -44,20 +43,10 @@ class StackLimits:
 class Workbench:
     """Jobs under way on one device."""
 
-    def __init__(
-        self,
-        limits: StackLimits = StackLimits(),
-        executor: Executor | None = None,
-    ) -> None:
-        """Start empty.
-
-        executor: runs errands beside the steps; progress is then told, and jobs are asked whether
-            to stop, from its threads too. Without one, everything happens in `advance`.
-        """
-        self._limits, self._executor = limits, executor
+    def __init__(self, limits: StackLimits = StackLimits()) -> None:
+        self._limits = limits
         self._jobs = list[Job]()
         """Those whose last step is the longest ago come first."""
-        self._errands = dict[Job, Future[None]]()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -67,33 +56,24 @@ class Workbench:
         self._jobs.insert(0, job)
 
     def advance(self) -> list[Job]:
-        """One turn: one step of a stack, and the errands that are due. The jobs that have ended.
+        """One turn: newcomers are decoded, one job is finished, and a stack takes a step.
 
-        What is wrong with a job becomes its outcome and touches no other.
+        Returns the jobs that ended in it. What is wrong with a job becomes its outcome and touches
+        no other.
         """
         for job in self._jobs:
-            if job in self._errands or not job.check():
-                continue
-            if job.decided:
-                job.prune()
-            if job.outcome is None and _has_errand(job):
-                self._run(job)
-        ready = [job for job in self._jobs if job not in self._errands and job.check()]
-        if stack := self._stack([job for job in ready if not (_has_errand(job) or job.decided)]):
+            if job.check():
+                _prepare(job)
+        done = [job for job in self._jobs if job.outcome is None and _is_done(job)]
+        if done:
+            done[0].finish()
+        # they are asked again: what came before may have taken long
+        ready = [job for job in self._jobs if job not in done and job.check()]
+        if stack := self._stack(ready):
             self._step(stack)
-        elif self._errands and not ready:
-            wait(self._errands.values(), return_when=FIRST_COMPLETED)
-        self._errands = {job: end for job, end in self._errands.items() if not end.done()}
-        ended = [job for job in self._jobs if job not in self._errands and job.outcome is not None]
-        self._jobs = [job for job in self._jobs if job not in ended]
+        ended = [job for job in self._jobs if job.outcome is not None]
+        self._jobs = [job for job in self._jobs if job.outcome is None]
         return ended
-
-    def _run(self, job: Job) -> None:
-        errand = job.decode if job.adaptation is None else job.finish
-        if self._executor is None:
-            errand()
-        else:
-            self._errands[job] = self._executor.submit(errand)
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
         """The first job and those that fit to it, each weighed by its support images."""
@@ -154,9 +134,16 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _has_errand(job: Job) -> bool:
-    """Whether the job is to be decoded or finished next, rather than to step."""
-    return job.adaptation is None or job.adaptation.stage is Stage.DONE
+def _prepare(job: Job) -> None:
+    """What a job does on its own before its next step."""
+    if job.adaptation is None:
+        job.decode()
+    if job.outcome is None and job.decided:
+        job.prune()
+
+
+def _is_done(job: Job) -> bool:
+    return _adaptation(job).stage is Stage.DONE
 
 
 def _adaptation(job: Job) -> Adaptation:

@@ -201,7 +201,7 @@ def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: C
     adaptation = begin(checkpoint, task(2, 3), OPTIONS)
     run(adaptation, until=Stage.TUNE)
     before = adaptation.soft
-    chosen = set(dict(adaptation.network().named_parameters()))
+    chosen = set(dict(adaptation.network()[0].named_parameters()))
     steps = run(adaptation)
     assert [step.step for step in steps] == [1, 2, 3]
     after = adaptation.optimizer.snapshot()
@@ -216,11 +216,12 @@ def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: C
 def test_the_network_that_leaves_is_frozen(checkpoint: Checkpoint) -> None:
     adaptation = begin(checkpoint, task(2, 3), OPTIONS)
     run(adaptation)
-    network, images = adaptation.network(), adaptation.task.images
+    (network, features), images = adaptation.network(), adaptation.task.images
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     assert all(norm.mean is not None for norm in norms)
     together, alone = network(images), network(images[2:3])
     torch.testing.assert_close(together[2:3], alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(features, together, atol=1e-5, rtol=1e-4)
 
 
 def test_without_any_step_it_is_the_meta_network(checkpoint: Checkpoint) -> None:
@@ -229,20 +230,20 @@ def test_without_any_step_it_is_the_meta_network(checkpoint: Checkpoint) -> None
     assert adaptation.genotype == checkpoint.meta_genotype
     images = adaptation.task.images
     expected = unfrozen(adaptation, len(images))
-    torch.testing.assert_close(adaptation.network()(images), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(adaptation.network()[0](images), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_statistics_are_never_of_fewer_images_than_classes(checkpoint: Checkpoint) -> None:
     options = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 1})
     adaptation = begin(checkpoint, task(1, 1, 1, 1), options)
     expected = unfrozen(adaptation, 4)
-    found = adaptation.network()(adaptation.task.images)
+    found = adaptation.network()[0](adaptation.task.images)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def unfrozen(adaptation: Adaptation, support: int) -> torch.Tensor:
     """What the network makes of the support set in one batch, by that batch's statistics."""
-    network = adaptation.network()
+    network, _ = adaptation.network()
     for module in network.modules():
         if isinstance(module, Norm):
             module.mean = module.variance = None

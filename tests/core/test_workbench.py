@@ -1,7 +1,6 @@
 """The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +27,6 @@ OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     return make_checkpoint(folder, size=12, options=OPTIONS)
-
-
-@pytest.fixture(params=["alone", "beside"])
-def executor(request: pytest.FixtureRequest) -> Iterator[Executor | None]:
-    if request.param == "alone":
-        yield None
-        return
-    with ThreadPoolExecutor(1) as pool:
-        yield pool
 
 
 def work_off(bench: Workbench) -> list[Job]:
@@ -71,12 +61,10 @@ def assert_same_model(one: AdaptedModel, other: AdaptedModel, images: list[Examp
     np.testing.assert_allclose(mine, theirs, rtol=5e-3, atol=5e-3)
 
 
-def test_each_job_comes_out_as_it_would_alone(
-    checkpoint: Checkpoint, executor: Executor | None
-) -> None:
+def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
     shapes = {"a": (2, 2), "b": (1, 3, 1), "c": (2, 2, 2)}
     jobs, _ = jobs_of(checkpoint, shapes)
-    bench = Workbench(executor=executor)
+    bench = Workbench()
     for job in jobs:
         bench.add(job)
     assert set(work_off(bench)) == set(jobs)
@@ -145,9 +133,7 @@ def test_jobs_of_different_checkpoints_go_in_turns(checkpoint: Checkpoint, tmp_p
     assert [job.result().report.checkpoint for job in jobs] == ["tiny", "other"]
 
 
-def test_a_job_that_is_stopped_or_wrong_touches_no_other(
-    checkpoint: Checkpoint, executor: Executor | None
-) -> None:
+def test_a_job_that_is_stopped_or_wrong_touches_no_other(checkpoint: Checkpoint) -> None:
     given = examples((2, 2))
     stopped = list[Progress]()
     fine = Job(checkpoint, given)
@@ -158,7 +144,7 @@ def test_a_job_that_is_stopped_or_wrong_touches_no_other(
         should_stop=lambda: any(p.stage == "adapt" and p.step == 2 for p in stopped),
     )
     wrong = Job(checkpoint, [*given, Example("broken", b"no image")])
-    bench = Workbench(executor=executor)
+    bench = Workbench()
     for job in (wrong, cancelled, fine):
         bench.add(job)
     work_off(bench)
