@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Diverged, MetanasError
+from metanas.errors import Diverged
 from metanas.genotype import Genotype
 from metanas.head import held_out_logits, membership
 from metanas.kernels import Rows
@@ -47,8 +47,10 @@ from metanas.support import SupportSet
 
 SHARE_THRESHOLD = 0.02
 """Candidates with at most this share of their node are not evaluated in a step."""
-CONVERGED = 0.99
-"""A loss that stays above this part of what it was has converged."""
+CONVERGED = 0.01
+"""A mean loss that has changed by at most this part has converged."""
+DECIDED = 0.05
+"""Entropy of the mixture over an edge's candidates, in nats, at which it is nearly one-hot."""
 
 
 class Stage(StrEnum):
@@ -130,10 +132,10 @@ class Adaptation:
             rows = next(self._batches)
             if self.stage is Stage.ADAPT and self.config.bilevel:
                 rows, held_out = halves(rows, self.task.labels)
-                self._plan.append(self._update(held_out, Wanted(weights=False)))
-                self._plan.append(self._update(rows, Wanted(alphas=False)))
+                turns = [(held_out, Wanted(weights=False)), (rows, Wanted(alphas=False))]
             else:
-                self._plan.append(self._update(rows, Wanted()))
+                turns = [(rows, Wanted())]
+            self._plan = [self._update(*turn) for turn in turns]
         return self._plan[0]
 
     def learn(self, gradient: Gradient, loss: float, accuracy: float) -> Step | None:
@@ -151,7 +153,7 @@ class Adaptation:
         self.taken[self.stage] += 1
         self._losses.append(loss)
         step = self._step(loss, accuracy)
-        if self.taken[self.stage] == self.steps or self._settled():
+        if self.taken[self.stage] == self.steps or self._settled(step):
             self._next_stage()
         return step
 
@@ -192,17 +194,24 @@ class Adaptation:
         entropy = self.checkpoint.supernet.entropy(self.optimizer.params, relaxation)
         return Step(number, loss, accuracy, relaxation.temperature, entropy)
 
-    def _settled(self) -> bool:
-        """Whether the loss has converged and, while searching, the genotype stays the same."""
+    def _settled(self, step: Step) -> bool:
+        """Whether the loss has converged and, while searching, so has the architecture.
+
+        The mean loss of the last `patience` steps is then that of as many before, the genotype was
+        the same in all of them, and the mixture is that genotype nearly alone.
+        """
         patience = self.config.patience
-        if patience == 0:
+        if patience == 0 or self.steps < 2 * patience:
             return False
         if self.stage is Stage.ADAPT:
             self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
+            if step.entropy > DECIDED:
+                return False
         if len(self._losses) < 2 * patience:
             return False
         before, after = sum(self._losses[-2 * patience : -patience]), sum(self._losses[-patience:])
-        return after >= CONVERGED * before and len(set(self._genotypes[-patience:])) <= 1
+        same = abs(after - before) <= CONVERGED * before
+        return same and len(set(self._genotypes[-patience:])) <= 1
 
     def _next_stage(self) -> None:
         if self.stage is Stage.TUNE:
@@ -221,7 +230,7 @@ class Adaptation:
 
 def advance(
     adaptations: Sequence[Adaptation], *, memory: int = 2**30
-) -> list[Step | MetanasError | None]:
+) -> list[Step | Exception | None]:
     """One update of each, all of one checkpoint, together.
 
     memory: bytes of activations (`footprint`) beyond which the backward pass evaluates again what
@@ -236,14 +245,16 @@ def advance(
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     recompute = footprint(adaptations) > memory
-    losses, accuracies = _objective(adaptations[0].checkpoint, stack.params, updates, recompute)
-    gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
+    checkpoint = adaptations[0].checkpoint
+    with checkpoint.using:  # the backward pass too: it may evaluate again
+        losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
+        gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
     figures = torch.stack([losses.detach(), accuracies]).tolist()
-    outcomes = list[Step | MetanasError | None]()
+    outcomes = list[Step | Exception | None]()
     for adaptation, gradient, loss, accuracy in zip(adaptations, gradients, *figures, strict=True):
         try:
             outcomes.append(adaptation.learn(gradient, loss, accuracy))
-        except MetanasError as error:
+        except Exception as error:  # of this task; others have taken their step already
             outcomes.append(error)
     return outcomes
 
@@ -302,7 +313,9 @@ def _padded(x: Tensor, count: int) -> Tensor:
 
 
 def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless mini-batches of row indices, at most `size` long, classes as even as they can be.
+    """Endless mini-batches of row indices, at most `size` long, as even as they can be.
+
+    Even in length, so that none is left with a single image, and in classes.
 
     A support set that fits into one batch is always taken whole and in order.
     """
@@ -314,7 +327,7 @@ def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterato
         shuffled = torch.randperm(len(labels), generator=generator)
         # the k-th image of every class before the (k+1)-th of any: each chunk is nearly balanced
         rank = (labels[shuffled][:, None] == labels[shuffled][None, :]).tril().sum(1)
-        yield from shuffled[rank.argsort(stable=True)].split(size)
+        yield from shuffled[rank.argsort(stable=True)].tensor_split(-(-len(labels) // size))
 
 
 def halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,9 @@ every name, shape and dtype, be finite, and have the SHA-256 that the card state
 import hashlib
 import os
 import tempfile
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -34,6 +35,8 @@ class Checkpoint:
     supernet: Supernet
     params: Params
     ops: Mapping[str, Op]
+    using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
+    """Held while the supernet runs: it carries the parameters of whoever runs it meanwhile."""
 
     @property
     def device(self) -> torch.device:

@@ -141,7 +141,8 @@ def _soft_logits(job: Job, queries: list[Image], temperature: float) -> Tensor:
     x = upload(inputs, job.checkpoint.device)
     arguments = (x, Rows(count), Softmax(temperature=temperature), SHARE_THRESHOLD)
     supernet = job.checkpoint.supernet
-    features: Tensor = functional_call(supernet, params, arguments, tie_weights=False)
+    with job.checkpoint.using:
+        features: Tensor = functional_call(supernet, params, arguments, tie_weights=False)
     members = membership(support.labels, support.ways).to(x.device)
     scale = params["head.log_scale"].exp()
     return prototype_logits(features[:count], members, features[count:], scale).cpu()

@@ -46,7 +46,8 @@ def gap(
     both = Stacked((Softmax(temperature=options.temperature_end), Decided()))
     twice = {name: value.expand(2, *value.shape) for name, value in params.items()}
     arguments = (torch.cat([x, x]), Rows(len(rows), 2), both, SHARE_THRESHOLD)
-    out: Tensor = functional_call(checkpoint.supernet, twice, arguments, tie_weights=False)
+    with checkpoint.using:
+        out: Tensor = functional_call(checkpoint.supernet, twice, arguments, tie_weights=False)
     support, views = out.unflatten(0, (2, 2, -1)).unbind(1)
     members = membership(task.labels[rows], task.ways).to(x.device)
     scale = twice["head.log_scale"].exp()
@@ -66,9 +67,10 @@ def view_accuracy(
     The second figure is the multiply-accumulates that the network takes for an image.
     """
     right, macs = 0.0, MacCounter()
+    generator = torch.Generator().manual_seed(seed)
     with macs.watching(classifier.network):
         for images, labels in zip(task.images.split(256), task.labels.split(256), strict=True):
-            logits = classifier.logits(_views(images, augment, seed))
+            logits = classifier.logits(affine_views(images, augment, generator))
             right += float((logits.argmax(1) == labels).sum())
     return right / len(task.labels), macs.total // len(task.labels)
 
@@ -82,9 +84,10 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tenso
     count = len(task.images)
     if count <= chunk:
         arguments = (upload(task.images, checkpoint.device), Rows(count), Decided())
-        features: Tensor = functional_call(
-            checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
-        )
+        with checkpoint.using:
+            features: Tensor = functional_call(
+                checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
+            )
         return features.cpu()
     params = {name: value.cpu() for name, value in checkpoint.params.items()}
     genotype = checkpoint.meta_genotype

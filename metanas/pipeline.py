@@ -21,7 +21,7 @@ from torch import Tensor
 from metanas import __version__
 from metanas.adapt import Adaptation, Stage, Step
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, InvalidInput, MetanasError, Violation
+from metanas.errors import Cancelled, InvalidInput, OutOfMemory, Violation
 from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
@@ -91,6 +91,12 @@ class Task:
     digest: str
 
 
+def too_large() -> OutOfMemory:
+    """What becomes of a job that the device has no memory for."""
+    message = "the device has too little memory for this support set; send fewer images"
+    return OutOfMemory(message)
+
+
 class Job:
     """One model in the making, turn by turn; `metanas.workbench` gives it its turns.
 
@@ -138,8 +144,9 @@ class Job:
 
     def check(self) -> bool:
         """Whether the job goes on; it ends here if it was asked to stop."""
-        if self._should_stop():
-            self.outcome = Cancelled()
+        with self._turn():
+            if self.outcome is None and self._should_stop():
+                raise Cancelled
         return self.outcome is None
 
     def decode(self) -> None:
@@ -155,10 +162,10 @@ class Job:
             )
             self._begin("adapt", self.options.steps)
 
-    def stepped(self, outcome: Step | MetanasError | None, seconds: float) -> None:
+    def stepped(self, outcome: Step | Exception | None, seconds: float) -> None:
         """Take note of what a step of the adaptation came to, and how long it took."""
         with self._turn():
-            if isinstance(outcome, MetanasError):
+            if isinstance(outcome, Exception):
                 raise outcome
             assert self.adaptation is not None
             searching = self._gap is None
@@ -196,6 +203,8 @@ class Job:
         """Whatever a turn raises is the outcome of this job, and of no other."""
         try:
             yield
+        except torch.OutOfMemoryError:
+            self.outcome = too_large()
         except Exception as error:
             self.outcome = error
 

@@ -18,7 +18,7 @@ Notable:
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -263,7 +263,7 @@ class Cell(nn.Module):
                 own = mixed.shares[:, first + source, list(live)]
                 arguments = (state.x, state.rectified(), rows, own, live)
                 run = partial(functional_call, edge, tie_weights=False)
-                parts.append(checkpoint(run, params, arguments, use_reentrant=False))
+                parts.append(_again(run, params, arguments))
         return sum(parts[1:], start=parts[0])
 
     def _edge(self, index: int) -> Edge:
@@ -366,6 +366,12 @@ class Supernet(nn.Module):
             before, last = last, cell(before, last, rows, mixtures[kind], recompute)
         features: Tensor = last.mean(dim=(2, 3))
         return features
+
+
+def _again(run: Callable[..., Tensor], *arguments: object) -> Tensor:
+    """What `run` returns, evaluated again in the backward pass; there is nothing random in it."""
+    out: Tensor = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return out
 
 
 def _mixture(

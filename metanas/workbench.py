@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import torch
 
-from metanas.adapt import Adaptation, Stage, advance, footprint
+from metanas.adapt import Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
-from metanas.errors import OutOfMemory
+from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, OnProgress
+from metanas.pipeline import AdaptedModel, Job, OnProgress, too_large
 from metanas.task import Example, Limits
 
 THREADED = 2**27
@@ -37,7 +37,22 @@ class StackLimits:
     padding: float = 0.5
     """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
     memory: int = 2**30
-    """Bytes of activations beyond which a step computes twice instead of keeping them."""
+    """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
+    twice instead of keeping them."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "images": (self.images >= 1, "must be at least 1"),
+            "padding": (0 <= self.padding <= 1, "must lie in 0 to 1"),
+            "memory": (self.memory >= 0, "must be at least 0"),
+        }
+        bad = [
+            Violation(f"stack.{name}", "OPTION_OUT_OF_RANGE", f"stack.{name} {what}")
+            for name, (ok, what) in checks.items()
+            if not ok
+        ]
+        if bad:
+            raise InvalidInput(bad)
 
 
 class Workbench:
@@ -52,11 +67,17 @@ class Workbench:
         return len(self._jobs)
 
     def add(self, job: Job) -> None:
-        """Have a job made; it joins with the next turn."""
-        self._jobs.insert(0, job)
+        """Have a job made; it joins with the next turn.
+
+        Raises:
+            ValueError: it is here already, or has ended.
+        """
+        if job in self._jobs or job.outcome is not None:
+            raise ValueError("a job can be added once, before it has ended")
+        self._jobs.append(job)
 
     def advance(self) -> list[Job]:
-        """One turn: newcomers are decoded, one job is finished, and a stack takes a step.
+        """One turn: newcomers are decoded, a stack takes a step, and one job is finished.
 
         Returns the jobs that ended in it. What is wrong with a job becomes its outcome and touches
         no other.
@@ -64,13 +85,12 @@ class Workbench:
         for job in self._jobs:
             if job.check():
                 _prepare(job)
-        done = [job for job in self._jobs if job.outcome is None and _is_done(job)]
-        if done:
-            done[0].finish()
-        # they are asked again: what came before may have taken long
-        ready = [job for job in self._jobs if job not in done and job.check()]
-        if stack := self._stack(ready):
+        # they are asked again: decoding may have taken long
+        if stack := self._stack([job for job in self._jobs if job.check() and not _is_done(job)]):
             self._step(stack)
+        if done := [job for job in self._jobs if job.check() and _is_done(job)]:
+            _prepare(done[0])
+            done[0].finish()
         ended = [job for job in self._jobs if job.outcome is not None]
         self._jobs = [job for job in self._jobs if job.outcome is None]
         return ended
@@ -83,44 +103,47 @@ class Workbench:
             if leader.alone or job.alone or job.checkpoint is not leader.checkpoint:
                 continue
             grown = [*sizes, _size(job)]
-            whole = len(grown) * max(grown)
-            if whole <= self._limits.images and sum(grown) >= (1 - self._limits.padding) * whole:
+            if self._fits(grown, [*stack, job]):
                 stack, sizes = [*stack, job], grown
         return stack
 
+    def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
+        """Whether these may step together, of these sizes."""
+        whole = len(sizes) * max(sizes)
+        return (
+            whole <= self._limits.images
+            and sum(sizes) >= (1 - self._limits.padding) * whole
+            and footprint([_adaptation(job) for job in stack]) <= self._limits.memory
+        )
+
     def _step(self, stack: list[Job]) -> None:
-        adaptations = [_adaptation(job) for job in stack]
         start = time.perf_counter()
-        try:
-            with _threads(1 if footprint(adaptations) < THREADED else torch.get_num_threads()):
-                outcomes = advance(adaptations, memory=self._limits.memory)
-        except torch.OutOfMemoryError as error:
-            return self._too_large(stack, error)
-        except Exception as error:  # a defect that a single job may have caused: find it
-            return self._apart(stack, error)
+        outcomes = self._advance(stack)
+        if outcomes is None:  # by now what failed holds no memory any more
+            return self._apart(stack)
         seconds = time.perf_counter() - start
         for job, outcome in zip(stack, outcomes, strict=True):
             job.stepped(outcome, seconds)
         self._jobs = [job for job in self._jobs if job not in stack] + stack
         return None
 
-    def _too_large(self, stack: list[Job], error: Exception) -> None:
-        """Halve the stack until it fits; a job that does not fit alone ends."""
-        torch.cuda.empty_cache()
-        if len(stack) == 1:
-            message = "the device has too little memory for this support set; send fewer images"
-            stack[0].outcome = OutOfMemory(message)
-            stack[0].outcome.__cause__ = error
-            return
+    def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
+        """What a step came to for each of the stack; None if the stack as a whole failed."""
+        adaptations = [_adaptation(job) for job in stack]
+        try:
+            with _threads(1 if footprint(adaptations) < THREADED else torch.get_num_threads()):
+                return advance(adaptations, memory=self._limits.memory)
+        except torch.OutOfMemoryError:
+            return [too_large()] if len(stack) == 1 else None
+        except Exception as error:  # a defect, which a single job may have caused
+            return [error] if len(stack) == 1 else None
+
+    def _apart(self, stack: list[Job]) -> None:
+        """Halve a stack that is too large, or has a job in it that makes the others fail."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         self._step(stack[: len(stack) // 2])
         self._step(stack[len(stack) // 2 :])
-
-    def _apart(self, stack: list[Job], error: Exception) -> None:
-        if len(stack) == 1:
-            stack[0].outcome = error
-            return
-        for job in stack:
-            self._step([job])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +74,61 @@ def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
         assert_same_model(job.result(), make_model(checkpoint, given, seed=seed), given)
 
 
-def test_a_lone_job_gives_the_same_bytes_as_ever(checkpoint: Checkpoint) -> None:
-    given = examples((2, 2))
-    bench = Workbench()
-    job = Job(checkpoint, given, seed=4)
+def test_a_job_is_added_once(checkpoint: Checkpoint) -> None:
+    bench, job = Workbench(), Job(checkpoint, examples((2, 2)))
     bench.add(job)
+    with pytest.raises(ValueError, match="once"):
+        bench.add(job)
     work_off(bench)
-    assert job.result().onnx == make_model(checkpoint, given, seed=4).onnx
+    with pytest.raises(ValueError, match="once"):
+        bench.add(job)
+
+
+def test_two_threads_may_use_one_checkpoint(checkpoint: Checkpoint) -> None:
+    before = {name: value.clone() for name, value in checkpoint.supernet.named_parameters()}
+    given = examples((2, 2))
+    expected = [make_model(checkpoint, given, seed=seed).sha256 for seed in range(6)]
+
+    def make(seed: int) -> str:
+        return make_model(checkpoint, given, seed=seed).sha256
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(make, range(6))) == expected
+    for name, value in checkpoint.supernet.named_parameters():
+        assert torch.equal(before[name], value)
+
+
+def test_newcomers_do_not_keep_an_old_job_from_its_turns(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    other = make_checkpoint(tmp_path / "other", size=10, options=OPTIONS)
+    old = Job(checkpoint, examples((2, 2)))
+    bench = Workbench()
+    bench.add(old)
+    for turn in range(30):
+        bench.add(Job(other, examples((2, 2)), seed=turn))
+        if old in bench.advance():
+            break
+    assert isinstance(old.outcome, AdaptedModel)
+
+
+def test_a_caller_who_cannot_be_asked_ends_his_own_job(checkpoint: Checkpoint) -> None:
+    def ask() -> bool:
+        raise RuntimeError("gone")
+
+    jobs = [Job(checkpoint, examples((2, 2)), should_stop=ask), Job(checkpoint, examples((2, 2)))]
+    bench = Workbench()
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert isinstance(jobs[0].outcome, RuntimeError)
+    assert isinstance(jobs[1].outcome, AdaptedModel)
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"padding": 1.5}, {"memory": -1}])
+def test_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
+    with pytest.raises(InvalidInput):
+        StackLimits(**wrong)
 
 
 def test_small_tasks_step_together_and_newcomers_join(checkpoint: Checkpoint) -> None:
