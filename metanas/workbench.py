@@ -77,7 +77,7 @@ class Workbench:
         self._jobs.append(job)
 
     def advance(self) -> list[Job]:
-        """One turn: newcomers are decoded, a stack takes a step, and one job is finished.
+        """One turn: newcomers are decoded, a stack takes a step, and what is done is finished.
 
         Returns the jobs that ended in it. What is wrong with a job becomes its outcome and touches
         no other.
@@ -88,9 +88,11 @@ class Workbench:
         # they are asked again: decoding may have taken long
         if stack := self._stack([job for job in self._jobs if job.check() and not _is_done(job)]):
             self._step(stack)
-        if done := [job for job in self._jobs if job.check() and _is_done(job)]:
-            _prepare(done[0])
-            done[0].finish()
+        # all of them: callers then come back together, and stacks in step cost the least
+        for job in self._jobs:
+            if job.check() and _is_done(job):
+                _prepare(job)
+                job.finish()
         ended = [job for job in self._jobs if job.outcome is not None]
         self._jobs = [job for job in self._jobs if job.outcome is None]
         return ended
