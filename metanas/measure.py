@@ -1,6 +1,6 @@
 """What can be said of an adaptation from its support set alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,8 +17,11 @@ from metanas.kernels import Rows
 from metanas.network import freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import Decided, Softmax, Stacked
+from metanas.relax import Decided, Mixer, Softmax, Stacked
 from metanas.support import SupportSet
+
+LARGE = 2**28
+"""Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,36 @@ def gap(
     rows = next(batches_of(task.labels, options.batch_size, generator))
     images = upload(task.images[rows], checkpoint.device)
     x = torch.cat([images, _views(images, checkpoint.card.augment, seed)])
-    # a stack of two tasks that differ in nothing but how they are mixed
-    both = Stacked((Softmax(temperature=options.temperature_end), Decided()))
-    twice = {name: value.expand(2, *value.shape) for name, value in params.items()}
-    arguments = (torch.cat([x, x]), Rows(len(rows), 2), both, SHARE_THRESHOLD)
-    with checkpoint.using:
-        out: Tensor = functional_call(checkpoint.supernet, twice, arguments, tie_weights=False)
-    support, views = out.unflatten(0, (2, 2, -1)).unbind(1)
-    members = membership(task.labels[rows], task.ways).to(x.device)
-    scale = twice["head.log_scale"].exp()
-    logits = held_out_logits(support, members.expand(2, -1, -1), views, scale)
+    mixers = (Softmax(temperature=options.temperature_end), Decided())
+    # a stack of two tasks that differ in how they are mixed, unless that would take much memory
+    large = checkpoint.supernet.activation_bytes(2 * len(x), x.shape[-1]) > LARGE
+    stacks = [(mixer,) for mixer in mixers] if large else [mixers]
+    found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
+    support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
+    members = membership(task.labels[rows], task.ways).to(x.device).expand(2, -1, -1)
+    scale = params["head.log_scale"].exp().expand(2)
+    logits = held_out_logits(support, members, views, scale)
+    members = members[0]
     soft, pruned = logits[:, :, members.any(0)]  # a mini-batch need not hold every class
     labels = members[:, members.any(0)].argmax(1)
     difference = float((soft - pruned).abs().mean())
     return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
+
+
+def _features(
+    checkpoint: Checkpoint, params: Params, x: Tensor, mixers: Sequence[Mixer], by_edge: bool
+) -> Tensor:
+    """Features `(mixers, rows, D)` of rows half of which are the support set, mixed each way."""
+    count = len(mixers)
+    if count > 1:
+        params = {name: value.expand(count, *value.shape) for name, value in params.items()}
+    rows = Rows(len(x) // 2, count)
+    arguments = (x.repeat(count, 1, 1, 1), rows, Stacked(tuple(mixers)), SHARE_THRESHOLD)
+    with checkpoint.using:
+        out: Tensor = functional_call(
+            checkpoint.supernet, params, arguments, {"recompute": by_edge}, tie_weights=False
+        )
+    return out.view(count, len(x), -1)
 
 
 @torch.no_grad()
