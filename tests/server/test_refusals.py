@@ -292,7 +292,7 @@ def test_uploads_that_are_too_many_together(api: Api) -> None:
     first = api.adaptations.Adapt(slow())
     answer: Any = None
     while answer is None:  # until the first upload has arrived
-        if first.done():  # it came second, and it was the one to be refused
+        if not first.is_active():  # it came second, and it was the one to be refused
             first = api.adaptations.Adapt(slow())
         try:
             api.adapt(spec(), [image(label, size=140) for label in "abc"])
