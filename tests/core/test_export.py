@@ -156,7 +156,7 @@ class Whole(nn.Module):
         self.network, self.weight, self.bias = model.network, model.weight, model.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
-        features: Tensor = self.network(inputs, 0)
+        features: Tensor = self.network(inputs)
         return features @ self.weight.T + self.bias
 
 
