@@ -100,9 +100,10 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 class _DilatedDepthwise(torch.autograd.Function):
     """Depthwise 3x3 convolution of dilation 2, with gradients that are convolutions again.
 
-    What torch offers for these gradients is 6 to 15 times slower on a CPU. The gradient of the
-    input is the same convolution with the kernel turned round. For that of the kernel, each of the
-    four lattices of even and odd pixels is an image of its own, to an undilated convolution.
+    torch's own took 8.7 ms for the input at 84x84 pixels against 0.8 (ten rows, 28 channels, one
+    core), and 99 against 38 us at 7x7. The gradient of the input is the same convolution with the
+    kernel turned round. For that of the kernel, each of the four lattices of even and odd pixels is
+    an image of its own, to an undilated convolution.
     """
 
     @staticmethod

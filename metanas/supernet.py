@@ -353,7 +353,7 @@ class Supernet(nn.Module):
 
         Candidates whose share of their node is at most `threshold` in every task are not run. With
         `recompute` the backward pass evaluates every edge once more instead of keeping what is in
-        it: half as much time again for a fraction of the memory.
+        it: a third more time for a fraction of the memory.
         """
         mixtures = {
             kind: _mixture(self.cell_alpha(kind), mixer, threshold, generator)
