@@ -32,9 +32,9 @@ class Checkpoint:
     """A meta-trained supernet, ready to adapt. Nothing in it is ever written to."""
 
     card: CheckpointCard
-    supernet: Supernet
-    params: Params
-    ops: Mapping[str, Op]
+    supernet: Supernet = field(repr=False)
+    params: Params = field(repr=False)
+    ops: Mapping[str, Op] = field(repr=False)
     using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while the supernet runs: it carries the parameters of whoever runs it meanwhile."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 def membership(labels: Tensor, ways: int) -> Tensor:
     """Zeros and ones `(..., N, ways)` of labels `(..., N)`."""
-    return torch.nn.functional.one_hot(labels, ways).float()
+    return torch.nn.functional.one_hot(labels, ways).to(torch.get_default_dtype())
 
 
 def prototypes(features: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
