@@ -24,6 +24,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 # Threads of torch that wait for one another should sleep: by spinning they take the cores from whatever
 # else runs, and where all cores are busy an adaptation takes ten times as long.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Large activations go back to the system as soon as they are free, in huge pages (see DESIGN.md, Speed).
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304
 # ONNX Runtime 1.31 and later reports its use to its makers unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY ?= 1
 

@@ -11,6 +11,7 @@ Notable:
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 # ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -110,8 +111,23 @@ def session(onnx_bytes: bytes) -> ort.InferenceSession:
 
 def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
     """Logits (N, ways) of uint8 images (H, W, C) of any sizes, one after the other."""
-    rows = [model.run(["logits"], {"images": image[None]})[0] for image in images]
+    return np.concatenate([_logits(model, image[None]) for image in images])
+
+
+def _run_together(
+    model: ort.InferenceSession, images: Sequence[Image], count: int = 32
+) -> NDArray[np.float32]:
+    """The same, up to `count` neighbours of one size at a time: small ones take far less time."""
+    rows = []
+    for _, same in groupby(images, key=lambda image: image.shape):
+        stacked = np.stack(list(same))
+        rows += [_logits(model, stacked[i : i + count]) for i in range(0, len(stacked), count)]
     return np.concatenate(rows)
+
+
+def _logits(model: ort.InferenceSession, images: Image) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = model.run(["logits"], {"images": images})[0]
+    return logits
 
 
 def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> tuple[bytes, float]:
@@ -124,7 +140,7 @@ def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> 
     """
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
-    actual = run(session(data), images)
+    actual = _run_together(session(data), images)
     reference = expected.numpy(force=True)
     difference = float(np.abs(actual - reference).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):

@@ -18,7 +18,7 @@ Notable:
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -164,11 +164,9 @@ class Edge(nn.ModuleList):
         out: Tensor = module(state.x, rows)
         return out
 
-    def forward(
-        self, x: Tensor, rectified: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]
-    ) -> Tensor:
+    def forward(self, x: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]) -> Tensor:
         """The mixture of some candidates, whose shares are `(tasks, len(live))`, of a state."""
-        state = State(x, rectified)
+        state = State(x)
         outs = [self.run(op, state, rows) for op in live]
         return mixture(outs, tuple(self.candidates[op].normed for op in live), shares, rows)
 
@@ -176,10 +174,10 @@ class Edge(nn.ModuleList):
 class State:
     """A node's value during a forward pass, with what several edges share of its evaluation."""
 
-    def __init__(self, x: Tensor, rectified: Tensor | None = None) -> None:
+    def __init__(self, x: Tensor) -> None:
         self.x = x
         self.shared: dict[int, Tensor] = {}
-        self._rectified = rectified
+        self._rectified: Tensor | None = None
 
     def rectified(self) -> Tensor:
         """Its positive part."""
@@ -218,7 +216,8 @@ class Cell(nn.Module):
     def forward(
         self, before: Tensor, last: Tensor, rows: Rows, mixed: Mixture, recompute: bool = False
     ) -> Tensor:
-        states = [State(self.before(before, rows)), State(self.last(last, rows))]
+        run = _again if recompute else _once
+        states = [State(run(self.before, before, rows)), State(run(self.last, last, rows))]
         edge = 0
         for _ in range(self.nodes):
             chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
@@ -247,23 +246,12 @@ class Cell(nn.Module):
     def _recomputed(
         self, states: list[State], first: int, chosen: list[Chosen], mixed: Mixture, rows: Rows
     ) -> Tensor:
-        """The same, keeping nothing of what happens inside candidates with parameters.
-
-        What states share is kept: it is little, and would have to be made again on every edge.
-        """
+        """The same, keeping nothing of what happens on edges; states then share nothing either."""
         parts = []
-        shared = [(i, op) for i, op in chosen if self._edge(first + i).candidates[op].shared]
-        if shared:
-            parts.append(self._mixed(states, first, shared, mixed, rows))
         for source, state in enumerate(states):
-            edge = self._edge(first + source)
-            if live := tuple(op for i, op in chosen if i == source and (i, op) not in shared):
-                # those of now: the backward pass comes after functional_call has restored others
-                params = dict(edge.named_parameters())
-                own = mixed.shares[:, first + source, list(live)]
-                arguments = (state.x, state.rectified(), rows, own, live)
-                run = partial(functional_call, edge, tie_weights=False)
-                parts.append(_again(run, params, arguments))
+            if live := tuple(op for i, op in chosen if i == source):
+                shares = mixed.shares[:, first + source, list(live)]
+                parts.append(_again(self._edge(first + source), state.x, rows, shares, live))
         return sum(parts[1:], start=parts[0])
 
     def _edge(self, index: int) -> Edge:
@@ -368,9 +356,17 @@ class Supernet(nn.Module):
         return features
 
 
-def _again(run: Callable[..., Tensor], *arguments: object) -> Tensor:
-    """What `run` returns, evaluated again in the backward pass; there is nothing random in it."""
-    out: Tensor = checkpoint(run, *arguments, use_reentrant=False, preserve_rng_state=False)
+def _once(module: nn.Module, *arguments: object) -> Tensor:
+    out: Tensor = module(*arguments)
+    return out
+
+
+def _again(module: nn.Module, *arguments: object) -> Tensor:
+    """What a module returns, evaluated again in the backward pass; nothing random is in it."""
+    # its parameters of now: the backward pass comes after functional_call has restored others
+    params: dict[str, Tensor] = dict(module.named_parameters())
+    run = partial(functional_call, module, params, tie_weights=False)
+    out: Tensor = checkpoint(run, arguments, use_reentrant=False, preserve_rng_state=False)
     return out
 
 

@@ -21,11 +21,14 @@ from metanas.adapt import Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
+from metanas.pace import Pace
 from metanas.pipeline import AdaptedModel, Job, OnProgress, too_large
 from metanas.task import Example, Limits
 
-THREADED = 2**27
+SMALL = 2**25
 """Bytes of activations below which more threads than one cost a step more than they save."""
+LARGE = 2**27
+"""Bytes from which a task that is alone has all threads; below, its bytes are those of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,7 @@ class Workbench:
 
     def __init__(self, limits: StackLimits = StackLimits()) -> None:
         self._limits = limits
+        self._pace = Pace(torch.get_num_threads())
         self._jobs = list[Job]()
         """Those whose last step is the longest ago come first."""
 
@@ -132,13 +136,29 @@ class Workbench:
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
+        size = footprint(adaptations)
+        threads = self._threads_for(len(stack), size)
+        start = time.perf_counter()
         try:
-            with _threads(1 if footprint(adaptations) < THREADED else torch.get_num_threads()):
-                return advance(adaptations, memory=self._limits.memory)
+            with _threads(threads):
+                outcomes = advance(adaptations, memory=self._limits.memory)
         except torch.OutOfMemoryError:
             return [too_large()] if len(stack) == 1 else None
         except Exception as error:  # a defect, which a single job may have caused
             return [error] if len(stack) == 1 else None
+        if len(stack) > 1 and size >= SMALL:
+            self._pace.took(threads, size, time.perf_counter() - start)
+        return outcomes
+
+    def _threads_for(self, tasks: int, size: int) -> int:
+        """Threads of a step; for a task on its own a matter of its size alone.
+
+        With another number of threads sums come out in another order, and the same call has to give
+        the same bytes. In a stack they are not the same anyway.
+        """
+        if tasks > 1:
+            return self._pace.choose() if size >= SMALL else 1
+        return torch.get_num_threads() if size >= LARGE else 1
 
     def _apart(self, stack: list[Job]) -> None:
         """Halve a stack that is too large, or has a job in it that makes the others fail."""
