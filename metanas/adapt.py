@@ -16,7 +16,7 @@ Notable:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import nan
 
@@ -71,7 +71,18 @@ class Step:
     """Of the views, against prototypes without their images, 0 to 1."""
     temperature: float = nan
     entropy: float = nan
-    """Mean entropy of the mixture over an edge's candidates, in nats; 0 is decided."""
+    """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an update found, on the host."""
+
+    loss: float
+    accuracy: float
+    entropy: float
+    norms: tuple[float, float]
+    """Of the gradients of weights and alphas."""
 
 
 @dataclass(frozen=True)
@@ -138,21 +149,23 @@ class Adaptation:
             self._plan = [self._update(*turn) for turn in turns]
         return self._plan[0]
 
-    def learn(self, gradient: Gradient, loss: float, accuracy: float) -> Step | None:
+    def learn(self, gradient: Gradient, found: Figures) -> Step | None:
         """Take what the update found; the step, unless another update belongs to it.
 
         Raises:
             Diverged: the loss or the gradient is not finite; nothing has changed.
         """
-        if not loss < float("inf"):
+        if not found.loss < float("inf"):
             raise Diverged
-        self.optimizer.descend(gradient)
-        self._plan.pop(0)
+        self.optimizer.descend(gradient, found.norms)
+        update = self._plan.pop(0)
         if self._plan:
             return None
         self.taken[self.stage] += 1
-        self._losses.append(loss)
-        step = self._step(loss, accuracy)
+        self._losses.append(found.loss)
+        step = Step(self.taken[self.stage], found.loss, found.accuracy)
+        if isinstance(update.mixer, Softmax):
+            step = replace(step, temperature=update.mixer.temperature, entropy=found.entropy)
         if self.taken[self.stage] == self.steps or self._settled(step):
             self._next_stage()
         return step
@@ -184,15 +197,6 @@ class Adaptation:
             return Decided()
         start, end = self.config.temperature_start, self.config.temperature_end
         return Softmax(temperature=annealed(start, end, self.taken[self.stage], self.config.steps))
-
-    def _step(self, loss: float, accuracy: float) -> Step:
-        number = self.taken[self.stage]
-        if self.stage is Stage.TUNE:
-            return Step(number, loss, accuracy)
-        start, end = self.config.temperature_start, self.config.temperature_end
-        relaxation = Softmax(temperature=annealed(start, end, number - 1, self.config.steps))
-        entropy = self.checkpoint.supernet.entropy(self.optimizer.params, relaxation)
-        return Step(number, loss, accuracy, relaxation.temperature, entropy)
 
     def _settled(self, step: Step) -> bool:
         """Whether the loss has converged and, while searching, so has the architecture.
@@ -249,11 +253,17 @@ def advance(
     with checkpoint.using:  # the backward pass too: it may evaluate again
         losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
         gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
-    figures = torch.stack([losses.detach(), accuracies]).tolist()
+    norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
+    entropies = checkpoint.supernet.entropy(stack.params, _mixer(updates)).expand_as(losses)
+    # the only time that the host waits for the device, but for which candidates are to run
+    rows = torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1).tolist()
     outcomes = list[Step | Exception | None]()
-    for adaptation, gradient, loss, accuracy in zip(adaptations, gradients, *figures, strict=True):
+    for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
+        loss, accuracy, entropy, *own = row
         try:
-            outcomes.append(adaptation.learn(gradient, loss, accuracy))
+            outcomes.append(
+                adaptation.learn(gradient, Figures(loss, accuracy, entropy, (own[0], own[1])))
+            )
         except Exception as error:  # of this task; others have taken their step already
             outcomes.append(error)
     return outcomes
@@ -284,11 +294,10 @@ def _objective(
     rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
     x = torch.cat([images, views], dim=1).flatten(0, 1)
     supernet = checkpoint.supernet
-    mixer = Stacked(tuple(update.mixer for update in updates))
     out: Tensor = functional_call(
         supernet,
         params,
-        (x, rows, mixer, SHARE_THRESHOLD),
+        (x, rows, _mixer(updates), SHARE_THRESHOLD),
         {"recompute": recompute},
         tie_weights=False,
     )
@@ -298,6 +307,10 @@ def _objective(
     chosen = torch.where(members > 0, logits.log_softmax(-1), 0.0)
     right = (logits.argmax(2) == members.argmax(2)) * present
     return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
+
+
+def _mixer(updates: Sequence[Update]) -> Mixer:
+    return Stacked(tuple(update.mixer for update in updates))
 
 
 def upload(images: Tensor, device: torch.device) -> Tensor:

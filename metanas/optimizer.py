@@ -54,11 +54,8 @@ class _Group:
         with torch.no_grad():
             torch.cat([params[name].detach().reshape(-1) for name in self.views], out=self.flat)
 
-    def set_gradient(self, gradient: Tensor, clip: float) -> None:
-        norm = float(gradient.norm())
-        if not norm < float("inf"):
-            raise Diverged("a gradient became infinite or NaN; lower the learning rates")
-        torch.mul(gradient, min(1.0, clip / norm) if norm else 1.0, out=self.gradient)
+    def set_gradient(self, gradient: Tensor, norm: Tensor, clip: float) -> None:
+        torch.mul(gradient, (clip / norm).clamp(max=1.0), out=self.gradient)
 
 
 @dataclass(frozen=True)
@@ -71,10 +68,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of one task's loss, flat; None of what is not to be stepped."""
+    """The gradient of one task's loss, flat; None of what is not to be stepped.
+
+    `norms` `(2,)` are those of both, 0 for None. They stay on the device: whoever steps several
+    tasks asks for all their figures at once.
+    """
 
     weights: Tensor | None
     alphas: Tensor | None
+    norms: Tensor
 
 
 class TaskOptimizer:
@@ -124,18 +126,21 @@ class TaskOptimizer:
             Diverged: the loss or a gradient is not finite.
         """
         (gradient,) = Stack([self]).gradients(loss, [Wanted(weights, alphas)])
-        self.descend(gradient)
+        self.descend(gradient, gradient.norms.tolist())
 
-    def descend(self, gradient: Gradient) -> None:
-        """One step down this gradient.
+    def descend(self, gradient: Gradient, norms: Sequence[float]) -> None:
+        """One step down this gradient, whose norms are known by now.
 
         Raises:
             Diverged: it is not finite; nothing has changed.
         """
+        if not all(norm < float("inf") for norm in norms):
+            raise Diverged("a gradient became infinite or NaN; lower the learning rates")
         groups = []
-        for group, flat in ((self.weights, gradient.weights), (self.alphas, gradient.alphas)):
+        parts = ((self.weights, gradient.weights), (self.alphas, gradient.alphas))
+        for (group, flat), norm in zip(parts, gradient.norms, strict=True):
             if group is not None and flat is not None:
-                group.set_gradient(flat, self._config.gradient_clip)
+                group.set_gradient(flat, norm, self._config.gradient_clip)
                 groups.append(group)
         if groups:
             self._apply(groups)
@@ -174,21 +179,25 @@ class Stack:
         leaves = list(self._weights.values()) if any(want.weights for want in wanted) else []
         split = len(leaves)
         leaves += self._alphas.values() if any(alphas) else []
-        if not leaves:
-            return [Gradient(None, None) for _ in wanted]
-        found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        of_weights, of_alphas = self._rows(found[:split]), self._rows(found[split:])
+        found: tuple[Tensor, ...] = ()
+        if leaves:
+            found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+        of_weights, of_alphas = self._rows(found[:split], loss), self._rows(found[split:], loss)
+        norms = torch.stack([of_weights.norm(dim=1), of_alphas.norm(dim=1)], dim=1)
         return [
-            Gradient(of_weights[task] if want.weights else None, of_alphas[task] if moves else None)
+            Gradient(
+                of_weights[task] if want.weights else None,
+                of_alphas[task] if moves else None,
+                norms[task],
+            )
             for task, (want, moves) in enumerate(zip(wanted, alphas, strict=True))
         ]
 
-    def _rows(self, gradients: Sequence[Tensor]) -> Sequence[Tensor]:
-        """One flat gradient a task."""
-        if not gradients:
-            return ()
+    def _rows(self, gradients: Sequence[Tensor], like: Tensor) -> Tensor:
+        """One flat gradient a task, `(tasks, numbers)`; without numbers if nothing is wanted."""
         tasks = len(self._optimizers)
-        return torch.cat([g.reshape(tasks, -1) for g in gradients], dim=1).unbind()
+        rows = [gradient.reshape(tasks, -1) for gradient in gradients]
+        return torch.cat(rows, dim=1) if rows else like.new_zeros(tasks, 0)
 
 
 def _stacked(groups: Sequence[_Group]) -> Params:

@@ -18,7 +18,7 @@ Notable:
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -315,9 +315,9 @@ class Supernet(nn.Module):
         return 4 * images * elements
 
     @torch.no_grad()
-    def entropy(self, params: Mapping[str, Tensor], mixer: Mixer) -> float:
-        """Mean entropy of the mixture weights over an edge's candidates, in nats."""
-        rows = [
+    def entropy(self, params: Mapping[str, Tensor], mixer: Mixer) -> Tensor:
+        """Mean entropy of the weights over an edge's candidates, in nats: `(tasks,)`, or `()`."""
+        weights = [
             mixer.weights(
                 params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
                     ~self.cell_alpha(kind).alive, -torch.inf
@@ -325,7 +325,8 @@ class Supernet(nn.Module):
             )
             for kind in CELL_KINDS
         ]
-        return float(torch.special.entr(torch.cat(rows)).sum(1).mean())
+        of_edges: Tensor = torch.special.entr(torch.cat(weights, dim=-2)).sum(-1)
+        return of_edges.mean(-1)
 
     def forward(
         self,
@@ -343,10 +344,8 @@ class Supernet(nn.Module):
         `recompute` the backward pass evaluates every edge once more instead of keeping what is in
         it: a third more time for a fraction of the memory.
         """
-        mixtures = {
-            kind: _mixture(self.cell_alpha(kind), mixer, threshold, generator)
-            for kind in CELL_KINDS
-        }
+        shares = [self.cell_alpha(k).shares(mixer, threshold, generator) for k in CELL_KINDS]
+        mixtures = dict(zip(CELL_KINDS, _mixtures(shares), strict=True))
         stem = channels_last(self.stem(x, rows))
         before = last = self.stem_norm(stem, rows)
         for cell in self.cells:
@@ -370,15 +369,13 @@ def _again(module: nn.Module, *arguments: object) -> Tensor:
     return out
 
 
-def _mixture(
-    alpha: CellAlpha,
-    mixer: Mixer,
-    threshold: float,
-    generator: torch.Generator | None,
-) -> Mixture:
-    shares = alpha.shares(mixer, threshold, generator)
-    rows = (shares.detach() > 0).any(0).tolist()
-    return Mixture(shares, tuple(tuple(k for k, live in enumerate(row) if live) for row in rows))
+def _mixtures(shares: Sequence[Tensor]) -> list[Mixture]:
+    """With the candidates that are to run, for which a device is waited for once."""
+    rows = iter(torch.cat([(part.detach() > 0).any(0) for part in shares]).tolist())
+    return [
+        Mixture(part, tuple(tuple(k for k, live in enumerate(next(rows)) if live) for _ in part[0]))
+        for part in shares
+    ]
 
 
 def initialise(supernet: Supernet, generator: torch.Generator) -> None:
