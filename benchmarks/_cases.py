@@ -19,7 +19,7 @@ from metanas.data import load
 from metanas.episodes import Classes, sample_episode
 from metanas.images import decode
 from metanas.ops import OPS
-from metanas.options import AffineRange
+from metanas.options import AdaptConfig, AffineRange
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
 from metanas.support import Image, SupportSet, preprocessing_for, support_set
@@ -27,6 +27,8 @@ from metanas.task import Example, Limits
 
 SHIPPED = ROOT / "meta_checkpoints" / "omniglot"
 DIGITS = ROOT / "examples" / "digits" / "support"
+PAPER_BATCH = 15
+"""Support images of a step in the paper's settings for five shots."""
 LINES = 4
 """Strokes of a rendered character."""
 
@@ -64,12 +66,15 @@ def checkpoint_of(case: Case) -> Checkpoint:
     own = (case.size, case.channels, case.width, case.cells)
     if case.network == "shipped" and own == (28, 1, 0, 0):
         return shipped
+    options = shipped.card.defaults
+    if case.network == "paper":
+        options = options.replace({"batch_size": PAPER_BATCH})
     space = paper_space(case.channels) if case.network == "paper" else shipped.card.space
     if case.width or case.cells:
         cells, width = case.cells or space.cells, case.width or space.channels[0]
         space = replace(space, channels=(width,) * cells, stem_channels=space.nodes * width)
         space = replace(space, reductions=(cells // 3, 2 * cells // 3))
-    return untrained(shipped, replace(space, input_channels=case.channels), case.size)
+    return untrained(options, replace(space, input_channels=case.channels), case.size)
 
 
 def paper_space(channels: int) -> SearchSpace:
@@ -85,8 +90,8 @@ def paper_space(channels: int) -> SearchSpace:
     )
 
 
-def untrained(like: Checkpoint, space: SearchSpace, size: int) -> Checkpoint:
-    """Fresh parameters for this space; options and augmentation of another checkpoint."""
+def untrained(options: AdaptConfig, space: SearchSpace, size: int) -> Checkpoint:
+    """Fresh parameters for this space."""
     supernet = Supernet(space, OPS)
     initialise(supernet, torch.Generator().manual_seed(0))
     grey = (0.0,) * space.input_channels
@@ -97,7 +102,7 @@ def untrained(like: Checkpoint, space: SearchSpace, size: int) -> Checkpoint:
             channels=space.input_channels, size=size, mean=grey, std=(1.0,) * len(grey)
         ),
         space=space,
-        defaults=like.card.defaults,
+        defaults=options,
         augment=AffineRange(),
         parameters=sum(value.numel() for value in supernet.parameters()),
         weights_sha256="",
