@@ -41,7 +41,7 @@ from metanas.optimizer import (
     Wanted,
 )
 from metanas.options import AdaptConfig
-from metanas.relax import Decided, Mixer, Softmax, Stacked, annealed
+from metanas.relax import Argmax, PerTask, Relaxation, Softmax, annealed
 from metanas.supernet import genotype_of
 from metanas.support import SupportSet
 
@@ -94,7 +94,7 @@ class Update:
     """A random view of each image."""
     members: Tensor
     """Which image belongs to which class, `(N, ways)`."""
-    mixer: Mixer
+    relaxation: Relaxation
     wanted: Wanted
 
 
@@ -164,8 +164,8 @@ class Adaptation:
         self.taken[self.stage] += 1
         self._losses.append(found.loss)
         step = Step(self.taken[self.stage], found.loss, found.accuracy)
-        if isinstance(update.mixer, Softmax):
-            step = replace(step, temperature=update.mixer.temperature, entropy=found.entropy)
+        if isinstance(update.relaxation, Softmax):
+            step = replace(step, temperature=update.relaxation.temperature, entropy=found.entropy)
         if self.taken[self.stage] == self.steps or self._settled(step):
             self._next_stage()
         return step
@@ -188,13 +188,13 @@ class Adaptation:
             images,
             affine_views(images, self.checkpoint.card.augment, self._generator),
             membership(self.task.labels[rows], self.task.ways).to(images.device),
-            self._mixer(),
+            self._relaxation(),
             wanted,
         )
 
-    def _mixer(self) -> Softmax | Decided:
+    def _relaxation(self) -> Softmax | Argmax:
         if self.stage is Stage.TUNE:
-            return Decided()
+            return Argmax()
         start, end = self.config.temperature_start, self.config.temperature_end
         return Softmax(temperature=annealed(start, end, self.taken[self.stage], self.config.steps))
 
@@ -254,7 +254,7 @@ def advance(
         losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
         gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
     norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
-    entropies = checkpoint.supernet.entropy(stack.params, _mixer(updates)).expand_as(losses)
+    entropies = checkpoint.supernet.entropy(stack.params, _relaxation(updates)).expand_as(losses)
     # the only time that the host waits for the device, but for which candidates are to run
     rows = torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1).tolist()
     outcomes = list[Step | Exception | None]()
@@ -297,7 +297,7 @@ def _objective(
     out: Tensor = functional_call(
         supernet,
         params,
-        (x, rows, _mixer(updates), SHARE_THRESHOLD),
+        (x, rows, _relaxation(updates), SHARE_THRESHOLD),
         {"recompute": recompute},
         tie_weights=False,
     )
@@ -309,8 +309,8 @@ def _objective(
     return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
 
 
-def _mixer(updates: Sequence[Update]) -> Mixer:
-    return Stacked(tuple(update.mixer for update in updates))
+def _relaxation(updates: Sequence[Update]) -> Relaxation:
+    return PerTask(tuple(update.relaxation for update in updates))
 
 
 def upload(images: Tensor, device: torch.device) -> Tensor:

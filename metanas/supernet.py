@@ -42,7 +42,7 @@ from metanas.ops import (
     reduce_norm,
     relu_conv_norm,
 )
-from metanas.relax import Mixer
+from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
 ALPHA_PREFIX = "alpha."
@@ -78,7 +78,7 @@ class CellAlpha(nn.Module):
             member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
             self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def shares(self, mixer: Mixer, threshold: float, generator: torch.Generator | None) -> Tensor:
+    def shares(self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None) -> Tensor:
         """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
@@ -88,12 +88,12 @@ class CellAlpha(nn.Module):
         """
         ops = self.ops if self.ops.ndim == 3 else self.ops[None]
         inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
-        weights = mixer.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
+        weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
         blocks = []
         edge = 0
         for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
             count = self.inputs_of[node]
-            chosen = mixer.weights(pairs[:, None], generator)
+            chosen = relaxation.weights(pairs[:, None], generator)
             gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
             share = gates * weights[:, edge : edge + count]
             largest = share.amax(dim=(1, 2), keepdim=True)
@@ -315,10 +315,10 @@ class Supernet(nn.Module):
         return 4 * images * elements
 
     @torch.no_grad()
-    def entropy(self, params: Mapping[str, Tensor], mixer: Mixer) -> Tensor:
+    def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:
         """Mean entropy of the weights over an edge's candidates, in nats: `(tasks,)`, or `()`."""
         weights = [
-            mixer.weights(
+            relaxation.weights(
                 params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
                     ~self.cell_alpha(kind).alive, -torch.inf
                 )
@@ -332,7 +332,7 @@ class Supernet(nn.Module):
         self,
         x: Tensor,
         rows: Rows,
-        mixer: Mixer,
+        relaxation: Relaxation,
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
         *,
@@ -344,7 +344,7 @@ class Supernet(nn.Module):
         `recompute` the backward pass evaluates every edge once more instead of keeping what is in
         it: a third more time for a fraction of the memory.
         """
-        shares = [self.cell_alpha(k).shares(mixer, threshold, generator) for k in CELL_KINDS]
+        shares = [self.cell_alpha(k).shares(relaxation, threshold, generator) for k in CELL_KINDS]
         mixtures = dict(zip(CELL_KINDS, _mixtures(shares), strict=True))
         stem = channels_last(self.stem(x, rows))
         before = last = self.stem_norm(stem, rows)

@@ -34,7 +34,7 @@ from metanas.kernels import Rows
 from metanas.metalearn import MetaLearner, reptile
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
-from metanas.relax import Perturbed, Relaxation, Softmax, annealed
+from metanas.relax import Gumbel, Relaxation, Softmax, annealed
 from metanas.supernet import ALPHA_PREFIX, Supernet, initialise, is_alpha
 
 VALIDATION_QUERIES = 5
@@ -121,7 +121,7 @@ class MetaTrainer:
             start, end = settings.temperature_start, settings.temperature_end
             temperature = annealed(start, end, step, task.steps) if searching else start
             noise = settings.noise if searching else 0.0
-            loss = self._loss(classes, Perturbed(temperature=temperature, noise=noise))
+            loss = self._loss(classes, Gumbel(temperature=temperature, noise=noise))
             self.optimizer.step(loss, alphas=searching)
             losses.append(float(loss.detach()))
         return losses

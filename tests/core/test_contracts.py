@@ -13,14 +13,10 @@ from metanas.episodes import Classes
 from metanas.metalearn import MetaLearner, reptile
 from metanas.ops import OPS, Chain, Op, emit_chain
 from metanas.optimizer import Params
-from metanas.relax import Perturbed, Relaxation, Softmax
+from metanas.relax import RELAXATIONS, Gumbel, Relaxation, Softmax
 from metanas.testing import check_dataset, check_meta_learner, check_op, check_relaxation
 
-RELAXATIONS: dict[str, Relaxation] = {
-    "softmax": Softmax(),
-    "perturbed": Perturbed(),
-    "perturbed a little": Perturbed(noise=0.15),
-}
+MORE: dict[str, Relaxation] = {"noisy": Gumbel(), "a little noisy": Gumbel(noise=0.15)}
 
 
 @pytest.mark.parametrize("channels", [4, 5])
@@ -29,9 +25,9 @@ def test_op(name: str, channels: int) -> None:
     check_op(OPS[name], channels=channels)
 
 
-@pytest.mark.parametrize("name", RELAXATIONS)
+@pytest.mark.parametrize("name", [*RELAXATIONS, *MORE])
 def test_relaxation(name: str) -> None:
-    check_relaxation(RELAXATIONS[name])
+    check_relaxation({**RELAXATIONS, **MORE}[name])
 
 
 @pytest.mark.parametrize("meta_learner", [reptile])
@@ -98,7 +94,7 @@ class Sigmoid(Softmax):
         return torch.sigmoid(logits / self.temperature)
 
 
-class Unseeded(Perturbed):
+class Unseeded(Gumbel):
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return super().weights(logits, None)
 

@@ -1,4 +1,4 @@
-"""Temperatures, and the noise of the perturbed relaxation; the contract is in test_contracts."""
+"""Temperatures, and the noise of the gumbel relaxation; the contract is in test_contracts."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metanas.relax import Perturbed, Softmax, annealed
+from metanas.relax import Gumbel, Softmax, annealed
 
 TEMPERATURES = st.floats(1e-3, 10)
 
@@ -18,17 +18,17 @@ def test_softmax_is_that_of_logits_over_temperature() -> None:
     torch.testing.assert_close(Softmax(temperature=0.5).weights(logits), expected)
 
 
-def test_without_noise_perturbed_is_softmax() -> None:
+def test_without_noise_gumbel_is_softmax() -> None:
     logits = torch.tensor([[1.0, 2.0], [0.3, -torch.inf]])
-    perturbed = Perturbed(temperature=0.5, noise=0.0)
+    gumbel = Gumbel(temperature=0.5, noise=0.0)
     expected = Softmax(temperature=0.5).weights(logits)
-    torch.testing.assert_close(perturbed.weights(logits, torch.Generator()), expected)
+    torch.testing.assert_close(gumbel.weights(logits, torch.Generator()), expected)
 
 
 def test_cold_and_at_full_noise_the_best_is_a_sample_from_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
     generator = torch.Generator().manual_seed(0)
-    drawn = Perturbed(temperature=1e-3).weights(logits, generator).round().mean(0)
+    drawn = Gumbel(temperature=1e-3).weights(logits, generator).round().mean(0)
     torch.testing.assert_close(drawn, torch.softmax(logits[0], 0), atol=0.02, rtol=0)
 
 

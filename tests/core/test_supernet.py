@@ -13,7 +13,7 @@ from metanas.kernels import Rows
 from metanas.network import edge_name, from_supernet
 from metanas.ops import OPS
 from metanas.optimizer import Params
-from metanas.relax import Perturbed, Softmax
+from metanas.relax import Gumbel, Softmax
 from metanas.space import SearchSpace
 from metanas.supernet import Cell, Supernet, genotype_of, initialise, is_alpha
 from tests.core.small import SPACE, TINY, noise, small_supernet
@@ -168,7 +168,7 @@ def is_dead(supernet: Supernet, name: str) -> bool:
 def test_operations_that_are_not_alive_get_no_gradient() -> None:
     supernet = masked_supernet()
     leaves = dict(supernet.named_parameters())
-    out = supernet(images(), SUPPORT, Perturbed(), 0.0, torch.Generator().manual_seed(3))
+    out = supernet(images(), SUPPORT, Gumbel(), 0.0, torch.Generator().manual_seed(3))
     gradients = torch.autograd.grad(
         (out * noise(*out.shape)).sum(),
         list(leaves.values()),
