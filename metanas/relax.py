@@ -42,31 +42,49 @@ class Softmax:
 
 @dataclass(frozen=True, kw_only=True)
 class Gumbel:
-    """Softmax of logits plus Gumbel noise: the concrete distribution (arXiv:1611.00712, eq. 10).
+    """One-hot at a sample from the softmax of the logits, with the gradient of soft weights.
 
-    `noise` scales the Gumbel noise; at 1 and a low temperature the argmax is a sample from the
-    softmax of the logits. Meta-training uses a little of it so that the weights have met every
-    architecture to which adaptation may turn, not only the current favourite.
-
-    With `hard` the weights are one-hot at the sample, so that the supernet runs the sampled
-    operations alone, and their gradient is that of the soft weights (GDAS, Dong & Yang, CVPR 2019,
-    arXiv:1910.04465, eq. 7).
+    The supernet then runs the sampled operations alone (GDAS, Dong & Yang, CVPR 2019,
+    arXiv:1910.04465, eq. 6 and 7).
     """
 
     temperature: float = 1.0
-    noise: float = 1.0
-    hard: bool = False
 
     def at(self, temperature: float) -> Self:
         return replace(self, temperature=temperature)
 
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        device = logits.device if generator is None else generator.device
-        uniform = torch.rand(logits.shape, generator=generator, device=device).to(logits.device)
-        gumbel = -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
-        soft = torch.softmax((logits + self.noise * gumbel) / self.temperature, dim=-1)
+        noisy = logits + gumbel_like(logits, generator)
+        soft = torch.softmax(noisy / self.temperature, dim=-1)
         # soft less itself is exactly zero: what was not sampled has a weight of exactly zero
-        return Argmax().weights(soft) + (soft - soft.detach()) if self.hard else soft
+        return Argmax().weights(soft) + (soft - soft.detach())
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Another relaxation of logits to which Gumbel noise of a scale was added.
+
+    Of a softmax at scale 1 it is the concrete distribution (arXiv:1611.00712, eq. 10).
+    Meta-training adds a little of it so that the weights have met every architecture to which
+    adaptation may turn, not only the current favourite.
+    """
+
+    relaxation: Relaxation
+    scale: float
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, relaxation=self.relaxation.at(temperature))
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        noisy = logits + self.scale * gumbel_like(logits, generator)
+        return self.relaxation.weights(noisy, generator)
+
+
+def gumbel_like(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard Gumbel noise of a shape, drawn where the generator is."""
+    device = logits.device if generator is None else generator.device
+    uniform = torch.rand(logits.shape, generator=generator, device=device).to(logits.device)
+    return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
 
 
 @dataclass(frozen=True)
@@ -117,7 +135,7 @@ def annealed(start: float, end: float, step: int, steps: int) -> float:
 
 
 RELAXATIONS: Mapping[str, Relaxation] = MappingProxyType(
-    {"darts": Softmax(), "gdas": Gumbel(hard=True), "fixed": Argmax()}
+    {"darts": Softmax(), "gdas": Gumbel(), "fixed": Argmax()}
 )
 """The relaxations of published searches; `fixed` learns no architecture.
 

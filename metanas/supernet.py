@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from metanas.droppath import DropPath
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
-from metanas.kernels import Rows, mixture
+from metanas.kernels import Rows, mixture, normalise
 from metanas.ops import (
     Chain,
     Conv,
@@ -98,7 +99,10 @@ class CellAlpha(nn.Module):
             share = gates * weights[:, edge : edge + count]
             largest = share.amax(dim=(1, 2), keepdim=True)
             kept = torch.where((share > threshold) | (share == largest), share, 0.0)
-            blocks.append(kept * (2.0 / kept.sum(dim=(1, 2), keepdim=True)))
+            dropped = ((share > 0) & (kept == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+            # only then: where weights are one-hot samples, dividing by their sum would leave the
+            # logits of the pair without a gradient
+            blocks.append(kept * torch.where(dropped, 2.0 / kept.sum(dim=(1, 2), keepdim=True), 1))
             edge += count
         return torch.cat(blocks, dim=1)
 
@@ -109,6 +113,7 @@ class Mixture:
 
     shares: Tensor
     live: tuple[tuple[int, ...], ...]
+    drop: DropPath | None = None
 
 
 @dataclass(frozen=True)
@@ -119,23 +124,26 @@ class Candidate:
     shared: whether it has no parameters, so that all edges from a state share its result.
     layers: first and last but one of the layers that remain, if it is a `Chain`.
     normed: whether a norm comes last, which the mixture then does for all candidates together.
+    identity: whether it returns its input.
     """
 
     rectified: bool
     shared: bool
     layers: tuple[int, int] | None
     normed: bool
+    identity: bool
 
     @classmethod
     def of(cls, op: nn.Module) -> "Candidate":
         """Look at the layers of an operation."""
         shared = not has_parameters(op)
         if not isinstance(op, Chain):
-            return cls(False, shared, None, False)
+            return cls(False, shared, None, False, False)
         layers = list(op)
         rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
         normed = bool(layers) and isinstance(layers[-1], Norm)
-        return cls(rectified, shared, (int(rectified), len(layers) - int(normed)), normed)
+        ends = (int(rectified), len(layers) - int(normed))
+        return cls(rectified, shared, ends, normed, not layers)
 
 
 class Edge(nn.ModuleList):
@@ -221,7 +229,7 @@ class Cell(nn.Module):
         edge = 0
         for _ in range(self.nodes):
             chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
-            if recompute:
+            if recompute and mixed.drop is None:
                 value = self._recomputed(states, edge, chosen, mixed, rows)
             else:
                 value = self._mixed(states, edge, chosen, mixed, rows)
@@ -239,9 +247,23 @@ class Cell(nn.Module):
             outs.append(edge.run(op, states[source], rows))
             normed.append(edge.candidates[op].normed)
             index.append((first + source) * len(edge) + op)
+        if mixed.drop is not None:
+            outs = self._dropped(chosen, first, outs, mixed.drop, rows)
+            normed = [False] * len(outs)
         shares = mixed.shares.flatten(1)
         own = shares.index_select(1, torch.tensor(index, device=shares.device))
         return mixture(outs, tuple(normed), own, rows)
+
+    def _dropped(
+        self, chosen: list[Chosen], first: int, outs: list[Tensor], drop: DropPath, rows: Rows
+    ) -> list[Tensor]:
+        """What candidates return, norms included, with some rows zero unless it is an identity."""
+        dropped = []
+        for (source, op), out in zip(chosen, outs, strict=True):
+            candidate = self._edge(first + source).candidates[op]
+            value = normalise(out, rows) if candidate.normed else out
+            dropped.append(value if candidate.identity else drop(value, rows))
+        return dropped
 
     def _recomputed(
         self, states: list[State], first: int, chosen: list[Chosen], mixed: Mixture, rows: Rows
@@ -337,6 +359,7 @@ class Supernet(nn.Module):
         generator: torch.Generator | None = None,
         *,
         recompute: bool = False,
+        drop: DropPath | None = None,
     ) -> Tensor:
         """Features `(R, features)` of images `(R, C, H, W)`.
 

@@ -1,6 +1,6 @@
 """Small things that the core's tests share: search spaces, supernets, synthetic classes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metanas.card import InputSpec
-from metanas.config import DataConfig, RunConfig, TaskConfig, TrainConfig
+from metanas.config import DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
 from metanas.errors import InvalidInput
 from metanas.ops import OPS
@@ -45,8 +45,9 @@ RUN = RunConfig(
     space=TINY,
     adapt=AdaptConfig(steps=2, tuning_steps=1),
     task=TaskConfig(ways=(3, 5), shots=(1, 2), images=20, steps=2),
+    search=SearchConfig(warm_up=2, settle=4),
     train=TrainConfig(
-        iterations=6, warm_up=2, settle=4, validate_every=3, validation_episodes=4, threads=1
+        iterations=6, validate_every=3, validation_episodes=4, log_every=4, threads=1
     ),
 )
 
@@ -102,8 +103,13 @@ def examples(
 
 
 def run_config(**changes: object) -> RunConfig:
-    """The tiny run with other training settings."""
-    return replace(RUN, train=replace(RUN.train, **changes))  # type: ignore[arg-type]
+    """The tiny run with other settings of training, search or tasks, whose names are distinct."""
+    sections = {"train": RUN.train, "search": RUN.search, "task": RUN.task}
+    for name, section in sections.items():
+        known = {each.name for each in fields(section)} & changes.keys()
+        sections[name] = replace(section, **{each: changes.pop(each) for each in known})
+    assert not changes
+    return replace(RUN, **sections)  # type: ignore[arg-type]
 
 
 def findings(error: pytest.ExceptionInfo[InvalidInput]) -> set[tuple[str, str]]:
