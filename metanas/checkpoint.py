@@ -22,6 +22,7 @@ from metanas.errors import CheckpointError, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params
+from metanas.partial import candidates
 from metanas.supernet import Supernet, genotype_of
 
 ALIVE_PREFIX = "alive."
@@ -78,6 +79,7 @@ def load_checkpoint(
         tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged(folder, f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+    ops = candidates(card.space, ops)
     checkpoint = _assemble(folder, card, tensors, ops)
     params = {name: value.to(device) for name, value in checkpoint.params.items()}
     return Checkpoint(card, checkpoint.supernet.to(device), params, ops)

@@ -10,7 +10,7 @@ from metanas.kernels import Rows
 
 @dataclass(frozen=True)
 class DropPath:
-    """Zero what an operation returns with probability `rate`, and scale what is left to match.
+    """Leave an operation out with probability `rate`, and scale what is left to match.
 
     Drawn for each row (Larsson et al., arXiv:1605.07648, local drop path, as DARTS-like cells use
     it: never on an identity). There is one generator a task.
@@ -19,9 +19,13 @@ class DropPath:
     rate: float
     generators: tuple[torch.Generator, ...]
 
-    def __call__(self, x: Tensor, rows: Rows) -> Tensor:
-        """The rows `(R, C, H, W)` of a stack of tasks, some of them zero."""
-        count = len(x) // rows.tasks
-        draws = [torch.rand(count, generator=generator) for generator in self.generators]
-        kept = torch.cat(draws).to(x) >= self.rate
-        return x * (kept.to(x) / (1 - self.rate))[:, None, None, None]
+    def factors(self, edges: int, ops: int, x: Tensor, rows: Rows) -> Tensor:
+        """What to multiply every operation's rows by, `(edges, ops, R, 1, 1, 1)`.
+
+        Drawn for all operations, whether or not they run: what a task draws must not depend on
+        the others of its stack.
+        """
+        shape = (edges, ops, len(x) // rows.tasks)
+        draws = [torch.rand(shape, generator=generator) for generator in self.generators]
+        kept = (torch.cat(draws, dim=2) >= self.rate).to(x)
+        return (kept / (1 - self.rate))[..., None, None, None]

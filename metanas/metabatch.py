@@ -38,6 +38,7 @@ from metanas.kernels import Rows
 from metanas.layout import Layout
 from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
+from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.search import searching
 from metanas.supernet import Supernet, is_alpha
@@ -115,7 +116,7 @@ class MetaBatch:
         self.config, self._train, self._meta_learner = config, train, meta_learner
         self._relaxation = relaxation
         self._device = torch.device(device)
-        supernet = Supernet(config.space, ops)
+        supernet = Supernet(config.space, candidates(config.space, ops))
         self.layout = Layout(dict(supernet.named_parameters()))
         self._supernet = supernet.requires_grad_(False).to(self._device)
 

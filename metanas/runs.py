@@ -65,6 +65,8 @@ def run(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _rewind_log(folder / LOG_FILE, trainer.iteration)
+        if not resume:  # whoever cannot write hears of it now, and there is always one to resume
+            save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, on_progress, wishes or Wishes())
     except OSError as error:
         message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "

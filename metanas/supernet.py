@@ -19,7 +19,7 @@ Notable:
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -43,6 +43,7 @@ from metanas.ops import (
     reduce_norm,
     relu_conv_norm,
 )
+from metanas.partial import Partial
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
@@ -113,7 +114,8 @@ class Mixture:
 
     shares: Tensor
     live: tuple[tuple[int, ...], ...]
-    drop: DropPath | None = None
+    factors: Tensor | None = None
+    """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Edge(nn.ModuleList):
         if isinstance(module, Chain) and candidate.layers is not None:
             x = state.rectified() if candidate.rectified else state.x
             return module.part(x, rows, *candidate.layers)
-        if rows.tasks > 1:
+        if rows.tasks > 1 and not isinstance(module, Partial):
             return each_task(module, state.x, rows.tasks, rows)
         out: Tensor = module(state.x, rows)
         return out
@@ -229,7 +231,7 @@ class Cell(nn.Module):
         edge = 0
         for _ in range(self.nodes):
             chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
-            if recompute and mixed.drop is None:
+            if recompute and mixed.factors is None:
                 value = self._recomputed(states, edge, chosen, mixed, rows)
             else:
                 value = self._mixed(states, edge, chosen, mixed, rows)
@@ -247,22 +249,22 @@ class Cell(nn.Module):
             outs.append(edge.run(op, states[source], rows))
             normed.append(edge.candidates[op].normed)
             index.append((first + source) * len(edge) + op)
-        if mixed.drop is not None:
-            outs = self._dropped(chosen, first, outs, mixed.drop, rows)
+        if mixed.factors is not None:
+            outs = self._dropped(chosen, first, outs, mixed.factors, rows)
             normed = [False] * len(outs)
         shares = mixed.shares.flatten(1)
         own = shares.index_select(1, torch.tensor(index, device=shares.device))
         return mixture(outs, tuple(normed), own, rows)
 
     def _dropped(
-        self, chosen: list[Chosen], first: int, outs: list[Tensor], drop: DropPath, rows: Rows
+        self, chosen: list[Chosen], first: int, outs: list[Tensor], factors: Tensor, rows: Rows
     ) -> list[Tensor]:
         """What candidates return, norms included, with some rows zero unless it is an identity."""
         dropped = []
         for (source, op), out in zip(chosen, outs, strict=True):
             candidate = self._edge(first + source).candidates[op]
             value = normalise(out, rows) if candidate.normed else out
-            dropped.append(value if candidate.identity else drop(value, rows))
+            dropped.append(value if candidate.identity else value * factors[first + source, op])
         return dropped
 
     def _recomputed(
@@ -372,8 +374,11 @@ class Supernet(nn.Module):
         stem = channels_last(self.stem(x, rows))
         before = last = self.stem_norm(stem, rows)
         for cell in self.cells:
-            kind = "reduce" if cell.reduction else "normal"
-            before, last = last, cell(before, last, rows, mixtures[kind], recompute)
+            mixed = mixtures["reduce" if cell.reduction else "normal"]
+            if drop is not None:
+                edges, ops = mixed.shares.shape[1:]
+                mixed = replace(mixed, factors=drop.factors(edges, ops, last, rows))
+            before, last = last, cell(before, last, rows, mixed, recompute)
         features: Tensor = last.mean(dim=(2, 3))
         return features
 

@@ -33,6 +33,7 @@ from metanas.layout import Layout, Params
 from metanas.metabatch import MetaBatch, MetaState, TaskResults, normalised
 from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
+from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import fix, prune, searching, settle
 from metanas.supernet import Supernet, initialise, is_alpha
@@ -126,7 +127,7 @@ class MetaTrainer:
         self.config = config
         self._val = val
         self._learn = learn or extensions.batch(config, train)
-        self.supernet = Supernet(config.space, extensions.ops)
+        self.supernet = Supernet(config.space, candidates(config.space, extensions.ops))
         initialise(self.supernet, torch.Generator().manual_seed(config.train.seed))
         named = dict(self.supernet.named_parameters())
         self.layout = Layout(named)
@@ -237,7 +238,7 @@ class MetaTrainer:
             accuracy=results.accuracy / results.tasks,
             candidates=sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS),
             temperature=temperature,
-            entropy=self.supernet.entropy(self.meta, Softmax(temperature=temperature)),
+            entropy=float(self.supernet.entropy(self.meta, Softmax(temperature=temperature))),
             meta_lr_weights=rates[0],
             meta_lr_alphas=rates[1],
             seconds=seconds,

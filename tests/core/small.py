@@ -1,6 +1,7 @@
 """Small things that the core's tests share: search spaces, supernets, synthetic classes."""
 
 from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from metanas.options import AdaptConfig
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise, is_alpha
 from metanas.task import Example
+
+T = TypeVar("T", TrainConfig, SearchConfig, TaskConfig)
 
 CANDIDATES = tuple(name for name in OPS if name != "zero")
 SPACE = SearchSpace(
@@ -102,14 +105,16 @@ def examples(
     ]
 
 
-def run_config(**changes: object) -> RunConfig:
+def run_config(**changes: Any) -> RunConfig:
     """The tiny run with other settings of training, search or tasks, whose names are distinct."""
-    sections = {"train": RUN.train, "search": RUN.search, "task": RUN.task}
-    for name, section in sections.items():
+
+    def pick(section: T) -> T:
         known = {each.name for each in fields(section)} & changes.keys()
-        sections[name] = replace(section, **{each: changes.pop(each) for each in known})
+        return replace(section, **{name: changes.pop(name) for name in known})
+
+    train, search, task = pick(RUN.train), pick(RUN.search), pick(RUN.task)
     assert not changes
-    return replace(RUN, **sections)  # type: ignore[arg-type]
+    return replace(RUN, train=train, search=search, task=task)
 
 
 def findings(error: pytest.ExceptionInfo[InvalidInput]) -> set[tuple[str, str]]:
