@@ -117,6 +117,8 @@ class PerTask:
         if not self.generators and all(each == first for each in self.relaxations):
             return first.weights(logits, generator)
         generators = self.generators or (generator,) * len(self.relaxations)
+        if len(generators) == 1:  # there may be no dimension of tasks
+            return first.weights(logits, generators[0])
         parts = zip(self.relaxations, logits.split(1), generators, strict=True)
         return torch.cat([each.weights(part, own) for each, part, own in parts])
 

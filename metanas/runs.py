@@ -166,6 +166,7 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
         space=config.space,
         defaults=config.adapt,
         augment=config.augment,
+        relaxation=config.search.relaxation,
         parameters=trainer.layout.size,
         weights_sha256="",
         provenance={
@@ -173,7 +174,6 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
             "split": config.data.train_split,
             "terms": config.data.licence,
             "meta_learner": config.train.meta_learner,
-            "relaxation": f"{config.search.relaxation}, pairwise inputs",
             "iterations": str(trainer.iteration),
             "validation": f"{seen.pruned:.1%} pruned, {seen.soft:.1%} soft, before adaptation, "
             f"{config.train.validation_episodes} episodes of split {config.data.val_split}",

@@ -80,7 +80,9 @@ class CellAlpha(nn.Module):
             member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
             self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def shares(self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None) -> Tensor:
+    def shares(
+        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None
+    ) -> Tensor:
         """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
