@@ -22,6 +22,7 @@ from metanas.errors import MetanasError
 from metanas.evaluate import EpisodeShape, evaluate, mean_of
 from metanas.runs import run
 from metanas.train import Progress as Seen
+from metanas.wishes import listening
 
 COLUMNS = (
     BarColumn(),
@@ -33,17 +34,20 @@ COLUMNS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 0 is success, 2 an input that cannot be used, 130 an interruption."""
+    """Run a command; 0 is success, 2 an input that cannot be used.
+
+    An interruption is 130, or 128 and the number of the signal that asked for an end.
+    """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        done: int = options.run(options)
     except MetanasError as error:
         print(f"error: {error} [{error.reason}]", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; go on with --resume", file=sys.stderr)
         return 130
-    return 0
+    return done
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,7 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         "train",
         help="meta-train a supernet and write a checkpoint",
         description="Meta-train a supernet. The run's folder holds log.jsonl, a snapshot to resume "
-        "from, and checkpoint/: the best checkpoint so far by validation of the pruned network.",
+        "from, and checkpoint/: the best checkpoint so far by validation of the pruned network. "
+        "SIGTERM and Ctrl-C end it with a snapshot after the iteration; SIGUSR1 takes one.",
     )
     train.add_argument("config", type=Path, help="TOML configuration; see configs/")
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
@@ -98,7 +103,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_evaluate)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     checkpoint = load_checkpoint(options.checkpoint, device=options.device)
     spec = checkpoint.card.input
@@ -128,9 +133,10 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.out:
         text = json.dumps([schema.dump(outcome) for outcome in outcomes])
         write_atomic(options.out, text.encode())
+    return 0
 
 
-def _train(options: argparse.Namespace) -> None:
+def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
     with Progress(*COLUMNS) as bar:
@@ -139,9 +145,17 @@ def _train(options: argparse.Namespace) -> None:
         def on_progress(seen: Seen) -> None:
             bar.update(task, completed=seen.iteration, seen=f"loss {seen.loss:.3f}")
 
-        best = run(config, folder, resume=options.resume, on_progress=on_progress)
-    where = folder / "checkpoint"
-    print(f"best: {best.accuracy:.1%} pruned, at iteration {best.iteration}; in {where}")
+        with listening() as wishes:
+            best = run(
+                config, folder, resume=options.resume, on_progress=on_progress, wishes=wishes
+            )
+    if wishes.stop is not None:
+        print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)
+        return 128 + wishes.stop
+    if best.iteration:
+        where = folder / "checkpoint"
+        print(f"best: {best.accuracy:.1%} pruned, at iteration {best.iteration}; in {where}")
+    return 0
 
 
 if __name__ == "__main__":

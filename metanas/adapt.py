@@ -41,7 +41,7 @@ from metanas.optimizer import (
     Wanted,
 )
 from metanas.options import AdaptConfig
-from metanas.relax import Decided, Mixer, Softmax, Stacked, annealed
+from metanas.relax import Argmax, PerTask, Relaxation, Softmax, annealed
 from metanas.supernet import genotype_of
 from metanas.support import SupportSet
 
@@ -94,7 +94,10 @@ class Update:
     """A random view of each image."""
     members: Tensor
     """Which image belongs to which class, `(N, ways)`."""
-    mixer: Mixer
+    temperature: float | None
+    """Of the relaxation; None once the architecture is decided."""
+    generator: torch.Generator
+    """What the relaxation draws from."""
     wanted: Wanted
 
 
@@ -164,8 +167,8 @@ class Adaptation:
         self.taken[self.stage] += 1
         self._losses.append(found.loss)
         step = Step(self.taken[self.stage], found.loss, found.accuracy)
-        if isinstance(update.mixer, Softmax):
-            step = replace(step, temperature=update.mixer.temperature, entropy=found.entropy)
+        if update.temperature is not None:
+            step = replace(step, temperature=update.temperature, entropy=found.entropy)
         if self.taken[self.stage] == self.steps or self._settled(step):
             self._next_stage()
         return step
@@ -188,15 +191,16 @@ class Adaptation:
             images,
             affine_views(images, self.checkpoint.card.augment, self._generator),
             membership(self.task.labels[rows], self.task.ways).to(images.device),
-            self._mixer(),
+            self._temperature(),
+            self._generator,
             wanted,
         )
 
-    def _mixer(self) -> Softmax | Decided:
+    def _temperature(self) -> float | None:
         if self.stage is Stage.TUNE:
-            return Decided()
+            return None
         start, end = self.config.temperature_start, self.config.temperature_end
-        return Softmax(temperature=annealed(start, end, self.taken[self.stage], self.config.steps))
+        return annealed(start, end, self.taken[self.stage], self.config.steps)
 
     def _settled(self, step: Step) -> bool:
         """Whether the loss has converged and, while searching, so has the architecture.
@@ -254,7 +258,9 @@ def advance(
         losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
         gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
     norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
-    entropies = checkpoint.supernet.entropy(stack.params, _mixer(updates)).expand_as(losses)
+    entropies = checkpoint.supernet.entropy(
+        stack.params, _relaxation(Softmax(), updates)
+    ).expand_as(losses)
     # the only time that the host waits for the device, but for which candidates are to run
     rows = torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1).tolist()
     outcomes = list[Step | Exception | None]()
@@ -297,7 +303,7 @@ def _objective(
     out: Tensor = functional_call(
         supernet,
         params,
-        (x, rows, _mixer(updates), SHARE_THRESHOLD),
+        (x, rows, _relaxation(checkpoint.relaxation, updates), SHARE_THRESHOLD),
         {"recompute": recompute},
         tie_weights=False,
     )
@@ -309,8 +315,11 @@ def _objective(
     return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
 
 
-def _mixer(updates: Sequence[Update]) -> Mixer:
-    return Stacked(tuple(update.mixer for update in updates))
+def _relaxation(searching: Relaxation, updates: Sequence[Update]) -> Relaxation:
+    """Each task's own: at its temperature, or decided."""
+    temperatures = [update.temperature for update in updates]
+    relaxations = tuple(Argmax() if t is None else searching.at(t) for t in temperatures)
+    return PerTask(relaxations, tuple(update.generator for update in updates))
 
 
 def upload(images: Tensor, device: torch.device) -> Tensor:

@@ -1,4 +1,4 @@
-"""Random small affine views of images: the queries that a support set cannot spare."""
+"""Random views of images: affine ones for every checkpoint, and those that suit photos."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.options import AffineRange
+from metanas.options import AffineRange, PhotoRange
 
 
 def affine_views(images: Tensor, ranges: AffineRange, generator: torch.Generator) -> Tensor:
@@ -24,3 +24,26 @@ def affine_views(images: Tensor, ranges: AffineRange, generator: torch.Generator
     theta = torch.stack(rows, dim=1)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False)
+
+
+def photo_views(images: Tensor, ranges: PhotoRange, generator: torch.Generator) -> Tensor:
+    """Random crops, mirror images and colours of images `(N, C, H, W)` in 0..1, each on its own."""
+    if ranges == PhotoRange():
+        return images
+    draw = torch.rand(7, len(images), generator=generator).to(images)
+    side = 1 - (1 - ranges.crop) * draw[0]
+    mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if ranges.flip else torch.ones_like(side)
+    zero = torch.zeros_like(side)
+    # the centre of a crop may lie wherever all of it is inside
+    across, down = (1 - side) * (2 * draw[2] - 1), (1 - side) * (2 * draw[3] - 1)
+    rows = [torch.stack([side * mirror, zero, across], 1), torch.stack([zero, side, down], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    bright, contrast, colour = (
+        1 + r * (2 * d - 1) for r, d in zip(ranges.colour, draw[4:], strict=True)
+    )
+    images = images * bright[:, None, None, None]
+    for factor, over in ((contrast, (1, 2, 3)), (colour, (1,))):
+        mean = images.mean(over, keepdim=True)
+        images = mean + (images - mean) * factor[:, None, None, None]
+    return images.clamp(0, 1)

@@ -67,6 +67,8 @@ class CheckpointCard:
     space: SearchSpace
     defaults: AdaptConfig
     augment: AffineRange
+    relaxation: str = "darts"
+    """Name of the relaxation that meta-training searched with, and adaptation does."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str
@@ -128,6 +130,7 @@ def card_markdown(card: CheckpointCard) -> str:
         "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
         "network": f"{space.cells} cells of {space.nodes} nodes, widths {widths}",
         "operations": ", ".join(space.ops),
+        "relaxation": card.relaxation,
         "supernet": f"{card.parameters} parameters",
         **{name.replace("_", " "): value for name, value in card.provenance.items()},
     }

@@ -22,6 +22,8 @@ from metanas.errors import CheckpointError, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params
+from metanas.partial import candidates
+from metanas.relax import RELAXATIONS, Relaxation
 from metanas.supernet import Supernet, genotype_of
 
 ALIVE_PREFIX = "alive."
@@ -35,6 +37,8 @@ class Checkpoint:
     supernet: Supernet = field(repr=False)
     params: Params = field(repr=False)
     ops: Mapping[str, Op] = field(repr=False)
+    relaxation: Relaxation = RELAXATIONS["darts"]
+    """What its tasks' architectures are searched with."""
     using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while the supernet runs: it carries the parameters of whoever runs it meanwhile."""
 
@@ -55,15 +59,21 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    folder: Path, *, ops: Mapping[str, Op] = OPS, device: torch.device | str = "cpu"
+    folder: Path,
+    *,
+    ops: Mapping[str, Op] = OPS,
+    relaxations: Mapping[str, Relaxation] = RELAXATIONS,
+    device: torch.device | str = "cpu",
 ) -> Checkpoint:
     """Load and verify the checkpoint in `folder`, onto the device that is to adapt it.
 
     Raises:
         CheckpointError: missing, damaged, or of another format version.
-        UnknownName: it uses an operation that `ops` has not.
+        UnknownName: it uses an operation or a relaxation that the mappings have not.
     """
     card = read_card(folder)
+    if card.relaxation not in relaxations:
+        raise UnknownName("relaxation", card.relaxation, tuple(relaxations))
     for name in card.ops:
         if name not in ops:
             raise UnknownName("op", name, tuple(ops))
@@ -78,9 +88,11 @@ def load_checkpoint(
         tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
         raise _damaged(folder, f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+    ops = candidates(card.space, ops)
     checkpoint = _assemble(folder, card, tensors, ops)
     params = {name: value.to(device) for name, value in checkpoint.params.items()}
-    return Checkpoint(card, checkpoint.supernet.to(device), params, ops)
+    relaxation = relaxations[card.relaxation]
+    return Checkpoint(card, checkpoint.supernet.to(device), params, ops, relaxation)
 
 
 def _assemble(

@@ -13,7 +13,7 @@ from typing import Any
 from metanas import schema
 from metanas.card import InputSpec, check_input
 from metanas.errors import InvalidInput, Violation
-from metanas.options import AdaptConfig, AffineRange
+from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
 
 
@@ -58,35 +58,37 @@ class TaskConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """The outer loop."""
+class SearchConfig:
+    """The search for an architecture."""
 
-    iterations: int
-    """Meta-iterations."""
-    tasks: int = 1
-    """Tasks of a meta-iteration, whose results REPTILE averages."""
+    relaxation: str = "darts"
+    """Name of a relaxation: darts, gdas, or fixed for a given genotype that is not searched."""
+    genotype: str = ""
+    """The genotype of `fixed`, as JSON."""
+    order: str = "single"
+    """Where the alphas get their gradient from: "single", the backward pass of the weights;
+    "first" or "second", an episode of their own (bilevel), at the weights as they are or one step
+    further."""
     warm_up: int = 0
     """Meta-iterations before the alphas begin to learn."""
-    meta_lr_weights: float = 1.0
-    """Outer step size on the weights, annealed to zero over the run by a cosine."""
-    meta_lr_alphas: float = 0.6
-    """Outer step size on the alphas, annealed likewise."""
-    weight_lr: float = 3e-3
-    """Step size of the task optimizer on the weights."""
     alpha_lr: float = 1e-2
     """Step size of the task optimizer on the alphas."""
     alpha_decay: float = 1e-3
     """L2 penalty on the alphas in the task optimizer."""
-    beta1: float = 0.9
-    """First-moment decay of the task optimizer, whose state is carried from task to task."""
     temperature_start: float = 0.5
     """Temperature of a task's first step, and of the warm-up."""
     temperature_end: float = 0.05
     """Temperature of a task's last step."""
     noise: float = 0.15
-    """Scale of the Gumbel noise on the alphas, so that near alternatives are trained too."""
+    """Scale of the Gumbel noise on the alphas, so that near alternatives are trained too; it comes
+    on top of what a relaxation draws itself."""
     share_threshold: float = 0.02
     """Candidates below this share of their node are not evaluated in a step."""
+    prune_threshold: float = 0.0
+    """Every `prune_every` iterations after the warm-up, candidates whose weight on their edge at
+    `temperature_end` is below this leave the meta-architecture for good; 0 keeps all."""
+    prune_every: int = 500
+    """Meta-iterations between prunings."""
     settle: int = 0
     """Meta-iteration at which the meta-architecture settles, 0 for never: an edge keeps its `keep`
     best candidates for good, and from then on spans bound how far behind a candidate can fall."""
@@ -96,29 +98,77 @@ class TrainConfig:
     """After settling, no candidate's alpha is further than this below its edge's best."""
     pair_span: float = 0.5
     """After settling, no pair's alpha is further than this below its node's best."""
+
+    def __post_init__(self) -> None:
+        positive = ("temperature_start", "temperature_end")
+        checks = _numbers(self, counted=("prune_every", "keep"), positive=positive)
+        if not self.temperature_end <= self.temperature_start:
+            checks["temperature_end"] = (False, "must be at most temperature_start")
+        if self.prune_threshold >= 1:
+            checks["prune_threshold"] = (False, "must be below 1")
+        orders = ("single", "first", "second")
+        checks["order"] = (self.order in orders, f"must be one of {', '.join(orders)}")
+        if (self.relaxation == "fixed") != bool(self.genotype):
+            checks["genotype"] = (False, 'goes with relaxation = "fixed", and only with it')
+        _refuse("search", checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The outer loop, the task optimizer, and what the run leaves on disk."""
+
+    iterations: int
+    """Meta-iterations."""
+    tasks: int = 1
+    """Tasks of a meta-iteration, over which the meta-gradient is the mean."""
+    stack: int = 0
+    """Most tasks that are evaluated together; 0 is all of them. Less takes less memory."""
+    meta_learner: str = "reptile"
+    """Name of a meta-learner: reptile, fomaml, maml, anil."""
+    outer: str = "sgd"
+    """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
+    meta_lr_weights: float = 1.0
+    """Outer step size on the weights, annealed to zero over the run by a cosine."""
+    meta_lr_alphas: float = 0.6
+    """Outer step size on the alphas, annealed likewise."""
+    learned_rates: bool = False
+    """Whether the task optimizer's step sizes are learned, one for each tensor (Meta-SGD)."""
+    meta_lr_rates: float = 0.1
+    """Outer step size on the logarithms of the learned rates, annealed likewise."""
+    weight_lr: float = 3e-3
+    """Step size of the task optimizer on the weights."""
+    beta1: float = 0.9
+    """First-moment decay of REPTILE's task optimizer, whose state is carried from task to task."""
     gradient_clip: float = 10.0
     """Largest gradient norm in the task optimizer."""
+    drop_path: float = 0.0
+    """Probability that an operation other than the identity is left out, for each image."""
+    ema: float = 0.0
+    """Decay of a running mean of the meta-parameters, which is then what is validated and saved;
+    0 is none. 0.999 averages over about a thousand iterations."""
     validate_every: int = 500
-    """Meta-iterations between validations and snapshots."""
+    """Meta-iterations between validations."""
     validation_episodes: int = 60
     """Episodes of a validation (20-way 1-shot where the data has as many classes)."""
+    snapshot_every: int = 100
+    """Meta-iterations between snapshots to resume from."""
+    snapshot_seconds: float = 600.0
+    """Seconds after which there is a snapshot in any case."""
+    log_every: int = 10
+    """Meta-iterations between lines of the log; validations have a line each."""
     seed: int = 0
     """Seed of everything random in the run."""
     threads: int = 0
     """Threads of torch; 0 leaves torch's own choice."""
 
     def __post_init__(self) -> None:
-        counted = ("iterations", "tasks", "keep", "validate_every", "validation_episodes")
-        others = set(vars(self)) - {*counted, *_POSITIVE}
-        checks = {name: (getattr(self, name) >= 1, "must be at least 1") for name in counted}
-        for name in _POSITIVE:
-            checks[name] = (0 < getattr(self, name) < inf, "must be above 0")
-        for name in sorted(others):
-            checks[name] = (0 <= getattr(self, name) < inf, "must be at least 0")
-        if not self.temperature_end <= self.temperature_start:
-            checks["temperature_end"] = (False, "must be at most temperature_start")
-        if self.beta1 >= 1:
-            checks["beta1"] = (False, "must be below 1")
+        every = ("validate_every", "snapshot_every", "log_every")
+        counted = ("iterations", "tasks", "validation_episodes", *every)
+        checks = _numbers(self, counted=counted, positive=("gradient_clip", "snapshot_seconds"))
+        checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
+        for name in ("beta1", "drop_path", "ema"):
+            if getattr(self, name) >= 1:
+                checks[name] = (False, "must be below 1")
         _refuse("train", checks)
 
 
@@ -133,14 +183,33 @@ class RunConfig:
     space: SearchSpace
     adapt: AdaptConfig
     train: TrainConfig
+    search: SearchConfig = field(default_factory=SearchConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     augment: AffineRange = field(default_factory=AffineRange)
+    photo: PhotoRange = field(default_factory=PhotoRange)
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+        if self.train.learned_rates and self.train.meta_learner == "reptile":
+            enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
+            _refuse("task", {"steps": enough})
 
 
-_POSITIVE = ("temperature_start", "temperature_end", "gradient_clip")
+def _numbers(
+    config: object, *, counted: Sequence[str], positive: Sequence[str]
+) -> dict[str, tuple[bool, str]]:
+    """Bounds of numeric fields: at least 1 if counted, above 0 if positive, at least 0 else."""
+    checks = {}
+    for name, value in vars(config).items():
+        if isinstance(value, str | bool):
+            continue
+        if name in counted:
+            checks[name] = (value >= 1, "must be at least 1")
+        elif name in positive:
+            checks[name] = (0 < value < inf, "must be above 0")
+        else:
+            checks[name] = (0 <= value < inf, "must be at least 0")
+    return checks
 
 
 def _refuse(section: str, checks: Mapping[str, tuple[bool, str]]) -> None:

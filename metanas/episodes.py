@@ -39,8 +39,12 @@ def sample_episode(
     shots: int,
     queries: int,
     random: np.random.Generator,
+    repeat: bool = False,
 ) -> Episode:
     """Draw `ways` classes and, without replacement, `shots` and `queries` images of each.
+
+    repeat: whether a class that has too few images for so many queries may repeat some of them; no
+        image is ever both support and query.
 
     Raises:
         DatasetError: fewer classes than ways, or a drawn class with too few images.
@@ -55,7 +59,7 @@ def sample_episode(
     support, query = [], []
     for name in chosen:
         images = data[name]
-        if shots + queries > len(images):
+        if shots + (1 if repeat else queries) > len(images):
             raise DatasetError(
                 "DATASET_TOO_FEW_IMAGES",
                 f"{shots} shots and {queries} queries need {shots + queries} images of every "
@@ -63,7 +67,7 @@ def sample_episode(
             )
         order = random.permutation(len(images))[: shots + queries]
         support.append(images[order[:shots]])
-        query.append(images[order[shots:]])
+        query.append(images[np.resize(order[shots:], queries)])
     return Episode(
         np.concatenate(support),
         np.repeat(np.arange(ways), shots),

@@ -264,6 +264,9 @@ def _gradients(
     rows: Rows,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of shares and candidates that can be differentiated again."""
+    # of views: one candidate may have been computed from another, and only its own part is wanted
+    xs = [x.view_as(x) for x in xs]
+    shares = None if shares is None else shares.view_as(shares)
     total = torch.zeros(())
     for k, x in enumerate(xs):
         part = _pixels(x, rows.tasks)
@@ -274,6 +277,7 @@ def _gradients(
             variance = ((support - mean).square() * counts).sum(1, keepdim=True)
             part = (part - mean) * torch.rsqrt(variance + NORM_EPSILON)
         total = total + (part if shares is None else part * shares[:, k, None, None])
-    leaves = [*xs] if shares is None else [shares, *xs]
-    found = torch.autograd.grad(_images(total, xs[0]), leaves, gradient, create_graph=True)
-    return (None, *found) if shares is None else found
+    every = (shares, *xs)
+    leaves = [each for each in every if each is not None and each.requires_grad]
+    found = iter(torch.autograd.grad(_images(total, xs[0]), leaves, gradient, create_graph=True))
+    return tuple(next(found) if each is not None and each.requires_grad else None for each in every)

@@ -17,7 +17,7 @@ from metanas.kernels import Rows
 from metanas.network import freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import Decided, Mixer, Softmax, Stacked
+from metanas.relax import Argmax, PerTask, Relaxation, Softmax
 from metanas.support import SupportSet
 
 LARGE = 2**28
@@ -45,10 +45,10 @@ def gap(
     rows = next(batches_of(task.labels, options.batch_size, generator))
     images = upload(task.images[rows], checkpoint.device)
     x = torch.cat([images, _views(images, checkpoint.card.augment, seed)])
-    mixers = (Softmax(temperature=options.temperature_end), Decided())
+    relaxations = (Softmax(temperature=options.temperature_end), Argmax())
     # a stack of two tasks that differ in how they are mixed, unless that would take much memory
     large = checkpoint.supernet.activation_bytes(2 * len(x), x.shape[-1]) > LARGE
-    stacks = [(mixer,) for mixer in mixers] if large else [mixers]
+    stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
     found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
     support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
     members = membership(task.labels[rows], task.ways).to(x.device).expand(2, -1, -1)
@@ -62,14 +62,18 @@ def gap(
 
 
 def _features(
-    checkpoint: Checkpoint, params: Params, x: Tensor, mixers: Sequence[Mixer], by_edge: bool
+    checkpoint: Checkpoint,
+    params: Params,
+    x: Tensor,
+    relaxations: Sequence[Relaxation],
+    by_edge: bool,
 ) -> Tensor:
-    """Features `(mixers, rows, D)` of rows half of which are the support set, mixed each way."""
-    count = len(mixers)
+    """Features `(len(relaxations), rows, D)`, mixed each way; half of the rows are support."""
+    count = len(relaxations)
     if count > 1:
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
     rows = Rows(len(x) // 2, count)
-    arguments = (x.repeat(count, 1, 1, 1), rows, Stacked(tuple(mixers)), SHARE_THRESHOLD)
+    arguments = (x.repeat(count, 1, 1, 1), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
     with checkpoint.using:
         out: Tensor = functional_call(
             checkpoint.supernet, params, arguments, {"recompute": by_edge}, tie_weights=False
@@ -102,7 +106,7 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tenso
     """
     count = len(task.images)
     if count <= chunk:
-        arguments = (upload(task.images, checkpoint.device), Rows(count), Decided())
+        arguments = (upload(task.images, checkpoint.device), Rows(count), Argmax())
         with checkpoint.using:
             features: Tensor = functional_call(
                 checkpoint.supernet, checkpoint.params, arguments, tie_weights=False

@@ -105,6 +105,36 @@ class AffineRange:
     """Largest shear."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PhotoRange:
+    """Ranges of the random views of photos in meta-training; each is drawn uniformly, per image."""
+
+    crop: float = 1.0
+    """Smallest side of a crop, as a fraction of the image's; 1 takes whole images."""
+    flip: bool = False
+    """Whether half of the images are mirrored."""
+    brightness: float = 0.0
+    """Largest relative change of brightness."""
+    contrast: float = 0.0
+    """Largest relative change of contrast."""
+    saturation: float = 0.0
+    """Largest relative change of saturation."""
+
+    def __post_init__(self) -> None:
+        bad = [] if 0 < self.crop <= 1 else [("crop", "must be above 0 and at most 1")]
+        names = ("brightness", "contrast", "saturation")
+        bad += [(n, "must be 0 to 1") for n in names if not 0 <= getattr(self, n) <= 1]
+        if bad:
+            raise InvalidInput(
+                Violation(f"photo.{name}", "OPTION_OUT_OF_RANGE", what) for name, what in bad
+            )
+
+    @property
+    def colour(self) -> tuple[float, float, float]:
+        """Ranges of brightness, contrast and saturation."""
+        return self.brightness, self.contrast, self.saturation
+
+
 def _whole(value: object, low: int, high: int) -> bool:
     return type(value) is int and low <= value <= high
 

@@ -1,73 +1,142 @@
 """A meta-training run on disk: its log, its snapshots, its best checkpoint.
 
-Snapshots are written atomically and resumed exactly: with the same number of threads, a run that
-was killed and resumed ends with the same bits as one that was not.
+Notable:
+- With the same number of threads, a run that was killed at any moment and resumed ends with the
+  same bits as one that was not.
+- The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
+  when the run goes on from there.
 """
 
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from metanas import __version__, data, schema
 from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
-from metanas.checkpoint import ALIVE_PREFIX, save_checkpoint, write_atomic
+from metanas.checkpoint import save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, with_rotations
-from metanas.errors import CheckpointError, InvalidInput
-from metanas.genotype import CELL_KINDS
-from metanas.train import MetaTrainer, Progress
+from metanas.errors import CheckpointError, Diverged
+from metanas.snapshots import SNAPSHOT_FILE, Best, load_snapshot, save_snapshot
+from metanas.train import Extensions, Learn, MetaTrainer, Progress
+from metanas.wishes import Wishes
 
-SNAPSHOT_FILE = "snapshot.safetensors"
 LOG_FILE = "log.jsonl"
-META, ADAM = "meta.", "adam."
-UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
-"""What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best validation so far: pruned accuracy, and the iteration that reached it."""
-
-    accuracy: float = -1.0
-    iteration: int = 0
+CONFIG_FILE = "training.json"
+"""The resolved configuration, beside the weights of a checkpoint."""
 
 
 def run(
-    config: RunConfig, folder: Path, *, resume: bool, on_progress: Callable[[Progress], None]
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    on_progress: Callable[[Progress], None],
+    wishes: Wishes | None = None,
+    extensions: Extensions | None = None,
+    learner: Callable[[RunConfig, Classes], Learn] | None = None,
 ) -> Best:
     """Train to the end, or on from the last snapshot; returns the best validation.
 
+    wishes: looked at after every iteration; who sets `stop` gets a snapshot, and the run ends.
+    extensions: what the configuration's names stand for.
+    learner: makes what runs the inner loops, from the configuration and the classes to train on.
+
     Raises:
         DatasetError: the data cannot be used.
-        CheckpointError: nothing to resume from, something damaged, or a run that is already there.
-        Diverged: the loss became NaN or infinite; the last snapshot is good.
+        CheckpointError: nothing to resume from, something damaged, or a run that is already there;
+            or something could not be written (WRITE_FAILED), and what was there before still is.
+        Diverged: the loss became NaN or infinite; there is a snapshot from just before.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     if not resume and (folder / SNAPSHOT_FILE).exists():
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
-    trainer = MetaTrainer(config, *_classes(config))
+    train, val = classes_of(config)
+    learn = learner(config, train) if learner else None
+    trainer = MetaTrainer(config, train, val, extensions=extensions, learn=learn)
     best = load_snapshot(folder, trainer) if resume else Best()
-    folder.mkdir(parents=True, exist_ok=True)
-    while trainer.iteration < config.train.iterations:
-        seen = trainer.iterate()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _rewind_log(folder / LOG_FILE, trainer.iteration)
+        if not resume:  # whoever cannot write hears of it now, and there is always one to resume
+            save_snapshot(folder, trainer, best)
+        return _train(trainer, folder, best, on_progress, wishes or Wishes())
+    except OSError as error:
+        message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
+        message += "make room, then go on with --resume"
+        raise CheckpointError("WRITE_FAILED", message) from error
+
+
+def _train(
+    trainer: MetaTrainer,
+    folder: Path,
+    best: Best,
+    on_progress: Callable[[Progress], None],
+    wishes: Wishes,
+) -> Best:
+    settings = trainer.config.train
+    written = time.monotonic()
+    while trainer.iteration < settings.iterations and not wishes.end():
+        try:
+            seen = trainer.iterate()
+        except Diverged as error:
+            save_snapshot(folder, trainer, best)
+            raise _diverged(folder, trainer.iteration, error) from error
         on_progress(seen)
-        if not math.isnan(seen.pruned):
-            best = _record(folder, trainer, seen, best)
+        validated = not math.isnan(seen.pruned)
+        if validated and seen.pruned > best.accuracy:
+            best = Best(seen.pruned, seen.iteration)
+            _save(folder / "checkpoint", trainer, seen)
+        if validated or seen.iteration % settings.log_every == 0:
+            _log(folder / LOG_FILE, seen)
+        due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+        late = time.monotonic() - written > settings.snapshot_seconds
+        if due or late or wishes.end() or seen.iteration == settings.iterations:
+            wishes.snapshot = False
+            save_snapshot(folder, trainer, best)
+            written = time.monotonic()
     return best
 
 
-def _classes(config: RunConfig) -> tuple[Classes, Classes]:
+def _diverged(folder: Path, done: int, error: Diverged) -> Diverged:
+    return Diverged(
+        f"meta-iteration {done + 1} diverged: {error}. {folder / SNAPSHOT_FILE} holds the run as "
+        f"it was after iteration {done}: go on from there with --resume and lower rates, for "
+        "example --set train.meta_lr_weights=..., train.weight_lr or search.alpha_lr"
+    )
+
+
+def _log(path: Path, seen: Progress) -> None:
+    values = {
+        name: None if isinstance(value, float) and math.isnan(value) else value
+        for name, value in schema.dump(seen).items()
+    }
+    with path.open("a", encoding="utf-8") as log:
+        log.write(json.dumps({"time": time.time(), **values}) + "\n")
+
+
+def _rewind_log(path: Path, iteration: int) -> None:
+    """Drop what the log says of later iterations, and a line that was cut off."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            if json.loads(line)["iteration"] <= iteration and line.endswith("\n"):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_atomic(path, "".join(kept).encode())
+
+
+def classes_of(config: RunConfig) -> tuple[Classes, Classes]:
     """Classes to train on and classes to validate on."""
     spec = config.input
     train, val = (
@@ -77,92 +146,14 @@ def _classes(config: RunConfig) -> tuple[Classes, Classes]:
     return with_rotations(train) if config.data.rotations else train, val
 
 
-def _record(folder: Path, trainer: MetaTrainer, seen: Progress, best: Best) -> Best:
-    """Log a validation, keep the checkpoint if it is the best so far, and write a snapshot."""
-    if seen.pruned > best.accuracy:
-        best = Best(seen.pruned, seen.iteration)
-        _save(folder / "checkpoint", trainer, seen)
-    save_snapshot(folder, trainer, best)
-    with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"time": time.time(), **schema.dump(seen)}) + "\n")
-    return best
-
-
-def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
-    """Write all that the run needs to go on as if it had never stopped, in one file."""
-    header = {
-        "config": schema.dump(trainer.config),
-        "iteration": trainer.iteration,
-        "random": trainer.random.bit_generator.state,
-        "best": schema.dump(best),
-    }
-    tensors = {META + k: v for k, v in trainer.meta.items()}
-    for index, state in trainer.optimizer.adam.state_dict()["state"].items():
-        tensors |= {f"{ADAM}{index}.{k}": v for k, v in state.items()}
-    for kind in CELL_KINDS:
-        tensors[ALIVE_PREFIX + kind] = trainer.supernet.cell_alpha(kind).alive.to(torch.uint8)
-    tensors["generator"] = trainer.generator.get_state()
-    raw = safetensors.torch.save(tensors, {"run": json.dumps(header)})
-    write_atomic(folder / SNAPSHOT_FILE, raw)
-
-
-def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
-    """Bring a fresh trainer of the same configuration to where the run in `folder` stood.
-
-    The number of iterations and how often to validate may differ; everything else must not.
-
-    Raises:
-        CheckpointError: no snapshot, a damaged one, or one of another configuration.
-    """
-    path = folder / SNAPSHOT_FILE
-    try:
-        raw = path.read_bytes()
-        tensors = safetensors.torch.load(raw)
-        length = int.from_bytes(raw[:8], "little")
-        header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
-        _check_same(path, header["config"], trainer.config)
-        _restore(trainer, header, tensors)
-        return schema.build(Best, header["best"])
-    except FileNotFoundError as error:
-        message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
-        raise CheckpointError("CHECKPOINT_MISSING", message) from error
-    except UNREADABLE as error:
-        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error!r}") from error
-
-
-def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:
-    ours = json.loads(json.dumps(schema.dump(config)))
-    for free in ("iterations", "validate_every", "threads"):
-        stored["train"].pop(free, None)
-        ours["train"].pop(free)
-    for section, value in ours.items():
-        if stored.get(section) != value:
-            message = f"{path} was written with another [{section}]: {stored.get(section)}"
-            raise CheckpointError("CHECKPOINT_FORMAT", message)
-
-
-def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    trainer.iteration = header["iteration"]
-    trainer.random.bit_generator.state = header["random"]
-    trainer.generator.set_state(tensors["generator"])
-    for name, value in trainer.meta.items():
-        value.copy_(tensors[META + name])
-    for kind in CELL_KINDS:
-        trainer.supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
-    adam = trainer.optimizer.adam
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith(ADAM):
-            index, key = name.removeprefix(ADAM).split(".")
-            state.setdefault(int(index), {})[key] = value
-    adam.load_state_dict({"state": state, "param_groups": adam.state_dict()["param_groups"]})
-
-
 def _save(folder: Path, trainer: MetaTrainer, seen: Progress) -> None:
     """Write the checkpoint and its model card."""
     card = card_of(trainer, seen)
-    card = save_checkpoint(folder, card, trainer.supernet, trainer.meta)
+    card = save_checkpoint(folder, card, trainer.supernet, trainer.saved)
     write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
+    config = trainer.config
+    told = replace(config, data=replace(config.data, path=Path(config.data.path).name))
+    write_atomic(folder / CONFIG_FILE, (json.dumps(schema.dump(told), indent=2) + "\n").encode())
 
 
 def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
@@ -175,14 +166,14 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
         space=config.space,
         defaults=config.adapt,
         augment=config.augment,
-        parameters=sum(p.numel() for p in trainer.meta.values()),
+        relaxation=config.search.relaxation,
+        parameters=trainer.layout.size,
         weights_sha256="",
         provenance={
             "data": Path(config.data.path).name,
             "split": config.data.train_split,
             "terms": config.data.licence,
-            "meta_learner": "REPTILE",
-            "relaxation": "annealed softmax (DARTS), pairwise inputs",
+            "meta_learner": config.train.meta_learner,
             "iterations": str(trainer.iteration),
             "validation": f"{seen.pruned:.1%} pruned, {seen.soft:.1%} soft, before adaptation, "
             f"{config.train.validation_episodes} episodes of split {config.data.val_split}",

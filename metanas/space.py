@@ -23,6 +23,8 @@ class SearchSpace:
     """Output channels of the stem convolution."""
     stem_stride: int = 1
     """Stride of the stem convolution."""
+    partial: int = 1
+    """Operations run on one of so many equal parts of the channels (PC-DARTS); 1 is all."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -37,6 +39,12 @@ class SearchSpace:
             ),
             ("nodes", 1 <= self.nodes <= 6, "must lie in 1 to 6"),
             ("stem_channels", 1 <= self.stem_channels <= 1024, "must lie in 1 to 1024"),
+            ("partial", 1 <= self.partial <= 16, "must lie in 1 to 16"),
+            (
+                "partial",
+                self.partial < 1 or all(c % self.partial == 0 for c in self.channels),
+                "must divide every width",
+            ),
             ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
         )
         bad = [

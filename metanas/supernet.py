@@ -19,7 +19,7 @@ Notable:
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from metanas.droppath import DropPath
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
-from metanas.kernels import Rows, mixture
+from metanas.kernels import Rows, mixture, normalise
 from metanas.ops import (
     Chain,
     Conv,
@@ -42,7 +43,8 @@ from metanas.ops import (
     reduce_norm,
     relu_conv_norm,
 )
-from metanas.relax import Mixer
+from metanas.partial import Partial
+from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
 ALPHA_PREFIX = "alpha."
@@ -78,7 +80,9 @@ class CellAlpha(nn.Module):
             member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
             self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def shares(self, mixer: Mixer, threshold: float, generator: torch.Generator | None) -> Tensor:
+    def shares(
+        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None
+    ) -> Tensor:
         """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
@@ -88,17 +92,20 @@ class CellAlpha(nn.Module):
         """
         ops = self.ops if self.ops.ndim == 3 else self.ops[None]
         inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
-        weights = mixer.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
+        weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
         blocks = []
         edge = 0
         for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
             count = self.inputs_of[node]
-            chosen = mixer.weights(pairs[:, None], generator)
+            chosen = relaxation.weights(pairs[:, None], generator)
             gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
             share = gates * weights[:, edge : edge + count]
             largest = share.amax(dim=(1, 2), keepdim=True)
             kept = torch.where((share > threshold) | (share == largest), share, 0.0)
-            blocks.append(kept * (2.0 / kept.sum(dim=(1, 2), keepdim=True)))
+            dropped = ((share > 0) & (kept == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+            # only then: where weights are one-hot samples, dividing by their sum would leave the
+            # logits of the pair without a gradient
+            blocks.append(kept * torch.where(dropped, 2.0 / kept.sum(dim=(1, 2), keepdim=True), 1))
             edge += count
         return torch.cat(blocks, dim=1)
 
@@ -109,6 +116,8 @@ class Mixture:
 
     shares: Tensor
     live: tuple[tuple[int, ...], ...]
+    factors: Tensor | None = None
+    """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
 
 
 @dataclass(frozen=True)
@@ -119,23 +128,26 @@ class Candidate:
     shared: whether it has no parameters, so that all edges from a state share its result.
     layers: first and last but one of the layers that remain, if it is a `Chain`.
     normed: whether a norm comes last, which the mixture then does for all candidates together.
+    identity: whether it returns its input.
     """
 
     rectified: bool
     shared: bool
     layers: tuple[int, int] | None
     normed: bool
+    identity: bool
 
     @classmethod
     def of(cls, op: nn.Module) -> "Candidate":
         """Look at the layers of an operation."""
         shared = not has_parameters(op)
         if not isinstance(op, Chain):
-            return cls(False, shared, None, False)
+            return cls(False, shared, None, False, False)
         layers = list(op)
         rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
         normed = bool(layers) and isinstance(layers[-1], Norm)
-        return cls(rectified, shared, (int(rectified), len(layers) - int(normed)), normed)
+        ends = (int(rectified), len(layers) - int(normed))
+        return cls(rectified, shared, ends, normed, not layers)
 
 
 class Edge(nn.ModuleList):
@@ -159,7 +171,7 @@ class Edge(nn.ModuleList):
         if isinstance(module, Chain) and candidate.layers is not None:
             x = state.rectified() if candidate.rectified else state.x
             return module.part(x, rows, *candidate.layers)
-        if rows.tasks > 1:
+        if rows.tasks > 1 and not isinstance(module, Partial):
             return each_task(module, state.x, rows.tasks, rows)
         out: Tensor = module(state.x, rows)
         return out
@@ -221,7 +233,7 @@ class Cell(nn.Module):
         edge = 0
         for _ in range(self.nodes):
             chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
-            if recompute:
+            if recompute and mixed.factors is None:
                 value = self._recomputed(states, edge, chosen, mixed, rows)
             else:
                 value = self._mixed(states, edge, chosen, mixed, rows)
@@ -239,9 +251,23 @@ class Cell(nn.Module):
             outs.append(edge.run(op, states[source], rows))
             normed.append(edge.candidates[op].normed)
             index.append((first + source) * len(edge) + op)
+        if mixed.factors is not None:
+            outs = self._dropped(chosen, first, outs, mixed.factors, rows)
+            normed = [False] * len(outs)
         shares = mixed.shares.flatten(1)
         own = shares.index_select(1, torch.tensor(index, device=shares.device))
         return mixture(outs, tuple(normed), own, rows)
+
+    def _dropped(
+        self, chosen: list[Chosen], first: int, outs: list[Tensor], factors: Tensor, rows: Rows
+    ) -> list[Tensor]:
+        """What candidates return, norms included, with some rows zero unless it is an identity."""
+        dropped = []
+        for (source, op), out in zip(chosen, outs, strict=True):
+            candidate = self._edge(first + source).candidates[op]
+            value = normalise(out, rows) if candidate.normed else out
+            dropped.append(value if candidate.identity else value * factors[first + source, op])
+        return dropped
 
     def _recomputed(
         self, states: list[State], first: int, chosen: list[Chosen], mixed: Mixture, rows: Rows
@@ -315,10 +341,10 @@ class Supernet(nn.Module):
         return 4 * images * elements
 
     @torch.no_grad()
-    def entropy(self, params: Mapping[str, Tensor], mixer: Mixer) -> Tensor:
+    def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:
         """Mean entropy of the weights over an edge's candidates, in nats: `(tasks,)`, or `()`."""
         weights = [
-            mixer.weights(
+            relaxation.weights(
                 params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
                     ~self.cell_alpha(kind).alive, -torch.inf
                 )
@@ -332,11 +358,12 @@ class Supernet(nn.Module):
         self,
         x: Tensor,
         rows: Rows,
-        mixer: Mixer,
+        relaxation: Relaxation,
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
         *,
         recompute: bool = False,
+        drop: DropPath | None = None,
     ) -> Tensor:
         """Features `(R, features)` of images `(R, C, H, W)`.
 
@@ -344,13 +371,16 @@ class Supernet(nn.Module):
         `recompute` the backward pass evaluates every edge once more instead of keeping what is in
         it: a third more time for a fraction of the memory.
         """
-        shares = [self.cell_alpha(k).shares(mixer, threshold, generator) for k in CELL_KINDS]
+        shares = [self.cell_alpha(k).shares(relaxation, threshold, generator) for k in CELL_KINDS]
         mixtures = dict(zip(CELL_KINDS, _mixtures(shares), strict=True))
         stem = channels_last(self.stem(x, rows))
         before = last = self.stem_norm(stem, rows)
         for cell in self.cells:
-            kind = "reduce" if cell.reduction else "normal"
-            before, last = last, cell(before, last, rows, mixtures[kind], recompute)
+            mixed = mixtures["reduce" if cell.reduction else "normal"]
+            if drop is not None:
+                edges, ops = mixed.shares.shape[1:]
+                mixed = replace(mixed, factors=drop.factors(edges, ops, last, rows))
+            before, last = last, cell(before, last, rows, mixed, recompute)
         features: Tensor = last.mean(dim=(2, 3))
         return features
 

@@ -17,14 +17,16 @@ from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.episodes import Classes
 from metanas.export import session
 from metanas.graph import Graph
+from metanas.inner import Adam, InnerLoop, Moments
 from metanas.kernels import Rows
+from metanas.layout import Layout
 from metanas.metalearn import MetaLearner
 from metanas.ops import OPS, Norm, Op
-from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
+from metanas.partial import candidates
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise
+from metanas.supernet import Supernet, initialise, is_alpha
 
 STRIDES = (1, 2)
 THREE = Rows(3)
@@ -53,7 +55,6 @@ def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) 
 def check_relaxation(relaxation: Relaxation) -> None:
     """Check a relaxation: weights are a distribution, -inf is zero, cold is one-hot, seeded."""
     warm, cold = relaxation.at(1.0), relaxation.at(1e-3)
-    _require([warm.temperature, cold.temperature] == [1.0, 1e-3], "at() sets the temperature")
     _require(type(warm) is type(relaxation), "at() returns the same kind of relaxation")
     before = torch.get_rng_state()
     for shape in ((4,), (3, 4)):
@@ -66,36 +67,64 @@ def check_relaxation(relaxation: Relaxation) -> None:
         _close(weights.sum(-1), torch.ones(shape[:-1]), "weights sum to one")
         _require(bool((weights[..., 1] == 0).all()), "a logit of -inf has a weight of zero")
         _require(bool(torch.equal(weights, warm.weights(logits, _generator()))), "seeded")
-        (gradient,) = torch.autograd.grad((weights * _noise(*shape)).sum(), logits)
-        _require(bool(gradient.isfinite().all()), "gradients are finite beside -inf")
-        _require(bool((gradient != 0).any()), "gradients reach the logits")
+        if weights.requires_grad:  # one that learns nothing is a relaxation too
+            (gradient,) = torch.autograd.grad((weights * _noise(*shape)).sum(), logits)
+            _require(bool(gradient.isfinite().all()), "gradients are finite beside -inf")
+            _require(bool((gradient != 0).any()), "gradients reach the logits")
         frozen = cold.weights(logits.detach(), _generator())
         _require(float(frozen.amax(-1).min()) > 0.99, "cold: one-hot")
     _require(bool(torch.equal(before, torch.get_rng_state())), "the global generator is left alone")
 
 
 def check_meta_learner(meta_learner: MetaLearner) -> None:
-    """Check a meta-learner: keys, a fixed point where tasks learned nothing, and its direction."""
-    meta = {"weight": _noise(2, 3), "alpha.normal.ops": _noise(4), "idle": _noise(2)}
-    tasks = [{**meta, k: meta[k] + step} for k in ("weight", "alpha.normal.ops") for step in (1, 3)]
-    inputs = [meta, *tasks]
-    copies = [{k: v.clone() for k, v in params.items()} for params in inputs]
-    gradient = meta_learner(meta, tasks)
-    _require(gradient.keys() == meta.keys(), "the meta-gradient has the keys of the parameters")
-    for name, value in gradient.items():
-        like = meta[name]
-        _require(value.shape == like.shape and value.dtype == like.dtype, f"{name}: shape, dtype")
-        _require(bool(value.isfinite().all()), f"{name}: finite")
-    same = all(_equal(one, other) for one, other in zip(inputs, copies, strict=True))
-    _require(same, "the parameters that came in are not written to")
-    _close(gradient["idle"], torch.zeros(2), "what no task moved does not move")
+    """Check a meta-learner on quadratic losses: shapes, direction, fixed point, stacks.
+
+    Each task pulls the parameters to a place of its own; one parameter has no part in any loss.
+    """
+    start = {"weight": _noise(2, 3), "alpha.normal.ops": _noise(4), "idle": _noise(2)}
+    layout = Layout(start)
+    begin = layout.flatten(start)
+    away = torch.tensor([1.0, 3.0])[:, None] * layout.where(lambda name: name != "idle")
+    learned = meta_learner.learn(_quadratic(layout, begin, away))
+    gradient, shape = learned.gradient, (2, layout.size)
+    _require(tuple(gradient.shape) == shape, f"the meta-gradient has a row a task: {shape}")
+    _require(gradient.dtype == begin.dtype, f"the meta-gradient is {begin.dtype}")
+    _require(bool(gradient.isfinite().all()), "the meta-gradient is finite")
+    expected = (2, len(layout.names))
+    _require(tuple(learned.factors.shape) == expected, f"gradients of the factors: {expected}")
+    _require(bool(learned.factors.isfinite().all()), "gradients of the factors are finite")
+    _require(bool(torch.equal(begin, layout.flatten(start))), "the start is not written to")
+    views = layout.views(gradient)
+    _close(views["idle"], torch.zeros(2, 2), "what no task moves does not move")
     for name in ("weight", "alpha.normal.ops"):
-        away = meta[name] - sum(task[name] for task in tasks) / len(tasks)
-        _require(float((gradient[name] * away).sum()) > 0, f"{name}: towards where the tasks went")
-    for name, value in meta_learner(meta, [meta, meta]).items():
-        _close(value, torch.zeros_like(value), f"{name}: tasks that learned nothing move nothing")
-    for name, value in meta_learner(meta, tasks[::-1]).items():
-        _close(value, gradient[name], f"{name}: the order of tasks does not matter")
+        _require(float(views[name].sum()) < 0, f"{name}: towards where the tasks went")
+    still = meta_learner.learn(_quadratic(layout, begin, 0 * away)).gradient
+    _close(still, torch.zeros(shape), "tasks that have nothing to learn move nothing")
+    turned = meta_learner.learn(_quadratic(layout, begin, away.flip(0))).gradient
+    _close(turned, gradient.flip(0), "the order of tasks does not matter")
+    alone = meta_learner.learn(_quadratic(layout, begin, away[:1])).gradient
+    _close(alone, gradient[:1], "a task is learned alike alone and in a stack")
+
+
+def _quadratic(layout: Layout, start: Tensor, away: Tensor) -> InnerLoop:
+    """Inner loops whose losses are half the squared distances to `start + away`."""
+    alphas = layout.where(is_alpha)
+    return InnerLoop(
+        tasks=len(away),
+        steps=2,
+        layout=layout,
+        start=start,
+        rates=torch.full((layout.size,), 0.1),
+        factors=torch.zeros(len(layout.names)),
+        loss=lambda theta, number: 0.5 * (theta - start - away).square()[:, _used(layout)].sum(1),
+        alphas=alphas,
+        adam=Adam(),
+        moments=Moments.zero(layout.size),
+    )
+
+
+def _used(layout: Layout) -> Tensor:
+    return layout.where(lambda name: name != "idle")
 
 
 def check_dataset(load: Callable[[Path], Classes], path: Path) -> None:
@@ -194,10 +223,6 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=_generator())
 
 
-def _equal(one: Params, other: Params) -> bool:
-    return all(bool(torch.equal(value, other[name])) for name, value in one.items())
-
-
 def _close(actual: Tensor, expected: Tensor, what: str) -> None:
     _require(actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}")
     actual, expected = actual.detach(), expected.detach()
@@ -220,6 +245,7 @@ def make_checkpoint(
     seed: int = 0,
     options: AdaptConfig | None = None,
     ops: Mapping[str, Op] = OPS,
+    partial: int = 1,
 ) -> Checkpoint:
     """Write and load a small untrained checkpoint; its name is its folder's."""
     space = SearchSpace(
@@ -230,8 +256,9 @@ def make_checkpoint(
         nodes=2,
         stem_channels=2 * width,
         stem_stride=1,
+        partial=partial,
     )
-    supernet = Supernet(space, ops)
+    supernet = Supernet(space, candidates(space, ops))
     initialise(supernet, torch.Generator().manual_seed(seed))
     card = CheckpointCard(
         name=folder.name,

@@ -1,13 +1,11 @@
 """Meta-training: the outer loop over tasks.
 
 One meta-iteration: every task starts from the meta-parameters and takes a few task-optimizer steps
-on weights and alphas together while the temperature falls from start to end; then the meta-learner
-moves the meta-parameters by what the tasks learned (MetaNAS, arXiv:1911.11090, with REPTILE and
-DARTS).
+on weights and alphas while the temperature falls from start to end (`metanas.metabatch`); then the
+mean of what the meta-learner makes of them moves the meta-parameters (MetaNAS, arXiv:1911.11090,
+with REPTILE and DARTS as its instance).
 
 Notable:
-- The loss of a step is that of a prototype episode: fresh support images and queries of the task's
-  classes, normalised by the support images alone. That is how the adapted network will be used.
 - Each step's temperature is one that adaptation will pass through, so the weights know both the
   mixture and the discrete network at its end; noise on the alphas shows them the discrete
   network's neighbours too.
@@ -15,50 +13,103 @@ Notable:
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn import functional as F
 
-from metanas.augment import affine_views
-from metanas.config import RunConfig, TrainConfig
+from metanas.config import RunConfig
 from metanas.episodes import Classes, Episode, sample_episode
-from metanas.errors import DatasetError
-from metanas.genotype import CELL_KINDS
+from metanas.errors import DatasetError, Diverged, UnknownName
+from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
+from metanas.inner import Adam, Moments
 from metanas.kernels import Rows
-from metanas.metalearn import MetaLearner, reptile
+from metanas.layout import Layout, Params
+from metanas.metabatch import MetaBatch, MetaState, TaskResults, normalised
+from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
-from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
-from metanas.relax import Perturbed, Relaxation, Softmax, annealed
-from metanas.supernet import ALPHA_PREFIX, Supernet, initialise, is_alpha
+from metanas.partial import candidates
+from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
+from metanas.search import fix, prune, searching, settle
+from metanas.supernet import Supernet, initialise, is_alpha
 
 VALIDATION_QUERIES = 5
-DISCRETE = 1e-4
-"""A temperature at which the softmax is the argmax."""
+FARTHEST = 5.0
+"""Largest logarithm, either way, of a learned factor on a rate."""
+
+Learn = Callable[[MetaState, range], TaskResults]
+"""What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
 
 
 @dataclass(frozen=True)
+class Extensions:
+    """What names in a configuration stand for."""
+
+    ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
+    relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
+    meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
+
+    def batch(self, config: RunConfig, train: Classes, device: str = "cpu") -> MetaBatch:
+        """The function that runs this configuration's inner loops.
+
+        Raises:
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        learner, relaxation = config.train.meta_learner, config.search.relaxation
+        if learner not in self.meta_learners:
+            raise UnknownName("meta-learner", learner, tuple(self.meta_learners))
+        if relaxation not in self.relaxations:
+            raise UnknownName("relaxation", relaxation, tuple(self.relaxations))
+        return MetaBatch(
+            config,
+            train,
+            meta_learner=self.meta_learners[learner],
+            relaxation=self.relaxations[relaxation],
+            ops=self.ops,
+            device=device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One meta-iteration; accuracies are NaN unless it was validated."""
+    """One meta-iteration; the accuracies of a validation are NaN unless there was one."""
 
     iteration: int
     loss: float
+    """Mean loss of the tasks' queries, over their steps."""
+    accuracy: float
+    """Mean accuracy of the same, 0 to 1."""
     candidates: int
-    soft: float
-    pruned: float
+    """Operations that are still candidates, over all edges of both kinds of cell."""
+    temperature: float
+    """Of a task's last step."""
+    entropy: float
+    """Mean entropy of the meta-alphas' mixture at that temperature, over edges, in nats."""
+    meta_lr_weights: float
+    meta_lr_alphas: float
+    seconds: float
+    """Wall time of the iteration, validation included."""
+    soft: float = math.nan
+    """Validation accuracy of the mixture, 0 to 1."""
+    pruned: float = math.nan
+    """Validation accuracy of the pruned network, 0 to 1."""
 
 
 class MetaTrainer:
-    """The state of a run: meta-parameters, task optimizer, generators; `iterate` advances it.
+    """The state of a run: meta-parameters and optimizers; `iterate` advances it.
+
+    `params`, `mean`, `factors` and `moments` are what a snapshot holds. `learn` runs the inner
+    loops; by default in this process.
 
     Raises:
         DatasetError: too few classes, or images of a class, for the tasks that are asked for.
-        UnknownName: the search space has an operation that `ops` has not.
+        InvalidInput: a fixed genotype that is not one of the search space.
+        UnknownName: an operation, relaxation or meta-learner that the extensions have not.
     """
 
     def __init__(
@@ -67,133 +118,139 @@ class MetaTrainer:
         train: Classes,
         val: Classes,
         *,
-        ops: Mapping[str, Op] = OPS,
-        meta_learner: MetaLearner = reptile,
+        extensions: Extensions | None = None,
+        learn: Learn | None = None,
     ) -> None:
-        _check_data("training", train, config.task.ways[0], 2)
+        extensions = extensions or Extensions()
+        _check_data("training", train, config.task.ways[1], 1 + max(config.task.shots))
         _check_data("validation", val, 2, 1 + VALIDATION_QUERIES)
         self.config = config
-        self._train, self._val = train, val
-        self._meta_learner = meta_learner
-        self.generator = torch.Generator().manual_seed(config.train.seed)
-        self.random = np.random.default_rng(config.train.seed)
-        self.supernet = Supernet(config.space, ops)
-        initialise(self.supernet, self.generator)
-        self.meta = {k: v.detach().clone() for k, v in self.supernet.named_parameters()}
+        self._val = val
+        self._learn = learn or extensions.batch(config, train)
+        self.supernet = Supernet(config.space, candidates(config.space, extensions.ops))
+        initialise(self.supernet, torch.Generator().manual_seed(config.train.seed))
+        named = dict(self.supernet.named_parameters())
+        self.layout = Layout(named)
+        self.params = self.layout.flatten(named)
         self.supernet.requires_grad_(False)
-        self.optimizer = TaskOptimizer(self.meta, _optimizer_config(config.train))
+        if config.search.genotype:
+            fix(self.supernet, self.meta, Genotype.from_json(config.search.genotype))
+        self.mean = self.params.clone()
+        self.factors = torch.zeros(len(self.layout.names))
+        self.moments = Moments.zero(self.layout.size)
+        self.outer = Moments.zero(self.layout.size + len(self.factors))
         self.iteration = 0
+
+    @property
+    def meta(self) -> Params:
+        """The meta-parameters, as views."""
+        return self.layout.views(self.params)
+
+    @property
+    def saved(self) -> Params:
+        """What is validated and saved: the meta-parameters, or their running mean."""
+        return self.layout.views(self.mean if self.config.train.ema else self.params)
 
     def iterate(self) -> Progress:
         """One meta-iteration.
 
         Raises:
-            Diverged: a loss or gradient is not finite; the meta-parameters are those before.
+            Diverged: a loss or gradient is not finite; everything is as it was before.
         """
+        began = time.monotonic()
         settings = self.config.train
-        searching = self.iteration >= settings.warm_up
-        losses, adapted = [], []
-        for _ in range(settings.tasks):
-            losses += self._task(searching)
-            adapted.append(self.optimizer.snapshot())
-        rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
-        self._meta_step(self._meta_learner(self.meta, adapted), rate)
+        results = self._learn(self._state(), range(settings.tasks))
+        rates = self._step(results)
         self.iteration += 1
-        if 0 < settings.settle <= self.iteration:
-            self._settle()
+        self._narrow()
         soft = pruned = math.nan
         last = self.iteration == settings.iterations
         if last or self.iteration % settings.validate_every == 0:
-            soft, pruned = self.validate(settings.temperature_end), self.validate(DISCRETE)
-        alive = sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS)
-        return Progress(self.iteration, sum(losses) / len(losses), alive, soft, pruned)
+            warm = Softmax(temperature=self.config.search.temperature_end)
+            soft, pruned = self.validate(warm), self.validate(Argmax())
+        return self._progress(results, rates, time.monotonic() - began, soft, pruned)
 
-    def _task(self, searching: bool) -> list[float]:
-        """Task-optimizer steps on one task, from the meta-parameters; the losses."""
-        settings, task = self.config.train, self.config.task
-        self.optimizer.load(self.meta)
-        names = list(self._train)
-        ways = int(self.random.integers(task.ways[0], min(task.ways[1], len(names)) + 1))
-        chosen = self.random.choice(len(names), ways, replace=False)
-        classes = {names[i]: self._train[names[i]] for i in chosen}
-        losses = []
-        for step in range(task.steps):
-            start, end = settings.temperature_start, settings.temperature_end
-            temperature = annealed(start, end, step, task.steps) if searching else start
-            noise = settings.noise if searching else 0.0
-            loss = self._loss(classes, Perturbed(temperature=temperature, noise=noise))
-            self.optimizer.step(loss, alphas=searching)
-            losses.append(float(loss.detach()))
-        return losses
-
-    def _loss(self, classes: Classes, relaxation: Relaxation) -> Tensor:
-        task = self.config.task
-        ways = len(classes)
-        available = min(len(images) for images in classes.values())
-        fitting = [s for s in task.shots if 2 * s * ways <= task.images and s < available] or [1]
-        shots = int(self.random.choice(fitting))
-        queries = min(available - shots, max(1, task.images // ways - shots))
-        episode = sample_episode(
-            classes, ways=ways, shots=shots, queries=queries, random=self.random
+    def _state(self) -> MetaState:
+        return MetaState(
+            iteration=self.iteration,
+            params=self.params,
+            factors=self.factors,
+            moments=self.moments,
+            alive={kind: self.supernet.cell_alpha(kind).alive for kind in CELL_KINDS},
         )
-        x = self.inputs(episode)
-        x = affine_views(x, self.config.augment, self.generator)
-        threshold = self.config.train.share_threshold
-        logits = self._logits(self.optimizer.params, episode, x, relaxation, threshold)
-        return F.cross_entropy(logits, torch.from_numpy(episode.query_labels))
 
-    def inputs(self, episode: Episode) -> Tensor:
-        """Network input (N, C, S, S) of an episode's images, support first."""
-        images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
-        spec = self.config.input
-        mean, std = (torch.tensor(v).view(1, -1, 1, 1) for v in (spec.mean, spec.std))
-        return (images.float() / 255 - mean) / std
+    def _step(self, results: TaskResults) -> tuple[float, float]:
+        """Move the meta-parameters; the step sizes of weights and alphas."""
+        settings, tasks = self.config.train, results.tasks
+        rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
+        rates = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
+        alphas = self.layout.where(is_alpha)
+        gradient = results.gradient / tasks
+        if not searching(self.config, self.iteration):
+            gradient = torch.where(alphas, 0.0, gradient)
+        factors = results.factors / tasks * settings.learned_rates
+        direction = torch.cat([gradient, factors])
+        outer = self.outer
+        if settings.outer == "adam":
+            group = torch.cat([alphas.long(), torch.zeros(len(factors), dtype=torch.long)])
+            moving = torch.ones(2, dtype=torch.bool)
+            outer, direction = Adam()(outer, direction, group, moving)
+        of_params, of_factors = direction.split([self.layout.size, len(factors)])
+        params = self.params - torch.where(alphas, rates[1], rates[0]).to(gradient) * of_params
+        if not bool(torch.isfinite(params).all()):
+            raise Diverged("the outer step is not finite; lower the meta learning rates")
+        self.params, self.outer = params, outer
+        stepped = self.factors - rate * settings.meta_lr_rates * of_factors
+        self.factors = stepped.clamp(-FARTHEST, FARTHEST)
+        moments = results.moments
+        first, second = moments.first / tasks, moments.second / tasks
+        self.moments = Moments(first=first, second=second, steps=moments.steps)
+        decay = min(settings.ema, (1 + self.iteration) / (10 + self.iteration))
+        self.mean = torch.lerp(self.params, self.mean, decay)
+        return rates
 
-    def _logits(
+    def _narrow(self) -> None:
+        """Let candidates go, as configured."""
+        search = self.config.search
+        if not searching(self.config, self.iteration):
+            return
+        if search.prune_threshold and self.iteration % search.prune_every == 0:
+            prune(self.supernet, self.meta, search)
+        if 0 < search.settle <= self.iteration:
+            settle(self.supernet, self.meta, search)
+            settle(self.supernet, self.layout.views(self.mean), search)
+
+    def _progress(
         self,
-        params: Params,
-        episode: Episode,
-        x: Tensor,
-        relaxation: Relaxation,
-        threshold: float,
-    ) -> Tensor:
-        members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
-        count = len(members)
-        arguments = (x, Rows(count), relaxation, threshold, self.generator)
-        out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
-        scale = params["head.log_scale"].exp()
-        return prototype_logits(out[:count], members, out[count:], scale)
-
-    def _meta_step(self, gradient: Params, rate: float) -> None:
-        settings = self.config.train
-        for name, value in self.meta.items():
-            step = settings.meta_lr_alphas if is_alpha(name) else settings.meta_lr_weights
-            value.sub_(gradient[name], alpha=rate * step)
-
-    def _settle(self) -> None:
-        """Keep the best candidates of every edge, and keep all that remains within reach.
-
-        An alpha may trail its best by a span that a few task-optimizer steps can cross: what
-        adaptation is to choose from has to stay a choice, and the noise on the alphas goes on
-        training it.
-        """
-        settings = self.config.train
-        for kind in CELL_KINDS:
-            alpha = self.supernet.cell_alpha(kind)
-            logits = self.meta[f"{ALPHA_PREFIX}{kind}.ops"]
-            ranked = logits.masked_fill(~alpha.alive, -torch.inf)
-            best = ranked.topk(min(settings.keep, ranked.shape[1]), dim=1).indices
-            alpha.alive &= torch.zeros_like(alpha.alive).scatter(1, best, True)
-            floor = ranked.max(dim=1, keepdim=True).values - settings.op_span
-            torch.maximum(logits, floor, out=logits)
-            for pairs in self.meta[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts):
-                pairs.clamp_(min=float(pairs.max()) - settings.pair_span)
+        results: TaskResults,
+        rates: tuple[float, float],
+        seconds: float,
+        soft: float,
+        pruned: float,
+    ) -> Progress:
+        search = self.config.search
+        # of the iteration that was, whose number is one less
+        warm = not searching(self.config, self.iteration - 1)
+        temperature = search.temperature_start if warm else search.temperature_end
+        return Progress(
+            iteration=self.iteration,
+            loss=results.loss / results.tasks,
+            accuracy=results.accuracy / results.tasks,
+            candidates=sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS),
+            temperature=temperature,
+            entropy=float(self.supernet.entropy(self.meta, Softmax(temperature=temperature))),
+            meta_lr_weights=rates[0],
+            meta_lr_alphas=rates[1],
+            seconds=seconds,
+            soft=soft,
+            pruned=pruned,
+        )
 
     @torch.no_grad()
-    def validate(self, temperature: float) -> float:
-        """Mean accuracy on validation classes, unadapted, of the mixture at this temperature.
+    def validate(self, relaxation: Relaxation) -> float:
+        """Mean accuracy on validation classes, unadapted, of the mixture under this relaxation.
 
-        The episodes are the same at every call and do not touch the run's generators.
+        The episodes are the same at every call.
         """
         random = np.random.default_rng(self.config.train.seed + 1)
         ways = min(20, len(self._val))
@@ -202,12 +259,22 @@ class MetaTrainer:
             episode = sample_episode(
                 self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
             )
-            relaxation = Softmax(temperature=temperature)
-            x = self.inputs(episode)
-            logits = self._logits(self.meta, episode, x, relaxation, 0.0)
+            logits = self._logits(episode, relaxation)
             right = logits.argmax(1).numpy() == episode.query_labels
             accuracies.append(float(right.mean()))
         return sum(accuracies) / len(accuracies)
+
+    def _logits(self, episode: Episode, relaxation: Relaxation) -> Tensor:
+        """Logits `(Q, ways)` of the queries of an episode."""
+        pixels = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+        x = normalised(pixels.to(torch.get_default_dtype()) / 255, self.config.input)
+        params = self.saved
+        members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
+        count = len(members)
+        arguments = (x, Rows(count), relaxation)
+        out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
+        scale = params["head.log_scale"].exp()
+        return prototype_logits(out[:count], members, out[count:], scale)
 
 
 def _check_data(split: str, classes: Classes, ways: int, images: int) -> None:
@@ -219,13 +286,3 @@ def _check_data(split: str, classes: Classes, ways: int, images: int) -> None:
         if len(members) < images:
             message = f"class {name!r} of the {split} split has {len(members)} images; {images} or "
             raise DatasetError("DATASET_TOO_FEW_IMAGES", message + "more are needed")
-
-
-def _optimizer_config(settings: TrainConfig) -> TaskOptimizerConfig:
-    return TaskOptimizerConfig(
-        weight_lr=settings.weight_lr,
-        alpha_lr=settings.alpha_lr,
-        alpha_decay=settings.alpha_decay,
-        beta1=settings.beta1,
-        gradient_clip=settings.gradient_clip,
-    )

@@ -1,6 +1,7 @@
 """Small things that the core's tests share: search spaces, supernets, synthetic classes."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metanas.card import InputSpec
-from metanas.config import DataConfig, RunConfig, TaskConfig, TrainConfig
+from metanas.config import DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
 from metanas.errors import InvalidInput
 from metanas.ops import OPS
@@ -17,6 +18,8 @@ from metanas.options import AdaptConfig
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise, is_alpha
 from metanas.task import Example
+
+T = TypeVar("T", TrainConfig, SearchConfig, TaskConfig)
 
 CANDIDATES = tuple(name for name in OPS if name != "zero")
 SPACE = SearchSpace(
@@ -45,8 +48,9 @@ RUN = RunConfig(
     space=TINY,
     adapt=AdaptConfig(steps=2, tuning_steps=1),
     task=TaskConfig(ways=(3, 5), shots=(1, 2), images=20, steps=2),
+    search=SearchConfig(warm_up=2, settle=4),
     train=TrainConfig(
-        iterations=6, warm_up=2, settle=4, validate_every=3, validation_episodes=4, threads=1
+        iterations=6, validate_every=3, validation_episodes=4, log_every=4, threads=1
     ),
 )
 
@@ -101,9 +105,16 @@ def examples(
     ]
 
 
-def run_config(**changes: object) -> RunConfig:
-    """The tiny run with other training settings."""
-    return replace(RUN, train=replace(RUN.train, **changes))  # type: ignore[arg-type]
+def run_config(**changes: Any) -> RunConfig:
+    """The tiny run with other settings of training, search or tasks, whose names are distinct."""
+
+    def pick(section: T) -> T:
+        known = {each.name for each in fields(section)} & changes.keys()
+        return replace(section, **{name: changes.pop(name) for name in known})
+
+    train, search, task = pick(RUN.train), pick(RUN.search), pick(RUN.task)
+    assert not changes
+    return replace(RUN, train=train, search=search, task=task)
 
 
 def findings(error: pytest.ExceptionInfo[InvalidInput]) -> set[tuple[str, str]]:

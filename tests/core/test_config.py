@@ -32,7 +32,7 @@ def test_overrides_have_the_last_word() -> None:
     config = read_config(SHIPPED, overrides)
     assert (config.name, config.train.iterations, config.task.ways) == ("mine", 7, (3, 4))
     assert config.adapt.steps == 1
-    assert config.train.settle == read_config(SHIPPED).train.settle
+    assert config.search.settle == read_config(SHIPPED).search.settle
 
 
 @pytest.mark.parametrize(
@@ -92,26 +92,47 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("section", "change"),
     [
-        {"iterations": 0},
-        {"tasks": 0},
-        {"keep": 0},
-        {"warm_up": -1},
-        {"temperature_end": 0.0},
-        {"temperature_end": 0.6},
-        {"weight_lr": NAN},
-        {"beta1": 1.0},
-        {"gradient_clip": 0.0},
-        {"seed": -1},
-        {"op_span": -0.1},
-        {"validation_episodes": 0},
+        ("train", {"iterations": 0}),
+        ("train", {"tasks": 0}),
+        ("train", {"stack": -1}),
+        ("train", {"weight_lr": NAN}),
+        ("train", {"beta1": 1.0}),
+        ("train", {"gradient_clip": 0.0}),
+        ("train", {"seed": -1}),
+        ("train", {"validation_episodes": 0}),
+        ("train", {"outer": "lion"}),
+        ("train", {"drop_path": 1.0}),
+        ("train", {"ema": 1.0}),
+        ("train", {"snapshot_every": 0}),
+        ("train", {"snapshot_seconds": 0.0}),
+        ("train", {"log_every": 0}),
+        ("search", {"keep": 0}),
+        ("search", {"warm_up": -1}),
+        ("search", {"temperature_end": 0.0}),
+        ("search", {"temperature_end": 0.6}),
+        ("search", {"op_span": -0.1}),
+        ("search", {"order": "third"}),
+        ("search", {"prune_threshold": 1.0}),
+        ("search", {"genotype": "{}"}),
+        ("photo", {"crop": 0.0}),
+        ("photo", {"saturation": 1.5}),
     ],
 )
-def test_training_settings_out_of_bounds(change: dict[str, Any]) -> None:
+def test_training_settings_out_of_bounds(section: str, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
-        replace(RUN.train, **change)
-    assert findings(caught) == {(f"train.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+        replace(getattr(RUN, section), **change)
+    assert findings(caught) == {(f"{section}.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+
+
+def test_reptile_learns_rates_from_the_second_step_on() -> None:
+    train, task = replace(RUN.train, learned_rates=True), replace(RUN.task, steps=1)
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN, train=train, task=task)
+    assert findings(caught) == {("task.steps", "OPTION_OUT_OF_RANGE")}
+    maml = replace(train, meta_learner="maml")
+    assert replace(RUN, train=maml, task=task).train.learned_rates
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,22 @@ def test_norms_and_mixtures_have_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(lambda x: normalise(x, Rows(3)), xs[:1])
 
 
+def test_candidates_may_depend_on_one_another() -> None:
+    """An identity beside a convolution of the same state, differentiated twice."""
+    x, weight = noise(4, 2, 3, 3).double(), noise(2, 2, 1, 1).double()
+    shares = noise(1, 2, seed=2).double()
+    leaves = [each.requires_grad_() for each in (x, weight, shares)]
+
+    def mixed(state: Tensor, kernel: Tensor, share: Tensor) -> Tensor:
+        parts = [convolve(state, kernel, Rows(3), Geometry()), state]
+        return mixture(parts, (True, False), share, Rows(3))
+
+    plain_gradients = torch.autograd.grad(mixed(*leaves).square().sum(), leaves)
+    others = torch.autograd.grad(mixed(*leaves).square().sum(), leaves, create_graph=True)
+    torch.testing.assert_close(list(others), list(plain_gradients))
+    assert torch.autograd.gradgradcheck(mixed, tuple(leaves))
+
+
 def test_what_is_not_finite_stays_in_its_task() -> None:
     x = noise(TASKS * COUNT, CHANNELS, 4, 4)
     x[COUNT : 2 * COUNT] = torch.nan

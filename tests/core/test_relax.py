@@ -1,4 +1,4 @@
-"""Temperatures, and the noise of the perturbed relaxation; the contract is in test_contracts."""
+"""Temperatures, samples and noise; the contract is in test_contracts."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metanas.relax import Perturbed, Softmax, annealed
+from metanas.relax import Gumbel, Noisy, PerTask, Softmax, annealed
 
 TEMPERATURES = st.floats(1e-3, 10)
 
@@ -18,17 +18,17 @@ def test_softmax_is_that_of_logits_over_temperature() -> None:
     torch.testing.assert_close(Softmax(temperature=0.5).weights(logits), expected)
 
 
-def test_without_noise_perturbed_is_softmax() -> None:
+def test_without_noise_gumbel_is_softmax() -> None:
     logits = torch.tensor([[1.0, 2.0], [0.3, -torch.inf]])
-    perturbed = Perturbed(temperature=0.5, noise=0.0)
+    gumbel = Noisy(Softmax(temperature=0.5), 0.0)
     expected = Softmax(temperature=0.5).weights(logits)
-    torch.testing.assert_close(perturbed.weights(logits, torch.Generator()), expected)
+    torch.testing.assert_close(gumbel.weights(logits, torch.Generator()), expected)
 
 
 def test_cold_and_at_full_noise_the_best_is_a_sample_from_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3)
     generator = torch.Generator().manual_seed(0)
-    drawn = Perturbed(temperature=1e-3).weights(logits, generator).round().mean(0)
+    drawn = Noisy(Softmax(temperature=1e-3), 1.0).weights(logits, generator).round().mean(0)
     torch.testing.assert_close(drawn, torch.softmax(logits[0], 0), atol=0.02, rtol=0)
 
 
@@ -47,3 +47,24 @@ def test_temperatures_fall_from_start_to_end(start: float, end: float, steps: in
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_single_step_runs_at_the_end(steps: int) -> None:
     assert annealed(1.0, 0.1, 0, steps) == 0.1
+
+
+def test_gumbel_runs_one_operation_and_every_logit_learns() -> None:
+    """GDAS: exactly one-hot, so that the others are not evaluated; the gradient is that of soft."""
+    logits = torch.tensor([[0.1, -0.2, 0.3]] * 50).requires_grad_()
+    weights = Gumbel(temperature=0.5).weights(logits, torch.Generator().manual_seed(0))
+    assert sorted(set(weights.flatten().tolist())) == [0.0, 1.0]
+    assert len(set(weights.argmax(1).tolist())) == 3
+    (gradient,) = torch.autograd.grad(weights[:, 0].sum(), logits)
+    assert bool((gradient != 0).all())
+
+
+def test_each_task_of_a_stack_draws_from_its_own_generator() -> None:
+    logits = torch.zeros(2, 4, 3)
+    both = (Gumbel(), Gumbel())
+    seeded = [
+        tuple(torch.Generator().manual_seed(seed) for seed in seeds) for seeds in ((1, 2), (2, 1))
+    ]
+    one, other = (PerTask(both, generators).weights(logits) for generators in seeded)
+    assert torch.equal(one.flip(0), other)
+    assert not torch.equal(one[0], one[1])

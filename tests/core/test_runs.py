@@ -16,7 +16,8 @@ import torch
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig
 from metanas.errors import CheckpointError
-from metanas.runs import LOG_FILE, SNAPSHOT_FILE, run
+from metanas.runs import LOG_FILE, run
+from metanas.snapshots import SNAPSHOT_FILE
 from metanas.train import Progress
 from tests.core.small import RUN, synthetic
 
@@ -54,11 +55,15 @@ shots = [1, 2]
 images = 20
 steps = 2
 
-[train]
-iterations = 40
+[search]
 warm_up = 2
 settle = 6
+
+[train]
+iterations = 40
 validate_every = 4
+snapshot_every = 3
+log_every = 2
 validation_episodes = 2
 threads = 1
 """
@@ -112,8 +117,10 @@ def test_a_run_leaves_a_log_a_snapshot_and_its_best_checkpoint(
     best = run(config, tmp_path / "run", resume=False, on_progress=seen.append)
     assert [progress.iteration for progress in seen] == [1, 2, 3, 4, 5, 6]
     log = [json.loads(line) for line in (tmp_path / "run" / LOG_FILE).read_text().splitlines()]
-    assert [line["iteration"] for line in log] == [3, 6]
-    assert best.accuracy == max(line["pruned"] for line in log)
+    assert [line["iteration"] for line in log] == [3, 4, 6]
+    assert [line["pruned"] is None for line in log] == [False, True, False]
+    assert best.accuracy == max(line["pruned"] for line in log if line["pruned"])
+    assert {"loss", "accuracy", "entropy", "temperature", "seconds"} <= log[0].keys()
     card = load_checkpoint(tmp_path / "run" / "checkpoint").card
     assert card.name == "tiny"
     assert card.defaults == config.adapt
@@ -126,7 +133,7 @@ def test_a_checkpoint_has_its_model_card(config: RunConfig, tmp_path: Path) -> N
     run(config, tmp_path, resume=False, on_progress=ignore)
     page = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {config.name}\n")
-    for fact in (config.description, "REPTILE", "skip_connect", "% pruned", "none"):
+    for fact in (config.description, "reptile", "skip_connect", "% pruned", "none"):
         assert fact in page
 
 
@@ -237,12 +244,11 @@ def test_damaged_snapshots(config: RunConfig, finished: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda tensors: tensors.pop("meta.stem.weight"),
-        lambda tensors: tensors.pop("generator"),
+        lambda tensors: tensors.pop("params"),
+        lambda tensors: tensors.pop("moments.first"),
         lambda tensors: tensors.pop("alive.normal"),
-        lambda tensors: tensors.update({"meta.stem.weight": torch.zeros(2, 2)}),
-        lambda tensors: tensors.update(generator=torch.zeros(3, dtype=torch.uint8)),
-        lambda tensors: tensors.update({"adam.x.step": torch.zeros(1)}),
+        lambda tensors: tensors.update(params=torch.zeros(2, 2)),
+        lambda tensors: tensors.update(factors=tensors["factors"].double()),
     ],
 )
 def test_snapshots_whose_tensors_do_not_fit(

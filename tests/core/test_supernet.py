@@ -13,7 +13,7 @@ from metanas.kernels import Rows
 from metanas.network import edge_name, from_supernet
 from metanas.ops import OPS
 from metanas.optimizer import Params
-from metanas.relax import Perturbed, Softmax
+from metanas.relax import Gumbel, Noisy, Softmax
 from metanas.space import SearchSpace
 from metanas.supernet import Cell, Supernet, genotype_of, initialise, is_alpha
 from tests.core.small import SPACE, TINY, noise, small_supernet
@@ -168,7 +168,7 @@ def is_dead(supernet: Supernet, name: str) -> bool:
 def test_operations_that_are_not_alive_get_no_gradient() -> None:
     supernet = masked_supernet()
     leaves = dict(supernet.named_parameters())
-    out = supernet(images(), SUPPORT, Perturbed(), 0.0, torch.Generator().manual_seed(3))
+    out = supernet(images(), SUPPORT, Noisy(Softmax(), 1.0), 0.0, torch.Generator().manual_seed(3))
     gradients = torch.autograd.grad(
         (out * noise(*out.shape)).sum(),
         list(leaves.values()),
@@ -184,6 +184,30 @@ def test_operations_that_are_not_alive_get_no_gradient() -> None:
         alive = supernet.cell_alpha(kind).alive
         assert bool((gradient[~alive] == 0).all())
         assert bool((gradient[1:][alive[1:]] != 0).all())
+
+
+def test_what_is_not_sampled_does_not_run_and_every_alpha_learns() -> None:
+    supernet = small_supernet(spread=0.1)
+    leaves = dict(supernet.named_parameters())
+    out = supernet(images(), SUPPORT, Gumbel(), 0.02, torch.Generator().manual_seed(0))
+    gradients = torch.autograd.grad(
+        (out * noise(*out.shape)).sum(), list(leaves.values()), allow_unused=True
+    )
+    by_name = dict(zip(leaves, gradients, strict=True))
+    edges = {name.split(".")[3] for name in leaves if name.startswith("cells.0.edges.")}
+    assert len(edges) == 9
+    for edge in edges:
+        ran = {
+            name.split(".")[4]
+            for name, gradient in by_name.items()
+            if name.startswith(f"cells.0.edges.{edge}.") and gradient is not None
+        }
+        assert len(ran) <= 1
+    for kind in CELL_KINDS:
+        for part in ("ops", "inputs"):
+            gradient = by_name[f"alpha.{kind}.{part}"]
+            assert gradient is not None
+            assert bool((gradient != 0).any())
 
 
 def test_operations_that_are_not_alive_are_never_chosen() -> None:

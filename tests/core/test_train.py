@@ -1,8 +1,7 @@
 """Meta-training: it learns, it follows its schedule, and nothing happens behind its back."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,15 @@ import torch
 
 from metanas.config import RunConfig
 from metanas.episodes import Classes
-from metanas.errors import DatasetError, Diverged, UnknownName
-from metanas.genotype import CELL_KINDS
+from metanas.errors import DatasetError, Diverged, InvalidInput, UnknownName
+from metanas.genotype import CELL_KINDS, Genotype
+from metanas.inner import InnerLoop
+from metanas.layout import Params
+from metanas.metalearn import META_LEARNERS, Learned, MetaLearner
 from metanas.ops import OPS
-from metanas.optimizer import Params
-from metanas.supernet import is_alpha
-from metanas.train import DISCRETE, MetaTrainer
+from metanas.relax import Argmax, Softmax
+from metanas.supernet import genotype_of, is_alpha
+from metanas.train import Extensions, MetaTrainer
 from tests.core.small import RUN, TINY, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)
@@ -48,7 +50,7 @@ def test_training_learns() -> None:
     run = trainer(run_config(**settings), train, val)
     losses = [run.iterate().loss for _ in range(120)]
     assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
-    assert run.validate(DISCRETE) > 0.5  # of 10 ways, from one shot
+    assert run.validate(Argmax()) > 0.5  # of 10 ways, from one shot
 
 
 def test_the_alphas_wait_for_the_end_of_the_warm_up() -> None:
@@ -63,44 +65,84 @@ def test_the_alphas_wait_for_the_end_of_the_warm_up() -> None:
     assert {name for name in run.meta if is_alpha(name)} <= changed(before, run.meta)
 
 
-def test_a_single_task_at_full_rate_takes_the_meta_parameters_along() -> None:
-    run = trainer(run_config(warm_up=0, settle=99, meta_lr_alphas=1.0))
-    run.iterate()  # the first iteration's rate is 1
-    for name, value in run.optimizer.snapshot().items():
-        torch.testing.assert_close(run.meta[name], value, atol=1e-6, rtol=1e-5)
+@dataclass(frozen=True)
+class Steady:
+    """The same meta-gradient everywhere, of whatever tasks; remembers how many it saw."""
+
+    seen: list[int] = field(default_factory=list)
+    value: float = 1.0
+
+    def learn(self, loop: InnerLoop) -> Learned:
+        self.seen.append(loop.tasks)
+        loop.gradient(loop.begin(), 0)
+        gradient = torch.full((loop.tasks, loop.layout.size), self.value)
+        factors = torch.ones(loop.tasks, len(loop.factors))
+        return Learned(gradient=gradient, factors=factors, moments=loop.moments)
+
+
+def with_learner(learner: MetaLearner, **changes: Any) -> MetaTrainer:
+    extensions = Extensions(meta_learners={**META_LEARNERS, "mine": learner})
+    config = run_config(meta_learner="mine", warm_up=0, settle=99, validate_every=99, **changes)
+    return MetaTrainer(config, TRAIN, VAL, extensions=extensions)
 
 
 def test_the_outer_step_falls_to_zero_by_a_cosine() -> None:
-    def steady(meta: Params, adapted: Sequence[Params]) -> Params:
-        return {name: torch.ones_like(value) for name, value in meta.items()}
-
-    config = run_config(iterations=4, validate_every=99, settle=99, meta_lr_alphas=0.5)
-    run = MetaTrainer(config, TRAIN, VAL, meta_learner=steady)
-    for iteration in range(4):
+    run = with_learner(Steady(), iterations=4, meta_lr_alphas=0.5)
+    for iteration in range(3):
         before = copy(run.meta)
-        run.iterate()
+        seen = run.iterate()
         rate = 0.5 * (1 + math.cos(math.pi * iteration / 4))
+        assert (seen.meta_lr_weights, seen.meta_lr_alphas) == pytest.approx((rate, 0.5 * rate))
         for name, scale in (("stem.weight", 1.0), ("alpha.normal.ops", 0.5)):
             step = before[name] - run.meta[name]
             torch.testing.assert_close(step, torch.full_like(step, rate * scale))
+
+
+def test_the_outer_optimizer_may_be_adam() -> None:
+    """Whatever a gradient's size, the first step of Adam has that of the rate."""
+    for value in (1.0, 100.0):
+        run = with_learner(Steady(value=value), outer="adam", meta_lr_weights=0.01)
+        before = copy(run.meta)
+        run.iterate()
+        step = before["stem.weight"] - run.meta["stem.weight"]
+        torch.testing.assert_close(step, torch.full_like(step, 0.01), rtol=1e-3, atol=0)
+
+
+def test_a_running_mean_is_what_is_validated_and_saved() -> None:
+    run = with_learner(Steady(), iterations=9, ema=0.9)
+    for iteration in range(3):
+        mean, before = copy(run.saved), run.iteration
+        run.iterate()
+        decay = min(0.9, (1 + before) / (10 + before))
+        expected = decay * mean["stem.weight"] + (1 - decay) * run.meta["stem.weight"]
+        torch.testing.assert_close(run.saved["stem.weight"], expected)
+        assert iteration == before
+    saved = run.validate(Argmax())
+    run.params.zero_()
+    assert run.validate(Argmax()) == saved
+
+
+def test_learned_rates_move_with_their_gradient() -> None:
+    run = with_learner(Steady(), learned_rates=True, meta_lr_rates=0.2)
+    run.iterate()
+    torch.testing.assert_close(run.factors, torch.full_like(run.factors, -0.2))
+    frozen = with_learner(Steady(), learned_rates=False)
+    frozen.iterate()
+    assert not bool(frozen.factors.any())
+
+
+def test_tasks_are_stacked_as_configured() -> None:
+    whole, parts = Steady(), Steady()
+    with_learner(whole, tasks=5).iterate()
+    with_learner(parts, tasks=5, stack=2).iterate()
+    assert whole.seen == [5]
+    assert parts.seen == [2, 2, 1]
 
 
 def test_noise_begins_with_the_search() -> None:
     noisy, quiet = (trainer(run_config(warm_up=1, settle=99, noise=n)) for n in (1.0, 0.0))
     assert noisy.iterate().loss == quiet.iterate().loss
     assert noisy.iterate().loss != quiet.iterate().loss
-
-
-def test_the_meta_learner_is_a_value() -> None:
-    def lazy(meta: Params, adapted: Sequence[Params]) -> Params:
-        assert len(adapted) == 3
-        return {name: torch.zeros_like(value) for name, value in meta.items()}
-
-    config = run_config(tasks=3, settle=99)
-    run = MetaTrainer(config, TRAIN, VAL, meta_learner=lazy)
-    before = copy(run.meta)
-    run.iterate()
-    assert changed(before, run.meta) == set()
 
 
 def test_settling_keeps_the_best_candidates_within_reach() -> None:
@@ -128,17 +170,14 @@ def test_settling_keeps_the_best_candidates_within_reach() -> None:
         assert torch.equal(run.supernet.cell_alpha(kind).alive, alive)
 
 
-def test_validating_leaves_the_run_as_it_is() -> None:
+def test_validating_is_repeatable_and_leaves_the_run_as_it_is() -> None:
     run = trainer()
     run.iterate()
-    before, state = copy(run.meta), run.generator.get_state()
-    numbers = run.random.bit_generator.state
-    first = run.validate(0.5)
-    assert run.validate(0.5) == first
+    before = copy(run.meta)
+    first = run.validate(Softmax(temperature=0.5))
+    assert run.validate(Softmax(temperature=0.5)) == first
     assert 0 <= first <= 1
     assert changed(before, run.meta) == set()
-    assert torch.equal(state, run.generator.get_state())
-    assert numbers == run.random.bit_generator.state
 
 
 def test_how_often_is_validated_changes_nothing() -> None:
@@ -173,9 +212,9 @@ def test_a_loss_that_is_not_finite_leaves_the_meta_parameters() -> None:
 @pytest.mark.parametrize(
     ("train", "val", "reason", "told"),
     [
-        (synthetic(2, 8), VAL, "DATASET_TOO_FEW_CLASSES", "training split has 2"),
+        (synthetic(4, 8), VAL, "DATASET_TOO_FEW_CLASSES", "training split has 4"),
         (TRAIN, synthetic(1, 8), "DATASET_TOO_FEW_CLASSES", "validation split has 1"),
-        (synthetic(8, 1), VAL, "DATASET_TOO_FEW_IMAGES", "'class 000'"),
+        (synthetic(8, 2), VAL, "DATASET_TOO_FEW_IMAGES", "'class 000'"),
         (TRAIN, synthetic(5, 5), "DATASET_TOO_FEW_IMAGES", "has 5 images"),
     ],
 )
@@ -188,11 +227,68 @@ def test_data_that_cannot_be_trained_on(
     assert told in str(caught.value)
 
 
-def test_small_classes_limit_the_shots() -> None:
-    config = replace(RUN, task=replace(RUN.task, shots=(1, 5), images=200))
-    run = trainer(config, synthetic(6, 2))
-    for _ in range(4):
-        assert np.isfinite(run.iterate().loss)
+def test_small_classes_repeat_queries() -> None:
+    config = replace(RUN, task=replace(RUN.task, shots=(1, 2), images=60))
+    assert np.isfinite(trainer(config, synthetic(6, 3)).iterate().loss)
+
+
+def test_candidates_leave_below_the_threshold() -> None:
+    settings: dict[str, Any] = {"prune_threshold": 0.1, "prune_every": 2, "temperature_end": 0.5}
+    run = trainer(run_config(warm_up=0, settle=0, meta_lr_alphas=0.0, **settings))
+    logits = run.meta["alpha.normal.ops"]
+    logits.zero_()
+    logits[:, 0] = -5.0
+    logits[1, :] = torch.tensor([-9.0, 9.0, -9.0])
+    assert run.iterate().candidates == 2 * 5 * len(TINY.ops)
+    assert run.iterate().candidates == 5 * len(TINY.ops) + 4 * 2 + 1
+    assert run.supernet.cell_alpha("normal").alive[1].tolist() == [False, True, False]
+
+
+GENOTYPE = Genotype(
+    normal=(((0, "conv_3x3"), (1, "skip_connect")), ((1, "conv_3x3"), (2, "max_pool_3x3"))),
+    reduce=(((0, "max_pool_3x3"), (1, "conv_3x3")), ((0, "skip_connect"), (1, "conv_3x3"))),
+)
+
+
+@pytest.mark.parametrize("learner", META_LEARNERS)
+def test_a_fixed_genotype_stays(learner: str) -> None:
+    settings = {"relaxation": "fixed", "genotype": GENOTYPE.to_json(), "warm_up": 0}
+    run = trainer(run_config(meta_learner=learner, meta_lr_weights=1e-3, **settings))
+    assert genotype_of(run.supernet, run.meta) == GENOTYPE
+    before = copy(run.meta)
+    run.iterate()
+    moved = changed(before, run.meta)
+    assert not any(is_alpha(name) for name in moved)
+    assert "cells.0.edges.1.2.1.weight" in moved  # conv_3x3 of the reduction cell
+    assert genotype_of(run.supernet, run.meta) == GENOTYPE
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Genotype(normal=GENOTYPE.normal[:1], reduce=GENOTYPE.reduce),
+        Genotype(normal=GENOTYPE.normal, reduce=(((0, "conv_9x9"), (1, "conv_3x3")),) * 2),
+    ],
+)
+def test_a_genotype_of_another_space_is_refused(wrong: Genotype) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        trainer(run_config(relaxation="fixed", genotype=wrong.to_json()))
+    assert caught.value.reason == "GENOTYPE_MALFORMED"
+
+
+def test_drop_path_acts_in_training_alone() -> None:
+    dropped, whole = trainer(run_config(drop_path=0.5)), trainer(run_config(drop_path=0.0))
+    assert dropped.validate(Argmax()) == whole.validate(Argmax())
+    assert dropped.iterate().loss != whole.iterate().loss
+
+
+@pytest.mark.parametrize(
+    ("setting", "kind"), [("meta_learner", "meta-learner"), ("relaxation", "relaxation")]
+)
+def test_an_unknown_name_is_named(setting: str, kind: str) -> None:
+    with pytest.raises(UnknownName) as caught:
+        trainer(run_config(**{setting: "nonsense"}))
+    assert (caught.value.kind, caught.value.name) == (kind, "nonsense")
 
 
 def test_an_unknown_operation_is_named() -> None:

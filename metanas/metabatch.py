@@ -1,0 +1,298 @@
+"""The tasks of a meta-iteration: drawn, stacked, and handed to the meta-learner.
+
+`MetaBatch` is a function of the run's state and a range of tasks that changes nothing: a state in,
+results out that can be added up. Whoever trains on several processes or machines calls it there
+with parts of the range.
+
+Notable:
+- Everything random about an episode (classes, images, views, noise on the alphas) comes from
+  generators seeded by (seed, iteration, task, episode) alone, ways and shots from (seed, iteration,
+  episode). So results do not depend on how many workers there are, and a run that is resumed needs
+  no generator's state.
+- All tasks of an iteration have the same ways and shots, so that nothing in a stack is padding.
+- The loss of a step is that of a prototype episode: fresh support images and queries of the task's
+  classes, normalised by the support images alone. That is how the adapted network will be used.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanas.augment import affine_views, photo_views
+from metanas.card import InputSpec
+from metanas.config import RunConfig
+from metanas.droppath import DropPath
+from metanas.episodes import Classes, Episode, sample_episode
+from metanas.errors import Diverged
+from metanas.genotype import CELL_KINDS
+from metanas.head import membership, prototype_logits
+from metanas.inner import Adam, InnerLoop, Moments, Order
+from metanas.kernels import Rows
+from metanas.layout import Layout
+from metanas.metalearn import META_LEARNERS, MetaLearner
+from metanas.ops import OPS, Op
+from metanas.partial import candidates
+from metanas.relax import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
+from metanas.search import searching
+from metanas.supernet import Supernet, is_alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaState:
+    """What the tasks of an iteration start from."""
+
+    iteration: int
+    params: Tensor
+    """The meta-parameters as one vector (`metanas.layout`)."""
+    factors: Tensor
+    """Logarithms of the learned factors on the rates, one a parameter."""
+    moments: Moments
+    """State of the task optimizer."""
+    alive: Mapping[str, Tensor]
+    """Kind of cell -> which operations are candidates, `(edges, ops)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResults:
+    """What some tasks came to, in sums over them: results of several parts can be added."""
+
+    tasks: int
+    loss: float
+    accuracy: float
+    gradient: Tensor
+    """Meta-gradient, `(size,)`."""
+    factors: Tensor
+    """Gradient of the learned factors, `(parameters,)`."""
+    moments: Moments
+    """The task optimizer's; its `steps` are no sum, but the same for all."""
+
+    def __add__(self, other: "TaskResults") -> "TaskResults":
+        moments = Moments(
+            first=self.moments.first + other.moments.first,
+            second=self.moments.second + other.moments.second,
+            steps=self.moments.steps,
+        )
+        return TaskResults(
+            tasks=self.tasks + other.tasks,
+            loss=self.loss + other.loss,
+            accuracy=self.accuracy + other.accuracy,
+            gradient=self.gradient + other.gradient,
+            factors=self.factors + other.factors,
+            moments=moments,
+        )
+
+
+def generators(*path: int) -> tuple[np.random.Generator, torch.Generator]:
+    """Two generators that depend on these numbers (a seed first) alone."""
+    sequence = np.random.SeedSequence(path[0], spawn_key=path[1:])
+    (seed,) = sequence.generate_state(1, np.uint64)
+    return np.random.default_rng(sequence), torch.Generator().manual_seed(int(seed >> 1))
+
+
+class MetaBatch:
+    """Inner loops of tasks drawn from the classes of a data set.
+
+    Raises:
+        UnknownName: the search space has an operation that `ops` has not.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Classes,
+        *,
+        meta_learner: MetaLearner = META_LEARNERS["reptile"],
+        relaxation: Relaxation = RELAXATIONS["darts"],
+        ops: Mapping[str, Op] = OPS,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self._train, self._meta_learner = config, train, meta_learner
+        self._relaxation = relaxation
+        self._device = torch.device(device)
+        supernet = Supernet(config.space, candidates(config.space, ops))
+        self.layout = Layout(dict(supernet.named_parameters()))
+        self._supernet = supernet.requires_grad_(False).to(self._device)
+
+    def __call__(self, state: MetaState, tasks: range) -> TaskResults:
+        """Results of these tasks of the state's iteration.
+
+        Raises:
+            Diverged: a loss or a gradient is not finite.
+        """
+        for kind in CELL_KINDS:
+            self._supernet.cell_alpha(kind).alive.copy_(state.alive[kind])
+        size = self.config.train.stack or len(tasks)
+        parts = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+        return total(self._stack(state, part) for part in parts)
+
+    def _stack(self, state: MetaState, tasks: range) -> TaskResults:
+        episodes = _Episodes(self, state.iteration, tasks)
+        learned = self._meta_learner.learn(self._loop(state, len(tasks), episodes))
+        losses, accuracies = episodes.means()
+        gradient, factors = learned.gradient.sum(0), learned.factors.sum(0)
+        if not bool(torch.isfinite(gradient.sum() + factors.sum() + losses.sum())):
+            raise Diverged("a loss or gradient became infinite or NaN; lower the learning rates")
+        moments = learned.moments
+        return TaskResults(
+            tasks=len(tasks),
+            loss=float(losses.sum()),
+            accuracy=float(accuracies.sum()),
+            gradient=gradient.cpu(),
+            factors=factors.cpu(),
+            moments=Moments(
+                first=moments.first.expand(len(tasks), -1).sum(0).cpu(),
+                second=moments.second.expand(len(tasks), -1).sum(0).cpu(),
+                steps=moments.steps.cpu(),
+            ),
+        )
+
+    def episode(self, iteration: int, tasks: range, number: int) -> "_Stacked":
+        """The episode of this number of each of these tasks."""
+        config, seed = self.config, self.config.train.seed
+        ways, shots, queries = self._shape(iteration, number)
+        names = list(self._train)
+        images = []
+        for task in tasks:
+            chosen = generators(seed, iteration, task)[0].choice(len(names), ways, replace=False)
+            random, views = generators(seed, iteration, task, number)
+            classes = {names[i]: self._train[names[i]] for i in chosen}
+            episode = sample_episode(
+                classes, ways=ways, shots=shots, queries=queries, random=random, repeat=True
+            )
+            images.append(affine_views(self._input(episode, views), config.augment, views))
+        return _Stacked(
+            iteration,
+            tasks,
+            number,
+            torch.cat(images).to(self._device),
+            membership(torch.arange(ways).repeat_interleave(shots), ways).to(self._device),
+            torch.arange(ways, device=self._device).repeat_interleave(queries),
+        )
+
+    def evaluate(self, episode: "_Stacked", theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy `(tasks,)` of the queries by parameters `(tasks, size)`."""
+        tasks, count = len(episode.tasks), len(episode.members)
+        params = self.layout.views(theta if tasks > 1 else theta[0])
+        rows = Rows(count, tasks)
+        noise = [
+            generators(self.config.train.seed, episode.iteration, task, episode.number, 1)[1]
+            for task in episode.tasks
+        ]
+        relaxation = PerTask((self._mixing(episode),) * tasks, tuple(noise))
+        threshold, rate = self.config.search.share_threshold, self.config.train.drop_path
+        out: Tensor = functional_call(
+            self._supernet,
+            params,
+            (episode.images, rows, relaxation, threshold),
+            {"drop": DropPath(rate, tuple(noise)) if rate else None},
+            tie_weights=False,
+        )
+        features = out.unflatten(0, (tasks, -1))
+        scale = params["head.log_scale"].exp().reshape(tasks)
+        logits = prototype_logits(
+            features[:, :count], episode.members.expand(tasks, -1, -1), features[:, count:], scale
+        )
+        labels = episode.labels.expand(tasks, -1)
+        losses = F.cross_entropy(logits.mT, labels, reduction="none").mean(1)
+        return losses, (logits.detach().argmax(2) == labels).to(losses.dtype).mean(1)
+
+    def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
+        """Ways of an iteration, shots and queries of an episode."""
+        task, seed = self.config.task, self.config.train.seed
+        ways = int(generators(seed, iteration)[0].integers(task.ways[0], task.ways[1] + 1))
+        fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [min(task.shots)]
+        first = 2**32 - 1  # no task has this number
+        shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
+        return ways, shots, max(1, task.images // ways - shots)
+
+    def _mixing(self, episode: "_Stacked") -> Relaxation:
+        """The relaxation of an episode: that of its step, of its step's turn, or of the last."""
+        config, search, steps = self.config, self.config.search, self.config.task.steps
+        if not searching(config, episode.iteration):
+            return self._relaxation.at(search.temperature_start)
+        number = episode.number - steps - 1 if episode.number > steps else episode.number
+        temperature = annealed(search.temperature_start, search.temperature_end, number, steps)
+        relaxation = self._relaxation.at(temperature)
+        return Noisy(relaxation, search.noise) if search.noise else relaxation
+
+    def _input(self, episode: Episode, views: torch.Generator) -> Tensor:
+        """Network input (N, C, S, S) of an episode's images, support first."""
+        pixels = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+        scaled = photo_views(pixels.to(torch.get_default_dtype()) / 255, self.config.photo, views)
+        return normalised(scaled, self.config.input)
+
+    def _loop(self, state: MetaState, tasks: int, episodes: "_Episodes") -> InnerLoop:
+        config, search, device = self.config.train, self.config.search, self._device
+        alphas = self.layout.where(is_alpha).to(device)
+        of_alphas = search.alpha_lr if searching(self.config, state.iteration) else 0.0
+        rates = torch.where(alphas, of_alphas, config.weight_lr).to(state.params.dtype)
+        return InnerLoop(
+            tasks=tasks,
+            steps=self.config.task.steps,
+            layout=self.layout,
+            start=state.params.to(device),
+            rates=rates,
+            factors=state.factors.to(device),
+            loss=episodes.loss,
+            order=Order(search.order),
+            alphas=alphas,
+            alpha_decay=search.alpha_decay,
+            clip=config.gradient_clip,
+            adam=Adam(beta1=config.beta1),
+            moments=state.moments.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """One episode of each task of a stack."""
+
+    iteration: int
+    tasks: range
+    number: int
+    images: Tensor
+    """Task after task, support set first, `(R, C, S, S)`."""
+    members: Tensor
+    """Which support image belongs to which class, `(shots * ways, ways)`, of every task alike."""
+    labels: Tensor
+    """Of the queries, `(Q,)`, of every task alike."""
+
+
+class _Episodes:
+    """The episodes of a stack of tasks, by number; each is made when first asked for."""
+
+    def __init__(self, batch: "MetaBatch", iteration: int, tasks: range) -> None:
+        self._batch, self._iteration, self._tasks = batch, iteration, tasks
+        self._made: dict[int, _Stacked] = {}
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def loss(self, theta: Tensor, number: int) -> Tensor:
+        """Cross entropy of the queries of an episode, `(tasks,)`, by parameters `(tasks, size)`."""
+        if number not in self._made:
+            self._made[number] = self._batch.episode(self._iteration, self._tasks, number)
+        losses, accuracies = self._batch.evaluate(self._made[number], theta)
+        self._seen.setdefault(number, (losses.detach(), accuracies))
+        return losses
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy `(tasks,)`, over all episodes, each where it was first evaluated."""
+        losses, accuracies = zip(*self._seen.values(), strict=True)
+        return torch.stack(losses).mean(0), torch.stack(accuracies).mean(0)
+
+
+def total(results: Iterable[TaskResults]) -> TaskResults:
+    """The results of several parts of a range as those of the whole."""
+    return reduce(add, results)
+
+
+def normalised(images: Tensor, spec: InputSpec) -> Tensor:
+    """Network input of images `(N, C, S, S)` in 0..1."""
+    mean, std = (images.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
+    return (images - mean) / std

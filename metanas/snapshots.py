@@ -1,0 +1,120 @@
+"""Snapshots: all that a run needs to go on as if it had never stopped, in one file.
+
+It needs no generator's state, because every draw of a run depends on its seed and the number of the
+iteration alone. The file is written atomically, and nothing in it is ever unpickled.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metanas import schema
+from metanas.checkpoint import ALIVE_PREFIX, write_atomic
+from metanas.config import RunConfig
+from metanas.errors import CheckpointError, InvalidInput
+from metanas.genotype import CELL_KINDS
+from metanas.inner import Moments
+from metanas.train import MetaTrainer
+
+SNAPSHOT_FILE = "snapshot.safetensors"
+FREE = {
+    "train": (
+        "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",
+        "threads", "stack", "meta_lr_weights", "meta_lr_alphas", "meta_lr_rates", "weight_lr",
+        "gradient_clip",
+    ),
+    "search": ("alpha_lr",),
+}  # fmt: skip
+"""What may differ when a run is resumed: how long, how often, and rates that made it diverge."""
+UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
+"""What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best validation so far: pruned accuracy, and the iteration that reached it."""
+
+    accuracy: float = -1.0
+    iteration: int = 0
+
+
+def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
+    """Write all that the run needs to go on as if it had never stopped, in one file."""
+    header = {
+        "config": schema.dump(trainer.config),
+        "iteration": trainer.iteration,
+        "best": schema.dump(best),
+    }
+    raw = safetensors.torch.save(_tensors(trainer), {"run": json.dumps(header)})
+    write_atomic(folder / SNAPSHOT_FILE, raw)
+
+
+def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
+    """The tensors of a snapshot."""
+    tensors = {"params": trainer.params, "mean": trainer.mean, "factors": trainer.factors}
+    for name, moments in (("moments", trainer.moments), ("outer", trainer.outer)):
+        tensors |= {f"{name}.{key}": value for key, value in vars(moments).items()}
+    for kind in CELL_KINDS:
+        tensors[ALIVE_PREFIX + kind] = trainer.supernet.cell_alpha(kind).alive.to(torch.uint8)
+    # safetensors refuses tensors that share memory, as parameters and their mean may
+    return {name: value.clone() for name, value in tensors.items()}
+
+
+def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
+    """Bring a fresh trainer of the same configuration to where the run in `folder` stood.
+
+    What `FREE` names may differ; everything else must not.
+
+    Raises:
+        CheckpointError: no snapshot, a damaged one, or one of another configuration.
+    """
+    path = folder / SNAPSHOT_FILE
+    try:
+        raw = path.read_bytes()
+        tensors = safetensors.torch.load(raw)
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
+        _check_same(path, header["config"], trainer.config)
+        _restore(trainer, header, tensors)
+        return schema.build(Best, header["best"])
+    except FileNotFoundError as error:
+        message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
+        raise CheckpointError("CHECKPOINT_MISSING", message) from error
+    except UNREADABLE as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error!r}") from error
+
+
+def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:
+    ours = json.loads(json.dumps(schema.dump(config)))
+    for section, names in FREE.items():
+        for name in names:
+            stored[section].pop(name, None)
+            ours[section].pop(name)
+    for section, value in ours.items():
+        if stored.get(section) != value:
+            message = f"{path} was written with another [{section}]: {stored.get(section)}"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
+
+
+def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    expected = _tensors(trainer)
+    for name, like in expected.items():
+        value = tensors[name]
+        if value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}")
+    trainer.iteration = int(header["iteration"])
+    # copies: the file's tensors lie at any address, and sums would be taken in another order
+    params, mean, factors = (tensors[name].clone() for name in ("params", "mean", "factors"))
+    trainer.params, trainer.mean, trainer.factors = params, mean, factors
+    trainer.moments, trainer.outer = (
+        Moments(**{key: tensors[f"{name}.{key}"].clone() for key in ("first", "second", "steps")})
+        for name in ("moments", "outer")
+    )
+    for kind in CELL_KINDS:
+        trainer.supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())

@@ -1,0 +1,48 @@
+"""Signals as wishes that a long loop looks at between two steps."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+
+@dataclass
+class Wishes:
+    """What has been asked of a run since it began."""
+
+    stop: signal.Signals | None = None
+    """The signal that asks it to snapshot and end."""
+    snapshot: bool = False
+    """Whether it is to snapshot and go on."""
+
+    def end(self) -> bool:
+        """Whether it is to end."""
+        return self.stop is not None
+
+
+@contextmanager
+def listening() -> Iterator[Wishes]:
+    """Turn SIGTERM and SIGINT into a wish to stop, and SIGUSR1 (where there is one) to snapshot.
+
+    A second SIGINT interrupts at once. The handlers of before are put back at the end.
+    """
+    wishes = Wishes()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if wishes.stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        wishes.stop = signal.Signals(number)
+
+    def snapshot(number: int, frame: FrameType | None) -> None:
+        wishes.snapshot = True
+
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
+    if "SIGUSR1" in signal.Signals.__members__:
+        handlers[signal.Signals["SIGUSR1"]] = snapshot
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield wishes
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
