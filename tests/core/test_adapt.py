@@ -73,7 +73,7 @@ def moved(checkpoint: Checkpoint, params: Params) -> dict[str, bool]:
     size=st.integers(1, 20),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mini_batches_cover_the_support_set_evenly(shots: list[int], size: int, seed: int) -> None:
     labels = torch.tensor([way for way, count in enumerate(shots) for _ in range(count)])
     batches = batches_of(labels, size, torch.Generator().manual_seed(seed))

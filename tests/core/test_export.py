@@ -99,7 +99,7 @@ def test_onnx_runtime_agrees_with_torch(seed: int, channels: int) -> None:
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_images_of_any_size(height: int, width: int) -> None:
     images = pixels(1, height, width)
     logits, _ = outputs(exported(), images)

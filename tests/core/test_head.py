@@ -31,7 +31,7 @@ def distances(query: Tensor, centres: Tensor) -> Tensor:
 
 
 @given(SHOTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_logits_are_squared_distances_to_class_means(shots: list[int]) -> None:
     support, labels, queries = task(shots)
     centres = torch.stack([support[labels == way].mean(0) for way in range(len(shots))])
@@ -44,7 +44,7 @@ def test_logits_are_squared_distances_to_class_means(shots: list[int]) -> None:
 
 
 @given(SHOTS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_held_out_logits_leave_the_image_out_of_its_own_class(shots: list[int]) -> None:
     support, labels, views = task(shots)
     expected = []

@@ -61,7 +61,7 @@ def test_frozen_statistics_are_those_of_one_batch() -> None:
 
 
 @given(count=st.integers(2, 23), chunk=st.integers(2, 9))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_statistics_in_chunks_are_close_to_those_of_one_batch(count: int, chunk: int) -> None:
     support = noise(count, 1, 9, 9, seed=count)
     whole, parts = network(TINY), network(TINY)

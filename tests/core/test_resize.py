@@ -31,7 +31,7 @@ def unit(*shape: int) -> Tensor:
 
 
 @given(height=SIDES, width=SIDES, size=st.integers(1, 64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_resizing_is_that_of_torch(height: int, width: int, size: int) -> None:
     images = unit(2, 3, height, width)
     torch.testing.assert_close(resize(images, size), reference(images, size), atol=2e-5, rtol=0)
@@ -56,7 +56,7 @@ SESSION = session(MODEL.SerializeToString())
 
 
 @given(height=SIDES, width=SIDES, channels=st.sampled_from([1, 3]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_graph_resizes_like_torch(height: int, width: int, channels: int) -> None:
     images = unit(2, channels, height, width)
     actual = torch.from_numpy(SESSION.run(["y"], {"x": images.numpy()})[0])

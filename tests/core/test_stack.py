@@ -88,7 +88,7 @@ def assert_close(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
     shapes=st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=4), min_size=2, max_size=4),
     bilevel=st.booleans(),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_a_task_comes_out_of_a_stack_as_it_would_alone(
     checkpoint: Checkpoint, shapes: list[list[int]], bilevel: bool
 ) -> None:
