@@ -3,6 +3,7 @@
 Unknown keys are errors. `--set section.key=value` overrides single values with TOML syntax.
 """
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -223,14 +224,15 @@ def _refuse(section: str, checks: Mapping[str, tuple[bool, str]]) -> None:
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check a TOML configuration.
+    """Read and check a configuration: TOML, or the JSON that lies beside a checkpoint's weights.
 
     Raises:
         InvalidInput: no such file, no TOML, unknown or missing keys, values out of bounds.
     """
+    parse = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raw = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", str(error)) from error
     _merge(raw, parse_overrides(overrides))
     return schema.build(RunConfig, raw)

@@ -51,7 +51,7 @@ def run(
         DatasetError: the data cannot be used.
         CheckpointError: nothing to resume from, something damaged, or a run that is already there;
             or something could not be written (WRITE_FAILED), and what was there before still is.
-        Diverged: the loss became NaN or infinite; there is a snapshot from just before.
+        Diverged: the loss became NaN or infinite; the last snapshot is from before.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -82,13 +82,12 @@ def _train(
     wishes: Wishes,
 ) -> Best:
     settings = trainer.config.train
-    written = time.monotonic()
+    written, kept = time.monotonic(), trainer.iteration
     while trainer.iteration < settings.iterations and not wishes.end():
         try:
             seen = trainer.iterate()
         except Diverged as error:
-            save_snapshot(folder, trainer, best)
-            raise _diverged(folder, trainer.iteration, error) from error
+            raise _diverged(folder, trainer.iteration + 1, kept, error) from error
         on_progress(seen)
         validated = not math.isnan(seen.pruned)
         if validated and seen.pruned > best.accuracy:
@@ -101,15 +100,16 @@ def _train(
         if due or late or wishes.end() or seen.iteration == settings.iterations:
             wishes.snapshot = False
             save_snapshot(folder, trainer, best)
-            written = time.monotonic()
+            written, kept = time.monotonic(), trainer.iteration
     return best
 
 
-def _diverged(folder: Path, done: int, error: Diverged) -> Diverged:
+def _diverged(folder: Path, iteration: int, kept: int, error: Diverged) -> Diverged:
+    # no snapshot of just before: what diverges now has been going wrong for a while
     return Diverged(
-        f"meta-iteration {done + 1} diverged: {error}. {folder / SNAPSHOT_FILE} holds the run as "
-        f"it was after iteration {done}: go on from there with --resume and lower rates, for "
-        "example --set train.meta_lr_weights=..., train.weight_lr or search.alpha_lr"
+        f"meta-iteration {iteration} diverged: {error}. {folder / SNAPSHOT_FILE} holds the run as "
+        f"it was after iteration {kept}: go on from there with --resume and lower rates, for "
+        "example --set train.meta_lr_weights=..., train.weight_lr=... or search.alpha_lr=..."
     )
 
 

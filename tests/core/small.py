@@ -13,6 +13,7 @@ from metanas.card import InputSpec
 from metanas.config import DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
 from metanas.errors import InvalidInput
+from metanas.genotype import Genotype
 from metanas.ops import OPS
 from metanas.options import AdaptConfig
 from metanas.space import SearchSpace
@@ -40,6 +41,11 @@ TINY = SearchSpace(
     stem_channels=8,
     stem_stride=2,
 )
+GENOTYPE = Genotype(
+    normal=(((0, "conv_3x3"), (1, "skip_connect")), ((1, "conv_3x3"), (2, "max_pool_3x3"))),
+    reduce=(((0, "max_pool_3x3"), (1, "conv_3x3")), ((0, "skip_connect"), (1, "conv_3x3"))),
+)
+"""One of the tiny search space."""
 RUN = RunConfig(
     name="tiny",
     description="A tiny run for tests.",

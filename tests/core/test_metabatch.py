@@ -17,8 +17,7 @@ from metanas.ops import OPS
 from metanas.relax import RELAXATIONS
 from metanas.supernet import is_alpha
 from metanas.train import Extensions, MetaTrainer
-from tests.core.small import run_config, synthetic
-from tests.core.test_train import GENOTYPE
+from tests.core.small import GENOTYPE, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 6), synthetic(5, 8, seed=1)
 PARTIAL = pytest.mark.parametrize("partial", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -1,9 +1,7 @@
 """Runs on disk: log, snapshots, best checkpoint; killed and resumed as if nothing had happened."""
 
 import json
-import subprocess
-import sys
-import time
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,59 +12,15 @@ import safetensors.torch
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.config import DataConfig, RunConfig
-from metanas.errors import CheckpointError
+from metanas.config import DataConfig, RunConfig, read_config
+from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.relax import RELAXATIONS
 from metanas.runs import LOG_FILE, run
 from metanas.snapshots import SNAPSHOT_FILE
 from metanas.train import Progress
-from tests.core.small import RUN, synthetic
-
-ROOT = Path(__file__).parents[2]
-CONFIG = """
-name = "tiny"
-description = "A tiny run for tests."
-
-[data]
-path = "{path}"
-licence = "none"
-
-[input]
-channels = 1
-size = 12
-mean = [0.0]
-std = [1.0]
-
-[space]
-input_channels = 1
-ops = ["max_pool_3x3", "skip_connect", "conv_3x3"]
-channels = [6, 6]
-reductions = [0]
-nodes = 2
-stem_channels = 8
-stem_stride = 2
-
-[adapt]
-steps = 2
-tuning_steps = 1
-
-[task]
-ways = [3, 5]
-shots = [1, 2]
-images = 20
-steps = 2
-
-[search]
-warm_up = 2
-settle = 6
-
-[train]
-iterations = 40
-validate_every = 4
-snapshot_every = 3
-log_every = 2
-validation_episodes = 2
-threads = 1
-"""
+from metanas.wishes import Wishes
+from metanas.workbench import make_model
+from tests.core.small import GENOTYPE, RUN, examples, synthetic
 
 
 @pytest.fixture(scope="module")
@@ -161,33 +115,6 @@ def test_resuming_is_as_if_nothing_had_happened(
     assert state(tmp_path / "whole")[0]["best"] == vars(best)
 
 
-@pytest.mark.slow
-def test_killed_and_resumed(data: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run.toml"
-    path.write_text(CONFIG.format(path=data))
-    command = [sys.executable, "-m", "metanas", "train", str(path), "--out"]
-
-    def finish(folder: Path, *options: str) -> None:
-        done = subprocess.run(
-            [*command, str(folder), *options], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-
-    finish(tmp_path / "whole")
-    broken = tmp_path / "broken"
-    victim = subprocess.Popen(
-        [*command, str(broken)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (broken / LOG_FILE).exists():
-        assert victim.poll() is None
-        time.sleep(0.005)
-    victim.kill()
-    assert victim.wait() != 0
-    assert state(broken)[0]["iteration"] != 40
-    finish(broken, "--resume")
-    assert_same_run(tmp_path / "whole", broken)
-
-
 def resumed(config: RunConfig, folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         run(config, folder, resume=True, on_progress=ignore)
@@ -256,3 +183,96 @@ def test_snapshots_whose_tensors_do_not_fit(
 ) -> None:
     rewrite(finished, change)
     assert resumed(config, finished) == "CHECKPOINT_DAMAGED"
+
+
+def test_the_log_has_no_gaps_and_nothing_twice(config: RunConfig, tmp_path: Path) -> None:
+    config = replace(config, train=replace(config.train, log_every=1, snapshot_every=3))
+    with pytest.raises(Stop):
+        run(config, tmp_path, resume=False, on_progress=stop_at(6))
+    log = tmp_path / LOG_FILE
+    log.write_text(log.read_text() + '{"iteration": 6, "loss": 0')  # killed while writing
+    run(config, tmp_path, resume=True, on_progress=ignore)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_snapshots_have_a_rhythm_of_their_own(config: RunConfig, tmp_path: Path) -> None:
+    found: list[object] = []
+
+    def look(seen: Progress) -> None:
+        found.append(state(tmp_path)[0]["iteration"])
+
+    settings = replace(config.train, snapshot_every=2, validate_every=99)
+    run(replace(config, train=settings), tmp_path, resume=False, on_progress=look)
+    assert found == [0, 0, 2, 2, 4, 4]
+
+
+def test_a_wish_is_granted_after_the_iteration(config: RunConfig, tmp_path: Path) -> None:
+    wishes = Wishes()
+    found: list[object] = []
+
+    def wish(seen: Progress) -> None:
+        found.append(state(tmp_path)[0]["iteration"])
+        wishes.snapshot = seen.iteration == 1
+        wishes.stop = signal.SIGTERM if seen.iteration == 4 else None
+
+    settings = replace(config.train, snapshot_every=99, validate_every=99)
+    rare = replace(config, train=settings)
+    run(rare, tmp_path, resume=False, on_progress=wish, wishes=wishes)
+    assert found == [0, 1, 1, 1]
+    assert state(tmp_path)[0]["iteration"] == 4
+
+
+def test_divergence_names_the_iteration_and_keeps_the_snapshot(
+    config: RunConfig, finished: Path
+) -> None:
+    before = (finished / SNAPSHOT_FILE).read_bytes()
+    wild = replace(config, train=replace(config.train, weight_lr=3e38, snapshot_every=1))
+    with pytest.raises(Diverged) as caught:
+        run(wild, finished, resume=True, on_progress=ignore)
+    assert "meta-iteration 4 diverged" in str(caught.value)
+    assert "after iteration 3" in str(caught.value)
+    assert (finished / SNAPSHOT_FILE).read_bytes() == before
+
+
+def test_a_run_that_diverged_goes_on_with_lower_rates(config: RunConfig, finished: Path) -> None:
+    lower = replace(config.train, weight_lr=1e-4, meta_lr_weights=0.5)
+    run(replace(config, train=lower), finished, resume=True, on_progress=ignore)
+    assert state(finished)[0]["iteration"] == 6
+
+
+def test_what_cannot_be_written_is_said_and_harms_nothing(
+    config: RunConfig, finished: Path
+) -> None:
+    before = (finished / SNAPSHOT_FILE).read_bytes()
+    (finished / LOG_FILE).unlink()
+    (finished / LOG_FILE).mkdir()
+    assert resumed(config, finished) == "WRITE_FAILED"
+    assert (finished / SNAPSHOT_FILE).read_bytes() == before
+
+
+def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path, resume=False, on_progress=ignore)
+    again = read_config(tmp_path / "checkpoint" / "training.json")
+    assert again.train == config.train
+    assert again.search == config.search
+    assert "/" not in again.data.path
+
+
+@pytest.mark.parametrize("relaxation", ["gdas", "fixed"])
+def test_a_checkpoint_adapts_as_it_was_trained(
+    config: RunConfig, tmp_path: Path, relaxation: str
+) -> None:
+    genotype = GENOTYPE.to_json() if relaxation == "fixed" else ""
+    search = replace(config.search, relaxation=relaxation, genotype=genotype, settle=0)
+    space = replace(config.space, partial=2)
+    run(replace(config, search=search, space=space), tmp_path, resume=False, on_progress=ignore)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.relaxation == RELAXATIONS[relaxation]
+    model = make_model(checkpoint, examples((2, 2, 2), size=12))
+    if relaxation == "fixed":
+        assert json.dumps(model.report.genotype) == json.dumps(json.loads(GENOTYPE.to_json()))
+    card = tmp_path / "checkpoint" / "checkpoint.json"
+    card.write_text(card.read_text().replace(f'"{relaxation}"', '"mystery"'))
+    with pytest.raises(UnknownName):
+        load_checkpoint(tmp_path / "checkpoint")

@@ -19,7 +19,7 @@ from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
 from metanas.supernet import genotype_of, is_alpha
 from metanas.train import Extensions, MetaTrainer
-from tests.core.small import RUN, TINY, run_config, synthetic
+from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)
 
@@ -242,12 +242,6 @@ def test_candidates_leave_below_the_threshold() -> None:
     assert run.iterate().candidates == 2 * 5 * len(TINY.ops)
     assert run.iterate().candidates == 5 * len(TINY.ops) + 4 * 2 + 1
     assert run.supernet.cell_alpha("normal").alive[1].tolist() == [False, True, False]
-
-
-GENOTYPE = Genotype(
-    normal=(((0, "conv_3x3"), (1, "skip_connect")), ((1, "conv_3x3"), (2, "max_pool_3x3"))),
-    reduce=(((0, "max_pool_3x3"), (1, "conv_3x3")), ((0, "skip_connect"), (1, "conv_3x3"))),
-)
 
 
 @pytest.mark.parametrize("learner", META_LEARNERS)

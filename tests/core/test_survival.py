@@ -1,0 +1,186 @@
+"""Runs in processes of their own: killed, asked to stop, out of space, and resumed bit by bit."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metanas.runs import LOG_FILE
+from metanas.snapshots import SNAPSHOT_FILE
+from tests.core.small import synthetic
+from tests.core.test_runs import assert_same_run, state
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 40
+CONFIG = """
+name = "tiny"
+description = "A tiny run for tests."
+
+[data]
+path = "{path}"
+licence = "none"
+
+[input]
+channels = 1
+size = 12
+mean = [0.0]
+std = [1.0]
+
+[space]
+input_channels = 1
+ops = ["max_pool_3x3", "skip_connect", "conv_3x3"]
+channels = [6, 6]
+reductions = [0]
+nodes = 2
+stem_channels = 8
+stem_stride = 2
+
+[adapt]
+steps = 2
+tuning_steps = 1
+
+[task]
+ways = [3, 5]
+shots = [1, 2]
+images = 20
+steps = 2
+
+[search]
+warm_up = 2
+settle = 6
+
+[train]
+iterations = 40
+validate_every = 4
+snapshot_every = 3
+log_every = 2
+validation_episodes = 2
+threads = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command that trains, less its folder."""
+    folder = tmp_path_factory.mktemp("run")
+    classes = synthetic(12, 8)
+    np.savez(
+        folder / "classes.npz",
+        images=np.stack([images[:, 0] for images in classes.values()]),
+        class_name=np.array(list(classes)),
+        alphabet=np.array(["a"] * 12),
+        split=np.array(["train"] * 7 + ["val"] * 5),
+    )
+    (folder / "run.toml").write_text(CONFIG.format(path=folder / "classes.npz"))
+    return [sys.executable, "-m", "metanas", "train", str(folder / "run.toml"), "--out"]
+
+
+def start(
+    train: list[str], folder: Path, *options: str, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*train, str(folder), *options],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
+    )
+
+
+def finish(victim: subprocess.Popen[str]) -> str:
+    """What it said."""
+    _, error = victim.communicate()
+    assert victim.returncode == 0, error
+    return error
+
+
+def reached(folder: Path) -> int:
+    """The iteration of the snapshot."""
+    return int(str(state(folder)[0]["iteration"]))
+
+
+def wait_for(victim: subprocess.Popen[str], folder: Path, iteration: int) -> None:
+    """Until a snapshot of this iteration, or a later one, is there."""
+    while True:
+        assert victim.poll() is None, victim.communicate()
+        if (folder / SNAPSHOT_FILE).exists() and int(
+            str(state(folder)[0]["iteration"])
+        ) >= iteration:
+            return
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def whole(train: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    folder: Path = tmp_path_factory.mktemp("whole") / "run"
+    finish(start(train, folder))
+    return folder
+
+
+def test_killed_again_and_again(train: list[str], whole: Path, tmp_path: Path) -> None:
+    folder, random = tmp_path / "broken", np.random.default_rng(0)
+    for attempt, iteration in enumerate((0, 7, 21)):
+        victim = start(train, folder, *(["--resume"] if attempt else []))
+        wait_for(victim, folder, iteration)
+        time.sleep(random.uniform(0, 0.05))  # somewhere in an iteration, a write, a validation
+        victim.kill()
+        assert victim.wait() == -signal.SIGKILL
+        victim.communicate()
+        assert reached(folder) < ITERATIONS
+    finish(start(train, folder, "--resume"))
+    assert_same_run(whole, folder)
+    logs = [(each / LOG_FILE).read_text().splitlines() for each in (whole, folder)]
+    one, other = ([json.loads(line) for line in log] for log in logs)
+    for line in (*one, *other):
+        line.pop("time")
+        line.pop("seconds")
+    assert one == other
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_for_a_snapshot_and_then_to_stop(
+    train: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    folder = tmp_path / "stopped"
+    victim = start(train, folder, "--set", "train.snapshot_every=1000")
+    wait_for(victim, folder, 0)
+    victim.send_signal(signal.SIGUSR1)
+    wait_for(victim, folder, 1)
+    snapshot = reached(folder)
+    victim.send_signal(number)
+    _, error = victim.communicate()
+    assert victim.returncode == 128 + number
+    assert "--resume" in error
+    assert number.name in error
+    assert snapshot < reached(folder) < ITERATIONS
+
+
+def test_no_room_left(train: list[str], tmp_path: Path) -> None:
+    """A limit on the size of files is a full disk to whoever writes."""
+    folder = tmp_path / "full"
+    victim = start(train, folder)
+    wait_for(victim, folder, 3)
+    victim.send_signal(signal.SIGTERM)
+    victim.communicate()
+    before = (folder / SNAPSHOT_FILE).read_bytes()
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
+
+    full = start(train, folder, "--resume", before=small)
+    _, error = full.communicate()
+    assert full.returncode == 2
+    assert "[WRITE_FAILED]" in error
+    assert "make room" in error
+    assert (folder / SNAPSHOT_FILE).read_bytes() == before
+    assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
