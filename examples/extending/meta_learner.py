@@ -1,0 +1,35 @@
+"""A meta-learner of one's own: FOMAML whose outer gradient is a mean over the inner path.
+
+MAML's outer loss looks at the end of the inner loop alone; here each step's parameters are asked
+(multi-step loss, Antoniou et al., arXiv:1810.09502, section 4, first order and evenly weighted).
+"""
+
+from dataclasses import dataclass
+
+from examples.extending.common import digits, small_config, train
+from metanas.inner import InnerLoop
+from metanas.metalearn import META_LEARNERS, Learned
+from metanas.testing import check_meta_learner
+from metanas.train import Extensions
+
+
+@dataclass(frozen=True)
+class MultiStep:
+    """First-order MAML with a multi-step outer loss."""
+
+    def learn(self, loop: InnerLoop) -> Learned:
+        theta, rates = loop.begin(), loop.scaled(loop.rates, loop.factors)
+        total, factors = 0 * theta, 0 * loop.layout.gather(theta)
+        for step in range(loop.steps):
+            theta = theta - rates * loop.gradient(theta, step)
+            outer = loop.outer_gradient(theta) / loop.steps
+            total += outer
+            factors -= loop.layout.gather(outer * (loop.start - theta))
+        return Learned(gradient=total, factors=factors, moments=loop.moments)
+
+
+if __name__ == "__main__":
+    check_meta_learner(MultiStep())
+    config = small_config('train.meta_learner = "multi-step"', 'train.outer = "adam"')
+    mine = Extensions(meta_learners={**META_LEARNERS, "multi-step": MultiStep()})
+    train(config, mine, digits())
