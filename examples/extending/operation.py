@@ -1,7 +1,4 @@
-"""An operation of one's own: squeeze and excitation, in torch and in ONNX.
-
-Hu et al., arXiv:1709.01507: channels are weighed by a small network that sees their averages.
-"""
+"""An operation of one's own, in torch and in ONNX: squeeze and excitation (arXiv:1709.01507)."""
 
 import numpy as np
 from torch import Tensor, nn
