@@ -129,13 +129,15 @@ class TrainConfig:
     outer: str = "sgd"
     """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
     meta_lr_weights: float = 1.0
-    """Outer step size on the weights, annealed to zero over the run by a cosine."""
+    """Outer step size on the weights."""
     meta_lr_alphas: float = 0.6
-    """Outer step size on the alphas, annealed likewise."""
+    """Outer step size on the alphas."""
+    anneal: bool = True
+    """Whether the outer step sizes fall to zero over the run, by a cosine."""
     learned_rates: bool = False
     """Whether the task optimizer's step sizes are learned, one for each tensor (Meta-SGD)."""
     meta_lr_rates: float = 0.1
-    """Outer step size on the logarithms of the learned rates, annealed likewise."""
+    """Outer step size on the logarithms of the learned rates."""
     weight_lr: float = 3e-3
     """Step size of the task optimizer on the weights."""
     beta1: float = 0.9

@@ -166,7 +166,7 @@ class MetaBatch:
             episode = sample_episode(
                 classes, ways=ways, shots=shots, queries=queries, random=random, repeat=True
             )
-            images.append(affine_views(self._input(episode, views), config.augment, views))
+            images.append(network_views(episode, config, views))
         return _Stacked(
             iteration,
             tasks,
@@ -221,12 +221,6 @@ class MetaBatch:
         temperature = annealed(search.temperature_start, search.temperature_end, number, steps)
         relaxation = self._relaxation.at(temperature)
         return Noisy(relaxation, search.noise) if search.noise else relaxation
-
-    def _input(self, episode: Episode, views: torch.Generator) -> Tensor:
-        """Network input (N, C, S, S) of an episode's images, support first."""
-        pixels = torch.from_numpy(np.concatenate([episode.support, episode.query]))
-        scaled = photo_views(pixels.to(torch.get_default_dtype()) / 255, self.config.photo, views)
-        return normalised(scaled, self.config.input)
 
     def _loop(self, state: MetaState, tasks: int, episodes: "_Episodes") -> InnerLoop:
         config, search, device = self.config.train, self.config.search, self._device
@@ -292,7 +286,23 @@ def total(results: Iterable[TaskResults]) -> TaskResults:
     return reduce(add, results)
 
 
-def normalised(images: Tensor, spec: InputSpec) -> Tensor:
-    """Network input of images `(N, C, S, S)` in 0..1."""
-    mean, std = (images.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
-    return (images - mean) / std
+def network_input(episode: Episode, config: RunConfig) -> Tensor:
+    """Network input `(N, C, S, S)` of an episode's images, support first."""
+    return _normalised(_pixels(episode), config.input)
+
+
+def network_views(episode: Episode, config: RunConfig, generator: torch.Generator) -> Tensor:
+    """The same of a random view of each image."""
+    pixels = photo_views(_pixels(episode), config.photo, generator)
+    return affine_views(_normalised(pixels, config.input), config.augment, generator)
+
+
+def _pixels(episode: Episode) -> Tensor:
+    """Images of an episode, from 0 to 1."""
+    images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+    return images.to(torch.get_default_dtype()) / 255
+
+
+def _normalised(pixels: Tensor, spec: InputSpec) -> Tensor:
+    mean, std = (pixels.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
+    return (pixels - mean) / std

@@ -30,7 +30,7 @@ from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
 from metanas.kernels import Rows
 from metanas.layout import Layout, Params
-from metanas.metabatch import MetaBatch, MetaState, TaskResults, normalised
+from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input
 from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
 from metanas.partial import candidates
@@ -182,7 +182,9 @@ class MetaTrainer:
     def _step(self, results: TaskResults) -> tuple[float, float]:
         """Move the meta-parameters; the step sizes of weights and alphas."""
         settings, tasks = self.config.train, results.tasks
-        rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
+        rate = 1.0
+        if settings.anneal:
+            rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
         rates = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
         alphas = self.layout.where(is_alpha)
         gradient = results.gradient / tasks
@@ -266,8 +268,7 @@ class MetaTrainer:
 
     def _logits(self, episode: Episode, relaxation: Relaxation) -> Tensor:
         """Logits `(Q, ways)` of the queries of an episode."""
-        pixels = torch.from_numpy(np.concatenate([episode.support, episode.query]))
-        x = normalised(pixels.to(torch.get_default_dtype()) / 255, self.config.input)
+        x = network_input(episode, self.config)
         params = self.saved
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
         count = len(members)

@@ -21,10 +21,11 @@ def toml(folder: Path, text: str) -> Path:
     return path
 
 
-def test_the_shipped_configuration_is_sound() -> None:
-    config = read_config(SHIPPED)
+@pytest.mark.parametrize("path", sorted(SHIPPED.parent.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_configurations_are_sound(path: Path) -> None:
+    config = read_config(path)
     assert schema.build(RunConfig, schema.dump(config)) == config
-    assert config.name == "omniglot"
+    assert config.name == path.stem
 
 
 def test_overrides_have_the_last_word() -> None:

@@ -98,6 +98,11 @@ def test_the_outer_step_falls_to_zero_by_a_cosine() -> None:
             torch.testing.assert_close(step, torch.full_like(step, rate * scale))
 
 
+def test_the_outer_step_may_stay() -> None:
+    run = with_learner(Steady(), iterations=4, anneal=False)
+    assert [run.iterate().meta_lr_weights for _ in range(4)] == [1.0] * 4
+
+
 def test_the_outer_optimizer_may_be_adam() -> None:
     """Whatever a gradient's size, the first step of Adam has that of the rate."""
     for value in (1.0, 100.0):
