@@ -121,7 +121,7 @@ class Adaptation:
         self.genotype: Genotype | None = None
         self.soft: Params = {}
         self._images = upload(task.images, checkpoint.device)
-        self.optimizer = TaskOptimizer(checkpoint.live, _optimizer(config, config.alpha_lr))
+        self.optimizer = self._optimizer(checkpoint.live, config.alpha_lr)
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)
         self._losses = list[float]()
@@ -227,11 +227,21 @@ class Adaptation:
         else:
             self._decide()
 
+    def _optimizer(self, params: Params, alpha_lr: float) -> TaskOptimizer:
+        config, card = self.config, self.checkpoint.card
+        settings = TaskOptimizerConfig(
+            weight_lr=config.weight_lr,
+            alpha_lr=alpha_lr,
+            gradient_clip=config.gradient_clip,
+            plain=card.task_optimizer == "sgd",
+        )
+        return TaskOptimizer(params, settings, card.rates)
+
     def _decide(self) -> None:
         """Fix the architecture; the weights go on with a fresh state of Adam."""
         self.soft = self.optimizer.snapshot()
         self.genotype = genotype_of(self.checkpoint.supernet, self.soft)
-        self.optimizer = TaskOptimizer(self.soft, _optimizer(self.config, 0.0))
+        self.optimizer = self._optimizer(self.soft, 0.0)
         self._losses, self._genotypes = [], []
         self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
 
@@ -358,9 +368,3 @@ def halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     rank = (own[:, None] == own[None, :]).tril(-1).sum(1)
     single = (own[:, None] == own[None, :]).sum(1) == 1
     return rows[single | (rank % 2 == 0)], rows[single | (rank % 2 == 1)]
-
-
-def _optimizer(config: AdaptConfig, alpha_lr: float) -> TaskOptimizerConfig:
-    return TaskOptimizerConfig(
-        weight_lr=config.weight_lr, alpha_lr=alpha_lr, gradient_clip=config.gradient_clip
-    )

@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
 PAGE_FILE = "README.md"
 WEIGHTS_FILE = "weights.safetensors"
+TASK_OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,10 @@ class CheckpointCard:
     augment: AffineRange
     relaxation: str = "darts"
     """Name of the relaxation that meta-training searched with, and adaptation does."""
+    task_optimizer: str = "adam"
+    """"adam", or "sgd" for the plain gradient steps of MAML and its kin."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str
@@ -81,6 +86,9 @@ class CheckpointCard:
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+        if self.task_optimizer not in TASK_OPTIMIZERS:
+            message = f"must be one of {', '.join(TASK_OPTIMIZERS)}"
+            raise InvalidInput.single("task_optimizer", "OPTION_OUT_OF_RANGE", message)
 
     @property
     def ops(self) -> tuple[str, ...]:

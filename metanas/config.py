@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metanas import schema
-from metanas.card import InputSpec, check_input
+from metanas.card import TASK_OPTIMIZERS, InputSpec, check_input
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
@@ -126,6 +126,9 @@ class TrainConfig:
     """Most tasks that are evaluated together; 0 is all of them. Less takes less memory."""
     meta_learner: str = "reptile"
     """Name of a meta-learner: reptile, fomaml, maml, anil."""
+    task_optimizer: str = "adam"
+    """What adapts the checkpoint to a task: "adam", as in REPTILE's inner loop, or "sgd", the plain
+    steps of MAML and its kin."""
     outer: str = "sgd"
     """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
     meta_lr_weights: float = 1.0
@@ -168,6 +171,8 @@ class TrainConfig:
         every = ("validate_every", "snapshot_every", "log_every")
         counted = ("iterations", "tasks", "validation_episodes", *every)
         checks = _numbers(self, counted=counted, positive=("gradient_clip", "snapshot_seconds"))
+        known = ", ".join(TASK_OPTIMIZERS)
+        checks["task_optimizer"] = (self.task_optimizer in TASK_OPTIMIZERS, f"must be {known}")
         checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
         for name in ("beta1", "drop_path", "ema"):
             if getattr(self, name) >= 1:

@@ -10,6 +10,7 @@ Notable:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptimizerConfig:
-    """Adam on weights and alphas (Kingma & Ba, arXiv:1412.6980)."""
+    """Adam (Kingma & Ba, arXiv:1412.6980) or plain gradient steps, on weights and alphas."""
 
     weight_lr: float
     """Step size on the weights."""
@@ -36,12 +37,14 @@ class TaskOptimizerConfig:
     """Decay of the mean squared gradient."""
     gradient_clip: float = 10.0
     """Largest norm of the gradient of the weights, and likewise of the alphas."""
+    plain: bool = False
+    """Plain gradient steps, as MAML takes them, instead of Adam."""
 
 
 class _Group:
-    """Some parameters as views into one flat leaf tensor."""
+    """Some parameters as views into one flat leaf tensor; `rates` are factors on their steps."""
 
-    def __init__(self, params: Mapping[str, Tensor]) -> None:
+    def __init__(self, params: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
         self.flat = torch.cat([p.detach().reshape(-1) for p in params.values()]).clone()
         self.gradient = torch.zeros_like(self.flat)
         pieces = self.flat.split([p.numel() for p in params.values()])
@@ -50,9 +53,10 @@ class _Group:
             for (name, p), piece in zip(params.items(), pieces, strict=True)
         }
 
-    def load(self, params: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            torch.cat([params[name].detach().reshape(-1) for name in self.views], out=self.flat)
+        self.factors: Tensor | None = None
+        if rates:
+            each = [torch.full((p.numel(),), rates.get(name, 1.0)) for name, p in params.items()]
+            self.factors = torch.cat(each).to(self.flat)
 
     def set_gradient(self, gradient: Tensor, norm: Tensor, clip: float) -> None:
         torch.mul(gradient, (clip / norm).clamp(max=1.0), out=self.gradient)
@@ -82,14 +86,20 @@ class Gradient:
 class TaskOptimizer:
     """Holds the parameters of one task and steps them.
 
-    `params` are leaf tensors to run the network with; they change in place with every `step`.
+    `params` are leaf tensors to run the network with; they change in place with every step. `rates`
+    are learned factors on the length of a parameter's steps (Meta-SGD), by name.
     """
 
-    def __init__(self, params: Mapping[str, Tensor], config: TaskOptimizerConfig) -> None:
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        config: TaskOptimizerConfig,
+        rates: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self._config = config
-        self.weights = _Group({k: v for k, v in params.items() if not is_alpha(k)})
+        self.weights = _Group({k: v for k, v in params.items() if not is_alpha(k)}, rates)
         alphas = {k: v for k, v in params.items() if is_alpha(k)}
-        self.alphas = _Group(alphas) if alphas else None
+        self.alphas = _Group(alphas, rates) if alphas else None
         self.params: Params = {
             **self.weights.views,
             **(self.alphas.views if self.alphas else {}),
@@ -100,33 +110,20 @@ class TaskOptimizer:
             groups.append(
                 {"params": [self.alphas.flat], "lr": config.alpha_lr, "weight_decay": decay}
             )
-        self.adam = torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=True)
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, fused=True)
+            if config.plain
+            else torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=True)
+        )
 
     @property
     def searches(self) -> bool:
         """Whether the architecture is to move at all."""
         return self.alphas is not None and self._config.alpha_lr > 0
 
-    def load(self, params: Mapping[str, Tensor]) -> None:
-        """Start from these parameters; the state of Adam stays."""
-        self.weights.load(params)
-        if self.alphas is not None:
-            self.alphas.load(params)
-
     def snapshot(self) -> Params:
         """A copy of the parameters."""
         return {name: value.detach().clone() for name, value in self.params.items()}
-
-    def step(self, loss: Tensor, *, weights: bool = True, alphas: bool = True) -> None:
-        """One step down the gradient of `loss` on the weights, the alphas, or both.
-
-        What is left out keeps its parameters and its state of Adam.
-
-        Raises:
-            Diverged: the loss or a gradient is not finite.
-        """
-        (gradient,) = Stack([self]).gradients(loss, [Wanted(weights, alphas)])
-        self.descend(gradient, gradient.norms.tolist())
 
     def descend(self, gradient: Gradient, norms: Sequence[float]) -> None:
         """One step down this gradient, whose norms are known by now.
@@ -149,7 +146,11 @@ class TaskOptimizer:
         for group in (self.weights, self.alphas):
             if group is not None:  # Adam passes over what has no gradient
                 group.flat.grad = group.gradient if group in groups else None
-        self.adam.step()
+        before = [None if g.factors is None else g.flat.clone() for g in groups]
+        self._optimizer.step()
+        for group, old in zip(groups, before, strict=True):
+            if old is not None and group.factors is not None:
+                torch.lerp(old, group.flat, group.factors, out=group.flat)
 
 
 class Stack:

@@ -167,6 +167,8 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
         defaults=config.adapt,
         augment=config.augment,
         relaxation=config.search.relaxation,
+        task_optimizer=config.train.task_optimizer,
+        rates=trainer.rates,
         parameters=trainer.layout.size,
         weights_sha256="",
         provenance={

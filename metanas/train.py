@@ -151,6 +151,13 @@ class MetaTrainer:
         """What is validated and saved: the meta-parameters, or their running mean."""
         return self.layout.views(self.mean if self.config.train.ema else self.params)
 
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learned factors on step sizes, by parameter; nothing if they are not learned."""
+        if not self.config.train.learned_rates:
+            return {}
+        return dict(zip(self.layout.names, self.factors.exp().tolist(), strict=True))
+
     def iterate(self) -> Progress:
         """One meta-iteration.
 

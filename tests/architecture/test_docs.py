@@ -26,6 +26,13 @@ def test_make_commands_exist(path: Path) -> None:
     assert {name for name in named if f"\n{name}:" not in MAKEFILE} == set()
 
 
+def test_tests_that_documents_name_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", "".join(p.read_text("utf-8") for p in DOCUMENTS)))
+    sources = "".join(p.read_text("utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in sources} == set()
+
+
 def test_every_option_of_the_server_is_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     flags = {f"`--{each.name.replace('_', '-')}`" for each in fields(ServerConfig)}

@@ -1,13 +1,14 @@
 """The task optimizer against torch's Adam on separate parameters."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from metanas.errors import Diverged
-from metanas.optimizer import Params, TaskOptimizer, TaskOptimizerConfig
+from metanas.optimizer import Params, Stack, TaskOptimizer, TaskOptimizerConfig, Wanted
 from tests.core.small import noise
 
 CONFIG = TaskOptimizerConfig(
@@ -30,6 +31,13 @@ def loss_of(params: Params, step: int) -> Tensor:
     x = noise(4, seed=10 + step)
     mixed = (params["stem"] @ x) * params["scale"]
     return 4 * mixed.square().sum() + (params["alpha.normal.ops"] * mixed).sum().square()
+
+
+def take_step(
+    optimizer: TaskOptimizer, loss: Tensor, *, weights: bool = True, alphas: bool = True
+) -> None:
+    (gradient,) = Stack([optimizer]).gradients(loss, [Wanted(weights, alphas)])
+    optimizer.descend(gradient, gradient.norms.tolist())
 
 
 class Reference:
@@ -69,7 +77,7 @@ def assert_same(optimizer: TaskOptimizer, reference: Reference) -> None:
 def test_both_from_one_backward_pass() -> None:
     optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
     for step in range(6):
-        optimizer.step(loss_of(optimizer.params, step))
+        take_step(optimizer, loss_of(optimizer.params, step))
         reference.step(loss_of(reference.params, step), "weights", "alphas")
         assert_same(optimizer, reference)
 
@@ -78,10 +86,10 @@ def test_in_turn() -> None:
     """A step on the alphas leaves no trace in the weights' state of Adam, and vice versa."""
     optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
     for step in range(6):
-        optimizer.step(loss_of(optimizer.params, step), weights=False)
+        take_step(optimizer, loss_of(optimizer.params, step), weights=False)
         reference.step(loss_of(reference.params, step), "alphas")
         assert_same(optimizer, reference)
-        optimizer.step(loss_of(optimizer.params, step + 9), alphas=False)
+        take_step(optimizer, loss_of(optimizer.params, step + 9), alphas=False)
         reference.step(loss_of(reference.params, step + 9), "weights")
         assert_same(optimizer, reference)
 
@@ -89,37 +97,48 @@ def test_in_turn() -> None:
 def test_an_alpha_rate_of_zero_leaves_the_architecture_alone() -> None:
     optimizer = TaskOptimizer(start(), TaskOptimizerConfig(weight_lr=0.1, alpha_lr=0.0))
     for step in range(3):
-        optimizer.step(loss_of(optimizer.params, step))
+        take_step(optimizer, loss_of(optimizer.params, step))
     after = optimizer.snapshot()
     for name, value in start().items():
         moved = not torch.equal(after[name], value)
         assert moved == (name in ("stem", "scale")), name
 
 
+def test_plain_steps_go_down_the_clipped_gradient() -> None:
+    plain = replace(CONFIG, plain=True, alpha_decay=0.0, gradient_clip=1e9)
+    optimizer = TaskOptimizer(start(), plain)
+    leaves = {name: value.requires_grad_() for name, value in start().items()}
+    loss_of(leaves, 0).backward()
+    take_step(optimizer, loss_of(optimizer.params, 0))
+    for name, value in optimizer.snapshot().items():
+        rate = plain.alpha_lr if name.startswith("alpha.") else plain.weight_lr
+        gradient = leaves[name].grad
+        step = torch.zeros(()) if gradient is None else rate * gradient
+        torch.testing.assert_close(value, leaves[name].detach() - step, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_learned_rates_scale_the_steps_of_their_parameters(plain: bool) -> None:
+    config, rates = replace(CONFIG, plain=plain), {"stem": 0.5, "alpha.normal.ops": 3.0}
+    ordinary, scaled = TaskOptimizer(start(), config), TaskOptimizer(start(), config, rates)
+    for optimizer in (ordinary, scaled):
+        take_step(optimizer, loss_of(optimizer.params, 0))
+    for name, value in start().items():
+        step, other = (each.snapshot()[name] - value for each in (ordinary, scaled))
+        torch.testing.assert_close(other, rates.get(name, 1.0) * step, atol=1e-6, rtol=1e-4)
+
+
 def test_unused_parameters_get_a_gradient_of_zero() -> None:
     optimizer = TaskOptimizer(start(), CONFIG)
-    optimizer.step(loss_of(optimizer.params, 0))
+    take_step(optimizer, loss_of(optimizer.params, 0))
     assert torch.equal(optimizer.snapshot()["unused"], start()["unused"])
-
-
-def test_loading_starts_from_other_parameters_and_keeps_the_state() -> None:
-    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
-    optimizer.step(loss_of(optimizer.params, 0))
-    reference.step(loss_of(reference.params, 0), "weights", "alphas")
-    optimizer.load(start())
-    with torch.no_grad():
-        for name, value in start().items():
-            reference.params[name].copy_(value)
-    optimizer.step(loss_of(optimizer.params, 1))
-    reference.step(loss_of(reference.params, 1), "weights", "alphas")
-    assert_same(optimizer, reference)
 
 
 def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
     given = start()
     optimizer = TaskOptimizer(given, CONFIG)
     snapshot = optimizer.snapshot()
-    optimizer.step(loss_of(optimizer.params, 0))
+    take_step(optimizer, loss_of(optimizer.params, 0))
     for name, value in start().items():
         assert torch.equal(snapshot[name], value)
         assert torch.equal(given[name], value)
@@ -128,7 +147,7 @@ def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
 def test_without_alphas_there_are_just_weights() -> None:
     params = {k: v for k, v in start().items() if not k.startswith("alpha.")}
     optimizer = TaskOptimizer(params, CONFIG)
-    optimizer.step((optimizer.params["stem"] * optimizer.params["scale"]).sum())
+    take_step(optimizer, (optimizer.params["stem"] * optimizer.params["scale"]).sum())
     assert not torch.equal(optimizer.snapshot()["stem"], params["stem"])
 
 
@@ -136,7 +155,7 @@ def test_without_alphas_there_are_just_weights() -> None:
 def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
     optimizer = TaskOptimizer(start(), CONFIG)
     with pytest.raises(Diverged) as caught:
-        optimizer.step(loss_of(optimizer.params, 0) * factor)
+        take_step(optimizer, loss_of(optimizer.params, 0) * factor)
     assert caught.value.reason == "DIVERGED"
     for name, value in optimizer.snapshot().items():
         assert torch.equal(value, start()[name])

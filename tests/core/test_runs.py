@@ -259,6 +259,20 @@ def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_pa
     assert "/" not in again.data.path
 
 
+def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    settings = replace(config.train, learned_rates=True, task_optimizer="sgd")
+    run(replace(config, train=settings), tmp_path, resume=False, on_progress=ignore)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.card.task_optimizer == "sgd"
+    assert checkpoint.card.rates.keys() == checkpoint.params.keys()
+    assert len({round(rate, 6) for rate in checkpoint.card.rates.values()}) > 3
+    plain = replace(checkpoint, card=replace(checkpoint.card, rates={}))
+    support = examples((2, 2, 2), size=12)
+    assert make_model(checkpoint, support).onnx != make_model(plain, support).onnx
+
+
 @pytest.mark.parametrize("relaxation", ["gdas", "fixed"])
 def test_a_checkpoint_adapts_as_it_was_trained(
     config: RunConfig, tmp_path: Path, relaxation: str
