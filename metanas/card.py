@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metanas import schema
+from metanas.blocks import TRUNKS
 from metanas.errors import CheckpointError, InvalidInput, Violation
-from metanas.options import AdaptConfig, AffineRange
+from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
 
 FORMAT_VERSION = 1
@@ -41,8 +42,11 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
     Raises:
         InvalidInput: they are not.
     """
+    blocks = TRUNKS.get(space.trunk, ())
+    reduced = blocks[space.taps[1]].reduced if blocks else 1
     checks = (
         ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
+        ("size", spec.size % reduced == 0, f"must be a multiple of {reduced} with this trunk"),
         ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
         ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
         ("std", len(spec.std) == spec.channels, "must have one value a channel"),
@@ -69,6 +73,10 @@ class CheckpointCard:
     augment: AffineRange
     relaxation: str = "darts"
     """Name of the relaxation that meta-training searched with, and adaptation does."""
+    photo: PhotoRange = field(default_factory=PhotoRange)
+    """With a trunk: the views of support images are these, and then those of `augment`."""
+    views: int = 4
+    """With a trunk: how many views of a support image are put through it."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str
@@ -81,6 +89,8 @@ class CheckpointCard:
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+        if self.views < 1:
+            raise InvalidInput.single("views", "OPTION_OUT_OF_RANGE", "must be at least 1")
 
     @property
     def ops(self) -> tuple[str, ...]:
