@@ -145,9 +145,17 @@ def _train(options: argparse.Namespace) -> int:
         def on_progress(seen: Seen) -> None:
             bar.update(task, completed=seen.iteration, seen=f"loss {seen.loss:.3f}")
 
+        def on_images(done: int, images: int) -> None:
+            bar.update(task, seen=f"trunk: {done} of {images} images")
+
         with listening() as wishes:
             best = run(
-                config, folder, resume=options.resume, on_progress=on_progress, wishes=wishes
+                config,
+                folder,
+                resume=options.resume,
+                on_progress=on_progress,
+                wishes=wishes,
+                on_images=on_images,
             )
     if wishes.stop is not None:
         print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)

@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
+from metanas.ends import frozen_trunk
 from metanas.errors import Diverged
 from metanas.genotype import Genotype
 from metanas.head import held_out_logits, membership
@@ -44,6 +44,7 @@ from metanas.options import AdaptConfig
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax, annealed
 from metanas.supernet import genotype_of
 from metanas.support import SupportSet
+from metanas.views import draw_views
 
 SHARE_THRESHOLD = 0.02
 """Candidates with at most this share of their node are not evaluated in a step."""
@@ -121,7 +122,10 @@ class Adaptation:
         self.genotype: Genotype | None = None
         self.soft: Params = {}
         self._images = upload(task.images, checkpoint.device)
-        self.optimizer = self._optimizer(checkpoint.live, config.alpha_lr)
+        self._views = None if task.views is None else upload(task.views, checkpoint.device)
+        start = start_of(checkpoint, config)
+        live = {name: value for name, value in start.items() if checkpoint.supernet.is_live(name)}
+        self.optimizer = self._optimizer(live, config.alpha_lr)
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)
         self._losses = list[float]()
@@ -187,9 +191,10 @@ class Adaptation:
 
     def _update(self, rows: Tensor, wanted: Wanted) -> Update:
         images = self._images[rows]
+        stored = None if self._views is None else self._views[rows]
         return Update(
             images,
-            affine_views(images, self.checkpoint.card.augment, self._generator),
+            draw_views(images, stored, self.checkpoint.card.augment, self._generator),
             membership(self.task.labels[rows], self.task.ways).to(images.device),
             self._temperature(),
             self._generator,
@@ -244,6 +249,11 @@ class Adaptation:
         self.optimizer = self._optimizer(self.soft, 0.0)
         self._losses, self._genotypes = [], []
         self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
+
+
+def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
+    """The parameters that an adaptation begins with."""
+    return frozen_trunk(checkpoint.params) if config.trunk_only else checkpoint.params
 
 
 def advance(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metanas import schema
+from metanas.blocks import TRUNKS
 from metanas.errors import CheckpointError, InvalidInput, Violation
-from metanas.options import AdaptConfig, AffineRange
+from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
 
 FORMAT_VERSION = 1
@@ -42,8 +43,11 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
     Raises:
         InvalidInput: they are not.
     """
+    blocks = TRUNKS.get(space.trunk, ())
+    reduced = blocks[space.taps[1]].reduced if blocks else 1
     checks = (
         ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
+        ("size", spec.size % reduced == 0, f"must be a multiple of {reduced} with this trunk"),
         ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
         ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
         ("std", len(spec.std) == spec.channels, "must have one value a channel"),
@@ -74,6 +78,10 @@ class CheckpointCard:
     """"adam", or "sgd" for the plain gradient steps of MAML and its kin."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
+    photo: PhotoRange = field(default_factory=PhotoRange)
+    """With a trunk: the views of support images are these, and then those of `augment`."""
+    views: int = 4
+    """With a trunk: how many views of a support image are put through it."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str
@@ -89,6 +97,8 @@ class CheckpointCard:
         if self.task_optimizer not in TASK_OPTIMIZERS:
             message = f"must be one of {', '.join(TASK_OPTIMIZERS)}"
             raise InvalidInput.single("task_optimizer", "OPTION_OUT_OF_RANGE", message)
+        if self.views < 1:
+            raise InvalidInput.single("views", "OPTION_OUT_OF_RANGE", "must be at least 1")
 
     @property
     def ops(self) -> tuple[str, ...]:

@@ -25,8 +25,10 @@ from metanas.optimizer import Params
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Relaxation
 from metanas.supernet import Supernet, genotype_of
+from metanas.trunk import Trunk
 
 ALIVE_PREFIX = "alive."
+TRUNK_PREFIX = "trunk."
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,15 @@ class Checkpoint:
     ops: Mapping[str, Op] = field(repr=False)
     relaxation: Relaxation = RELAXATIONS["darts"]
     """What its tasks' architectures are searched with."""
+    trunk: Trunk | None = field(default=None, repr=False)
+    """What images go through before they reach the supernet, if anything."""
     using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """Held while the supernet runs: it carries the parameters of whoever runs it meanwhile."""
 
     @property
     def device(self) -> torch.device:
         """Where its tasks are adapted."""
-        return self.supernet.stem.weight.device
-
-    @property
-    def live(self) -> Params:
-        """The parameters less those of operations that meta-training has pruned."""
-        return {k: v for k, v in self.params.items() if self.supernet.is_live(k)}
+        return self.params["head.log_scale"].device
 
     @property
     def meta_genotype(self) -> Genotype:
@@ -92,14 +91,16 @@ def load_checkpoint(
     checkpoint = _assemble(folder, card, tensors, ops)
     params = {name: value.to(device) for name, value in checkpoint.params.items()}
     relaxation = relaxations[card.relaxation]
-    return Checkpoint(card, checkpoint.supernet.to(device), params, ops, relaxation)
+    trunk = None if checkpoint.trunk is None else checkpoint.trunk.to(device)
+    return Checkpoint(card, checkpoint.supernet.to(device), params, ops, relaxation, trunk)
 
 
 def _assemble(
     folder: Path, card: CheckpointCard, tensors: Mapping[str, Tensor], ops: Mapping[str, Op]
 ) -> Checkpoint:
     supernet = Supernet(card.space, ops).requires_grad_(False)
-    expected = supernet_tensors(supernet, dict(supernet.named_parameters()))
+    trunk = Trunk(card.space) if card.space.trunk else None
+    expected = checkpoint_tensors(supernet, dict(supernet.named_parameters()), trunk)
     missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing or extra:
         names = ", ".join(sorted(missing | extra)[:5])
@@ -118,26 +119,41 @@ def _assemble(
     # In the supernet's order, because safetensors hands them out in another order in each process,
     # and copied, because its tensors lie at any address. Sums over parameters, and within kernels,
     # would else be taken in an order that changes from process to process: bytes would not repeat.
-    params = {k: tensors[k].clone() for k in expected if not k.startswith(ALIVE_PREFIX)}
-    return Checkpoint(card, supernet, params, ops)
+    params = {
+        k: tensors[k].clone() for k in expected if not k.startswith((ALIVE_PREFIX, TRUNK_PREFIX))
+    }
+    if trunk is not None:
+        trunk.load_state_dict({k: tensors[TRUNK_PREFIX + k].float() for k in trunk.state_dict()})
+    return Checkpoint(card, supernet, params, ops, trunk=trunk)
 
 
-def supernet_tensors(supernet: Supernet, params: Params) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: parameters, and per cell kind which candidates are alive."""
+def checkpoint_tensors(
+    supernet: Supernet, params: Params, trunk: Trunk | None
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: parameters, per cell kind which candidates are alive, a trunk.
+
+    The trunk, which is most of it and does not learn, is in half precision.
+    """
+    frozen = {} if trunk is None else trunk.state_dict()
+    halves = {TRUNK_PREFIX + name: value.half() for name, value in frozen.items()}
     alive = {
         ALIVE_PREFIX + kind: supernet.cell_alpha(kind).alive.to(torch.uint8) for kind in CELL_KINDS
     }
-    return {**{k: v.detach().contiguous() for k, v in params.items()}, **alive}
+    return {**{k: v.detach().contiguous() for k, v in params.items()}, **alive, **halves}
 
 
 def save_checkpoint(
-    folder: Path, card: CheckpointCard, supernet: Supernet, params: Params
+    folder: Path,
+    card: CheckpointCard,
+    supernet: Supernet,
+    params: Params,
+    trunk: Trunk | None = None,
 ) -> CheckpointCard:
     """Write a checkpoint; the returned card has the digest and the size of what was written.
 
     Each file replaces its predecessor atomically, the card last.
     """
-    raw = safetensors.torch.save(supernet_tensors(supernet, params))
+    raw = safetensors.torch.save(checkpoint_tensors(supernet, params, trunk))
     card = replace(
         card,
         weights_sha256=hashlib.sha256(raw).hexdigest(),

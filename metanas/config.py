@@ -24,6 +24,8 @@ class DataConfig:
 
     path: str
     """An Omniglot-like npz, a pack of encoded images, or a folder of class folders."""
+    more: tuple[str, ...] = ()
+    """Further data sets. A task's classes are drawn from all of them alike."""
     train_split: str = "train"
     """Split that meta-training draws its tasks from."""
     val_split: str = "val"
@@ -195,12 +197,22 @@ class RunConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     augment: AffineRange = field(default_factory=AffineRange)
     photo: PhotoRange = field(default_factory=PhotoRange)
+    views: int = 4
+    """With a trunk: views of an image that are put through it once, before training."""
+    keep: float = 0.0
+    """With a trunk: how far, 0 to 1, what is validated and saved lies back towards the frozen trunk
+    (`metanas.ends.tempered`)."""
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
         if self.train.learned_rates and self.train.meta_learner == "reptile":
             enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
             _refuse("task", {"steps": enough})
+        checks = {
+            "views": (self.views >= 1, "must be at least 1"),
+            "keep": (0 <= self.keep <= 1, "must be 0 to 1"),
+        }
+        _refuse("", checks)
 
 
 def _numbers(
@@ -222,7 +234,7 @@ def _numbers(
 
 def _refuse(section: str, checks: Mapping[str, tuple[bool, str]]) -> None:
     bad = [
-        Violation(f"{section}.{name}", "OPTION_OUT_OF_RANGE", what)
+        Violation(f"{section}.{name}".lstrip("."), "OPTION_OUT_OF_RANGE", what)
         for name, (ok, what) in checks.items()
         if not ok
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from metanas.errors import DatasetError
 
 Classes = Mapping[str, NDArray[np.uint8]]
 """A data set in memory: class name -> images (N, C, H, W)."""
+Features = Mapping[str, NDArray[np.float16]]
+"""The same behind a trunk: class name -> what it makes of images and views, (N, 1 + V, K)."""
 
 
 def with_rotations(data: Classes) -> Classes:
@@ -23,17 +26,20 @@ def with_rotations(data: Classes) -> Classes:
 
 @dataclass(frozen=True)
 class Episode:
-    """A task drawn from a data set: uint8 images `(N, C, H, W)`, labels `(N,)`, ways ascending."""
+    """A task drawn from a data set: labels `(N,)`, ways ascending.
 
-    support: NDArray[np.uint8]
+    Its images are what the data set holds: uint8 `(N, C, H, W)`, or `Features` `(N, 1 + V, K)`.
+    """
+
+    support: NDArray[Any]
     support_labels: NDArray[np.int64]
-    query: NDArray[np.uint8]
+    query: NDArray[Any]
     query_labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
 
 def sample_episode(
-    data: Classes,
+    data: Classes | Features,
     *,
     ways: int,
     shots: int,

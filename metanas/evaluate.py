@@ -137,8 +137,10 @@ def _soft_logits(job: Job, queries: list[Image], temperature: float) -> Tensor:
     assert job.adaptation is not None
     support, params = job.task.support, job.adaptation.soft
     count = len(support.images)
-    inputs = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
-    x = upload(inputs, job.checkpoint.device)
+    pixels = torch.cat([job.task.preprocess(image) for image in queries])
+    trunk, device = job.checkpoint.trunk, job.checkpoint.device
+    inputs = upload(pixels, device) if trunk is None else trunk(upload(pixels, device))
+    x = torch.cat([upload(support.images, device), inputs])
     arguments = (x, Rows(count), Softmax(temperature=temperature), SHARE_THRESHOLD)
     supernet = job.checkpoint.supernet
     with job.checkpoint.using:

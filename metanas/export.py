@@ -21,14 +21,16 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto
-from torch import Tensor, nn
+from torch import Tensor
 
+from metanas.ends import Stem
 from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
 from metanas.network import DiscreteCell, DiscreteNetwork, edge_name
 from metanas.ops import Op, emit_chain
 from metanas.resize import emit_resize
 from metanas.support import Image, Preprocessing
+from metanas.trunk import Trunk
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between ONNX Runtime and torch, relative to the largest or 1."""
@@ -38,7 +40,8 @@ TOLERANCE = 1e-4
 class Classifier:
     """All that a model consists of: preprocessing, pruned network with frozen norms, linear head.
 
-    `weight` has shape (ways, D), `bias` (ways,).
+    Between the first two is the trunk, if there is one. `weight` has shape (ways, D) and `bias`
+    (ways,).
     """
 
     preprocess: Preprocessing
@@ -47,9 +50,15 @@ class Classifier:
     bias: Tensor
     scale: Tensor
     """Of the prototype logits; already part of `weight` and `bias`."""
+    trunk: Trunk | None = None
+
+    def inputs(self, image: Image) -> Tensor:
+        """The network's input of an image (H, W, C): preprocessed, and behind the trunk."""
+        pixels = self.preprocess(image)
+        return pixels if self.trunk is None else self.trunk(pixels)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits (N, ways) of preprocessed images (N, C, S, S)."""
+        """Logits (N, ways) of inputs (N, C, S, S), or (N, K) behind a trunk."""
         features: Tensor = self.network(inputs)
         return features @ self.weight.T + self.bias
 
@@ -62,12 +71,13 @@ def to_onnx(
     network, space = classifier.network, classifier.network.space
     images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])
     x = _preprocess(graph, images, classifier.preprocess)
-    before = last = emit_chain(graph, nn.Sequential(network.stem, network.stem_norm), x)
+    before, last = inputs = _emit_entry(graph, classifier, x)
     for cell in network.cells:
         assert isinstance(cell, DiscreteCell)
         before, last = last, _emit_cell(graph, cell, before, last, ops)
-    pooled = graph.node("GlobalAveragePool", [last])
-    features = graph.node("Flatten", [pooled], axis=1)
+    features = graph.pooled(last) if network.cells else None
+    if network.embed is not None:
+        features = network.embed.emit(graph, inputs[1], features)
     parts = (classifier.weight, classifier.bias)
     head = [graph.constant(part.float().numpy(force=True)) for part in parts]
     logits = graph.node("Gemm", [features, *head], transB=1)
@@ -75,6 +85,14 @@ def to_onnx(
     graph.output("logits", logits, ["N", ways])
     graph.output("probabilities", graph.node("Softmax", [logits], axis=1), ["N", ways])
     return graph.build("metanas", metadata)
+
+
+def _emit_entry(graph: Graph, classifier: Classifier, x: Value) -> tuple[Value, Value]:
+    """What the first cell's inputs come from: the trunk, or the stem."""
+    if classifier.trunk is not None:
+        return classifier.trunk.emit(graph, x)
+    assert isinstance(classifier.network.stem, Stem)
+    return classifier.network.stem.emit(graph, x)
 
 
 def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value:

@@ -79,6 +79,21 @@ class Graph:
     def add(self, left: Value, right: Value) -> Value:
         return self.node("Add", [left, right])
 
+    def clip(self, value: Value, low: float, high: float) -> Value:
+        """The value within these bounds."""
+        bounds = [self.constant(np.array(bound, np.float32)) for bound in (low, high)]
+        return self.node("Clip", [value, *bounds])
+
+    def pooled(self, value: Value) -> Value:
+        """The mean over the pixels of an (N, C, H, W) value, (N, C)."""
+        return self.node("Flatten", [self.node("GlobalAveragePool", [value])], axis=1)
+
+    def unit(self, value: Value) -> Value:
+        """Every row of an (N, D) value scaled to length one; a row of zeros stays zero."""
+        norm = self.node("ReduceL2", [value], axes=[1], keepdims=1)
+        least = self.constant(np.array(1e-12, np.float32))
+        return self.node("Div", [value, self.node("Max", [norm, least])])
+
     def concat(self, values: Sequence[Value], axis: int) -> Value:
         return self.node("Concat", values, axis=axis)
 

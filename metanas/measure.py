@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metanas.adapt import SHARE_THRESHOLD, batches_of, upload
-from metanas.augment import affine_views
 from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership
@@ -19,6 +18,7 @@ from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax
 from metanas.support import SupportSet
+from metanas.views import draw_views
 
 LARGE = 2**28
 """Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
@@ -44,10 +44,13 @@ def gap(
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
     images = upload(task.images[rows], checkpoint.device)
-    x = torch.cat([images, _views(images, checkpoint.card.augment, seed)])
+    stored = None if task.views is None else upload(task.views[rows], checkpoint.device)
+    views = draw_views(images, stored, checkpoint.card.augment, _seeded(seed))
+    x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
     # a stack of two tasks that differ in how they are mixed, unless that would take much memory
-    large = checkpoint.supernet.activation_bytes(2 * len(x), x.shape[-1]) > LARGE
+    size = checkpoint.card.input.size
+    large = checkpoint.supernet.activation_bytes(2 * len(x), size) > LARGE
     stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
     found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
     support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
@@ -73,7 +76,7 @@ def _features(
     if count > 1:
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
     rows = Rows(len(x) // 2, count)
-    arguments = (x.repeat(count, 1, 1, 1), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
+    arguments = (torch.cat([x] * count), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
     with checkpoint.using:
         out: Tensor = functional_call(
             checkpoint.supernet, params, arguments, {"recompute": by_edge}, tie_weights=False
@@ -89,30 +92,41 @@ def view_accuracy(
 
     The second figure is the multiply-accumulates that the network takes for an image.
     """
-    right, macs = 0.0, MacCounter()
-    generator = torch.Generator().manual_seed(seed)
+    right, macs, generator = 0.0, MacCounter(), _seeded(seed)
     with macs.watching(classifier.network):
-        for images, labels in zip(task.images.split(256), task.labels.split(256), strict=True):
-            logits = classifier.logits(affine_views(images, augment, generator))
-            right += float((logits.argmax(1) == labels).sum())
-    return right / len(task.labels), macs.total // len(task.labels)
+        for part in torch.arange(len(task.labels)).split(256):
+            stored = None if task.views is None else task.views[part]
+            logits = classifier.logits(draw_views(task.images[part], stored, augment, generator))
+            right += float((logits.argmax(1) == task.labels[part]).sum())
+    return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)
+
+
+def _trunk_macs(classifier: Classifier) -> int:
+    """Multiply-accumulates of the trunk for an image."""
+    if classifier.trunk is None:
+        return 0
+    macs, size = MacCounter(), classifier.preprocess.size
+    with macs.watching(classifier.trunk):
+        classifier.trunk(torch.zeros(1, 3, size, size))
+    return macs.total
 
 
 @torch.no_grad()
-def meta_features(checkpoint: Checkpoint, task: SupportSet, chunk: int) -> Tensor:
+def meta_features(checkpoint: Checkpoint, start: Params, task: SupportSet, chunk: int) -> Tensor:
     """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
 
-    Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
+    Its parameters are `start`. Only its normalisation statistics come from these images, as
+    `freeze_statistics` takes them.
     """
     count = len(task.images)
     if count <= chunk:
         arguments = (upload(task.images, checkpoint.device), Rows(count), Argmax())
         with checkpoint.using:
             features: Tensor = functional_call(
-                checkpoint.supernet, checkpoint.params, arguments, tie_weights=False
+                checkpoint.supernet, start, arguments, tie_weights=False
             )
         return features.cpu()
-    params = {name: value.cpu() for name, value in checkpoint.params.items()}
+    params = {name: value.cpu() for name, value in start.items()}
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
     return freeze_statistics(network, task.images, chunk)
@@ -148,14 +162,15 @@ class MacCounter:
             for hook in hooks:
                 hook.remove()
 
-    def _count(self, module: nn.Module, _inputs: object, out: Tensor) -> None:
+    def _count(self, module: nn.Module, _inputs: object, out: Tensor | tuple[Tensor, ...]) -> None:
         weights = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
         if weights:
-            self.total += weights * (out.numel() // out.shape[1])
+            first = out[0] if isinstance(out, tuple) else out  # the stem hands its output on twice
+            self.total += weights * (first.numel() // first.shape[1])
 
 
-def _views(images: Tensor, augment: AffineRange, seed: int) -> Tensor:
-    return affine_views(images, augment, torch.Generator().manual_seed(seed))
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -18,9 +18,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -29,7 +31,7 @@ from metanas.augment import affine_views, photo_views
 from metanas.card import InputSpec
 from metanas.config import RunConfig
 from metanas.droppath import DropPath
-from metanas.episodes import Classes, Episode, sample_episode
+from metanas.episodes import Classes, Episode, Features, sample_episode
 from metanas.errors import Diverged
 from metanas.genotype import CELL_KINDS
 from metanas.head import membership, prototype_logits
@@ -42,6 +44,7 @@ from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.search import searching
 from metanas.supernet import Supernet, is_alpha
+from metanas.views import draw_views
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class MetaBatch:
     def __init__(
         self,
         config: RunConfig,
-        train: Classes,
+        train: Classes | Features,
         *,
         meta_learner: MetaLearner = META_LEARNERS["reptile"],
         relaxation: Relaxation = RELAXATIONS["darts"],
@@ -162,7 +165,7 @@ class MetaBatch:
         for task in tasks:
             chosen = generators(seed, iteration, task)[0].choice(len(names), ways, replace=False)
             random, views = generators(seed, iteration, task, number)
-            classes = {names[i]: self._train[names[i]] for i in chosen}
+            classes: dict[str, NDArray[Any]] = {names[i]: self._train[names[i]] for i in chosen}
             episode = sample_episode(
                 classes, ways=ways, shots=shots, queries=queries, random=random, repeat=True
             )
@@ -286,13 +289,24 @@ def total(results: Iterable[TaskResults]) -> TaskResults:
     return reduce(add, results)
 
 
+def _stored(episode: Episode) -> Tensor:
+    """What a trunk has made of an episode's images and their views, `(N, 1 + V, K)`."""
+    return torch.from_numpy(np.concatenate([episode.support, episode.query]))
+
+
 def network_input(episode: Episode, config: RunConfig) -> Tensor:
-    """Network input `(N, C, S, S)` of an episode's images, support first."""
+    """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
+    if config.space.trunk:
+        return _stored(episode)[:, 0].to(torch.get_default_dtype())
     return _normalised(_pixels(episode), config.input)
 
 
 def network_views(episode: Episode, config: RunConfig, generator: torch.Generator) -> Tensor:
     """The same of a random view of each image."""
+    if config.space.trunk:
+        stored = _stored(episode)
+        views = draw_views(stored[:, 0], stored, config.augment, generator)
+        return views.to(torch.get_default_dtype())
     pixels = photo_views(_pixels(episode), config.photo, generator)
     return affine_views(_normalised(pixels, config.input), config.augment, generator)
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from metanas.ends import Embedding, entry, halves_before, is_frozen
 from metanas.genotype import Genotype, Node
 from metanas.kernels import Rows, moments
-from metanas.ops import Conv, Norm, Op, channels_last, reduce_norm, relu_conv_norm
+from metanas.ops import Norm, Op, reduce_norm, relu_conv_norm
 from metanas.optimizer import Params
 from metanas.space import SearchSpace
-from metanas.supernet import is_alpha
 
 FROZEN = Rows(0)
 """For a network with frozen norms, which treats all rows alike."""
@@ -42,9 +42,8 @@ class DiscreteCell(nn.Module):
         width = space.channels[index]
         self.nodes = nodes
         self.reduction = index in space.reductions
-        self.before = (reduce_norm if index - 1 in space.reductions else relu_conv_norm)(
-            inputs[0], width
-        )
+        halving = halves_before(space, index)
+        self.before = (reduce_norm if halving else relu_conv_norm)(inputs[0], width)
         self.last = relu_conv_norm(inputs[1], width)
         self.edges = nn.ModuleDict()
         for node, source, name in self.chosen():
@@ -72,19 +71,22 @@ def edge_name(node: int, source: int) -> str:
 
 
 class DiscreteNetwork(nn.Module):
-    """Stem, discrete cells, global average pooling: images `(N, C, H, W)` to features `(N, D)`."""
+    """Stem, discrete cells, global average pooling: images `(N, C, H, W)` to features `(N, D)`.
 
-    def __init__(self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op]) -> None:
+    After a trunk: its maps `(N, K)` to features. Without `cells` these are the trunk's alone.
+    """
+
+    def __init__(
+        self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op], *, cells: bool = True
+    ) -> None:
         super().__init__()
         self.space = space
         self.genotype = genotype
-        stem = space.stem_channels
-        stride = (space.stem_stride, space.stem_stride)
-        self.stem = Conv(space.input_channels, stem, (3, 3), stride)
-        self.stem_norm = Norm(stem)
+        self.stem = entry(space)
+        self.embed = Embedding(space) if space.trunk else None
         self.cells = nn.ModuleList()
-        widths = (stem, stem)
-        for index, channels in enumerate(space.channels):
+        widths = self.stem.widths
+        for index, channels in enumerate(space.channels if cells else ()):
             nodes = genotype.reduce if index in space.reductions else genotype.normal
             self.cells.append(DiscreteCell(space, index, widths, nodes, ops))
             widths = (widths[1], space.nodes * channels)
@@ -92,12 +94,14 @@ class DiscreteNetwork(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows = FROZEN) -> Tensor:
         """Features; support rows set the statistics of norms that are not frozen."""
-        stem = channels_last(self.stem(x, rows))
-        before = last = self.stem_norm(stem, rows)
+        before, last = inputs = self.stem(x, rows)
         for cell in self.cells:
             before, last = last, cell(before, last, rows)
         features: Tensor = last.mean(dim=(2, 3))
-        return features
+        if self.embed is None:
+            return features
+        out: Tensor = self.embed(inputs[1], features if self.cells else None, rows)
+        return out
 
 
 def from_supernet(
@@ -105,8 +109,9 @@ def from_supernet(
 ) -> DiscreteNetwork:
     """The network of this genotype with the supernet's weights, copied."""
     with torch.device("meta"):  # shapes only: every tensor is about to be replaced
-        network = DiscreteNetwork(space, genotype, ops)
-    weights = {k: v for k, v in params.items() if ".edges." not in k and not is_alpha(k)}
+        network = DiscreteNetwork(space, genotype, ops, cells=not is_frozen(params))
+    expected = network.state_dict()
+    weights = {k: v for k, v in params.items() if k in expected}
     for index, cell in enumerate(network.cells):
         assert isinstance(cell, DiscreteCell)
         for node, source, name in cell.chosen():

@@ -33,6 +33,9 @@ class AdaptConfig:
     architecture is decided, 0 to 500; 0 takes every step."""
     bilevel: bool = False
     """Alphas on one half of the support set and weights on the other, first order."""
+    trunk_only: bool = False
+    """The pretrained trunk and class prototypes are all of the model: no cells, no steps. For
+    checkpoints that have a trunk; what the cells are worth shows against this."""
 
     def __post_init__(self) -> None:
         bad = [
@@ -64,6 +67,7 @@ class AdaptConfig:
             ),
             "patience": (_whole(self.patience, 0, 500), "a whole number from 0 to 500"),
             "bilevel": (isinstance(self.bilevel, bool), "true or false"),
+            "trunk_only": (isinstance(self.trunk_only, bool), "true or false"),
         }
 
     def replace(self, overrides: Mapping[str, Option]) -> "AdaptConfig":

@@ -9,7 +9,8 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metanas import __version__
-from metanas.adapt import Adaptation, Stage, Step
+from metanas.adapt import Adaptation, Stage, Step, start_of
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, InvalidInput, OutOfMemory, Violation
 from metanas.export import Classifier, check, to_onnx
@@ -32,6 +33,7 @@ from metanas.options import AdaptConfig
 from metanas.report import Report
 from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
 from metanas.task import Example, Limits, check_examples
+from metanas.views import behind_trunk
 
 CONFORMANCE_TOLERANCE = 1e-3
 """How far another runtime's logits may be from the conformance vector's."""
@@ -122,7 +124,7 @@ class Job:
     ) -> None:
         """Take what `make_model` takes."""
         self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
-        self.options = options or checkpoint.card.defaults
+        self.options = _resolved(options or checkpoint.card.defaults)
         self.outcome: AdaptedModel | Exception | None = None
         self.task: Task | None = None
         self.adaptation: Adaptation | None = None
@@ -155,6 +157,8 @@ class Job:
             examples, classes, limits = self._given
             with self._stage("decode", len(examples)):
                 check_examples(examples, limits, classes)
+                if self.options.trunk_only and self.checkpoint.trunk is None:
+                    raise _no_trunk(self.checkpoint)
                 self.task = self._decode(examples, classes, limits)
             generator = torch.Generator().manual_seed(self.seed)
             self.adaptation = Adaptation(
@@ -214,7 +218,7 @@ class Job:
         assert self.adaptation.genotype is not None
         task, genotype = self.task, self.adaptation.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits = _classifier(*self.adaptation.network(), task)
+            classifier, logits = _classifier(*self.adaptation.network(), task, self.checkpoint)
             metadata = self._metadata(task, genotype, classifier, logits)
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
@@ -250,6 +254,10 @@ class Job:
         preprocess = preprocessing_for(images, spec)
         labels = [example.label for example in examples]
         support = support_set(images, labels, preprocess, classes)
+        if (trunk := self.checkpoint.trunk) is not None:
+            generator = torch.Generator().manual_seed(self.seed)
+            steps, card = self.options.steps + self.options.tuning_steps, self.checkpoint.card
+            support = behind_trunk(support, preprocess, trunk, card, steps, generator)
         digest = _support_digest(images, labels, support.classes)
         return Task(tuple(images), preprocess, support, digest)
 
@@ -280,11 +288,14 @@ class Job:
         task, genotype, network = self.task, self.adaptation.genotype, classifier.network
         card, support = self.checkpoint.card, task.support
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
+        if classifier.trunk is not None:
+            weights += sum(p.numel() for p in classifier.trunk.parameters())
         with self._time("report"):
             accuracy, macs = view_accuracy(classifier, support, card.augment, self.seed)
             held_out = None
             if max(support.shots) > 1:
-                features = meta_features(self.checkpoint, support, self.options.batch_size)
+                start = start_of(self.checkpoint, self.options)
+                features = meta_features(self.checkpoint, start, support, self.options.batch_size)
                 held_out = leave_one_out(features, support, classifier.scale)
         return Report(
             checkpoint=card.name,
@@ -312,6 +323,16 @@ class Job:
         )
 
 
+def _resolved(options: AdaptConfig) -> AdaptConfig:
+    """The options as they take effect."""
+    return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options
+
+
+def _no_trunk(checkpoint: Checkpoint) -> InvalidInput:
+    message = f"checkpoint {checkpoint.card.name!r} has no trunk; leave trunk_only out"
+    return InvalidInput.single("options.trunk_only", "OPTION_OUT_OF_RANGE", message)
+
+
 def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
     """A decoded image, uint8: queries will come with eight bits, so the support set has no more."""
     if isinstance(image, bytes):
@@ -322,14 +343,17 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
 
 
 def _classifier(
-    network: DiscreteNetwork, features: Tensor, task: Task
+    network: DiscreteNetwork, features: Tensor, task: Task, checkpoint: Checkpoint
 ) -> tuple[Classifier, Tensor]:
     """The classifier with its prototype head, and its logits of the support set."""
     support = task.support
     scale = network.head["log_scale"].exp()
     members = membership(support.labels, support.ways)
     weight, bias = linear_head(*prototypes(features, members), scale)
-    classifier = Classifier(task.preprocess, network, weight, bias, scale)
+    trunk = checkpoint.trunk
+    if trunk is not None and checkpoint.device.type != "cpu":
+        trunk = deepcopy(trunk).cpu()
+    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk)
     return classifier, features @ weight.T + bias
 
 
@@ -351,7 +375,7 @@ def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
     step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
     small = image[::step, ::step]
     if step > 1:
-        logits = classifier.logits(classifier.preprocess(small))[0]
+        logits = classifier.logits(classifier.inputs(small))[0]
     vector = {
         "image": b64encode(small.tobytes()).decode(),
         "shape": small.shape,

@@ -20,10 +20,13 @@ from metanas import __version__, data, schema
 from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.checkpoint import save_checkpoint, write_atomic
 from metanas.config import RunConfig
-from metanas.episodes import Classes, with_rotations
+from metanas.episodes import Classes, Features, with_rotations
 from metanas.errors import CheckpointError, Diverged
+from metanas.features import OnImages, trunk_features
+from metanas.pretrained import pretrained_trunk
 from metanas.snapshots import SNAPSHOT_FILE, Best, load_snapshot, save_snapshot
 from metanas.train import Extensions, Learn, MetaTrainer, Progress
+from metanas.trunk import Trunk
 from metanas.wishes import Wishes
 
 LOG_FILE = "log.jsonl"
@@ -39,13 +42,15 @@ def run(
     on_progress: Callable[[Progress], None],
     wishes: Wishes | None = None,
     extensions: Extensions | None = None,
-    learner: Callable[[RunConfig, Classes], Learn] | None = None,
+    learner: Callable[[RunConfig, Classes | Features], Learn] | None = None,
+    on_images: OnImages = lambda done, images: None,
 ) -> Best:
     """Train to the end, or on from the last snapshot; returns the best validation.
 
     wishes: looked at after every iteration; who sets `stop` gets a snapshot, and the run ends.
     extensions: what the configuration's names stand for.
     learner: makes what runs the inner loops, from the configuration and the classes to train on.
+    on_images: called while a trunk goes through the data, before the first iteration.
 
     Raises:
         DatasetError: the data cannot be used.
@@ -58,7 +63,8 @@ def run(
     if not resume and (folder / SNAPSHOT_FILE).exists():
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
-    train, val = classes_of(config)
+    trunk = pretrained_trunk(config.space) if config.space.trunk else None
+    train, val = classes_of(config, trunk, on_images)
     learn = learner(config, train) if learner else None
     trainer = MetaTrainer(config, train, val, extensions=extensions, learn=learn)
     best = load_snapshot(folder, trainer) if resume else Best()
@@ -67,7 +73,7 @@ def run(
         _rewind_log(folder / LOG_FILE, trainer.iteration)
         if not resume:  # whoever cannot write hears of it now, and there is always one to resume
             save_snapshot(folder, trainer, best)
-        return _train(trainer, folder, best, on_progress, wishes or Wishes())
+        return _train(trainer, folder, best, trunk, on_progress, wishes or Wishes())
     except OSError as error:
         message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
         message += "make room, then go on with --resume"
@@ -78,6 +84,7 @@ def _train(
     trainer: MetaTrainer,
     folder: Path,
     best: Best,
+    trunk: Trunk | None,
     on_progress: Callable[[Progress], None],
     wishes: Wishes,
 ) -> Best:
@@ -92,7 +99,7 @@ def _train(
         validated = not math.isnan(seen.pruned)
         if validated and seen.pruned > best.accuracy:
             best = Best(seen.pruned, seen.iteration)
-            _save(folder / "checkpoint", trainer, seen)
+            _save(folder / "checkpoint", trainer, seen, trunk)
         if validated or seen.iteration % settings.log_every == 0:
             _log(folder / LOG_FILE, seen)
         due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
@@ -136,24 +143,48 @@ def _rewind_log(path: Path, iteration: int) -> None:
     write_atomic(path, "".join(kept).encode())
 
 
-def classes_of(config: RunConfig) -> tuple[Classes, Classes]:
-    """Classes to train on and classes to validate on."""
-    spec = config.input
-    train, val = (
-        data.load(config.data.path, split, size=spec.size, channels=spec.channels)
-        for split in (config.data.train_split, config.data.val_split)
+def classes_of(
+    config: RunConfig, trunk: Trunk | None = None, on_images: OnImages = lambda done, images: None
+) -> tuple[Classes | Features, Classes | Features]:
+    """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
+    train, val = (_load(config, part) for part in (config.data.train_split, config.data.val_split))
+    if config.data.rotations:
+        train = with_rotations(train)
+    if trunk is None:
+        return train, val
+    return (
+        trunk_features(train, trunk, config, config.views, on_images),
+        trunk_features(val, trunk, config, 0, on_images),
     )
-    return with_rotations(train) if config.data.rotations else train, val
 
 
-def _save(folder: Path, trainer: MetaTrainer, seen: Progress) -> None:
+def _load(config: RunConfig, split: str) -> Classes:
+    """The classes of all data sets."""
+    found = {}
+    for path in (config.data.path, *config.data.more):
+        # before a trunk packs stay as they are: they are resized as an adaptation resizes them
+        as_they_are = config.space.trunk and not Path(path).is_dir()
+        size = None if as_they_are else config.input.size
+        classes = data.load(path, split, size=size, channels=config.input.channels)
+        prefix = f"{Path(path).stem}/" if config.data.more else ""
+        found.update({prefix + name: images for name, images in classes.items()})
+    return found
+
+
+def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | None) -> None:
     """Write the checkpoint and its model card."""
     card = card_of(trainer, seen)
-    card = save_checkpoint(folder, card, trainer.supernet, trainer.saved)
+    card = save_checkpoint(folder, card, trainer.supernet, trainer.saved, trunk)
     write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
     config = trainer.config
-    told = replace(config, data=replace(config.data, path=Path(config.data.path).name))
+    path, *more = _names(config)
+    told = replace(config, data=replace(config.data, path=path, more=tuple(more)))
     write_atomic(folder / CONFIG_FILE, (json.dumps(schema.dump(told), indent=2) + "\n").encode())
+
+
+def _names(config: RunConfig) -> list[str]:
+    """The data sets without the folders that they lie in."""
+    return [Path(path).name for path in (config.data.path, *config.data.more)]
 
 
 def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
@@ -166,13 +197,15 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
         space=config.space,
         defaults=config.adapt,
         augment=config.augment,
+        photo=config.photo,
+        views=config.views,
         relaxation=config.search.relaxation,
         task_optimizer=config.train.task_optimizer,
         rates=trainer.rates,
         parameters=trainer.layout.size,
         weights_sha256="",
         provenance={
-            "data": Path(config.data.path).name,
+            "data": ", ".join(_names(config)),
             "split": config.data.train_split,
             "terms": config.data.licence,
             "meta_learner": config.train.meta_learner,

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from metanas.blocks import TRUNKS
 from metanas.errors import InvalidInput, Violation
 
 
@@ -25,6 +26,10 @@ class SearchSpace:
     """Stride of the stem convolution."""
     partial: int = 1
     """Operations run on one of so many equal parts of the channels (PC-DARTS); 1 is all."""
+    trunk: str = ""
+    """Pretrained trunk in the stem's place: "efficientnet-lite0", or empty for none."""
+    taps: tuple[int, int] = (10, 15)
+    """Blocks of the trunk whose outputs are the first cell's inputs; it ends with the second."""
 
     def __post_init__(self) -> None:
         checks = (
@@ -46,6 +51,9 @@ class SearchSpace:
                 "must divide every width",
             ),
             ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
+            ("trunk", self.trunk in ("", *TRUNKS), f"must be empty or one of {', '.join(TRUNKS)}"),
+            ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
+            ("input_channels", not self.trunk or self.input_channels == 3, "must be 3 for a trunk"),
         )
         bad = [
             Violation(f"space.{name}", "OPTION_OUT_OF_RANGE", f"space.{name} {what}")
@@ -54,6 +62,14 @@ class SearchSpace:
         ]
         if bad:
             raise InvalidInput(tuple(bad))
+
+    @property
+    def _taps_fit(self) -> bool:
+        blocks, (first, second) = TRUNKS.get(self.trunk, ()), self.taps
+        if not blocks:
+            return True
+        fitting = 0 <= first <= second < len(blocks)
+        return fitting and blocks[second].reduced <= 2 * blocks[first].reduced
 
     @property
     def cells(self) -> int:

@@ -29,15 +29,14 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from metanas.droppath import DropPath
+from metanas.ends import Embedding, entry, halves_before
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
 from metanas.kernels import Rows, mixture, normalise
 from metanas.ops import (
     Chain,
-    Conv,
     Norm,
     Op,
-    channels_last,
     each_task,
     has_parameters,
     reduce_norm,
@@ -211,8 +210,8 @@ class Cell(nn.Module):
         super().__init__()
         width = space.channels[index]
         self.reduction = index in space.reductions
-        narrower = index - 1 in space.reductions
-        self.before = (reduce_norm if narrower else relu_conv_norm)(inputs[0], width)
+        halving = halves_before(space, index)
+        self.before = (reduce_norm if halving else relu_conv_norm)(inputs[0], width)
         self.last = relu_conv_norm(inputs[1], width)
         self.edges = nn.ModuleList(
             Edge(ops[name].build(width, self.stride(source)) for name in space.ops)
@@ -304,12 +303,10 @@ class Supernet(nn.Module):
         self.alpha = nn.ModuleDict(
             {kind: CellAlpha(space.nodes, len(space.ops)) for kind in CELL_KINDS}
         )
-        stem = space.stem_channels
-        stride = (space.stem_stride, space.stem_stride)
-        self.stem = Conv(space.input_channels, stem, (3, 3), stride)
-        self.stem_norm = Norm(stem)
+        self.stem = entry(space)
+        self.embed = Embedding(space) if space.trunk else None
         self.cells = nn.ModuleList()
-        widths = (stem, stem)
+        widths = self.stem.widths
         for index in range(space.cells):
             self.cells.append(Cell(space, index, widths, ops))
             widths = (widths[1], space.nodes * space.channels[index])
@@ -331,8 +328,7 @@ class Supernet(nn.Module):
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
-        side = -(-size // self.space.stem_stride)
-        elements = 2 * self.space.stem_channels * side**2
+        side, elements = self.stem.sizes(size)
         for index, width in enumerate(self.space.channels):
             reduces = index in self.space.reductions
             side = -(-side // 2) if reduces else side
@@ -373,8 +369,7 @@ class Supernet(nn.Module):
         """
         shares = [self.cell_alpha(k).shares(relaxation, threshold, generator) for k in CELL_KINDS]
         mixtures = dict(zip(CELL_KINDS, _mixtures(shares), strict=True))
-        stem = channels_last(self.stem(x, rows))
-        before = last = self.stem_norm(stem, rows)
+        before, last = inputs = self.stem(x, rows)
         for cell in self.cells:
             mixed = mixtures["reduce" if cell.reduction else "normal"]
             if drop is not None:
@@ -382,7 +377,7 @@ class Supernet(nn.Module):
                 mixed = replace(mixed, factors=drop.factors(edges, ops, last, rows))
             before, last = last, cell(before, last, rows, mixed, recompute)
         features: Tensor = last.mean(dim=(2, 3))
-        return features
+        return features if self.embed is None else self.embed(inputs[1], features, rows)
 
 
 def _once(module: nn.Module, *arguments: object) -> Tensor:
@@ -421,7 +416,11 @@ def initialise(supernet: Supernet, generator: torch.Generator) -> None:
             elif parameter.ndim == 4:
                 bound = parameter[0].numel() ** -0.5
                 parameter.uniform_(-bound, bound, generator=generator)
-        supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
+        if supernet.embed is None:
+            supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
+        else:  # features of length one
+            supernet.head["log_scale"].fill_(math.log(8.0))
+            supernet.embed.start()
 
 
 def genotype_of(supernet: Supernet, params: Mapping[str, Tensor]) -> Genotype:

@@ -30,18 +30,31 @@ class Preprocessing:
     def __call__(self, image: Image) -> Tensor:
         """The network's input (1, C, size, size) of an image (H, W, C)."""
         pixels = torch.from_numpy(image.astype(np.float32, order="C")).permute(2, 0, 1)[None]
-        resized = resize(pixels / 255, self.size)
-        scale = torch.tensor(self.scale).view(1, -1, 1, 1)
-        return resized * scale + torch.tensor(self.shift).view(1, -1, 1, 1)
+        return self.scaled(resize(pixels / 255, self.size))
+
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """The network's input of resized pixels `(N, C, size, size)` in 0..1."""
+        scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.scale, self.shift))
+        return pixels * scale + shift
+
+    def undone(self, inputs: Tensor) -> Tensor:
+        """The pixels that the network's input was made of."""
+        scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.scale, self.shift))
+        return (inputs - shift) / scale
 
 
 @dataclass(frozen=True)
 class SupportSet:
-    """A task as tensors: images `(N, C, S, S)`, labels `(N,)` into `classes`."""
+    """A task as tensors: images `(N, C, S, S)`, labels `(N,)` into `classes`.
+
+    Behind a trunk, `images` are what it makes of them, `(N, K)`, and `views` `(N, V, K)` what it
+    makes of some random views of each.
+    """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
+    views: Tensor | None = None
 
     @property
     def ways(self) -> int:

@@ -27,6 +27,7 @@ from metanas.partial import candidates
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise, is_alpha
+from metanas.trunk import Trunk
 
 STRIDES = (1, 2)
 THREE = Rows(3)
@@ -236,18 +237,23 @@ def _require(holds: bool, what: str) -> None:
         raise AssertionError(f"contract violated: {what}")
 
 
-def make_checkpoint(
+def make_checkpoint(  # noqa: PLR0913 (what tests vary)
     folder: Path,
     *,
     channels: int = 1,
     size: int = 16,
     width: int = 4,
+    trunk: bool = False,
     seed: int = 0,
     options: AdaptConfig | None = None,
     ops: Mapping[str, Op] = OPS,
     partial: int = 1,
 ) -> Checkpoint:
-    """Write and load a small untrained checkpoint; its name is its folder's."""
+    """Write and load a small untrained checkpoint; its name is its folder's.
+
+    With `trunk` its cells stand on the first blocks of one, with weights as untrained as the rest;
+    then `channels` has to be 3 and `size` a multiple of 8.
+    """
     space = SearchSpace(
         input_channels=channels,
         ops=tuple(name for name in ops if name != "zero"),
@@ -257,9 +263,12 @@ def make_checkpoint(
         stem_channels=2 * width,
         stem_stride=1,
         partial=partial,
+        trunk="efficientnet-lite0" if trunk else "",
+        taps=(1, 3),
     )
     supernet = Supernet(space, candidates(space, ops))
     initialise(supernet, torch.Generator().manual_seed(seed))
+    front = _untrained(Trunk(space), seed) if trunk else None
     card = CheckpointCard(
         name=folder.name,
         description="An untrained network for tests.",
@@ -272,5 +281,14 @@ def make_checkpoint(
         parameters=0,
         weights_sha256="",
     )
-    save_checkpoint(folder, card, supernet, dict(supernet.named_parameters()))
+    save_checkpoint(folder, card, supernet, dict(supernet.named_parameters()), front)
     return load_checkpoint(folder, ops=ops)
+
+
+def _untrained(trunk: Trunk, seed: int) -> Trunk:
+    """The trunk with random weights that keep the size of what passes through."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in trunk.parameters():
+        bound = (3 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1
+        parameter.uniform_(-bound, bound, generator=generator)
+    return trunk

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metanas.config import RunConfig
-from metanas.episodes import Classes, Episode, sample_episode
+from metanas.ends import tempered
+from metanas.episodes import Classes, Episode, Features, sample_episode
 from metanas.errors import DatasetError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
@@ -54,7 +55,7 @@ class Extensions:
     relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
     meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
 
-    def batch(self, config: RunConfig, train: Classes, device: str = "cpu") -> MetaBatch:
+    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
         """The function that runs this configuration's inner loops.
 
         Raises:
@@ -115,8 +116,8 @@ class MetaTrainer:
     def __init__(
         self,
         config: RunConfig,
-        train: Classes,
-        val: Classes,
+        train: Classes | Features,
+        val: Classes | Features,
         *,
         extensions: Extensions | None = None,
         learn: Learn | None = None,
@@ -149,7 +150,8 @@ class MetaTrainer:
     @property
     def saved(self) -> Params:
         """What is validated and saved: the meta-parameters, or their running mean."""
-        return self.layout.views(self.mean if self.config.train.ema else self.params)
+        found = self.layout.views(self.mean if self.config.train.ema else self.params)
+        return tempered(found, self.config.keep)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -285,7 +287,7 @@ class MetaTrainer:
         return prototype_logits(out[:count], members, out[count:], scale)
 
 
-def _check_data(split: str, classes: Classes, ways: int, images: int) -> None:
+def _check_data(split: str, classes: Classes | Features, ways: int, images: int) -> None:
     """Refuse before any work what would otherwise fail at some later draw."""
     if len(classes) < ways:
         message = f"the {split} split has {len(classes)} classes; {ways} or more are needed"

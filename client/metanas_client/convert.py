@@ -46,6 +46,7 @@ _OPTION_TYPES: Mapping[str, type[Option]] = {
     "gradient_clip": float,
     "bilevel": bool,
     "patience": int,
+    "trunk_only": bool,
 }
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1

@@ -22,6 +22,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "gradient_clip": [0, -1, 1e7, NAN],
     "patience": [-1, 501, 1.5, True],
     "bilevel": [1, 0, "yes", None],
+    "trunk_only": [1, "yes", None],
 }
 GOOD_OPTIONS: dict[str, list[Any]] = {
     "steps": [0, 500],
@@ -34,6 +35,7 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "gradient_clip": [1e-9, 1_000_000],
     "patience": [0, 500],
     "bilevel": [True, False],
+    "trunk_only": [True, False],
 }
 
 

@@ -55,7 +55,7 @@ def textbook_cell(supernet: Supernet, cell: Cell, before: Tensor, last: Tensor) 
 
 
 def textbook(supernet: Supernet, x: Tensor) -> Tensor:
-    before = last = supernet.stem_norm(supernet.stem(x, SUPPORT), SUPPORT)
+    before, last = supernet.stem(x, SUPPORT)
     for cell in supernet.cells:
         assert isinstance(cell, Cell)
         before, last = last, textbook_cell(supernet, cell, before, last)

@@ -22,7 +22,10 @@ REAL = {
     "temperature_end": "temperature at the last step",
     "gradient_clip": "largest norm of the gradient",
 }
-BILEVEL = "architecture on one half of the support set, weights on the other"
+SWITCHES = {
+    "bilevel": "architecture on one half of the support set, weights on the other",
+    "trunk_only": "the pretrained trunk and class prototypes alone: no cells, no steps",
+}
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -64,13 +67,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(_flag(name), type=int, metavar="N", help=text)
     for name, text in REAL.items():
         group.add_argument(_flag(name), type=float, metavar="X", help=text)
-    group.add_argument("--bilevel", action=argparse.BooleanOptionalAction, help=BILEVEL)
+    for name, text in SWITCHES.items():
+        group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Option]:
     """The hyper-parameters that were given."""
     given = vars(arguments)
-    names = (*WHOLE, *REAL, "bilevel")
+    names = (*WHOLE, *REAL, *SWITCHES)
     return {name: given[name] for name in names if given[name] is not None}
 
 

@@ -1,0 +1,64 @@
+"""Random views of support images, which a task-optimizer step uses as its queries.
+
+Without a trunk every step draws new affine views. Behind a trunk a view costs a run of the trunk,
+so a few views of every image are put through it beforehand, and a step draws among them.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from metanas.augment import affine_views, photo_views
+from metanas.card import CheckpointCard
+from metanas.options import AffineRange, PhotoRange
+from metanas.support import Preprocessing, SupportSet
+from metanas.trunk import CHUNK, Trunk
+
+MOST = 800
+"""Views of a support set; large ones need fewer of each image."""
+
+
+def draw_views(
+    images: Tensor, stored: Tensor | None, ranges: AffineRange, generator: torch.Generator
+) -> Tensor:
+    """A random view of each image `(N, ...)`: among those stored, `(N, V, K)`, if there are any."""
+    if stored is None:
+        return affine_views(images, ranges, generator)
+    chosen = torch.randint(stored.shape[1], (len(stored),), generator=generator)
+    return stored[torch.arange(len(stored)), chosen]
+
+
+def behind_trunk(
+    support: SupportSet,
+    preprocess: Preprocessing,
+    trunk: Trunk,
+    card: CheckpointCard,
+    steps: int,
+    generator: torch.Generator,
+) -> SupportSet:
+    """The support set as the supernet sees it: what the trunk makes of its images and of views.
+
+    steps: how many the views are for; none sees more than one of each image.
+    """
+    count = max(1, min(card.views, steps, MOST // len(support.images)))
+    device = next(trunk.parameters()).device
+    images, views = [], []
+    for part in support.images.split(CHUNK):
+        images.append(trunk(part.to(device)).cpu())
+        ranges = (card.photo, card.augment)
+        seen = [photo_view(part, preprocess, *ranges, generator) for _ in range(count)]
+        views.append(torch.stack([trunk(each.to(device)).cpu() for each in seen], dim=1))
+    return replace(support, images=torch.cat(images), views=torch.cat(views))
+
+
+def photo_view(
+    images: Tensor,
+    preprocess: Preprocessing,
+    photo: PhotoRange,
+    affine: AffineRange,
+    generator: torch.Generator,
+) -> Tensor:
+    """A random view of each preprocessed image `(N, C, S, S)`."""
+    pixels = photo_views(preprocess.undone(images).clamp(0, 1), photo, generator)
+    return affine_views(preprocess.scaled(pixels), affine, generator)

