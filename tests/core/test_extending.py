@@ -1,5 +1,6 @@
 """The examples of extensions do what they say, in few lines and without touching our code."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,12 @@ LINES = 40
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_extension_takes_few_lines(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= LINES
+
+
+def test_the_guide_names_every_example() -> None:
+    guide = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^python -m examples\.extending\.(\w+)$", guide, re.MULTILINE))
+    assert named == {path.stem for path in EXAMPLES} - {"common"}
 
 
 @pytest.mark.slow

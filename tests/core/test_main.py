@@ -1,6 +1,8 @@
 """`python -m metanas`: what is said of inputs that cannot be used."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +58,19 @@ def test_training_with_wrong_settings(
     text = told(capsys, ["train", str(SHIPPED), "--out", str(out), "--set", override])
     assert f"[{reason}]" in text
     assert not out.exists()
+
+
+GUIDE = (SHIPPED.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("line", re.findall(r"^python -m metanas (train .*)$", GUIDE, re.MULTILINE))
+def test_the_commands_of_the_guide(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """As far as the data, which nobody has where the guide says."""
+    monkeypatch.chdir(SHIPPED.parents[1])
+    arguments = [*shlex.split(line), "--set", "data.path='nowhere.npz'"]
+    assert "[DATASET_MISSING]" in told(capsys, arguments)
 
 
 def test_training_without_a_configuration(
