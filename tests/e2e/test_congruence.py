@@ -23,7 +23,7 @@ from metanas.pipeline import AdaptedModel
 from metanas.support import preprocessing_for, support_set
 from metanas.task import Example, Limits
 from metanas.workbench import make_model
-from metanas_client import Client, Model, State
+from metanas_client import Client, InvalidInput, Model, State
 from metanas_client.images import load_image
 from tests.e2e.running import DIGITS, Running, running
 
@@ -87,7 +87,7 @@ def logits(model: bytes, images: Pixels) -> NDArray[np.float32]:
     return result
 
 
-@pytest.mark.parametrize("checkpoint", ["grey", "colour"])
+@pytest.mark.parametrize("checkpoint", ["grey", "colour", "photo"])
 def test_in_process_and_through_the_server(
     checkpoints: Path, client: Client, checkpoint: str
 ) -> None:
@@ -99,6 +99,17 @@ def test_in_process_and_through_the_server(
     assert served.onnx == own.onnx
     unmeasured = {"seconds": None}
     assert {**served.report, **unmeasured} == {**json.loads(own.report.to_json()), **unmeasured}
+
+
+def test_the_trunk_alone_through_the_server(checkpoints: Path, client: Client) -> None:
+    options = {"trunk_only": True}
+    served = client.adapt(few(), checkpoint="photo", options=options).result(60)
+    own = here(checkpoints / "photo", few(), options=OPTIONS.replace(options))
+    assert served.report["steps"] == own.report.steps == 0
+    queries = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(logits(served.onnx, queries), logits(own.onnx, queries))
+    with pytest.raises(InvalidInput, match="trunk"):
+        client.adapt(few(), checkpoint="grey", options=options).result(60)
 
 
 def test_twice_the_same_and_another_with_another_seed(client: Client) -> None:
