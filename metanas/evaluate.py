@@ -66,7 +66,7 @@ class Mean:
     interval: float
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (what an evaluation is)
     checkpoint: Checkpoint,
     classes: Classes,
     shape: EpisodeShape,
@@ -76,13 +76,15 @@ def evaluate(
     options: AdaptConfig,
     together: int = 1,
     transductive: bool = False,
+    reseed: int = 0,
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
     Episode i is drawn from (seed, i) alone and adapted to with seed i, so it is the same in every
     evaluation, and the same as in one through a server. `together` of them are adapted in one
     stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
-    network would answer if its norms had the statistics of support and queries together.
+    network would answer if its norms had the statistics of support and queries together. `reseed`
+    is added to the seeds of the adaptations.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
@@ -90,7 +92,8 @@ def evaluate(
     for start in range(0, len(episodes), together):
         chunk = episodes[start : start + together]
         drawn = [draw(classes, shape, seed, index) for index in chunk]
-        jobs = [job_of(checkpoint, *each, options) for each in zip(drawn, chunk, strict=True)]
+        pairs = zip(drawn, chunk, strict=True)
+        jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
         make_all(jobs)
         for index, job, episode in zip(chunk, jobs, drawn, strict=True):
             yield index, _outcome(job, episode, transductive)

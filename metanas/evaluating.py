@@ -1,7 +1,6 @@
 """`python -m metanas evaluate` and `compare`."""
 
 import argparse
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,10 +14,11 @@ from metanas.compare import compare
 from metanas.config import parse_overrides
 from metanas.episodes import Classes
 from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
-from metanas.evaluate import EpisodeShape, evaluate, mean_of
-from metanas.journal import ENDING, Journal, Record
+from metanas.evaluate import EpisodeShape, mean_of
+from metanas.journal import Record
+from metanas.recorded import Plan, run_plan
 from metanas.screen import bar
-from metanas.stored import Stored, read_stored, record_of, settings_of, write_stored
+from metanas.stored import Stored, read_stored
 
 PREFERRED_SPLIT = "val"
 SHOWN = {
@@ -88,30 +88,22 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     split, classes = classes_for(checkpoint, arguments.data, arguments.split)
     shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
-    where = (arguments.data.name, split, classes)
-    settings = settings_of(checkpoint, where, shape, arguments.seed, options)
-    settings["transductive"] = arguments.transductive
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        out = arguments.out or folder / "evaluation.json"
-        journal = stack.enter_context(Journal(out.with_name(out.name + ENDING), settings))
-        shown = stack.enter_context(bar())
-        task = shown.add_task("evaluate", total=arguments.episodes, seen="")
-        for index, outcome in evaluate(
-            checkpoint,
-            classes,
-            shape,
-            episodes=range(len(journal.records), arguments.episodes),
-            seed=arguments.seed,
-            options=options,
-            together=arguments.together,
-            transductive=arguments.transductive,
-        ):
-            journal.add([record_of(index, outcome)])
-            shown.update(task, completed=index + 1)
-        records = journal.records[: arguments.episodes]
-        if arguments.out:
-            write_stored(out, settings, records)
+    plan = Plan(
+        checkpoint=checkpoint,
+        dataset=arguments.data.name,
+        split=split,
+        classes=classes,
+        shape=shape,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        options=options,
+        together=arguments.together,
+        transductive=arguments.transductive,
+    )
+    with TemporaryDirectory() as folder, bar() as shown:
+        task = shown.add_task("evaluate", total=plan.episodes, seen="")
+        out = arguments.out or Path(folder) / "evaluation.json"
+        records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
     _show(records)
     return 0
 

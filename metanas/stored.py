@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from metanas import __version__
-from metanas.checkpoint import Checkpoint, write_atomic
+from metanas.checkpoint import write_atomic
 from metanas.episodes import Classes
 from metanas.errors import EvaluationError
-from metanas.evaluate import EpisodeShape, Outcome, mean_of
+from metanas.evaluate import Outcome, mean_of
 from metanas.journal import Record
-from metanas.options import AdaptConfig
 
 FROM_REPORT = {
     "support_accuracy": "accuracy",
@@ -69,29 +66,6 @@ def record_of(index: int, outcome: Outcome) -> Record:
         "query_seconds": round(outcome.query_seconds, 7),
         "worker_seconds": round(sum(outcome.report.seconds.values()), 4),
         **{name: report[entry] for name, entry in FROM_REPORT.items()},
-    }
-
-
-def settings_of(
-    checkpoint: Checkpoint,
-    data: tuple[str, str | None, Classes],
-    shape: EpisodeShape,
-    seed: int,
-    options: AdaptConfig,
-) -> dict[str, Any]:
-    """What identifies an evaluation; `data` is the name of the set, its split and its classes."""
-    name, split, classes = data
-    return {
-        "dataset": name,
-        "dataset_digest": digest_of(classes),
-        "split": split,
-        "classes": len(classes),
-        **asdict(shape),
-        "seed": seed,
-        "checkpoint": checkpoint.card.name,
-        "checkpoint_digest": checkpoint.card.digest,
-        "options": options.to_dict(),
-        "software": f"metanas {__version__}, torch {torch.__version__}",
     }
 
 

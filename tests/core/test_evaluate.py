@@ -27,8 +27,9 @@ from metanas.head import membership, prototype_logits
 from metanas.journal import Journal
 from metanas.network import freeze_statistics, from_supernet
 from metanas.options import AdaptConfig
+from metanas.recorded import Plan, run_plan
 from metanas.relax import Argmax
-from metanas.stored import Stored, read_stored, record_of, settings_of, write_stored
+from metanas.stored import Stored, read_stored
 from metanas.testing import make_checkpoint
 from metanas.workbench import make_all
 from tests.core.small import synthetic
@@ -153,19 +154,42 @@ def test_support_sets_of_one_seed_may_differ_all_the_same() -> None:
         compare(one, other)
 
 
+def plan(checkpoint: Checkpoint, reseed: int = 0) -> Plan:
+    return Plan(
+        checkpoint=checkpoint,
+        dataset="set",
+        split="val",
+        classes=CLASSES,
+        shape=SHAPE,
+        episodes=2,
+        seed=1,
+        options=OPTIONS,
+        transductive=True,
+        reseed=reseed,
+    )
+
+
 def test_what_was_stored_is_read_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    found = outcomes(checkpoint, 2, transductive=True)
-    settings = settings_of(checkpoint, ("set", "val", CLASSES), SHAPE, 1, OPTIONS)
-    records = [record_of(index, one) for index, one in enumerate(found)]
-    write_stored(tmp_path / "a.json", settings, records)
+    done = list[int]()
+    records = run_plan(plan(checkpoint), tmp_path / "a.json", on_episode=done.append)
+    assert done == [1, 2]
     again = read_stored(tmp_path / "a.json")
-    assert again == Stored(settings, tuple(json.loads(json.dumps(records))))
-    assert again.column("accuracy") == [one.accuracy for one in found]
+    assert again == Stored(plan(checkpoint).settings(), tuple(json.loads(json.dumps(records))))
+    assert again.column("accuracy") == [one.accuracy for one in outcomes(checkpoint, 2)]
     assert again.episodes[0]["genotype"].keys() == {"normal", "reduce"}
     summary = json.loads((tmp_path / "a.json").read_text())["summary"]
-    assert summary["accuracy"] == pytest.approx(np.mean([one.accuracy for one in found]))
+    assert summary["accuracy"] == pytest.approx(np.mean(again.column("accuracy")))
     assert summary["interval95_transductive"] >= 0
     assert compare(again, again).tied == 2
+
+
+def test_another_seed_of_adaptation_is_another_adaptation_to_the_same_episodes(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    one = run_plan(plan(checkpoint), tmp_path / "a.json")
+    other = run_plan(plan(checkpoint, reseed=1000), tmp_path / "b.json")
+    assert [r["support_digest"] for r in one] == [r["support_digest"] for r in other]
+    assert [r["support_accuracy"] for r in one] != [r["support_accuracy"] for r in other]
 
 
 @pytest.mark.parametrize(
