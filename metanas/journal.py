@@ -94,7 +94,8 @@ class Journal:
             self._append({"settings": self._settings})
         else:
             self._check(settings)
-            self._file.truncate(whole)
+            if whole < len(data):
+                self._file.truncate(whole)
 
     def _check(self, found: Mapping[str, Any]) -> None:
         differing = [
