@@ -1,11 +1,11 @@
-"""Writes the benchmarks' tables into docs/performance.md.
+"""Writes the benchmarks' tables into docs/performance.md, and the study's into docs/results.md.
 
-    python -m benchmarks.page benchmarks/results/two-core-epyc/*.json
+    python -m benchmarks.page benchmarks/results/*/*.json
 
 A table belongs between <!-- FOLDER/FILE TABLE --> and <!-- / -->: the file's folder, its name and
 the table's; TABLE can also be `machine`, for what was measured on. In <!-- FOLDER goals --> goes
-what all files of a folder say about our goals. With --check nothing is written, and a page that is
-not what the files say is an error.
+what all files of a folder say about our goals. A study's picture goes into docs/images. With
+--check nothing is written, and a page that is not what the files say is an error.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import adapt, export, memory, query, scaling, server, together
+from benchmarks import adapt, export, memory, query, scaling, server, study, together
 from benchmarks._goals import goals
 from benchmarks._machine import ROOT
 from benchmarks._results import Tables, load, machine_line
@@ -22,8 +22,10 @@ from benchmarks._results import Tables, load, machine_line
 PAGE = ROOT / "docs" / "performance.md"
 TABLES: Mapping[str, Tables] = {
     module.TOPIC: module.tables
-    for module in (adapt, export, memory, query, scaling, server, together)
+    for module in (adapt, export, memory, query, scaling, server, study, together)
 }
+PAGES: Mapping[str, Path] = {study.TOPIC: ROOT / "docs" / "results.md"}
+"""Where a topic's tables go, if not into `PAGE`."""
 
 
 def filled(page: str, path: Path) -> str:
@@ -58,19 +60,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("results", type=Path, nargs="+", metavar="FILE")
-    parser.add_argument("--page", type=Path, default=PAGE, help="%(default)s")
+    parser.add_argument("--page", type=Path, help="the topic's page, unless another is named")
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     options = parser.parse_args(arguments)
-    before = page = options.page.read_text(encoding="utf-8")
+    by_page: dict[Path, list[Path]] = {}
     for path in options.results:
-        page = filled(page, path)
-    for folder in {path.parent for path in options.results}:
-        if f"<!-- {folder.name} goals -->" in page:
+        page = options.page or PAGES.get(load(path).topic, PAGE)
+        by_page.setdefault(page, []).append(path)
+    for page, paths in by_page.items():
+        text = _page(page.read_text(encoding="utf-8"), paths)
+        if not options.check:
+            page.write_text(text, encoding="utf-8")
+            _draw(paths, page.parent / "images")
+        elif text != page.read_text(encoding="utf-8"):
+            sys.exit(f"{page} is not what the results say; run this without --check")
+
+
+def _page(text: str, paths: Sequence[Path]) -> str:
+    """The page with what all these files say."""
+    for path in paths:
+        text = filled(text, path)
+    for folder in {path.parent for path in paths}:
+        if f"<!-- {folder.name} goals -->" in text:
             stored = [load(path) for path in sorted(folder.glob("*.json"))]
-            page = _put(page, folder.name, {"goals": goals(stored)})
-    if options.check and page != before:
-        sys.exit(f"{options.page} is not what the results say; run this without --check")
-    options.page.write_text(page, encoding="utf-8")
+            text = _put(text, folder.name, {"goals": goals(stored)})
+    return text
+
+
+def _draw(paths: Sequence[Path], folder: Path) -> None:
+    for path in paths:
+        results = load(path)
+        if results.topic == study.TOPIC:
+            study.picture(results, folder / f"{path.parent.name}-{path.stem}.svg")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ MetanasError                     reason, str(error) for people
 ├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
 │                                DATASET_SIZE, DATASET_IMAGE, DATASET_TOO_FEW_CLASSES,
 │                                DATASET_TOO_FEW_IMAGES
+├── EvaluationError              EVALUATION_MISSING, EVALUATION_FORMAT, EVALUATION_SETTINGS,
+│                                EVALUATION_BUSY, EVALUATION_UNWRITABLE, EPISODES_DIFFER,
+│                                TOO_FEW_EPISODES
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
 ├── Diverged                     DIVERGED: the loss became NaN or infinite
 ├── OutOfMemory                  OUT_OF_MEMORY: the device is too small for the support set
@@ -116,6 +119,10 @@ class CheckpointError(MetanasError):
 
 class DatasetError(MetanasError):
     """A data set on disk cannot be used."""
+
+
+class EvaluationError(MetanasError):
+    """A stored evaluation cannot be used, compared, or written."""
 
 
 class Cancelled(MetanasError):

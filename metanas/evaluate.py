@@ -1,11 +1,13 @@
 """Evaluation in process: the same episodes and the same files as through the server.
 
 Beside the accuracy of the exported file it measures, on the queries, what no client can see: the
-accuracy that the soft supernet had before it was pruned.
+accuracies of the soft supernet, of that network just pruned, and, if it is asked to, the
+transductive one that published tables commonly report.
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +22,10 @@ from metanas.episodes import Classes, Episode, sample_episode
 from metanas.export import run, session
 from metanas.head import membership, prototype_logits
 from metanas.kernels import Rows
+from metanas.optimizer import Params
 from metanas.options import AdaptConfig
 from metanas.pipeline import Job
-from metanas.relax import Softmax
+from metanas.relax import Argmax, Relaxation, Softmax
 from metanas.report import Report
 from metanas.support import Image
 from metanas.task import Example
@@ -44,8 +47,14 @@ class Outcome:
 
     accuracy: float
     """Of the exported file in ONNX Runtime, each query on its own."""
+    pruned: float
+    """Of the pruned network with the weights of the end of the search, before tuning."""
     soft: float
     """Of the soft supernet at the end of the search, before pruning and tuning."""
+    transductive: float | None
+    """Of the network that left, with statistics of support and queries together, if asked for."""
+    query_seconds: float
+    """Of the exported file in ONNX Runtime, for one query, one thread."""
     report: Report
 
 
@@ -57,37 +66,45 @@ class Mean:
     interval: float
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (what an evaluation is)
     checkpoint: Checkpoint,
     classes: Classes,
     shape: EpisodeShape,
     *,
-    episodes: int,
+    episodes: range,
     seed: int,
     options: AdaptConfig,
     together: int = 1,
-    on_episode: Callable[[int, Outcome], None] = lambda index, outcome: None,
-) -> list[Outcome]:
-    """Adapt to each of a number of episodes and classify its queries.
+    transductive: bool = False,
+    reseed: int = 0,
+) -> Iterator[tuple[int, Outcome]]:
+    """Adapt to each of these episodes, by their numbers, and classify its queries.
 
-    Episode i is drawn from (seed, i) alone and adapted to with seed i, so the first n are the same
-    whatever the number, and the same as in an evaluation through a server. `together` of them are
-    adapted in one stack, which is faster and changes nothing but roundings.
+    Episode i is drawn from (seed, i) alone and adapted to with seed i, so it is the same in every
+    evaluation, and the same as in one through a server. `together` of them are adapted in one
+    stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
+    network would answer if its norms had the statistics of support and queries together. `reseed`
+    is added to the seeds of the adaptations.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
     """
-    outcomes = list[Outcome]()
-    while (first := len(outcomes)) < episodes:
-        chunk = range(first, min(first + together, episodes))
-        drawn = [_drawn(classes, shape, seed, index) for index in chunk]
-        outcomes += _outcomes(checkpoint, drawn, first, options)
-        for index in chunk:
-            on_episode(index, outcomes[index])
-    return outcomes
+    for start in range(0, len(episodes), together):
+        chunk = episodes[start : start + together]
+        drawn = [draw(classes, shape, seed, index) for index in chunk]
+        pairs = zip(drawn, chunk, strict=True)
+        jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
+        make_all(jobs)
+        for index, job, episode in zip(chunk, jobs, drawn, strict=True):
+            yield index, _outcome(job, episode, transductive)
 
 
-def _drawn(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episode:
+def draw(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episode:
+    """Episode number `index`.
+
+    Raises:
+        DatasetError: the data set cannot give such episodes.
+    """
     random = np.random.default_rng((seed, index))
     return sample_episode(
         classes, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
@@ -101,50 +118,88 @@ def mean_of(values: list[float]) -> Mean:
     return Mean(float(array.mean()), 1.96 * deviation / math.sqrt(len(array)))
 
 
-def _outcomes(
-    checkpoint: Checkpoint, episodes: list[Episode], first: int, options: AdaptConfig
-) -> list[Outcome]:
-    jobs = []
-    for seed, episode in enumerate(episodes, first):
-        labels = [episode.classes[label] for label in episode.support_labels]
-        support = _images(episode.support)
-        examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]
-        jobs.append(Job(checkpoint, examples, classes=episode.classes, options=options, seed=seed))
-    make_all(jobs)
-    return [_outcome(job, episode) for job, episode in zip(jobs, episodes, strict=True)]
+def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:
+    """The adaptation to an episode's support set."""
+    labels = [episode.classes[label] for label in episode.support_labels]
+    support = images_of(episode.support)
+    examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]
+    return Job(checkpoint, examples, classes=episode.classes, options=options, seed=seed)
 
 
-def _outcome(job: Job, episode: Episode) -> Outcome:
-    model, queries = job.result(), _images(episode.query)
-    exported = run(session(model.onnx), queries)
-    soft = _soft_logits(job, queries, job.options.temperature_end)
-    return Outcome(
-        float((exported.argmax(1) == episode.query_labels).mean()),
-        float((soft.argmax(1).numpy() == episode.query_labels).mean()),
-        model.report,
-    )
-
-
-def _images(stacked: NDArray[np.uint8]) -> list[Image]:
+def images_of(stacked: NDArray[np.uint8]) -> list[Image]:
     """Images (H, W, C) out of (N, C, H, W)."""
     return [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in stacked]
 
 
-@torch.no_grad()
-def _soft_logits(job: Job, queries: list[Image], temperature: float) -> Tensor:
-    """Of the supernet as it was before pruning."""
-    assert job.task is not None
+def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
+    model, queries = job.result(), images_of(episode.query)
+    exported = session(model.onnx)
+    run(exported, queries[:1])  # the first run of a session is no measure of its pace
+    start = time.perf_counter()
+    logits = run(exported, queries)
+    seconds = time.perf_counter() - start
     assert job.adaptation is not None
-    support, params = job.task.support, job.adaptation.soft
-    count = len(support.images)
+    found, left = job.adaptation.soft, job.adaptation.optimizer.snapshot()
+    relaxed = Softmax(temperature=job.options.temperature_end)
+
+    def share(answers: Tensor) -> float:
+        return float((answers.argmax(1).numpy() == episode.query_labels).mean())
+
+    return Outcome(
+        accuracy=share(torch.from_numpy(logits)),
+        pruned=share(supernet_logits(job, queries, found, Argmax())),
+        soft=share(supernet_logits(job, queries, found, relaxed)),
+        transductive=share(supernet_logits(job, queries, left, Argmax(), transductive=True))
+        if transductive
+        else None,
+        query_seconds=seconds / len(queries),
+        report=model.report,
+    )
+
+
+def supernet_logits(
+    job: Job,
+    queries: list[Image],
+    params: Params,
+    relaxation: Relaxation,
+    *,
+    transductive: bool = False,
+) -> Tensor:
+    """Logits (Q, ways) of queries by a job's supernet with these parameters, mixed like this."""
+    assert job.task is not None
+    support, queried = supernet_features(
+        job, queries, params, relaxation, transductive=transductive
+    )
+    members = membership(job.task.support.labels, job.task.support.ways)
+    scale = params["head.log_scale"].exp().cpu()
+    return prototype_logits(support, members, queried, scale)
+
+
+@torch.no_grad()
+def supernet_features(
+    job: Job,
+    queries: list[Image],
+    params: Params,
+    relaxation: Relaxation,
+    *,
+    transductive: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Features (N, D) of the support set and (Q, D) of queries, on the CPU.
+
+    The statistics of its norms come from the support set, or with `transductive` from all images.
+    """
+    assert job.task is not None
+    images, checkpoint = job.task.support.images, job.checkpoint
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
-    trunk, device = job.checkpoint.trunk, job.checkpoint.device
-    inputs = upload(pixels, device) if trunk is None else trunk(upload(pixels, device))
-    x = torch.cat([upload(support.images, device), inputs])
-    arguments = (x, Rows(count), Softmax(temperature=temperature), SHARE_THRESHOLD)
-    supernet = job.checkpoint.supernet
-    with job.checkpoint.using:
-        features: Tensor = functional_call(supernet, params, arguments, tie_weights=False)
-    members = membership(support.labels, support.ways).to(x.device)
-    scale = params["head.log_scale"].exp()
-    return prototype_logits(features[:count], members, features[count:], scale).cpu()
+    queried = upload(pixels, checkpoint.device)
+    if checkpoint.trunk is not None:
+        queried = checkpoint.trunk(queried)
+    inputs = torch.cat([upload(images, checkpoint.device), queried])
+    rows = Rows(len(inputs) if transductive else len(images))
+    arguments = (inputs, rows, relaxation, SHARE_THRESHOLD)
+    with checkpoint.using:
+        features: Tensor = functional_call(
+            checkpoint.supernet, params, arguments, tie_weights=False
+        )
+    of_support, of_queries = features.cpu().split([len(images), len(queries)])
+    return of_support, of_queries

@@ -177,8 +177,9 @@ def test_goals_are_compared_with_the_best_that_was_measured() -> None:
         assert cells[1:] == ["≤ 1 s", measured, reached]
 
 
-def test_the_page_says_what_the_stored_results_say() -> None:
-    text = page.PAGE.read_text(encoding="utf-8")
+def test_the_pages_say_what_the_stored_results_say() -> None:
+    pages = (page.PAGE, *page.PAGES.values())
+    text = "".join(path.read_text(encoding="utf-8") for path in pages)
     shown = set(re.findall(r"<!-- (\S+/\S+) \S+ -->\n(?!<!-- / -->)", text))
     results = ROOT / "benchmarks" / "results"
     stored = {path for path in results.glob("*/*.json") if path.parent.name != "local"}

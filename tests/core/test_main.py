@@ -79,18 +79,59 @@ def test_training_without_a_configuration(
     assert "[CONFIG_UNREADABLE]" in told(capsys, ["train", str(tmp_path / "no.toml")])
 
 
-def test_evaluation_prints_both_accuracies(
+def evaluation(checkpoint: Path, data: Path, out: Path, *more: str) -> list[str]:
+    arguments = ["evaluate", str(checkpoint), "--data", str(data), "--ways", "3", "--queries", "2"]
+    return [*arguments, "--set", "steps=1", "--out", str(out), *more]
+
+
+def test_evaluations_are_printed_resumed_and_compared(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "episodes.json"
-    arguments = ["evaluate", str(checkpoint), "--data", str(data), "--ways", "3"]
-    arguments += ["--queries", "2", "--episodes", "2", "--set", "steps=1", "--out", str(out)]
-    assert main(arguments) == 0
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    assert main([*evaluation(checkpoint, data, one, "--episodes", "2"), "--transductive"]) == 0
     text = capsys.readouterr().out
-    assert "exported" in text
-    assert "soft" in text
-    outcomes = json.loads(out.read_text())
-    assert [outcome["report"]["options"]["steps"] for outcome in outcomes] == [1, 1]
+    for title in ("exported", "pruned", "soft", "transductive"):
+        assert title in text
+    first = json.loads(one.read_text())["episodes"]
+    assert [episode["steps"] for episode in first] == [1, 1]
+    assert main([*evaluation(checkpoint, data, one, "--episodes", "3"), "--transductive"]) == 0
+    assert json.loads(one.read_text())["episodes"][:2] == first  # not measured again
+    assert main(evaluation(checkpoint, data, other, "--episodes", "3", "--set", "alpha_lr=0")) == 0
+    capsys.readouterr()
+    assert main(["compare", str(one), str(other)]) == 0
+    text = capsys.readouterr().out
+    assert "points, 3 episodes" in text
+    assert "tied" in text
+
+
+def test_folders_have_no_split_and_are_fitted(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = Path(__file__).parents[2] / "examples" / "digits" / "query"
+    out = tmp_path / "out.json"
+    assert main(evaluation(checkpoint, folder, out, "--queries", "1", "--episodes", "1")) == 0
+    assert json.loads(out.read_text())["settings"]["split"] is None
+
+
+def test_an_evaluation_does_not_destroy_another(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "one.json"
+    assert main(evaluation(checkpoint, data, out, "--episodes", "1")) == 0
+    before = out.read_bytes()
+    again = evaluation(checkpoint, data, out, "--episodes", "1", "--seed", "5")
+    assert "[EVALUATION_SETTINGS]" in told(capsys, again)
+    assert out.read_bytes() == before
+
+
+def test_documents_that_cannot_be_compared(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    torn = tmp_path / "torn.json"
+    torn.write_text('{"settings": ')
+    missing = str(tmp_path / "missing.json")
+    assert "[EVALUATION_FORMAT]" in told(capsys, ["compare", str(torn), missing])
+    assert "[EVALUATION_MISSING]" in told(capsys, ["compare", missing, str(torn)])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +141,9 @@ def test_evaluation_prints_both_accuracies(
         (["--set", "steps=501"], "OPTION_OUT_OF_RANGE"),
         (["--set", "steps"], "CONFIG_UNREADABLE"),
         (["--ways", "50"], "DATASET_TOO_FEW_CLASSES"),
+        (["--episodes", "0"], "OPTION_OUT_OF_RANGE"),
+        (["--together", "0"], "OPTION_OUT_OF_RANGE"),
+        (["--out", "."], "EVALUATION_UNWRITABLE"),
         (["--split", "nothing"], "DATASET_SPLIT"),
     ],
 )

@@ -1,12 +1,13 @@
 """Both evaluations, in process and through a server: the same episodes, the same accuracies."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 
+from metanas.compare import IDENTITY, compare
+from metanas.stored import read_stored
 from tests.e2e.running import ENVIRONMENT, ROOT, running
 
 SHAPE = ("--ways", "3", "--shots", "2", "--queries", "2", "--episodes", "4", "--seed", "3")
@@ -31,8 +32,9 @@ def test_both_evaluations_agree(checkpoints: Path, tmp_path: Path) -> None:
     with running(checkpoints, tmp_path / "data", "--threads=1") as server:
         where = ("--server", server.address, "--checkpoint", "grey")
         evaluate("metanas_client", "evaluate", *common, *where, "--out", str(there))
-    in_process = [outcome["accuracy"] for outcome in json.loads(here.read_text())]
-    episodes = json.loads(there.read_text())["episodes"]
-    through_server = [episode["accuracy"] for episode in episodes]
-    assert len(set(in_process)) > 1  # noise: no two evaluations agree on it by being perfect
-    assert in_process == through_server
+    mine, theirs = read_stored(here), read_stored(there)
+    assert len(set(mine.column("accuracy"))) > 1  # noise: no two agree on it by being perfect
+    assert mine.column("accuracy") == theirs.column("accuracy")
+    for key in ("dataset", "classes", "checkpoint_digest", "options", *IDENTITY):
+        assert mine.settings[key] == theirs.settings[key], key
+    assert compare(mine, theirs).tied == 4

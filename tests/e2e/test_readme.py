@@ -50,11 +50,11 @@ def prepare(folder: Path) -> dict[str, str]:
             (folder / name).symlink_to(ROOT / name)
     programs = folder / "bin"
     programs.mkdir()
-    for name, module in PROGRAMS.items():
+    # no link for Python: it would look for the packages of its environment beside the link
+    for name, start in {"python": "", **{n: f" -m {m}" for n, m in PROGRAMS.items()}}.items():
         path = programs / name
-        path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        path.write_text(f'#!/bin/sh\nexec "{sys.executable}"{start} "$@"\n')
         path.chmod(0o755)
-    (programs / "python").symlink_to(sys.executable)
     return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
 
 

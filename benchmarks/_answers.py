@@ -1,0 +1,249 @@
+"""The tables of docs/results.md and the sentences that say what is in them, made of stored rows.
+
+Sentences follow from intervals alone: one setting is better than another where the 95 % interval of
+their paired difference lies above zero.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from statistics import median
+
+import numpy as np
+
+from benchmarks._cells import cells
+from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, STEPS, WEIGHTS, steps_name
+from benchmarks._results import Results, Row, figure, milliseconds, table
+from metanas.compare import Comparison, paired
+from metanas.evaluate import Mean, mean_of
+
+TITLES = {
+    BOTH: "weights and architecture",
+    WEIGHTS: "weights alone, in the mixture",
+    PRUNED: "weights alone, in the pruned meta-network",
+    NONE: "no step: class prototypes",
+    PROBE: "no step: linear probe",
+}
+NOT_MEASURED = "*Not measured yet: this table needs checkpoints that are trained for it.*"
+
+Find = Callable[[str, str], Row | None]
+"""The row of a shape and a setting."""
+
+
+def answers(results: Results) -> Mapping[str, str]:
+    """All tables and sentences, by their names on the page."""
+    main = [row for row in results.rows if not row["group"]]
+    shapes = list(dict.fromkeys(row["shape"] for row in main))
+    rows = {(row["shape"], row["setting"]): row for row in main}
+
+    def find(shape: str, setting: str) -> Row | None:
+        return rows.get((shape, setting))
+
+    return {
+        "what": _what(main[0]),
+        "adaptation": _adaptation(shapes, find),
+        "adaptation-verdict": _adaptation_verdict(shapes, find),
+        "relaxations": _others(results.rows, "relaxations"),
+        "learners": _others(results.rows, "learners"),
+        "steps": _steps(shapes[0], find),
+        "steps-verdict": _steps_verdict(shapes[0], find),
+        "gap": _columns(shapes, find, ("soft", "pruned", "accuracy"), ("soft", "accuracy")),
+        "gap-verdict": _gap_verdict(shapes, find),
+        "transduction": _columns(
+            shapes, find, ("accuracy", "transductive"), ("transductive", "accuracy")
+        ),
+        "size": _size(shapes, find),
+        **cells(shapes[0], find),
+    }
+
+
+def title_of(shape: str) -> str:
+    """How a shape is written: "5-way 1-shot"."""
+    ways, _, shots = shape.partition("x")
+    return f"{ways}-way {shots}-shot"
+
+
+def between(one: Row, other: Row) -> Comparison:
+    """The accuracies of two settings on the episodes that both have."""
+    count = min(len(one["accuracy"]), len(other["accuracy"]))
+    return paired(one["accuracy"][:count], other["accuracy"][:count])
+
+
+def percent(mean: Mean) -> str:
+    """A mean with its interval, in percent."""
+    return f"{100 * mean.mean:.2f} ± {100 * mean.interval:.2f}"
+
+
+def points(mean: Mean) -> str:
+    """A difference with its interval, in points."""
+    return f"{100 * mean.mean:+.2f} ± {100 * mean.interval:.2f}"
+
+
+def _counts(found: Comparison) -> list[str]:
+    return [points(found.difference), f"{found.won} / {found.lost} / {found.tied}"]
+
+
+def _what(row: Row) -> str:
+    options = row["options"]
+    return (
+        f"Checkpoint `{row['checkpoint']}` on {row['data']} ({row['classes']} classes), seed "
+        f"{row['seed']}, {row['queries']} queries a class; its defaults are {options['steps']} "
+        f"steps on weights and architecture and {options['tuning_steps']} on the pruned network's "
+        "weights."
+    )
+
+
+def _adaptation(shapes: Sequence[str], find: Find) -> str:
+    header = ["", "episodes", "accuracy, %", "architecture's lead, points", "won / lost / tied"]
+    lines = []
+    for shape in shapes:
+        both = find(shape, BOTH)
+        for name, title in TITLES.items():
+            row = find(shape, name)
+            if row is None or both is None:
+                continue
+            lead = ["", ""] if row is both else _counts(between(both, row))
+            first = f"{title_of(shape)}: {title}"
+            accuracy = percent(mean_of(row["accuracy"]))
+            lines.append([first, str(len(row["accuracy"])), accuracy, *lead])
+    return table(header, lines)
+
+
+def _adaptation_verdict(shapes: Sequence[str], find: Find) -> str:
+    sentences = []
+    for other, what in (
+        (WEIGHTS, "Adapting the architecture besides the weights"),
+        (NONE, "Adapting weights and architecture instead of nothing"),
+        (PROBE, "The same against a linear probe on the frozen network"),
+    ):
+        found = {}
+        for shape in shapes:
+            both, row = find(shape, BOTH), find(shape, other)
+            if both and row:
+                found[title_of(shape)] = between(both, row)
+        sentences.append(verdict(what, found))
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def verdict(what: str, found: Mapping[str, Comparison]) -> str:
+    """Where something pays and where it does not, in a sentence."""
+    words = {1: "**pays**", 0: "**shows no effect**", -1: "**does harm**"}
+    parts = []
+    for sign, word in words.items():
+        where = [
+            f"{name} ({points(c.difference)} points, {c.episodes} episodes)"
+            for name, c in found.items()
+            if c.sign == sign
+        ]
+        if where:
+            parts.append(f"{word} at {listed(where)}")
+    return f"{what} {listed(parts)}." if parts else f"{what} was not measured."
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items with commas and, at the end, "and"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _others(rows: Iterable[Row], group: str) -> str:
+    header = ["", "accuracy, %", "less the first, points", "architecture's lead, points"]
+    header += ["no step, %", "episodes"]
+    lines = []
+    of_group = sorted(
+        (r for r in rows if r["group"] == group), key=lambda row: _order(row["shape"])
+    )
+    for shape, members in groupby(of_group, key=lambda row: row["shape"]):
+        found: dict[str, dict[str, Row]] = {}
+        for row in members:
+            found.setdefault(row["checkpoint"], {})[row["setting"]] = row
+        first = next(iter(found.values()))[BOTH]
+        for name, settings in found.items():
+            both = settings[BOTH]
+            less = "" if both is first else points(between(both, first).difference)
+            lead = points(between(both, settings[WEIGHTS]).difference)
+            still = percent(mean_of(settings[NONE]["accuracy"]))
+            figures = [percent(mean_of(both["accuracy"])), less, lead, still]
+            lines.append([f"{title_of(shape)}: {name}", *figures, str(len(both["accuracy"]))])
+    return table(header, lines) if lines else NOT_MEASURED
+
+
+def _order(shape: str) -> tuple[int, ...]:
+    return tuple(map(int, shape.split("x")))
+
+
+def _steps(shape: str, find: Find) -> str:
+    header = [f"steps, {title_of(shape)}", "episodes", "accuracy, %", "less no step, points"]
+    header += ["won / lost / tied", "edges moved"]
+    still = find(shape, NONE)
+    assert still is not None
+    lines = [["0", str(len(still["accuracy"])), percent(mean_of(still["accuracy"])), "", "", "0"]]
+    for steps in STEPS:
+        if row := find(shape, steps_name(steps)):
+            accuracy = percent(mean_of(row["accuracy"]))
+            counts = _counts(between(row, still))
+            moved = figure(float(np.mean(row["moved"])))
+            lines.append([str(steps), str(len(row["accuracy"])), accuracy, *counts, moved])
+    return table(header, lines)
+
+
+def _steps_verdict(shape: str, find: Find) -> str:
+    still = find(shape, NONE)
+    found = {
+        f"{steps} step{'s' * (steps > 1)}": between(row, still)
+        for steps in STEPS
+        if still and (row := find(shape, steps_name(steps)))
+    }
+    return verdict("Against no step at all, adapting", found)
+
+
+def _columns(shapes: Sequence[str], find: Find, names: Sequence[str], less: tuple[str, str]) -> str:
+    titles = {
+        "soft": "soft supernet, %",
+        "pruned": "pruned, not tuned, %",
+        "accuracy": "exported, %",
+        "transductive": "transductive, %",
+    }
+    one, other = less
+    difference = f"{one if one == 'soft' else 'transductive'} less exported, points"
+    lines = []
+    for shape in shapes:
+        if row := find(shape, BOTH):
+            means = [percent(mean_of(row[name])) for name in names]
+            lead = _counts(paired(row[one], row[other]))
+            lines.append([title_of(shape), str(len(row["accuracy"])), *means, *lead])
+    header = ["", "episodes", *(titles[name] for name in names), difference, "won / lost / tied"]
+    return table(header, lines)
+
+
+def _gap_verdict(shapes: Sequence[str], find: Find) -> str:
+    rows = {title_of(shape): row for shape in shapes if (row := find(shape, BOTH))}
+    pruning = {name: paired(row["pruned"], row["soft"]) for name, row in rows.items()}
+    tuning = {name: paired(row["accuracy"], row["pruned"]) for name, row in rows.items()}
+    return (
+        f"- {verdict('Pruning the supernet', pruning)}\n"
+        f"- {verdict('Tuning the weights after it', tuning)}"
+    )
+
+
+def _size(shapes: Sequence[str], find: Find) -> str:
+    header = ["", "models", "thousand parameters", "million MACs", "one query, ms"]
+    lines = []
+    for shape in shapes:
+        for name in (BOTH, NONE):
+            if row := find(shape, name):
+                figures = [
+                    _range([value / scale for value in row[column]])
+                    for column, scale in (("parameters", 1e3), ("macs", 1e6))
+                ]
+                seconds = row["query_seconds"]
+                low, high = np.quantile(seconds, (0.25, 0.75))
+                wide = f"{milliseconds(float(low))} to {milliseconds(float(high))}"
+                latency = f"{milliseconds(median(seconds))} ({wide})"
+                title = f"{title_of(shape)}: {TITLES[name]}"
+                lines.append([title, str(len(seconds)), *figures, latency])
+    return table(header, lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    """The median, and the extremes where they differ."""
+    middle, low, high = map(figure, (median(values), min(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"

@@ -1,0 +1,80 @@
+"""What the study evaluates: settings, on how many episodes, and in which tables they appear."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from metanas.options import AdaptConfig, Option
+
+BOTH, WEIGHTS, PRUNED, NONE, PROBE = "both", "weights", "pruned", "none", "probe"
+RESEEDED = "reseeded"
+SETTINGS = (BOTH, WEIGHTS, PRUNED, NONE, PROBE)
+"""Those of the first table."""
+STEPS = (1, 5, 10, 20, 50, 100)
+OF_SHAPES = (400, 100, 150)
+"""Episodes of each shape in the first table; further shapes have as many as the last."""
+OF_STEPS = {1: 150, 5: 150, 10: 150, 20: 150, 50: 50, 100: 50}
+OF_SEEDS = 100
+OF_OTHERS = (150, 80)
+"""Episodes of the first and the last shape for every further checkpoint."""
+OTHER_SEED = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One evaluation of a checkpoint on episodes of one shape."""
+
+    name: str
+    shape: str
+    """WAYSxSHOTS."""
+    episodes: int
+    overrides: Mapping[str, Option] = field(default_factory=dict)
+    reseed: int = 0
+    transductive: bool = False
+
+
+def steps_name(steps: int) -> str:
+    """The name of the setting with so many steps."""
+    return f"steps-{steps}"
+
+
+def overrides_of(name: str, defaults: AdaptConfig) -> dict[str, Option]:
+    """The options that make a setting of the first table what it is."""
+    every = defaults.steps + defaults.tuning_steps
+    found: dict[str, dict[str, Option]] = {
+        BOTH: {},
+        WEIGHTS: {"alpha_lr": 0.0},
+        PRUNED: {"steps": 0, "tuning_steps": every},
+        NONE: {"steps": 0, "tuning_steps": 0},
+        PROBE: {"steps": 0, "tuning_steps": 0},
+    }
+    return found[name]
+
+
+def settings_of(shapes: list[str], defaults: AdaptConfig) -> Iterator[Setting]:
+    """All settings of the checkpoint that the study is about."""
+    for index, shape in enumerate(shapes):
+        count = OF_SHAPES[min(index, len(OF_SHAPES) - 1)]
+        for name in SETTINGS:
+            yield Setting(
+                name=name,
+                shape=shape,
+                episodes=count,
+                overrides=overrides_of(name, defaults),
+                transductive=name == BOTH,
+            )
+    yield Setting(name=RESEEDED, shape=shapes[0], episodes=OF_SEEDS, reseed=OTHER_SEED)
+    for steps in STEPS:
+        yield Setting(
+            name=steps_name(steps),
+            shape=shapes[0],
+            episodes=OF_STEPS[steps],
+            overrides={"steps": steps, "patience": 0},
+        )
+
+
+def settings_of_others(shapes: list[str], defaults: AdaptConfig) -> Iterator[Setting]:
+    """The settings of a checkpoint that another one is compared with."""
+    for shape, count in zip(dict.fromkeys((shapes[0], shapes[-1])), OF_OTHERS, strict=False):
+        for name in (BOTH, WEIGHTS, NONE):
+            overrides = overrides_of(name, defaults)
+            yield Setting(name=name, shape=shape, episodes=count, overrides=overrides)

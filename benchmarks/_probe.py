@@ -1,0 +1,65 @@
+"""What a frozen meta-network gives: features, a linear probe on them, and where a task lies.
+
+The probe is multinomial logistic regression on the support set's features by the pruned
+meta-network, centred and of unit length (as in SimpleShot, arXiv:1911.04623), with the penalty of
+half the squared weights that is the usual default. Nothing is adapted.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanas.evaluate import draw, images_of, job_of, supernet_features
+from metanas.journal import Record
+from metanas.recorded import Plan
+from metanas.relax import Argmax
+
+ITERATIONS = 100
+
+
+def probed(plan: Plan, episodes: range) -> Iterator[Record]:
+    """The probe's accuracy on these episodes, and the mean feature of each support set."""
+    params = plan.checkpoint.params
+    for index in episodes:
+        episode = draw(plan.classes, plan.shape, plan.seed, index)
+        job = job_of(plan.checkpoint, episode, index, plan.options)
+        job.decode()
+        if isinstance(job.outcome, Exception):
+            raise job.outcome
+        assert job.task is not None
+        support, queries = supernet_features(job, images_of(episode.query), params, Argmax())
+        found = probe(support, job.task.support.labels, queries)
+        right = found == torch.from_numpy(episode.query_labels)
+        yield {
+            "episode": index,
+            "accuracy": float(right.float().mean()),
+            "support_digest": job.task.digest,
+            "embedding": [float(f"{value:.3g}") for value in support.mean(0).tolist()],
+        }
+
+
+def probe(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
+    """Labels `(Q,)` of queries `(Q, D)` by logistic regression on `(N, D)` and labels `(N,)`."""
+    support, queries = support.double(), queries.double()
+    middle = support.mean(0)
+    inputs = F.normalize(support - middle, dim=1)
+    weight = torch.zeros(int(labels.max()) + 1, support.shape[1] + 1, dtype=torch.double)
+    weight.requires_grad_(True)
+    optimizer = torch.optim.LBFGS(
+        [weight], max_iter=ITERATIONS, tolerance_grad=1e-8, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        logits = F.linear(inputs, weight[:, :-1], weight[:, -1])
+        value = F.cross_entropy(logits, labels, reduction="sum")
+        value = value + 0.5 * weight[:, :-1].square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        logits = F.linear(F.normalize(queries - middle, dim=1), weight[:, :-1], weight[:, -1])
+        return logits.argmax(1)

@@ -1,0 +1,158 @@
+"""`python -m metanas evaluate` and `compare`."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from metanas import data
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.compare import compare
+from metanas.config import parse_overrides
+from metanas.episodes import Classes
+from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
+from metanas.evaluate import EpisodeShape, mean_of
+from metanas.journal import Record
+from metanas.recorded import Plan, run_plan
+from metanas.screen import bar
+from metanas.stored import Stored, read_stored
+
+PREFERRED_SPLIT = "val"
+SHOWN = {
+    "accuracy": "exported",
+    "accuracy_pruned": "pruned, not tuned",
+    "accuracy_soft": "soft supernet",
+    "accuracy_transductive": "transductive",
+}
+"""Accuracy in a record -> what it is called."""
+COUNTS = (
+    ("ways", 5, 2, "classes of an episode"),
+    ("shots", 1, 1, "support images of a class"),
+    ("queries", 5, 1, "queries of a class"),
+    ("episodes", 600, 1, "number of episodes"),
+    ("seed", 0, 0, "seed of the episodes"),
+    ("together", 1, 1, "episodes that are adapted in one stack"),
+    ("threads", 1, 1, "threads of torch"),
+)
+"""Option, default, least, what it is."""
+
+
+def add_commands(commands: Any) -> None:
+    """Declare the commands."""
+    _add_evaluate(commands.add_parser("evaluate", help="evaluate a checkpoint in process"))
+    command = commands.add_parser(
+        "compare",
+        help="compare two evaluations episode by episode",
+        description="Mean difference of two evaluations on the same episodes, with its 95 %% "
+        "interval. Reads what `evaluate --out` of this program and of the client write.",
+    )
+    command.add_argument("one", type=Path, metavar="A.json")
+    command.add_argument("other", type=Path, metavar="B.json")
+    command.set_defaults(run=_compare)
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Adapt to episodes of a data set in process and classify their queries with the exported "
+        "files; also says what the pruned network before tuning and the soft supernet would have "
+        "answered. With --out every episode is kept in a journal, and the same command goes on."
+    )
+    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
+    command.add_argument("--data", type=Path, required=True, help="npz, or folder of classes")
+    command.add_argument("--split", help="part of the data set (val if there is one, else all)")
+    for name, default, _, what in COUNTS:
+        command.add_argument(
+            f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
+        )
+    command.add_argument(
+        "--transductive",
+        action="store_true",
+        help="also with statistics of support and queries together, as published tables commonly "
+        "have it; no query on its own is answered like that",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="override an option"
+    )
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    torch.set_num_threads(arguments.threads)
+    checkpoint = load_checkpoint(arguments.checkpoint, device=arguments.device)
+    split, classes = classes_for(checkpoint, arguments.data, arguments.split)
+    shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
+    options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
+    plan = Plan(
+        checkpoint=checkpoint,
+        dataset=arguments.data.name,
+        split=split,
+        classes=classes,
+        shape=shape,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        options=options,
+        together=arguments.together,
+        transductive=arguments.transductive,
+    )
+    with TemporaryDirectory() as folder, bar() as shown:
+        task = shown.add_task("evaluate", total=plan.episodes, seen="")
+        out = arguments.out or Path(folder) / "evaluation.json"
+        records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
+    _show(records)
+    return 0
+
+
+def classes_for(
+    checkpoint: Checkpoint, path: Path, split: str | None
+) -> tuple[str | None, Classes]:
+    """The classes of a data set as this checkpoint takes them, and which split they are.
+
+    Without a split these are the classes of "val", or all where there is no such split.
+    """
+    spec = checkpoint.card.input
+    # images of a folder may differ in size and are made equal; others stay as a client sends them
+    load = partial(
+        data.load, path, size=spec.size if path.is_dir() else None, channels=spec.channels
+    )
+    try:
+        wanted = split or PREFERRED_SPLIT
+        return wanted, load(wanted)
+    except DatasetError as error:
+        if split or error.reason != "DATASET_SPLIT":
+            raise
+        return None, load(None)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    bad = [
+        Violation(f"--{name}", "OPTION_OUT_OF_RANGE", f"must be at least {least}")
+        for name, _, least, _ in COUNTS
+        if getattr(arguments, name) < least
+    ]
+    if bad:
+        raise InvalidInput(bad)
+    if arguments.out and arguments.out.is_dir():
+        message = f"{arguments.out} is a folder; name a file that ends in .json"
+        raise EvaluationError("EVALUATION_UNWRITABLE", message)
+
+
+def _show(records: list[Record]) -> None:
+    stored = Stored({}, tuple(records))
+    for name, title in SHOWN.items():
+        if values := stored.column(name):
+            mean = mean_of(values)
+            print(f"{title:18} {100 * mean.mean:.2f} ± {100 * mean.interval:.2f} %")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    found = compare(read_stored(arguments.one), read_stored(arguments.other))
+    mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
+    print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")
+    print(f"won {found.won}, lost {found.lost}, tied {found.tied}")
+    return 0

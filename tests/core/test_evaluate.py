@@ -1,0 +1,286 @@
+"""Evaluation in process: what is measured, what is stored, and what is compared."""
+
+import json
+import math
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metanas.checkpoint import Checkpoint
+from metanas.compare import compare, paired
+from metanas.errors import DatasetError, EvaluationError
+from metanas.evaluate import (
+    EpisodeShape,
+    Outcome,
+    draw,
+    evaluate,
+    images_of,
+    job_of,
+    mean_of,
+    supernet_logits,
+)
+from metanas.head import membership, prototype_logits
+from metanas.journal import Journal
+from metanas.network import freeze_statistics, from_supernet
+from metanas.options import AdaptConfig
+from metanas.recorded import Plan, run_plan
+from metanas.relax import Argmax
+from metanas.stored import Stored, read_stored
+from metanas.testing import make_checkpoint
+from metanas.workbench import make_all
+from tests.core.small import synthetic
+
+OPTIONS = AdaptConfig(steps=2, tuning_steps=2, weight_lr=0.01, alpha_lr=0.1)
+SHAPE = EpisodeShape(ways=3, shots=2, queries=2)
+CLASSES = synthetic(6, 5)
+SETTINGS = {"dataset_digest": "d", "split": "val", "ways": 3, "shots": 2, "queries": 2, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder: Path = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    return make_checkpoint(folder, size=12, options=OPTIONS)
+
+
+def outcomes(checkpoint: Checkpoint, count: int, **changes: object) -> list[Outcome]:
+    arguments = {"episodes": range(count), "seed": 1, "options": OPTIONS, **changes}
+    return [one for _, one in evaluate(checkpoint, CLASSES, SHAPE, **arguments)]  # type: ignore[arg-type]
+
+
+def facts(outcome: Outcome) -> tuple[float, float, float, str]:
+    return outcome.accuracy, outcome.pruned, outcome.soft, outcome.report.support_digest
+
+
+def test_evaluation_is_of_exported_files_and_seeded(checkpoint: Checkpoint) -> None:
+    found = outcomes(checkpoint, 3)
+    for outcome in found:
+        assert outcome.report.shots == (2, 2, 2)
+        for value in (outcome.accuracy, outcome.pruned, outcome.soft):
+            assert value * 6 == pytest.approx(round(value * 6))
+        assert outcome.query_seconds > 0
+        assert outcome.transductive is None
+    assert np.mean([outcome.accuracy for outcome in found]) > 0.5  # easy classes
+    later = list(
+        evaluate(checkpoint, CLASSES, SHAPE, episodes=range(2, 3), seed=1, options=OPTIONS)
+    )
+    assert [(index, facts(one)) for index, one in later] == [(2, facts(found[2]))]
+    stacked = outcomes(checkpoint, 3, together=2)
+    assert [facts(one) for one in stacked] == [facts(other) for other in found]
+    assert len({facts(outcome)[3] for outcome in found}) == 3
+
+
+def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint) -> None:
+    episode = draw(CLASSES, SHAPE, 1, 0)
+    job = job_of(checkpoint, episode, 0, OPTIONS)
+    make_all([job])
+    assert job.task is not None
+    assert job.adaptation is not None
+    params, queries = job.adaptation.optimizer.snapshot(), images_of(episode.query)
+    support = job.task.support
+    images = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
+    network = from_supernet(checkpoint.card.space, params, job.result().genotype, checkpoint.ops)
+    members = membership(support.labels, support.ways)
+    for transductive, statistics in ((True, images), (False, support.images)):
+        freeze_statistics(network, statistics, len(statistics))
+        features = network(images).split([6, 6])
+        expected = prototype_logits(
+            features[0], members, features[1], params["head.log_scale"].exp()
+        )
+        found = supernet_logits(job, queries, params, Argmax(), transductive=transductive)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        network = from_supernet(
+            checkpoint.card.space, params, job.result().genotype, checkpoint.ops
+        )
+    [outcome] = outcomes(checkpoint, 1, transductive=True)
+    assert outcome.transductive is not None
+
+
+def test_episodes_that_the_data_cannot_give(checkpoint: Checkpoint) -> None:
+    with pytest.raises(DatasetError):
+        list(
+            evaluate(checkpoint, synthetic(2, 5), SHAPE, episodes=range(1), seed=0, options=OPTIONS)
+        )
+
+
+def test_the_mean_has_its_interval() -> None:
+    mean = mean_of([0.0, 1.0, 1.0, 1.0])
+    assert mean.mean == 0.75
+    assert mean.interval == pytest.approx(1.96 * 0.5 / 2)
+    assert math.isnan(mean_of([1.0]).interval)
+
+
+def stored(accuracies: list[float], **changes: object) -> Stored:
+    episodes = tuple({"episode": i, "accuracy": value} for i, value in enumerate(accuracies))
+    return Stored({**SETTINGS, **changes}, episodes)
+
+
+def test_a_comparison_is_paired() -> None:
+    found = compare(stored([0.9, 0.5, 0.7, 0.6]), stored([0.8, 0.6, 0.7]))
+    assert (found.won, found.lost, found.tied, found.episodes) == (1, 1, 1, 3)
+    assert found.difference.mean == pytest.approx(0.0)
+    assert found.sign == 0
+    # far apart from episode to episode, but one is better by much the same in each
+    better = paired([0.2, 0.55, 0.9, 0.4], [0.1, 0.44, 0.8, 0.29])
+    assert better.difference.interval < 0.02
+    assert (better.sign, paired([0.1, 0.2], [0.3, 0.4]).sign) == (1, -1)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason", "named"),
+    [
+        (stored([0.5, 0.5], seed=1), "EPISODES_DIFFER", "seed: 0 and 1"),
+        (stored([0.5, 0.5], split="test"), "EPISODES_DIFFER", "split"),
+        (stored([0.5, 0.5], dataset_digest="e"), "EPISODES_DIFFER", "dataset_digest"),
+        (stored([0.5, 0.5], ways=5), "EPISODES_DIFFER", "ways: 3 and 5"),
+        (stored([0.5]), "TOO_FEW_EPISODES", "at least 2"),
+    ],
+)
+def test_what_cannot_be_compared(other: Stored, reason: str, named: str) -> None:
+    with pytest.raises(EvaluationError, match=named) as error:
+        compare(stored([0.5, 0.6]), other)
+    assert error.value.reason == reason
+
+
+def test_support_sets_of_one_seed_may_differ_all_the_same() -> None:
+    one, other = (
+        Stored(SETTINGS, tuple({"episode": i, "accuracy": 1, "support_digest": d} for i in (0, 1)))
+        for d in "ab"
+    )
+    with pytest.raises(EvaluationError, match="support_digest"):
+        compare(one, other)
+
+
+def plan(checkpoint: Checkpoint, reseed: int = 0) -> Plan:
+    return Plan(
+        checkpoint=checkpoint,
+        dataset="set",
+        split="val",
+        classes=CLASSES,
+        shape=SHAPE,
+        episodes=2,
+        seed=1,
+        options=OPTIONS,
+        transductive=True,
+        reseed=reseed,
+    )
+
+
+def test_what_was_stored_is_read_again(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    done = list[int]()
+    records = run_plan(plan(checkpoint), tmp_path / "a.json", on_episode=done.append)
+    assert done == [1, 2]
+    again = read_stored(tmp_path / "a.json")
+    assert again == Stored(plan(checkpoint).settings(), tuple(json.loads(json.dumps(records))))
+    assert again.column("accuracy") == [one.accuracy for one in outcomes(checkpoint, 2)]
+    assert again.episodes[0]["genotype"].keys() == {"normal", "reduce"}
+    summary = json.loads((tmp_path / "a.json").read_text())["summary"]
+    assert summary["accuracy"] == pytest.approx(np.mean(again.column("accuracy")))
+    assert summary["interval95_transductive"] >= 0
+    assert compare(again, again).tied == 2
+
+
+def test_another_seed_of_adaptation_is_another_adaptation_to_the_same_episodes(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    one = run_plan(plan(checkpoint), tmp_path / "a.json")
+    other = run_plan(plan(checkpoint, reseed=1000), tmp_path / "b.json")
+    assert [r["support_digest"] for r in one] == [r["support_digest"] for r in other]
+    assert [r["support_accuracy"] for r in one] != [r["support_accuracy"] for r in other]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "EVALUATION_MISSING"),
+        ("", "EVALUATION_FORMAT"),
+        ('{"settings": {}, "episodes": [{"epi', "EVALUATION_FORMAT"),
+        ("[1, 2]", "EVALUATION_FORMAT"),
+        ('{"settings": {}, "episodes": [{"episode": 0}]}', "EVALUATION_FORMAT"),
+        ('{"settings": {}, "episodes": [{"episode": 1, "accuracy": 1}]}', "EVALUATION_FORMAT"),
+        ('{"settings": {}, "episodes": [{"episode": 0, "accuracy": 97}]}', "EVALUATION_FORMAT"),
+    ],
+)
+def test_documents_that_cannot_be_used(tmp_path: Path, text: str | None, reason: str) -> None:
+    path = tmp_path / "a.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(EvaluationError) as error:
+        read_stored(path)
+    assert error.value.reason == reason
+    assert str(path) in str(error.value)
+
+
+def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, SETTINGS) as journal:
+        journal.add([{"episode": 0, "accuracy": 0.5}, {"episode": 1, "accuracy": 0.5}])
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        with Journal(path, SETTINGS) as journal:
+            assert len(journal.records) == max(0, whole[:cut].count(b"\n") - 1)
+            done = len(journal.records)
+            journal.add({"episode": i, "accuracy": 0.5} for i in range(done, 2))
+        assert path.read_bytes() == whole
+
+
+def test_a_journal_of_other_settings_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, SETTINGS):
+        pass
+    before = path.read_bytes()
+    with pytest.raises(EvaluationError, match="seed: 0 there, 1 now") as error:
+        Journal(path, {**SETTINGS, "seed": 1})
+    assert error.value.reason == "EVALUATION_SETTINGS"
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("text", ["my notes", "my\nnotes\n", '{"settings": {}}\n{"episode": 3}\n'])
+def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.raises(EvaluationError) as error:
+        Journal(path, {})
+    assert error.value.reason == "EVALUATION_FORMAT"
+    assert path.read_text() == text
+
+
+def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, SETTINGS):
+        with pytest.raises(EvaluationError) as error:
+            Journal(path, SETTINGS)
+        assert error.value.reason == "EVALUATION_BUSY"
+    with Journal(path, SETTINGS) as journal:
+        assert journal.records == []
+
+
+def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError) as error:
+        Journal(tmp_path / "nowhere" / "a.jsonl", SETTINGS)
+    assert error.value.reason == "EVALUATION_UNWRITABLE"
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[int], None]]:
+    """Files may grow to so many bytes and no further."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_costs_no_episode(tmp_path: Path, full_disk: Callable[[int], None]) -> None:
+    path = tmp_path / "a.jsonl"
+    with Journal(path, SETTINGS) as journal:
+        journal.add([{"episode": 0, "accuracy": 0.5}])
+        full_disk(path.stat().st_size + 10)
+        with pytest.raises(EvaluationError) as error:
+            journal.add([{"episode": 1, "accuracy": 0.5}])
+        assert error.value.reason == "EVALUATION_UNWRITABLE"
+        full_disk(10**6)
+    with Journal(path, SETTINGS) as journal:
+        assert len(journal.records) == 1
