@@ -8,8 +8,8 @@ from metanas import evaluating
 from metanas.config import read_config
 from metanas.errors import MetanasError
 from metanas.runs import run
-from metanas.screen import bar
-from metanas.train import Progress
+from metanas.terminal import image_counter, watching
+from metanas.watch import add_commands
 from metanas.wishes import listening
 
 
@@ -52,30 +52,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     evaluating.add_commands(commands)
+    add_commands(commands)
     return parser
 
 
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
-    with bar() as shown:
-        task = shown.add_task("train", total=config.train.iterations, seen="")
-
-        def on_progress(seen: Progress) -> None:
-            shown.update(task, completed=seen.iteration, seen=f"loss {seen.loss:.3f}")
-
-        def on_images(done: int, images: int) -> None:
-            bar.update(task, seen=f"trunk: {done} of {images} images")
-
-        with listening() as wishes:
-            best = run(
-                config,
-                folder,
-                resume=options.resume,
-                on_progress=on_progress,
-                wishes=wishes,
-                on_images=on_images,
-            )
+    with watching(config.train.iterations) as on_progress, listening() as wishes:
+        best = run(
+            config,
+            folder,
+            resume=options.resume,
+            on_progress=on_progress,
+            wishes=wishes,
+            on_images=image_counter(),
+        )
     if wishes.stop is not None:
         print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)
         return 128 + wishes.stop

@@ -227,8 +227,14 @@ def test_without_a_trunk_there_is_no_trunk_alone(tmp_path: Path) -> None:
 def test_it_is_evaluated_as_any_other(checkpoint: Checkpoint) -> None:
     data = synthetic(4, 6, size=40, channels=3)
     shape = EpisodeShape(ways=3, shots=1, queries=2)
-    outcomes = evaluate(checkpoint, data, shape, episodes=2, seed=0, options=OPTIONS)
-    assert all(0 <= outcome.soft <= 1 for outcome in outcomes)
+    found = evaluate(
+        checkpoint, data, shape, episodes=range(2), seed=0, options=OPTIONS, transductive=True
+    )
+    outcomes = [outcome for _, outcome in found]
+    assert len(outcomes) == 2
+    for outcome in outcomes:
+        assert outcome.transductive is not None
+        assert 0 <= min(outcome.soft, outcome.pruned, outcome.transductive) <= 1
 
 
 Damage = Callable[[dict[str, Tensor]], object]
