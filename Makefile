@@ -71,9 +71,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): $(METADATA) | $(BIN)/python
-	$(PIP_INSTALL) -e '.[$(DEVICE),train]' $(PACKAGES)
+	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch]' $(PACKAGES)
 	@touch $@
 
 $(INSTALLED_DEV): $(METADATA) | $(BIN)/python
-	$(PIP_INSTALL) -e '.[$(DEVICE),train,dev]' $(PACKAGES)
+	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch,dev]' $(PACKAGES)
 	@touch $(INSTALLED) $@

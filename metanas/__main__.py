@@ -21,7 +21,8 @@ from metanas.config import parse_overrides, read_config
 from metanas.errors import MetanasError
 from metanas.evaluate import EpisodeShape, evaluate, mean_of
 from metanas.runs import run
-from metanas.train import Progress as Seen
+from metanas.terminal import watching
+from metanas.watch import add_commands
 from metanas.wishes import listening
 
 COLUMNS = (
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     _add_evaluate(commands.add_parser("evaluate", help="evaluate a checkpoint in process"))
+    add_commands(commands)
     return parser
 
 
@@ -139,24 +141,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
-    with Progress(*COLUMNS) as bar:
-        task = bar.add_task("train", total=config.train.iterations, seen="")
-
-        def on_progress(seen: Seen) -> None:
-            bar.update(task, completed=seen.iteration, seen=f"loss {seen.loss:.3f}")
-
-        def on_images(done: int, images: int) -> None:
-            bar.update(task, seen=f"trunk: {done} of {images} images")
-
-        with listening() as wishes:
-            best = run(
-                config,
-                folder,
-                resume=options.resume,
-                on_progress=on_progress,
-                wishes=wishes,
-                on_images=on_images,
-            )
+    with watching(config.train.iterations) as shown, listening() as wishes:
+        best = run(
+            config,
+            folder,
+            resume=options.resume,
+            on_progress=shown.iteration,
+            wishes=wishes,
+            on_images=shown.images,
+        )
     if wishes.stop is not None:
         print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)
         return 128 + wishes.stop

@@ -1,0 +1,20 @@
+"""Numbers and durations for people."""
+
+
+def number_text(value: float) -> str:
+    """A number for people: thousands apart, no more digits than it has."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e9):
+        return f"{value:.3g}"
+    text = f"{value:,.6f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"
+    return text.replace(",", "\u202f").replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
