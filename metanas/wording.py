@@ -11,7 +11,7 @@ def number_text(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for people: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     if minutes < 60:
