@@ -40,7 +40,7 @@ def cell_picture(nodes: Sequence[Node], title: str, before: Sequence[Node] = ())
         for index, node in enumerate(nodes)
     )
     return (
-        f'<svg class="cell" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg class="cell" style="max-width:{width}px" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(title)}: {escape(said)}">' + "".join(parts) + "</svg>"
     )
 

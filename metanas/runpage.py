@@ -177,11 +177,12 @@ def _cells(cells: Sequence[tuple[int, Genotype]]) -> str:
         along = f"<details open><summary>Along the way: changed {times}</summary>"
         along += '<p class="note">What is new since the picture before is outlined.</p>'
         along += f'<div class="steps">{first}{rest}</div></details>'
+    wide = " wide" if len(genotype.normal) > 3 else ""
     note = "What an adaptation begins with: at every node the best pair of inputs, with the best "
     note += "operation on each, by the meta-alphas. A dot is where a line is taken up."
     return (
         f'<h2>The cells at meta-iteration {number_text(iteration)}</h2><p class="note">{note}</p>'
-        f'<p></p><div class="cells">{shown}</div>{along}'
+        f'<div class="cells{wide}">{shown}</div>{along}'
     )
 
 
