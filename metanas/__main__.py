@@ -8,7 +8,7 @@ from metanas import evaluating
 from metanas.config import read_config
 from metanas.errors import MetanasError
 from metanas.runs import run
-from metanas.terminal import image_counter, watching
+from metanas.terminal import watching
 from metanas.watch import add_commands
 from metanas.wishes import listening
 
@@ -59,14 +59,14 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
-    with watching(config.train.iterations) as on_progress, listening() as wishes:
+    with watching(config.train.iterations) as shown, listening() as wishes:
         best = run(
             config,
             folder,
             resume=options.resume,
-            on_progress=on_progress,
+            on_progress=shown.iteration,
             wishes=wishes,
-            on_images=image_counter(),
+            on_images=shown.images,
         )
     if wishes.stop is not None:
         print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)

@@ -61,9 +61,19 @@ def pace(rate: float | None, left: int) -> str:
     return f"{speed} · {duration(left / rate)} left" if left else speed
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What shows a run as it goes on."""
+
+    iteration: Callable[[Seen], None]
+    """To be called after every meta-iteration."""
+    images: Callable[[int, int], None]
+    """To be called with how many images have gone through the trunk, and of how many."""
+
+
 @contextmanager
-def watching(iterations: int, console: Console | None = None) -> Iterator[Callable[[Seen], None]]:
-    """A function that shows every iteration of a run: as a bar, or as lines without a terminal."""
+def watching(iterations: int, console: Console | None = None) -> Iterator[Shown]:
+    """Show a run of so many iterations: as a bar, or as lines without a terminal."""
     console = console or Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield _lines(iterations, console)
@@ -79,44 +89,39 @@ def watching(iterations: int, console: Console | None = None) -> Iterator[Callab
         task = bar.add_task("train", total=iterations, pace="", seen="")
         rate = Rate()
 
-        def show(seen: Seen) -> None:
+        def iteration(seen: Seen) -> None:
             rate.add(seen.iteration)
             text = pace(rate.value, iterations - seen.iteration)
             bar.update(task, completed=seen.iteration, pace=text, seen=figures(seen))
             if not math.isnan(seen.pruned):
                 bar.console.print(f"{seen.iteration}/{iterations} · {figures(seen)}")
 
-        yield show
+        def images(done: int, count: int) -> None:
+            bar.update(task, seen=f"trunk: {done} of {count} images")
+
+        yield Shown(iteration=iteration, images=images)
 
 
-def image_counter(console: Console | None = None) -> Callable[[int, int], None]:
-    """A function that says every `QUIET` seconds how many images a trunk has gone through."""
-    console = console or Console(highlight=False, soft_wrap=True)
-    told = time.monotonic()
-
-    def show(done: int, images: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= QUIET:
-            told = time.monotonic()
-            console.print(f"trunk: {done} of {images} images")
-
-    return show
-
-
-def _lines(iterations: int, console: Console) -> Callable[[Seen], None]:
+def _lines(iterations: int, console: Console) -> Shown:
     rate, told = Rate(), -math.inf
 
-    def show(seen: Seen) -> None:
+    def due(certainly: bool) -> bool:
         nonlocal told
+        now = time.monotonic()
+        if not certainly and now - told < QUIET:
+            return False
+        told = now
+        return True
+
+    def iteration(seen: Seen) -> None:
         rate.add(seen.iteration)
-        last = seen.iteration == iterations
-        if last or not math.isnan(seen.pruned) or time.monotonic() - told >= QUIET:
-            told = time.monotonic()
-            parts = (
-                f"{seen.iteration}/{iterations}",
-                figures(seen),
-                pace(rate.value, iterations - seen.iteration),
-            )
+        left = iterations - seen.iteration
+        if due(left == 0 or not math.isnan(seen.pruned)):
+            parts = (f"{seen.iteration}/{iterations}", figures(seen), pace(rate.value, left))
             console.print(" · ".join(part for part in parts if part))
 
-    return show
+    def images(done: int, count: int) -> None:
+        if due(done == count):
+            console.print(f"trunk: {done} of {count} images")
+
+    return Shown(iteration=iteration, images=images)

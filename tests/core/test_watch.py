@@ -318,15 +318,16 @@ def test_pace_in_words() -> None:
 def shown(*, terminal: bool) -> str:
     output = StringIO()
     console = Console(file=output, force_terminal=terminal, width=200, highlight=False)
-    with watching(8, console) as show:
+    with watching(8, console) as shows:
+        shows.images(5, 5)
         for iteration in range(1, 9):
-            show(seen(iteration, 0.9 if iteration == 4 else math.nan))
+            shows.iteration(seen(iteration, 0.9 if iteration == 4 else math.nan))
     return output.getvalue()
 
 
 def test_without_a_terminal_there_are_plain_lines() -> None:
     lines = shown(terminal=False).splitlines()
-    assert [text.split(" ")[0] for text in lines] == ["1/8", "4/8", "8/8"]
+    assert [text.split(" ")[0] for text in lines] == ["trunk:", "4/8", "8/8"]
     assert "loss 0.500 · accuracy 75.0% · validation 90.0% pruned, 90.0% soft" in lines[1]
     assert "\x1b" not in "".join(lines)
 
