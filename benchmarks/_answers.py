@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from benchmarks._cells import cells
-from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, STEPS, WEIGHTS, steps_name
+from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, WEIGHTS, steps_of
 from benchmarks._results import Results, Row, figure, milliseconds, table
 from metanas.compare import Comparison, paired
 from metanas.evaluate import Mean, mean_of
@@ -35,6 +35,8 @@ def answers(results: Results) -> Mapping[str, str]:
     shapes = list(dict.fromkeys(row["shape"] for row in main))
     rows = {(row["shape"], row["setting"]): row for row in main}
 
+    stepped = {n: row for row in main if (n := steps_of(row["setting"])) is not None}
+
     def find(shape: str, setting: str) -> Row | None:
         return rows.get((shape, setting))
 
@@ -44,8 +46,8 @@ def answers(results: Results) -> Mapping[str, str]:
         "adaptation-verdict": _adaptation_verdict(shapes, find),
         "relaxations": _others(results.rows, "relaxations"),
         "learners": _others(results.rows, "learners"),
-        "steps": _steps(shapes[0], find),
-        "steps-verdict": _steps_verdict(shapes[0], find),
+        "steps": _steps(rows[shapes[0], NONE], stepped),
+        "steps-verdict": _steps_verdict(rows[shapes[0], NONE], stepped),
         "gap": _columns(shapes, find, ("soft", "pruned", "accuracy"), ("soft", "accuracy")),
         "gap-verdict": _gap_verdict(shapes, find),
         "transduction": _columns(
@@ -170,28 +172,20 @@ def _order(shape: str) -> tuple[int, ...]:
     return tuple(map(int, shape.split("x")))
 
 
-def _steps(shape: str, find: Find) -> str:
-    header = [f"steps, {title_of(shape)}", "episodes", "accuracy, %", "less no step, points"]
-    header += ["won / lost / tied", "edges moved"]
-    still = find(shape, NONE)
-    assert still is not None
+def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
+    header = [f"steps, {title_of(still['shape'])}", "episodes", "accuracy, %"]
+    header += ["less no step, points", "won / lost / tied", "edges moved"]
     lines = [["0", str(len(still["accuracy"])), percent(mean_of(still["accuracy"])), "", "", "0"]]
-    for steps in STEPS:
-        if row := find(shape, steps_name(steps)):
-            accuracy = percent(mean_of(row["accuracy"]))
-            counts = _counts(between(row, still))
-            moved = figure(float(np.mean(row["moved"])))
-            lines.append([str(steps), str(len(row["accuracy"])), accuracy, *counts, moved])
+    for steps, row in stepped.items():
+        accuracy = percent(mean_of(row["accuracy"]))
+        counts = _counts(between(row, still))
+        moved = figure(float(np.mean(row["moved"])))
+        lines.append([str(steps), str(len(row["accuracy"])), accuracy, *counts, moved])
     return table(header, lines)
 
 
-def _steps_verdict(shape: str, find: Find) -> str:
-    still = find(shape, NONE)
-    found = {
-        f"{steps} step{'s' * (steps > 1)}": between(row, still)
-        for steps in STEPS
-        if still and (row := find(shape, steps_name(steps)))
-    }
+def _steps_verdict(still: Row, stepped: Mapping[int, Row]) -> str:
+    found = {f"{n} step{'s' * (n > 1)}": between(row, still) for n, row in stepped.items()}
     return verdict("Against no step at all, adapting", found)
 
 

@@ -1,6 +1,6 @@
 """What the study evaluates: settings, on how many episodes, and in which tables they appear."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from metanas.options import AdaptConfig, Option
@@ -12,10 +12,13 @@ SETTINGS = (BOTH, WEIGHTS, PRUNED, NONE, PROBE)
 STEPS = (1, 5, 10, 20, 50, 100)
 OF_SHAPES = (400, 100, 150)
 """Episodes of each shape in the first table; further shapes have as many as the last."""
-OF_STEPS = {1: 150, 5: 150, 10: 150, 20: 150, 50: 50, 100: 50}
+OF_STEPS = (150, 50)
+"""Episodes of up to `FEW` steps, and of more."""
+FEW = 20
 OF_SEEDS = 100
 OF_OTHERS = (150, 80)
 """Episodes of the first and the last shape for every further checkpoint."""
+_STEPS = "steps-"
 OTHER_SEED = 1_000_000
 
 
@@ -32,9 +35,14 @@ class Setting:
     transductive: bool = False
 
 
+def steps_of(name: str) -> int | None:
+    """The number of steps of such a setting."""
+    return int(name.removeprefix(_STEPS)) if name.startswith(_STEPS) else None
+
+
 def steps_name(steps: int) -> str:
     """The name of the setting with so many steps."""
-    return f"steps-{steps}"
+    return f"{_STEPS}{steps}"
 
 
 def overrides_of(name: str, defaults: AdaptConfig) -> dict[str, Option]:
@@ -50,7 +58,9 @@ def overrides_of(name: str, defaults: AdaptConfig) -> dict[str, Option]:
     return found[name]
 
 
-def settings_of(shapes: list[str], defaults: AdaptConfig) -> Iterator[Setting]:
+def settings_of(
+    shapes: Sequence[str], steps: Sequence[int], defaults: AdaptConfig
+) -> Iterator[Setting]:
     """All settings of the checkpoint that the study is about."""
     for index, shape in enumerate(shapes):
         count = OF_SHAPES[min(index, len(OF_SHAPES) - 1)]
@@ -63,16 +73,16 @@ def settings_of(shapes: list[str], defaults: AdaptConfig) -> Iterator[Setting]:
                 transductive=name == BOTH,
             )
     yield Setting(name=RESEEDED, shape=shapes[0], episodes=OF_SEEDS, reseed=OTHER_SEED)
-    for steps in STEPS:
+    for count in steps:
         yield Setting(
-            name=steps_name(steps),
+            name=steps_name(count),
             shape=shapes[0],
-            episodes=OF_STEPS[steps],
-            overrides={"steps": steps, "patience": 0},
+            episodes=OF_STEPS[count > FEW],
+            overrides={"steps": count, "patience": 0},
         )
 
 
-def settings_of_others(shapes: list[str], defaults: AdaptConfig) -> Iterator[Setting]:
+def settings_of_others(shapes: Sequence[str], defaults: AdaptConfig) -> Iterator[Setting]:
     """The settings of a checkpoint that another one is compared with."""
     for shape, count in zip(dict.fromkeys((shapes[0], shapes[-1])), OF_OTHERS, strict=False):
         for name in (BOTH, WEIGHTS, NONE):

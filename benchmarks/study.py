@@ -19,7 +19,7 @@ from rich.progress import Progress, TaskID
 from benchmarks._answers import answers
 from benchmarks._cells import draw_cells
 from benchmarks._machine import ROOT, facts
-from benchmarks._plans import BOTH, PROBE, Setting, settings_of, settings_of_others
+from benchmarks._plans import BOTH, PROBE, STEPS, Setting, settings_of, settings_of_others
 from benchmarks._probe import probed
 from benchmarks._results import LOCAL, Results, Row, load, machine_line, save
 from metanas.checkpoint import Checkpoint, load_checkpoint
@@ -111,8 +111,13 @@ def _plans(options: argparse.Namespace) -> list[tuple[str, str, Plan, Setting]]:
     for group, label, folder in named:
         checkpoint = load_checkpoint(folder)
         data = classes_for(checkpoint, options.data, options.split)
-        settings = settings_of_others if group else settings_of
-        for setting in settings(options.shapes, checkpoint.card.defaults):
+        defaults = checkpoint.card.defaults
+        settings = (
+            settings_of_others(options.shapes, defaults)
+            if group
+            else settings_of(options.shapes, options.steps, defaults)
+        )
+        for setting in settings:
             plan = _plan(options, checkpoint, data, setting)
             draw(plan.classes, plan.shape, plan.seed, 0)
             found.append((group, label, plan, setting))
@@ -186,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         add(f"--{group}", nargs="+", default=[], metavar="NAME=FOLDER", help=what)
     shapes = ["5x1", "5x5", "20x1"]
     add("--shapes", nargs="+", default=shapes, metavar="WAYSxSHOTS", help="episodes (%(default)s)")
+    add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="%(default)s")
     add("--scale", type=float, default=1.0, help="of all numbers of episodes (%(default)s)")
     add("--seed", type=int, default=0, help="of the episodes (%(default)s)")
     add("--together", type=int, default=16, help="episodes in one stack (%(default)s)")

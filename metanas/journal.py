@@ -106,7 +106,7 @@ class Journal:
         if differing:
             message = (
                 f"{self.path} was begun with other settings ({'; '.join(differing)}); use the same "
-                "ones to go on, or another --out, or delete it to begin anew"
+                "ones to go on, write elsewhere, or delete it to begin anew"
             )
             raise EvaluationError("EVALUATION_SETTINGS", message)
 
