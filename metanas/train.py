@@ -37,7 +37,7 @@ from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import fix, prune, searching, settle
-from metanas.supernet import Supernet, initialise, is_alpha
+from metanas.supernet import Supernet, genotype_of, initialise, is_alpha
 
 VALIDATION_QUERIES = 5
 FARTHEST = 5.0
@@ -99,6 +99,8 @@ class Progress:
     """Validation accuracy of the mixture, 0 to 1."""
     pruned: float = math.nan
     """Validation accuracy of the pruned network, 0 to 1."""
+    genotype: str = ""
+    """The pruned network's architecture, as JSON, at a validation."""
 
 
 class MetaTrainer:
@@ -255,6 +257,7 @@ class MetaTrainer:
             seconds=seconds,
             soft=soft,
             pruned=pruned,
+            genotype="" if math.isnan(pruned) else genotype_of(self.supernet, self.saved).to_json(),
         )
 
     @torch.no_grad()

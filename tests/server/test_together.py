@@ -108,7 +108,9 @@ def test_in_company_the_model_is_that_of_the_same_call_in_process(
     ours = in_process(checkpoints / "grey", 9)
     assert json.loads(api.model(ended.model).genotype_json) == json.loads(ours.genotype.to_json())
     query = np.random.default_rng(7).integers(0, 256, (5, 12, 12, 1), dtype=np.uint8)
-    np.testing.assert_allclose(logits(theirs, query), logits(ours.onnx, query), atol=2e-2)
+    # what is stacked with what depends on the clock, and Adam's first steps make rounding visible;
+    # that stacks are exact is tested in double precision
+    np.testing.assert_allclose(logits(theirs, query), logits(ours.onnx, query), atol=0.1)
 
 
 def in_process(checkpoint: Path, seed: int) -> AdaptedModel:
