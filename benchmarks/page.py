@@ -26,6 +26,8 @@ TABLES: Mapping[str, Tables] = {
 }
 PAGES: Mapping[str, Path] = {study.TOPIC: ROOT / "docs" / "results.md"}
 """Where a topic's tables go, if not into `PAGE`."""
+ALT = "Edges in which the cells of two tasks differ, against the distance of the tasks"
+"""What the study's picture shows."""
 
 
 def filled(page: str, path: Path) -> str:
@@ -35,8 +37,17 @@ def filled(page: str, path: Path) -> str:
         ValueError: the page has no block for it, or one for a table that it has not.
     """
     results = load(path)
-    texts = {**TABLES[results.topic](results), "machine": machine_line(results)}
+    texts = {
+        **TABLES[results.topic](results),
+        "machine": machine_line(results),
+        "picture": f"![{ALT}](images/{_picture(path)})",
+    }
     return _put(page, f"{path.parent.name}/{path.stem}", texts)
+
+
+def _picture(path: Path) -> str:
+    """The name of the picture that belongs to these results."""
+    return f"{path.parent.name}-{path.stem}.svg"
 
 
 def _put(page: str, name: str, texts: Mapping[str, str]) -> str:
@@ -91,7 +102,7 @@ def _draw(paths: Sequence[Path], folder: Path) -> None:
     for path in paths:
         results = load(path)
         if results.topic == study.TOPIC:
-            study.picture(results, folder / f"{path.parent.name}-{path.stem}.svg")
+            study.picture(results, folder / _picture(path))
 
 
 if __name__ == "__main__":
