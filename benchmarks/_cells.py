@@ -1,8 +1,8 @@
 """Whether adapted cells are a task's own: how they differ, and whether similar tasks get similar.
 
-The distance of two genotypes is the number of edges that differ. Where a task lies is the mean of
-its support images' features by the frozen meta-network; tasks are the closer, the smaller the
-Euclidean distance of these.
+The distance of two genotypes is the number of edges that differ. Where a task lies is how
+much each feature of the frozen meta-network varies over its support images; tasks are the closer,
+the smaller the Euclidean distance of these.
 """
 
 import json

@@ -20,7 +20,11 @@ ITERATIONS = 100
 
 
 def probed(plan: Plan, episodes: range) -> Iterator[Record]:
-    """The probe's accuracy on these episodes, and the mean feature of each support set."""
+    """The probe's accuracy on these episodes, and where each task lies.
+
+    That is how much each feature varies over the support set. The means of features are zero for
+    every task, but for roundings: norms take their statistics from that very set.
+    """
     params = plan.checkpoint.params
     for index in episodes:
         episode = draw(plan.classes, plan.shape, plan.seed, index)
@@ -36,7 +40,7 @@ def probed(plan: Plan, episodes: range) -> Iterator[Record]:
             "episode": index,
             "accuracy": float(right.float().mean()),
             "support_digest": job.task.digest,
-            "embedding": [float(f"{value:.3g}") for value in support.mean(0).tolist()],
+            "embedding": [float(f"{value:.3g}") for value in support.std(0).tolist()],
         }
 
 

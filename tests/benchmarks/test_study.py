@@ -172,6 +172,13 @@ def test_the_probe_is_logistic_regression() -> None:
     assert probe(support, labels, queries).tolist() == expected.tolist()
 
 
+def test_tasks_lie_apart(results: Results) -> None:
+    """By more than roundings, which is all that the means of their features differ by."""
+    (row,) = [row for row in results.rows if "embedding" in row]
+    places = np.array(row["embedding"])
+    assert np.ptp(places, axis=0).max() > 1e-2
+
+
 def test_a_correlation_has_its_sign_and_an_interval() -> None:
     places = np.random.default_rng(0).normal(size=30)
     tasks = np.abs(places[:, None] - places)
