@@ -64,11 +64,14 @@ def _verdict(
 ) -> str:
     edges = 2 * sum(len(both["genotypes"][0][kind]) for kind in CELL_KINDS)
     moved = 100 * float((np.array(both["moved"]) > 0).mean())
+    count = len(both["genotypes"])
     text = (
         f"- A genotype has {edges} edges. {moved:.0f} % of the adapted ones differ from the "
-        f"meta-genotype; among {len(both['genotype'])} there are {len(both['genotypes'])} "
-        "different ones."
+        f"meta-genotype; {len(both['genotype'])} adaptations came to {count} "
+        f"genotype{'s' * (count > 1)}."
     )
+    if count == 1:
+        return text + "\n- With one genotype for all tasks, no task has cells of its own."
     own = float(pairs.mean() - seeds.mean())
     text += (
         f"\n- Two tasks are {pairs.mean():.2f} edges apart on average, two seeds of one task "

@@ -10,9 +10,9 @@ RESEEDED = "reseeded"
 SETTINGS = (BOTH, WEIGHTS, PRUNED, NONE, PROBE)
 """Those of the first table."""
 STEPS = (1, 5, 10, 20, 50, 100)
-OF_SHAPES = (400, 100, 150)
+OF_SHAPES = (300, 60, 80)
 """Episodes of each shape in the first table; further shapes have as many as the last."""
-OF_STEPS = (150, 50)
+OF_STEPS = (80, 30)
 """Episodes of up to `FEW` steps, and of more."""
 FEW = 20
 OF_SEEDS = 100
