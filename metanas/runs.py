@@ -24,14 +24,11 @@ from metanas.episodes import Classes, Features, with_rotations
 from metanas.errors import CheckpointError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
-from metanas.snapshots import SNAPSHOT_FILE, Best, load_snapshot, save_snapshot
+from metanas.runlog import CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
+from metanas.snapshots import Best, load_snapshot, save_snapshot
 from metanas.train import Extensions, Learn, MetaTrainer, Progress
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
-
-LOG_FILE = "log.jsonl"
-CONFIG_FILE = "training.json"
-"""The resolved configuration, beside the weights of a checkpoint."""
 
 
 def run(

@@ -20,9 +20,9 @@ from metanas.config import RunConfig
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.genotype import CELL_KINDS
 from metanas.inner import Moments
+from metanas.runlog import SNAPSHOT_FILE
 from metanas.train import MetaTrainer
 
-SNAPSHOT_FILE = "snapshot.safetensors"
 FREE = {
     "train": (
         "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",

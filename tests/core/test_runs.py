@@ -15,8 +15,8 @@ from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
 from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.relax import RELAXATIONS
-from metanas.runs import LOG_FILE, run
-from metanas.snapshots import SNAPSHOT_FILE
+from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
+from metanas.runs import run
 from metanas.train import Progress
 from metanas.wishes import Wishes
 from metanas.workbench import make_model

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metanas.runs import LOG_FILE
-from metanas.snapshots import SNAPSHOT_FILE
+from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from tests.core.small import synthetic
 from tests.core.test_runs import assert_same_run, state
 

@@ -21,10 +21,8 @@ from metanas.cellpicture import cell_picture
 from metanas.config import read_config
 from metanas.events import Events
 from metanas.plots import Chart, Line, draw, ticks
-from metanas.runlog import read_run, seconds_of, to_toml
+from metanas.runlog import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of, to_toml
 from metanas.runpage import page
-from metanas.runs import LOG_FILE
-from metanas.snapshots import SNAPSHOT_FILE
 from metanas.terminal import WINDOW, Rate, pace, watching
 from metanas.testing import make_checkpoint
 from metanas.train import Progress
