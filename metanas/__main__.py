@@ -4,12 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from metanas import evaluating
+from metanas import evaluating, watch
 from metanas.config import read_config
 from metanas.errors import MetanasError
 from metanas.runs import run
 from metanas.terminal import watching
-from metanas.watch import add_commands
 from metanas.wishes import listening
 
 
@@ -25,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error} [{error.reason}]", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; go on with --resume", file=sys.stderr)
+        again = "train goes on with --resume, evaluate --out with the same command"
+        print(f"interrupted; {again}", file=sys.stderr)
         return 130
     return done
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
     evaluating.add_commands(commands)
-    add_commands(commands)
+    watch.add_commands(commands)
     return parser
 
 

@@ -74,8 +74,8 @@ class Wanted:
 class Gradient:
     """The gradient of one task's loss, flat; None of what is not to be stepped.
 
-    `norms` `(2,)` are those of both, 0 for None. They stay on the device: whoever steps several
-    tasks asks for all their figures at once.
+    `norms` `(2,)` are those of both; that of None means nothing. They stay on the device: whoever
+    steps several tasks asks for all their figures at once.
     """
 
     weights: Tensor | None
@@ -131,11 +131,14 @@ class TaskOptimizer:
         Raises:
             Diverged: it is not finite; nothing has changed.
         """
-        if not all(norm < float("inf") for norm in norms):
+        flats = (gradient.weights, gradient.alphas)
+        # of the task's own: what only others in its stack are to step must not end it
+        own = [norm for norm, flat in zip(norms, flats, strict=True) if flat is not None]
+        if not all(norm < float("inf") for norm in own):
             raise Diverged("a gradient became infinite or NaN; lower the learning rates")
         groups = []
-        parts = ((self.weights, gradient.weights), (self.alphas, gradient.alphas))
-        for (group, flat), norm in zip(parts, gradient.norms, strict=True):
+        parts = zip((self.weights, self.alphas), flats, gradient.norms, strict=True)
+        for group, flat, norm in parts:
             if group is not None and flat is not None:
                 group.set_gradient(flat, norm, self._config.gradient_clip)
                 groups.append(group)

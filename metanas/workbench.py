@@ -28,7 +28,7 @@ from metanas.task import Example, Limits
 SMALL = 2**25
 """Bytes of activations below which more threads than one cost a step more than they save."""
 LARGE = 2**27
-"""Bytes from which a task that is alone has all threads; below, its bytes are those of one."""
+"""Bytes of activations from which a task that is alone has all threads; below, it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)

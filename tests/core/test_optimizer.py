@@ -159,3 +159,12 @@ def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
     assert caught.value.reason == "DIVERGED"
     for name, value in optimizer.snapshot().items():
         assert torch.equal(value, start()[name])
+
+
+def test_what_only_others_of_a_stack_step_does_not_end_a_task() -> None:
+    optimizer, before = TaskOptimizer(start(), CONFIG), start()
+    (gradient,) = Stack([optimizer]).gradients(loss_of(optimizer.params, 0), [Wanted(alphas=False)])
+    optimizer.descend(gradient, (float(gradient.norms[0]), math.inf))
+    after = optimizer.snapshot()
+    assert torch.equal(after["alpha.normal.ops"], before["alpha.normal.ops"])
+    assert not torch.equal(after["stem"], before["stem"])
