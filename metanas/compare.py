@@ -74,6 +74,6 @@ def _check_same(one: Mapping[str, Any], other: Mapping[str, Any], keys: Sequence
     if differing:
         message = (
             f"these are not the same episodes ({'; '.join(differing)}); evaluate both with the "
-            "same --data, --split, --ways, --shots, --queries and --seed"
+            "same --data, --split, --rotations, --ways, --shots, --queries and --seed"
         )
         raise EvaluationError("EPISODES_DIFFER", message)

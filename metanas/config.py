@@ -42,6 +42,11 @@ class TaskConfig:
 
     ways: tuple[int, int] = (5, 25)
     """Least and most classes of a task, drawn uniformly."""
+    groups: int = 0
+    """Most groups that a task's classes come from (from one to so many, drawn uniformly, and more
+    if those have too few classes); 0 draws from all classes alike. A group is what names have
+    before their last slash: an alphabet at a turn, one of several data sets, a folder's folder. Its
+    classes resemble each other, and it is among such that a network has to tell."""
     shots: tuple[int, ...] = (1, 1, 2, 5)
     """Shots of a step, drawn uniformly from this list."""
     images: int = 140
@@ -56,6 +61,7 @@ class TaskConfig:
             "shots": (min(self.shots, default=0) >= 1, "must be one or more numbers above 0"),
             "images": (self.images >= 4, "must be at least 4"),
             "steps": (self.steps >= 1, "must be at least 1"),
+            "groups": (self.groups >= 0, "must be at least 0"),
         }
         _refuse("task", checks)
 
@@ -122,6 +128,9 @@ class TrainConfig:
 
     iterations: int
     """Meta-iterations."""
+    start: str = ""
+    """Folder of a checkpoint of the same search space, whose parameters and candidates a new run
+    starts from; without it, the weights are drawn."""
     tasks: int = 1
     """Tasks of a meta-iteration, over which the meta-gradient is the mean."""
     stack: int = 0

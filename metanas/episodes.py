@@ -1,6 +1,6 @@
 """Sampling of few-shot episodes: which classes and images become support set and queries."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,40 @@ Features = Mapping[str, NDArray[np.float16]]
 
 
 def with_rotations(data: Classes) -> Classes:
-    """The data set with every class turned by 90, 180 and 270 degrees as three more classes."""
+    """The data set with every class turned by 90, 180 and 270 degrees as three more classes.
+
+    A turn is the outermost part of a name, so turned classes are in groups of their own.
+    """
     return {
-        f"{name}@{90 * turn}": np.rot90(images, turn, axes=(2, 3))
+        f"{90 * turn}/{name}": np.rot90(images, turn, axes=(2, 3))
         for name, images in data.items()
         for turn in range(4)
     }
+
+
+def groups_of(names: Iterable[str]) -> list[NDArray[np.int64]]:
+    """Positions of the names that are alike up to their last slash, for each such beginning.
+
+    "Greek/alpha" and "Greek/beta" are one group: classes that look alike, as a task's often do.
+    """
+    found: dict[str, list[int]] = {}
+    for position, name in enumerate(names):
+        found.setdefault(name.rpartition("/")[0], []).append(position)
+    return [np.array(positions) for positions in found.values()]
+
+
+def draw_classes(
+    groups: Sequence[NDArray[np.int64]], ways: int, most: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """`ways` classes of one to `most` groups, how many being drawn too; of all groups if that is 0.
+
+    Further groups join where those have too few classes.
+    """
+    count = int(random.integers(1, most + 1)) if most else len(groups)
+    shuffled = [groups[group] for group in random.permutation(len(groups))]
+    enough = int(np.searchsorted(np.cumsum([len(group) for group in shuffled]), ways)) + 1
+    pool = np.concatenate(shuffled[: max(count, enough)])
+    return random.choice(pool, ways, replace=False)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.compare import compare
 from metanas.config import parse_overrides
-from metanas.episodes import Classes
+from metanas.episodes import Classes, with_rotations
 from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
 from metanas.evaluate import EpisodeShape, mean_of
 from metanas.journal import Record
@@ -63,6 +63,12 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     command.add_argument("--data", type=Path, required=True, help="npz, or folder of classes")
     command.add_argument("--split", help="part of the data set (val if there is one, else all)")
+    command.add_argument(
+        "--rotations",
+        action="store_true",
+        help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
+        "Omniglot tables have it",
+    )
     for name, default, _, what in COUNTS:
         command.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
@@ -86,6 +92,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     checkpoint = load_checkpoint(arguments.checkpoint, device=arguments.device)
     split, classes = classes_for(checkpoint, arguments.data, arguments.split)
+    if arguments.rotations:
+        classes = with_rotations(classes)
     shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
     plan = Plan(

@@ -31,7 +31,7 @@ from metanas.augment import affine_views, photo_views
 from metanas.card import InputSpec
 from metanas.config import RunConfig
 from metanas.droppath import DropPath
-from metanas.episodes import Classes, Episode, Features, sample_episode
+from metanas.episodes import Classes, Episode, Features, draw_classes, groups_of, sample_episode
 from metanas.errors import Diverged
 from metanas.genotype import CELL_KINDS
 from metanas.head import membership, prototype_logits
@@ -117,7 +117,7 @@ class MetaBatch:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self._train, self._meta_learner = config, train, meta_learner
-        self._relaxation = relaxation
+        self._relaxation, self._groups = relaxation, groups_of(train)
         self._device = torch.device(device)
         supernet = Supernet(config.space, candidates(config.space, ops))
         self.layout = Layout(dict(supernet.named_parameters()))
@@ -163,7 +163,8 @@ class MetaBatch:
         names = list(self._train)
         images = []
         for task in tasks:
-            chosen = generators(seed, iteration, task)[0].choice(len(names), ways, replace=False)
+            of_task = generators(seed, iteration, task)[0]
+            chosen = draw_classes(self._groups, ways, config.task.groups, of_task)
             random, views = generators(seed, iteration, task, number)
             classes: dict[str, NDArray[Any]] = {names[i]: self._train[names[i]] for i in chosen}
             episode = sample_episode(

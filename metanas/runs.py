@@ -18,7 +18,7 @@ import torch
 
 from metanas import __version__, data, schema
 from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
-from metanas.checkpoint import save_checkpoint, write_atomic
+from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features, with_rotations
 from metanas.errors import CheckpointError, Diverged
@@ -51,8 +51,9 @@ def run(
 
     Raises:
         DatasetError: the data cannot be used.
-        CheckpointError: nothing to resume from, something damaged, or a run that is already there;
-            or something could not be written (WRITE_FAILED), and what was there before still is.
+        CheckpointError: nothing to start or to resume from, something damaged, or a run that is
+            already there; or something could not be written (WRITE_FAILED), and what was there
+            before still is.
         Diverged: the loss became NaN or infinite; the last snapshot is from before.
     """
     if config.train.threads:
@@ -60,10 +61,14 @@ def run(
     if not resume and (folder / SNAPSHOT_FILE).exists():
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
+    # read before the data, which take longer
+    start = _start(config, extensions or Extensions()) if not resume else None
     trunk = pretrained_trunk(config.space) if config.space.trunk else None
     train, val = classes_of(config, trunk, on_images)
     learn = learner(config, train) if learner else None
     trainer = MetaTrainer(config, train, val, extensions=extensions, learn=learn)
+    if start:
+        trainer.start_from(start)
     best = load_snapshot(folder, trainer) if resume else Best()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,6 +80,14 @@ def run(
         message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
         message += "make room, then go on with --resume"
         raise CheckpointError("WRITE_FAILED", message) from error
+
+
+def _start(config: RunConfig, extensions: Extensions) -> Checkpoint | None:
+    """The checkpoint that a new run starts from, if it has one."""
+    if not config.train.start:
+        return None
+    ops, relaxations = extensions.ops, extensions.relaxations
+    return load_checkpoint(Path(config.train.start), ops=ops, relaxations=relaxations)
 
 
 def _train(
@@ -175,7 +188,11 @@ def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | Non
     write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
     config = trainer.config
     path, *more = _names(config)
-    told = replace(config, data=replace(config.data, path=path, more=tuple(more)))
+    told = replace(
+        config,
+        data=replace(config.data, path=path, more=tuple(more)),
+        train=replace(config.train, start=Path(config.train.start).name),
+    )
     write_atomic(folder / CONFIG_FILE, (json.dumps(schema.dump(told), indent=2) + "\n").encode())
 
 

@@ -26,12 +26,13 @@ from metanas.train import MetaTrainer
 FREE = {
     "train": (
         "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",
-        "threads", "stack", "meta_lr_weights", "meta_lr_alphas", "meta_lr_rates", "weight_lr",
-        "gradient_clip",
+        "threads", "stack", "start", "meta_lr_weights", "meta_lr_alphas", "meta_lr_rates",
+        "weight_lr", "gradient_clip",
     ),
     "search": ("alpha_lr",),
 }  # fmt: skip
-"""What may differ when a run is resumed: how long, how often, and rates that made it diverge."""
+"""What may differ when a run is resumed: how long, how often, where the folder that it started
+from lies now, and rates that made it diverge."""
 UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from metanas.checkpoint import Checkpoint
 from metanas.config import RunConfig
 from metanas.ends import tempered
 from metanas.episodes import Classes, Episode, Features, sample_episode
-from metanas.errors import DatasetError, Diverged, UnknownName
+from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
@@ -136,8 +137,7 @@ class MetaTrainer:
         self.layout = Layout(named)
         self.params = self.layout.flatten(named)
         self.supernet.requires_grad_(False)
-        if config.search.genotype:
-            fix(self.supernet, self.meta, Genotype.from_json(config.search.genotype))
+        self._fix()
         self.mean = self.params.clone()
         self.factors = torch.zeros(len(self.layout.names))
         self.moments = Moments.zero(self.layout.size)
@@ -162,6 +162,24 @@ class MetaTrainer:
             return {}
         return dict(zip(self.layout.names, self.factors.exp().tolist(), strict=True))
 
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's parameters, candidates and learned rates.
+
+        Raises:
+            CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+        """
+        if checkpoint.card.space != self.config.space:
+            message = f"checkpoint {checkpoint.card.name!r} has another search space than [space]"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
+        self.params = self.layout.flatten(checkpoint.params)
+        rates = checkpoint.card.rates
+        self.factors = torch.tensor([math.log(rates.get(n, 1.0)) for n in self.layout.names])
+        for kind in CELL_KINDS:
+            alive = checkpoint.supernet.cell_alpha(kind).alive
+            self.supernet.cell_alpha(kind).alive.copy_(alive)
+        self._fix()
+        self.mean = self.params.clone()
+
     def iterate(self) -> Progress:
         """One meta-iteration.
 
@@ -180,6 +198,10 @@ class MetaTrainer:
             warm = Softmax(temperature=self.config.search.temperature_end)
             soft, pruned = self.validate(warm), self.validate(Argmax())
         return self._progress(results, rates, time.monotonic() - began, soft, pruned)
+
+    def _fix(self) -> None:
+        if genotype := self.config.search.genotype:
+            fix(self.supernet, self.meta, Genotype.from_json(genotype))
 
     def _state(self) -> MetaState:
         return MetaState(

@@ -21,14 +21,12 @@ from metanas.adapt import Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
-from metanas.pace import Pace
 from metanas.pipeline import AdaptedModel, Job, OnProgress, too_large
 from metanas.task import Example, Limits
 
-SMALL = 2**25
-"""Bytes of activations below which more threads than one cost a step more than they save."""
 LARGE = 2**27
-"""Bytes of activations from which a task that is alone has all threads; below, it has one."""
+"""Bytes of activations of a task from which its steps have all threads. Below they have one: more
+have gained nothing, and beside a busy process each of the many small operations waits for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +61,6 @@ class Workbench:
 
     def __init__(self, limits: StackLimits = StackLimits()) -> None:
         self._limits = limits
-        self._pace = Pace(torch.get_num_threads())
         self._jobs = list[Job]()
         """Those whose last step is the longest ago come first."""
 
@@ -137,28 +134,14 @@ class Workbench:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
         size = footprint(adaptations)
-        threads = self._threads_for(len(stack), size)
-        start = time.perf_counter()
+        threads = torch.get_num_threads() if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
-                outcomes = advance(adaptations, memory=self._limits.memory)
+                return advance(adaptations, memory=self._limits.memory)
         except torch.OutOfMemoryError:
             return [too_large()] if len(stack) == 1 else None
         except Exception as error:  # a defect, which a single job may have caused
             return [error] if len(stack) == 1 else None
-        if len(stack) > 1 and size >= SMALL:
-            self._pace.took(threads, size, time.perf_counter() - start)
-        return outcomes
-
-    def _threads_for(self, tasks: int, size: int) -> int:
-        """Threads of a step; for a task on its own a matter of its size alone.
-
-        With another number of threads sums come out in another order, and the same call has to give
-        the same bytes. In a stack they are not the same anyway.
-        """
-        if tasks > 1:
-            return self._pace.choose() if size >= SMALL else 1
-        return torch.get_num_threads() if size >= LARGE else 1
 
     def _apart(self, stack: list[Job]) -> None:
         """Halve a stack that is too large, or has a job in it that makes the others fail."""

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from metanas.augment import affine_views
-from metanas.episodes import Classes, Episode, sample_episode, with_rotations
+from metanas.episodes import (
+    Classes,
+    Episode,
+    draw_classes,
+    groups_of,
+    sample_episode,
+    with_rotations,
+)
 from metanas.errors import DatasetError
 from metanas.options import AffineRange
 from tests.core.small import noise
@@ -89,11 +96,42 @@ def test_too_few_images() -> None:
 def test_rotations_are_classes_of_their_own() -> None:
     data = {"a": np.arange(2 * 1 * 3 * 3, dtype=np.uint8).reshape(2, 1, 3, 3)}
     turned = with_rotations(data)
-    assert list(turned) == ["a@0", "a@90", "a@180", "a@270"]
-    assert np.array_equal(turned["a@0"], data["a"])
+    assert list(turned) == ["0/a", "90/a", "180/a", "270/a"]
+    assert np.array_equal(turned["0/a"], data["a"])
     for turn in range(1, 4):
         expected = np.stack([[np.rot90(image[0], turn)] for image in data["a"]])
-        assert np.array_equal(turned[f"a@{90 * turn}"], expected)
+        assert np.array_equal(turned[f"{90 * turn}/a"], expected)
+
+
+def test_a_group_is_what_names_have_before_their_last_slash() -> None:
+    names = ["0/Greek/alpha", "0/Greek/beta", "90/Greek/alpha", "plain", "0/Greek/gamma", "too"]
+    assert [group.tolist() for group in groups_of(names)] == [[0, 1, 4], [2], [3, 5]]
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=8),
+    st.integers(0, 5),
+    st.integers(0, 2**32 - 1),
+    st.data(),
+)
+def test_classes_of_a_task_come_from_few_groups(
+    sizes: list[int], most: int, seed: int, drawing: st.DataObject
+) -> None:
+    owner = np.repeat(np.arange(len(sizes)), sizes)
+    groups = [np.flatnonzero(owner == group) for group in range(len(sizes))]
+    ways = drawing.draw(st.integers(1, len(owner)))
+    chosen = draw_classes(groups, ways, most, np.random.default_rng(seed))
+    assert len(set(chosen)) == ways
+    # as many of the smallest groups as it takes are the most that can be needed
+    needed = int(np.searchsorted(np.cumsum(sorted(sizes)), ways)) + 1
+    assert len(set(owner[chosen])) <= (max(most, needed) if most else len(sizes))
+
+
+def test_every_group_and_number_of_groups_has_its_turn() -> None:
+    groups, random = [np.arange(4), np.arange(4, 8), np.arange(8, 12)], np.random.default_rng(0)
+    drawn = [set(draw_classes(groups, 3, 2, random) // 4) for _ in range(80)]
+    assert {len(each) for each in drawn} == {1, 2}
+    assert set.union(*drawn) == {0, 1, 2}
 
 
 def test_views_without_range_are_the_images() -> None:

@@ -69,7 +69,8 @@ def test_the_commands_of_the_guide(
 ) -> None:
     """As far as the data, which nobody has where the guide says."""
     monkeypatch.chdir(SHIPPED.parents[1])
-    arguments = [*shlex.split(line), "--set", "data.path='nowhere.npz'"]
+    changes = ["--set", "data.path='nowhere.npz'", "--set", "train.start=''"]
+    arguments = [*shlex.split(line), *changes]
     assert "[DATASET_MISSING]" in told(capsys, arguments)
 
 
@@ -102,6 +103,17 @@ def test_evaluations_are_printed_resumed_and_compared(
     text = capsys.readouterr().out
     assert "points, 3 episodes" in text
     assert "tied" in text
+
+
+def test_turned_classes_are_classes_of_an_evaluation(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    for out, more in ((one, ()), (other, ("--rotations",))):
+        assert main(evaluation(checkpoint, data, out, "--episodes", "2", *more)) == 0
+    settings = [json.loads(out.read_text())["settings"] for out in (one, other)]
+    assert settings[1]["classes"] == 4 * settings[0]["classes"]
+    assert "[EPISODES_DIFFER]" in told(capsys, ["compare", str(one), str(other)])
 
 
 def test_folders_have_no_split_and_are_fitted(

@@ -14,6 +14,7 @@ import torch
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
 from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
@@ -257,6 +258,38 @@ def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_pa
     assert again.train == config.train
     assert again.search == config.search
     assert "/" not in again.data.path
+
+
+def test_a_run_starts_from_a_checkpoint(config: RunConfig, finished: Path, tmp_path: Path) -> None:
+    settings = replace(config.train, iterations=1, start=str(finished / "checkpoint"))
+    frozen = replace(settings, meta_lr_weights=0.0, meta_lr_alphas=0.0)
+    search = replace(config.search, warm_up=9, settle=0)
+    still = replace(config, train=frozen, search=search)
+    run(still, tmp_path / "still", resume=False, on_progress=ignore)
+    before, after = (
+        load_checkpoint(folder / "checkpoint") for folder in (finished, tmp_path / "still")
+    )
+    assert all(torch.equal(after.params[name], value) for name, value in before.params.items())
+    for kind in CELL_KINDS:
+        kept = [each.supernet.cell_alpha(kind).alive for each in (before, after)]
+        assert torch.equal(*kept)
+    assert read_config(tmp_path / "still" / "checkpoint" / "training.json").train.start == (
+        "checkpoint"
+    )
+
+
+def test_a_run_does_not_start_from_another_search_space(
+    config: RunConfig, finished: Path, tmp_path: Path
+) -> None:
+    settings = replace(config.train, start=str(finished / "checkpoint"))
+    other = replace(config, train=settings, space=replace(config.space, nodes=3))
+    with pytest.raises(CheckpointError, match="another search space") as caught:
+        run(other, tmp_path / "other", resume=False, on_progress=ignore)
+    assert caught.value.reason == "CHECKPOINT_FORMAT"
+    assert not (tmp_path / "other").exists()
+    missing = replace(config, train=replace(settings, start=str(tmp_path / "nowhere")))
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run(missing, tmp_path / "other", resume=False, on_progress=ignore)
 
 
 def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
