@@ -1,11 +1,12 @@
 """A running server under load: what one caller waits, and what many callers get together.
 
-A server process with one worker, and one process of clients: each client is a thread with a
+A server process with one worker or more, and one process of clients: each client is a thread with a
 connection of its own that sends a support set, waits for the model, has it verified, and starts
 again. Both share this machine's cores. Beside it the same adaptations in process.
 """
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,7 +21,6 @@ from benchmarks._results import (
     Row,
     figure,
     finish,
-    label,
     milliseconds,
     parser,
     started,
@@ -52,19 +52,17 @@ def support_of(case: Case, episode: int) -> Support:
 def measure(options: argparse.Namespace) -> list[Row]:
     """A row for the overhead of every case, and one for every number of clients."""
     rows: list[Row] = []
-    for threads in options.threads:
-        with serving(threads) as server:
+    for workers in options.workers:
+        devices = ",".join(["cpu"] * workers)
+        with serving(options.threads[0], f"--devices={devices}") as server:
             for case in (case for case in CASES if wanted(case.name, options.only)):
-                rows.append({**_facts(case, threads), **_overhead(server, case, options)})
+                facts = {"case": case.name, "title": case.title, "workers": workers}
+                rows.append({**facts, **_overhead(server, case, options)})
                 rows += [
-                    {**_facts(case, threads), **_load(server, case, clients, options)}
+                    {**facts, **_load(server, case, clients, options)}
                     for clients in options.clients
                 ]
     return rows
-
-
-def _facts(case: Case, threads: int) -> Row:
-    return {"case": case.name, "title": case.title, "threads": threads}
 
 
 def _overhead(server: Server, case: Case, options: argparse.Namespace) -> Row:
@@ -126,7 +124,7 @@ def _one(rows: Sequence[Row]) -> str:
         )
         lines.append(
             [
-                label(row),
+                _label(row),
                 *map(milliseconds, [*figures, more]),
                 figure(ratio(row["remote"], row["local"]).value),
             ]
@@ -142,19 +140,27 @@ def _many(rows: Sequence[Row]) -> str:
     for row in (row for row in rows if "clients" in row):
         took = spread(row["latencies"])
         rate = took.runs / row["whole"]
-        first = alone.setdefault(label(row), rate)
+        first = alone.setdefault(row["title"], rate)
         figures = map(milliseconds, [took.median, *took.quartiles, took.most])
-        name = f"{label(row)}, {row['clients']}"
+        name = f"{_label(row)}, {row['clients']}"
         lines.append([name, figure(rate), figure(rate / first), *figures, str(took.runs)])
     return table(header, lines)
+
+
+def _label(row: Row) -> str:
+    return f"{row['title']}, {row['workers']} worker{'s' * (row['workers'] > 1)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(TOPIC, __doc__, runs=20)
     made.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS), metavar="N")
+    made.add_argument(
+        "--workers", type=int, nargs="+", default=[1, os.cpu_count()], metavar="N",
+        help="worker processes of the CPU (one, and as many as there are cores)",
+    )  # fmt: skip
     options = made.parse_args(arguments)
     if options.quick:
-        options.runs, options.threads, options.clients = 2, [1], [1, 2]
+        options.runs, options.threads, options.clients, options.workers = 2, [1], [1, 2], [1]
         options.only = options.only or ["5w1s"]
     finish(TOPIC, options, started(options), measure(options), tables)
 

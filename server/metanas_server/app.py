@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -179,11 +180,17 @@ def _setup(config: ServerConfig, device: str, load: Load | None) -> Setup:
         checkpoints=config.checkpoints,
         limits=config.limits,
         device=device,
-        threads=config.threads,
+        threads=config.threads or share_of_cores(config.devices),
         stack_images=config.max_stack_images,
         beat=config.max_silence / BEATS,
         load=load,
     )
+
+
+def share_of_cores(devices: Sequence[str]) -> int:
+    """Threads of each worker: together, the workers of the CPU have as many as there are cores."""
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // max(1, devices.count("cpu")))
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

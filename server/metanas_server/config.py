@@ -50,7 +50,9 @@ class ServerConfig:
         ("cpu",),
         "comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ...",
     )
-    threads: int = _flag(0, "threads that a worker computes with; 0 leaves it to torch")
+    threads: int = _flag(
+        0, "threads that a worker computes with; 0 shares the cores out among the CPU's workers"
+    )
     tls_cert: Path | None = _flag(None, "PEM file with the server's certificate chain")
     tls_key: Path | None = _flag(None, "PEM file with the key of that certificate")
     tls_client_ca: Path | None = _flag(

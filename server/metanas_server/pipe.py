@@ -27,7 +27,7 @@ class Setup:
     """What a worker is started with.
 
     device: where it computes: cpu, cuda, cuda:0 ...
-    threads: how many threads torch computes with; 0 leaves it to torch.
+    threads: how many threads torch computes with.
     stack_images: most support images of a step that several jobs take together.
     beat: seconds between two signs of life of a worker that has nothing to do.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.

@@ -31,8 +31,7 @@ def main(connection: Connection, setup: Setup) -> None:
     # decides what happens to a running job, and it ends this process by SIGKILL.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if setup.threads:
-        torch.set_num_threads(setup.threads)
+    torch.set_num_threads(setup.threads)
     try:
         check_device(setup.device)
         checkpoints = _load(setup)
