@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         help="meta-train a supernet and write a checkpoint",
         description="Meta-train a supernet. The run's folder holds log.jsonl, a snapshot to resume "
         "from, and checkpoint/: the best checkpoint so far by validation of the pruned network. "
-        "SIGTERM and Ctrl-C end it with a snapshot after the iteration; SIGUSR1 takes one.",
+        "SIGTERM and Ctrl-C end it with a snapshot after the iteration, and at once while it still "
+        "reads the data; SIGUSR1 takes a snapshot.",
     )
     train.add_argument("config", type=Path, help="TOML configuration; see configs/")
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
@@ -60,16 +61,23 @@ def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
     with watching(config.train.iterations) as shown, listening() as wishes:
-        best = run(
-            config,
-            folder,
-            resume=options.resume,
-            on_progress=shown.iteration,
-            wishes=wishes,
-            on_images=shown.images,
-        )
+        try:
+            best = run(
+                config,
+                folder,
+                resume=options.resume,
+                on_progress=shown.iteration,
+                wishes=wishes,
+                on_images=shown.images,
+            )
+        except KeyboardInterrupt:
+            if wishes.begun:
+                raise
     if wishes.stop is not None:
-        print(f"stopped by {wishes.stop.name}; go on with --resume --out {folder}", file=sys.stderr)
+        again = f"go on with --resume --out {folder}"
+        if not wishes.begun:
+            again = "no iteration had begun, so nothing is lost: the same command starts again"
+        print(f"stopped by {wishes.stop.name}; {again}", file=sys.stderr)
         return 128 + wishes.stop
     if best.iteration:
         where = folder / "checkpoint"

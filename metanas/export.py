@@ -96,8 +96,8 @@ def _emit_entry(graph: Graph, classifier: Classifier, x: Value) -> tuple[Value, 
 
 
 def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value:
-    planes = graph.node("Transpose", [images], perm=[0, 3, 1, 2])
-    pixels = graph.node("Cast", [planes], to=TensorProto.FLOAT)
+    turned = graph.node("Transpose", [images], perm=[0, 2, 3, 1])
+    pixels = graph.node("Cast", [turned], to=TensorProto.FLOAT)
     unit = graph.node("Div", [pixels, graph.constant(np.array(255, np.float32))])
     resized = emit_resize(graph, unit, preprocess.size)
     scale = np.array(preprocess.scale, np.float32)

@@ -31,14 +31,22 @@ def _weights(length: int, size: int) -> Tensor:
 
 
 def emit_resize(graph: Graph, images: Value, size: int) -> Value:
-    """Record `resize` for images (N, C, H, W) of sizes that are known only when the graph runs."""
+    """Record `resize` for images of sizes that are known only when the graph runs.
+
+    images: (N, W, C, H), because ONNX Runtime multiplies an empty batch only from the right.
+
+    Returns:
+        (N, C, size, size).
+    """
     shape = graph.node("Shape", [images])
-    rows, columns = (_emit_weights(graph, shape, axis, size) for axis in (2, 3))
-    narrowed = graph.node("MatMul", [images, graph.node("Transpose", [columns], perm=[1, 0])])
-    return graph.node("MatMul", [rows, narrowed])
+    flattened = graph.node("MatMul", [images, _emit_weights(graph, shape, 3, size)])
+    planes = graph.node("Transpose", [flattened], perm=[0, 2, 3, 1])
+    return graph.node("MatMul", [planes, _emit_weights(graph, shape, 1, size)])
 
 
 def _emit_weights(graph: Graph, shape: Value, axis: int, size: int) -> Value:
+    """`_weights` of this axis, transposed."""
+
     def number(value: float) -> Value:
         return graph.constant(np.array(value, np.float32))
 
@@ -48,11 +56,12 @@ def _emit_weights(graph: Graph, shape: Value, axis: int, size: int) -> Value:
     length = graph.node("Gather", [shape, graph.constant(np.array(axis, np.int64))], axis=0)
     pixels = graph.node("Cast", [length], to=TensorProto.FLOAT)
     scale = graph.node("Div", [pixels, number(size)])
-    offsets = graph.constant((np.arange(size) + 0.5).astype(np.float32)[:, None])
+    offsets = graph.constant((np.arange(size) + 0.5).astype(np.float32))
     centres = graph.node("Mul", [offsets, scale])
     positions = graph.add(graph.node("Range", [number(0), pixels, number(1)]), number(0.5))
-    distance = graph.node("Abs", [graph.node("Sub", [positions, centres])])
+    column = graph.node("Unsqueeze", [positions, integers(1)])
+    distance = graph.node("Abs", [graph.node("Sub", [column, centres])])
     reach = graph.node("Max", [scale, number(1)])
     weights = graph.relu(graph.node("Sub", [number(1), graph.node("Div", [distance, reach])]))
-    total = graph.node("ReduceSum", [weights, integers(1)], keepdims=1)
+    total = graph.node("ReduceSum", [weights, integers(0)], keepdims=1)
     return graph.node("Div", [weights, total])

@@ -209,10 +209,15 @@ def _settings(run: RunRecord) -> str:
 
 def _table(values: Mapping[str, Any]) -> str:
     rows = "".join(
-        f"<tr><th>{escape(key.replace('_', ' '))}</th><td>{escape(_text(value))}</td></tr>"
+        f"<tr><th>{escape(key.replace('_', ' '))}</th><td>{_breaking(_text(value))}</td></tr>"
         for key, value in values.items()
     )
     return f"<table>{rows}</table>"
+
+
+def _breaking(text: str) -> str:
+    """Escaped; a path that is too long goes on in the next line after a slash."""
+    return escape(text).replace("/", "/<wbr>")
 
 
 def _text(value: object) -> str:

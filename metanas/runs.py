@@ -44,7 +44,8 @@ def run(
 ) -> Best:
     """Train to the end, or on from the last snapshot; returns the best validation.
 
-    wishes: looked at after every iteration; who sets `stop` gets a snapshot, and the run ends.
+    wishes: begun when the data are there; then looked at after every iteration: who sets `stop`
+        gets a snapshot, and the run ends.
     extensions: what the configuration's names stand for.
     learner: makes what runs the inner loops, from the configuration and the classes to train on.
     on_images: called while a trunk goes through the data, before the first iteration.
@@ -70,12 +71,14 @@ def run(
     if start:
         trainer.start_from(start)
     best = load_snapshot(folder, trainer) if resume else Best()
+    wishes = wishes or Wishes()
+    wishes.begun = True
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _rewind_log(folder / LOG_FILE, trainer.iteration)
         if not resume:  # whoever cannot write hears of it now, and there is always one to resume
             save_snapshot(folder, trainer, best)
-        return _train(trainer, folder, best, trunk, on_progress, wishes or Wishes())
+        return _train(trainer, folder, best, trunk, on_progress, wishes)
     except OSError as error:
         message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
         message += "make room, then go on with --resume"

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TextColumn
 
+from metanas.screen import bar
 from metanas.train import Progress as Seen
 from metanas.wording import duration
 
@@ -78,26 +79,19 @@ def watching(iterations: int, console: Console | None = None) -> Iterator[Shown]
     if not console.is_terminal:
         yield _lines(iterations, console)
         return
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[seen]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("train", total=iterations, pace="", seen="")
+    with bar(console, left=TextColumn("{task.fields[pace]}")) as shown:
+        task = shown.add_task("train", total=iterations, pace="", seen="")
         rate = Rate()
 
         def iteration(seen: Seen) -> None:
             rate.add(seen.iteration)
             text = pace(rate.value, iterations - seen.iteration)
-            bar.update(task, completed=seen.iteration, pace=text, seen=figures(seen))
+            shown.update(task, completed=seen.iteration, pace=text, seen=figures(seen))
             if not math.isnan(seen.pruned):
-                bar.console.print(f"{seen.iteration}/{iterations} · {figures(seen)}")
+                shown.console.print(f"{seen.iteration}/{iterations} · {figures(seen)}")
 
         def images(done: int, count: int) -> None:
-            bar.update(task, seen=f"trunk: {done} of {count} images")
+            shown.update(task, seen=f"trunk: {done} of {count} images")
 
         yield Shown(iteration=iteration, images=images)
 

@@ -15,6 +15,8 @@ class Wishes:
     """The signal that asks it to snapshot and end."""
     snapshot: bool = False
     """Whether it is to snapshot and go on."""
+    begun: bool = False
+    """Whether it looks at wishes by now; before, who asks it to stop interrupts it at once."""
 
     def end(self) -> bool:
         """Whether it is to end."""
@@ -25,14 +27,16 @@ class Wishes:
 def listening() -> Iterator[Wishes]:
     """Turn SIGTERM and SIGINT into a wish to stop, and SIGUSR1 (where there is one) to snapshot.
 
-    A second SIGINT interrupts at once. The handlers of before are put back at the end.
+    What has not begun, and a second SIGINT, interrupts at once (KeyboardInterrupt). The handlers of
+    before are put back at the end.
     """
     wishes = Wishes()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if wishes.stop is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = wishes.stop is not None and number == signal.SIGINT
         wishes.stop = signal.Signals(number)
+        if again or not wishes.begun:
+            raise KeyboardInterrupt
 
     def snapshot(number: int, frame: FrameType | None) -> None:
         wishes.snapshot = True

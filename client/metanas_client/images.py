@@ -3,18 +3,25 @@
 Needs the extra "onnx".
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import BmpImagePlugin, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL import Image as Pillow
-from PIL import ImageOps
 
 from metanas_client.errors import ClientError, InvalidInput, Violation
 from metanas_client.support import Image, RawImage, image_list
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS: Mapping[bytes, Callable[[BytesIO], Pillow.Image]] = {
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+    b"RIFF": WebPImagePlugin.WebPImageFile,
+    b"BM": BmpImagePlugin.BmpImageFile,
+}
+"""How a file begins -> what opens it. `Image.open` is not used: it warns about, or refuses, sizes
+above a global limit of its own, where `MAX_PIXELS` has its error."""
 MAX_PIXELS = 50_000_000
 LUMA = np.array([19595, 38470, 7471], dtype=np.uint32)  # ITU-R 601-2 as Pillow's "L", times 65536
 
@@ -48,14 +55,15 @@ def load_image(image: bytes | RawImage, channels: int) -> NDArray[np.uint8]:
 
 def _decode(data: bytes, channels: int) -> NDArray[np.uint8]:
     try:
-        with Pillow.open(BytesIO(data), formats=FORMATS) as opened:
+        opens = next(plugin for magic, plugin in FORMATS.items() if data.startswith(magic))
+        with opens(BytesIO(data)) as opened:
             _check_pixels(opened.width, opened.height)
             image = ImageOps.exif_transpose(opened)
             image.load()
             return _eight_bits(image, channels)
     except ClientError:
         raise
-    except Exception as error:  # Pillow has no closed set: a damaged PNG can be a SyntaxError
+    except Exception as error:  # Pillow has no closed set of errors for damaged files
         raise _bad(
             "IMAGE_UNREADABLE", "not a whole PNG, JPEG, WebP or BMP file; is it damaged?"
         ) from error

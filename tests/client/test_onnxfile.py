@@ -2,6 +2,8 @@
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,19 @@ def png(pixels: object, mode: str | None = None) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels), mode).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def claims(fmt: str, side: int) -> bytes:
+    """A small file that says it is larger."""
+    buffer = io.BytesIO()
+    Image.new("L", (9, 9)).save(buffer, fmt)
+    data = bytearray(buffer.getvalue())
+    if fmt == "PNG":
+        data[16:24] = struct.pack(">II", side, side)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    else:
+        data[18:26] = struct.pack("<II", side, side)
+    return bytes(data)
 
 
 def changed(path: Path, key: str, value: object) -> bytes:
@@ -59,6 +74,7 @@ def test_probabilities_follow_the_labels(model: ModelFile) -> None:
     assert found[0].confidence == max(found[0].probabilities.values())
     assert sum(found[0].probabilities.values()) == pytest.approx(1, abs=1e-5)
     assert model.predict([]) == []
+    assert [out.shape for out in model.run(np.zeros((0, 9, 9, 1), np.uint8))] == [(0, 3), (0, 3)]
 
 
 def test_a_sound_file_passes_its_check(model: ModelFile) -> None:
@@ -142,6 +158,9 @@ def test_images_are_read_as_the_core_reads_them() -> None:
     [
         (b"", "IMAGE_UNREADABLE"),
         (b"GIF89a", "IMAGE_UNREADABLE"),
+        (claims("PNG", 9_500), "IMAGE_TOO_MANY_PIXELS"),  # Pillow warns of more than 89 million
+        (claims("PNG", 60_000), "IMAGE_TOO_MANY_PIXELS"),  # and refuses twice as many
+        (claims("BMP", 60_000), "IMAGE_TOO_MANY_PIXELS"),
         (png(np.zeros((9, 9), np.uint8))[:40], "IMAGE_UNREADABLE"),
         (np.full((2, 2), np.nan, np.float32), "TENSOR_RANGE"),
         (np.full((2, 2), 2, np.float32), "TENSOR_RANGE"),

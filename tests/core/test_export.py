@@ -98,6 +98,13 @@ def test_onnx_runtime_agrees_with_torch(seed: int, channels: int) -> None:
         torch.testing.assert_close(probabilities, torch.softmax(logits, 1))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_empty_batch_has_no_answers(seed: int, channels: int) -> None:
+    for images in (pixels(0, 12, 12, channels), pixels(0, 40, 31, channels)):
+        assert [out.shape for out in outputs(exported(seed, channels), images)] == [(0, 3), (0, 3)]
+
+
 @given(height=st.integers(1, 60), width=st.integers(1, 60))
 @settings(max_examples=30)
 def test_images_of_any_size(height: int, width: int) -> None:

@@ -44,7 +44,7 @@ def test_the_size_that_is_wanted_already_is_left_alone() -> None:
 
 def resizing_model(size: int) -> onnx.ModelProto:
     graph = Graph()
-    images = graph.input("x", TensorProto.FLOAT, ["N", "C", "H", "W"])
+    images = graph.input("x", TensorProto.FLOAT, ["N", "W", "C", "H"])
     graph.output("y", emit_resize(graph, images, size), ["N", "C", size, size])
     model = graph.build("resize", {})
     onnx.checker.check_model(model, full_check=True)
@@ -55,25 +55,30 @@ MODEL = resizing_model(SIZE)
 SESSION = session(MODEL.SerializeToString())
 
 
+def turned(images: Tensor) -> NDArray[np.float32]:
+    """(N, C, H, W) as the graph takes it."""
+    return images.permute(0, 3, 1, 2).numpy()
+
+
 @given(height=SIDES, width=SIDES, channels=st.sampled_from([1, 3]))
 @settings(max_examples=150)
 def test_the_graph_resizes_like_torch(height: int, width: int, channels: int) -> None:
     images = unit(2, channels, height, width)
-    actual = torch.from_numpy(SESSION.run(["y"], {"x": images.numpy()})[0])
+    actual = torch.from_numpy(SESSION.run(["y"], {"x": turned(images)})[0])
     torch.testing.assert_close(actual, resize(images, SIZE), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 999), (1000, 3), (640, 480)])
 def test_extreme_sizes(shape: tuple[int, int]) -> None:
     images = unit(1, 1, *shape)
-    actual = torch.from_numpy(SESSION.run(["y"], {"x": images.numpy()})[0])
+    actual = torch.from_numpy(SESSION.run(["y"], {"x": turned(images)})[0])
     torch.testing.assert_close(actual, resize(images, SIZE), atol=1e-5, rtol=0)
     torch.testing.assert_close(actual, reference(images, SIZE), atol=5e-5, rtol=0)
 
 
 def test_a_runtime_that_takes_the_standard_literally_resizes_alike() -> None:
     images = unit(2, 1, 13, 40)
-    (actual,) = ReferenceEvaluator(MODEL).run(["y"], {"x": images.numpy()})
+    (actual,) = ReferenceEvaluator(MODEL).run(["y"], {"x": turned(images)})
     torch.testing.assert_close(torch.from_numpy(actual), resize(images, SIZE), atol=1e-5, rtol=0)
 
 

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from tests.core.small import synthetic
@@ -162,6 +164,39 @@ def test_asked_for_a_snapshot_and_then_to_stop(
     assert "--resume" in error
     assert number.name in error
     assert snapshot <= reached(folder) < ITERATIONS
+
+
+def handles(victim: subprocess.Popen[str], number: signal.Signals) -> bool:
+    """Whether a handler of its own is there for the signal; see proc(5)."""
+    status = Path(f"/proc/{victim.pid}/status").read_text()
+    (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> number - 1 & 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_while_it_reads_the_data(
+    train: list[str], tmp_path: Path, number: signal.Signals
+) -> None:
+    buffer, images, folder = BytesIO(), 300_000, tmp_path / "never"
+    Image.new("L", (12, 12)).save(buffer, "PNG")
+    encoded = np.frombuffer(buffer.getvalue(), np.uint8)
+    np.savez(
+        tmp_path / "pack.npz",
+        data=np.tile(encoded, images),
+        offset=len(encoded) * np.arange(images + 1),
+        label=np.arange(images) % 10,
+        class_name=np.array(list("abcdefghij")),
+        split=np.array(["train", "val"] * 5),
+    )
+    victim = start(train, folder, "--set", f'data.path = "{tmp_path / "pack.npz"}"')
+    while not handles(victim, signal.SIGUSR1):  # the last of them
+        assert victim.poll() is None, victim.communicate()
+        time.sleep(0.002)
+    victim.send_signal(number)
+    _, error = victim.communicate()
+    assert victim.returncode == 128 + number
+    assert error.startswith(f"stopped by {number.name}; no iteration had begun")
+    assert not folder.exists()
 
 
 def test_no_room_left(train: list[str], tmp_path: Path) -> None:

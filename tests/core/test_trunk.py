@@ -122,6 +122,8 @@ def test_a_model_behind_a_trunk(checkpoint: Checkpoint) -> None:
     loaded = session(model.onnx)
     together = loaded.run(["logits"], {"images": np.stack(images_of(given))})[0]
     np.testing.assert_allclose(run(loaded, images_of(given)), together, atol=1e-4)
+    none = np.empty((0, 20, 30, 3), np.uint8)
+    assert loaded.run(["logits"], {"images": none})[0].shape == (0, 3)
     assert checkpoint.trunk is not None
     inside = sum(p.numel() for p in checkpoint.trunk.parameters())
     assert model.report.parameters > inside

@@ -1,6 +1,6 @@
-"""The program of the user guide does what the guide says, with nothing of ours."""
+"""The commands and programs of the user guide do what the guide says."""
 
-import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +11,30 @@ from PIL import Image
 from metanas.checkpoint import load_checkpoint
 from metanas.task import Example
 from metanas.workbench import make_model
-from tests.e2e.running import DIGITS, ROOT
+from tests.e2e.running import DIGITS, ROOT, running
+from tests.e2e.test_readme import ADDRESS, blocks, prepare, run
 
 GUIDE = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_everything_in_the_guide_runs(checkpoints: Path, tmp_path: Path) -> None:
+    environment = prepare(tmp_path)
+    for name, digit in {"chanterelle": "1", "death cap": "4", "puffball": "7"}.items():
+        shutil.copytree(DIGITS / "support" / digit, tmp_path / "mushrooms" / name)
+        (tmp_path / "held-out" / name).mkdir(parents=True)
+        for path in sorted((DIGITS / "query" / digit).iterdir())[:2]:
+            Image.open(path).save(tmp_path / "held-out" / name / f"{path.stem}.jpg")
+    Image.open(path).save(tmp_path / "new.jpg")
+    Image.open(path).save(tmp_path / "mushrooms" / "puffball" / "x.bmp")
+    with running(checkpoints, tmp_path / "data") as server:
+        environment["METANAS_SERVER"] = server.address
+        small = {ADDRESS: server.address, "photos": "colour", "--episodes 100": "--episodes 2"}
+        for language, content in blocks(GUIDE):
+            for theirs, ours in small.items():
+                content = content.replace(theirs, ours)
+            run(language, content, tmp_path, environment)
+    assert (tmp_path / "mushrooms.onnx").exists()
 
 
 @pytest.mark.parametrize("name", ["grey", "colour"])
@@ -26,7 +47,7 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
     model = make_model(load_checkpoint(checkpoints / name), support)
     (tmp_path / "mushrooms.onnx").write_bytes(model.onnx)
     Image.open(next((DIGITS / "query" / "7").iterdir())).save(tmp_path / "new.jpg")
-    [program] = re.findall(r"^```python\n(.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    program = next(content for language, content in blocks(GUIDE) if language == "python")
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
