@@ -75,5 +75,5 @@ $(INSTALLED): $(METADATA) | $(BIN)/python
 	@touch $@
 
 $(INSTALLED_DEV): $(METADATA) | $(BIN)/python
-	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch,dev]' $(PACKAGES)
+	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch,ray,dev]' $(PACKAGES)
 	@touch $(INSTALLED) $@

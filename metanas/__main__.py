@@ -2,13 +2,16 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from metanas import evaluating, watch
-from metanas.config import read_config
-from metanas.errors import MetanasError
+from metanas.config import RunConfig, read_config
+from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.runs import run
 from metanas.terminal import watching
+from metanas.train import Learner
 from metanas.wishes import listening
 
 
@@ -51,16 +54,72 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="override one value, in TOML: --set train.iterations=100",
     )
+    _add_workers(train)
     train.set_defaults(run=_train)
     evaluating.add_commands(commands)
     watch.add_commands(commands)
     return parser
 
 
+def _add_workers(train: argparse.ArgumentParser) -> None:
+    several = train.add_argument_group(
+        "several processes, GPUs and hosts",
+        "The tasks of a meta-iteration over the workers of a Ray cluster, which is started for the "
+        "run unless there is an --address. Needs the extra metanas[ray].",
+    )
+    several.add_argument("--workers", type=int, metavar="N", help="at most train.tasks")
+    several.add_argument(
+        "--address", metavar="HOST:PORT", help="join the cluster of this `ray start --head`"
+    )
+    several.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cuda: a GPU for each worker; cpu: none; auto (default): cuda if there are so many",
+    )
+    several.add_argument(
+        "--replacements",
+        type=int,
+        metavar="N",
+        help="give up if workers die more often in one iteration (default: 3)",
+    )
+    several.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="until the cluster has to answer, and its workers to be ready (default: 120)",
+    )
+
+
+@contextmanager
+def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner | None]:
+    """What runs the tasks of an iteration, if not this process."""
+    names = ("address", "device", "replacements", "patience")
+    given = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
+    if options.workers is None:
+        if given:
+            message = f"goes with --workers N, how many to have, and so does what else is given"
+            raise InvalidInput.single(f"--{next(iter(given))}", "OPTION_OUT_OF_RANGE", message)
+        yield None
+        return
+    try:
+        from metanas.cluster import Workers, cluster
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "ray":
+            raise
+        message = 'workers need the extra "ray": pip install "metanas[ray]"'
+        raise ClusterError("EXTRA_MISSING", message) from error
+    with cluster(Workers(count=options.workers, **given), config.train.tasks) as learner:
+        yield learner
+
+
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
-    with watching(config.train.iterations) as shown, listening() as wishes:
+    with (
+        _learner(options, config) as learner,
+        watching(config.train.iterations) as shown,
+        listening() as wishes,
+    ):
         try:
             best = run(
                 config,
@@ -68,6 +127,7 @@ def _train(options: argparse.Namespace) -> int:
                 resume=options.resume,
                 on_progress=shown.iteration,
                 wishes=wishes,
+                learner=learner,
                 on_images=shown.images,
             )
         except KeyboardInterrupt:

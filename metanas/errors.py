@@ -13,6 +13,8 @@ MetanasError                     reason, str(error) for people
 ├── EvaluationError              EVALUATION_MISSING, EVALUATION_FORMAT, EVALUATION_SETTINGS,
 │                                EVALUATION_BUSY, EVALUATION_UNWRITABLE, EPISODES_DIFFER,
 │                                TOO_FEW_EPISODES
+├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
+│                                WORKERS_DIED, EXTRA_MISSING
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
 ├── Diverged                     DIVERGED: the loss became NaN or infinite
 ├── OutOfMemory                  OUT_OF_MEMORY: the device is too small for the support set
@@ -123,6 +125,10 @@ class DatasetError(MetanasError):
 
 class EvaluationError(MetanasError):
     """A stored evaluation cannot be used, compared, or written."""
+
+
+class ClusterError(MetanasError):
+    """The workers of a cluster cannot be had, or not be kept."""
 
 
 class Cancelled(MetanasError):

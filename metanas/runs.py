@@ -21,12 +21,12 @@ from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features, with_rotations
-from metanas.errors import CheckpointError, Diverged
+from metanas.errors import CheckpointError, ClusterError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
 from metanas.runlog import CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
 from metanas.snapshots import Best, load_snapshot, save_snapshot
-from metanas.train import Extensions, Learn, MetaTrainer, Progress
+from metanas.train import Extensions, Learner, MetaTrainer, Progress
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
 
@@ -39,7 +39,7 @@ def run(
     on_progress: Callable[[Progress], None],
     wishes: Wishes | None = None,
     extensions: Extensions | None = None,
-    learner: Callable[[RunConfig, Classes | Features], Learn] | None = None,
+    learner: Learner | None = None,
     on_images: OnImages = lambda done, images: None,
 ) -> Best:
     """Train to the end, or on from the last snapshot; returns the best validation.
@@ -47,7 +47,7 @@ def run(
     wishes: begun when the data are there; then looked at after every iteration: who sets `stop`
         gets a snapshot, and the run ends.
     extensions: what the configuration's names stand for.
-    learner: makes what runs the inner loops, from the configuration and the classes to train on.
+    learner: makes what runs the inner loops; by default they run in this process.
     on_images: called while a trunk goes through the data, before the first iteration.
 
     Raises:
@@ -56,6 +56,7 @@ def run(
             already there; or something could not be written (WRITE_FAILED), and what was there
             before still is.
         Diverged: the loss became NaN or infinite; the last snapshot is from before.
+        ClusterError: workers are lost for good; there is a snapshot of just before.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
@@ -108,6 +109,9 @@ def _train(
             seen = trainer.iterate()
         except Diverged as error:
             raise _diverged(folder, trainer.iteration + 1, kept, error) from error
+        except ClusterError:
+            save_snapshot(folder, trainer, best)
+            raise
         on_progress(seen)
         validated = not math.isnan(seen.pruned)
         if validated and seen.pruned > best.accuracy:

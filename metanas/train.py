@@ -46,6 +46,8 @@ FARTHEST = 5.0
 
 Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
+Learner = Callable[[RunConfig, Classes | Features], Learn]
+"""Makes one, of the classes to train on."""
 
 
 @dataclass(frozen=True)
