@@ -14,7 +14,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import adapt, export, memory, query, scaling, server, study, together
+from benchmarks import (
+    adapt,
+    export,
+    memory,
+    query,
+    scaling,
+    server,
+    study,
+    together,
+    weak_scaling,
+)
 from benchmarks._goals import goals
 from benchmarks._machine import ROOT
 from benchmarks._results import Tables, load, machine_line
@@ -22,7 +32,17 @@ from benchmarks._results import Tables, load, machine_line
 PAGE = ROOT / "docs" / "performance.md"
 TABLES: Mapping[str, Tables] = {
     module.TOPIC: module.tables
-    for module in (adapt, export, memory, query, scaling, server, study, together)
+    for module in (
+        adapt,
+        export,
+        memory,
+        query,
+        scaling,
+        server,
+        study,
+        together,
+        weak_scaling,
+    )
 }
 PAGES: Mapping[str, Path] = {study.TOPIC: ROOT / "docs" / "results.md"}
 """Where a topic's tables go, if not into `PAGE`."""

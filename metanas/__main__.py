@@ -97,7 +97,7 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
     given = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
     if options.workers is None:
         if given:
-            message = f"goes with --workers N, how many to have, and so does what else is given"
+            message = "is about workers: say with --workers N how many"
             raise InvalidInput.single(f"--{next(iter(given))}", "OPTION_OUT_OF_RANGE", message)
         yield None
         return

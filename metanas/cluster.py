@@ -19,12 +19,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import ray
 import torch
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
@@ -73,14 +74,13 @@ class Workers:
 
 
 @contextmanager
-def cluster(
-    workers: Workers, tasks: int, batch: Batch = Extensions().batch
-) -> Iterator[Learner]:
+def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterator[Learner]:
     """Join a cluster, or start one; what is given makes a team of workers in it.
 
     Ray sets a handler for SIGTERM: whoever has one of their own sets it inside.
 
     tasks: of an iteration.
+    batch: by default our own pieces (`Extensions`).
 
     Raises:
         ClusterError: no answer (CLUSTER_UNREACHABLE), or Ray did not start (CLUSTER_NOT_STARTED).
@@ -97,7 +97,8 @@ def cluster(
             _join(workers)
         else:
             _start(workers)
-        yield lambda config, train: Team(workers, batch, config, train)
+        make = batch or Extensions().batch
+        yield lambda config, train: Team(workers, make, config, train)
     finally:
         ray.shutdown()
 
@@ -118,14 +119,18 @@ def _join(workers: Workers) -> None:
         said = error.stderr.strip().splitlines()[-1:]
         message = f"the Ray cluster at {workers.address} cannot be joined: {' '.join(said)}"
         raise ClusterError("CLUSTER_UNREACHABLE", message) from error
-    ray.init(workers.address, logging_level=logging.ERROR)
+    ray.init(workers.address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _start(workers: Workers) -> None:
     """Start a cluster on this host, with room for the workers."""
     try:
         ray.init(
-            "local", num_cpus=workers.count, include_dashboard=False, logging_level=logging.ERROR
+            "local",
+            num_cpus=workers.count,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
         )
     except Exception as error:  # Ray raises whatever it met, a plain Exception among it
         message = f"Ray did not start on this host: {error}"
@@ -180,7 +185,7 @@ class Team:
             ClusterError: workers die again and again (WORKERS_DIED), or cannot be replaced.
             Diverged: as in one process.
         """
-        parts = split(tasks, self._workers.count)
+        parts = split(tasks, min(self._workers.count, len(tasks)))
         shared = ray.put(state)
         found: dict[int, TaskResults] = {}
         for _ in range(1 + self._workers.replacements):
@@ -192,6 +197,11 @@ class Team:
         message += f"{self._workers.replacements} times, and died again; the last said: {lost}"
         raise ClusterError("WORKERS_DIED", message)
 
+    def close(self) -> None:
+        """Let the workers go, if the cluster is to be used further."""
+        for number in list(self._members):
+            ray.kill(self._members.pop(number))
+
     def _learn(self, state: Any, parts: Sequence[range], found: dict[int, TaskResults]) -> str:
         """Find what is missing; the members that died meanwhile are gone, and why is returned."""
         missing = [number for number in range(len(parts)) if number not in found]
@@ -201,7 +211,7 @@ class Team:
             try:
                 found[number] = _result(answer)
             except (RayActorError, ObjectLostError) as error:
-                why = str(error)
+                why = str(error).strip().splitlines()[-1].strip()
                 log.warning("worker %d died, its tasks are begun again: %s", number, why)
                 ray.kill(self._members.pop(number))
         return why
@@ -214,6 +224,7 @@ class Team:
             return
         done, waiting = ray.wait(ready, num_returns=len(ready), timeout=self._workers.patience)
         if waiting:
+            self.close()
             message = f"{len(waiting)} of {self._workers.count} workers were not ready within "
             message += f"{self._workers.patience:g} s; free in the cluster is {free()}"
             raise ClusterError("CLUSTER_TOO_SMALL", message)
@@ -237,7 +248,7 @@ def _result(answer: Any) -> Any:
 def split(tasks: range, count: int) -> list[range]:
     """So many parts of a range, in order; their lengths differ by one at most."""
     ends = [len(tasks) * number // count for number in range(count + 1)]
-    return [tasks[first:last] for first, last in zip(ends, ends[1:], strict=False)]
+    return [tasks[first:last] for first, last in pairwise(ends)]
 
 
 def free() -> str:

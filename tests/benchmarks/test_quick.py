@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import adapt, export, memory, query, scaling, server, together
+from benchmarks import adapt, export, memory, query, scaling, server, together, weak_scaling
 from benchmarks._results import Tables, load
 
 IN_PROCESS = (export, query, together)
-WITH_PROCESSES = (adapt, memory, scaling, server)
+WITH_PROCESSES = (adapt, memory, scaling, server, weak_scaling)
 
 
 def check(
