@@ -70,6 +70,10 @@ def test_the_bottom_of_the_core_needs_neither_torch_nor_numpy() -> None:
     assert import_without(HEAVY, ["metanas.errors", "metanas.genotype", "metanas.options"]) == ""
 
 
+def test_ray_is_for_those_who_ask_for_workers() -> None:
+    assert import_without(("ray",), ["metanas.__main__", "metanas.testing"]) == ""
+
+
 def test_cards_and_reports_are_read_without_torch() -> None:
     assert import_without(("torch", "onnx"), ["metanas.card", "metanas.report"]) == ""
 

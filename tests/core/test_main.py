@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,10 @@ def test_training_with_wrong_settings(
 GUIDE = (SHIPPED.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("line", re.findall(r"^python -m metanas (train .*)$", GUIDE, re.MULTILINE))
+LINES = re.findall(r"^python -m metanas (train .*)$", GUIDE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if "--workers" not in line])
 def test_the_commands_of_the_guide(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
@@ -72,6 +76,32 @@ def test_the_commands_of_the_guide(
     changes = ["--set", "data.path='nowhere.npz'", "--set", "train.start=''"]
     arguments = [*shlex.split(line), *changes]
     assert "[DATASET_MISSING]" in told(capsys, arguments)
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if "--workers" in line])
+def test_the_commands_with_workers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """As far as the cluster."""
+    monkeypatch.chdir(SHIPPED.parents[1])
+    text = told(capsys, [*shlex.split(line), "--set", "train.tasks=1"])
+    assert "raise train.tasks [OPTION_OUT_OF_RANGE]" in text
+
+
+def test_options_of_workers_without_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, ["train", str(SHIPPED), "--address", "127.0.0.1:6379"])
+    assert "--workers N" in text
+    assert "[OPTION_OUT_OF_RANGE]" in text
+
+
+def test_workers_without_ray(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "metanas.cluster", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    text = told(capsys, ["train", str(SHIPPED), "--workers", "1"])
+    assert 'pip install "metanas[ray]"' in text
+    assert "[EXTRA_MISSING]" in text
 
 
 def test_training_without_a_configuration(
