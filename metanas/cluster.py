@@ -38,6 +38,8 @@ Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 
 DEVICES = ("auto", "cpu", "cuda")
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
+ATTEMPTS = 3
+"""To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
 log = logging.getLogger(__name__)
 
 
@@ -116,25 +118,29 @@ def _join(workers: Workers) -> None:
         message += "is it HOST:PORT of `ray start --head`, and does this host reach it?"
         raise ClusterError("CLUSTER_UNREACHABLE", message) from error
     except subprocess.CalledProcessError as error:
-        said = error.stderr.strip().splitlines()[-1:]
-        message = f"the Ray cluster at {workers.address} cannot be joined: {' '.join(said)}"
+        message = f"the Ray cluster at {workers.address} cannot be joined: "
+        message += last_line(error.stderr)
         raise ClusterError("CLUSTER_UNREACHABLE", message) from error
     ray.init(workers.address, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def _start(workers: Workers) -> None:
     """Start a cluster on this host, with room for the workers."""
-    try:
-        ray.init(
-            "local",
-            num_cpus=workers.count,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray raises whatever it met, a plain Exception among it
-        message = f"Ray did not start on this host: {error}"
-        raise ClusterError("CLUSTER_NOT_STARTED", message) from error
+    for attempt in range(ATTEMPTS):
+        try:
+            ray.init(
+                "local",
+                num_cpus=workers.count,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises whatever it met, a plain Exception among it
+            ray.shutdown()
+            if attempt == ATTEMPTS - 1:
+                message = f"Ray did not start on this host: {last_line(str(error))}"
+                raise ClusterError("CLUSTER_NOT_STARTED", message) from error
 
 
 class Member:
@@ -193,8 +199,9 @@ class Team:
             lost = self._learn(shared, parts, found)
             if not lost:
                 return total(found[number] for number in range(len(parts)))
-        message = f"meta-iteration {state.iteration + 1}: workers died and were replaced "
-        message += f"{self._workers.replacements} times, and died again; the last said: {lost}"
+        message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
+        message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
+        message += "came before: go on with --resume"
         raise ClusterError("WORKERS_DIED", message)
 
     def close(self) -> None:
@@ -211,7 +218,7 @@ class Team:
             try:
                 found[number] = _result(answer)
             except (RayActorError, ObjectLostError) as error:
-                why = str(error).strip().splitlines()[-1].strip()
+                why = last_line(str(error)) or repr(error)
                 log.warning("worker %d died, its tasks are begun again: %s", number, why)
                 ray.kill(self._members.pop(number))
         return why
@@ -226,7 +233,8 @@ class Team:
         if waiting:
             self.close()
             message = f"{len(waiting)} of {self._workers.count} workers were not ready within "
-            message += f"{self._workers.patience:g} s; free in the cluster is {free()}"
+            message += f"{self._workers.patience:g} s, with {free()} free in the cluster; "
+            message += "have fewer --workers, more hosts, or more --patience"
             raise ClusterError("CLUSTER_TOO_SMALL", message)
         for each in done:
             try:
@@ -249,6 +257,11 @@ def split(tasks: range, count: int) -> list[range]:
     """So many parts of a range, in order; their lengths differ by one at most."""
     ends = [len(tasks) * number // count for number in range(count + 1)]
     return [tasks[first:last] for first, last in pairwise(ends)]
+
+
+def last_line(text: str) -> str:
+    """What a traceback, or one of Ray's explanations, comes to."""
+    return "".join(text.strip().splitlines()[-1:]).strip()
 
 
 def free() -> str:

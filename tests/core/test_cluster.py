@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
-from metanas.cluster import Batch, Team, Workers, cluster, split
+from metanas.cluster import ATTEMPTS, Batch, Team, Workers, cluster, split
 from metanas.config import DataConfig, RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
@@ -35,11 +35,21 @@ TASKS = 5
 CONFIG = run_config(tasks=TASKS, iterations=4, validate_every=2, settle=3, snapshot_every=99)
 
 
+def started(start: Callable[[], Any]) -> Any:
+    """What starts, at the latest at the third time: Ray gives a node 30 seconds."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return start()
+        except Exception:  # Ray has no class for it
+            continue
+    return start()
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where a cluster of two nodes, neither of which has room for all, is to be joined."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
-    nodes.add_node(num_cpus=3)
+    nodes = started(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2}))
+    started(lambda: nodes.add_node(num_cpus=3))
     yield nodes.address
     nodes.shutdown()
 
