@@ -135,7 +135,7 @@ def _start(workers: Workers) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-            return
+            break
         except Exception as error:  # Ray raises whatever it met, a plain Exception among it
             ray.shutdown()
             if attempt == ATTEMPTS - 1:
