@@ -48,8 +48,11 @@ def started(start: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where a cluster of two nodes, neither of which has room for all, is to be joined."""
-    nodes = started(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2}))
-    started(lambda: nodes.add_node(num_cpus=3))
+    # each node less of these is a Python less to start
+    few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+    nodes = Cluster()
+    for cpus in (2, 3):
+        started(lambda cpus=cpus: nodes.add_node(num_cpus=cpus, **few))
     yield nodes.address
     nodes.shutdown()
 
