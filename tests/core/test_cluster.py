@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ def started(start: Callable[[], Any]) -> Any:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where a cluster of two nodes, neither of which has room for all, is to be joined."""
-    # each node less of these is a Python less to start
+    # without these a node has fewer processes to start
     few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
     nodes = Cluster()
     for cpus in (2, 3):
-        started(lambda cpus=cpus: nodes.add_node(num_cpus=cpus, **few))
+        started(partial(nodes.add_node, num_cpus=cpus, **few))
     yield nodes.address
     nodes.shutdown()
 
