@@ -30,7 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from metanas.droppath import DropPath
 from metanas.ends import Embedding, entry, halves_before
-from metanas.errors import UnknownName
+from metanas.errors import Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
 from metanas.kernels import Rows, mixture, normalise
 from metanas.ops import (
@@ -232,6 +232,8 @@ class Cell(nn.Module):
         edge = 0
         for _ in range(self.nodes):
             chosen = [(i, op) for i in range(len(states)) for op in mixed.live[edge + i]]
+            if not chosen:  # no share is above anything: they are NaN
+                raise Diverged("the mixture is not finite; lower the learning rates")
             if recompute and mixed.factors is None:
                 value = self._recomputed(states, edge, chosen, mixed, rows)
             else:

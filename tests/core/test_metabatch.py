@@ -130,10 +130,13 @@ def test_a_unit_of_work_goes_to_another_process_and_back() -> None:
     assert torch.equal(here.moments.first, there.moments.first)
 
 
-def test_what_is_not_finite_diverges() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [("head.log_scale", 200.0), ("alpha.normal.ops", float("nan"))]
+)
+def test_what_is_not_finite_diverges(name: str, value: float) -> None:
     config = run_config()
     trainer = MetaTrainer(config, TRAIN, VAL)
-    trainer.meta["head.log_scale"].fill_(200.0)
+    trainer.meta[name].fill_(value)
     with pytest.raises(Diverged):
         trainer.iterate()
 
