@@ -274,9 +274,15 @@ def advance(
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     recompute = footprint(adaptations) > memory
     checkpoint = adaptations[0].checkpoint
-    with checkpoint.using:  # the backward pass too: it may evaluate again
-        losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
-        gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
+    drawn = [update.generator.get_state() for update in updates]
+    try:
+        with checkpoint.using:  # the backward pass too: it may evaluate again
+            losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
+            gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
+    except Exception:
+        for update, state in zip(updates, drawn, strict=True):
+            update.generator.set_state(state)
+        raise
     norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
     entropies = checkpoint.supernet.entropy(
         stack.params, _relaxation(Softmax(), updates)
@@ -290,7 +296,10 @@ def advance(
             outcomes.append(
                 adaptation.learn(gradient, Figures(loss, accuracy, entropy, (own[0], own[1])))
             )
-        except Exception as error:  # of this task; others have taken their step already
+        except Diverged as error:  # this task; others have taken their step already
+            # its traceback would hold all that this step has allocated
+            outcomes.append(error.with_traceback(None))
+        except Exception as error:
             outcomes.append(error)
     return outcomes
 

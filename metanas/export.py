@@ -34,6 +34,8 @@ from metanas.trunk import Trunk
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between ONNX Runtime and torch, relative to the largest or 1."""
+TOGETHER, TOGETHER_PIXELS = 32, 2**20
+"""Most images, and pixels of them, of one run in the check: large ones take their memory each."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,13 @@ def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.floa
     return np.concatenate([_logits(model, image[None]) for image in images])
 
 
-def _run_together(
-    model: ort.InferenceSession, images: Sequence[Image], count: int = 32
-) -> NDArray[np.float32]:
-    """The same, up to `count` neighbours of one size at a time: small ones take far less time."""
+def _run_together(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
+    """The same, small neighbours of one size together, which takes far less time."""
     rows = []
-    for _, same in groupby(images, key=lambda image: image.shape):
-        stacked = np.stack(list(same))
-        rows += [_logits(model, stacked[i : i + count]) for i in range(0, len(stacked), count)]
+    for (height, width, _), grouped in groupby(images, key=lambda image: image.shape):
+        same = list(grouped)
+        count = min(TOGETHER, max(1, TOGETHER_PIXELS // (height * width)))
+        rows += [_logits(model, np.stack(same[i : i + count])) for i in range(0, len(same), count)]
     return np.concatenate(rows)
 
 

@@ -99,6 +99,17 @@ def too_large() -> OutOfMemory:
     return OutOfMemory(message)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether the device, or a library that computes on it, could not have the memory it asked for.
+
+    Only torch's own allocator for devices has an error of its own for that.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    told = ("ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+
+
 class Job:
     """One model in the making, turn by turn; `metanas.workbench` gives it its turns.
 
@@ -207,10 +218,8 @@ class Job:
         """Whatever a turn raises is the outcome of this job, and of no other."""
         try:
             yield
-        except torch.OutOfMemoryError:
-            self.outcome = too_large()
         except Exception as error:
-            self.outcome = error
+            self.outcome = too_large() if out_of_memory(error) else error
 
     def _export(self) -> AdaptedModel:
         assert self.task is not None
@@ -242,15 +251,7 @@ class Job:
         self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
     ) -> Task:
         spec = self.checkpoint.card.input
-        images: list[Image] = []
-        bad: list[Violation] = []
-        for index, example in enumerate(examples):
-            try:
-                images.append(_read(example.image, spec.channels, limits))
-            except InvalidInput as error:
-                bad.extend(error.within(f"examples[{index}]").violations)
-        if bad:
-            raise InvalidInput(bad)
+        images = self._read_all(examples, limits)
         preprocess = preprocessing_for(images, spec)
         labels = [example.label for example in examples]
         support = support_set(images, labels, preprocess, classes)
@@ -260,6 +261,26 @@ class Job:
             support = behind_trunk(support, preprocess, trunk, card, steps, generator)
         digest = _support_digest(images, labels, support.classes)
         return Task(tuple(images), preprocess, support, digest)
+
+    def _read_all(self, examples: Sequence[Example], limits: Limits) -> list[Image]:
+        """The decoded images; whoever is asked to stop does so between two of them."""
+        images: list[Image] = []
+        bad: list[Violation] = []
+        pixels = 0
+        for index, example in enumerate(examples):
+            if self._should_stop():
+                raise Cancelled
+            try:
+                images.append(_read(example.image, self.checkpoint.card.input.channels, limits))
+            except InvalidInput as error:
+                bad.extend(error.within(f"examples[{index}]").violations)
+                continue
+            pixels += images[-1].shape[0] * images[-1].shape[1]
+            if pixels > limits.max_total_pixels:
+                raise _too_many_pixels(index + 1, limits)
+        if bad:
+            raise InvalidInput(bad)
+        return images
 
     def _metadata(
         self, task: Task, genotype: Genotype, classifier: Classifier, logits: Tensor
@@ -326,6 +347,12 @@ class Job:
 def _resolved(options: AdaptConfig) -> AdaptConfig:
     """The options as they take effect."""
     return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options
+
+
+def _too_many_pixels(count: int, limits: Limits) -> InvalidInput:
+    message = f"the first {count} images have more than {limits.max_total_pixels} pixels together, "
+    message += "which is all that is allowed; send smaller images"
+    return InvalidInput.single("examples", "TOO_MANY_PIXELS", message)
 
 
 def _no_trunk(checkpoint: Checkpoint) -> InvalidInput:

@@ -114,7 +114,8 @@ class PerTask:
 
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         first = self.relaxations[0]
-        if not self.generators and all(each == first for each in self.relaxations):
+        draws = bool(self.generators) and not isinstance(first, Softmax | Argmax)
+        if not draws and all(each == first for each in self.relaxations):
             return first.weights(logits, generator)
         generators = self.generators or (generator,) * len(self.relaxations)
         if len(generators) == 1:  # there may be no dimension of tasks

@@ -26,6 +26,7 @@ class Limits:
     max_image_bytes: int = 16 * 2**20
     max_total_bytes: int = 256 * 2**20
     max_pixels: int = 50_000_000
+    max_total_pixels: int = 400_000_000
     min_side: int = 2
     max_label_bytes: int = 256
 

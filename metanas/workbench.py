@@ -21,7 +21,7 @@ from metanas.adapt import Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, OnProgress, too_large
+from metanas.pipeline import AdaptedModel, Job, OnProgress, out_of_memory, too_large
 from metanas.task import Example, Limits
 
 LARGE = 2**27
@@ -61,6 +61,8 @@ class Workbench:
 
     def __init__(self, limits: StackLimits = StackLimits()) -> None:
         self._limits = limits
+        self._most = limits.memory
+        """Bytes of activations up to which a stack may grow, as far as it is known."""
         self._jobs = list[Job]()
         """Those whose last step is the longest ago come first."""
 
@@ -93,9 +95,12 @@ class Workbench:
         for job in self._jobs:
             if job.check() and _is_done(job):
                 _prepare(job)
-                job.finish()
+                if job.outcome is None:
+                    job.finish()
         ended = [job for job in self._jobs if job.outcome is not None]
         self._jobs = [job for job in self._jobs if job.outcome is None]
+        if not self._jobs:  # whatever else took the device's memory may be gone
+            self._most = self._limits.memory
         return ended
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
@@ -116,7 +121,7 @@ class Workbench:
         return (
             whole <= self._limits.images
             and sum(sizes) >= (1 - self._limits.padding) * whole
-            and footprint([_adaptation(job) for job in stack]) <= self._limits.memory
+            and footprint([_adaptation(job) for job in stack]) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -138,10 +143,13 @@ class Workbench:
         try:
             with _threads(threads):
                 return advance(adaptations, memory=self._limits.memory)
-        except torch.OutOfMemoryError:
-            return [too_large()] if len(stack) == 1 else None
-        except Exception as error:  # a defect, which a single job may have caused
-            return [error] if len(stack) == 1 else None
+        except Exception as error:
+            lacking = out_of_memory(error)
+            if len(stack) == 1:
+                return [too_large() if lacking else error]
+            if lacking:
+                self._most = size // 2
+            return None  # a defect may be that of a single job
 
     def _apart(self, stack: list[Job]) -> None:
         """Halve a stack that is too large, or has a job in it that makes the others fail."""

@@ -175,6 +175,7 @@ def checkpoint(message: checkpoint_pb2.Checkpoint) -> Checkpoint:
             max_image_bytes=limits.max_image_bytes,
             max_total_bytes=limits.max_total_bytes,
             max_pixels=limits.max_pixels,
+            max_total_pixels=limits.max_total_pixels,
             min_side=limits.min_side,
             max_label_bytes=limits.max_label_bytes,
         ),

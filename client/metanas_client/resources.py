@@ -121,6 +121,7 @@ class Limits:
     max_image_bytes: int
     max_total_bytes: int
     max_pixels: int
+    max_total_pixels: int
     min_side: int
     max_label_bytes: int
 

@@ -182,6 +182,7 @@ def _setup(config: ServerConfig, device: str, load: Load | None) -> Setup:
         device=device,
         threads=config.threads or share_of_cores(config.devices),
         stack_images=config.max_stack_images,
+        stack_bytes=config.max_stack_bytes,
         beat=config.max_silence / BEATS,
         load=load,
     )

@@ -19,6 +19,7 @@ COUNTS = (
     "max_upload_bytes",
     "max_stack",
     "max_stack_images",
+    "max_stack_bytes",
     "max_queue",
     "max_jobs_per_caller",
     "max_attempts",
@@ -71,6 +72,9 @@ class ServerConfig:
     max_image_bytes: int = _flag(16 * MIB, "most bytes of one image, encoded or raw")
     max_total_bytes: int = _flag(256 * MIB, "most bytes of a support set")
     max_pixels: int = _flag(50_000_000, "most pixels of one image, looked at before it is decoded")
+    max_total_pixels: int = _flag(
+        400_000_000, "most pixels of a support set, which stays decoded while it is adapted to"
+    )
     min_side: int = _flag(2, "smallest height and width of an image in pixels")
     max_label_bytes: int = _flag(256, "most bytes of a label")
     max_upload_bytes: int = _flag(1024 * MIB, "most bytes of all uploads that are under way")
@@ -79,6 +83,11 @@ class ServerConfig:
     )
     max_stack_images: int = _flag(
         512, "most support images of a step that adaptations take together"
+    )
+    max_stack_bytes: int = _flag(
+        1024 * MIB,
+        "most bytes of activations of a step that adaptations take together; one that needs more on"
+        " its own computes parts twice instead of keeping them",
     )
     max_queue: int = _flag(64, "most adaptations that wait for a worker")
     max_jobs_per_caller: int = _flag(

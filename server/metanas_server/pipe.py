@@ -29,6 +29,7 @@ class Setup:
     device: where it computes: cpu, cuda, cuda:0 ...
     threads: how many threads torch computes with.
     stack_images: most support images of a step that several jobs take together.
+    stack_bytes: most bytes of activations of the same.
     beat: seconds between two signs of life of a worker that has nothing to do.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
     """
@@ -38,6 +39,7 @@ class Setup:
     device: str
     threads: int
     stack_images: int
+    stack_bytes: int
     beat: float
     load: Load | None = None
 

@@ -58,7 +58,8 @@ class Worker:
         self._limits = setup.limits
         self._beat = setup.beat
         self._connection = connection
-        self._bench = Workbench(StackLimits(images=setup.stack_images))
+        stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
+        self._bench = Workbench(stack)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
@@ -134,7 +135,14 @@ def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
 
 
 def _failure(error: Exception, number: int) -> MetanasError | ServiceError:
-    """The error as it is told; a defect fails its job, and the worker lives on."""
+    """The error as it is told; a defect fails its job, and the worker lives on.
+
+    Raises:
+        torch.AcceleratorError: the device is of no use any more to this process. Its end has the
+            front start another.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise error
     if isinstance(error, MetanasError | ServiceError):
         return error
     LOG.error("job %s failed", number, exc_info=error)
@@ -154,6 +162,8 @@ def check_device(name: str) -> None:
     if (device.index or 0) >= found:
         message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
         raise StartError("DEVICE_MISSING", message)
+    # cuDNN's default is TF32 for convolutions alone; what that costs in accuracy is not measured
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def _warm_up(checkpoint: Checkpoint) -> None:

@@ -232,6 +232,7 @@ class Limits(_message.Message):
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     MIN_SIDE_FIELD_NUMBER: _builtins.int
     MAX_LABEL_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_TOTAL_PIXELS_FIELD_NUMBER: _builtins.int
     max_ways: _builtins.int
     """Classes."""
     max_shots: _builtins.int
@@ -248,6 +249,8 @@ class Limits(_message.Message):
     """Smallest height and width of an image."""
     max_label_bytes: _builtins.int
     """Bytes of a label."""
+    max_total_pixels: _builtins.int
+    """Height times width of all images together."""
     def __init__(
         self,
         *,
@@ -259,10 +262,11 @@ class Limits(_message.Message):
         max_pixels: _builtins.int = ...,
         min_side: _builtins.int = ...,
         max_label_bytes: _builtins.int = ...,
+        max_total_pixels: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_examples", b"max_examples", "max_image_bytes", b"max_image_bytes", "max_label_bytes", b"max_label_bytes", "max_pixels", b"max_pixels", "max_shots", b"max_shots", "max_total_bytes", b"max_total_bytes", "max_ways", b"max_ways", "min_side", b"min_side"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_examples", b"max_examples", "max_image_bytes", b"max_image_bytes", "max_label_bytes", b"max_label_bytes", "max_pixels", b"max_pixels", "max_shots", b"max_shots", "max_total_bytes", b"max_total_bytes", "max_total_pixels", b"max_total_pixels", "max_ways", b"max_ways", "min_side", b"min_side"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
