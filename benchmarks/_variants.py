@@ -57,19 +57,17 @@ BASE = Variant(run="base")
 
 
 PLAIN = (
-    'train.outer = "adam"',
-    "train.meta_lr_weights = 3e-3",
-    "train.meta_lr_alphas = 3e-2",
     'train.task_optimizer = "sgd"',
     "train.weight_lr = 0.03",
     "search.alpha_lr = 0.3",
     "adapt.weight_lr = 0.03",
     "adapt.alpha_lr = 0.3",
 )
+"""Plain gradient steps have to be longer than Adam's."""
 
 
 def _plain(learner: str, *more: str) -> Variant:
-    """A meta-learner of plain inner steps; its meta-gradient is one of a loss, for outer Adam."""
+    """A meta-learner whose inner steps are plain."""
     return Variant(run=learner, overrides=(f'train.meta_learner = "{learner}"', *PLAIN, *more))
 
 
@@ -100,7 +98,6 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
                     overrides=(
                         *_plain("maml").overrides,
                         "train.learned_rates = true",
-                        "train.meta_lr_rates = 0.03",
                     ),
                 ),
             }
