@@ -24,8 +24,8 @@ from benchmarks._evaluations import add_options, measure, planned, shape_of
 from benchmarks._machine import ROOT, facts
 from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
 from benchmarks._results import LOCAL, Results, Row, figure, load, machine_line, save, table
-from benchmarks._variants import GROUPS, trained
-from metanas.errors import MetanasError
+from benchmarks._variants import GROUPS, Variant, trained
+from metanas.errors import InvalidInput, MetanasError
 from metanas.evaluate import mean_of
 from metanas.evaluating import classes_for
 from metanas.screen import bar
@@ -123,7 +123,7 @@ def _rows(options: argparse.Namespace, shown: Progress) -> tuple[list[Row], list
         shape_of(shape)  # before hours of training
     given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
     rows, busy = [], []
-    for name, variant in GROUPS[options.group].items():
+    for name, variant in _chosen(options).items():
         found = trained(variant, options.config, given, options.runs, shown)
         checkpoint = found.checkpoint
         data = classes_for(checkpoint, options.data, options.split)
@@ -143,6 +143,14 @@ def _rows(options: argparse.Namespace, shown: Progress) -> tuple[list[Row], list
     return rows, busy
 
 
+def _chosen(options: argparse.Namespace) -> dict[str, Variant]:
+    group = GROUPS[options.group]
+    if unknown := set(options.only) - group.keys():
+        message = f"no {', '.join(sorted(unknown))} among {', '.join(group)}"
+        raise InvalidInput.single("--only", "OPTION_OUT_OF_RANGE", message)
+    return {name: each for name, each in group.items() if not options.only or name in options.only}
+
+
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{TOPIC}",
@@ -154,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add, config = made.add_argument, ROOT / "configs" / "study-omniglot.toml"
     add("--config", type=Path, default=config, help="what all have in common (%(default)s)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
+    add("--only", nargs="+", default=[], metavar="NAME", help="some of the group's variants alone")
     add("--runs", type=Path, default=ROOT / "runs" / "study", help="trainings (%(default)s)")
     add("--out", type=Path, help="what the page is made of (benchmarks/results/study/GROUP.json)")
     return made

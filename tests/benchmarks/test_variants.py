@@ -104,6 +104,15 @@ def test_the_page_says_who_is_better_than_the_first(
     assert "`space.partial = 2`" in shown["training"]
 
 
+def test_some_variants_alone(results: Results, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "some.json"
+    call = ["--only", "DARTS", "GDAS", "--out", str(out)]
+    assert variants.main(arguments(folder, "relaxations", *call)) == 0
+    kept = [row for row in results.rows if row["checkpoint"] in ("DARTS", "GDAS")]
+    assert load(out).rows == kept
+    assert "less DARTS, points" in variants.tables(load(out))["accuracy"]
+
+
 def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
     rows = {(row["checkpoint"], row["setting"]) for row in results.rows}
     assert ("DARTS", BOTH) in rows
@@ -115,6 +124,7 @@ def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
     ("more", "reason"),
     [
         (["--shapes", "3"], "OPTION_OUT_OF_RANGE"),
+        (["--only", "DARTS", "TNAS"], "OPTION_OUT_OF_RANGE"),
         (["--data", "nowhere.npz"], "DATASET_MISSING"),
         (["--set", "train.iteratons = 5"], "CONFIG_UNKNOWN_KEY"),
         (["--set", "train.seed = 5"], "CHECKPOINT_FORMAT"),
