@@ -4,8 +4,7 @@ Sentences follow from intervals alone: one setting is better than another where 
 their paired difference lies above zero.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 import numpy as np
@@ -23,7 +22,6 @@ TITLES = {
     NONE: "no step: class prototypes",
     PROBE: "no step: linear probe",
 }
-NOT_MEASURED = "*Not measured yet: this table needs checkpoints that are trained for it.*"
 
 Find = Callable[[str, str], Row | None]
 """The row of a shape and a setting."""
@@ -31,21 +29,17 @@ Find = Callable[[str, str], Row | None]
 
 def answers(results: Results) -> Mapping[str, str]:
     """All tables and sentences, by their names on the page."""
-    main = [row for row in results.rows if not row["group"]]
-    shapes = list(dict.fromkeys(row["shape"] for row in main))
-    rows = {(row["shape"], row["setting"]): row for row in main}
-
-    stepped = {n: row for row in main if (n := steps_of(row["setting"])) is not None}
+    shapes = list(dict.fromkeys(row["shape"] for row in results.rows))
+    rows = {(row["shape"], row["setting"]): row for row in results.rows}
+    stepped = {n: row for row in results.rows if (n := steps_of(row["setting"])) is not None}
 
     def find(shape: str, setting: str) -> Row | None:
         return rows.get((shape, setting))
 
     return {
-        "what": _what(main[0]),
+        "what": _what(results.rows[0]),
         "adaptation": _adaptation(shapes, find),
         "adaptation-verdict": _adaptation_verdict(shapes, find),
-        "relaxations": _others(results.rows, "relaxations"),
-        "learners": _others(results.rows, "learners"),
         "steps": _steps(rows[shapes[0], NONE], stepped),
         "steps-verdict": _steps_verdict(rows[shapes[0], NONE], stepped),
         "gap": _columns(shapes, find, ("soft", "pruned", "accuracy"), ("soft", "accuracy")),
@@ -144,32 +138,6 @@ def verdict(what: str, found: Mapping[str, Comparison]) -> str:
 def listed(items: Sequence[str]) -> str:
     """Items with commas and, at the end, "and"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def _others(rows: Iterable[Row], group: str) -> str:
-    header = ["", "accuracy, %", "less the first, points", "architecture's lead, points"]
-    header += ["no step, %", "episodes"]
-    lines = []
-    of_group = sorted(
-        (r for r in rows if r["group"] == group), key=lambda row: _order(row["shape"])
-    )
-    for shape, members in groupby(of_group, key=lambda row: row["shape"]):
-        found: dict[str, dict[str, Row]] = {}
-        for row in members:
-            found.setdefault(row["checkpoint"], {})[row["setting"]] = row
-        first = next(iter(found.values()))[BOTH]
-        for name, settings in found.items():
-            both = settings[BOTH]
-            less = "" if both is first else points(between(both, first).difference)
-            lead = points(between(both, settings[WEIGHTS]).difference)
-            still = percent(mean_of(settings[NONE]["accuracy"]))
-            figures = [percent(mean_of(both["accuracy"])), less, lead, still]
-            lines.append([f"{title_of(shape)}: {name}", *figures, str(len(both["accuracy"]))])
-    return table(header, lines) if lines else NOT_MEASURED
-
-
-def _order(shape: str) -> tuple[int, ...]:
-    return tuple(map(int, shape.split("x")))
 
 
 def _steps(still: Row, stepped: Mapping[int, Row]) -> str:

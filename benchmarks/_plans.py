@@ -16,8 +16,8 @@ OF_STEPS = (80, 30)
 """Episodes of up to `FEW` steps, and of more."""
 FEW = 20
 OF_SEEDS = 100
-OF_OTHERS = (150, 80)
-"""Episodes of the first and the last shape for every further checkpoint."""
+OF_VARIANTS = (200, 60)
+"""Episodes of the first shape and of each further one for networks that are compared."""
 _STEPS = "steps-"
 OTHER_SEED = 1_000_000
 
@@ -82,9 +82,9 @@ def settings_of(
         )
 
 
-def settings_of_others(shapes: Sequence[str], defaults: AdaptConfig) -> Iterator[Setting]:
-    """The settings of a checkpoint that another one is compared with."""
-    for shape, count in zip(dict.fromkeys((shapes[0], shapes[-1])), OF_OTHERS, strict=False):
+def settings_of_variant(shapes: Sequence[str], defaults: AdaptConfig) -> Iterator[Setting]:
+    """The settings of a network that is compared with others."""
+    for index, shape in enumerate(shapes):
         for name in (BOTH, WEIGHTS, NONE):
-            overrides = overrides_of(name, defaults)
-            yield Setting(name=name, shape=shape, episodes=count, overrides=overrides)
+            overrides, episodes = overrides_of(name, defaults), OF_VARIANTS[index > 0]
+            yield Setting(name=name, shape=shape, episodes=episodes, overrides=overrides)

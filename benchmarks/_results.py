@@ -123,10 +123,10 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def machine_line(results: Results) -> str:
     """What it was measured on, in a sentence."""
     machine = results.machine
+    revision = f", revision {machine['revision']}" if machine["revision"] else ""
     return (
         f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} at the start; "
-        f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}, "
-        f"revision {machine['revision']}."
+        f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}{revision}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes the benchmarks' tables into docs/performance.md, and the study's into docs/results.md.
+"""Writes the benchmarks' tables into docs/performance.md, and the studies' into docs/results.md.
 
     python -m benchmarks.page benchmarks/results/*/*.json
 
@@ -23,6 +23,7 @@ from benchmarks import (
     server,
     study,
     together,
+    variants,
     weak_scaling,
 )
 from benchmarks._goals import goals
@@ -41,10 +42,12 @@ TABLES: Mapping[str, Tables] = {
         server,
         study,
         together,
+        variants,
         weak_scaling,
     )
 }
-PAGES: Mapping[str, Path] = {study.TOPIC: ROOT / "docs" / "results.md"}
+RESULTS = ROOT / "docs" / "results.md"
+PAGES: Mapping[str, Path] = {study.TOPIC: RESULTS, variants.TOPIC: RESULTS}
 """Where a topic's tables go, if not into `PAGE`."""
 ALT = "Edges in which the cells of two tasks differ, against the distance of the tasks"
 """What the study's picture shows."""

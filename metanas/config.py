@@ -17,6 +17,9 @@ from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
 
+ADAM_FARTHEST = 0.1
+"""Largest outer step size with Adam, which moves every parameter by it, whatever the gradient."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -143,9 +146,9 @@ class TrainConfig:
     outer: str = "sgd"
     """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
     meta_lr_weights: float = 1.0
-    """Outer step size on the weights."""
+    """Outer step size on the weights; with "adam" about 1e-3, at most `ADAM_FARTHEST`."""
     meta_lr_alphas: float = 0.6
-    """Outer step size on the alphas."""
+    """Outer step size on the alphas; with "adam" about 1e-2, at most `ADAM_FARTHEST`."""
     anneal: bool = True
     """Whether the outer step sizes fall to zero over the run, by a cosine."""
     learned_rates: bool = False
@@ -186,6 +189,14 @@ class TrainConfig:
         known = ", ".join(TASK_OPTIMIZERS)
         checks["task_optimizer"] = (self.task_optimizer in TASK_OPTIMIZERS, f"must be {known}")
         checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
+        if self.outer == "adam":
+            what = (
+                f'must be given and at most {ADAM_FARTHEST} with outer = "adam", which moves every '
+            )
+            what += "parameter by about so much; 1e-3 is usual, the default of 1 is for sgd"
+            for name in ("meta_lr_weights", "meta_lr_alphas"):
+                if getattr(self, name) > ADAM_FARTHEST:
+                    checks[name] = (False, what)
         for name in ("beta1", "drop_path", "ema"):
             if getattr(self, name) >= 1:
                 checks[name] = (False, "must be below 1")

@@ -30,6 +30,7 @@ class MultiStep:
 
 if __name__ == "__main__":
     check_meta_learner(MultiStep())
-    config = small_config('train.meta_learner = "multi-step"', 'train.outer = "adam"')
+    outer = ['train.outer = "adam"', "train.meta_lr_weights = 1e-3", "train.meta_lr_alphas = 1e-2"]
+    config = small_config('train.meta_learner = "multi-step"', *outer)
     mine = Extensions(meta_learners={**META_LEARNERS, "multi-step": MultiStep()})
     train(config, mine, digits())

@@ -127,6 +127,17 @@ def test_training_settings_out_of_bounds(section: str, change: dict[str, Any]) -
     assert findings(caught) == {(f"{section}.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
 
 
+def test_steps_for_sgd_are_refused_for_adam() -> None:
+    """Every weight would move by 1 in each iteration, whatever its gradient."""
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN.train, meta_learner="fomaml", outer="adam")
+    names = {"train.meta_lr_weights", "train.meta_lr_alphas"}
+    assert findings(caught) == {(name, "OPTION_OUT_OF_RANGE") for name in names}
+    assert "1e-3 is usual" in str(caught.value)
+    small = replace(RUN.train, outer="adam", meta_lr_weights=1e-3, meta_lr_alphas=1e-2)
+    assert small.outer == "adam"
+
+
 def test_reptile_learns_rates_from_the_second_step_on() -> None:
     train, task = replace(RUN.train, learned_rates=True), replace(RUN.task, steps=1)
     with pytest.raises(InvalidInput) as caught:

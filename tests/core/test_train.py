@@ -106,7 +106,9 @@ def test_the_outer_step_may_stay() -> None:
 def test_the_outer_optimizer_may_be_adam() -> None:
     """Whatever a gradient's size, the first step of Adam has that of the rate."""
     for value in (1.0, 100.0):
-        run = with_learner(Steady(value=value), outer="adam", meta_lr_weights=0.01)
+        run = with_learner(
+            Steady(value=value), outer="adam", meta_lr_weights=0.01, meta_lr_alphas=0.01
+        )
         before = copy(run.meta)
         run.iterate()
         step = before["stem.weight"] - run.meta["stem.weight"]

@@ -1,0 +1,140 @@
+"""What is compared with one another: networks that are trained alike but for one choice.
+
+Notable:
+- Runs resume where they were interrupted, and what is trained is not trained again.
+- What training costs is processor time, an iteration at a time. Other work on the machine lengthens
+  that too, if by less than the time on the wall.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
+from types import MappingProxyType
+
+from rich.progress import Progress
+
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.config import read_config
+from metanas.journal import Journal
+from metanas.runlog import CHECKPOINT, SNAPSHOT_FILE
+from metanas.runs import run
+from metanas.train import Progress as Seen
+
+COST_FILE = "cost.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training run, by what it has that the configuration has not."""
+
+    run: str
+    """Name of its folder; variants of several groups can share a run."""
+    overrides: tuple[str, ...] = ()
+    """As for `python -m metanas train --set`."""
+    genotype_of: "Variant | None" = None
+    """The run whose pruned meta-network is trained alone; it is trained first."""
+
+    @property
+    def told(self) -> list[str]:
+        """The overrides for a reader."""
+        searched = ["search.genotype"] if self.genotype_of else []
+        return [*self.overrides, *searched]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run came to."""
+
+    checkpoint: Checkpoint
+    seconds: float
+    """Processor time of all iterations, validations included."""
+
+
+BASE = Variant(run="base")
+"""The configuration as it is: REPTILE and DARTS."""
+
+
+PLAIN = (
+    'train.task_optimizer = "sgd"',
+    "train.weight_lr = 0.03",
+    "search.alpha_lr = 0.3",
+    "adapt.weight_lr = 0.03",
+    "adapt.alpha_lr = 0.3",
+)
+"""Plain gradient steps have to be longer than Adam's."""
+
+
+def _plain(learner: str, *more: str) -> Variant:
+    """A meta-learner whose inner steps are plain."""
+    return Variant(run=learner, overrides=(f'train.meta_learner = "{learner}"', *PLAIN, *more))
+
+
+GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
+    {
+        "relaxations": MappingProxyType(
+            {
+                "fixed": Variant(
+                    run="fixed",
+                    overrides=('search.relaxation = "fixed"',),
+                    genotype_of=BASE,
+                ),
+                "DARTS": BASE,
+                "GDAS": Variant(
+                    run="gdas", overrides=('search.relaxation = "gdas"', "search.noise = 0.0")
+                ),
+                "PC-DARTS": Variant(run="pc-darts", overrides=("space.partial = 2",)),
+            }
+        ),
+        "learners": MappingProxyType(
+            {
+                "REPTILE": BASE,
+                "FOMAML": _plain("fomaml"),
+                "MAML": _plain("maml"),
+                "ANIL": _plain("anil"),
+                "Meta-SGD": Variant(
+                    run="meta-sgd",
+                    overrides=(
+                        *_plain("maml").overrides,
+                        "train.learned_rates = true",
+                    ),
+                ),
+            }
+        ),
+    }
+)
+"""Group -> name in tables -> variant; the others are compared with the first."""
+
+
+def trained(
+    variant: Variant, config: Path, overrides: Sequence[str], runs: Path, shown: Progress
+) -> Trained:
+    """What the variant's run of a configuration came to; it is begun or gone on with first.
+
+    Raises:
+        CheckpointError: its folder holds a run of another configuration, or cannot be written.
+        InvalidInput: the configuration.
+    """
+    found = [*overrides, *variant.overrides]
+    if variant.genotype_of:
+        searched = trained(variant.genotype_of, config, overrides, runs, shown).checkpoint
+        found.append(f"search.genotype = {json.dumps(searched.meta_genotype.to_json())}")
+    settings, folder = read_config(config, found), runs / variant.run
+    folder.mkdir(parents=True, exist_ok=True)
+    task = shown.add_task("train", total=settings.train.iterations, seen=variant.run)
+    with Journal(folder / COST_FILE, {}) as spent:
+        last = process_time()
+
+        def done(seen: Seen) -> None:
+            nonlocal last
+            now = process_time()
+            if seen.iteration > len(spent.records):  # else done again after a kill
+                spent.add([{"episode": seen.iteration - 1, "seconds": now - last}])
+            last = now
+            shown.update(task, completed=seen.iteration)
+
+        run(settings, folder, resume=(folder / SNAPSHOT_FILE).exists(), on_progress=done)
+        seconds = sum(record["seconds"] for record in spent.records)
+    shown.remove_task(task)
+    return Trained(checkpoint=load_checkpoint(folder / CHECKPOINT), seconds=seconds)

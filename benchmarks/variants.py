@@ -1,0 +1,193 @@
+"""Relaxations, or meta-learners, side by side: small networks that are alike in everything else.
+
+    python -m benchmarks.variants relaxations --data omniglot_28.npz
+    python -m benchmarks.variants learners --data omniglot_28.npz
+    python -m benchmarks.page benchmarks/results/study/*.json
+
+The first two train what is not trained yet and evaluate it on the same episodes. They go on where
+they were interrupted. The third writes docs/results.md.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from benchmarks._answers import between, percent, points, title_of, verdict
+from benchmarks._evaluations import add_options, measure, planned, shape_of
+from benchmarks._machine import ROOT, facts
+from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
+from benchmarks._results import LOCAL, Results, Row, figure, load, machine_line, save, table
+from benchmarks._variants import GROUPS, Variant, trained
+from metanas.errors import InvalidInput, MetanasError
+from metanas.evaluate import mean_of
+from metanas.evaluating import classes_for
+from metanas.screen import bar
+from metanas.search import FIXED
+
+TOPIC = "variants"
+
+
+Rows = Mapping[str, Mapping[tuple[str, str], Row]]
+"""Name of a variant -> shape and setting -> row."""
+
+
+def tables(results: Results) -> Mapping[str, str]:
+    """All that the page gets, tables and sentences."""
+    rows: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in results.rows:
+        rows.setdefault(row["checkpoint"], {})[row["shape"], row["setting"]] = row
+    shapes = list(dict.fromkeys(row["shape"] for row in results.rows))
+    return {
+        "accuracy": _accuracy(rows, shapes),
+        "verdict": _verdict(rows, shapes),
+        "training": _training(rows, shapes[0]),
+    }
+
+
+def _accuracy(rows: Rows, shapes: Sequence[str]) -> str:
+    first, *_ = rows
+    header = ["", "episodes", "accuracy, %", f"less {first}, points", "no step, %"]
+    header += ["architecture's lead, points", "edges moved"]
+    lines = []
+    for shape in shapes:
+        for name, found in rows.items():
+            both, still = found[shape, BOTH], found[shape, NONE]
+            means = [percent(mean_of(row["accuracy"])) for row in (both, still)]
+            less = _difference(both, rows[first][shape, BOTH]) if name != first else ""
+            adapts = both["searched"]
+            lead = _difference(both, found[shape, WEIGHTS]) if adapts else ""
+            moved = figure(float(np.mean(both["moved"]))) if adapts else ""
+            count = str(len(both["accuracy"]))
+            lines.append(
+                [f"{title_of(shape)}: {name}", count, means[0], less, means[1], lead, moved]
+            )
+    return table(header, lines)
+
+
+def _difference(one: Row, other: Row) -> str:
+    return points(between(one, other).difference)
+
+
+def _verdict(rows: Rows, shapes: Sequence[str]) -> str:
+    first, *others = rows
+    sentences = [
+        _compared(f"{name} instead of {first}", rows[name], rows[first], BOTH, shapes)
+        for name in others
+    ]
+    for setting, what in (
+        (NONE, "adapting instead of taking no step"),
+        (WEIGHTS, "adapting the architecture besides the weights"),
+    ):
+        sentences += [
+            _compared(f"After training with {name}, {what}", found, found, setting, shapes)
+            for name, found in rows.items()
+            if found[shapes[0], BOTH]["searched"] or setting != WEIGHTS
+        ]
+    return "\n".join(f"- {sentence}" for sentence in sentences)
+
+
+def _compared(
+    what: str,
+    one: Mapping[tuple[str, str], Row],
+    other: Mapping[tuple[str, str], Row],
+    setting: str,
+    shapes: Sequence[str],
+) -> str:
+    """What the default setting of one gains over a setting of the other, in a sentence."""
+    found = {title_of(s): between(one[s, BOTH], other[s, setting]) for s in shapes}
+    return verdict(what, found)
+
+
+def _training(rows: Rows, shape: str) -> str:
+    """What each was trained with, what that cost, and how large the adapted networks are."""
+    header = ["", "trained with", "processor, s", "thousand parameters", "million MACs"]
+    lines = []
+    for name, found in rows.items():
+        row = found[shape, BOTH]
+        sizes = [figure(median(row[c]) / unit) for c, unit in (("parameters", 1e3), ("macs", 1e6))]
+        overrides = ", ".join(f"`{each}`" for each in row["overrides"]) or "nothing else"
+        lines.append([name, overrides, f"{row['seconds']:.0f}", *sizes])
+    return table(header, lines)
+
+
+def _rows(options: argparse.Namespace, shown: Progress) -> tuple[list[Row], list[str]]:
+    """The rows of all variants of a group, and the evaluations that another process is at."""
+    for shape in options.shapes:
+        shape_of(shape)  # before hours of training
+    given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
+    rows, busy = [], []
+    for name, variant in _chosen(options).items():
+        found = trained(variant, options.config, given, options.runs, shown)
+        checkpoint = found.checkpoint
+        data = classes_for(checkpoint, options.data, options.split)
+        settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
+        evaluations = [
+            planned(variant.run, checkpoint, data, setting, options) for setting in settings
+        ]
+        measured, others = measure(evaluations, options.work, shown)
+        facts_of = {
+            "checkpoint": name,
+            "searched": checkpoint.card.relaxation != FIXED,
+            "overrides": variant.told,
+            "seconds": found.seconds,
+        }
+        rows += [{**row, **facts_of} for row in measured]
+        busy += others
+    return rows, busy
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, Variant]:
+    group = GROUPS[options.group]
+    if unknown := set(options.only) - group.keys():
+        message = f"no {', '.join(sorted(unknown))} among {', '.join(group)}"
+        raise InvalidInput.single("--only", "OPTION_OUT_OF_RANGE", message)
+    return {name: each for name, each in group.items() if not options.only or name in options.only}
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{TOPIC}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("group", choices=list(GROUPS), help="what is compared")
+    add_options(made, LOCAL / TOPIC)
+    add, config = made.add_argument, ROOT / "configs" / "study-omniglot.toml"
+    add("--config", type=Path, default=config, help="what all have in common (%(default)s)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
+    add("--only", nargs="+", default=[], metavar="NAME", help="some of the group's variants alone")
+    add("--runs", type=Path, default=ROOT / "runs" / "study", help="trainings (%(default)s)")
+    add("--out", type=Path, help="what the page is made of (benchmarks/results/study/GROUP.json)")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(1)
+    machine = facts()
+    try:
+        with bar() as shown:
+            rows, busy = _rows(options, shown)
+    except MetanasError as error:
+        print(f"error: {error} [{error.reason}]", file=sys.stderr)
+        return 2
+    if busy:
+        print(f"another process is at {', '.join(busy)}; run this again when it is done")
+        return 3
+    out = options.out or LOCAL.parent / "study" / f"{options.group}.json"
+    save(Results(TOPIC, machine, rows), out)
+    results = load(out)
+    print("\n\n".join([machine_line(results), *tables(results).values()]))
+    print(f"\nevery episode: {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Variants: what is trained, that it goes on, that it is compared, and what the page says of it."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import page, variants
+from benchmarks._plans import BOTH, WEIGHTS
+from benchmarks._results import Results, load
+from benchmarks._variants import COST_FILE, GROUPS
+from metanas import schema
+from metanas.checkpoint import load_checkpoint
+from metanas.config import read_config
+from metanas.options import AdaptConfig
+from tests.core.small import RUN, synthetic
+
+STUDY = Path(__file__).parents[2] / "configs" / "study-omniglot.toml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny configuration and a data set."""
+    folder = tmp_path_factory.mktemp("variants")
+    classes = synthetic(12, 8, size=12)
+    np.savez(
+        folder / "data.npz",
+        images=np.stack([images[:, 0] for images in classes.values()]),
+        class_name=np.array(list(classes)),
+        split=np.array(["train", "val"] * 6),
+    )
+    adapt = AdaptConfig(steps=2, tuning_steps=1, alpha_lr=0.5, weight_lr=0.01)
+    config = replace(RUN, adapt=adapt, train=replace(RUN.train, iterations=3))
+    (folder / "tiny.json").write_text(json.dumps(schema.dump(config)), encoding="utf-8")
+    return folder
+
+
+def arguments(folder: Path, group: str, *more: str) -> list[str]:
+    given = [group, "--data", folder / "data.npz", "--config", folder / "tiny.json"]
+    given += ["--runs", folder / "runs", "--work", folder / "work", "--scale", "0.01"]
+    out = folder / "study" / f"{group}.json"
+    return [*map(str, given), "--shapes", "3x1", "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Results:
+    assert variants.main(arguments(folder, "relaxations")) == 0
+    return load(folder / "study" / "relaxations.json")
+
+
+def test_every_variant_is_the_configuration_but_for_its_choice() -> None:
+    base = read_config(STUDY)
+    for group in GROUPS.values():
+        runs = [variant.run for variant in group.values()]
+        assert len(runs) == len(set(runs))
+        for variant in group.values():
+            genotype = ['search.genotype = "{}"'] * bool(variant.genotype_of)
+            found = read_config(STUDY, [*variant.overrides, *genotype])
+            assert (found.data, found.task, found.input) == (base.data, base.task, base.input)
+            assert found.train.iterations == base.train.iterations
+            assert (found == base) == (not variant.overrides)
+
+
+def test_variants_are_trained_and_meet_the_same_episodes(results: Results, folder: Path) -> None:
+    names = list(GROUPS["relaxations"])
+    assert list(dict.fromkeys(row["checkpoint"] for row in results.rows)) == names
+    for row in results.rows:
+        assert row["seconds"] > 0
+        assert len(row["accuracy"]) == 2
+        assert row["searched"] == (row["checkpoint"] != "fixed")
+    searched, fixed = (
+        load_checkpoint(folder / "runs" / run / "checkpoint") for run in ("base", "fixed")
+    )
+    assert fixed.meta_genotype == searched.meta_genotype
+    spent = (folder / "runs" / "base" / COST_FILE).read_text(encoding="utf-8").splitlines()
+    assert len(spent) == 1 + 3, "the settings, and a line an iteration"
+
+
+def test_what_is_trained_and_evaluated_is_not_done_again(results: Results, folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+    assert variants.main(arguments(folder, "relaxations")) == 0
+    assert load(folder / "study" / "relaxations.json").rows == results.rows
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
+    assert {p: t for p, t in after.items() if p.name != "log.jsonl"} == {
+        p: t for p, t in before.items() if p.name != "log.jsonl"
+    }
+
+
+def test_the_page_says_who_is_better_than_the_first(
+    results: Results, folder: Path, tmp_path: Path
+) -> None:
+    written = tmp_path / "results.md"
+    written.write_text(page.PAGES[variants.TOPIC].read_text(encoding="utf-8"), encoding="utf-8")
+    page.main([str(folder / "study" / "relaxations.json"), "--page", str(written)])
+    text = written.read_text(encoding="utf-8")
+    shown = variants.tables(results)
+    for name, content in shown.items():
+        assert content in text, name
+    assert "3-way 1-shot: GDAS" in shown["accuracy"]
+    assert "- GDAS instead of fixed **" in shown["verdict"]
+    assert "After training with fixed, adapting the architecture" not in shown["verdict"]
+    assert "`space.partial = 2`" in shown["training"]
+
+
+def test_some_variants_alone(results: Results, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "some.json"
+    call = ["--only", "DARTS", "GDAS", "--out", str(out)]
+    assert variants.main(arguments(folder, "relaxations", *call)) == 0
+    kept = [row for row in results.rows if row["checkpoint"] in ("DARTS", "GDAS")]
+    assert load(out).rows == kept
+    assert "less DARTS, points" in variants.tables(load(out))["accuracy"]
+
+
+def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
+    rows = {(row["checkpoint"], row["setting"]) for row in results.rows}
+    assert ("DARTS", BOTH) in rows
+    assert ("DARTS", WEIGHTS) in rows
+    assert not (folder / "study" / "learners.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (["--shapes", "3"], "OPTION_OUT_OF_RANGE"),
+        (["--only", "DARTS", "TNAS"], "OPTION_OUT_OF_RANGE"),
+        (["--data", "nowhere.npz"], "DATASET_MISSING"),
+        (["--set", "train.iteratons = 5"], "CONFIG_UNKNOWN_KEY"),
+        (["--set", "train.seed = 5"], "CHECKPOINT_FORMAT"),
+    ],
+)
+def test_bad_input(
+    results: Results, folder: Path, more: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert variants.main(arguments(folder, "relaxations", *more)) == 2
+    assert f"[{reason}]" in capsys.readouterr().err
