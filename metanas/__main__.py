@@ -4,14 +4,16 @@ import argparse
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from metanas import evaluating, watch
 from metanas.config import RunConfig, read_config
+from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.runs import run
 from metanas.terminal import watching
-from metanas.train import Learner
+from metanas.train import Extensions, Learner
 from metanas.wishes import listening
 
 
@@ -74,7 +76,8 @@ def _add_workers(train: argparse.ArgumentParser) -> None:
     several.add_argument(
         "--device",
         metavar="NAME",
-        help="cuda: a GPU for each worker; cpu: none; auto (default): cuda if there are so many",
+        help="cuda: a GPU for each worker; cpu: none; auto (default): cuda if there are so many; "
+        "without --workers: cpu (default), cuda, cuda:1 ...",
     )
     several.add_argument(
         "--replacements",
@@ -96,10 +99,11 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
     names = ("address", "device", "replacements", "patience")
     given = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
     if options.workers is None:
+        device = given.pop("device", "cpu")
         if given:
             message = "is about workers: say with --workers N how many"
             raise InvalidInput.single(f"--{next(iter(given))}", "OPTION_OUT_OF_RANGE", message)
-        yield None
+        yield partial(Extensions().batch, device=str(device_of(device)))
         return
     try:
         from metanas.cluster import Workers, cluster

@@ -38,6 +38,11 @@ class DataConfig:
     licence: str = ""
     """Terms of the data, for the model card."""
 
+    def __post_init__(self) -> None:
+        names = [Path(path).stem for path in (self.path, *self.more)]
+        apart = len(set(names)) == len(names)
+        _refuse("data", {"more": (apart, "must be data sets whose files have different names")})
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
@@ -62,7 +67,7 @@ class TaskConfig:
         checks = {
             "ways": (2 <= low <= high, "must be two numbers of at least 2, the lower one first"),
             "shots": (min(self.shots, default=0) >= 1, "must be one or more numbers above 0"),
-            "images": (self.images >= 4, "must be at least 4"),
+            "images": (self.images >= 2 * high, "must be two a class or more, of all ways"),
             "steps": (self.steps >= 1, "must be at least 1"),
             "groups": (self.groups >= 0, "must be at least 0"),
         }

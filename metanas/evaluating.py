@@ -12,6 +12,7 @@ from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.compare import compare
 from metanas.config import parse_overrides
+from metanas.devices import device_of
 from metanas.episodes import Classes, with_rotations
 from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
 from metanas.evaluate import EpisodeShape, mean_of
@@ -90,7 +91,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     torch.set_num_threads(arguments.threads)
-    checkpoint = load_checkpoint(arguments.checkpoint, device=arguments.device)
+    checkpoint = load_checkpoint(arguments.checkpoint, device=device_of(arguments.device))
     split, classes = classes_for(checkpoint, arguments.data, arguments.split)
     if arguments.rotations:
         classes = with_rotations(classes)

@@ -108,6 +108,16 @@ class AffineRange:
     shear: float = 0.1
     """Largest shear."""
 
+    def __post_init__(self) -> None:
+        most = {"rotation": 180.0, "shift": 1.0, "scale": 0.9, "shear": 1.0}
+        bad = [
+            Violation(f"augment.{name}", "OPTION_OUT_OF_RANGE", f"must be 0 to {high:g}")
+            for name, high in most.items()
+            if not 0 <= getattr(self, name) <= high
+        ]
+        if bad:
+            raise InvalidInput(bad)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PhotoRange:

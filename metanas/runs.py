@@ -10,7 +10,7 @@ Notable:
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,14 +21,17 @@ from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features, with_rotations
-from metanas.errors import CheckpointError, ClusterError, Diverged
+from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
-from metanas.runlog import CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
+from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
 from metanas.snapshots import Best, load_snapshot, save_snapshot
 from metanas.train import Extensions, Learner, MetaTrainer, Progress
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
+
+OF_A_RUN = (SNAPSHOT_FILE, LOG_FILE, CHECKPOINT)
+"""What nothing new is written over."""
 
 
 def run(
@@ -60,7 +63,7 @@ def run(
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    if not resume and (folder / SNAPSHOT_FILE).exists():
+    if not resume and any((folder / name).exists() for name in OF_A_RUN):
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
     # read before the data, which take longer
@@ -116,7 +119,7 @@ def _train(
         validated = not math.isnan(seen.pruned)
         if validated and seen.pruned > best.accuracy:
             best = Best(seen.pruned, seen.iteration)
-            _save(folder / "checkpoint", trainer, seen, trunk)
+            _save(folder / CHECKPOINT, trainer, seen, trunk)
         if validated or seen.iteration % settings.log_every == 0:
             _log(folder / LOG_FILE, seen)
         due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
@@ -165,6 +168,7 @@ def classes_of(
 ) -> tuple[Classes | Features, Classes | Features]:
     """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
     train, val = (_load(config, part) for part in (config.data.train_split, config.data.val_split))
+    _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
     if trunk is None:
@@ -186,6 +190,14 @@ def _load(config: RunConfig, split: str) -> Classes:
         prefix = f"{Path(path).stem}/" if config.data.more else ""
         found.update({prefix + name: images for name, images in classes.items()})
     return found
+
+
+def _check_apart(train: Collection[str], val: Collection[str]) -> None:
+    """Refuse to validate on what is trained on: the best checkpoint is chosen by validation."""
+    if both := sorted(set(train) & set(val)):
+        message = f"{len(both)} classes are in both splits, training and validation, such as "
+        message += f"{', '.join(both[:3])}; validate on classes that training has not seen"
+        raise DatasetError("DATASET_SPLIT", message)
 
 
 def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | None) -> None:

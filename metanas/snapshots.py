@@ -5,6 +5,7 @@ iteration alone. The file is written atomically, and nothing in it is ever unpic
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,10 @@ FREE = {
         "weight_lr", "gradient_clip",
     ),
     "search": ("alpha_lr",),
+    "data": ("path", "more"),
 }  # fmt: skip
-"""What may differ when a run is resumed: how long, how often, where the folder that it started
-from lies now, and rates that made it diverge."""
+"""What may differ when a run is resumed: how long, how often, where data and the folder that it
+started from lie now, and rates that made it diverge."""
 UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 
@@ -51,6 +53,7 @@ def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
         "config": schema.dump(trainer.config),
         "iteration": trainer.iteration,
         "best": schema.dump(best),
+        "data": trainer.data,
     }
     raw = safetensors.torch.save(_tensors(trainer), {"run": json.dumps(header)})
     write_atomic(folder / SNAPSHOT_FILE, raw)
@@ -82,6 +85,9 @@ def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
         length = int.from_bytes(raw[:8], "little")
         header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
         _check_same(path, header["config"], trainer.config)
+        if header["data"] != trainer.data:
+            message = f"{path} was written by a run on other classes or numbers of images"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
         _restore(trainer, header, tensors)
         return schema.build(Best, header["best"])
     except FileNotFoundError as error:
@@ -97,10 +103,24 @@ def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:
         for name in names:
             stored[section].pop(name, None)
             ours[section].pop(name)
-    for section, value in ours.items():
-        if stored.get(section) != value:
-            message = f"{path} was written with another [{section}]: {stored.get(section)}"
-            raise CheckpointError("CHECKPOINT_FORMAT", message)
+    there, here = _flat(stored), _flat(ours)
+    differing = [
+        f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here.get(name))} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+    if differing:
+        message = f"{path} was written with another configuration: {'; '.join(differing[:5])}"
+        raise CheckpointError("CHECKPOINT_FORMAT", message)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration by what `--set` calls them."""
+    return {
+        f"{section}.{name}" if name else section: each
+        for section, value in config.items()
+        for name, each in (value.items() if isinstance(value, dict) else [("", value)])
+    }
 
 
 def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:

@@ -12,6 +12,8 @@ Notable:
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -109,7 +111,8 @@ class Progress:
 class MetaTrainer:
     """The state of a run: meta-parameters and optimizers; `iterate` advances it.
 
-    `params`, `mean`, `factors` and `moments` are what a snapshot holds. `learn` runs the inner
+    `params`, `mean`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
+    names and numbers. `learn` runs the inner
     loops; by default in this process.
 
     Raises:
@@ -131,6 +134,7 @@ class MetaTrainer:
         _check_data("training", train, config.task.ways[1], 1 + max(config.task.shots))
         _check_data("validation", val, 2, 1 + VALIDATION_QUERIES)
         self.config = config
+        self.data = _digest(train, val)
         self._val = val
         self._learn = learn or extensions.batch(config, train)
         self.supernet = Supernet(config.space, candidates(config.space, extensions.ops))
@@ -312,6 +316,12 @@ class MetaTrainer:
         out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
         scale = params["head.log_scale"].exp()
         return prototype_logits(out[:count], members, out[count:], scale)
+
+
+def _digest(*splits: Classes | Features) -> str:
+    """SHA-256 of the names of all classes and their numbers of images."""
+    told = [[(name, len(images)) for name, images in split.items()] for split in splits]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _check_data(split: str, classes: Classes | Features, ways: int, images: int) -> None:

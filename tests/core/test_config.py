@@ -58,6 +58,11 @@ def test_overrides_that_are_no_toml(override: str) -> None:
         ("input.channels = 3", "input.channels", "OPTION_OUT_OF_RANGE"),
         ("task.ways = [5, 3]", "task.ways", "OPTION_OUT_OF_RANGE"),
         ("train.validate_every = 0", "train.validate_every", "OPTION_OUT_OF_RANGE"),
+        ("task.images = 119", "task.images", "OPTION_OUT_OF_RANGE"),
+        ("task.groups = -1", "task.groups", "OPTION_OUT_OF_RANGE"),
+        ("augment.rotation = nan", "augment.rotation", "OPTION_OUT_OF_RANGE"),
+        ("augment.scale = -7.5", "augment.scale", "OPTION_OUT_OF_RANGE"),
+        ('data.more = ["other/omniglot_28.npz"]', "data.more", "OPTION_OUT_OF_RANGE"),
     ],
 )
 def test_wrong_values_in_a_configuration(override: str, field: str, reason: str) -> None:

@@ -200,6 +200,17 @@ def test_evaluation_with_wrong_settings(
     assert f"[{reason}]" in told(capsys, [*arguments, *option])
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:1"])
+def test_a_device_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path, device: str
+) -> None:
+    assert "[DEVICE_MISSING]" in told(
+        capsys, evaluation(checkpoint, data, tmp_path / "one.json", "--device", device)
+    )
+    training = ["train", str(SHIPPED), "--out", str(tmp_path / "run"), "--device", device]
+    assert "[DEVICE_MISSING]" in told(capsys, training)
+
+
 def test_evaluation_of_no_checkpoint(
     capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.export import run, session
 from metanas.genotype import Genotype
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Progress
+from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.report import Report
 from metanas.task import Example, Limits
 from metanas.testing import make_checkpoint
@@ -344,6 +344,7 @@ def test_every_image_that_cannot_be_read_is_named(checkpoint: Checkpoint) -> Non
         ((2, 2), Limits(max_examples=3), "TOO_MANY_EXAMPLES"),
         ((2, 2), Limits(max_total_bytes=600), "TOO_MANY_BYTES"),
         ((2, 2), Limits(max_pixels=100), "IMAGE_TOO_MANY_PIXELS"),
+        ((2, 2), Limits(max_total_pixels=3 * 16**2), "TOO_MANY_PIXELS"),
     ],
 )
 def test_tasks_beyond_the_limits(
@@ -355,6 +356,29 @@ def test_tasks_beyond_the_limits(
         make_model(checkpoint, given, limits=limits, on_progress=seen.append)
     assert caught.value.reason == reason
     assert [p.stage for p in seen] == ["decode"]
+
+
+def test_decoding_can_be_stopped_between_two_images(checkpoint: Checkpoint) -> None:
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) > 4  # asked before each turn and stage, then for every image
+
+    job = Job(checkpoint, examples((30, 30)), should_stop=stop)
+    job.decode()
+    assert isinstance(job.outcome, Cancelled)
+    assert job.task is None
+    assert len(asked) < 10
+
+
+def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
+    """Together they would take the memory of all of them; alone or together, the answers agree."""
+    random = np.random.default_rng(0)
+    large = [random.integers(0, 256, (1100, 1000, 1), dtype=np.uint8) for _ in range(4)]
+    given = [Example(str(i % 2), image) for i, image in enumerate(large)]
+    made = make_model(checkpoint, given)
+    assert made.report.onnx_difference < 1e-3
 
 
 def test_adaptation_learns_the_task(checkpoint: Checkpoint) -> None:

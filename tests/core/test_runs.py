@@ -13,7 +13,7 @@ import torch
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
-from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
@@ -139,6 +139,29 @@ def test_a_run_is_not_overwritten(config: RunConfig, finished: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         run(config, finished, resume=False, on_progress=ignore)
     assert caught.value.reason == "RUN_EXISTS"
+    (finished / SNAPSHOT_FILE).unlink()  # what is left of a run is not written over either
+    with pytest.raises(CheckpointError) as caught:
+        run(config, finished, resume=False, on_progress=ignore)
+    assert caught.value.reason == "RUN_EXISTS"
+
+
+def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_path: Path) -> None:
+    same = replace(config, data=DataConfig(path=str(data), val_split="train"))
+    with pytest.raises(DatasetError, match="7 classes are in both splits"):
+        run(same, tmp_path / "run", resume=False, on_progress=ignore)
+
+
+def test_data_may_move_but_not_change(
+    config: RunConfig, finished: Path, data: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere.npz"
+    moved.write_bytes(data.read_bytes())
+    there = replace(config, data=replace(config.data, path=str(moved)))
+    run(there, finished, resume=True, on_progress=ignore)
+    classes = dict(np.load(data))
+    classes["class_name"] = np.array([f"other {name}" for name in classes["class_name"]])
+    np.savez(moved, **classes)
+    assert resumed(there, finished) == "CHECKPOINT_FORMAT"
 
 
 def test_nothing_to_resume(config: RunConfig, tmp_path: Path) -> None:
@@ -150,6 +173,8 @@ def test_another_configuration_is_refused(config: RunConfig, finished: Path) -> 
     reseeded = replace(config, train=replace(config.train, seed=1))
     for other in (wider, reseeded):
         assert resumed(other, finished) == "CHECKPOINT_FORMAT"
+    with pytest.raises(CheckpointError, match=r"train\.seed is 0 there and 1 here"):
+        run(reseeded, finished, resume=True, on_progress=ignore)
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -1,7 +1,9 @@
 """The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
 
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.errors import Cancelled, InvalidInput, OutOfMemory
+from metanas.errors import Cancelled, Diverged, InvalidInput, OutOfMemory
 from metanas.export import run, session
 from metanas.kernels import Rows
 from metanas.ops import OPS, Chain, Op
 from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, Progress
+from metanas.pipeline import AdaptedModel, Job, Progress, out_of_memory
+from metanas.relax import RELAXATIONS
 from metanas.task import Example
 from metanas.testing import make_checkpoint
-from metanas.workbench import StackLimits, Workbench, make_model
+from metanas.workbench import StackLimits, Workbench, make_all, make_model
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
@@ -210,10 +213,11 @@ class Picky(nn.Module):
 
     def __init__(self, rows: int, error: type[Exception]) -> None:
         super().__init__()
-        self.rows, self.error = rows, error
+        self.rows, self.error, self.failed = rows, error, 0
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.rows:
+            self.failed += 1
             raise self.error
         return x
 
@@ -245,6 +249,58 @@ def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:3])
     alone = make_model(checkpoint, examples((2, 2)), seed=0)
     assert_same_model(jobs[0].result(), alone, examples((2, 2)))
+
+
+def test_what_did_not_fit_is_not_tried_again_at_every_step(tmp_path: Path) -> None:
+    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
+    jobs, _ = jobs_of(checkpoint, dict.fromkeys("abcd", (2, 2)))
+    bench = Workbench()
+    for job in jobs:
+        bench.add(job)
+    work_off(bench)
+    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs)
+    # the four, and perhaps a half of them; not once more in the steps that follow
+    failed = sum(each.failed for each in checkpoint.supernet.modules() if isinstance(each, Picky))
+    assert 1 <= failed <= 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_libraries_lack_is_memory_that_lacks(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+
+
+def test_sampled_relaxations_draw_the_same_after_a_failure(tmp_path: Path) -> None:
+    """What is drawn for a stack that did not fit is drawn again for its parts."""
+    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
+    sampled = replace(checkpoint, relaxation=RELAXATIONS["gdas"])
+    whole, _ = jobs_of(sampled, dict.fromkeys("abc", (2, 2)))
+    alone, _ = jobs_of(sampled, dict.fromkeys("abc", (2, 2)))
+    make_all(whole)
+    for job in alone:
+        make_all([job])
+    for one, other in zip(whole, alone, strict=True):
+        assert one.result().genotype == other.result().genotype
+        assert one.adaptation is not None
+        assert other.adaptation is not None
+        for name, value in one.adaptation.soft.items():
+            assert torch.allclose(value, other.adaptation.soft[name], atol=1e-4), name
+
+
+def test_a_job_that_diverged_holds_no_memory_of_its_step(checkpoint: Checkpoint) -> None:
+    params = {**checkpoint.params, "head.log_scale": torch.tensor(200.0)}
+    job = Job(replace(checkpoint, params=params), examples((2, 2)))
+    make_all([job])
+    assert isinstance(job.outcome, Diverged)
+    frames = [frame for frame, _ in traceback.walk_tb(job.outcome.__traceback__)]
+    assert not any("gradients" in frame.f_locals for frame in frames)
 
 
 def test_a_defect_hits_the_job_that_causes_it_alone(tmp_path: Path) -> None:
