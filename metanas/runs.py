@@ -167,7 +167,9 @@ def classes_of(
     config: RunConfig, trunk: Trunk | None = None, on_images: OnImages = lambda done, images: None
 ) -> tuple[Classes | Features, Classes | Features]:
     """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
-    train, val = (_load(config, part) for part in (config.data.train_split, config.data.val_split))
+    splits = config.data.train_split, config.data.val_split
+    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
+        train, val = (_load(config, split, note) for split in splits)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
@@ -179,15 +181,20 @@ def classes_of(
     )
 
 
-def _load(config: RunConfig, split: str) -> Classes:
+def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
     """The classes of all data sets."""
     found = {}
     for path in (config.data.path, *config.data.more):
         # before a trunk packs stay as they are: they are resized as an adaptation resizes them
         as_they_are = config.space.trunk and not Path(path).is_dir()
         size = None if as_they_are else config.input.size
-        classes = data.load(path, split, size=size, channels=config.input.channels)
         prefix = f"{Path(path).stem}/" if config.data.more else ""
+
+        def note_in(where: str, why: str, prefix: str = prefix) -> None:
+            note(prefix + where, why)
+
+        channels = config.input.channels
+        classes = data.load(path, split, size=size, channels=channels, on_unreadable=note_in)
         found.update({prefix + name: images for name, images in classes.items()})
     return found
 

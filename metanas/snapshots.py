@@ -31,10 +31,10 @@ FREE = {
         "weight_lr", "gradient_clip",
     ),
     "search": ("alpha_lr",),
-    "data": ("path", "more"),
+    "data": ("path", "more", "unreadable"),
 }  # fmt: skip
 """What may differ when a run is resumed: how long, how often, where data and the folder that it
-started from lie now, and rates that made it diverge."""
+started from lie now, what happens to images that cannot be read, and rates that made it diverge."""
 UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 

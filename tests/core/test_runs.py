@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
@@ -275,6 +276,49 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(
     (finished / LOG_FILE).mkdir()
     assert resumed(config, finished) == "WRITE_FAILED"
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
+
+
+@pytest.fixture
+def flawed(config: RunConfig, data: Path, tmp_path: Path) -> RunConfig:
+    """Of folders, with a class's file in each split that is no image."""
+    with np.load(data) as archive:
+        arrays = dict(archive)
+    root = tmp_path / "folder"
+    for name, split, images in zip(
+        *(arrays[k] for k in ("class_name", "split", "images")), strict=True
+    ):
+        (root / split / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(root / split / name / f"{index}.png")
+    for split in ("train", "val"):
+        folder = min((root / split).iterdir())
+        (folder / "broken.png").write_bytes(b"no image")
+    return replace(config, data=DataConfig(path=str(root)))
+
+
+def test_unreadable_images_are_refused_together(flawed: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        run(flawed, tmp_path / "run", resume=False, on_progress=ignore)
+    assert caught.value.reason == "DATASET_IMAGE"
+    assert str(caught.value).startswith("2 images cannot be read: train/")
+    assert ", val/" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_images_are_left_out(
+    flawed: RunConfig,
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lenient = replace(flawed, data=replace(flawed.data, unreadable="skip"))
+    run(lenient, tmp_path / "run", resume=False, on_progress=ignore)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("2 images cannot be read: train/")
+    assert told.endswith("left out")
+    run(config, tmp_path / "whole", resume=False, on_progress=ignore)
+    (_, one), (_, other) = state(tmp_path / "run"), state(tmp_path / "whole")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
