@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,14 +166,19 @@ def test_data_may_move_but_not_change(
     assert resumed(there, finished) == "CHECKPOINT_FORMAT"
 
 
+def without_data(config: RunConfig) -> RunConfig:
+    """The same, but that reading its data would be an error."""
+    return replace(config, data=replace(config.data, path="nowhere.npz"))
+
+
 def test_nothing_to_resume(config: RunConfig, tmp_path: Path) -> None:
-    assert resumed(config, tmp_path) == "CHECKPOINT_MISSING"
+    assert resumed(without_data(config), tmp_path) == "CHECKPOINT_MISSING"
 
 
 def test_another_configuration_is_refused(config: RunConfig, finished: Path) -> None:
     wider = replace(config, space=replace(config.space, channels=(6, 8)))
     reseeded = replace(config, train=replace(config.train, seed=1))
-    for other in (wider, reseeded):
+    for other in map(without_data, (wider, reseeded)):
         assert resumed(other, finished) == "CHECKPOINT_FORMAT"
     with pytest.raises(CheckpointError, match=r"train\.seed is 0 there and 1 here"):
         run(reseeded, finished, resume=True, on_progress=ignore)
@@ -210,6 +216,32 @@ def test_snapshots_whose_tensors_do_not_fit(
 ) -> None:
     rewrite(finished, change)
     assert resumed(config, finished) == "CHECKPOINT_DAMAGED"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"train": replace(RUN.train, meta_learner="mystery")}, "meta-learner"),
+        ({"search": replace(RUN.search, relaxation="mystery")}, "relaxation"),
+        ({"space": replace(RUN.space, ops=("mystery", "skip_connect"))}, "op"),
+    ],
+)
+def test_unknown_names_are_refused_before_the_data(
+    config: RunConfig, tmp_path: Path, change: dict[str, Any], kind: str
+) -> None:
+    with pytest.raises(UnknownName, match="mystery") as caught:
+        run(replace(without_data(config), **change), tmp_path, resume=False, on_progress=ignore)
+    assert caught.value.kind == kind
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_data(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match="file") as caught:
+            run(without_data(config), folder, resume=False, on_progress=ignore)
+        assert caught.value.reason == "WRITE_FAILED"
 
 
 def test_the_log_has_no_gaps_and_nothing_twice(config: RunConfig, tmp_path: Path) -> None:
