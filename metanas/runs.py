@@ -90,7 +90,7 @@ def run(
         _rewind_log(folder / LOG_FILE, trainer.iteration)
         if not resume:  # whoever cannot write hears of it now, and there is always one to resume
             save_snapshot(folder, trainer, best)
-        return _train(trainer, folder, best, trunk, on_progress, wishes)
+    return _train(trainer, folder, best, trunk, on_progress, wishes)
 
 
 def _try_to_write(folder: Path) -> None:
@@ -135,21 +135,23 @@ def _train(
         except Diverged as error:
             raise _diverged(folder, trainer.iteration + 1, kept, error) from error
         except ClusterError:
-            save_snapshot(folder, trainer, best)
+            with _writing(folder):
+                save_snapshot(folder, trainer, best)
             raise
         on_progress(seen)
-        validated = not math.isnan(seen.pruned)
-        if validated and seen.pruned > best.accuracy:
-            best = Best(seen.pruned, seen.iteration)
-            _save(folder / CHECKPOINT, trainer, seen, trunk)
-        if validated or seen.iteration % settings.log_every == 0:
-            _log(folder / LOG_FILE, seen)
-        due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
-        late = time.monotonic() - written > settings.snapshot_seconds
-        if due or late or wishes.end() or seen.iteration == settings.iterations:
-            wishes.snapshot = False
-            save_snapshot(folder, trainer, best)
-            written, kept = time.monotonic(), trainer.iteration
+        with _writing(folder):
+            validated = not math.isnan(seen.pruned)
+            if validated and seen.pruned > best.accuracy:
+                best = Best(seen.pruned, seen.iteration)
+                _save(folder / CHECKPOINT, trainer, seen, trunk)
+            if validated or seen.iteration % settings.log_every == 0:
+                _log(folder / LOG_FILE, seen)
+            due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+            late = time.monotonic() - written > settings.snapshot_seconds
+            if due or late or wishes.end() or seen.iteration == settings.iterations:
+                wishes.snapshot = False
+                save_snapshot(folder, trainer, best)
+                written, kept = time.monotonic(), trainer.iteration
     return best
 
 

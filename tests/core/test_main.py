@@ -1,8 +1,11 @@
 """`python -m metanas`: what is said of inputs that cannot be used."""
 
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -209,6 +212,22 @@ def test_a_device_that_is_not_there(
     )
     training = ["train", str(SHIPPED), "--out", str(tmp_path / "run"), "--device", device]
     assert "[DEVICE_MISSING]" in told(capsys, training)
+
+
+def test_nobody_reads_what_is_printed(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """Of a command whose output is small enough to be written at the end alone."""
+    out = tmp_path / "one.json"
+    command = [sys.executable, "-m", "metanas", *evaluation(checkpoint, data, out)]
+    reads, writes = os.pipe()
+    os.close(reads)
+    for stderr in (subprocess.PIPE, writes):
+        done = subprocess.run(
+            [*command, "--episodes", "1"], stdout=writes, stderr=stderr, text=True, check=False
+        )
+        assert done.returncode == 128 + signal.SIGPIPE
+        assert not done.stderr
+    os.close(writes)
+    assert len(json.loads(out.read_text())["episodes"]) == 1
 
 
 def test_evaluation_of_no_checkpoint(

@@ -353,6 +353,14 @@ def test_unreadable_images_are_left_out(
     assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+def test_errors_of_callbacks_are_not_those_of_the_disk(config: RunConfig, tmp_path: Path) -> None:
+    def fail(seen: Progress) -> None:
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        run(config, tmp_path, resume=False, on_progress=fail)
+
+
 def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
     run(config, tmp_path, resume=False, on_progress=ignore)
     again = read_config(tmp_path / "checkpoint" / "training.json")
