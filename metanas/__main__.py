@@ -1,6 +1,7 @@
 """`python -m metanas`: meta-training, and evaluation in process, from the command line."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,13 @@ from metanas.config import RunConfig, read_config
 from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.runs import run
+from metanas.screen import Screen, mute
 from metanas.terminal import watching
 from metanas.train import Extensions, Learner
 from metanas.wishes import listening
+
+CLOSED: signal.Signals = getattr(signal, "SIGPIPE", signal.SIGTERM)
+"""What ends programs whose output nobody reads any more; Windows has no name for it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,9 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         done: int = options.run(options)
+        sys.stdout.flush()
     except MetanasError as error:
         print(f"error: {error} [{error.reason}]", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads what is printed: a user of `| head`, who knows
+        mute()
+        return 128 + CLOSED
     except KeyboardInterrupt:
         again = "train goes on with --resume, evaluate --out with the same command"
         print(f"interrupted; {again}", file=sys.stderr)
@@ -119,21 +128,19 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, options.set)
     folder = options.out or Path("runs") / config.name
-    with (
-        _learner(options, config) as learner,
-        watching(config.train.iterations) as shown,
-        listening() as wishes,
-    ):
+    with _learner(options, config) as learner, listening() as wishes:
         try:
-            best = run(
-                config,
-                folder,
-                resume=options.resume,
-                on_progress=shown.iteration,
-                wishes=wishes,
-                learner=learner,
-                on_images=shown.images,
-            )
+            screen = Screen(lambda: wishes.ask(CLOSED))
+            with watching(config.train.iterations, screen) as shown:
+                best = run(
+                    config,
+                    folder,
+                    resume=options.resume,
+                    on_progress=shown.iteration,
+                    wishes=wishes,
+                    learner=learner,
+                    on_images=shown.images,
+                )
         except KeyboardInterrupt:
             if wishes.begun:
                 raise

@@ -14,13 +14,15 @@ Notable:
 
 import logging
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import ray
@@ -107,21 +109,38 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
 
 def _join(workers: Workers) -> None:
     """Connect to a cluster that is there."""
-    # Ray waits for an answer as long as it likes; a process can be told to stop waiting
-    command = [sys.executable, "-c", CONNECT, workers.address]
-    try:
-        subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=workers.patience
-        )
-    except subprocess.TimeoutExpired as error:
-        message = f"no Ray cluster answered at {workers.address} within {workers.patience:g} s; "
-        message += "is it HOST:PORT of `ray start --head`, and does this host reach it?"
-        raise ClusterError("CLUSTER_UNREACHABLE", message) from error
-    except subprocess.CalledProcessError as error:
-        message = f"the Ray cluster at {workers.address} cannot be joined: "
-        message += last_line(error.stderr)
-        raise ClusterError("CLUSTER_UNREACHABLE", message) from error
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        try:
+            failed = _try(workers, said)
+        except subprocess.TimeoutExpired as error:
+            message = f"no Ray cluster answered at {workers.address} within {workers.patience:g} s;"
+            message += " is it HOST:PORT of `ray start --head`, and does this host reach it?"
+            raise ClusterError("CLUSTER_UNREACHABLE", message) from error
+        if failed:
+            said.seek(0)
+            message = f"the Ray cluster at {workers.address} cannot be joined: "
+            message += last_line(said.read())
+            raise ClusterError("CLUSTER_UNREACHABLE", message)
     ray.init(workers.address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _try(workers: Workers, said: IO[str]) -> int:
+    """Connect in a process of its own; its exit status.
+
+    Raises:
+        TimeoutExpired: it took too long, and is killed with all that it started.
+    """
+    # Ray waits for an answer as long as it likes; a process can be told to stop waiting. It writes
+    # to a file: what Ray starts inherits a pipe, and would hold it open
+    command = [sys.executable, "-c", CONNECT, workers.address]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
+    ) as child:
+        try:
+            return child.wait(workers.patience)
+        except BaseException:
+            os.killpg(child.pid, signal.SIGKILL)
+            raise
 
 
 def _start(workers: Workers) -> None:

@@ -37,11 +37,18 @@ class DataConfig:
     """Whether each class turned by 90, 180 and 270 degrees counts as three more classes."""
     licence: str = ""
     """Terms of the data, for the model card."""
+    unreadable: str = "refuse"
+    """What happens to images that cannot be read: "refuse" ends the run before it begins, "skip"
+    leaves them out. Either way they are counted and named."""
 
     def __post_init__(self) -> None:
         names = [Path(path).stem for path in (self.path, *self.more)]
         apart = len(set(names)) == len(names)
-        _refuse("data", {"more": (apart, "must be data sets whose files have different names")})
+        checks = {
+            "more": (apart, "must be data sets whose files have different names"),
+            "unreadable": (self.unreadable in ("refuse", "skip"), "must be refuse or skip"),
+        }
+        _refuse("data", checks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,10 @@ Notable:
 
 import json
 import math
+import tempfile
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
 from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
-from metanas.snapshots import Best, load_snapshot, save_snapshot
+from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot
 from metanas.train import Extensions, Learner, MetaTrainer, Progress
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
@@ -66,8 +68,14 @@ def run(
     if not resume and any((folder / name).exists() for name in OF_A_RUN):
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
-    # read before the data, which take longer
-    start = _start(config, extensions or Extensions()) if not resume else None
+    # what needs no data comes before them: they take longer
+    extensions = extensions or Extensions()
+    extensions.check(config)
+    if resume:
+        check_snapshot(folder, config)
+    with _writing(folder):
+        _try_to_write(folder)
+    start = _start(config, extensions) if not resume else None
     trunk = pretrained_trunk(config.space) if config.space.trunk else None
     train, val = classes_of(config, trunk, on_images)
     learn = learner(config, train) if learner else None
@@ -77,12 +85,26 @@ def run(
     best = load_snapshot(folder, trainer) if resume else Best()
     wishes = wishes or Wishes()
     wishes.begun = True
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _rewind_log(folder / LOG_FILE, trainer.iteration)
         if not resume:  # whoever cannot write hears of it now, and there is always one to resume
             save_snapshot(folder, trainer, best)
-        return _train(trainer, folder, best, trunk, on_progress, wishes)
+    return _train(trainer, folder, best, trunk, on_progress, wishes)
+
+
+def _try_to_write(folder: Path) -> None:
+    """Whether there could be files, without leaving one, or a folder."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """What goes wrong on the disk becomes a `CheckpointError`."""
+    try:
+        yield
     except OSError as error:
         message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
         message += "make room, then go on with --resume"
@@ -113,21 +135,23 @@ def _train(
         except Diverged as error:
             raise _diverged(folder, trainer.iteration + 1, kept, error) from error
         except ClusterError:
-            save_snapshot(folder, trainer, best)
+            with _writing(folder):
+                save_snapshot(folder, trainer, best)
             raise
         on_progress(seen)
-        validated = not math.isnan(seen.pruned)
-        if validated and seen.pruned > best.accuracy:
-            best = Best(seen.pruned, seen.iteration)
-            _save(folder / CHECKPOINT, trainer, seen, trunk)
-        if validated or seen.iteration % settings.log_every == 0:
-            _log(folder / LOG_FILE, seen)
-        due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
-        late = time.monotonic() - written > settings.snapshot_seconds
-        if due or late or wishes.end() or seen.iteration == settings.iterations:
-            wishes.snapshot = False
-            save_snapshot(folder, trainer, best)
-            written, kept = time.monotonic(), trainer.iteration
+        with _writing(folder):
+            validated = not math.isnan(seen.pruned)
+            if validated and seen.pruned > best.accuracy:
+                best = Best(seen.pruned, seen.iteration)
+                _save(folder / CHECKPOINT, trainer, seen, trunk)
+            if validated or seen.iteration % settings.log_every == 0:
+                _log(folder / LOG_FILE, seen)
+            due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+            late = time.monotonic() - written > settings.snapshot_seconds
+            if due or late or wishes.end() or seen.iteration == settings.iterations:
+                wishes.snapshot = False
+                save_snapshot(folder, trainer, best)
+                written, kept = time.monotonic(), trainer.iteration
     return best
 
 
@@ -167,7 +191,9 @@ def classes_of(
     config: RunConfig, trunk: Trunk | None = None, on_images: OnImages = lambda done, images: None
 ) -> tuple[Classes | Features, Classes | Features]:
     """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
-    train, val = (_load(config, part) for part in (config.data.train_split, config.data.val_split))
+    splits = config.data.train_split, config.data.val_split
+    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
+        train, val = (_load(config, split, note) for split in splits)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
@@ -179,15 +205,20 @@ def classes_of(
     )
 
 
-def _load(config: RunConfig, split: str) -> Classes:
+def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
     """The classes of all data sets."""
     found = {}
     for path in (config.data.path, *config.data.more):
         # before a trunk packs stay as they are: they are resized as an adaptation resizes them
         as_they_are = config.space.trunk and not Path(path).is_dir()
         size = None if as_they_are else config.input.size
-        classes = data.load(path, split, size=size, channels=config.input.channels)
         prefix = f"{Path(path).stem}/" if config.data.more else ""
+
+        def note_in(where: str, why: str, prefix: str = prefix) -> None:
+            note(prefix + where, why)
+
+        channels = config.input.channels
+        classes = data.load(path, split, size=size, channels=channels, on_unreadable=note_in)
         found.update({prefix + name: images for name, images in classes.items()})
     return found
 

@@ -5,14 +5,15 @@ iteration alone. The file is written atomically, and nothing in it is ever unpic
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from metanas import schema
@@ -31,10 +32,10 @@ FREE = {
         "weight_lr", "gradient_clip",
     ),
     "search": ("alpha_lr",),
-    "data": ("path", "more"),
+    "data": ("path", "more", "unreadable"),
 }  # fmt: skip
 """What may differ when a run is resumed: how long, how often, where data and the folder that it
-started from lie now, and rates that made it diverge."""
+started from lie now, what happens to images that cannot be read, and rates that made it diverge."""
 UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 
@@ -78,18 +79,38 @@ def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
     Raises:
         CheckpointError: no snapshot, a damaged one, or one of another configuration.
     """
-    path = folder / SNAPSHOT_FILE
-    try:
-        raw = path.read_bytes()
-        tensors = safetensors.torch.load(raw)
-        length = int.from_bytes(raw[:8], "little")
-        header = json.loads(json.loads(raw[8 : 8 + length])["__metadata__"]["run"])
+    with _reading(folder) as path:
+        header = _header(path)
         _check_same(path, header["config"], trainer.config)
         if header["data"] != trainer.data:
             message = f"{path} was written by a run on other classes or numbers of images"
             raise CheckpointError("CHECKPOINT_FORMAT", message)
-        _restore(trainer, header, tensors)
+        _restore(trainer, header, safetensors.torch.load(path.read_bytes()))
         return schema.build(Best, header["best"])
+
+
+def check_snapshot(folder: Path, config: RunConfig) -> None:
+    """Refuse early what `load_snapshot` would not restore, as far as the header tells.
+
+    Raises:
+        CheckpointError: as there.
+    """
+    with _reading(folder) as path:
+        _check_same(path, _header(path)["config"], config)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        header: dict[str, Any] = json.loads(file.metadata()["run"])
+    return header
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[Path]:
+    """Where a snapshot is; what goes wrong with it becomes a `CheckpointError`."""
+    path = folder / SNAPSHOT_FILE
+    try:
+        yield path
     except FileNotFoundError as error:
         message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
         raise CheckpointError("CHECKPOINT_MISSING", message) from error

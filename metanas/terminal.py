@@ -73,9 +73,8 @@ class Shown:
 
 
 @contextmanager
-def watching(iterations: int, console: Console | None = None) -> Iterator[Shown]:
+def watching(iterations: int, console: Console) -> Iterator[Shown]:
     """Show a run of so many iterations: as a bar, or as lines without a terminal."""
-    console = console or Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         yield _lines(iterations, console)
         return

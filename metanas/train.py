@@ -60,8 +60,8 @@ class Extensions:
     relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
     meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
 
-    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
-        """The function that runs this configuration's inner loops.
+    def check(self, config: RunConfig) -> None:
+        """Whether all that this configuration names is there.
 
         Raises:
             UnknownName: there is no such operation, relaxation or meta-learner.
@@ -71,11 +71,22 @@ class Extensions:
             raise UnknownName("meta-learner", learner, tuple(self.meta_learners))
         if relaxation not in self.relaxations:
             raise UnknownName("relaxation", relaxation, tuple(self.relaxations))
+        for op in config.space.ops:
+            if op not in self.ops:
+                raise UnknownName("op", op, tuple(self.ops))
+
+    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
+        """The function that runs this configuration's inner loops.
+
+        Raises:
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        self.check(config)
         return MetaBatch(
             config,
             train,
-            meta_learner=self.meta_learners[learner],
-            relaxation=self.relaxations[relaxation],
+            meta_learner=self.meta_learners[config.train.meta_learner],
+            relaxation=self.relaxations[config.search.relaxation],
             ops=self.ops,
             device=device,
         )

@@ -22,6 +22,16 @@ class Wishes:
         """Whether it is to end."""
         return self.stop is not None
 
+    def ask(self, number: signal.Signals) -> None:
+        """Ask it to end as this signal does.
+
+        Raises:
+            KeyboardInterrupt: it does not look at wishes yet.
+        """
+        self.stop = number
+        if not self.begun:
+            raise KeyboardInterrupt
+
 
 @contextmanager
 def listening() -> Iterator[Wishes]:
@@ -34,8 +44,8 @@ def listening() -> Iterator[Wishes]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         again = wishes.stop is not None and number == signal.SIGINT
-        wishes.stop = signal.Signals(number)
-        if again or not wishes.begun:
+        wishes.ask(signal.Signals(number))
+        if again:
             raise KeyboardInterrupt
 
     def snapshot(number: int, frame: FrameType | None) -> None:

@@ -1,5 +1,6 @@
 """Data sets on disk as class name → uint8 images (N, C, H, W)."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ from numpy.typing import NDArray
 from metanas.data import arrays, folder, omniglot, packs
 from metanas.data.fit import fit
 from metanas.data.npz import open_npz
+from metanas.data.unreadable import Note, refusing, skipping
 from metanas.errors import DatasetError
 
-__all__ = ["load"]
+__all__ = ["Note", "load", "refusing", "skipping"]
 
 
 def load(
@@ -19,7 +21,7 @@ def load(
     *,
     size: int | None = None,
     channels: int | None = None,
-    on_unreadable: folder.Unreadable | None = None,
+    on_unreadable: Note | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
     """Read a data set; what kind it is shows in what the path holds.
 
@@ -29,8 +31,8 @@ def load(
         split: which part; None is everything.
         size: side to squash every image to, antialiased; None leaves sizes as they are.
         channels: 1 (grey) or 3 (RGB); None leaves arrays as they are and makes files RGB.
-        on_unreadable: for folders: called with each file that is no image and why, which is then
-            skipped; without it such files are an error.
+        on_unreadable: called with each file, or image of a pack, that cannot be read, and why;
+            it is then skipped. Without it they are an error that names and counts them.
 
     Returns:
         class name → uint8 (N, C, H, W), all classes of one H, W.
@@ -39,12 +41,8 @@ def load(
         DatasetError: with a reason of its own for each way in which data can be unusable.
     """
     path = Path(path)
-    if path.is_dir():
-        data = folder.read(path, split, size=size, channels=channels, on_unreadable=on_unreadable)
-    elif path.is_file():
-        data = _read_npz(path, split, channels)
-    else:
-        raise DatasetError("DATASET_MISSING", f"there is neither a file nor a folder at {path}")
+    with nullcontext(on_unreadable) if on_unreadable else refusing() as note:
+        data = _read(path, split, size, channels, note)
     if not data:
         raise DatasetError("DATASET_EMPTY", f"{path} has no classes")
     for name, images in data.items():
@@ -55,11 +53,17 @@ def load(
     return fitted
 
 
-def _read_npz(path: Path, split: str | None, channels: int | None) -> dict[str, NDArray[np.uint8]]:
+def _read(
+    path: Path, split: str | None, size: int | None, channels: int | None, note: Note
+) -> dict[str, NDArray[np.uint8]]:
+    if path.is_dir():
+        return folder.read(path, split, size=size, channels=channels, note=note)
+    if not path.is_file():
+        raise DatasetError("DATASET_MISSING", f"there is neither a file nor a folder at {path}")
     with open_npz(path) as archive:
         names = frozenset(archive)
         if packs.matches(names):
-            return packs.read(archive, split, channels)
+            return packs.read(archive, split, channels=channels, note=note)
         if omniglot.matches(names):
             return omniglot.read(archive, split)
         return arrays.read(archive, names, split)

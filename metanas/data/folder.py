@@ -8,14 +8,12 @@ from numpy.typing import NDArray
 
 from metanas.data.fit import fit_one
 from metanas.data.splits import unknown_split
+from metanas.data.unreadable import Note
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images import decode
 from metanas.task import Limits
 
-NAMED = 5  # of many unreadable files, so many are named
 NO_IMAGES = frozenset({"thumbs.db", "desktop.ini"})  # what file managers leave behind
-
-Unreadable = Callable[[Path, str], None]
 
 
 def read(
@@ -24,7 +22,7 @@ def read(
     *,
     size: int | None,
     channels: int | None,
-    on_unreadable: Unreadable | None,
+    note: Note,
 ) -> dict[str, NDArray[np.uint8]]:
     """Class name → uint8 (N, channels, H, W), classes and files in the order of their names.
 
@@ -33,29 +31,22 @@ def read(
         split: name of the split's folder, or None.
         size: side that every image is squashed to; without it all must be of one size already.
         channels: 1 or 3; None is 3.
-        on_unreadable: called with each file that is no image, and why; the file is then skipped.
-            Without it such files are an error that names them.
+        note: called with each file that is no image, and why; the file is then skipped.
 
     Raises:
-        DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE, DATASET_IMAGE.
+        DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE.
     """
     classes = _folders(_split_folder(root, split))
     if not classes:
         raise DatasetError("DATASET_EMPTY", f"{root} has no class folders")
-    bad: list[str] = []
 
-    def note(path: Path, why: str) -> None:
-        if on_unreadable is None:
-            bad.append(f"{path.relative_to(root)} ({why})")
-        else:
-            on_unreadable(path, why)
+    def note_file(path: Path, why: str) -> None:
+        note(str(path.relative_to(root)), why)
 
     images = {
-        folder.name: [fit_one(image, size, channels or 3) for image in _images(folder, note)]
+        folder.name: [fit_one(image, size, channels or 3) for image in _images(folder, note_file)]
         for folder in classes
     }
-    if bad:
-        raise _unreadable(bad)
     return {name: _stack(name, members) for name, members in images.items()}
 
 
@@ -71,7 +62,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _images(folder: Path, note: Unreadable) -> Iterator[NDArray[np.uint8]]:
+def _images(folder: Path, note: Callable[[Path, str], None]) -> Iterator[NDArray[np.uint8]]:
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         if path.name.startswith(".") or path.name.lower() in NO_IMAGES:
             continue
@@ -92,12 +83,3 @@ def _stack(name: str, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
         message = f"the images of {name!r} are {' and '.join(sorted(sizes)[:3])}; give a size"
         raise DatasetError("DATASET_SIZE", message)
     return np.stack(images)
-
-
-def _unreadable(bad: list[str]) -> DatasetError:
-    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-    plural = "files are" if len(bad) > 1 else "file is"
-    return DatasetError(
-        "DATASET_IMAGE",
-        f"{len(bad)} {plural} no readable image: {', '.join(bad[:NAMED])}{more}",
-    )

@@ -4,11 +4,14 @@ Image `i` is `data[offset[i]:offset[i + 1]]`, of class `class_name[label[i]]`, w
 `split[label[i]]`.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from metanas.data.npz import Archive
 from metanas.data.splits import check_names, classes_of
+from metanas.data.unreadable import Note
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images import decode
 from metanas.task import Limits
@@ -19,30 +22,37 @@ def matches(names: frozenset[str]) -> bool:
     return {"data", "offset", "label", "class_name", "split"} <= names
 
 
-def read(archive: Archive, split: str | None, channels: int | None) -> dict[str, NDArray[np.uint8]]:
+def read(
+    archive: Archive, split: str | None, *, channels: int | None, note: Note
+) -> dict[str, NDArray[np.uint8]]:
     """Class name → uint8 (N, channels, H, W); only the images of the wanted split are decoded.
 
     channels: 1 or 3; None is 3.
+    note: called with each image that cannot be decoded, and why; it is then skipped.
 
     Raises:
-        DatasetError: DATASET_FORMAT, DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE, and DATASET_IMAGE
-            with the index of an image that cannot be decoded.
+        DatasetError: DATASET_FORMAT, DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE.
     """
     data, offset, label = archive["data"], archive["offset"], archive["label"]
     names = archive["class_name"]
     _check(data, offset, label, len(names))
     check_names(names)
-    result = {}
-    for index in classes_of(archive["split"], len(names), split):
-        members = np.flatnonzero(label == index)
-        name = str(names[index])
-        if not len(members):
-            raise DatasetError("DATASET_EMPTY", f"class {name!r} has no image")
-        images = [_image(data, offset, int(member), channels or 3) for member in members]
-        if len({image.shape for image in images}) > 1:
-            raise DatasetError("DATASET_SIZE", f"the images of {name!r} are of several sizes")
-        result[name] = np.stack(images)
-    return result
+
+    def images(name: str, members: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+        for member in members:
+            try:
+                encoded = data[offset[member] : offset[member + 1]].tobytes()
+                decoded = decode(encoded, channels=channels or 3, limits=Limits())
+                yield decoded.transpose(2, 0, 1)
+            except InvalidInput as error:
+                note(f"image {member} of class {name!r}", error.reason)
+
+    chosen = {
+        str(names[index]): np.flatnonzero(label == index)
+        for index in classes_of(archive["split"], len(names), split)
+    }
+    found = {name: list(images(name, members)) for name, members in chosen.items()}
+    return {name: _stack(name, members) for name, members in found.items()}
 
 
 def _check(
@@ -62,11 +72,9 @@ def _check(
         raise DatasetError("DATASET_FORMAT", message)
 
 
-def _image(
-    data: NDArray[np.uint8], offset: NDArray[np.int64], index: int, channels: int
-) -> NDArray[np.uint8]:
-    encoded = data[offset[index] : offset[index + 1]].tobytes()
-    try:
-        return decode(encoded, channels=channels, limits=Limits()).transpose(2, 0, 1)
-    except InvalidInput as error:
-        raise DatasetError("DATASET_IMAGE", f"image {index}: {error}") from error
+def _stack(name: str, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    if not images:
+        raise DatasetError("DATASET_EMPTY", f"class {name!r} has no image")
+    if len({image.shape for image in images}) > 1:
+        raise DatasetError("DATASET_SIZE", f"the images of {name!r} are of several sizes")
+    return np.stack(images)

@@ -63,6 +63,7 @@ def test_overrides_that_are_no_toml(override: str) -> None:
         ("augment.rotation = nan", "augment.rotation", "OPTION_OUT_OF_RANGE"),
         ("augment.scale = -7.5", "augment.scale", "OPTION_OUT_OF_RANGE"),
         ('data.more = ["other/omniglot_28.npz"]', "data.more", "OPTION_OUT_OF_RANGE"),
+        ('data.unreadable = "maybe"', "data.unreadable", "OPTION_OUT_OF_RANGE"),
     ],
 )
 def test_wrong_values_in_a_configuration(override: str, field: str, reason: str) -> None:

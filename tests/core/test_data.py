@@ -126,9 +126,28 @@ def test_packs_decode_nothing_of_other_splits(tmp_path: Path) -> None:
     data[start:stop] = 0  # the first image of `dog`
     path = npz(tmp_path / "pack.npz", arrays | {"data": data})
     assert len(load(path, "train")) == 2
-    with pytest.raises(DatasetError, match="image 2") as caught:
-        load(path, "val")
+    assert reason(path, "val") == "DATASET_IMAGE"
+
+
+def test_images_of_packs_that_cannot_be_decoded(tmp_path: Path) -> None:
+    arrays = pack_arrays()
+    start, stop = arrays["offset"][2:4]
+    data = arrays["data"].copy()
+    data[start:stop] = 0  # the first image of `dog`
+    data[arrays["offset"][5] :] = 0  # the only one of `fox`
+    path = npz(tmp_path / "pack.npz", arrays | {"data": data})
+    with pytest.raises(DatasetError) as caught:
+        load(path)
     assert caught.value.reason == "DATASET_IMAGE"
+    assert str(caught.value) == (
+        "2 images cannot be read: image 2 of class 'dog' (IMAGE_FORMAT), "
+        "image 5 of class 'fox' (IMAGE_FORMAT); repair or remove them"
+    )
+    skipped: list[tuple[str, str]] = []
+    dogs = load(path, "val", on_unreadable=lambda where, why: skipped.append((where, why)))["dog"]
+    assert [image.flat[0] for image in dogs] == [11, 12]
+    assert skipped == [("image 2 of class 'dog'", "IMAGE_FORMAT")]
+    assert reason(path, on_unreadable=lambda where, why: None) == "DATASET_EMPTY"
 
 
 @pytest.mark.parametrize(
@@ -292,14 +311,14 @@ def test_files_that_are_no_images_are_refused_by_name_or_skipped(tmp_path: Path)
     with pytest.raises(DatasetError) as caught:
         load(tmp_path)
     assert caught.value.reason == "DATASET_IMAGE"
-    assert str(caught.value).startswith("2 files are no readable image")
+    assert str(caught.value).startswith("2 images cannot be read")
     assert "notes.txt (IMAGE_FORMAT)" in str(caught.value)
     assert "half.png (IMAGE_TRUNCATED)" in str(caught.value)
 
     skipped: list[tuple[str, str]] = []
-    data = load(tmp_path, on_unreadable=lambda path, why: skipped.append((path.name, why)))
+    data = load(tmp_path, on_unreadable=lambda path, why: skipped.append((path, why)))
     assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
-    assert skipped == [("notes.txt", "IMAGE_FORMAT"), ("half.png", "IMAGE_TRUNCATED")]
+    assert skipped == [("cat/notes.txt", "IMAGE_FORMAT"), ("dog/half.png", "IMAGE_TRUNCATED")]
 
 
 def test_a_class_of_unreadable_files_only_is_empty(tmp_path: Path) -> None:

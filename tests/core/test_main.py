@@ -1,8 +1,11 @@
 """`python -m metanas`: what is said of inputs that cannot be used."""
 
 import json
+import os
 import re
 import shlex
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,11 +74,11 @@ LINES = re.findall(r"^python -m metanas (train .*)$", GUIDE, re.MULTILINE)
 def test_the_commands_of_the_guide(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
-    """As far as the data, which nobody has where the guide says."""
+    """As far as the run that it goes on with, or the data: nobody has them where the guide says."""
     monkeypatch.chdir(SHIPPED.parents[1])
     changes = ["--set", "data.path='nowhere.npz'", "--set", "train.start=''"]
-    arguments = [*shlex.split(line), *changes]
-    assert "[DATASET_MISSING]" in told(capsys, arguments)
+    missing = "CHECKPOINT" if "--resume" in line else "DATASET"
+    assert f"[{missing}_MISSING]" in told(capsys, [*shlex.split(line), *changes])
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if "--workers" in line])
@@ -209,6 +212,22 @@ def test_a_device_that_is_not_there(
     )
     training = ["train", str(SHIPPED), "--out", str(tmp_path / "run"), "--device", device]
     assert "[DEVICE_MISSING]" in told(capsys, training)
+
+
+def test_nobody_reads_what_is_printed(checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    """Of a command whose output is small enough to be written at the end alone."""
+    out = tmp_path / "one.json"
+    command = [sys.executable, "-m", "metanas", *evaluation(checkpoint, data, out)]
+    reads, writes = os.pipe()
+    os.close(reads)
+    for stderr in (subprocess.PIPE, writes):
+        done = subprocess.run(
+            [*command, "--episodes", "1"], stdout=writes, stderr=stderr, text=True, check=False
+        )
+        assert done.returncode == 128 + signal.SIGPIPE
+        assert not done.stderr
+    os.close(writes)
+    assert len(json.loads(out.read_text())["episodes"]) == 1
 
 
 def test_evaluation_of_no_checkpoint(

@@ -5,11 +5,13 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
@@ -164,14 +166,19 @@ def test_data_may_move_but_not_change(
     assert resumed(there, finished) == "CHECKPOINT_FORMAT"
 
 
+def without_data(config: RunConfig) -> RunConfig:
+    """The same, but that reading its data would be an error."""
+    return replace(config, data=replace(config.data, path="nowhere.npz"))
+
+
 def test_nothing_to_resume(config: RunConfig, tmp_path: Path) -> None:
-    assert resumed(config, tmp_path) == "CHECKPOINT_MISSING"
+    assert resumed(without_data(config), tmp_path) == "CHECKPOINT_MISSING"
 
 
 def test_another_configuration_is_refused(config: RunConfig, finished: Path) -> None:
     wider = replace(config, space=replace(config.space, channels=(6, 8)))
     reseeded = replace(config, train=replace(config.train, seed=1))
-    for other in (wider, reseeded):
+    for other in map(without_data, (wider, reseeded)):
         assert resumed(other, finished) == "CHECKPOINT_FORMAT"
     with pytest.raises(CheckpointError, match=r"train\.seed is 0 there and 1 here"):
         run(reseeded, finished, resume=True, on_progress=ignore)
@@ -209,6 +216,32 @@ def test_snapshots_whose_tensors_do_not_fit(
 ) -> None:
     rewrite(finished, change)
     assert resumed(config, finished) == "CHECKPOINT_DAMAGED"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"train": replace(RUN.train, meta_learner="mystery")}, "meta-learner"),
+        ({"search": replace(RUN.search, relaxation="mystery")}, "relaxation"),
+        ({"space": replace(RUN.space, ops=("mystery", "skip_connect"))}, "op"),
+    ],
+)
+def test_unknown_names_are_refused_before_the_data(
+    config: RunConfig, tmp_path: Path, change: dict[str, Any], kind: str
+) -> None:
+    with pytest.raises(UnknownName, match="mystery") as caught:
+        run(replace(without_data(config), **change), tmp_path, resume=False, on_progress=ignore)
+    assert caught.value.kind == kind
+
+
+def test_a_folder_that_cannot_be_is_refused_before_the_data(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match="file") as caught:
+            run(without_data(config), folder, resume=False, on_progress=ignore)
+        assert caught.value.reason == "WRITE_FAILED"
 
 
 def test_the_log_has_no_gaps_and_nothing_twice(config: RunConfig, tmp_path: Path) -> None:
@@ -275,6 +308,57 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(
     (finished / LOG_FILE).mkdir()
     assert resumed(config, finished) == "WRITE_FAILED"
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
+
+
+@pytest.fixture
+def flawed(config: RunConfig, data: Path, tmp_path: Path) -> RunConfig:
+    """Of folders, with a class's file in each split that is no image."""
+    with np.load(data) as archive:
+        arrays = dict(archive)
+    root = tmp_path / "folder"
+    for name, split, images in zip(
+        *(arrays[k] for k in ("class_name", "split", "images")), strict=True
+    ):
+        (root / split / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(root / split / name / f"{index}.png")
+    for split in ("train", "val"):
+        folder = min((root / split).iterdir())
+        (folder / "broken.png").write_bytes(b"no image")
+    return replace(config, data=DataConfig(path=str(root)))
+
+
+def test_unreadable_images_are_refused_together(flawed: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        run(flawed, tmp_path / "run", resume=False, on_progress=ignore)
+    assert caught.value.reason == "DATASET_IMAGE"
+    assert str(caught.value).startswith("2 images cannot be read: train/")
+    assert ", val/" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_images_are_left_out(
+    flawed: RunConfig,
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lenient = replace(flawed, data=replace(flawed.data, unreadable="skip"))
+    run(lenient, tmp_path / "run", resume=False, on_progress=ignore)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("2 images cannot be read: train/")
+    assert told.endswith("left out")
+    run(config, tmp_path / "whole", resume=False, on_progress=ignore)
+    (_, one), (_, other) = state(tmp_path / "run"), state(tmp_path / "whole")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_errors_of_callbacks_are_not_those_of_the_disk(config: RunConfig, tmp_path: Path) -> None:
+    def fail(seen: Progress) -> None:
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        run(config, tmp_path, resume=False, on_progress=fail)
 
 
 def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:

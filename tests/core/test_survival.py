@@ -166,6 +166,25 @@ def test_asked_for_a_snapshot_and_then_to_stop(
     assert snapshot <= reached(folder) < ITERATIONS
 
 
+def test_nobody_reads_what_it_prints(train: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "unread"
+    long = ["--set", "train.iterations=4000", "--set", "train.snapshot_every=4000"]
+    with subprocess.Popen(
+        [*train, str(folder), *long],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as victim:
+        assert victim.stdout
+        assert victim.stderr
+        assert victim.stdout.readline().startswith("1/4000")
+        victim.stdout.close()
+        assert victim.stderr.read() == f"stopped by SIGPIPE; go on with --resume --out {folder}\n"
+    assert victim.returncode == 128 + signal.SIGPIPE
+    assert 0 < reached(folder) < 4000
+
+
 def handles(victim: subprocess.Popen[str], number: signal.Signals) -> bool:
     """Whether a handler of its own is there for the signal; see proc(5)."""
     status = Path(f"/proc/{victim.pid}/status").read_text()
