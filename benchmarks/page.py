@@ -28,7 +28,7 @@ from benchmarks import (
 )
 from benchmarks._goals import goals
 from benchmarks._machine import ROOT
-from benchmarks._results import Tables, load, machine_line
+from benchmarks._results import LOCAL, Tables, load, machine_line
 
 PAGE = ROOT / "docs" / "performance.md"
 TABLES: Mapping[str, Tables] = {
@@ -98,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     options = parser.parse_args(arguments)
     by_page: dict[Path, list[Path]] = {}
-    for path in options.results:
+    # where everybody's own runs go: the pages have no place for them
+    for path in (path for path in options.results if path.parent.name != LOCAL.name):
         page = options.page or PAGES.get(load(path).topic, PAGE)
         by_page.setdefault(page, []).append(path)
     for page, paths in by_page.items():
