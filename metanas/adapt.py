@@ -287,7 +287,7 @@ def advance(
     entropies = checkpoint.supernet.entropy(
         stack.params, _relaxation(Softmax(), updates)
     ).expand_as(losses)
-    # the only time that the host waits for the device, but for which candidates are to run
+    # all that the host has to know, but for which candidates are to run, in one wait
     rows = torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1).tolist()
     outcomes = list[Step | Exception | None]()
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
@@ -307,9 +307,8 @@ def advance(
 def footprint(adaptations: Sequence[Adaptation]) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    checkpoint = adaptations[0].checkpoint
     images = 2 * count * len(adaptations)  # each has a view
-    return checkpoint.supernet.activation_bytes(images, checkpoint.card.input.size)
+    return images * adaptations[0].checkpoint.image_bytes
 
 
 def _objective(

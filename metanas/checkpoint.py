@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import safetensors.torch
@@ -50,6 +51,11 @@ class Checkpoint:
     def device(self) -> torch.device:
         """Where its tasks are adapted."""
         return self.params["head.log_scale"].device
+
+    @cached_property
+    def image_bytes(self) -> int:
+        """About how many bytes of activations a step keeps of an image for its backward pass."""
+        return self.supernet.activation_bytes(1, self.card.input.size)
 
     @property
     def meta_genotype(self) -> Genotype:
