@@ -114,6 +114,7 @@ class PerTask:
 
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         first = self.relaxations[0]
+        # softmax and argmax draw nothing: tasks that are equally far share one call
         draws = bool(self.generators) and not isinstance(first, Softmax | Argmax)
         if not draws and all(each == first for each in self.relaxations):
             return first.weights(logits, generator)

@@ -23,7 +23,7 @@ from PIL import Image
 from metanas import __version__
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export import run, session
+from metanas.export import _run_together, run, session
 from metanas.genotype import Genotype
 from metanas.options import AdaptConfig
 from metanas.pipeline import AdaptedModel, Job, Progress
@@ -379,6 +379,17 @@ def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
     given = [Example(str(i % 2), image) for i, image in enumerate(large)]
     made = make_model(checkpoint, given)
     assert made.report.onnx_difference < 1e-3
+    taken: list[int] = []
+
+    class Runtime:
+        def run(self, names: list[str], feeds: dict[str, NDArray[np.uint8]]) -> list[Any]:
+            taken.append(len(feeds["images"]))
+            return [np.zeros((len(feeds["images"]), 2), np.float32)]
+
+    small = [image[:10, :10] for image in large] * 20
+    for images in (large, small):
+        assert len(_run_together(Runtime(), images)) == len(images)
+    assert taken == [1, 1, 1, 1, 32, 32, 16]
 
 
 def test_adaptation_learns_the_task(checkpoint: Checkpoint) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import torch
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from metanas_server.errors import WorkerFailed
+from metanas_server.worker import _failure
 from tests.server.calls import (
     CANCELLED,
     FAILED,
@@ -153,3 +156,9 @@ def test_the_front_has_no_torch(server: ServerProcess, api: Api) -> None:
     assert "onnxruntime" not in maps
     (worker,) = server.workers()
     assert "libtorch" in Path(f"/proc/{worker}/maps").read_text(encoding="utf-8")
+
+
+def test_a_device_that_is_lost_ends_the_worker_and_a_defect_does_not() -> None:
+    with pytest.raises(torch.AcceleratorError):
+        _failure(torch.AcceleratorError("an illegal memory access was encountered"), 1)
+    assert isinstance(_failure(ZeroDivisionError(), 1), WorkerFailed)
