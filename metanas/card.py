@@ -48,6 +48,11 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
     checks = (
         ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
         ("size", spec.size % reduced == 0, f"must be a multiple of {reduced} with this trunk"),
+        (
+            "size",
+            min(space.sides(spec.size)) >= space.grid,
+            "is so small that the last cell's maps have no quarters; use space.grid = 1",
+        ),
         ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
         ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
         ("std", len(spec.std) == spec.channels, "must have one value a channel"),

@@ -1,6 +1,6 @@
 """Both ends of a network: what the cells' inputs come from, and what their output becomes.
 
-Without a trunk these are a stem convolution and nothing; with one, the trunk's two maps and an
+Without a trunk these are a stem and nothing; with one, the trunk's two maps and an
 `Embedding`.
 """
 
@@ -13,34 +13,43 @@ from torch.nn import functional as F
 
 from metanas.graph import Graph, Value
 from metanas.kernels import Rows
-from metanas.ops import Conv, Norm, channels_last, emit_chain
+from metanas.ops import Chain, Conv, Norm, channels_last, emit_chain
 from metanas.space import SearchSpace
 from metanas.trunk import Maps
 
 EMBED = "embed."
 
 
-class Stem(Conv):
-    """Images `(R, C, H, W)` to both inputs of the first cell, which are one and the same."""
+class Stem(Chain):
+    """Images `(R, C, H, W)` to both inputs of the first cell, which are one and the same.
+
+    Convolutions of 3x3 with a ReLU between them, of which the last one strides.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
-        width, stride = space.stem_channels, space.stem_stride
-        super().__init__(space.input_channels, width, (3, 3), (stride, stride))
-        self.norm = Norm(width)
-        self.widths = (width, width)
+        *before, last = space.stem_channels
+        layers, inputs = list[nn.Module](), space.input_channels
+        for width in before:
+            layers += [Conv(inputs, width, (3, 3)), Norm(width), nn.ReLU()]
+            inputs = width
+        self.stride = space.stem_stride
+        strided = Conv(inputs, last, (3, 3), (self.stride, self.stride))
+        super().__init__([*layers, strided, Norm(last)])
+        self.widths = (last, last)
+        self.before = sum(before)
 
     def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        out = self.norm(channels_last(super().forward(x, rows)), rows)
+        first = channels_last(self[0](x, rows))
+        out = self.part(first, rows, 1, len(self))
         return out, out
 
-    def sizes(self, size: int) -> tuple[int, int]:
-        """Of an image of this side: side of the output, and numbers kept for the backward pass."""
-        side = -(-size // self.stride[0])
-        return side, 2 * self.out_channels * side**2
+    def kept(self, size: int) -> int:
+        """Numbers that an image of this side leaves for the backward pass."""
+        return 2 * self.before * size**2 + 2 * self.widths[0] * (-(-size // self.stride)) ** 2
 
     def emit(self, graph: Graph, images: Value) -> tuple[Value, Value]:
         """The same in ONNX."""
-        out = emit_chain(graph, nn.Sequential(self, self.norm), images)
+        out = emit_chain(graph, self, images)
         return out, out
 
 
@@ -55,9 +64,24 @@ class Taps(nn.Module):
     def forward(self, x: Tensor, _rows: Rows) -> tuple[Tensor, Tensor]:
         return self.maps.unpack(x)
 
-    def sizes(self, size: int) -> tuple[int, int]:
-        """Of an image of this side: side of the second map, and numbers in both."""
-        return self.maps.side(size), self.maps.length(size)
+    def kept(self, size: int) -> int:
+        """Numbers that an image of this side leaves for the backward pass."""
+        return self.maps.length(size)
+
+
+def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
+    """Features `(R, D)` of the last cell's maps `(R, C, H, W)`: the means over the grid's fields.
+
+    Fields of an odd side overlap in its middle.
+    """
+    return F.adaptive_avg_pool2d(maps, space.grid).flatten(1)
+
+
+def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Value:
+    """The same in ONNX, of images of this side."""
+    side = space.sides(size)[-1]
+    length, step = -(-side // space.grid), max(1, side // space.grid)
+    return graph.node("Flatten", [graph.average_pool(maps, length, step, 0)], axis=1)
 
 
 def halves_before(space: SearchSpace, index: int) -> bool:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
-from metanas.ends import Stem
+from metanas.ends import Stem, emit_pooled
 from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
 from metanas.network import DiscreteCell, DiscreteNetwork, edge_name
@@ -77,7 +77,8 @@ def to_onnx(
     for cell in network.cells:
         assert isinstance(cell, DiscreteCell)
         before, last = last, _emit_cell(graph, cell, before, last, ops)
-    features = graph.pooled(last) if network.cells else None
+    size = classifier.preprocess.size
+    features = emit_pooled(graph, last, space, size) if network.cells else None
     if network.embed is not None:
         features = network.embed.emit(graph, inputs[1], features)
     parts = (classifier.weight, classifier.bias)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from metanas.ends import Embedding, entry, halves_before, is_frozen
+from metanas.ends import Embedding, entry, halves_before, is_frozen, pooled
 from metanas.genotype import Genotype, Node
 from metanas.kernels import Rows, moments
 from metanas.ops import Norm, Op, reduce_norm, relu_conv_norm
@@ -97,7 +97,7 @@ class DiscreteNetwork(nn.Module):
         before, last = inputs = self.stem(x, rows)
         for cell in self.cells:
             before, last = last, cell(before, last, rows)
-        features: Tensor = last.mean(dim=(2, 3))
+        features = pooled(last, self.space)
         if self.embed is None:
             return features
         out: Tensor = self.embed(inputs[1], features if self.cells else None, rows)

@@ -20,10 +20,14 @@ class SearchSpace:
     """Indices of the cells that halve the resolution."""
     nodes: int = 3
     """Intermediate nodes of a cell."""
-    stem_channels: int = 48
-    """Output channels of the stem convolution."""
+    stem_channels: tuple[int, ...] = (48,)
+    """Output channels of the stem's convolutions. One at full resolution before the one that
+    strides costs little and sees the finest strokes where they are."""
     stem_stride: int = 1
-    """Stride of the stem convolution."""
+    """Stride of the last of them."""
+    grid: int = 1
+    """The last maps are averaged over their whole, or with 2 over their quarters: features that say
+    where something is, and four times as many."""
     partial: int = 1
     """Operations run on one of so many equal parts of the channels (PC-DARTS); 1 is all."""
     trunk: str = ""
@@ -43,13 +47,19 @@ class SearchSpace:
                 "must be indices of cells",
             ),
             ("nodes", 1 <= self.nodes <= 6, "must lie in 1 to 6"),
-            ("stem_channels", 1 <= self.stem_channels <= 1024, "must lie in 1 to 1024"),
+            ("stem_channels", 1 <= len(self.stem_channels) <= 4, "must name 1 to 4 convolutions"),
+            (
+                "stem_channels",
+                all(1 <= c <= 1024 for c in self.stem_channels),
+                "must each lie in 1 to 1024",
+            ),
             ("partial", 1 <= self.partial <= 16, "must lie in 1 to 16"),
             (
                 "partial",
                 self.partial < 1 or all(c % self.partial == 0 for c in self.channels),
                 "must divide every width",
             ),
+            ("grid", self.grid in (1, 2), "must be 1 or 2"),
             ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
             ("trunk", self.trunk in ("", *TRUNKS), f"must be empty or one of {', '.join(TRUNKS)}"),
             ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
@@ -79,4 +89,14 @@ class SearchSpace:
     @property
     def features(self) -> int:
         """Length of the feature vector that the head sees."""
-        return self.nodes * self.channels[-1]
+        return self.nodes * self.channels[-1] * self.grid**2
+
+    def sides(self, size: int) -> tuple[int, ...]:
+        """Of an image of this side: those of what enters the first cell and of what leaves each."""
+        blocks = TRUNKS.get(self.trunk, ())
+        side = size // blocks[self.taps[1]].reduced if blocks else -(-size // self.stem_stride)
+        found = [side]
+        for index in range(self.cells):
+            side = -(-side // 2) if index in self.reductions else side
+            found.append(side)
+        return tuple(found)

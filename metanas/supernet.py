@@ -29,7 +29,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from metanas.droppath import DropPath
-from metanas.ends import Embedding, entry, halves_before
+from metanas.ends import Embedding, entry, halves_before, pooled
 from metanas.errors import Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
 from metanas.kernels import Rows, mixture, normalise
@@ -330,11 +330,10 @@ class Supernet(nn.Module):
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
-        side, elements = self.stem.sizes(size)
-        for index, width in enumerate(self.space.channels):
-            reduces = index in self.space.reductions
-            side = -(-side // 2) if reduces else side
-            alive = self.cell_alpha("reduce" if reduces else "normal").alive
+        elements = self.stem.kept(size)
+        for index, side in enumerate(self.space.sides(size)[1:]):
+            width = self.space.channels[index]
+            alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
             elements += int(alive.sum()) * KEPT * width * side**2
         return 4 * images * elements
 
@@ -378,7 +377,7 @@ class Supernet(nn.Module):
                 edges, ops = mixed.shares.shape[1:]
                 mixed = replace(mixed, factors=drop.factors(edges, ops, last, rows))
             before, last = last, cell(before, last, rows, mixed, recompute)
-        features: Tensor = last.mean(dim=(2, 3))
+        features = pooled(last, self.space)
         return features if self.embed is None else self.embed(inputs[1], features, rows)
 
 

@@ -260,7 +260,7 @@ def make_checkpoint(  # noqa: PLR0913 (what tests vary)
         channels=(width, width),
         reductions=(1,),
         nodes=2,
-        stem_channels=2 * width,
+        stem_channels=(width, 2 * width),
         stem_stride=1,
         partial=partial,
         trunk="efficientnet-lite0" if trunk else "",

@@ -29,7 +29,7 @@ SPACE = SearchSpace(
     channels=(4, 6, 4),
     reductions=(1,),
     nodes=3,
-    stem_channels=5,
+    stem_channels=(3, 5),
     stem_stride=1,
 )
 TINY = SearchSpace(
@@ -38,8 +38,9 @@ TINY = SearchSpace(
     channels=(6, 6),
     reductions=(0,),
     nodes=2,
-    stem_channels=8,
+    stem_channels=(8,),
     stem_stride=2,
+    grid=2,
 )
 GENOTYPE = Genotype(
     normal=(((0, "conv_3x3"), (1, "skip_connect")), ((1, "conv_3x3"), (2, "max_pool_3x3"))),

@@ -95,7 +95,7 @@ def test_steps_move_weights_and_alphas_together(checkpoint: Checkpoint) -> None:
     params, seen = adapted(checkpoint, task(2, 3, 2), OPTIONS)
     changed = moved(checkpoint, params)
     assert all(changed[name] for name in changed if is_alpha(name))
-    assert changed["stem.weight"]
+    assert changed["stem.0.weight"]
     assert changed["head.log_scale"]
     assert [step.step for step in seen] == [1, 2, 3, 4]
     assert seen[0].temperature == OPTIONS.temperature_start
@@ -169,14 +169,14 @@ def test_bilevel_learns_the_alphas_from_one_half_and_the_weights_from_the_other(
 def test_bilevel_takes_another_way(checkpoint: Checkpoint) -> None:
     one, _ = adapted(checkpoint, task(2, 2), OPTIONS)
     two, _ = adapted(checkpoint, task(2, 2), OPTIONS.replace({"bilevel": True}))
-    assert not torch.equal(one["stem.weight"], two["stem.weight"])
+    assert not torch.equal(one["stem.0.weight"], two["stem.0.weight"])
 
 
 def test_the_seed_decides(checkpoint: Checkpoint) -> None:
     support = task(2, 2)
     one, same, other = (adapted(checkpoint, support, OPTIONS, seed)[0] for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["stem.weight"], other["stem.weight"])
+    assert not torch.equal(one["stem.0.weight"], other["stem.0.weight"])
 
 
 def test_the_checkpoint_stays_as_it_is(checkpoint: Checkpoint) -> None:
@@ -200,7 +200,7 @@ def test_dead_candidates_are_not_turned_to(tmp_path: Path) -> None:
 
 
 def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: Checkpoint) -> None:
-    adaptation = begin(checkpoint, task(2, 3), OPTIONS)
+    adaptation = begin(checkpoint, task(2, 3, 1), OPTIONS)
     run(adaptation, until=Stage.TUNE)
     before = adaptation.soft
     chosen = set(dict(adaptation.network()[0].named_parameters()))
@@ -208,7 +208,7 @@ def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: C
     assert [step.step for step in steps] == [1, 2, 3]
     after = adaptation.optimizer.snapshot()
     moved = {name for name in after if not torch.equal(after[name], before[name])}
-    assert "stem.weight" in moved
+    assert "stem.0.weight" in moved
     assert not any(is_alpha(name) for name in moved)
     # an edge's candidates have an index of their own in the supernet, the network has one each
     edges = {name.split(".")[3] for name in chosen if ".edges." in name}

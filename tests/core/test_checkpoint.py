@@ -120,7 +120,7 @@ def flip(file: str, position: int) -> Damage:
 
 
 def nan(loaded: dict[str, torch.Tensor]) -> None:
-    loaded["stem.weight"][0, 0, 0, 0] = torch.nan
+    loaded["stem.0.weight"][0, 0, 0, 0] = torch.nan
 
 
 def infinite(loaded: dict[str, torch.Tensor]) -> None:
@@ -158,14 +158,14 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a pickle": (raw(pickled), "CHECKPOINT_DAMAGED"),
     "an empty file": (raw(lambda data: b""), "CHECKPOINT_DAMAGED"),
     "a header without end": (raw(huge_header), "CHECKPOINT_DAMAGED"),
-    "a tensor missing": (tensors(lambda t: t.pop("stem.weight")), "CHECKPOINT_DAMAGED"),
+    "a tensor missing": (tensors(lambda t: t.pop("stem.0.weight")), "CHECKPOINT_DAMAGED"),
     "a mask missing": (tensors(lambda t: t.pop("alive.normal")), "CHECKPOINT_DAMAGED"),
     "a tensor too many": (
         tensors(lambda t: t.update(extra=torch.zeros(2))),
         "CHECKPOINT_DAMAGED",
     ),
     "another shape": (
-        tensors(lambda t: t.update({"stem.weight": torch.zeros(1, 1, 3, 3)})),
+        tensors(lambda t: t.update({"stem.0.weight": torch.zeros(1, 1, 3, 3)})),
         "CHECKPOINT_DAMAGED",
     ),
     "a shape that would broadcast": (
@@ -173,7 +173,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         "CHECKPOINT_DAMAGED",
     ),
     "another type": (
-        tensors(lambda t: t.update({"stem.weight": t["stem.weight"].double()})),
+        tensors(lambda t: t.update({"stem.0.weight": t["stem.0.weight"].double()})),
         "CHECKPOINT_DAMAGED",
     ),
     "NaN": (tensors(nan), "CHECKPOINT_DAMAGED"),

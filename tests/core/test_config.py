@@ -179,8 +179,10 @@ def test_the_defaults_are_within_bounds() -> None:
         ({"reductions": (-1,)}, "reductions"),
         ({"nodes": 0}, "nodes"),
         ({"nodes": 7}, "nodes"),
-        ({"stem_channels": 0}, "stem_channels"),
+        ({"stem_channels": ()}, "stem_channels"),
+        ({"stem_channels": (0, 8)}, "stem_channels"),
         ({"stem_stride": 3}, "stem_stride"),
+        ({"grid": 3}, "grid"),
     ],
 )
 def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:
@@ -190,7 +192,7 @@ def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:
 
 
 def test_the_space_knows_its_sizes() -> None:
-    assert (TINY.cells, TINY.features) == (2, 12)
+    assert (TINY.cells, TINY.features) == (2, 48)
 
 
 @pytest.mark.parametrize(

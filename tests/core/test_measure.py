@@ -32,7 +32,7 @@ def test_classes_of_one_image_take_no_part() -> None:
 
 
 def test_multiply_accumulates_are_counted() -> None:
-    space = replace(TINY, channels=(4,), reductions=(), nodes=1, stem_channels=6, stem_stride=1)
+    space = replace(TINY, channels=(4,), reductions=(), nodes=1, stem_channels=(6,), stem_stride=1)
     node: Node = ((0, "conv_3x3"), (1, "skip_connect"))
     network = DiscreteNetwork(space, Genotype((node,), (node,)), OPS)
     freeze(network)

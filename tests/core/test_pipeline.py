@@ -310,7 +310,9 @@ def test_light_support_sets_are_inverted_and_so_are_their_queries(
         for e in examples((2, 2))
     ]
     negative = [Example(e.label, (255 - np.asarray(e.image)).astype(np.uint8)) for e in given]
-    one, two = make_model(dark, given), make_model(dark, negative)
+    # Adam's first step has the same length however small a gradient is, rounding errors included
+    options = card.defaults.replace({"weight_lr": 1e-6, "alpha_lr": 1e-6})
+    one, two = (make_model(dark, each, options=options) for each in (given, negative))
     assert one.genotype == two.genotype
     logits = [
         run(session(made.onnx), [np.asarray(e.image) for e in sent])

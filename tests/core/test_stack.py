@@ -148,7 +148,7 @@ def test_computing_twice_instead_of_keeping_changes_nothing(checkpoint: Checkpoi
 def test_a_task_that_diverges_takes_nobody_with_it(checkpoint: Checkpoint) -> None:
     fine, alone, ill = (begin(checkpoint, (2, 2), seed) for seed in (0, 0, 1))
     with torch.no_grad():
-        ill.optimizer.params["stem.weight"].fill_(torch.nan)
+        ill.optimizer.params["stem.0.weight"].fill_(torch.nan)
     outcomes = advance([fine, ill])
     assert isinstance(outcomes[1], Diverged)
     run([fine])

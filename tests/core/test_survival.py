@@ -41,7 +41,7 @@ ops = ["max_pool_3x3", "skip_connect", "conv_3x3"]
 channels = [6, 6]
 reductions = [0]
 nodes = 2
-stem_channels = 8
+stem_channels = [8]
 stem_stride = 2
 
 [adapt]

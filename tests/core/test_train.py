@@ -60,7 +60,7 @@ def test_the_alphas_wait_for_the_end_of_the_warm_up() -> None:
     run.iterate()
     moved = changed(before, run.meta)
     assert not any(is_alpha(name) for name in moved)
-    assert "stem.weight" in moved
+    assert "stem.0.weight" in moved
     run.iterate()
     assert {name for name in run.meta if is_alpha(name)} <= changed(before, run.meta)
 
@@ -93,7 +93,7 @@ def test_the_outer_step_falls_to_zero_by_a_cosine() -> None:
         seen = run.iterate()
         rate = 0.5 * (1 + math.cos(math.pi * iteration / 4))
         assert (seen.meta_lr_weights, seen.meta_lr_alphas) == pytest.approx((rate, 0.5 * rate))
-        for name, scale in (("stem.weight", 1.0), ("alpha.normal.ops", 0.5)):
+        for name, scale in (("stem.0.weight", 1.0), ("alpha.normal.ops", 0.5)):
             step = before[name] - run.meta[name]
             torch.testing.assert_close(step, torch.full_like(step, rate * scale))
 
@@ -111,7 +111,7 @@ def test_the_outer_optimizer_may_be_adam() -> None:
         )
         before = copy(run.meta)
         run.iterate()
-        step = before["stem.weight"] - run.meta["stem.weight"]
+        step = before["stem.0.weight"] - run.meta["stem.0.weight"]
         torch.testing.assert_close(step, torch.full_like(step, 0.01), rtol=1e-3, atol=0)
 
 
@@ -121,8 +121,8 @@ def test_a_running_mean_is_what_is_validated_and_saved() -> None:
         mean, before = copy(run.saved), run.iteration
         run.iterate()
         decay = min(0.9, (1 + before) / (10 + before))
-        expected = decay * mean["stem.weight"] + (1 - decay) * run.meta["stem.weight"]
-        torch.testing.assert_close(run.saved["stem.weight"], expected)
+        expected = decay * mean["stem.0.weight"] + (1 - decay) * run.meta["stem.0.weight"]
+        torch.testing.assert_close(run.saved["stem.0.weight"], expected)
         assert iteration == before
     saved = run.validate(Argmax())
     run.params.zero_()
@@ -202,7 +202,7 @@ def test_the_seed_decides() -> None:
         losses = [run.iterate().loss for run in (one, same, other)]
         assert losses[0] == losses[1] != losses[2]
     assert changed(one.meta, same.meta) == set()
-    assert "stem.weight" in changed(one.meta, other.meta)
+    assert "stem.0.weight" in changed(one.meta, other.meta)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_meta_parameters() -> None:

@@ -10,7 +10,7 @@ mini-batches, the temperatures.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,16 @@ def _pointwise(inputs: int, outputs: int) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, bias=False)
 
 
+def stem(space: SearchSpace) -> Sequence:
+    """3x3 convolutions with a ReLU between them; the last one strides."""
+    widths = (space.input_channels, *space.stem_channels)
+    layers = list[nn.Module]()
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), Norm(), nn.ReLU()]
+    layers[-3] = nn.Conv2d(*widths[-2:], 3, space.stem_stride, padding=1, bias=False)
+    return Sequence(*layers[:-1])
+
+
 class TextbookSupernet(nn.Module):
     """Stem, cells, global average. `alive` says which candidates the meta-architecture has left."""
 
@@ -159,13 +169,9 @@ class TextbookSupernet(nn.Module):
             self.alpha[kind] = nn.ParameterDict(
                 {"ops": ops, "inputs": nn.Parameter(torch.empty(pairs))}
             )
-        stem = space.stem_channels
-        self.stem = nn.Conv2d(
-            space.input_channels, stem, 3, space.stem_stride, padding=1, bias=False
-        )
-        self.stem_norm = Norm()
+        self.stem = stem(space)
         self.cells = nn.ModuleList()
-        widths = (stem, stem)
+        widths = space.stem_channels[-1:] * 2
         for index, channels in enumerate(space.channels):
             kind = "reduce" if index in space.reductions else "normal"
             self.cells.append(TextbookCell(space, index, widths, alive[kind]))
@@ -194,12 +200,20 @@ class TextbookSupernet(nn.Module):
 
     def forward(self, x: Tensor, support: int, shares: Shares) -> Tensor:
         """Features `(N, D)` of images `(N, C, H, W)`, the first `support` of them the support."""
-        before = last = self.stem_norm(self.stem(x), support)
+        before = last = self.stem(x, support)
         for cell in self.cells:
             assert isinstance(cell, TextbookCell)
             before, last = last, cell(before, last, support, shares[cell.kind])
-        features: Tensor = last.mean(dim=(2, 3))
-        return features
+        return self.pooled(last)
+
+    def pooled(self, last: Tensor) -> Tensor:
+        """Means over the whole of the maps, or over their quarters, which overlap in the middle."""
+        if self.space.grid == 1:
+            return last.mean(dim=(2, 3))
+        half = -(-last.shape[-1] // 2)
+        rows = (last[:, :, :half], last[:, :, -half:])
+        fields = [each for row in rows for each in (row[..., :half], row[..., -half:])]
+        return torch.stack([field.mean(dim=(2, 3)) for field in fields], dim=2).flatten(1)
 
 
 def textbook_of(checkpoint: Checkpoint) -> TextbookSupernet:
