@@ -79,8 +79,10 @@ def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
 
 def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Value:
     """The same in ONNX, of images of this side."""
+    if space.grid == 1:
+        return graph.pooled(maps)
     side = space.sides(size)[-1]
-    length, step = -(-side // space.grid), max(1, side // space.grid)
+    length, step = -(-side // space.grid), side // space.grid
     return graph.node("Flatten", [graph.average_pool(maps, length, step, 0)], axis=1)
 
 

@@ -23,7 +23,7 @@ SMALL = (
 
 def small_config(*overrides: str) -> RunConfig:
     """The shipped configuration, made small, and what an example changes."""
-    return read_config(ROOT / "configs" / "omniglot-first.toml", [*SMALL, *overrides])
+    return read_config(ROOT / "configs" / "omniglot.toml", [*SMALL, *overrides])
 
 
 def digits() -> Classes:

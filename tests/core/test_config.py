@@ -193,6 +193,8 @@ def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:
 
 def test_the_space_knows_its_sizes() -> None:
     assert (TINY.cells, TINY.features) == (2, 48)
+    assert replace(TINY, grid=1).features == 12
+    assert TINY.sides(13) == (7, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +204,11 @@ def test_inputs_that_do_not_fit(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(RUN, input=replace(RUN.input, **change))
     assert (f"input.{next(iter(change))}", "OPTION_OUT_OF_RANGE") in findings(caught)
+
+
+def test_maps_without_quarters() -> None:
+    space = replace(TINY, channels=(6, 6, 6), reductions=(0, 1, 2))
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN, space=space, input=replace(RUN.input, size=8))
+    assert ("input.size", "OPTION_OUT_OF_RANGE") in findings(caught)
+    replace(RUN, space=replace(space, grid=1), input=replace(RUN.input, size=8))

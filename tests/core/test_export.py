@@ -37,10 +37,12 @@ def pixels(count: int, height: int, width: int, channels: int = 1) -> Image:
 
 
 @cache
-def classifier(seed: int = 0, channels: int = 1, space: SearchSpace = SPACE) -> Classifier:
+def classifier(
+    seed: int = 0, channels: int = 1, space: SearchSpace = SPACE, size: int = 12
+) -> Classifier:
     """A random network of a random genotype, frozen on a support set of its own."""
     space = replace(space, input_channels=channels)
-    preprocess = GREY if channels == 1 else COLOUR
+    preprocess = replace(GREY if channels == 1 else COLOUR, size=size)
     supernet = small_supernet(space, seed=seed)
     params = {k: v.detach() for k, v in supernet.named_parameters()}
     network = from_supernet(space, params, genotype_of(supernet, params), OPS)
@@ -96,6 +98,18 @@ def test_onnx_runtime_agrees_with_torch(seed: int, channels: int) -> None:
         tolerance = 1e-4 * max(1.0, float(reference.abs().max()))
         torch.testing.assert_close(logits, reference, atol=tolerance, rtol=0)
         torch.testing.assert_close(probabilities, torch.softmax(logits, 1))
+
+
+@pytest.mark.parametrize("size", [8, 9, 11, 12, 13, 14])
+@pytest.mark.parametrize("stem_stride", [1, 2])
+def test_quarters_of_maps_of_any_side(size: int, stem_stride: int) -> None:
+    space = replace(SPACE, grid=2, stem_stride=stem_stride)
+    model, images = classifier(space=space, size=size), pixels(3, 17, 10)
+    logits, _ = outputs(to_onnx(model, OPS, METADATA), images)
+    reference = expected(model, images)
+    assert model.weight.shape == (3, 4 * SPACE.features)
+    tolerance = 1e-4 * max(1.0, float(reference.abs().max()))
+    torch.testing.assert_close(logits, reference, atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -41,7 +41,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         data=replace(base.data, path=str(folder / "one.npz"), more=(str(folder / "two.npz"),)),
         input=replace(base.input, channels=3, size=16, mean=(0.5,) * 3, std=(0.5,) * 3),
         space=replace(
-            RUN.space, input_channels=3, trunk="efficientnet-lite0", taps=(1, 3), reductions=(1,)
+            RUN.space,
+            input_channels=3,
+            grid=1,
+            trunk="efficientnet-lite0",
+            taps=(1, 3),
+            reductions=(1,),
         ),
         photo=PhotoRange(flip=True),
         views=2,

@@ -16,7 +16,7 @@ from metanas.__main__ import main
 from metanas.testing import make_checkpoint
 from tests.core.small import synthetic
 
-SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot-first.toml"
+SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot.toml"
 
 
 @pytest.fixture

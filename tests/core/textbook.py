@@ -149,10 +149,10 @@ def stem(space: SearchSpace) -> Sequence:
     """3x3 convolutions with a ReLU between them; the last one strides."""
     widths = (space.input_channels, *space.stem_channels)
     layers = list[nn.Module]()
-    for inputs, outputs in pairwise(widths):
+    for inputs, outputs in pairwise(widths[:-1]):
         layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), Norm(), nn.ReLU()]
-    layers[-3] = nn.Conv2d(*widths[-2:], 3, space.stem_stride, padding=1, bias=False)
-    return Sequence(*layers[:-1])
+    last = nn.Conv2d(widths[-2], widths[-1], 3, space.stem_stride, padding=1, bias=False)
+    return Sequence(*layers, last, Norm())
 
 
 class TextbookSupernet(nn.Module):
@@ -171,7 +171,7 @@ class TextbookSupernet(nn.Module):
             )
         self.stem = stem(space)
         self.cells = nn.ModuleList()
-        widths = space.stem_channels[-1:] * 2
+        widths = (space.stem_channels[-1],) * 2
         for index, channels in enumerate(space.channels):
             kind = "reduce" if index in space.reductions else "normal"
             self.cells.append(TextbookCell(space, index, widths, alive[kind]))
