@@ -28,6 +28,8 @@ from metanas.relax import RELAXATIONS, Relaxation
 from metanas.supernet import Supernet, genotype_of
 from metanas.trunk import Trunk
 
+TEMPORARY = ".unfinished-"
+"""What the names of files begin with that are being written."""
 ALIVE_PREFIX = "alive."
 TRUNK_PREFIX = "trunk."
 
@@ -173,7 +175,7 @@ def save_checkpoint(
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a crash at any moment leaves the old content or the new, no mixture."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

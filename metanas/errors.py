@@ -5,7 +5,7 @@ MetanasError                     reason, str(error) for people
 ├── InvalidInput                 what the caller sent is wrong; violations: all that was found
 ├── UnknownName                  a checkpoint, op ... that does not exist; lists the known ones
 ├── CheckpointError              CHECKPOINT_DAMAGED, CHECKPOINT_FORMAT, CHECKPOINT_MISSING,
-│                                RUN_EXISTS, WRITE_FAILED: of a training run's folder;
+│                                RUN_EXISTS, RUN_IN_USE, WRITE_FAILED: of a training run's folder;
 │                                TRUNK_MISSING, TRUNK_DAMAGED: of the weights it starts from
 ├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
 │                                DATASET_SIZE, DATASET_IMAGE, DATASET_TOO_FEW_CLASSES,

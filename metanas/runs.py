@@ -7,6 +7,7 @@ Notable:
   when the run goes on from there.
 """
 
+import fcntl
 import json
 import math
 import tempfile
@@ -20,7 +21,13 @@ import torch
 
 from metanas import __version__, data, schema
 from metanas.card import PAGE_FILE, CheckpointCard, card_markdown
-from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
+from metanas.checkpoint import (
+    TEMPORARY,
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomic,
+)
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features, with_rotations
 from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
@@ -28,10 +35,18 @@ from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
 from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
 from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot
-from metanas.train import Extensions, Learner, MetaTrainer, Progress
+from metanas.train import (
+    Extensions,
+    Learner,
+    MetaTrainer,
+    Progress,
+    Splits,
+    check_start,
+)
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
 
+LOCK_FILE = "lock"
 OF_A_RUN = (SNAPSHOT_FILE, LOG_FILE, CHECKPOINT)
 """What nothing new is written over."""
 
@@ -49,17 +64,19 @@ def run(
 ) -> Best:
     """Train to the end, or on from the last snapshot; returns the best validation.
 
+    The folder is this process's own for as long.
+
     wishes: begun when the data are there; then looked at after every iteration: who sets `stop`
         gets a snapshot, and the run ends.
-    extensions: what the configuration's names stand for.
+    extensions: what the configuration's names stand for, the data set's included.
     learner: makes what runs the inner loops; by default they run in this process.
     on_images: called while a trunk goes through the data, before the first iteration.
 
     Raises:
         DatasetError: the data cannot be used.
         CheckpointError: nothing to start or to resume from, something damaged, or a run that is
-            already there; or something could not be written (WRITE_FAILED), and what was there
-            before still is.
+            already there, or under way in another process; or something could not be written
+            (WRITE_FAILED), and what was there before still is.
         Diverged: the loss became NaN or infinite; the last snapshot is from before.
         ClusterError: workers are lost for good; there is a snapshot of just before.
     """
@@ -77,20 +94,37 @@ def run(
         _try_to_write(folder)
     start = _start(config, extensions) if not resume else None
     trunk = pretrained_trunk(config.space) if config.space.trunk else None
-    train, val = classes_of(config, trunk, on_images)
+    train, val = classes_of(config, trunk, on_images, extensions.splits)
     learn = learner(config, train) if learner else None
     trainer = MetaTrainer(config, train, val, extensions=extensions, learn=learn)
     if start:
         trainer.start_from(start)
-    best = load_snapshot(folder, trainer) if resume else Best()
     wishes = wishes or Wishes()
     wishes.begun = True
+    with _own(folder):
+        best = load_snapshot(folder, trainer) if resume else Best()
+        with _writing(folder):
+            _rewind_log(folder / LOG_FILE, trainer.iteration)
+            if not resume:  # whoever cannot write hears of it now; and there is one to resume
+                save_snapshot(folder, trainer, best)
+        return _train(trainer, folder, best, trunk, on_progress, wishes)
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Keep other processes from training here, and clear away what one that was killed has left."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _rewind_log(folder / LOG_FILE, trainer.iteration)
-        if not resume:  # whoever cannot write hears of it now, and there is always one to resume
-            save_snapshot(folder, trainer, best)
-    return _train(trainer, folder, best, trunk, on_progress, wishes)
+        lock = (folder / LOCK_FILE).open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"another process is training in {folder}; wait for its end, or stop it"
+            raise CheckpointError("RUN_IN_USE", message) from error
+        for unfinished in folder.glob(f"**/{TEMPORARY}*"):
+            unfinished.unlink(missing_ok=True)
+        yield
 
 
 def _try_to_write(folder: Path) -> None:
@@ -116,7 +150,9 @@ def _start(config: RunConfig, extensions: Extensions) -> Checkpoint | None:
     if not config.train.start:
         return None
     ops, relaxations = extensions.ops, extensions.relaxations
-    return load_checkpoint(Path(config.train.start), ops=ops, relaxations=relaxations)
+    checkpoint = load_checkpoint(Path(config.train.start), ops=ops, relaxations=relaxations)
+    check_start(checkpoint, config.space)
+    return checkpoint
 
 
 def _train(
@@ -188,12 +224,13 @@ def _rewind_log(path: Path, iteration: int) -> None:
 
 
 def classes_of(
-    config: RunConfig, trunk: Trunk | None = None, on_images: OnImages = lambda done, images: None
+    config: RunConfig,
+    trunk: Trunk | None = None,
+    on_images: OnImages = lambda done, images: None,
+    splits: Splits | None = None,
 ) -> tuple[Classes | Features, Classes | Features]:
     """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
-    splits = config.data.train_split, config.data.val_split
-    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
-        train, val = (_load(config, split, note) for split in splits)
+    train, val = splits or _read(config)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
@@ -203,6 +240,13 @@ def classes_of(
         trunk_features(train, trunk, config, config.views, on_images),
         trunk_features(val, trunk, config, 0, on_images),
     )
+
+
+def _read(config: RunConfig) -> Splits:
+    names = config.data.train_split, config.data.val_split
+    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
+        train, val = (_load(config, split, note) for split in names)
+    return train, val
 
 
 def _load(config: RunConfig, split: str, note: data.Note) -> Classes:

@@ -40,6 +40,7 @@ from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import fix, prune, searching, settle
+from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise, is_alpha
 
 VALIDATION_QUERIES = 5
@@ -50,6 +51,8 @@ Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
 Learner = Callable[[RunConfig, Classes | Features], Learn]
 """Makes one, of the classes to train on."""
+Splits = tuple[Classes, Classes]
+"""Classes to train on, and classes to validate on."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Extensions:
     ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
     relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
     meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
+    splits: Splits | None = None
+    """A data set of one's own in the place of the one that `config.data` names, for
+    `metanas.runs.run`."""
 
     def check(self, config: RunConfig) -> None:
         """Whether all that this configuration names is there.
@@ -185,9 +191,7 @@ class MetaTrainer:
         Raises:
             CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
         """
-        if checkpoint.card.space != self.config.space:
-            message = f"checkpoint {checkpoint.card.name!r} has another search space than [space]"
-            raise CheckpointError("CHECKPOINT_FORMAT", message)
+        check_start(checkpoint, self.config.space)
         self.params = self.layout.flatten(checkpoint.params)
         rates = checkpoint.card.rates
         self.factors = torch.tensor([math.log(rates.get(n, 1.0)) for n in self.layout.names])
@@ -327,6 +331,17 @@ class MetaTrainer:
         out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
         scale = params["head.log_scale"].exp()
         return prototype_logits(out[:count], members, out[count:], scale)
+
+
+def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
+    """Whether a run in this search space can start from a checkpoint.
+
+    Raises:
+        CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+    """
+    if checkpoint.card.space != space:
+        message = f"checkpoint {checkpoint.card.name!r} has another search space than [space]"
+        raise CheckpointError("CHECKPOINT_FORMAT", message)
 
 
 def _digest(*splits: Classes | Features) -> str:

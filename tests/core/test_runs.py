@@ -15,12 +15,13 @@ from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
+from metanas.data import load
 from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
-from metanas.train import Progress
+from metanas.train import Extensions, Progress
 from metanas.wishes import Wishes
 from metanas.workbench import make_model
 from tests.core.small import GENOTYPE, RUN, examples, synthetic
@@ -145,6 +146,55 @@ def test_a_run_is_not_overwritten(config: RunConfig, finished: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         run(config, finished, resume=False, on_progress=ignore)
     assert caught.value.reason == "RUN_EXISTS"
+
+
+def test_a_run_has_its_folder_to_itself(config: RunConfig, finished: Path) -> None:
+    longer = replace(config, train=replace(config.train, iterations=9))
+    refused = list[str]()
+
+    def intrude(seen: Progress) -> None:
+        with pytest.raises(CheckpointError, match="another process") as caught:
+            run(longer, finished, resume=True, on_progress=ignore)
+        refused.append(caught.value.reason)
+
+    run(longer, finished, resume=True, on_progress=intrude)
+    assert refused == ["RUN_IN_USE"] * 6
+
+
+def test_what_a_killed_process_was_writing_is_cleared_away(
+    config: RunConfig, finished: Path
+) -> None:
+    names = (finished / ".unfinished-1", finished / "checkpoint" / ".unfinished-2")
+    for each in (*names, finished / "notes.txt"):
+        each.write_bytes(b"half")
+    run(config, finished, resume=True, on_progress=ignore)
+    assert [each.exists() for each in (*names, finished / "notes.txt")] == [False, False, True]
+
+
+def test_classes_may_come_from_the_caller(config: RunConfig, tmp_path: Path) -> None:
+    size, path = config.input.size, config.data.path
+    train, val = (load(path, split, size=size, channels=1) for split in ("train", "val"))
+    seen = list[Progress]()
+    run(config, tmp_path / "one", resume=False, on_progress=ignore)
+    best = run(
+        without_data(config),
+        tmp_path / "other",
+        resume=False,
+        on_progress=seen.append,
+        extensions=Extensions(splits=(train, val)),
+    )
+    assert len(seen) == config.train.iterations
+    assert best.iteration > 0
+    one, other = state(tmp_path / "one")[1], state(tmp_path / "other")[1]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(DatasetError, match="both splits"):
+        run(
+            without_data(config),
+            tmp_path / "mixed",
+            resume=False,
+            on_progress=ignore,
+            extensions=Extensions(splits=(train, train)),
+        )
 
 
 def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_path: Path) -> None:
@@ -391,7 +441,7 @@ def test_a_run_does_not_start_from_another_search_space(
     config: RunConfig, finished: Path, tmp_path: Path
 ) -> None:
     settings = replace(config.train, start=str(finished / "checkpoint"))
-    other = replace(config, train=settings, space=replace(config.space, nodes=3))
+    other = replace(without_data(config), train=settings, space=replace(config.space, nodes=3))
     with pytest.raises(CheckpointError, match="another search space") as caught:
         run(other, tmp_path / "other", resume=False, on_progress=ignore)
     assert caught.value.reason == "CHECKPOINT_FORMAT"
