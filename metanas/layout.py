@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from metanas.supernet import is_alpha
+from metanas.alphas import is_alpha
 
 Params = dict[str, Tensor]
 

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from metanas.alphas import is_alpha
 from metanas.augment import affine_views, photo_views
 from metanas.card import InputSpec
 from metanas.config import RunConfig
@@ -43,7 +44,7 @@ from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.search import searching
-from metanas.supernet import Supernet, is_alpha
+from metanas.supernet import Supernet
 from metanas.views import draw_views
 
 

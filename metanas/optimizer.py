@@ -15,8 +15,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from metanas.alphas import is_alpha
 from metanas.errors import Diverged
-from metanas.supernet import is_alpha
 
 Params = dict[str, Tensor]
 

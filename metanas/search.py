@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from metanas.alphas import ALPHA_PREFIX, CellAlpha
 from metanas.config import RunConfig, SearchConfig
 from metanas.errors import InvalidInput
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.layout import Params
 from metanas.relax import Softmax
-from metanas.supernet import ALPHA_PREFIX, CellAlpha, Supernet
+from metanas.supernet import Supernet
 
 FIXED = "fixed"
 """Name of the relaxation that learns no architecture."""

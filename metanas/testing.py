@@ -12,6 +12,7 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
+from metanas.alphas import is_alpha
 from metanas.card import CheckpointCard, InputSpec
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.episodes import Classes
@@ -26,7 +27,7 @@ from metanas.options import AdaptConfig, AffineRange
 from metanas.partial import candidates
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise, is_alpha
+from metanas.supernet import Supernet, initialise
 from metanas.trunk import Trunk
 
 STRIDES = (1, 2)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from metanas.alphas import is_alpha
 from metanas.checkpoint import Checkpoint
 from metanas.config import RunConfig
 from metanas.ends import tempered
@@ -41,7 +42,7 @@ from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import fix, prune, searching, settle
 from metanas.space import SearchSpace
-from metanas.supernet import Supernet, genotype_of, initialise, is_alpha
+from metanas.supernet import Supernet, genotype_of, initialise
 
 VALIDATION_QUERIES = 5
 FARTHEST = 5.0

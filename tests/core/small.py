@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metanas.alphas import is_alpha
 from metanas.card import InputSpec
 from metanas.config import DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
@@ -17,7 +18,7 @@ from metanas.genotype import Genotype
 from metanas.ops import OPS
 from metanas.options import AdaptConfig
 from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise, is_alpha
+from metanas.supernet import Supernet, initialise
 from metanas.task import Example
 
 T = TypeVar("T", TrainConfig, SearchConfig, TaskConfig)

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metanas.adapt import Adaptation, Stage, Step, advance, batches_of
+from metanas.alphas import is_alpha
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.kernels import Rows
 from metanas.ops import Norm
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig
-from metanas.supernet import is_alpha
 from metanas.support import Preprocessing, SupportSet, support_set
 from metanas.testing import make_checkpoint
 from tests.core.small import examples

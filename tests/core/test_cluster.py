@@ -17,13 +17,13 @@ import pytest
 import torch
 from ray.cluster_utils import Cluster
 
+from metanas.alphas import is_alpha
 from metanas.cluster import ATTEMPTS, Batch, Team, Workers, cluster, split
 from metanas.config import DataConfig, RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
 from metanas.metabatch import MetaState, TaskResults, total
 from metanas.runs import classes_of, run
-from metanas.supernet import is_alpha
 from metanas.train import Extensions, Learn, MetaTrainer, Progress
 from metanas.wishes import Wishes
 from tests.core.small import run_config, synthetic

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from metanas.alphas import is_alpha
 from metanas.config import RunConfig
 from metanas.errors import Diverged
 from metanas.metabatch import MetaBatch, MetaState, TaskResults, generators, total
 from metanas.metalearn import META_LEARNERS
 from metanas.ops import OPS
 from metanas.relax import RELAXATIONS
-from metanas.supernet import is_alpha
 from metanas.train import Extensions, MetaTrainer
 from tests.core.small import GENOTYPE, run_config, synthetic
 

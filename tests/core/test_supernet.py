@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from metanas.alphas import is_alpha
+from metanas.cell import Cell
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.kernels import Rows
@@ -15,7 +17,7 @@ from metanas.ops import OPS
 from metanas.optimizer import Params
 from metanas.relax import Gumbel, Noisy, Softmax
 from metanas.space import SearchSpace
-from metanas.supernet import Cell, Supernet, genotype_of, initialise, is_alpha
+from metanas.supernet import Supernet, genotype_of, initialise
 from tests.core.small import SPACE, TINY, noise, small_supernet
 
 SUPPORT = Rows(4)

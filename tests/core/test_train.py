@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from metanas.alphas import is_alpha
 from metanas.config import RunConfig
 from metanas.episodes import Classes
 from metanas.errors import DatasetError, Diverged, InvalidInput, UnknownName
@@ -17,7 +18,7 @@ from metanas.layout import Params
 from metanas.metalearn import META_LEARNERS, Learned, MetaLearner
 from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
-from metanas.supernet import genotype_of, is_alpha
+from metanas.supernet import genotype_of
 from metanas.train import Extensions, MetaTrainer
 from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
 
