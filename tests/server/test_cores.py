@@ -80,10 +80,7 @@ async def test_those_who_are_busy_share_the_cores(told: Told, tmp_path: Path) ->
         other = stub.Adapt(adapt_parts(spec(options=LONG), images(LABELS)))
         await until(told, dict.fromkeys((first, second), share(cores, 2)))
         os.kill(second, signal.SIGKILL)
-        while second in server.worker_pids:
-            await asyncio.sleep(0.05)
-        await until(told, {first: cores})
-        while len(server.worker_pids) < 2:
+        while second in server.worker_pids or len(server.worker_pids) < 2:
             await asyncio.sleep(0.05)
         await until(told, dict.fromkeys(server.worker_pids, share(cores, 2)))
         other.cancel()
@@ -133,8 +130,10 @@ async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_li
     worker = WorkerProcess(setup)
     await worker.start()
     ready = worker.heard
-    for number in range(200):
+    for number in range(200):  # four times as long as it may be silent
         worker.share(1 + number % 2)
         await asyncio.sleep(0.02)
+        if worker.heard > ready:
+            break
     assert worker.heard > ready
     await worker.close()
