@@ -1,7 +1,7 @@
 # The server as an image.
 #
 #   docker build -t metanas-server .                                  CPU
-#   docker build -t metanas-server:gpu --build-arg DEVICE=gpu .       CUDA; run with --gpus all
+#   docker build -t metanas-server:gpu --build-arg DEVICE=gpu .       CUDA; run with --gpus all -e METANAS_DEVICES=cuda
 #
 # The CUDA libraries come with the wheels of torch, so both are built on the same small base.
 

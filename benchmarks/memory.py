@@ -29,7 +29,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """A row for every `--every` adaptations, and one for none."""
     rows: list[Row] = []
     for threads in options.threads:
-        with serving(threads) as server, Client(server.address) as client:
+        with serving(threads, "--devices=cpu") as server, Client(server.address) as client:
             rows.append({"threads": threads, "adaptations": 0, **server.memory()})
             for index in range(options.runs):
                 adapt(client, support_of(CASES[index % len(CASES)], index), index)

@@ -6,7 +6,6 @@ again. Both share this machine's cores. Beside it the same adaptations in proces
 """
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,6 +29,7 @@ from benchmarks._results import (
 from benchmarks._serving import Server, serving
 from metanas.workbench import make_model
 from metanas_client import Client
+from metanas_server.config import ServerConfig
 
 TOPIC = "server"
 CASES = (Case(network="shipped", ways=5, shots=1), Case(network="shipped", ways=20, shots=1))
@@ -155,8 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(TOPIC, __doc__, runs=20)
     made.add_argument("--clients", type=int, nargs="+", default=list(CLIENTS), metavar="N")
     made.add_argument(
-        "--workers", type=int, nargs="+", default=[1, os.cpu_count()], metavar="N",
-        help="worker processes of the CPU (one, and as many as there are cores)",
+        "--workers", type=int, nargs="+", default=sorted({1, len(ServerConfig().devices)}),
+        metavar="N", help="worker processes of the CPU (one, and the server's default)",
     )  # fmt: skip
     options = made.parse_args(arguments)
     if options.quick:

@@ -64,10 +64,13 @@ class ServerFailed(Exception):
 
 @contextmanager
 def running_server(checkpoints: Path, log: Path) -> Iterator[str]:
-    """A server on a free port of this machine, with a temporary data folder; yields its address."""
+    """A server on a free port of this machine, with a temporary data folder; yields its address.
+
+    One worker is enough: the demo makes one model.
+    """
     with tempfile.TemporaryDirectory(prefix="metanas-demo-") as data, log.open("w") as errors:
         command = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
-        command += ["--checkpoints", str(checkpoints), "--data", data]
+        command += ["--checkpoints", str(checkpoints), "--data", data, "--devices=cpu"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8"
         ) as server:

@@ -5,7 +5,6 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -27,6 +26,7 @@ from metanas_protos.v1 import (
 from metanas_server.archive import Archive
 from metanas_server.board import Board
 from metanas_server.config import ServerConfig
+from metanas_server.cores import usable_cores
 from metanas_server.crew import Crew
 from metanas_server.errors import StartError
 from metanas_server.interceptors import ErrorInterceptor, TokenInterceptor
@@ -123,8 +123,10 @@ class Server:
         server = aio.server(options=_options(config), interceptors=_interceptors(config))
         self.port = _bind(server, config)
         board = Board(archive)
-        workers = [WorkerProcess(_setup(config, each, self._load)) for each in config.devices]
-        self._crew = Crew(config, board, workers, self._on_health)
+        cores = usable_cores()
+        setups = [_setup(config, each, cores, self._load) for each in config.devices]
+        workers = [WorkerProcess(setup) for setup in setups]
+        self._crew = Crew(config, board, workers, cores, self._on_health)
         self._jobs = Jobs(config, archive, board, self._crew)
         undo.push_async_callback(self._crew.close)
         await self._crew.start()
@@ -175,23 +177,17 @@ def lock_folder(folder: Path) -> int:
     return handle
 
 
-def _setup(config: ServerConfig, device: str, load: Load | None) -> Setup:
+def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> Setup:
     return Setup(
         checkpoints=config.checkpoints,
         limits=config.limits,
         device=device,
-        threads=config.threads or share_of_cores(config.devices),
+        threads=config.threads or cores,
         stack_images=config.max_stack_images,
         stack_bytes=config.max_stack_bytes,
         beat=config.max_silence / BEATS,
         load=load,
     )
-
-
-def share_of_cores(devices: Sequence[str]) -> int:
-    """Threads of each worker: together, the workers of the CPU have as many as there are cores."""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, cores // max(1, devices.count("cpu")))
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from metanas.errors import InvalidInput
 from metanas.task import Limits
+from metanas_server.cores import MOST_WORKERS, default_devices
 from metanas_server.errors import StartError
 
 PREFIX = "METANAS_"
@@ -47,12 +48,15 @@ class ServerConfig:
         " --insecure-listen",
     )
     data: Path = _flag(Path("metanas-data"), "folder for models and records; made if missing")
-    devices: tuple[str, ...] = _flag(
-        ("cpu",),
-        "comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ...",
+    devices: tuple[str, ...] = field(
+        default_factory=default_devices,
+        metadata={
+            "help": "comma-separated devices, one worker process for each: cpu, cuda, cuda:0,"
+            f" cuda:1 ...; if not given, cpu for each core, {MOST_WORKERS} times at most"
+        },
     )
     threads: int = _flag(
-        0, "threads that a worker computes with; 0 shares the cores out among the CPU's workers"
+        0, "threads of each worker; 0 shares the cores out among those of the CPU that are busy"
     )
     tls_cert: Path | None = _flag(None, "PEM file with the server's certificate chain")
     tls_key: Path | None = _flag(None, "PEM file with the key of that certificate")
@@ -189,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
     )
     for each in fields(ServerConfig):
-        help_ = f"{each.metadata['help']} ({_show(each.default)})".replace("%", "%%")
+        help_ = f"{each.metadata['help']} ({_show(each)})".replace("%", "%%")
         if each.type is bool:
             action = argparse.BooleanOptionalAction
             parser.add_argument(_as_flag(each.name), action=action, help=help_)
@@ -229,7 +233,8 @@ def _as_flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _show(default: Any) -> str:
+def _show(each: Field[Any]) -> str:
+    default = each.default if each.default_factory is MISSING else each.default_factory()
     if default is None or default is MISSING:
         return "default: none"
     if isinstance(default, tuple):

@@ -11,6 +11,7 @@ from metanas.card import CheckpointCard
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.board import Board, stopping
 from metanas_server.config import ServerConfig
+from metanas_server.cores import share
 from metanas_server.errors import (
     ServiceError,
     StoreError,
@@ -33,6 +34,7 @@ class Crew:
     """Workers, the queue of jobs for them, and who has which job.
 
     Jobs are given out in the order in which they came, each to the worker that has the fewest.
+    Those workers of the CPU that are busy have equal shares of the cores.
 
     A worker that dies is replaced, and its jobs are begun again. Nobody knows which of them it died
     of, so from then on each of them gets a worker to itself: those that are innocent end well, and
@@ -45,13 +47,18 @@ class Crew:
         config: ServerConfig,
         board: Board,
         workers: Sequence[WorkerProcess],
+        cores: int,
         on_health: OnHealth,
     ) -> None:
-        """Use these workers; `on_health` is told when none is alive, and when one is again."""
+        """Use these workers; `on_health` is told when none is alive, and when one is again.
+
+        cores: what the workers of the CPU share unless their number of threads is configured.
+        """
         self.checkpoints: Mapping[str, CheckpointCard] = {}
         self._config = config
         self._board = board
         self._workers = tuple(workers)
+        self._cores = cores
         self._on_health = on_health
         self._queue = list[LiveJob]()
         """A heap."""
@@ -118,6 +125,18 @@ class Crew:
         asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
+        """Give out jobs and cores anew: what is waited for, or who is busy, has changed."""
+        self._give_out()
+        if not self._config.threads:
+            self._share_cores()
+
+    def _share_cores(self) -> None:
+        workers = [each for each in self._workers if each.ready and each.device == "cpu"]
+        threads = share(self._cores, sum(bool(self._load(each)) for each in workers))
+        for worker in workers:
+            worker.share(threads)
+
+    def _give_out(self) -> None:
         """Give out jobs, the first first, until there is no place for the next one.
 
         Nobody overtakes: a job that needs a worker to itself would else wait for ever.

@@ -1,7 +1,8 @@
 """What goes through the pipe between the front and a worker process; none of it needs torch.
 
-The front sends `Order` and `Stop`. The worker sends `Ready` once, or the error that keeps it from
-starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has none.
+The front sends `Order`, `Stop` and `Share`. The worker sends `Ready` once, or the error that keeps
+it from starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has
+none.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ class Setup:
     """What a worker is started with.
 
     device: where it computes: cpu, cuda, cuda:0 ...
-    threads: how many threads torch computes with.
+    threads: how many threads torch computes with, until a `Share` says otherwise.
     stack_images: most support images of a step that several jobs take together.
     stack_bytes: most bytes of activations of the same.
     beat: seconds between two signs of life of a worker that has nothing to do.
@@ -61,6 +62,13 @@ class Stop:
     """The job with this number is to stop between two steps."""
 
     number: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The worker's share of the cores has changed: torch is to compute with so many threads."""
+
+    threads: int
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from metanas.task import Example
 from metanas.workbench import StackLimits, Workbench, make_model
 from metanas_server import support
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
-from metanas_server.pipe import Beat, Ended, Made, Order, Ready, Setup, Step, Stop
+from metanas_server.pipe import Beat, Ended, Made, Order, Ready, Setup, Share, Step, Stop
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class Worker:
         The pipe is waited for only while there is nothing to do: whoever comes first begins at
         once, and whoever comes later joins between two steps.
         """
-        while self._connection.poll(0 if self._bench else self._beat):
+        self._connection.poll(0 if self._bench else self._beat)
+        while self._connection.poll(0):
             self._take(self._connection.recv())
         if not self._bench:
             self._connection.send(Beat())
@@ -78,21 +79,25 @@ class Worker:
             self._stopped.discard(number)
             self._connection.send(Ended(number=number, outcome=_outcome(job, number)))
 
-    def _take(self, message: Order | Stop) -> None:
-        if isinstance(message, Stop):
-            if message.number in self._numbers.values():  # else it has ended in the meantime
-                self._stopped.add(message.number)
-            return
+    def _take(self, message: Order | Stop | Share) -> None:
+        if isinstance(message, Share):
+            torch.set_num_threads(message.threads)
+        elif isinstance(message, Order):
+            self._begin(message)
+        elif message.number in self._numbers.values():  # else it has ended in the meantime
+            self._stopped.add(message.number)
+
+    def _begin(self, order: Order) -> None:
         try:
-            job = self._begin(message)
+            job = self._job(order)
         except Exception as error:
-            outcome = _failure(error, message.number)
-            self._connection.send(Ended(number=message.number, outcome=outcome))
+            outcome = _failure(error, order.number)
+            self._connection.send(Ended(number=order.number, outcome=outcome))
         else:
-            self._numbers[job] = message.number
+            self._numbers[job] = order.number
             self._bench.add(job)
 
-    def _begin(self, order: Order) -> Job:
+    def _job(self, order: Order) -> Job:
         checkpoint = self._checkpoints[order.checkpoint]
         return Job(
             checkpoint,

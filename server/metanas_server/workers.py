@@ -11,9 +11,9 @@ from typing import Any
 
 from metanas.card import CheckpointCard
 from metanas_server.errors import StartError, WorkerKilled, WorkerLost
-from metanas_server.pipe import Ended, Made, Order, Ready, Setup, Step, Stop
+from metanas_server.pipe import Ended, Made, Order, Ready, Setup, Share, Step, Stop
 
-Outbox = SimpleQueue[Order | Stop | None]
+Outbox = SimpleQueue[Order | Stop | Share | None]
 
 
 @dataclass
@@ -49,6 +49,7 @@ class WorkerProcess:
         self._started: asyncio.Future[Mapping[str, CheckpointCard]]
         self._desks = dict[int, Desk]()
         self._blamed: int | None = None
+        self._share = setup.threads
 
     @property
     def device(self) -> str:
@@ -71,6 +72,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self._connection, there = self._context.Pipe()
         self._outbox, self.ended, self._blamed = SimpleQueue(), asyncio.Event(), None
+        self._share = self._setup.threads
         self._started = loop.create_future()
         self._process = self._context.Process(
             target=_enter,
@@ -111,6 +113,12 @@ class WorkerProcess:
             self._outbox.put(Stop(number))
             loop = asyncio.get_running_loop()
             desk.killer = loop.call_later(patience, self._kill_because_of, number)
+
+    def share(self, threads: int) -> None:
+        """Have it compute with so many threads from its next step on."""
+        if threads != self._share:
+            self._share = threads
+            self._outbox.put(Share(threads))
 
     def kill(self) -> None:
         """End the process at once; its jobs are lost."""

@@ -47,8 +47,8 @@ def class_folders(folder: Path, classes: int, images: int) -> Path:
 def running_server(
     checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
 ) -> Iterator[str]:
-    """A server process with more flags; yields its address."""
-    command = [sys.executable, "-m", "metanas_server", "--listen", listen]
+    """A server process with one worker and more flags; yields its address."""
+    command = [sys.executable, "-m", "metanas_server", "--listen", listen, "--devices=cpu"]
     command += ["--checkpoints", str(checkpoints), "--data", str(data)]
     command += map(str, flags)
     log = data.with_suffix(".log")

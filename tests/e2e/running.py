@@ -59,10 +59,11 @@ def _end(pid: int) -> None:
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
-    """The command line of a server on a free port; later flags win over earlier ones."""
+    """The command line of a server on a free port with one worker; later flags win."""
     start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
     # one thread: sums are then added in the same order as in the tests' own process
-    return [*start, "--checkpoints", str(checkpoints), "--data", str(data), "--threads=1", *flags]
+    start += ["--devices=cpu", "--threads=1"]
+    return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]
 
 
 @contextmanager

@@ -60,8 +60,9 @@ class ServerProcess:
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
-    """The command line of a server on a free port; later flags win over earlier ones."""
-    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0", "--threads=1"]
+    """The command line of a server on a free port with one worker; later flags win."""
+    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
+    start += ["--devices=cpu", "--threads=1"]
     return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]
 
 

@@ -1,5 +1,6 @@
 """The server as a value within another program: built, started and stopped in its event loop."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from tests.server.calls import adapt_parts, images, spec
 @pytest.fixture
 def config(checkpoints: Path, tmp_path: Path) -> ServerConfig:
     return ServerConfig(
-        checkpoints=checkpoints, data=tmp_path / "data", listen="127.0.0.1:0", threads=1
+        checkpoints=checkpoints,
+        data=tmp_path / "data",
+        listen="127.0.0.1:0",
+        devices=("cpu",),
+        threads=1,
     )
 
 
@@ -57,17 +62,8 @@ async def test_what_fails_to_start_leaves_nothing_open(
     config: ServerConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    broken = ServerConfig(checkpoints=tmp_path / "empty", data=config.data, listen=config.listen)
+    broken = replace(config, checkpoints=tmp_path / "empty")
     with pytest.raises((StartError, CheckpointError)):
         await build_server(broken).start()
     async with build_server(config) as server:  # the folder's lock is free
-        assert await adapt(server.port)
-
-
-async def test_two_workers_share_the_work(config: ServerConfig, checkpoints: Path) -> None:
-    two = ServerConfig(
-        checkpoints=checkpoints, data=config.data, listen=config.listen, devices=("cpu", "cpu")
-    )
-    async with build_server(two) as server:
-        assert len(set(server.worker_pids)) == 2
         assert await adapt(server.port)

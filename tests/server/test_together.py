@@ -242,6 +242,7 @@ async def test_one_that_kills_its_workers_takes_nobody_along(
         checkpoints=tmp_path / "checkpoints",
         data=tmp_path / "data",
         listen="127.0.0.1:0",
+        devices=("cpu",),
         threads=1,
         max_attempts=1,
     )
