@@ -6,7 +6,7 @@ Needs the extra "onnx". Pickled arrays are refused.
 import hashlib
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanas_client.errors import ClientError, DatasetError
+from metanas_client.images import load_image
 from metanas_client.support import RawImage, read_folder
 
 PREFERRED_SPLIT = "val"
@@ -66,6 +67,31 @@ def read_dataset(path: Path, split: str | None = None) -> Dataset:
     except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise DatasetError("DATASET_FORMAT", f"{path} is no readable .npz: {error}") from error
     return _read_arrays(path, arrays, split)
+
+
+def with_rotations(dataset: Dataset) -> Dataset:
+    """The data set with every class turned by 90, 180 and 270 degrees as three more classes.
+
+    Raises:
+        ClientError: IMAGE_UNREADABLE, IMAGE_TOO_MANY_PIXELS.
+    """
+    turned = {
+        f"{90 * turn}/{name}": tuple(_turned(image, turn) for image in images)
+        for name, images in dataset.classes.items()
+        for turn in range(4)
+    }
+    return replace(dataset, classes=turned)
+
+
+def _turned(image: bytes | RawImage, turns: int) -> bytes | RawImage:
+    if turns == 0:
+        return image
+    if isinstance(image, RawImage):
+        pixels = np.frombuffer(image.data, np.uint8).reshape(image.shape)
+    else:
+        pixels = load_image(image, 3)
+    found = np.rot90(pixels, turns)
+    return RawImage(found.shape, False, found.tobytes())
 
 
 def _read_arrays(

@@ -1,14 +1,17 @@
 """Data sets of all three kinds, and the episodes that are drawn from them."""
 
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from metanas_client import DatasetError
-from metanas_client.datasets import Dataset, read_dataset
+from metanas_client.datasets import Dataset, read_dataset, with_rotations
+from metanas_client.images import load_image
 from metanas_client.sampling import Sampler, Shape
 from metanas_client.support import RawImage
 from tests.client.conftest import class_folders, draw
@@ -51,6 +54,21 @@ def test_packs_give_the_encoded_files_as_they_are(tmp_path: Path) -> None:
     files = [draw(tmp_path / f"{i}.png", i).read_bytes() for i in range(5)]
     found = read_dataset(pack_file(tmp_path / "set.npz", files))
     assert found.classes == {"x": tuple(files[0::2]), "y": tuple(files[1::2])}
+
+
+def test_turned_classes_are_classes(tmp_path: Path) -> None:
+    image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    raw = RawImage((2, 3, 3), False, image.tobytes())
+    file = BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    whole = Dataset(name="made", split=None, classes={"x": (file.getvalue(), raw)})
+    turned = with_rotations(whole)
+    assert list(turned.classes) == ["0/x", "90/x", "180/x", "270/x"]
+    assert turned.classes["0/x"] == whole.classes["x"]
+    for turn in range(1, 4):
+        for found in turned.classes[f"{90 * turn}/x"]:
+            assert np.array_equal(load_image(found, 3), np.rot90(image, turn))
+    assert turned.digest != whole.digest
 
 
 def test_folders_may_have_splits(tmp_path: Path) -> None:

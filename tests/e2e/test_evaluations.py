@@ -26,15 +26,18 @@ def test_both_evaluations_agree(checkpoints: Path, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 6, 14, 14), dtype=np.uint8)
     names = [f"class {index}" for index in range(5)]
     np.savez(data, images=images, class_name=names, split=["val"] * 5)
-    here, there = tmp_path / "here.json", tmp_path / "there.json"
     common = ("--data", str(data), "--split", "val", *SHAPE)
-    evaluate("metanas", "evaluate", str(checkpoints / "grey"), *common, "--out", str(here))
     with running(checkpoints, tmp_path / "data", "--threads=1") as server:
         where = ("--server", server.address, "--checkpoint", "grey")
-        evaluate("metanas_client", "evaluate", *common, *where, "--out", str(there))
-    mine, theirs = read_stored(here), read_stored(there)
-    assert len(set(mine.column("accuracy"))) > 1  # noise: no two agree on it by being perfect
-    assert mine.column("accuracy") == theirs.column("accuracy")
-    for key in ("dataset", "classes", "checkpoint_digest", "options", *IDENTITY):
-        assert mine.settings[key] == theirs.settings[key], key
-    assert compare(mine, theirs).tied == 4
+        for more, classes in (((), 5), (("--rotations",), 20)):
+            here, there = tmp_path / f"here{classes}.json", tmp_path / f"there{classes}.json"
+            local = (str(checkpoints / "grey"), *common, *more, "--out", str(here))
+            evaluate("metanas", "evaluate", *local)
+            evaluate("metanas_client", "evaluate", *common, *more, *where, "--out", str(there))
+            mine, theirs = read_stored(here), read_stored(there)
+            assert mine.settings["classes"] == classes
+            assert len(set(mine.column("accuracy"))) > 1  # noise: nobody is perfect on it
+            assert mine.column("accuracy") == theirs.column("accuracy")
+            for key in ("dataset", "classes", "checkpoint_digest", "options", *IDENTITY):
+                assert mine.settings[key] == theirs.settings[key], key
+            assert compare(mine, theirs).tied == 4

@@ -38,6 +38,12 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="NPZ|FOLDER", help="an .npz or class folders")
     add("--split", help='part of the data set ("val" if there is one, else everything)')
+    add(
+        "--rotations",
+        action="store_true",
+        help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
+        "Omniglot tables have it",
+    )
     add("--ways", type=int, default=5, metavar="N", help="classes of an episode (5)")
     add("--shots", type=int, default=1, metavar="N", help="support images a class (1)")
     add("--queries", type=int, default=5, metavar="N", help="query images a class (5)")
@@ -58,11 +64,13 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
     _check(arguments)
     with needs("onnx"):
-        from metanas_client.datasets import read_dataset
+        from metanas_client.datasets import read_dataset, with_rotations
         from metanas_client.sampling import Sampler, Shape
         from metanas_client.summary import summarise
     shape = Shape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     dataset = read_dataset(arguments.data, arguments.split)
+    if arguments.rotations:
+        dataset = with_rotations(dataset)
     sampler = Sampler(dataset, shape, arguments.seed)
     with ExitStack() as stack:
         journal = asyncio.run(_run(arguments, sampler, screen, stack))
