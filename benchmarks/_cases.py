@@ -72,7 +72,8 @@ def checkpoint_of(case: Case) -> Checkpoint:
     space = paper_space(case.channels) if case.network == "paper" else shipped.card.space
     if case.width or case.cells:
         cells, width = case.cells or space.cells, case.width or space.channels[0]
-        space = replace(space, channels=(width,) * cells, stem_channels=(space.nodes * width,))
+        stem = (*space.stem_channels[:-1], space.nodes * width)
+        space = replace(space, channels=(width,) * cells, stem_channels=stem)
         space = replace(space, reductions=(cells // 3, 2 * cells // 3))
     return untrained(options, replace(space, input_channels=case.channels), case.size)
 
