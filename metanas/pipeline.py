@@ -6,37 +6,28 @@ Each stage is one function of another module; this file only puts them in order 
 import hashlib
 import json
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import nan
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from metanas import __version__
 from metanas.adapt import Adaptation, Stage, Step, start_of
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, InvalidInput, OutOfMemory, Violation
+from metanas.errors import Cancelled, InvalidInput, OutOfMemory
 from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
-from metanas.images import decode, from_array
 from metanas.measure import Gap, gap, leave_one_out, meta_features, view_accuracy
+from metanas.metadata import metadata_of
 from metanas.network import DiscreteNetwork
 from metanas.options import AdaptConfig
+from metanas.reading import Task, read_task
 from metanas.report import Report
-from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
-from metanas.task import Example, Limits, check_examples
-from metanas.views import behind_trunk
-
-CONFORMANCE_TOLERANCE = 1e-3
-"""How far another runtime's logits may be from the conformance vector's."""
+from metanas.task import Example, Limits
 
 
 @dataclass(frozen=True)
@@ -81,16 +72,6 @@ class Stopwatch:
         start = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - start)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A support set in every form that the stages need it in."""
-
-    images: tuple[Image, ...]
-    preprocess: Preprocessing
-    support: SupportSet
-    digest: str
 
 
 def too_large() -> OutOfMemory:
@@ -167,10 +148,17 @@ class Job:
         with self._turn():
             examples, classes, limits = self._given
             with self._stage("decode", len(examples)):
-                check_examples(examples, limits, classes)
                 if self.options.trunk_only and self.checkpoint.trunk is None:
                     raise _no_trunk(self.checkpoint)
-                self.task = self._decode(examples, classes, limits)
+                self.task = read_task(
+                    examples,
+                    classes,
+                    limits,
+                    checkpoint=self.checkpoint,
+                    steps=self.options.steps + self.options.tuning_steps,
+                    seed=self.seed,
+                    should_stop=self._should_stop,
+                )
             generator = torch.Generator().manual_seed(self.seed)
             self.adaptation = Adaptation(
                 self.checkpoint, self.task.support, self.options, generator
@@ -228,7 +216,15 @@ class Job:
         task, genotype = self.task, self.adaptation.genotype
         with self._stage("export", 1), torch.no_grad():
             classifier, logits = _classifier(*self.adaptation.network(), task, self.checkpoint)
-            metadata = self._metadata(task, genotype, classifier, logits)
+            metadata = metadata_of(
+                self.checkpoint,
+                task,
+                self.options,
+                self.seed,
+                genotype=genotype,
+                classifier=classifier,
+                logits=logits,
+            )
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
             data, difference = check(proto, task.images, logits)
@@ -246,60 +242,6 @@ class Job:
         self._begin(name, steps)
         with self._time(name):
             yield
-
-    def _decode(
-        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> Task:
-        spec = self.checkpoint.card.input
-        images = self._read_all(examples, limits)
-        preprocess = preprocessing_for(images, spec)
-        labels = [example.label for example in examples]
-        support = support_set(images, labels, preprocess, classes)
-        if (trunk := self.checkpoint.trunk) is not None:
-            generator = torch.Generator().manual_seed(self.seed)
-            steps, card = self.options.steps + self.options.tuning_steps, self.checkpoint.card
-            support = behind_trunk(support, preprocess, trunk, card, steps, generator)
-        digest = _support_digest(images, labels, support.classes)
-        return Task(tuple(images), preprocess, support, digest)
-
-    def _read_all(self, examples: Sequence[Example], limits: Limits) -> list[Image]:
-        """The decoded images; whoever is asked to stop does so between two of them."""
-        images: list[Image] = []
-        bad: list[Violation] = []
-        pixels = 0
-        for index, example in enumerate(examples):
-            if self._should_stop():
-                raise Cancelled
-            try:
-                images.append(_read(example.image, self.checkpoint.card.input.channels, limits))
-            except InvalidInput as error:
-                bad.extend(error.within(f"examples[{index}]").violations)
-                continue
-            pixels += images[-1].shape[0] * images[-1].shape[1]
-            if pixels > limits.max_total_pixels:
-                raise _too_many_pixels(index + 1, limits)
-        if bad:
-            raise InvalidInput(bad)
-        return images
-
-    def _metadata(
-        self, task: Task, genotype: Genotype, classifier: Classifier, logits: Tensor
-    ) -> dict[str, str]:
-        card = self.checkpoint.card
-        space = card.space
-        return {
-            "metanas.version": __version__,
-            "metanas.labels": json.dumps(task.support.classes, ensure_ascii=False),
-            "metanas.genotype": genotype.to_json(),
-            "metanas.checkpoint": card.name,
-            "metanas.checkpoint_digest": card.digest,
-            "metanas.support_digest": task.digest,
-            "metanas.seed": str(self.seed),
-            "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
-            "metanas.options": json.dumps(self.options.to_dict()),
-            "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
-            "metanas.conformance": _conformance(task.images[0], classifier, logits[0]),
-        }
 
     def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Report:
         assert self.task is not None
@@ -349,24 +291,9 @@ def _resolved(options: AdaptConfig) -> AdaptConfig:
     return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options
 
 
-def _too_many_pixels(count: int, limits: Limits) -> InvalidInput:
-    message = f"the first {count} images have more than {limits.max_total_pixels} pixels together, "
-    message += "which is all that is allowed; send smaller images"
-    return InvalidInput.single("examples", "TOO_MANY_PIXELS", message)
-
-
 def _no_trunk(checkpoint: Checkpoint) -> InvalidInput:
     message = f"checkpoint {checkpoint.card.name!r} has no trunk; leave trunk_only out"
     return InvalidInput.single("options.trunk_only", "OPTION_OUT_OF_RANGE", message)
-
-
-def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
-    """A decoded image, uint8: queries will come with eight bits, so the support set has no more."""
-    if isinstance(image, bytes):
-        return decode(image, channels=channels, limits=limits)
-    array = from_array(image, channels=channels, limits=limits)
-    whole = array if array.dtype == np.uint8 else np.rint(array * 255)
-    return whole.astype(np.uint8)
 
 
 def _classifier(
@@ -382,31 +309,3 @@ def _classifier(
         trunk = deepcopy(trunk).cpu()
     classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk)
     return classifier, features @ weight.T + bias
-
-
-def _support_digest(images: Sequence[Image], labels: Sequence[str], classes: Sequence[str]) -> str:
-    digest = hashlib.sha256(json.dumps(classes).encode())
-    for image, label in zip(images, labels, strict=True):
-        name = label.encode()
-        digest.update(f"{len(name)} {image.shape} {image.dtype}\n".encode() + name)
-        digest.update(image.tobytes())
-    return digest.hexdigest()
-
-
-def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
-    """One image and its logits: any runtime can prove itself on it.
-
-    Of a large image every k-th pixel, so that a photo does not make the file several times larger;
-    then `logits`, those of the whole image, are not its own.
-    """
-    step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
-    small = image[::step, ::step]
-    if step > 1:
-        logits = classifier.logits(classifier.inputs(small))[0]
-    vector = {
-        "image": b64encode(small.tobytes()).decode(),
-        "shape": small.shape,
-        "logits": [round(value, 6) for value in logits.tolist()],
-        "tolerance": CONFORMANCE_TOLERANCE,
-    }
-    return json.dumps(vector)
