@@ -15,7 +15,7 @@ Notable:
   steps them in turn (first order; DARTS, arXiv:1806.09055, section 2.3).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import nan
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from metanas.batches import batches_of, halves
 from metanas.checkpoint import Checkpoint
 from metanas.ends import frozen_trunk
 from metanas.errors import Diverged
@@ -360,29 +361,3 @@ def upload(images: Tensor, device: torch.device) -> Tensor:
 def _padded(x: Tensor, count: int) -> Tensor:
     """With rows of zeros up to `count`."""
     return x if len(x) == count else torch.cat([x, x.new_zeros(count - len(x), *x.shape[1:])])
-
-
-def batches_of(labels: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless mini-batches of row indices, at most `size` long, as even as they can be.
-
-    Even in length, so that none is left with a single image, and in classes.
-
-    A support set that fits into one batch is always taken whole and in order.
-    """
-    everything = torch.arange(len(labels))
-    while True:
-        if len(labels) <= size:
-            yield everything
-            continue
-        shuffled = torch.randperm(len(labels), generator=generator)
-        # the k-th image of every class before the (k+1)-th of any: each chunk is nearly balanced
-        rank = (labels[shuffled][:, None] == labels[shuffled][None, :]).tril().sum(1)
-        yield from shuffled[rank.argsort(stable=True)].tensor_split(-(-len(labels) // size))
-
-
-def halves(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Alternate a batch's images, class by class; a class with a single image is in both halves."""
-    own = labels[rows]
-    rank = (own[:, None] == own[None, :]).tril(-1).sum(1)
-    single = (own[:, None] == own[None, :]).sum(1) == 1
-    return rows[single | (rank % 2 == 0)], rows[single | (rank % 2 == 1)]

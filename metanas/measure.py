@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, batches_of, upload
+from metanas.adapt import SHARE_THRESHOLD, upload
+from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership

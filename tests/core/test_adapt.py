@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas.adapt import Adaptation, Stage, Step, advance, batches_of
+from metanas.adapt import Adaptation, Stage, Step, advance
 from metanas.alphas import is_alpha
+from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.kernels import Rows

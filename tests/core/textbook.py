@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metanas.adapt import batches_of
 from metanas.augment import affine_views
+from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
 from metanas.genotype import CELL_KINDS
 from metanas.options import AdaptConfig, AffineRange
