@@ -56,19 +56,26 @@ BASE = Variant(run="base")
 """The configuration as it is: REPTILE and DARTS."""
 
 
-PLAIN = (
-    'train.task_optimizer = "sgd"',
-    "train.weight_lr = 0.03",
-    "search.alpha_lr = 0.3",
-    "adapt.weight_lr = 0.03",
-    "adapt.alpha_lr = 0.3",
+def _plain(learner: str, weights: float, alphas: float, *more: str) -> Variant:
+    """A meta-learner whose inner steps are plain: their sizes in training and in adapting."""
+    steps = (
+        f"train.weight_lr = {weights}",
+        f"search.alpha_lr = {alphas}",
+        f"adapt.weight_lr = {weights}",
+        f"adapt.alpha_lr = {alphas}",
+    )
+    named = (f'train.meta_learner = "{learner}"', 'train.task_optimizer = "sgd"')
+    return Variant(run=learner, overrides=(*named, *steps, *more))
+
+
+OUTER_ADAM = (
+    'train.outer = "adam"',
+    "train.meta_lr_weights = 0.01",
+    "train.meta_lr_alphas = 0.01",
 )
-"""Plain gradient steps have to be longer than Adam's."""
-
-
-def _plain(learner: str, *more: str) -> Variant:
-    """A meta-learner whose inner steps are plain."""
-    return Variant(run=learner, overrides=(f'train.meta_learner = "{learner}"', *PLAIN, *more))
+MAML = _plain("maml", 0.01, 0.03, *OUTER_ADAM)
+"""Its inner steps are shorter than FOMAML's: through longer ones, fresh weights get gradients that
+are large and point elsewhere (docs/experiments.md)."""
 
 
 GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
@@ -90,14 +97,15 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
         "learners": MappingProxyType(
             {
                 "REPTILE": BASE,
-                "FOMAML": _plain("fomaml"),
-                "MAML": _plain("maml"),
-                "ANIL": _plain("anil"),
+                "FOMAML": _plain("fomaml", 0.03, 0.3),
+                "MAML": MAML,
+                "ANIL": _plain("anil", 0.01, 0.03, *OUTER_ADAM),
                 "Meta-SGD": Variant(
                     run="meta-sgd",
                     overrides=(
-                        *_plain("maml").overrides,
+                        *MAML.overrides,
                         "train.learned_rates = true",
+                        "train.meta_lr_rates = 0.01",
                     ),
                 ),
             }
