@@ -73,23 +73,29 @@ def with_rotations(dataset: Dataset) -> Dataset:
     """The data set with every class turned by 90, 180 and 270 degrees as three more classes.
 
     Raises:
-        ClientError: IMAGE_UNREADABLE, IMAGE_TOO_MANY_PIXELS.
+        DatasetError: IMAGE_UNREADABLE, IMAGE_TOO_MANY_PIXELS, with class and number of the image.
     """
     turned = {
-        f"{90 * turn}/{name}": tuple(_turned(image, turn) for image in images)
+        f"{90 * turn}/{name}": tuple(
+            _turned(image, turn, f"image {index} of class {name!r}")
+            for index, image in enumerate(images)
+        )
         for name, images in dataset.classes.items()
         for turn in range(4)
     }
     return replace(dataset, classes=turned)
 
 
-def _turned(image: bytes | RawImage, turns: int) -> bytes | RawImage:
+def _turned(image: bytes | RawImage, turns: int, which: str) -> bytes | RawImage:
     if turns == 0:
         return image
     if isinstance(image, RawImage):
         pixels = np.frombuffer(image.data, np.uint8).reshape(image.shape)
     else:
-        pixels = load_image(image, 3)
+        try:
+            pixels = load_image(image, 3)
+        except ClientError as error:
+            raise DatasetError(error.reason, f"{which}: {error.message}") from error
     found = np.rot90(pixels, turns)
     return RawImage(found.shape, False, found.tobytes())
 

@@ -71,6 +71,14 @@ def test_turned_classes_are_classes(tmp_path: Path) -> None:
     assert turned.digest != whole.digest
 
 
+def test_an_image_that_cannot_be_turned_is_named(tmp_path: Path) -> None:
+    file = draw(tmp_path / "0.png", 0).read_bytes()
+    damaged = Dataset(name="made", split=None, classes={"x": (file,), "y": (file, file[:40])})
+    with pytest.raises(DatasetError, match="image 1 of class 'y'") as caught:
+        with_rotations(damaged)
+    assert caught.value.reason == "IMAGE_UNREADABLE"
+
+
 def test_folders_may_have_splits(tmp_path: Path) -> None:
     flat = read_dataset(class_folders(tmp_path / "flat", 2, 3))
     class_folders(tmp_path / "split" / "val", 2, 3)
