@@ -78,6 +78,6 @@ def _plain(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:
         return value
     if float in allowed and type(value) is int:
         return float(value)
-    expected = getattr(hint, "__name__", str(hint))
+    expected = getattr(hint, "__name__", str(hint)).replace("tuple", "list")  # as TOML calls it
     bad.append(Violation(where, "CONFIG_TYPE", f"expected {expected}, got {value!r}"))
     return value

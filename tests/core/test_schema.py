@@ -72,6 +72,11 @@ def test_all_wrong_keys_are_reported_at_once() -> None:
     }
 
 
+def test_a_list_is_asked_for_by_the_name_that_it_has_in_files() -> None:
+    with pytest.raises(InvalidInput, match="expected list, got 'a'"):
+        schema.build(Inner, {"number": 1.0, "names": "a"})
+
+
 def test_whole_numbers_are_numbers() -> None:
     built = schema.build(Outer, {"flag": True, "inner": {"number": 3}, "maybe": 2})
     assert (built.inner.number, built.maybe) == (3.0, 2.0)
