@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from metanas import __version__, data, schema
@@ -29,6 +30,7 @@ from metanas.checkpoint import (
     write_atomic,
 )
 from metanas.config import RunConfig
+from metanas.data.fit import fit
 from metanas.episodes import Classes, Features, with_rotations
 from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
@@ -82,14 +84,15 @@ def run(
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    if not resume and any((folder / name).exists() for name in OF_A_RUN):
-        message = f"{folder} holds a run already; go on with --resume, or choose another --out"
-        raise CheckpointError("RUN_EXISTS", message)
     # what needs no data comes before them: they take longer
     extensions = extensions or Extensions()
     extensions.check(config)
     if resume:
         check_snapshot(folder, config)
+        with _own(folder):
+            pass
+    else:
+        _refuse_another(folder)
     with _writing(folder):
         _try_to_write(folder)
     start = _start(config, extensions) if not resume else None
@@ -102,12 +105,21 @@ def run(
     wishes = wishes or Wishes()
     wishes.begun = True
     with _own(folder):
+        if not resume:  # another process may have begun and ended one while this one read the data
+            _refuse_another(folder)
         best = load_snapshot(folder, trainer) if resume else Best()
         with _writing(folder):
             _rewind_log(folder / LOG_FILE, trainer.iteration)
             if not resume:  # whoever cannot write hears of it now; and there is one to resume
                 save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, trunk, on_progress, wishes)
+
+
+def _refuse_another(folder: Path) -> None:
+    """Refuse to write a new run over one that is there."""
+    if any((folder / name).exists() for name in OF_A_RUN):
+        message = f"{folder} holds a run already; go on with --resume, or choose another --out"
+        raise CheckpointError("RUN_EXISTS", message)
 
 
 @contextmanager
@@ -122,8 +134,9 @@ def _own(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             message = f"another process is training in {folder}; wait for its end, or stop it"
             raise CheckpointError("RUN_IN_USE", message) from error
-        for unfinished in folder.glob(f"**/{TEMPORARY}*"):
-            unfinished.unlink(missing_ok=True)
+        for part in (folder, folder / CHECKPOINT):  # further down are other runs' folders
+            for unfinished in part.glob(f"{TEMPORARY}*"):
+                unfinished.unlink(missing_ok=True)
         yield
 
 
@@ -230,7 +243,7 @@ def classes_of(
     splits: Splits | None = None,
 ) -> tuple[Classes | Features, Classes | Features]:
     """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
-    train, val = splits or _read(config)
+    train, val = _read(config) if splits is None else _given(config, splits)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
@@ -240,6 +253,24 @@ def classes_of(
         trunk_features(train, trunk, config, config.views, on_images),
         trunk_features(val, trunk, config, 0, on_images),
     )
+
+
+def _given(config: RunConfig, splits: Splits) -> Splits:
+    """The caller's classes as those of a file would be: of the configuration's size and channels.
+
+    Raises:
+        DatasetError: DATASET_FORMAT, they are not uint8 (N, C, H, W).
+    """
+    size = None if config.space.trunk else config.input.size
+    for name, images in (item for split in splits for item in split.items()):
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+            message = f"class {name!r} is {images.dtype} {images.shape}; images are uint8 (N, C, "
+            raise DatasetError("DATASET_FORMAT", message + "H, W), where C is 1 or 3")
+    train, val = (
+        {name: fit(images, size, config.input.channels) for name, images in split.items()}
+        for split in splits
+    )
+    return train, val
 
 
 def _read(config: RunConfig) -> Splits:

@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import DataConfig, RunConfig, read_config
 from metanas.data import load
+from metanas.episodes import Classes, Features
 from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
-from metanas.runs import run
-from metanas.train import Extensions, Progress
+from metanas.runs import classes_of, run
+from metanas.train import Extensions, Learn, Progress
 from metanas.wishes import Wishes
 from metanas.workbench import make_model
 from tests.core.small import GENOTYPE, RUN, examples, synthetic
@@ -161,14 +163,38 @@ def test_a_run_has_its_folder_to_itself(config: RunConfig, finished: Path) -> No
     assert refused == ["RUN_IN_USE"] * 6
 
 
+def test_a_folder_in_use_is_refused_before_the_data(config: RunConfig, finished: Path) -> None:
+    def intrude(seen: Progress) -> None:
+        assert resumed(without_data(config), finished) == "RUN_IN_USE"
+
+    run(config, finished, resume=True, on_progress=intrude)
+
+
+def test_a_run_that_came_and_went_meanwhile_is_not_overwritten(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    def late(of: RunConfig, train: Classes | Features) -> Learn:
+        """What comes between the data and the first iteration: another process's whole run."""
+        run(config, tmp_path, resume=False, on_progress=ignore)
+        return Extensions().batch(of, train)
+
+    other = replace(config, name="other")
+    with pytest.raises(CheckpointError) as caught:
+        run(other, tmp_path, resume=False, on_progress=ignore, learner=late)
+    assert caught.value.reason == "RUN_EXISTS"
+    assert load_checkpoint(tmp_path / "checkpoint").card.name == config.name
+
+
 def test_what_a_killed_process_was_writing_is_cleared_away(
     config: RunConfig, finished: Path
 ) -> None:
-    names = (finished / ".unfinished-1", finished / "checkpoint" / ".unfinished-2")
-    for each in (*names, finished / "notes.txt"):
+    gone = (finished / ".unfinished-1", finished / "checkpoint" / ".unfinished-2")
+    others = (finished / "notes.txt", finished / "another run" / ".unfinished-3")
+    others[1].parent.mkdir()
+    for each in (*gone, *others):
         each.write_bytes(b"half")
     run(config, finished, resume=True, on_progress=ignore)
-    assert [each.exists() for each in (*names, finished / "notes.txt")] == [False, False, True]
+    assert [each.exists() for each in (*gone, *others)] == [False, False, True, True]
 
 
 def test_classes_may_come_from_the_caller(config: RunConfig, tmp_path: Path) -> None:
@@ -195,6 +221,37 @@ def test_classes_may_come_from_the_caller(config: RunConfig, tmp_path: Path) -> 
             on_progress=ignore,
             extensions=Extensions(splits=(train, train)),
         )
+
+
+def split_in_two(classes: Classes) -> tuple[Classes, Classes]:
+    names = sorted(classes)
+    return {name: classes[name] for name in names[:7]}, {name: classes[name] for name in names[7:]}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_classes_of_the_caller_become_what_the_network_takes(
+    config: RunConfig, channels: int
+) -> None:
+    splits = split_in_two(synthetic(12, 8, size=20, channels=channels))
+    for found in classes_of(config, splits=splits):
+        assert {images.shape for images in found.values()} == {(8, 1, 12, 12)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images.astype(np.float32) / 255,
+        lambda images: images[:, 0],
+        lambda images: images.transpose(0, 2, 3, 1),
+    ],
+)
+def test_classes_of_the_caller_that_are_no_images(
+    config: RunConfig, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> None:
+    classes = {name: change(images) for name, images in synthetic(12, 8).items()}
+    with pytest.raises(DatasetError, match=r"images are uint8 \(N, C, H, W\)") as caught:
+        classes_of(config, splits=split_in_two(classes))
+    assert caught.value.reason == "DATASET_FORMAT"
 
 
 def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_path: Path) -> None:
