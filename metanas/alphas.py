@@ -97,7 +97,8 @@ def mixtures(shares: Sequence[Tensor]) -> list[Mixture]:
     ]
     ops = found.shape[2]
     index = [edge * ops + op for edge, some in enumerate(live) for op in some]
-    picked = found.flatten(1).index_select(1, torch.tensor(index, device=found.device))
+    chosen = torch.tensor(index, dtype=torch.long, device=found.device)  # none where all are NaN
+    picked = found.flatten(1).index_select(1, chosen)
     mixed, edge, seen = [], 0, 0
     for part in shares:
         own = tuple(live[edge : edge + part.shape[1]])

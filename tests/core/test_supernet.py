@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 from metanas.alphas import is_alpha
 from metanas.cell import Cell
-from metanas.errors import UnknownName
+from metanas.errors import Diverged, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.kernels import Rows
 from metanas.network import edge_name, from_supernet
@@ -145,6 +145,15 @@ def test_a_threshold_above_every_share_leaves_the_best() -> None:
     assert bool(out.isfinite().all())
     shares = supernet.cell_alpha("normal").shares(Softmax(), 1.9, None)[0].detach()
     assert float(shares.sum()) == pytest.approx(2.0 * SPACE.nodes, abs=1e-5)
+
+
+def test_alphas_that_are_not_finite_diverge() -> None:
+    supernet = small_supernet()
+    for kinds in (CELL_KINDS[:1], CELL_KINDS):
+        for kind in kinds:
+            supernet.cell_alpha(kind).ops.data.fill_(torch.nan)
+        with pytest.raises(Diverged, match="not finite"):
+            supernet(images(), SUPPORT, SOFT)
 
 
 def masked_supernet() -> Supernet:
