@@ -10,6 +10,7 @@ Notable:
 import fcntl
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -91,9 +92,9 @@ def run(
         check_snapshot(folder, config)
         with _own(folder):
             pass
-    else:
-        _refuse_another(folder)
     with _writing(folder):
+        if not resume:
+            _refuse_another(folder)
         _try_to_write(folder)
     start = _start(config, extensions) if not resume else None
     trunk = pretrained_trunk(config.space) if config.space.trunk else None
@@ -153,8 +154,11 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{folder} cannot be written to ({error}); what was there before is unharmed: "
-        message += "make room, then go on with --resume"
+        message = f"{folder} cannot be written to ({error}); "
+        if os.access(folder / SNAPSHOT_FILE, os.R_OK):
+            message += "what was there before is unharmed: make room, then go on with --resume"
+        else:
+            message += "make room, or choose another --out"
         raise CheckpointError("WRITE_FAILED", message) from error
 
 

@@ -340,9 +340,15 @@ def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
     Raises:
         CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
     """
-    if checkpoint.card.space != space:
-        message = f"checkpoint {checkpoint.card.name!r} has another search space than [space]"
-        raise CheckpointError("CHECKPOINT_FORMAT", message)
+    there, here = vars(checkpoint.card.space), vars(space)
+    differing = [
+        f"space.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
+        for name, value in here.items()
+        if there[name] != value
+    ]
+    if differing:
+        message = f"checkpoint {checkpoint.card.name!r} has another search space: "
+        raise CheckpointError("CHECKPOINT_FORMAT", message + "; ".join(differing))
 
 
 def _digest(*splits: Classes | Features) -> str:

@@ -346,9 +346,10 @@ def test_a_folder_that_cannot_be_is_refused_before_the_data(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match="file") as caught:
+        with pytest.raises(CheckpointError, match="another --out") as caught:
             run(without_data(config), folder, resume=False, on_progress=ignore)
         assert caught.value.reason == "WRITE_FAILED"
+        assert "--resume" not in str(caught.value)  # there is nothing to go on with
 
 
 def test_the_log_has_no_gaps_and_nothing_twice(config: RunConfig, tmp_path: Path) -> None:
@@ -413,7 +414,9 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(
     before = (finished / SNAPSHOT_FILE).read_bytes()
     (finished / LOG_FILE).unlink()
     (finished / LOG_FILE).mkdir()
-    assert resumed(config, finished) == "WRITE_FAILED"
+    with pytest.raises(CheckpointError, match="go on with --resume") as caught:
+        run(config, finished, resume=True, on_progress=ignore)
+    assert caught.value.reason == "WRITE_FAILED"
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
 
 
@@ -499,7 +502,8 @@ def test_a_run_does_not_start_from_another_search_space(
 ) -> None:
     settings = replace(config.train, start=str(finished / "checkpoint"))
     other = replace(without_data(config), train=settings, space=replace(config.space, nodes=3))
-    with pytest.raises(CheckpointError, match="another search space") as caught:
+    told = r"another search space: space\.nodes is 2 there and 3 here$"
+    with pytest.raises(CheckpointError, match=told) as caught:
         run(other, tmp_path / "other", resume=False, on_progress=ignore)
     assert caught.value.reason == "CHECKPOINT_FORMAT"
     assert not (tmp_path / "other").exists()
