@@ -122,20 +122,22 @@ def classes_for(
 ) -> tuple[str | None, Classes]:
     """The classes of a data set as this checkpoint takes them, and which split they are.
 
-    Without a split these are the classes of "val", or all where there is no such split.
+    Without a split these are the classes of "val", or all where there is no such split. They are in
+    the order of their names, as the client has them, so that both draw the same episodes.
     """
     spec = checkpoint.card.input
     # images of a folder may differ in size and are made equal; others stay as a client sends them
     load = partial(
         data.load, path, size=spec.size if path.is_dir() else None, channels=spec.channels
     )
+    found: str | None = split or PREFERRED_SPLIT
     try:
-        wanted = split or PREFERRED_SPLIT
-        return wanted, load(wanted)
+        classes = load(found)
     except DatasetError as error:
         if split or error.reason != "DATASET_SPLIT":
             raise
-        return None, load(None)
+        found, classes = None, load(None)
+    return found, dict(sorted(classes.items()))
 
 
 def _check(arguments: argparse.Namespace) -> None:
