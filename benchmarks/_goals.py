@@ -39,10 +39,6 @@ def _median(values: Sequence[float]) -> Figure:
     return median(values), len(values)
 
 
-def _ratio(slow: Sequence[float], fast: Sequence[float]) -> Figure:
-    return median(slow) / median(fast), len(slow)
-
-
 def _whole(case: str) -> Callable[[Rows], Iterable[Figure]]:
     return lambda rows: [_median(row["seconds"]["product"]["whole"]) for row in _of(rows, case)]
 
