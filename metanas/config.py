@@ -241,7 +241,9 @@ class RunConfig:
         if self.train.learned_rates and self.train.meta_learner == "reptile":
             enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
             _refuse("task", {"steps": enough})
+        named = Path(self.name).name == self.name not in ("", "..")
         checks = {
+            "name": (named, "must be fit to name a folder: one or more characters, no slash"),
             "views": (self.views >= 1, "must be at least 1"),
             "keep": (0 <= self.keep <= 1, "must be 0 to 1"),
         }

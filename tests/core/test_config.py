@@ -206,6 +206,13 @@ def test_inputs_that_do_not_fit(change: dict[str, Any]) -> None:
     assert (f"input.{next(iter(change))}", "OPTION_OUT_OF_RANGE") in findings(caught)
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a"])
+def test_a_name_is_that_of_a_folder(name: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN, name=name)
+    assert findings(caught) == {("name", "OPTION_OUT_OF_RANGE")}
+
+
 def test_maps_without_quarters() -> None:
     space = replace(TINY, channels=(6, 6, 6), reductions=(0, 1, 2))
     with pytest.raises(InvalidInput) as caught:
