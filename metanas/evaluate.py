@@ -20,6 +20,7 @@ from torch.func import functional_call
 from metanas.adapt import SHARE_THRESHOLD, upload
 from metanas.checkpoint import Checkpoint
 from metanas.episodes import Classes, Episode, sample_episode
+from metanas.errors import DatasetError
 from metanas.export import run, session
 from metanas.head import membership, prototype_logits
 from metanas.kernels import Rows
@@ -101,14 +102,21 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
 
 
 def draw(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episode:
-    """Episode number `index`.
+    """Episode number `index`, of those classes that have enough images, as the client draws it.
 
     Raises:
-        DatasetError: the data set cannot give such episodes.
+        DatasetError: DATASET_TOO_FEW_CLASSES, there are fewer of them than ways.
     """
+    needed = shape.shots + shape.queries
+    enough = {name: images for name, images in classes.items() if len(images) >= needed}
+    if len(enough) < shape.ways:
+        message = f"{shape.ways} ways of {shape.shots} shots and {shape.queries} queries need "
+        message += f"{shape.ways} classes of at least {needed} images; {len(enough)} of the data "
+        message += f"set's {len(classes)} have that many"
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
     random = np.random.default_rng((seed, index))
     return sample_episode(
-        classes, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
+        enough, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
     )
 
 

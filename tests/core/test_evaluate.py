@@ -99,6 +99,18 @@ def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint)
     assert outcome.transductive is not None
 
 
+def test_classes_with_too_few_images_are_not_drawn() -> None:
+    names, least = list(CLASSES), SHAPE.shots + SHAPE.queries
+    small = {name: CLASSES[name][: least - 1] for name in names[: -SHAPE.ways]}
+    enough = {name: CLASSES[name] for name in names[-SHAPE.ways :]}
+    for index in range(5):
+        drawn = draw({**small, **enough}, SHAPE, 1, index)
+        assert drawn.classes == draw(enough, SHAPE, 1, index).classes
+    with pytest.raises(DatasetError, match=f"{SHAPE.ways - 1} of the data set's") as caught:
+        draw({**CLASSES, **small, names[-1]: CLASSES[names[-1]][:1]}, SHAPE, 1, 0)
+    assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
+
+
 def test_episodes_that_the_data_cannot_give(checkpoint: Checkpoint) -> None:
     with pytest.raises(DatasetError):
         list(
