@@ -125,7 +125,8 @@ def machine_line(results: Results) -> str:
     machine = results.machine
     revision = f", revision {machine['revision']}" if machine["revision"] else ""
     return (
-        f"{machine['processor']}, {machine['cores']} cores, load {machine['load']} at the start; "
+        f"{machine['processor']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}, "
+        f"load {machine['load']} at the start; "
         f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}{revision}."
     )
 

@@ -147,11 +147,13 @@ def read_card(folder: Path) -> CheckpointCard:
 def card_markdown(card: CheckpointCard) -> str:
     """The model card for people: what the card's JSON says, as a page."""
     space = card.space
-    widths = ", ".join(map(str, space.channels))
+    widths, stem = (", ".join(map(str, each)) for each in (space.channels, space.stem_channels))
+    begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"
+    fields = f", features of {space.grid}×{space.grid} fields" if space.grid > 1 else ""
     kind = "grey" if card.input.channels == 1 else "RGB"
     facts = {
         "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
-        "network": f"{space.cells} cells of {space.nodes} nodes, widths {widths}",
+        "network": f"{begin}; {space.cells} cells of {space.nodes} nodes, widths {widths}{fields}",
         "operations": ", ".join(space.ops),
         "relaxation": card.relaxation,
         "supernet": f"{card.parameters} parameters",

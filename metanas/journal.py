@@ -74,6 +74,9 @@ class Journal:
         except BlockingIOError:
             message = f"another evaluation is writing {self.path}; name another --out"
             raise EvaluationError("EVALUATION_BUSY", message) from None
+        except OSError as error:
+            message = f"{self.path} cannot be locked ({error}); name an --out on another disk"
+            raise EvaluationError("EVALUATION_UNWRITABLE", message) from error
 
     def _read(self) -> None:
         self._file.seek(0)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -130,15 +131,20 @@ def _own(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("w")
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"another process is training in {folder}; wait for its end, or stop it"
-            raise CheckpointError("RUN_IN_USE", message) from error
+        with _writing(folder):  # not every file system has locks
+            _lock(lock, folder)
         for part in (folder, folder / CHECKPOINT):  # further down are other runs' folders
             for unfinished in part.glob(f"{TEMPORARY}*"):
                 unfinished.unlink(missing_ok=True)
         yield
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        message = f"another process is training in {folder}; wait for its end, or stop it"
+        raise CheckpointError("RUN_IN_USE", message) from error
 
 
 def _try_to_write(folder: Path) -> None:
