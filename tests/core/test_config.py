@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from metanas import schema
+from metanas.card import read_card
 from metanas.config import RunConfig, TaskConfig, TrainConfig, read_config
 from metanas.errors import InvalidInput
+from metanas.runlog import CONFIG_FILE
 from tests.core.small import RUN, TINY, findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot.toml"
+CHECKPOINTS = Path(__file__).parents[2] / "meta_checkpoints"
 NAN = float("nan")
 
 
@@ -26,6 +29,15 @@ def test_shipped_configurations_are_sound(path: Path) -> None:
     config = read_config(path)
     assert schema.build(RunConfig, schema.dump(config)) == config
     assert config.name == path.stem
+
+
+@pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda path: path.name)
+def test_shipped_checkpoints_are_those_of_their_configurations(folder: Path) -> None:
+    config = read_config(SHIPPED.parent / f"{folder.name}.toml")
+    trained, card = read_config(folder / CONFIG_FILE), read_card(folder)
+    told = replace(config.data, path=trained.data.path, more=trained.data.more)
+    assert trained == replace(config, data=told)  # they name data sets without their folders
+    assert (card.space, card.input, card.defaults) == (config.space, config.input, config.adapt)
 
 
 def test_overrides_have_the_last_word() -> None:
