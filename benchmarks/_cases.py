@@ -73,8 +73,12 @@ def checkpoint_of(case: Case) -> Checkpoint:
     if case.width or case.cells:
         cells, width = case.cells or space.cells, case.width or space.channels[0]
         stem = (*space.stem_channels[:-1], space.nodes * width)
-        space = replace(space, channels=(width,) * cells, stem_channels=stem)
-        space = replace(space, reductions=(cells // 3, 2 * cells // 3))
+        space = replace(
+            space,
+            channels=(width,) * cells,
+            stem_channels=stem,
+            reductions=(cells // 3, 2 * cells // 3),
+        )
     return untrained(options, replace(space, input_channels=case.channels), case.size)
 
 
