@@ -1,6 +1,7 @@
 """What the benchmarks' figures rest on: turns, ratios, counted work, memory, tables, the page."""
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,15 @@ from benchmarks._measure import LEAST, in_turns, ratio, spread
 from benchmarks._profile import KINDS, PARTS, parts_of
 from benchmarks._results import Results, Row, figure, load, save, table
 from benchmarks._work import work_of
+from benchmarks.scaling import BASE, SIZES
+
+
+@pytest.mark.parametrize("size", ["width", "cells"])
+def test_networks_of_every_size_can_be_made(size: str) -> None:
+    for value in SIZES[size]:
+        case = Case(**{**asdict(BASE), size: value})
+        assert vars(case)[size] == value
+        assert checkpoint_of(case).card.space.cells == case.cells
 
 
 def test_candidates_take_turns_in_an_order_that_reverses() -> None:
