@@ -130,8 +130,7 @@ class MetaTrainer:
     """The state of a run: meta-parameters and optimizers; `iterate` advances it.
 
     `params`, `mean`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
-    names and numbers. `learn` runs the inner
-    loops; by default in this process.
+    names and numbers. `learn` runs the inner loops; by default in this process.
 
     Raises:
         DatasetError: too few classes, or images of a class, for the tasks that are asked for.

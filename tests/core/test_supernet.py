@@ -19,6 +19,7 @@ from metanas.relax import Gumbel, Noisy, Softmax
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise
 from tests.core.small import SPACE, TINY, noise, small_supernet
+from tests.core.textbook import TextbookSupernet
 
 SUPPORT = Rows(4)
 SOFT = Softmax(temperature=0.7)
@@ -63,6 +64,20 @@ def textbook(supernet: Supernet, x: Tensor) -> Tensor:
         before, last = last, textbook_cell(supernet, cell, before, last)
     features: Tensor = last.mean(dim=(2, 3))
     return features
+
+
+@pytest.mark.parametrize("size", [8, 11, 12, 13])
+@pytest.mark.parametrize("grid", [1, 2])
+def test_stem_and_features_are_the_textbooks(size: int, grid: int) -> None:
+    space = replace(SPACE, grid=grid, stem_channels=(3, 4, 5), stem_stride=2)
+    supernet = small_supernet(space).double()
+    alive = {kind: supernet.cell_alpha(kind).alive for kind in CELL_KINDS}
+    book = TextbookSupernet(space, alive).double()
+    book.load_state_dict(dict(supernet.named_parameters()))
+    x = noise(5, 1, size, size).double()
+    expected = book(x, SUPPORT.support, book.shares(SOFT.temperature))
+    assert expected.shape == (5, space.features)
+    torch.testing.assert_close(supernet(x, SUPPORT, SOFT), expected, atol=1e-10, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
