@@ -109,8 +109,17 @@ class Unseeded(Gumbel):
         return super().weights(logits, None)
 
 
+OWN = torch.Generator().manual_seed(0)
+
+
+class Private(Gumbel):
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return super().weights(logits, OWN)
+
+
 @pytest.mark.parametrize(
-    ("relaxation", "what"), [(Sigmoid(), "sum to one"), (Unseeded(), "seeded")]
+    ("relaxation", "what"),
+    [(Sigmoid(), "sum to one"), (Unseeded(), "global generator"), (Private(), "seeded")],
 )
 def test_broken_relaxations_are_found(relaxation: Relaxation, what: str) -> None:
     with pytest.raises(AssertionError, match=what):
