@@ -45,6 +45,7 @@ class DataConfig:
         names = [Path(path).stem for path in (self.path, *self.more)]
         apart = len(set(names)) == len(names)
         checks = {
+            "path": (bool(self.path), "must name a file or a folder"),
             "more": (apart, "must be data sets whose files have different names"),
             "unreadable": (self.unreadable in ("refuse", "skip"), "must be refuse or skip"),
         }

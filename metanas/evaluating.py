@@ -93,13 +93,14 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     checkpoint = load_checkpoint(arguments.checkpoint, device=device_of(arguments.device))
     split, classes = classes_for(checkpoint, arguments.data, arguments.split)
+    dataset = arguments.data.name
     if arguments.rotations:
-        classes = with_rotations(classes)
+        classes, dataset = with_rotations(classes), f"{dataset} with rotations"
     shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
     plan = Plan(
         checkpoint=checkpoint,
-        dataset=arguments.data.name,
+        dataset=dataset,
         split=split,
         classes=classes,
         shape=shape,

@@ -62,6 +62,7 @@ class SearchSpace:
             ("grid", self.grid in (1, 2), "must be 1 or 2"),
             ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
             ("trunk", self.trunk in ("", *TRUNKS), f"must be empty or one of {', '.join(TRUNKS)}"),
+            ("stem_channels", self._stem_fits, "and stem_stride have no meaning beside a trunk"),
             ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
             ("input_channels", not self.trunk or self.input_channels == 3, "must be 3 for a trunk"),
         )
@@ -72,6 +73,11 @@ class SearchSpace:
         ]
         if bad:
             raise InvalidInput(tuple(bad))
+
+    @property
+    def _stem_fits(self) -> bool:
+        stem = SearchSpace.stem_channels, SearchSpace.stem_stride
+        return not self.trunk or (self.stem_channels, self.stem_stride) == stem
 
     @property
     def _taps_fit(self) -> bool:

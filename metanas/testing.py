@@ -263,7 +263,7 @@ def make_checkpoint(  # noqa: PLR0913 (what tests vary)
         channels=(width, width),
         reductions=(1,),
         nodes=2,
-        stem_channels=(width, 2 * width),
+        stem_channels=SearchSpace.stem_channels if trunk else (width, 2 * width),
         stem_stride=1,
         partial=partial,
         trunk="efficientnet-lite0" if trunk else "",

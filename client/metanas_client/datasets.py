@@ -83,7 +83,7 @@ def with_rotations(dataset: Dataset) -> Dataset:
         for name, images in dataset.classes.items()
         for turn in range(4)
     }
-    return replace(dataset, classes=turned)
+    return replace(dataset, name=f"{dataset.name} with rotations", classes=turned)
 
 
 def _turned(image: bytes | RawImage, turns: int, which: str) -> bytes | RawImage:

@@ -69,6 +69,7 @@ def test_turned_classes_are_classes(tmp_path: Path) -> None:
         for found in turned.classes[f"{90 * turn}/x"]:
             assert np.array_equal(load_image(found, 3), np.rot90(image, turn))
     assert turned.digest != whole.digest
+    assert turned.name == "made with rotations"
 
 
 def test_an_image_that_cannot_be_turned_is_named(tmp_path: Path) -> None:

@@ -195,6 +195,8 @@ def test_the_defaults_are_within_bounds() -> None:
         ({"stem_channels": (0, 8)}, "stem_channels"),
         ({"stem_stride": 3}, "stem_stride"),
         ({"grid": 3}, "grid"),
+        ({"trunk": "efficientnet-lite0", "stem_channels": (8, 16)}, "stem_channels"),
+        ({"trunk": "efficientnet-lite0", "stem_stride": 2}, "stem_channels"),
     ],
 )
 def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:

@@ -146,6 +146,7 @@ def test_turned_classes_are_classes_of_an_evaluation(
         assert main(evaluation(checkpoint, data, out, "--episodes", "2", *more)) == 0
     settings = [json.loads(out.read_text())["settings"] for out in (one, other)]
     assert settings[1]["classes"] == 4 * settings[0]["classes"]
+    assert settings[1]["dataset"] == f"{settings[0]['dataset']} with rotations"
     assert "[EPISODES_DIFFER]" in told(capsys, ["compare", str(one), str(other)])
 
 
