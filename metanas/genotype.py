@@ -54,9 +54,9 @@ class Genotype:
         """
         try:
             raw = json.loads(text)
-            if not isinstance(raw, dict) or set(raw) != set(CELL_KINDS):
-                raise ValueError(f"it has to be an object with the keys {' and '.join(CELL_KINDS)}")
             cells = {kind: tuple(map(_node, raw[kind])) for kind in CELL_KINDS}
+        except KeyError as error:
+            raise _malformed("genotype", f"there is no cell {error}") from error
         except (ValueError, TypeError) as error:
             raise _malformed("genotype", f"not a genotype in JSON: {error}") from error
         return Genotype(**cells)
