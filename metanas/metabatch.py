@@ -43,7 +43,7 @@ from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
-from metanas.search import searching
+from metanas.search import search_at, searching
 from metanas.supernet import Supernet
 from metanas.views import draw_views
 
@@ -219,7 +219,8 @@ class MetaBatch:
 
     def _mixing(self, episode: "_Stacked") -> Relaxation:
         """The relaxation of an episode: that of its step, of its step's turn, or of the last."""
-        config, search, steps = self.config, self.config.search, self.config.task.steps
+        config, steps = self.config, self.config.task.steps
+        search = search_at(config, episode.iteration)
         if not searching(config, episode.iteration):
             return self._relaxation.at(search.temperature_start)
         number = episode.number - steps - 1 if episode.number > steps else episode.number

@@ -1,6 +1,8 @@
 """The search of meta-training: when the alphas learn, and which candidates remain."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,6 +17,8 @@ from metanas.supernet import Supernet
 
 FIXED = "fixed"
 """Name of the relaxation that learns no architecture."""
+COLDEST = 0.1
+"""What is left of the last step's temperature at the end of a run that sharpens."""
 CHOSEN = 10.0
 """Logit of a fixed genotype's pairs above the others."""
 
@@ -22,6 +26,21 @@ CHOSEN = 10.0
 def searching(config: RunConfig, iteration: int) -> bool:
     """Whether the alphas learn in this meta-iteration."""
     return config.search.relaxation != FIXED and iteration >= config.search.warm_up
+
+
+def search_at(config: RunConfig, iteration: int) -> SearchConfig:
+    """The settings of the search in this meta-iteration, which `sharpen` changes over the run."""
+    search = config.search
+    if not search.sharpen:
+        return search
+    left = cosine(iteration / config.train.iterations)
+    end = search.temperature_end * (COLDEST + (1 - COLDEST) * left)
+    return replace(search, temperature_end=end, noise=search.noise * left)
+
+
+def cosine(passed: float) -> float:
+    """What is left of something that falls from 1 to 0 while the share `passed` grows to 1."""
+    return 0.5 * (1 + math.cos(math.pi * passed))
 
 
 def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:

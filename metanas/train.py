@@ -40,7 +40,7 @@ from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
-from metanas.search import fix, prune, searching, settle
+from metanas.search import cosine, fix, prune, search_at, searching, settle
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise
 
@@ -216,7 +216,7 @@ class MetaTrainer:
         soft = pruned = math.nan
         last = self.iteration == settings.iterations
         if last or self.iteration % settings.validate_every == 0:
-            warm = Softmax(temperature=self.config.search.temperature_end)
+            warm = Softmax(temperature=search_at(self.config, self.iteration - 1).temperature_end)
             soft, pruned = self.validate(warm), self.validate(Argmax())
         return self._progress(results, rates, time.monotonic() - began, soft, pruned)
 
@@ -238,7 +238,7 @@ class MetaTrainer:
         settings, tasks = self.config.train, results.tasks
         rate = 1.0
         if settings.anneal:
-            rate = 0.5 * (1 + math.cos(math.pi * self.iteration / settings.iterations))
+            rate = cosine(self.iteration / settings.iterations)
         rates = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
         alphas = self.layout.where(is_alpha)
         gradient = results.gradient / tasks
@@ -267,9 +267,9 @@ class MetaTrainer:
 
     def _narrow(self) -> None:
         """Let candidates go, as configured."""
-        search = self.config.search
         if not searching(self.config, self.iteration):
             return
+        search = search_at(self.config, self.iteration)
         if search.prune_threshold and self.iteration % search.prune_every == 0:
             prune(self.supernet, self.meta, search)
         if 0 < search.settle <= self.iteration:
@@ -284,9 +284,8 @@ class MetaTrainer:
         soft: float,
         pruned: float,
     ) -> Progress:
-        search = self.config.search
-        # of the iteration that was, whose number is one less
-        warm = not searching(self.config, self.iteration - 1)
+        was = self.iteration - 1  # the iteration's own number
+        search, warm = search_at(self.config, was), not searching(self.config, was)
         temperature = search.temperature_start if warm else search.temperature_end
         return Progress(
             iteration=self.iteration,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from metanas.layout import Params
 from metanas.metalearn import META_LEARNERS, Learned, MetaLearner
 from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
+from metanas.search import search_at
 from metanas.supernet import genotype_of
 from metanas.train import Extensions, MetaTrainer
 from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
@@ -151,6 +153,34 @@ def test_noise_begins_with_the_search() -> None:
     noisy, quiet = (trainer(run_config(warm_up=1, settle=99, noise=n)) for n in (1.0, 0.0))
     assert noisy.iterate().loss == quiet.iterate().loss
     assert noisy.iterate().loss != quiet.iterate().loss
+
+
+def test_what_is_trained_sharpens_towards_the_pruned_network() -> None:
+    config = run_config(iterations=8, temperature_end=0.2, noise=0.4, sharpen=True)
+    settings = [search_at(config, iteration) for iteration in range(9)]
+    assert settings[0] == config.search
+    assert settings[4].noise == pytest.approx(0.2)
+    assert settings[4].temperature_end == pytest.approx(0.11)
+    assert settings[8].noise == 0
+    assert settings[8].temperature_end == pytest.approx(0.02)
+    for before, after in pairwise(settings):
+        assert after.noise < before.noise
+        assert after.temperature_end < before.temperature_end
+    constant = run_config(iterations=8)
+    assert all(search_at(constant, iteration) == constant.search for iteration in range(9))
+
+
+def test_sharpening_changes_what_is_trained() -> None:
+    sharp, blunt = (
+        trainer(run_config(iterations=4, warm_up=0, settle=99, noise=0.0, sharpen=sharpen))
+        for sharpen in (True, False)
+    )
+    first = [run.iterate() for run in (sharp, blunt)]
+    assert first[0].loss == first[1].loss  # nothing has passed yet
+    last = [[run.iterate() for _ in range(3)][-1] for run in (sharp, blunt)]
+    assert last[0].temperature < last[1].temperature
+    assert last[0].entropy < last[1].entropy
+    assert last[0].loss != last[1].loss
 
 
 def test_settling_keeps_the_best_candidates_within_reach() -> None:
