@@ -19,6 +19,7 @@ from torch.func import functional_call
 
 from metanas.adapt import SHARE_THRESHOLD, upload
 from metanas.checkpoint import Checkpoint
+from metanas.copies import averaged, with_copies
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
 from metanas.export import run, session
@@ -203,6 +204,7 @@ def supernet_features(
     """Features (N, D) of the support set and (Q, D) of queries, on the CPU.
 
     The statistics of its norms come from the support set, or with `transductive` from all images.
+    It looks at each image as often as the job's model does.
     """
     assert job.task is not None
     images, checkpoint = job.task.support.images, job.checkpoint
@@ -212,10 +214,12 @@ def supernet_features(
         queried = checkpoint.trunk(queried)
     inputs = torch.cat([upload(images, checkpoint.device), queried])
     rows = Rows(len(inputs) if transductive else len(images))
-    arguments = (inputs, rows, relaxation, SHARE_THRESHOLD)
+    shift = job.options.shift_pixels
+    arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)
     with checkpoint.using:
         features: Tensor = functional_call(
             checkpoint.supernet, params, arguments, tie_weights=False
         )
-    of_support, of_queries = features.cpu().split([len(images), len(queries)])
+    seen = averaged(features.cpu(), shift)
+    of_support, of_queries = seen.split([len(images), len(queries)])
     return of_support, of_queries
