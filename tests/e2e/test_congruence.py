@@ -115,9 +115,8 @@ def test_the_trunk_alone_through_the_server(checkpoints: Path, client: Client) -
 def test_several_looks_through_the_server(checkpoints: Path, client: Client) -> None:
     options = {"shift_pixels": 2}
     served = client.adapt(few(), checkpoint="colour", options=options).result(60)
-    own = here(
-        checkpoints / "colour", few(), options=AdaptConfig(steps=2, tuning_steps=1, **options)
-    )
+    defaults = load_checkpoint(checkpoints / "colour").card.defaults
+    own = here(checkpoints / "colour", few(), options=defaults.replace(options))
     assert served.onnx == own.onnx
     assert served.report["macs"] == own.report.macs
     assert json.loads(metadata(served.onnx)["metanas.options"])["shift_pixels"] == 2
