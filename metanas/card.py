@@ -182,9 +182,12 @@ def card_markdown(card: CheckpointCard) -> str:
     begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"
     fields = f", features of {space.grid}×{space.grid} fields" if space.grid > 1 else ""
     kind = "grey" if card.input.channels == 1 else "RGB"
+    shift = card.defaults.shift_pixels
+    looks = {"looks": f"five at each image, four of them shifted by {shift} px"} if shift else {}
     facts = {
         "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
         "network": f"{begin}; {space.cells} cells of {space.nodes} nodes, widths {widths}{fields}",
+        **looks,
         "operations": ", ".join(space.ops),
         "relaxation": card.relaxation,
         "supernet": f"{card.parameters} parameters",
