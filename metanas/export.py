@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
-from metanas.copies import averaged, emit_averaged, emit_copies, with_copies
+from metanas.copies import averaged, emit_averaged, emit_copies, looks, with_copies
 from metanas.ends import Stem, emit_pooled
 from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
@@ -143,12 +143,14 @@ def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.floa
     return np.concatenate([_logits(model, image[None]) for image in images])
 
 
-def _run_together(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
-    """The same, small neighbours of one size together, which takes far less time."""
+def _run_together(
+    model: ort.InferenceSession, images: Sequence[Image], most: int
+) -> NDArray[np.float32]:
+    """The same, up to `most` small neighbours of one size together, which takes far less time."""
     rows = []
     for (height, width, _), grouped in groupby(images, key=lambda image: image.shape):
         same = list(grouped)
-        count = min(TOGETHER, max(1, TOGETHER_PIXELS // (height * width)))
+        count = min(most, max(1, TOGETHER_PIXELS // (height * width)))
         rows += [_logits(model, np.stack(same[i : i + count])) for i in range(0, len(same), count)]
     return np.concatenate(rows)
 
@@ -158,8 +160,12 @@ def _logits(model: ort.InferenceSession, images: Image) -> NDArray[np.float32]:
     return logits
 
 
-def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> tuple[bytes, float]:
+def check(
+    model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
+) -> tuple[bytes, float]:
     """Serialise a model, having verified it on uint8 images (H, W, C) with their expected logits.
+
+    With `shift_pixels`, that of the classifier, it is given fewer at a time.
 
     Returns the bytes and the largest difference of a logit.
 
@@ -168,7 +174,7 @@ def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> 
     """
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
-    actual = _run_together(session(data), images)
+    actual = _run_together(session(data), images, TOGETHER // looks(shift_pixels))
     reference = expected.numpy(force=True)
     difference = float(np.abs(actual - reference).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):

@@ -232,7 +232,7 @@ class Job:
             )
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
-            data, difference = check(proto, task.images, logits)
+            data, difference = check(proto, task.images, logits, shift)
         report = self._report(classifier, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
         return AdaptedModel(data, sha256, genotype, task.support.classes, report)
