@@ -144,7 +144,7 @@ def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.floa
 
 
 def _run_together(
-    model: ort.InferenceSession, images: Sequence[Image], most: int
+    model: ort.InferenceSession, images: Sequence[Image], most: int = TOGETHER
 ) -> NDArray[np.float32]:
     """The same, up to `most` small neighbours of one size together, which takes far less time."""
     rows = []
