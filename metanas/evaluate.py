@@ -17,9 +17,10 @@ from onnxruntime import InferenceSession
 from torch import Tensor
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, upload
+from metanas.adapt import ENGINE
 from metanas.checkpoint import Checkpoint
 from metanas.copies import averaged, with_copies
+from metanas.engine import Engine
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
 from metanas.export import run, session
@@ -30,8 +31,10 @@ from metanas.options import AdaptConfig
 from metanas.pipeline import Job
 from metanas.relax import Argmax, Relaxation, Softmax
 from metanas.report import Report
+from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import Image
 from metanas.task import Example
+from metanas.uploads import upload
 from metanas.workbench import make_all
 
 
@@ -80,6 +83,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     together: int = 1,
     transductive: bool = False,
     reseed: int = 0,
+    engine: Engine = ENGINE,
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
@@ -87,7 +91,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     evaluation, and the same as in one through a server. `together` of them are adapted in one
     stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
     network would answer if its norms had the statistics of support and queries together. `reseed`
-    is added to the seeds of the adaptations.
+    is added to the seeds of the adaptations. `engine` computes their steps.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
@@ -97,7 +101,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
         drawn = [draw(classes, shape, seed, index) for index in chunk]
         pairs = zip(drawn, chunk, strict=True)
         jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
-        make_all(jobs)
+        make_all(jobs, engine=engine)
         for index, job, episode in zip(chunk, jobs, drawn, strict=True):
             yield index, _outcome(job, episode, transductive)
 
@@ -209,10 +213,10 @@ def supernet_features(
     assert job.task is not None
     images, checkpoint = job.task.support.images, job.checkpoint
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
-    queried = upload(pixels, checkpoint.device)
+    images, queried = upload([images, pixels], checkpoint.device)
     if checkpoint.trunk is not None:
         queried = checkpoint.trunk(queried)
-    inputs = torch.cat([upload(images, checkpoint.device), queried])
+    inputs = torch.cat([images, queried])
     rows = Rows(len(inputs) if transductive else len(images))
     shift = job.options.shift_pixels
     arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, upload
 from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
 from metanas.copies import averaged, looks, with_copies
@@ -19,7 +18,9 @@ from metanas.network import features_of, freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax
+from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import SupportSet
+from metanas.uploads import upload
 from metanas.views import draw_views
 
 LARGE = 2**28
@@ -45,8 +46,10 @@ def gap(
     """Measure the gap on one batch of the support set, each image queried by a random view."""
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
-    images = upload(task.images[rows], checkpoint.device)
-    stored = None if task.views is None else upload(task.views[rows], checkpoint.device)
+    (images,) = upload([task.images[rows]], checkpoint.device)
+    stored: Tensor | None = None
+    if task.views is not None:
+        (stored,) = upload([task.views[rows]], checkpoint.device)
     views = draw_views(images, stored, checkpoint.card.augment, _seeded(seed))
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
@@ -126,7 +129,7 @@ def meta_features(
     """
     count, chunk, shift = len(task.images), options.batch_size, options.shift_pixels
     if count * looks(shift) <= chunk:
-        images = upload(with_copies(task.images, shift), checkpoint.device)
+        (images,) = upload([with_copies(task.images, shift)], checkpoint.device)
         arguments = (images, Rows(count), Argmax())
         with checkpoint.using:
             features: Tensor = functional_call(

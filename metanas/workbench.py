@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from metanas.adapt import Adaptation, Stage, Step, advance, footprint
+from metanas.adapt import ENGINE, Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
+from metanas.engine import Engine
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
 from metanas.pipeline import AdaptedModel, Job, OnProgress, out_of_memory, too_large
@@ -57,10 +58,10 @@ class StackLimits:
 
 
 class Workbench:
-    """Jobs under way on one device."""
+    """Jobs under way on one device, whose steps this engine computes."""
 
-    def __init__(self, limits: StackLimits = StackLimits()) -> None:
-        self._limits = limits
+    def __init__(self, limits: StackLimits = StackLimits(), engine: Engine = ENGINE) -> None:
+        self._limits, self._engine = limits, engine
         self._most = limits.memory
         """Bytes of activations up to which a stack may grow, as far as it is known."""
         self._jobs = list[Job]()
@@ -142,9 +143,11 @@ class Workbench:
         threads = torch.get_num_threads() if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
-                return advance(adaptations, memory=self._limits.memory)
+                return advance(adaptations, memory=self._limits.memory, engine=self._engine)
         except Exception as error:
             lacking = out_of_memory(error)
+            if lacking:
+                self._engine.release()
             if len(stack) == 1:
                 return [too_large() if lacking else error]
             if lacking:
@@ -193,16 +196,18 @@ def _size(job: Job) -> int:
     return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
-def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
+def make_all(
+    jobs: Sequence[Job], limits: StackLimits = StackLimits(), engine: Engine = ENGINE
+) -> None:
     """Give these jobs all their turns; each then has its outcome."""
-    bench = Workbench(limits)
+    bench = Workbench(limits, engine)
     for job in jobs:
         bench.add(job)
     while bench:
         bench.advance()
 
 
-def make_model(
+def make_model(  # noqa: PLR0913 (what there is to say of a model)
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,
@@ -212,6 +217,7 @@ def make_model(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    engine: Engine = ENGINE,
 ) -> AdaptedModel:
     """Adapt a checkpoint to labelled images and export what comes out.
 
@@ -227,6 +233,7 @@ def make_model(
         limits: what is refused.
         on_progress: called at the start of every stage and after every step.
         should_stop: asked before every turn.
+        engine: how the device computes: `metanas.engine.engine_for`.
 
     Raises:
         InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
@@ -245,5 +252,5 @@ def make_model(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    make_all([job])
+    make_all([job], engine=engine)
     return job.result()
