@@ -111,8 +111,7 @@ class Adaptation:
         self._views: Tensor | None = None
         if task.views is not None:
             (self._views,) = upload([task.views], checkpoint.device)
-        start = start_of(checkpoint, config)
-        live = {name: value for name, value in start.items() if checkpoint.supernet.is_live(name)}
+        live = checkpoint.supernet.live(start_of(checkpoint, config))
         self.optimizer = self._optimizer(live, config.alpha_lr)
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)

@@ -187,7 +187,7 @@ class Stack:
     ) -> list[Gradient]:
         """Each task's part of the gradients, which are flat as the parameters are."""
         rows = [flat.reshape(len(wanted), -1) for flat in (of_weights, of_alphas)]
-        norms = torch.stack([flat.norm(dim=1) for flat in rows], dim=1)
+        norms = torch.stack([torch.linalg.vector_norm(flat, dim=1) for flat in rows], dim=1)
         return [
             Gradient(
                 rows[0][task] if want.weights else None,

@@ -72,13 +72,18 @@ class Supernet(nn.Module):
         assert isinstance(alpha, CellAlpha)
         return alpha
 
-    def is_live(self, name: str) -> bool:
-        """Whether a parameter of this name takes part; those of pruned operations do not."""
-        parts = name.split(".")
-        if len(parts) < 5 or parts[2] != "edges":
-            return True
-        kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
-        return bool(self.cell_alpha(kind).alive[int(parts[3]), int(parts[4])])
+    def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of these parameters that take part; those of pruned operations do not."""
+        alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}
+
+        def takes_part(name: str) -> bool:
+            parts = name.split(".")
+            if len(parts) < 5 or parts[2] != "edges":
+                return True
+            kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
+            return bool(alive[kind][int(parts[3])][int(parts[4])])
+
+        return {name: value for name, value in params.items() if takes_part(name)}
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
