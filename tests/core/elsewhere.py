@@ -28,7 +28,7 @@ class _There(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor, _counts: Counter[str]) -> Self:
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined, no-any-return]
+        return torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
             strides=held.stride(),
@@ -49,7 +49,7 @@ class _There(torch.Tensor):
         return self.held.tolist()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *_rest: Any, **_named: Any) -> Any:
+    def __torch_dispatch__(cls, func: Any, *_rest: Any) -> Any:
         raise AssertionError(f"{func} ran outside of the device's mode")
 
 
@@ -57,7 +57,7 @@ class Elsewhere(TorchDispatchMode):
     """While it is entered, `DEVICE` exists; `counts` says how often what crossed."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts = Counter[str]()
 
     def put(self, tensor: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Elsewhere(TorchDispatchMode):
         target = named.get("device")
         if there and func is torch.ops.aten._local_scalar_dense.default:
             self.counts[DOWN] += 1
-            return func(found[0].held)
+            return func(held(found[0]))
         if target is not None:
             if func is CROSSING and there != (target in NAMES):
                 self.counts[DOWN if there else UP] += 1

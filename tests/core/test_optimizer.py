@@ -51,8 +51,10 @@ def gradient_of(optimizer: TaskOptimizer, loss: Loss, wanted: Wanted) -> Gradien
     flats = [flat.requires_grad_() for flat in (stack.weights, stack.alphas)]
     parts = zip(flats, (stack.layout, stack.alpha_layout), strict=True)
     value = loss({k: v for flat, layout in parts for k, v in views_of(flat, layout).items()})
-    found = torch.autograd.grad(value, flats, allow_unused=True, materialize_grads=True)
-    (gradient,) = stack.gradients(*found, [wanted])
+    of_weights, of_alphas = torch.autograd.grad(
+        value, flats, allow_unused=True, materialize_grads=True
+    )
+    (gradient,) = stack.gradients(of_weights, of_alphas, [wanted])
     return gradient
 
 

@@ -17,6 +17,7 @@ from metanas.options import AdaptConfig
 from metanas.relax import RELAXATIONS
 from metanas.support import SupportSet
 from metanas.testing import make_checkpoint
+from metanas.trunk import Maps
 from metanas.uploads import upload
 from tests.core.elsewhere import DEVICE, DOWN, UP, Elsewhere, held
 from tests.core.small import noise
@@ -48,7 +49,7 @@ def begin(checkpoint: Checkpoint, options: AdaptConfig) -> list[Adaptation]:
         images = noise(len(labels), 1, 10, 10, seed=seed).sigmoid()
         views = None
         if checkpoint.card.space.trunk:
-            length = checkpoint.supernet.stem.maps.length(16)
+            length = Maps.of(checkpoint.card.space).length(checkpoint.card.input.size)
             images, *others = noise(3 + seed, len(labels), length, seed=seed)
             views = torch.stack(others, dim=1)
         task = SupportSet(images, labels, tuple(map(str, range(len(shots)))), views)
@@ -65,8 +66,9 @@ def test_a_step_waits_twice_and_uploads_twice(
 
 def test_so_does_one_behind_a_trunk(tmp_path: Path) -> None:
     ops = {name: OPS[name] for name in ("max_pool_3x3", "skip_connect")}
-    options = {"channels": 3, "size": 16, "trunk": True, "partial": 2}
-    check_waiting(make_checkpoint(tmp_path / "tiny", ops=ops, **options), {"batch_size": 4})
+    folder = tmp_path / "tiny"
+    small = make_checkpoint(folder, ops=ops, channels=3, size=16, trunk=True, partial=2)
+    check_waiting(small, {"batch_size": 4})
 
 
 def check_waiting(checkpoint: Checkpoint, change: dict[str, int]) -> None:
