@@ -32,10 +32,12 @@ class Engine:
 
         return Found(*self.recordings.run(form, work, batch))
 
-    def release(self) -> None:
-        """Give back what recordings hold of the device's memory."""
+    def release(self) -> bool:
+        """Give back what recordings hold of the device's memory; whether there were any."""
+        held = bool(self.recordings)
         if self.recordings is not None:
             self.recordings.clear()
+        return held
 
 
 def engine_for(device: torch.device, precision: Precision, graphs: int) -> Engine:

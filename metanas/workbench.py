@@ -128,7 +128,7 @@ class Workbench:
     def _step(self, stack: list[Job]) -> None:
         start = time.perf_counter()
         outcomes = self._advance(stack)
-        if outcomes is None:  # by now what failed holds no memory any more
+        if outcomes is None:
             return self._apart(stack)
         seconds = time.perf_counter() - start
         for job, outcome in zip(stack, outcomes, strict=True):
@@ -146,18 +146,20 @@ class Workbench:
                 return advance(adaptations, memory=self._limits.memory, engine=self._engine)
         except Exception as error:
             lacking = out_of_memory(error)
-            if lacking:
-                self._engine.release()
-            if len(stack) == 1:
+            again = lacking and self._engine.release()
+            if len(stack) == 1 and not again:
                 return [too_large() if lacking else error]
-            if lacking:
-                self._most = size // 2
-            return None  # a defect may be that of a single job
+        # by now what failed holds no memory any more
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if again:  # what was recorded had it
+            return self._advance(stack)
+        if lacking:
+            self._most = size // 2
+        return None  # a defect may be that of a single job
 
     def _apart(self, stack: list[Job]) -> None:
         """Halve a stack that is too large, or has a job in it that makes the others fail."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self._step(stack[: len(stack) // 2])
         self._step(stack[len(stack) // 2 :])
 

@@ -20,7 +20,7 @@ from metanas.precision import Precision
 from metanas.recording import Plainly, Recordings, Repeat, Work
 from metanas.support import SupportSet
 from metanas.testing import make_checkpoint
-from metanas.workbench import Workbench
+from metanas.workbench import make_all
 from tests.core.small import examples, noise
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=4, weight_lr=1e-3, alpha_lr=0.05)
@@ -208,33 +208,38 @@ def test_tasks_come_out_bit_by_bit_as_without_recordings(
     assert len(recordings) > 0
 
 
-def test_a_stack_that_does_not_fit_gives_recordings_back_first(tmp_path: Path) -> None:
-    class Full(nn.Module):
-        """Has room for two of three tasks."""
+class Crowded(nn.Module):
+    """Has room for so many rows, and for none beside recordings."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            if len(x) > 16:
-                raise torch.OutOfMemoryError
-            return x
+    def __init__(self, rows: int, recordings: Recordings) -> None:
+        super().__init__()
+        self.rows, self.recordings = rows, recordings
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.rows or self.recordings:
+            raise torch.OutOfMemoryError
+        return x
+
+
+@pytest.mark.parametrize("rows", [24, 16], ids=["fits", "is halved"])
+def test_when_memory_lacks_recordings_go_before_anything_else(tmp_path: Path, rows: int) -> None:
+    recordings = Recordings(Plainly(), 6)
 
     def build(channels: int, stride: int) -> nn.Module:
-        return Chain([Full(), *OPS["max_pool_3x3"].build(channels, stride).children()])
+        layers = OPS["max_pool_3x3"].build(channels, stride).children()
+        return Chain([Crowded(rows, recordings), *layers])
 
     def emit(graph: Graph, module: nn.Module, value: Value) -> Value:
         return emit_chain(graph, Chain(list(module.children())[1:]), value)
 
     ops = {"max_pool_3x3": Op(build, emit)}
-    options = AdaptConfig(steps=2, tuning_steps=4)
+    options = AdaptConfig(steps=1, tuning_steps=0)
     checkpoint = make_checkpoint(tmp_path / "tiny", size=10, ops=ops, options=options)
-    recordings = Recordings(Plainly(), 6)
     feed(recordings, "a", 2)
     jobs = [Job(checkpoint, examples(shots)) for shots in ((2, 2), (1, 2), (2, 1))]
-    bench = Workbench(engine=Engine(recordings=recordings))
-    for job in jobs:
-        bench.add(job)
-    bench.advance()
-    assert len(recordings) == 0
-    while bench:
-        bench.advance()
+    make_all(jobs, engine=Engine(recordings=recordings))
     assert [job.result().labels for job in jobs] == [("class 000", "class 001")] * 3
-    assert len(recordings) > 0
+    feed(recordings, "a", 2)
+    alone = Job(checkpoint, examples((2, 2)))
+    make_all([alone], engine=Engine(recordings=recordings))
+    assert alone.result().report.steps == 1
