@@ -21,7 +21,7 @@ from metanas.precision import Precision
 from metanas.supernet import Supernet
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Form:
     """All that shapes the arithmetic of a step, whatever its numbers."""
 

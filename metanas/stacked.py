@@ -67,23 +67,18 @@ def evaluate_stack(
     asked = stack.asked(wanted)
     images, views, members = _inputs(updates, checkpoint.card.augment)
     alphas = stack.alphas.detach().requires_grad_(asked.alphas)
-    lives, shares = running(
-        checkpoint.supernet.shares(
-            views_of(alphas, stack.alpha_layout),
-            relaxation_of(checkpoint.relaxation, updates),
-            SHARE_THRESHOLD,
-        )
-    )
-    tasks, count, ways = members.shape
+    relaxation = relaxation_of(checkpoint.relaxation, updates)
+    own = views_of(alphas, stack.alpha_layout)
+    lives, shares = running(checkpoint.supernet.shares(own, relaxation, SHARE_THRESHOLD))
     form = Form(
-        checkpoint.supernet,
-        stack.layout,
-        (tasks, count, ways),
-        any(len(update.rows) != count for update in updates),
-        lives,
-        asked,
-        recompute,
-        engine.precision,
+        supernet=checkpoint.supernet,
+        layout=stack.layout,
+        sizes=tuple(members.shape),
+        uneven=len({len(update.rows) for update in updates}) > 1,
+        lives=lives,
+        asked=asked,
+        recompute=recompute,
+        precision=engine.precision,
     )
     found = engine.evaluate(form, Batch(stack.weights, shares, images, views, members))
     of_alphas = torch.zeros_like(alphas)
