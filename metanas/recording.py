@@ -20,6 +20,8 @@ from torch import Tensor
 LOG = logging.getLogger(__name__)
 REMEMBERED = 1024
 """Most works of which it is known that they came once, or cannot be recorded."""
+ROOM = 0.25
+"""Part of a GPU's memory that is left to everything else."""
 TOLERANCE = 1e-2
 """Largest difference of a recording's result, as a part of the result, both as lengths."""
 
@@ -60,6 +62,10 @@ class CudaGraphs:
 
     def record(self, work: Work, inputs: Sequence[Tensor]) -> Repeat:
         with torch.cuda.device(self._device):
+            torch.cuda.empty_cache()
+            free, whole = torch.cuda.mem_get_info()
+            if free < ROOM * whole:
+                raise torch.OutOfMemoryError("the rest of its memory is for the steps themselves")
             # libraries take their memory, and choose their algorithms, before they are recorded
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())

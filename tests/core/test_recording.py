@@ -240,6 +240,6 @@ def test_when_memory_lacks_recordings_go_before_anything_else(tmp_path: Path, ro
     make_all(jobs, engine=Engine(recordings=recordings))
     assert [job.result().labels for job in jobs] == [("class 000", "class 001")] * 3
     feed(recordings, "a", 2)
-    alone = Job(checkpoint, examples((2, 2)))
+    alone = Job(checkpoint, examples((1, 1)))  # of a form that has not come before
     make_all([alone], engine=Engine(recordings=recordings))
     assert alone.result().report.steps == 1
