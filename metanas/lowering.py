@@ -47,8 +47,8 @@ def unlowered(device: torch.device) -> AbstractContextManager[object]:
 
 
 def exact(x: Tensor) -> Tensor:
-    """The tensor in float32 at least: itself, unless it was lowered."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    """The tensor as it would be had nothing been lowered."""
+    return x.float() if x.dtype is torch.bfloat16 else x
 
 
 def as_products(*factors: Tensor) -> list[Tensor]:
