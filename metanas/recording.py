@@ -65,7 +65,7 @@ class CudaGraphs:
             torch.cuda.empty_cache()
             free, whole = torch.cuda.mem_get_info()
             if free < ROOM * whole:
-                raise torch.OutOfMemoryError("the rest of its memory is for the steps themselves")
+                raise RuntimeError("the rest of the memory is for the steps themselves")
             # libraries take their memory, and choose their algorithms, before they are recorded
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
