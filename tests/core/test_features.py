@@ -15,6 +15,7 @@ from metanas.features import trunk_features
 from metanas.options import AffineRange, PhotoRange
 from metanas.pretrained import pretrained_trunk
 from metanas.runs import classes_of, run
+from metanas.space import SearchSpace
 from metanas.support import Preprocessing
 from metanas.workbench import make_model
 from tests.core.small import RUN, examples, run_config, synthetic
@@ -43,6 +44,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         space=replace(
             RUN.space,
             input_channels=3,
+            stem_channels=SearchSpace.stem_channels,
+            stem_stride=SearchSpace.stem_stride,
             grid=1,
             trunk="efficientnet-lite0",
             taps=(1, 3),
