@@ -108,8 +108,8 @@ class SearchConfig:
     """Scale of the Gumbel noise on the alphas, so that near alternatives are trained too; it comes
     on top of what a relaxation draws itself."""
     sharpen: bool = False
-    """Whether the noise falls to nothing and `temperature_end` to a tenth over the run, by the
-    cosine of the meta learning rates. Near alternatives are trained as long as steps are long; what
+    """Whether the noise falls to nothing and `temperature_end` to a tenth over the run, by a
+    cosine, whether or not the meta learning rates do. Near alternatives are trained early on; what
     is trained at the end is the pruned network, nearly alone."""
     share_threshold: float = 0.02
     """Candidates below this share of their node are not evaluated in a step."""

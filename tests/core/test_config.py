@@ -134,6 +134,7 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
         ("search", {"op_span": -0.1}),
         ("search", {"order": "third"}),
         ("search", {"prune_threshold": 1.0}),
+        ("data", {"path": ""}),
         ("search", {"genotype": "{}"}),
         ("photo", {"crop": 0.0}),
         ("photo", {"saturation": 1.5}),
