@@ -25,7 +25,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 # Threads of torch that wait for one another should sleep: by spinning they take the cores from whatever
 # else runs, and where all cores are busy an adaptation takes ten times as long.
 export OMP_WAIT_POLICY ?= PASSIVE
-# Large activations go back to the system as soon as they are free, in huge pages (see DESIGN.md, Speed).
+# Large activations go back to the system as soon as they are free, in huge pages; or with tcmalloc, where it is
+# installed, they are kept for the next ones (see DESIGN.md, Speed). The server looks for it itself.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304
 # ONNX Runtime 1.31 and later reports its use to its makers unless this is set before it is imported.
 export ORT_DISABLE_TELEMETRY ?= 1
@@ -57,6 +58,7 @@ check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Docker
 protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
 	$(BIN)/python protos/generate.py
 
+bench: export LD_PRELOAD ?= $(shell ldconfig -p 2>/dev/null | grep -o 'libtcmalloc_minimal\.so\.4' | head -1)
 bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON
 	@set -e; for topic in $(TOPICS); do echo "== $$topic"; $(BIN)/python -m benchmarks.$$topic $(BENCH_ARGS); done
 

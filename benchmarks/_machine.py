@@ -34,6 +34,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "revision": _revision(),
+        "allocator": _allocator(),
     }
 
 
@@ -49,6 +50,15 @@ def _processor() -> str:
         return platform.processor()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _allocator() -> str | None:
+    """What the large tensors of a CPU come from, where that can be seen."""
+    try:
+        loaded = Path("/proc/self/maps").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return "tcmalloc" if "tcmalloc" in loaded else platform.libc_ver()[0] or None
 
 
 def _revision() -> str | None:

@@ -125,10 +125,11 @@ def machine_line(results: Results) -> str:
     machine = results.machine
     gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     revision = f", revision {machine['revision']}" if machine["revision"] else ""
+    allocator = f", {machine['allocator']}" if machine.get("allocator") else ""
     return (
         f"{machine['processor']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}{gpu}, "
         f"load {machine['load']} at the start; "
-        f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}{revision}."
+        f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}{allocator}{revision}."
     )
 
 

@@ -244,12 +244,12 @@ def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
 
 
 def advance(
-    adaptations: Sequence[Adaptation], *, memory: int = 2**30, engine: Engine = ENGINE
+    adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29, engine: Engine = ENGINE
 ) -> list[Step | Exception | None]:
     """One update of each, all of one checkpoint, together.
 
-    memory: bytes of activations (`footprint`) beyond which the backward pass evaluates again what
-        happens on edges, instead of keeping it.
+    memory: most bytes of activations, about, that are kept for the backward pass; what happens on
+        the edges of so many of the first cells that these suffice is evaluated again.
     engine: how the device computes.
 
     Returns what it came to for each: a step, the error that ends it, or None if its step takes
@@ -260,8 +260,9 @@ def advance(
     """
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
-    recompute = footprint(adaptations) > memory
     checkpoint = adaptations[0].checkpoint
+    images, size = _images_of(adaptations), checkpoint.card.input.size
+    recompute = checkpoint.supernet.cells_to_recompute(images, size, memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
@@ -295,6 +296,10 @@ def advance(
 
 def footprint(adaptations: Sequence[Adaptation]) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
+    return _images_of(adaptations) * adaptations[0].checkpoint.image_bytes
+
+
+def _images_of(adaptations: Sequence[Adaptation]) -> int:
+    """Images and views in a step of these together, padding included."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    images = 2 * count * len(adaptations)  # each has a view
-    return images * adaptations[0].checkpoint.image_bytes
+    return 2 * count * len(adaptations)

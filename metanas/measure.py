@@ -82,9 +82,10 @@ def _features(
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
     rows = Rows(len(x) // 2, count)
     arguments = (torch.cat([x] * count), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
+    again = checkpoint.card.space.cells if by_edge else 0
     with checkpoint.using:
         out: Tensor = functional_call(
-            checkpoint.supernet, params, arguments, {"recompute": by_edge}, tie_weights=False
+            checkpoint.supernet, params, arguments, {"recompute": again}, tie_weights=False
         )
     return out.view(count, len(x), -1)
 

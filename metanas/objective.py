@@ -36,8 +36,8 @@ class Form:
     """The candidates that run, in the cells of each kind."""
     asked: Wanted
     """Whose gradients are taken."""
-    recompute: bool
-    """Whether the backward pass evaluates edges again."""
+    recompute: int
+    """Of how many of the first cells the backward pass evaluates edges again."""
     precision: Precision
 
 

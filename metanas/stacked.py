@@ -55,7 +55,7 @@ def evaluate_stack(
     updates: Sequence[Update],
     stack: Stack,
     *,
-    recompute: bool,
+    recompute: int,
     engine: Engine,
 ) -> tuple[Found, list[Gradient]]:
     """Losses and accuracies of the updates, and the gradient of each.

@@ -35,7 +35,7 @@ from metanas.precision import Precision
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
-KEPT = 3
+KEPT = 2
 """Tensors of a state's size that a candidate operation keeps for the backward pass, on average."""
 
 
@@ -87,12 +87,30 @@ class Supernet(nn.Module):
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
-        elements = self.stem.kept(size)
+        return 4 * images * (self.stem.kept(size) + sum(self._kept(size)))
+
+    def _kept(self, size: int) -> list[int]:
+        """About how many numbers a forward pass keeps of an image, by cells."""
+        found = []
         for index, side in enumerate(self.space.sides(size)[1:]):
             width = self.space.channels[index]
             alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
-            elements += int(alive.sum()) * KEPT * width * side**2
-        return 4 * images * elements
+            found.append(int(alive.sum()) * KEPT * width * side**2)
+        return found
+
+    def cells_to_recompute(self, images: int, size: int, memory: int) -> int:
+        """How many of the first cells are to be evaluated again to keep at most so many bytes.
+
+        The first, since they see the largest maps, and since the last cells' activations are gone
+        by the time that the backward pass comes to them.
+        """
+        room, again = memory / (4 * images) - self.stem.kept(size), self.space.cells
+        for kept in reversed(self._kept(size)):
+            room -= kept
+            if room < 0:
+                break
+            again -= 1
+        return again
 
     def shares(
         self, alphas: Mapping[str, Tensor], relaxation: Relaxation, threshold: float
@@ -127,16 +145,16 @@ class Supernet(nn.Module):
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
         *,
-        recompute: bool = False,
+        recompute: int = 0,
         drop: DropPath | None = None,
         precision: Precision = Precision.FLOAT32,
     ) -> Tensor:
         """Features `(R, features)` of images `(R, C, H, W)`.
 
         Candidates whose share of their node is at most `threshold` in every task are not run;
-        `mixing` may be what came of a relaxation and a threshold before. With `recompute` the
-        backward pass evaluates every edge once more instead of keeping what is in it: a third more
-        time for a fraction of the memory.
+        `mixing` may be what came of a relaxation and a threshold before. Of the first `recompute`
+        cells the backward pass evaluates every edge once more instead of keeping what is in it: of
+        all cells a third more time for a fraction of the memory.
         """
         if not isinstance(mixing, tuple):
             shares = [self.cell_alpha(kind)(mixing, threshold, generator) for kind in CELL_KINDS]
@@ -144,13 +162,13 @@ class Supernet(nn.Module):
         mixed_of = dict(zip(CELL_KINDS, mixing, strict=True))
         with lowered(precision, x.device):
             before, last = inputs = self.stem(x, rows)
-            for cell in self.cells:
+            for index, cell in enumerate(self.cells):
                 mixed = mixed_of["reduce" if cell.reduction else "normal"]
                 if drop is not None:
                     edges = len(mixed.live)
                     factors = drop.factors(edges, len(self.space.ops), last, rows)
                     mixed = replace(mixed, factors=factors)
-                before, last = last, cell(before, last, rows, mixed, recompute)
+                before, last = last, cell(before, last, rows, mixed, index < recompute)
         features = pooled(exact(last), self.space)
         return features if self.embed is None else self.embed(inputs[1], features, rows)
 

@@ -38,9 +38,9 @@ class StackLimits:
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: float = 0.5
     """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
-    memory: int = 2**30
+    memory: int = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
-    twice instead of keeping them."""
+    parts twice instead of keeping them."""
 
     def __post_init__(self) -> None:
         checks = {

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from ctypes.util import find_library
 
 from metanas.errors import MetanasError
 from metanas_server.app import Server, build_server
@@ -21,13 +22,17 @@ ENVIRONMENT = {
     # torch's threads sleep while they wait for one another: spinning, they take the cores from the
     # other processes, and where all cores are busy an adaptation takes ten times as long
     "OMP_WAIT_POLICY": "PASSIVE",
-    # activations of 4 MiB and more go back to the system as soon as they are free, and come in huge
-    # pages: the holes in glibc's heap made the peak of large images 1.7 times as high
+    # with glibc's allocator activations of 4 MiB and more go back to the system as soon as they are
+    # free, and come in huge pages: holes in its heap made the peak 1.7 times as high
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304",
     # ONNX Runtime 1.31 and later reports its use to its makers otherwise
     "ORT_DISABLE_TELEMETRY": "1",
 }
 """What the worker processes inherit unless the environment says something else."""
+ALLOCATOR = "tcmalloc_minimal"
+"""The allocator that they use where it is installed: it keeps large activations for the next ones
+without leaving holes, and so spares the clearing of fresh pages, a third of a step on large images.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ServiceError as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 2
-    for name, value in ENVIRONMENT.items():
+    for name, value in (ENVIRONMENT | _allocator()).items():
         os.environ.setdefault(name, value)
     try:
         asyncio.run(serve(config))
@@ -46,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 1
     return 0
+
+
+def _allocator() -> dict[str, str]:
+    library = find_library(ALLOCATOR) if sys.platform == "linux" else None
+    return {"LD_PRELOAD": library} if library else {}
 
 
 async def serve(config: ServerConfig) -> None:

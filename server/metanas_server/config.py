@@ -98,7 +98,7 @@ class ServerConfig:
         512, "most support images of a step that adaptations take together"
     )
     max_stack_bytes: int = _flag(
-        1024 * MIB,
+        1536 * MIB,
         "most bytes of activations of a step that adaptations take together; one that needs more on"
         " its own computes parts twice instead of keeping them",
     )

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from metanas.adapt import Adaptation, Stage, advance
+from metanas.adapt import Adaptation, Stage, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.ops import OPS, Op, emit_chain
@@ -134,13 +134,19 @@ def test_the_search_takes_the_textbooks_way(checkpoint: Checkpoint, shots: Shots
     assert_close(adaptation.soft, expected)
 
 
-def test_computing_twice_instead_of_keeping_changes_nothing(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize("again", [1, 2])
+def test_computing_twice_instead_of_keeping_changes_nothing(
+    checkpoint: Checkpoint, again: int
+) -> None:
     kept, recomputed = (
         [begin(checkpoint, shots, seed) for seed, shots in enumerate([(2, 2), (1, 2, 1)])]
         for _ in range(2)
     )
+    memory = {1: footprint(kept) - 1, 2: 0}[again]
+    images = footprint(kept) // checkpoint.image_bytes
+    assert checkpoint.supernet.cells_to_recompute(images, 10, memory) == again
     run(kept)
-    run(recomputed, memory=0)
+    run(recomputed, memory=memory)
     for one, other in zip(kept, recomputed, strict=True):
         assert_same(one, other)
 

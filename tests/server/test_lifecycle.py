@@ -5,6 +5,7 @@ import select
 import shutil
 import signal
 import subprocess
+from ctypes.util import find_library
 from pathlib import Path
 
 import grpc
@@ -144,6 +145,22 @@ def test_a_second_signal_ends_it_at_once(checkpoints: Path, tmp_path: Path) -> N
         # the worker notices at its next step that nobody is there any more
         assert select.select([ended], [], [], 60)[0]
         os.close(ended)
+
+
+def test_workers_have_sleeping_threads_and_the_allocator_for_large_blocks(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        (worker,) = server.workers()
+        process = Path(f"/proc/{worker}")
+        told = dict(
+            pair.split("=", 1) for pair in (process / "environ").read_text().split("\0") if pair
+        )
+        loaded = "tcmalloc" in (process / "maps").read_text()
+    for name, value in {"OMP_WAIT_POLICY": "PASSIVE", **ENVIRONMENT}.items():
+        assert told[name] == value
+    if "LD_PRELOAD" not in ENVIRONMENT:
+        assert loaded == (find_library("tcmalloc_minimal") is not None)
 
 
 def test_a_signal_while_it_starts(checkpoints: Path, tmp_path: Path) -> None:
