@@ -35,6 +35,8 @@ class DataConfig:
     """Split that scores snapshots; never test classes."""
     rotations: bool = False
     """Whether each class turned by 90, 180 and 270 degrees counts as three more classes."""
+    mirrored: bool = False
+    """Whether each class, and each turn of it, seen in a mirror counts as one more class."""
     licence: str = ""
     """Terms of the data, for the model card."""
     unreadable: str = "refuse"

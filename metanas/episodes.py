@@ -27,6 +27,15 @@ def with_rotations(data: Classes) -> Classes:
     }
 
 
+def with_mirrored(data: Classes) -> Classes:
+    """The data set with every class seen in an upright mirror as one more class.
+
+    As with turns, mirrored classes are in groups of their own: of a task that takes few groups,
+    a symmetric character and its mirror image are seldom two classes.
+    """
+    return {**data, **{f"mirrored/{name}": images[..., ::-1] for name, images in data.items()}}
+
+
 def groups_of(names: Iterable[str]) -> list[NDArray[np.int64]]:
     """Positions of the names that are alike up to their last slash, for each such beginning.
 

@@ -33,7 +33,7 @@ from metanas.checkpoint import (
 )
 from metanas.config import RunConfig
 from metanas.data.fit import fit
-from metanas.episodes import Classes, Features, with_rotations
+from metanas.episodes import Classes, Features, with_mirrored, with_rotations
 from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
@@ -257,6 +257,8 @@ def classes_of(
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
+    if config.data.mirrored:
+        train = with_mirrored(train)
     if trunk is None:
         return train, val
     return (

@@ -14,6 +14,7 @@ from metanas.episodes import (
     draw_classes,
     groups_of,
     sample_episode,
+    with_mirrored,
     with_rotations,
 )
 from metanas.errors import DatasetError
@@ -101,6 +102,16 @@ def test_rotations_are_classes_of_their_own() -> None:
     for turn in range(1, 4):
         expected = np.stack([[np.rot90(image[0], turn)] for image in data["a"]])
         assert np.array_equal(turned[f"{90 * turn}/a"], expected)
+
+
+def test_mirrored_classes_are_classes_of_their_own_in_groups_of_their_own() -> None:
+    data = {"Greek/alpha": np.arange(2 * 1 * 3 * 3, dtype=np.uint8).reshape(2, 1, 3, 3)}
+    seen = with_mirrored(data)
+    assert list(seen) == ["Greek/alpha", "mirrored/Greek/alpha"]
+    assert np.array_equal(seen["Greek/alpha"], data["Greek/alpha"])
+    expected = np.stack([[np.fliplr(image[0])] for image in data["Greek/alpha"]])
+    assert np.array_equal(seen["mirrored/Greek/alpha"], expected)
+    assert [group.tolist() for group in groups_of(seen)] == [[0], [1]]
 
 
 def test_a_group_is_what_names_have_before_their_last_slash() -> None:

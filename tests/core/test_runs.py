@@ -254,6 +254,12 @@ def test_classes_of_the_caller_that_are_no_images(
     assert caught.value.reason == "DATASET_FORMAT"
 
 
+def test_turned_and_mirrored_classes_are_for_training_alone(config: RunConfig) -> None:
+    more = replace(config, data=replace(config.data, rotations=True, mirrored=True))
+    train, val = classes_of(more, splits=split_in_two(synthetic(12, 8)))
+    assert (len(train), len(val)) == (7 * 4 * 2, 5)
+
+
 def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_path: Path) -> None:
     same = replace(config, data=DataConfig(path=str(data), val_split="train"))
     with pytest.raises(DatasetError, match="7 classes are in both splits"):
