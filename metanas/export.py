@@ -172,8 +172,8 @@ def check(
     Raises:
         ExportMismatch: ONNX Runtime and torch differ by more than `TOLERANCE`.
     """
-    onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
+    onnx.checker.check_model(data, full_check=True)
     actual = _run_together(session(data), images, TOGETHER // looks(shift_pixels))
     reference = expected.numpy(force=True)
     difference = float(np.abs(actual - reference).max())

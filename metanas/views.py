@@ -70,10 +70,10 @@ def behind_trunk(
 def photo_view(
     images: Tensor,
     preprocess: Preprocessing,
-    photo: PhotoRange,
-    affine: AffineRange,
+    photo_range: PhotoRange,
+    affine_range: AffineRange,
     generator: torch.Generator,
 ) -> Tensor:
     """A random view of each preprocessed image `(N, C, S, S)`."""
-    pixels = photo_views(preprocess.undone(images).clamp(0, 1), photo, generator)
-    return affine_views(preprocess.scaled(pixels), affine, generator)
+    pixels = photo_views(preprocess.undone(images).clamp(0, 1), photo_range, generator)
+    return affine_views(preprocess.scaled(pixels), affine_range, generator)
