@@ -261,8 +261,7 @@ def advance(
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     checkpoint = adaptations[0].checkpoint
-    images, size = _images_of(adaptations), checkpoint.card.input.size
-    recompute = checkpoint.supernet.cells_to_recompute(images, size, memory)
+    recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
@@ -296,7 +295,7 @@ def advance(
 
 def footprint(adaptations: Sequence[Adaptation]) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
-    return _images_of(adaptations) * adaptations[0].checkpoint.image_bytes
+    return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
 
 
 def _images_of(adaptations: Sequence[Adaptation]) -> int:

@@ -55,9 +55,24 @@ class Checkpoint:
         return self.params["head.log_scale"].device
 
     @cached_property
-    def image_bytes(self) -> int:
-        """About how many bytes of activations a step keeps of an image for its backward pass."""
-        return self.supernet.activation_bytes(1, self.card.input.size)
+    def kept(self) -> tuple[int, ...]:
+        """About how many bytes of an image a step keeps for its backward pass: stem, each cell."""
+        return self.supernet.kept(self.card.input.size)
+
+    def cells_to_recompute(self, images: int, memory: int) -> int:
+        """How many of the first cells are to be evaluated again to keep at most so many bytes.
+
+        The first, since they see the largest maps, and since the last cells' activations are gone
+        by the time that the backward pass comes to them.
+        """
+        stem, *cells = self.kept
+        room, again = memory - images * stem, len(cells)
+        for kept in reversed(cells):
+            room -= images * kept
+            if room < 0:
+                break
+            again -= 1
+        return again
 
     @property
     def meta_genotype(self) -> Genotype:

@@ -23,7 +23,7 @@ from metanas.support import SupportSet
 from metanas.uploads import upload
 from metanas.views import draw_views
 
-LARGE = 2**28
+LARGE = 170 * 2**20
 """Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
 
 

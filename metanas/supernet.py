@@ -87,30 +87,16 @@ class Supernet(nn.Module):
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
-        return 4 * images * (self.stem.kept(size) + sum(self._kept(size)))
+        return images * sum(self.kept(size))
 
-    def _kept(self, size: int) -> list[int]:
-        """About how many numbers a forward pass keeps of an image, by cells."""
-        found = []
+    def kept(self, size: int) -> tuple[int, ...]:
+        """About how many bytes of an image the stem keeps for the backward pass, and each cell."""
+        found = [self.stem.kept(size)]
         for index, side in enumerate(self.space.sides(size)[1:]):
             width = self.space.channels[index]
             alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
             found.append(int(alive.sum()) * KEPT * width * side**2)
-        return found
-
-    def cells_to_recompute(self, images: int, size: int, memory: int) -> int:
-        """How many of the first cells are to be evaluated again to keep at most so many bytes.
-
-        The first, since they see the largest maps, and since the last cells' activations are gone
-        by the time that the backward pass comes to them.
-        """
-        room, again = memory / (4 * images) - self.stem.kept(size), self.space.cells
-        for kept in reversed(self._kept(size)):
-            room -= kept
-            if room < 0:
-                break
-            again -= 1
-        return again
+        return tuple(4 * elements for elements in found)
 
     def shares(
         self, alphas: Mapping[str, Tensor], relaxation: Relaxation, threshold: float

@@ -25,7 +25,7 @@ from metanas.options import AdaptConfig
 from metanas.pipeline import AdaptedModel, Job, OnProgress, out_of_memory, too_large
 from metanas.task import Example, Limits
 
-LARGE = 2**27
+LARGE = 85 * 2**20
 """Bytes of activations of a task from which its steps have all threads. Below they have one: more
 have gained nothing, and beside a busy process each of the many small operations waits for them."""
 
