@@ -14,7 +14,7 @@ from metanas.copies import averaged, looks, with_copies
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership
 from metanas.kernels import Rows
-from metanas.network import features_of, freeze_statistics, from_supernet
+from metanas.network import at_once, features_of, freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax
@@ -103,7 +103,7 @@ def view_accuracy(
         for part in torch.arange(len(task.labels)).split(256):
             stored = None if task.views is None else task.views[part]
             views = draw_views(task.images[part], stored, augment, generator)
-            few = views.split(256 // looks(classifier.shift_pixels))
+            few = views.split(at_once(views, classifier.shift_pixels))
             logits = torch.cat([classifier.logits(each) for each in few])
             right += float((logits.argmax(1) == task.labels[part]).sum())
     return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)

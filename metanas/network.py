@@ -8,6 +8,7 @@ Notable:
   were.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -25,7 +26,9 @@ FROZEN = Rows(0)
 """For a network with frozen norms, which treats all rows alike."""
 
 CHUNK = 256
-"""Images that go through a frozen network at once: it bounds memory and changes nothing else."""
+"""Most images, and looks at them, that go through a frozen network at once."""
+CHUNK_PIXELS = 2**18
+"""Most pixels of them together."""
 
 
 class DiscreteCell(nn.Module):
@@ -125,13 +128,22 @@ def from_supernet(
     return network
 
 
+def at_once(images: Tensor, shift_pixels: int) -> int:
+    """How many of these images, or of a trunk's maps, go through a frozen network together.
+
+    It bounds memory and changes nothing else.
+    """
+    most = min(CHUNK, CHUNK_PIXELS // math.prod(images.shape[2:]))
+    return max(1, most // looks(shift_pixels))
+
+
 @torch.no_grad()
 def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Tensor:
     """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk.
 
     Of copies shifted by so many pixels, too, if any; the features are then means.
     """
-    parts = images.split(CHUNK // looks(shift_pixels))
+    parts = images.split(at_once(images, shift_pixels))
     found = [averaged(network(with_copies(part, shift_pixels)), shift_pixels) for part in parts]
     return torch.cat(found)
 

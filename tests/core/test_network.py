@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from metanas.kernels import Rows
-from metanas.network import DiscreteNetwork, freeze_statistics, from_supernet
+from metanas.network import DiscreteNetwork, at_once, freeze_statistics, from_supernet
 from metanas.ops import OPS, Norm
 from metanas.space import SearchSpace
 from metanas.supernet import genotype_of
@@ -77,3 +77,14 @@ def test_one_image_left_over_at_one_pixel_is_no_problem() -> None:
     model = network(TINY)
     freeze_statistics(model, noise(5, 1, 4, 4), 2)  # features of 1x1 pixel, chunks of 2, 2, 1
     assert bool(model(noise(2, 1, 4, 4)).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("shape", "shift", "images"),
+    [((1, 28, 28), 0, 256), ((1, 28, 28), 1, 51), ((3, 84, 84), 1, 7), ((3, 999, 999), 1, 1)],
+)
+def test_large_images_go_through_in_small_parts(
+    shape: tuple[int, ...], shift: int, images: int
+) -> None:
+    assert at_once(torch.zeros(1, *shape), shift) == images
+    assert at_once(torch.zeros(1, 320), 0) == 256
