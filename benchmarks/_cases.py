@@ -68,7 +68,7 @@ def checkpoint_of(case: Case) -> Checkpoint:
         return shipped
     options = shipped.card.defaults
     if case.network == "paper":
-        options = options.replace({"batch_size": PAPER_BATCH})
+        options = options.replace({"batch_size": PAPER_BATCH, "shift_pixels": 0})
     space = paper_space(case.channels) if case.network == "paper" else shipped.card.space
     if case.width or case.cells:
         cells, width = case.cells or space.cells, case.width or space.channels[0]
