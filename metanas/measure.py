@@ -54,8 +54,7 @@ def gap(
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
     # a stack of two tasks that differ in how they are mixed, unless that would take much memory
-    size = checkpoint.card.input.size
-    large = checkpoint.supernet.activation_bytes(2 * len(x), size) > LARGE
+    large = 2 * len(x) * sum(checkpoint.kept) > LARGE
     stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
     found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
     support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)

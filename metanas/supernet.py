@@ -85,10 +85,6 @@ class Supernet(nn.Module):
 
         return {name: value for name, value in params.items() if takes_part(name)}
 
-    def activation_bytes(self, images: int, size: int) -> int:
-        """About how much a forward pass keeps for the backward pass of images of this side."""
-        return images * sum(self.kept(size))
-
     def kept(self, size: int) -> tuple[int, ...]:
         """About how many bytes of an image the stem keeps for the backward pass, and each cell."""
         found = [self.stem.kept(size)]

@@ -26,8 +26,8 @@ from metanas.metabatch import MetaState, TaskResults, total
 from metanas.runs import classes_of, run
 from metanas.train import Extensions, Learn, MetaTrainer, Progress
 from metanas.wishes import Wishes
+from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config, synthetic
-from tests.core.test_runs import assert_same_run, ignore, state
 from tests.core.test_survival import CONFIG as TOML
 
 pytestmark = pytest.mark.slow

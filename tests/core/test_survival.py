@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
+from tests.core.running import assert_same_run, state
 from tests.core.small import synthetic
-from tests.core.test_runs import assert_same_run, state
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

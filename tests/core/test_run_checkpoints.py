@@ -1,0 +1,100 @@
+"""Checkpoints that runs leave, and that they start from."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from metanas.checkpoint import load_checkpoint
+from metanas.config import RunConfig, read_config
+from metanas.errors import CheckpointError, UnknownName
+from metanas.genotype import CELL_KINDS
+from metanas.relax import RELAXATIONS
+from metanas.runs import run
+from metanas.workbench import make_model
+from tests.core.running import ignore, without_data
+from tests.core.small import GENOTYPE, examples
+
+
+def test_a_checkpoint_has_its_model_card(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path, resume=False, on_progress=ignore)
+    page = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
+    assert page.startswith(f"# {config.name}\n")
+    for fact in (config.description, "reptile", "skip_connect", "% pruned", "none"):
+        assert fact in page
+
+
+def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+    run(config, tmp_path, resume=False, on_progress=ignore)
+    again = read_config(tmp_path / "checkpoint" / "training.json")
+    assert again.train == config.train
+    assert again.search == config.search
+    assert "/" not in again.data.path
+
+
+def test_a_run_starts_from_a_checkpoint(config: RunConfig, finished: Path, tmp_path: Path) -> None:
+    settings = replace(config.train, iterations=1, start=str(finished / "checkpoint"))
+    frozen = replace(settings, meta_lr_weights=0.0, meta_lr_alphas=0.0)
+    search = replace(config.search, warm_up=9, settle=0)
+    still = replace(config, train=frozen, search=search)
+    run(still, tmp_path / "still", resume=False, on_progress=ignore)
+    before, after = (
+        load_checkpoint(folder / "checkpoint") for folder in (finished, tmp_path / "still")
+    )
+    assert all(torch.equal(after.params[name], value) for name, value in before.params.items())
+    for kind in CELL_KINDS:
+        kept = [each.supernet.cell_alpha(kind).alive for each in (before, after)]
+        assert torch.equal(*kept)
+    assert read_config(tmp_path / "still" / "checkpoint" / "training.json").train.start == (
+        "checkpoint"
+    )
+
+
+def test_a_run_does_not_start_from_another_search_space(
+    config: RunConfig, finished: Path, tmp_path: Path
+) -> None:
+    settings = replace(config.train, start=str(finished / "checkpoint"))
+    other = replace(without_data(config), train=settings, space=replace(config.space, nodes=3))
+    told = r"another search space: space\.nodes is 2 there and 3 here$"
+    with pytest.raises(CheckpointError, match=told) as caught:
+        run(other, tmp_path / "other", resume=False, on_progress=ignore)
+    assert caught.value.reason == "CHECKPOINT_FORMAT"
+    assert not (tmp_path / "other").exists()
+    missing = replace(config, train=replace(settings, start=str(tmp_path / "nowhere")))
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run(missing, tmp_path / "other", resume=False, on_progress=ignore)
+
+
+def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    settings = replace(config.train, learned_rates=True, task_optimizer="sgd")
+    run(replace(config, train=settings), tmp_path, resume=False, on_progress=ignore)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.card.task_optimizer == "sgd"
+    assert checkpoint.card.rates.keys() == checkpoint.params.keys()
+    assert len({round(rate, 6) for rate in checkpoint.card.rates.values()}) > 3
+    plain = replace(checkpoint, card=replace(checkpoint.card, rates={}))
+    support = examples((2, 2, 2), size=12)
+    assert make_model(checkpoint, support).onnx != make_model(plain, support).onnx
+
+
+@pytest.mark.parametrize("relaxation", ["gdas", "fixed"])
+def test_a_checkpoint_adapts_as_it_was_trained(
+    config: RunConfig, tmp_path: Path, relaxation: str
+) -> None:
+    genotype = GENOTYPE.to_json() if relaxation == "fixed" else ""
+    search = replace(config.search, relaxation=relaxation, genotype=genotype, settle=0)
+    space = replace(config.space, partial=2)
+    run(replace(config, search=search, space=space), tmp_path, resume=False, on_progress=ignore)
+    checkpoint = load_checkpoint(tmp_path / "checkpoint")
+    assert checkpoint.relaxation == RELAXATIONS[relaxation]
+    model = make_model(checkpoint, examples((2, 2, 2), size=12))
+    if relaxation == "fixed":
+        assert json.dumps(model.report.genotype) == json.dumps(json.loads(GENOTYPE.to_json()))
+    card = tmp_path / "checkpoint" / "checkpoint.json"
+    card.write_text(card.read_text().replace(f'"{relaxation}"', '"mystery"'))
+    with pytest.raises(UnknownName):
+        load_checkpoint(tmp_path / "checkpoint")

@@ -1,0 +1,132 @@
+"""What a run is trained on: files, folders, classes of the caller; images that cannot be read."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from metanas.config import DataConfig, RunConfig
+from metanas.data import load
+from metanas.episodes import Classes
+from metanas.errors import DatasetError
+from metanas.runs import classes_of, run
+from metanas.train import Extensions, Progress
+from tests.core.running import ignore, state, without_data
+from tests.core.small import synthetic
+
+
+def test_classes_may_come_from_the_caller(config: RunConfig, tmp_path: Path) -> None:
+    size, path = config.input.size, config.data.path
+    train, val = (load(path, split, size=size, channels=1) for split in ("train", "val"))
+    seen = list[Progress]()
+    run(config, tmp_path / "one", resume=False, on_progress=ignore)
+    best = run(
+        without_data(config),
+        tmp_path / "other",
+        resume=False,
+        on_progress=seen.append,
+        extensions=Extensions(splits=(train, val)),
+    )
+    assert len(seen) == config.train.iterations
+    assert best.iteration > 0
+    one, other = state(tmp_path / "one")[1], state(tmp_path / "other")[1]
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(DatasetError, match="both splits"):
+        run(
+            without_data(config),
+            tmp_path / "mixed",
+            resume=False,
+            on_progress=ignore,
+            extensions=Extensions(splits=(train, train)),
+        )
+
+
+def split_in_two(classes: Classes) -> tuple[Classes, Classes]:
+    names = sorted(classes)
+    return {name: classes[name] for name in names[:7]}, {name: classes[name] for name in names[7:]}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_classes_of_the_caller_become_what_the_network_takes(
+    config: RunConfig, channels: int
+) -> None:
+    splits = split_in_two(synthetic(12, 8, size=20, channels=channels))
+    for found in classes_of(config, splits=splits):
+        assert {images.shape for images in found.values()} == {(8, 1, 12, 12)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images.astype(np.float32) / 255,
+        lambda images: images[:, 0],
+        lambda images: images.transpose(0, 2, 3, 1),
+    ],
+)
+def test_classes_of_the_caller_that_are_no_images(
+    config: RunConfig, change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+) -> None:
+    classes = {name: change(images) for name, images in synthetic(12, 8).items()}
+    with pytest.raises(DatasetError, match=r"images are uint8 \(N, C, H, W\)") as caught:
+        classes_of(config, splits=split_in_two(classes))
+    assert caught.value.reason == "DATASET_FORMAT"
+
+
+def test_turned_and_mirrored_classes_are_for_training_alone(config: RunConfig) -> None:
+    more = replace(config, data=replace(config.data, rotations=True, mirrored=True))
+    train, val = classes_of(more, splits=split_in_two(synthetic(12, 8)))
+    assert (len(train), len(val)) == (7 * 4 * 2, 5)
+
+
+def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_path: Path) -> None:
+    same = replace(config, data=DataConfig(path=str(data), val_split="train"))
+    with pytest.raises(DatasetError, match="7 classes are in both splits"):
+        run(same, tmp_path / "run", resume=False, on_progress=ignore)
+
+
+@pytest.fixture
+def flawed(config: RunConfig, data: Path, tmp_path: Path) -> RunConfig:
+    """Of folders, with a class's file in each split that is no image."""
+    with np.load(data) as archive:
+        arrays = dict(archive)
+    root = tmp_path / "folder"
+    for name, split, images in zip(
+        *(arrays[k] for k in ("class_name", "split", "images")), strict=True
+    ):
+        (root / split / name).mkdir(parents=True)
+        for index, image in enumerate(images):
+            Image.fromarray(image).save(root / split / name / f"{index}.png")
+    for split in ("train", "val"):
+        folder = min((root / split).iterdir())
+        (folder / "broken.png").write_bytes(b"no image")
+    return replace(config, data=DataConfig(path=str(root)))
+
+
+def test_unreadable_images_are_refused_together(flawed: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError) as caught:
+        run(flawed, tmp_path / "run", resume=False, on_progress=ignore)
+    assert caught.value.reason == "DATASET_IMAGE"
+    assert str(caught.value).startswith("2 images cannot be read: train/")
+    assert ", val/" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unreadable_images_are_left_out(
+    flawed: RunConfig,
+    config: RunConfig,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lenient = replace(flawed, data=replace(flawed.data, unreadable="skip"))
+    run(lenient, tmp_path / "run", resume=False, on_progress=ignore)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("2 images cannot be read: train/")
+    assert told.endswith("left out")
+    run(config, tmp_path / "whole", resume=False, on_progress=ignore)
+    (_, one), (_, other) = state(tmp_path / "run"), state(tmp_path / "whole")
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
