@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metanas.card import CARD_FILE, WEIGHTS_FILE, CheckpointCard, card_json, read_card
-from metanas.errors import CheckpointError, UnknownName
+from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.ops import OPS, Op
 from metanas.optimizer import Params
@@ -175,8 +175,13 @@ def save_checkpoint(
     """Write a checkpoint; the returned card has the digest and the size of what was written.
 
     Each file replaces its predecessor atomically, the card last.
+
+    Raises:
+        Diverged: a value is NaN or infinite; nothing was written.
     """
-    raw = safetensors.torch.save(checkpoint_tensors(supernet, params, trunk))
+    tensors = checkpoint_tensors(supernet, params, trunk)
+    check_finite(tensors)
+    raw = safetensors.torch.save(tensors)
     card = replace(
         card,
         weights_sha256=hashlib.sha256(raw).hexdigest(),
@@ -186,6 +191,17 @@ def save_checkpoint(
     write_atomic(folder / WEIGHTS_FILE, raw)
     write_atomic(folder / CARD_FILE, card_json(card).encode())
     return card
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Keep what has diverged from replacing what is sound.
+
+    Raises:
+        Diverged: a value is NaN or infinite.
+    """
+    for name, value in tensors.items():
+        if not bool(torch.isfinite(value).all()):
+            raise Diverged(f"{name} holds NaN or infinite values")
 
 
 def write_atomic(path: Path, data: bytes) -> None:

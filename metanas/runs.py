@@ -38,7 +38,7 @@ from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
 from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
-from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot
+from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot, what_else
 from metanas.train import (
     Extensions,
     Learner,
@@ -51,8 +51,6 @@ from metanas.trunk import Trunk
 from metanas.wishes import Wishes
 
 LOCK_FILE = "lock"
-OF_A_RUN = (SNAPSHOT_FILE, LOG_FILE, CHECKPOINT)
-"""What nothing new is written over."""
 
 
 def run(
@@ -119,9 +117,12 @@ def run(
 
 def _refuse_another(folder: Path) -> None:
     """Refuse to write a new run over one that is there."""
-    if any((folder / name).exists() for name in OF_A_RUN):
+    if (folder / SNAPSHOT_FILE).exists():
         message = f"{folder} holds a run already; go on with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
+    if any((folder / name).exists() for name in (LOG_FILE, CHECKPOINT)):
+        message = f"{folder} holds what is left of a run, without a {SNAPSHOT_FILE} to resume from"
+        raise CheckpointError("RUN_EXISTS", f"{message}; {what_else(folder)}")
 
 
 @contextmanager
@@ -189,38 +190,41 @@ def _train(
     settings = trainer.config.train
     written, kept = time.monotonic(), trainer.iteration
     while trainer.iteration < settings.iterations and not wishes.end():
-        try:
-            seen = trainer.iterate()
-        except Diverged as error:
-            raise _diverged(folder, trainer.iteration + 1, kept, error) from error
-        except ClusterError:
+        with _diverging(folder, trainer.iteration + 1, kept):
+            try:
+                seen = trainer.iterate()
+            except ClusterError:
+                with _writing(folder):
+                    save_snapshot(folder, trainer, best)
+                raise
+            on_progress(seen)
             with _writing(folder):
-                save_snapshot(folder, trainer, best)
-            raise
-        on_progress(seen)
-        with _writing(folder):
-            validated = not math.isnan(seen.pruned)
-            if validated and seen.pruned > best.accuracy:
-                best = Best(seen.pruned, seen.iteration)
-                _save(folder / CHECKPOINT, trainer, seen, trunk)
-            if validated or seen.iteration % settings.log_every == 0:
-                _log(folder / LOG_FILE, seen)
-            due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
-            late = time.monotonic() - written > settings.snapshot_seconds
-            if due or late or wishes.end() or seen.iteration == settings.iterations:
-                wishes.snapshot = False
-                save_snapshot(folder, trainer, best)
-                written, kept = time.monotonic(), trainer.iteration
+                validated = not math.isnan(seen.pruned)
+                if validated and seen.pruned > best.accuracy:
+                    best = Best(seen.pruned, seen.iteration)
+                    _save(folder / CHECKPOINT, trainer, seen, trunk)
+                if validated or seen.iteration % settings.log_every == 0:
+                    _log(folder / LOG_FILE, seen)
+                due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+                late = time.monotonic() - written > settings.snapshot_seconds
+                if due or late or wishes.end() or seen.iteration == settings.iterations:
+                    wishes.snapshot = False
+                    save_snapshot(folder, trainer, best)
+                    written, kept = time.monotonic(), trainer.iteration
     return best
 
 
-def _diverged(folder: Path, iteration: int, kept: int, error: Diverged) -> Diverged:
-    # no snapshot of just before: what diverges now has been going wrong for a while
-    return Diverged(
-        f"meta-iteration {iteration} diverged: {error}. {folder / SNAPSHOT_FILE} holds the run as "
-        f"it was after iteration {kept}: go on from there with --resume and lower rates, for "
-        "example --set train.meta_lr_weights=..., train.weight_lr=... or search.alpha_lr=..."
-    )
+@contextmanager
+def _diverging(folder: Path, iteration: int, kept: int) -> Iterator[None]:
+    """What diverges in an iteration, or would be written after it, is said with what is left."""
+    try:
+        yield
+    except Diverged as error:
+        # no snapshot of just before: what diverges now has been going wrong for a while
+        message = f"meta-iteration {iteration} diverged: {error}. {folder / SNAPSHOT_FILE} holds "
+        message += f"the run as it was after iteration {kept}: go on from there with --resume and "
+        message += "lower rates, for example --set train.meta_lr_weights=..., train.weight_lr=... "
+        raise Diverged(message + "or search.alpha_lr=...") from error
 
 
 def _log(path: Path, seen: Progress) -> None:

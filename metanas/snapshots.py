@@ -1,9 +1,11 @@
 """Snapshots: all that a run needs to go on as if it had never stopped, in one file.
 
 It needs no generator's state, because every draw of a run depends on its seed and the number of the
-iteration alone. The file is written atomically, and nothing in it is ever unpickled.
+iteration alone. The file is written atomically, says the version of its format and the SHA-256 of
+all that is in it, and nothing in it is ever unpickled.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,14 +19,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from metanas import schema
-from metanas.checkpoint import ALIVE_PREFIX, write_atomic
+from metanas.card import CARD_FILE
+from metanas.checkpoint import ALIVE_PREFIX, check_finite, write_atomic
 from metanas.config import RunConfig
-from metanas.errors import CheckpointError, InvalidInput
+from metanas.errors import CheckpointError, Diverged, InvalidInput
 from metanas.genotype import CELL_KINDS
 from metanas.inner import Moments
-from metanas.runlog import SNAPSHOT_FILE
+from metanas.runlog import CHECKPOINT, LOG_FILE, SNAPSHOT_FILE
 from metanas.train import MetaTrainer
 
+FORMAT_VERSION = 1
 FREE = {
     "train": (
         "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",
@@ -38,8 +42,10 @@ FREE = {
 """What may differ when a run is resumed: how long, how often, where data and the folder that it
 started from lie now, what happens to images that cannot be read, rates that made it diverge, and
 how often finished models look at an image."""
-UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
-"""What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
+UNREADABLE = (
+    OSError, SafetensorError, InvalidInput, Diverged, ValueError, KeyError, TypeError, RuntimeError,
+)  # fmt: skip
+"""What reading a snapshot raises where the file is not what `save_snapshot` wrote."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +57,33 @@ class Best:
 
 
 def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
-    """Write all that the run needs to go on as if it had never stopped, in one file."""
-    header = {
-        "config": schema.dump(trainer.config),
-        "iteration": trainer.iteration,
-        "best": schema.dump(best),
-        "data": trainer.data,
-    }
-    raw = safetensors.torch.save(_tensors(trainer), {"run": json.dumps(header)})
+    """Write all that the run needs to go on as if it had never stopped, in one file.
+
+    Raises:
+        Diverged: a tensor is not finite; what was there before stays.
+    """
+    tensors = _tensors(trainer)
+    check_finite(tensors)
+    run = json.dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            "config": schema.dump(trainer.config),
+            "iteration": trainer.iteration,
+            "best": schema.dump(best),
+            "data": trainer.data,
+        }
+    )
+    raw = safetensors.torch.save(tensors, {"run": run, "sha256": sha256_of(run, tensors)})
     write_atomic(folder / SNAPSHOT_FILE, raw)
+
+
+def sha256_of(run: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hex of a snapshot's header and tensors, whatever their order in the file."""
+    digest = hashlib.sha256(run.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).numpy().data)
+    return digest.hexdigest()
 
 
 def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
@@ -76,35 +100,57 @@ def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
 def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
     """Bring a fresh trainer of the same configuration to where the run in `folder` stood.
 
-    What `FREE` names may differ; everything else must not.
+    What `FREE` names may differ, and what a snapshot says nothing of has its default; everything
+    else must be the same.
 
     Raises:
         CheckpointError: no snapshot, a damaged one, or one of another configuration.
     """
     with _reading(folder) as path:
-        header = _header(path)
+        header, tensors = _read(path)
         _check_same(path, header["config"], trainer.config)
         if header["data"] != trainer.data:
-            message = f"{path} was written by a run on other classes or numbers of images"
+            message = f"{path} was written by a run on other classes or numbers of images; "
+            message += "name the same data, or choose another --out"
             raise CheckpointError("CHECKPOINT_FORMAT", message)
-        _restore(trainer, header, safetensors.torch.load(path.read_bytes()))
+        _restore(trainer, header, tensors)
         return schema.build(Best, header["best"])
 
 
 def check_snapshot(folder: Path, config: RunConfig) -> None:
-    """Refuse early what `load_snapshot` would not restore, as far as the header tells.
+    """Refuse early what `load_snapshot` would not restore, as far as can be told without data.
 
     Raises:
         CheckpointError: as there.
     """
     with _reading(folder) as path:
-        _check_same(path, _header(path)["config"], config)
+        _check_same(path, _read(path)[0]["config"], config)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def what_else(folder: Path) -> str:
+    """What there is to do where a folder holds something of a run that cannot be resumed."""
+    best = folder / CHECKPOINT
+    if not (best / CARD_FILE).exists():
+        return "choose another --out"
+    start = f"--set 'train.start=\"{best}\"'"
+    return f"choose another --out; the best network so far is in {best}: start from it with {start}"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and tensors of a snapshot, as they were written."""
     with safe_open(path, framework="pt") as file:
-        header: dict[str, Any] = json.loads(file.metadata()["run"])
-    return header
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    header = json.loads(metadata.get("run", "null"))
+    version = header.get("format_version") if isinstance(header, dict) else None
+    if version != FORMAT_VERSION:
+        told = f"has format version {version}; this release reads {FORMAT_VERSION}"
+        what = "is not a snapshot of this program" if version is None else told
+        raise CheckpointError("CHECKPOINT_FORMAT", f"{path} {what}; {what_else(path.parent)}")
+    if metadata.get("sha256") != sha256_of(metadata["run"], tensors):
+        raise ValueError("its contents do not have the SHA-256 that it states")
+    check_finite(tensors)
+    return header, tensors
 
 
 @contextmanager
@@ -114,34 +160,39 @@ def _reading(folder: Path) -> Iterator[Path]:
     try:
         yield path
     except FileNotFoundError as error:
-        message = f"{folder} has no {SNAPSHOT_FILE} to resume from; start without --resume"
+        left = any((folder / name).exists() for name in (LOG_FILE, CHECKPOINT))
+        message = f"{folder} has no {SNAPSHOT_FILE} to resume from; "
+        message += what_else(folder) if left else "start without --resume"
         raise CheckpointError("CHECKPOINT_MISSING", message) from error
     except UNREADABLE as error:
-        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error!r}") from error
+        message = f"{path} is damaged ({error}); restore it from a copy, or {what_else(folder)}"
+        raise CheckpointError("CHECKPOINT_DAMAGED", message) from error
 
 
-def _check_same(path: Path, stored: dict[str, Any], config: RunConfig) -> None:
-    ours = json.loads(json.dumps(schema.dump(config)))
-    for section, names in FREE.items():
-        for name in names:
-            stored[section].pop(name, None)
-            ours[section].pop(name)
-    there, here = _flat(stored), _flat(ours)
+def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> None:
+    try:
+        there, here = (_flat(each) for each in (schema.build(RunConfig, stored), config))
+    except InvalidInput as error:
+        message = f"{path} was written by another release, with what this one does not take: "
+        message += f"{error}; resume with that release, or {what_else(path.parent)}"
+        raise CheckpointError("CHECKPOINT_FORMAT", message) from error
+    free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
     differing = [
-        f"{name} is {json.dumps(there.get(name))} there and {json.dumps(here.get(name))} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
+        f"{name} is {json.dumps(there[name])} there and {json.dumps(here[name])} here"
+        for name in sorted(there.keys() - free)
+        if there[name] != here[name]
     ]
     if differing:
         message = f"{path} was written with another configuration: {'; '.join(differing[:5])}"
+        message += "; resume with that, or choose another --out"
         raise CheckpointError("CHECKPOINT_FORMAT", message)
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a configuration by what `--set` calls them."""
+def _flat(config: RunConfig) -> dict[str, Any]:
+    """The values of a configuration, as JSON has them, by what `--set` calls them."""
     return {
         f"{section}.{name}" if name else section: each
-        for section, value in config.items()
+        for section, value in json.loads(json.dumps(schema.dump(config))).items()
         for name, each in (value.items() if isinstance(value, dict) else [("", value)])
     }
 

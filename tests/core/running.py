@@ -1,15 +1,21 @@
 """What tests of runs on disk share."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 
 from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
+from metanas.errors import CheckpointError
 from metanas.runlog import SNAPSHOT_FILE
+from metanas.runs import run
+from metanas.snapshots import sha256_of
 from metanas.train import Progress
 
 
@@ -17,7 +23,7 @@ def ignore(seen: Progress) -> None:
     pass
 
 
-def state(folder: Path) -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+def state(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Header and tensors of a snapshot."""
     raw = (folder / SNAPSHOT_FILE).read_bytes()
     length = int.from_bytes(raw[:8], "little")
@@ -38,3 +44,23 @@ def assert_same_run(one: Path, other: Path) -> None:
 def without_data(config: RunConfig) -> RunConfig:
     """The same, but that reading its data would be an error."""
     return replace(config, data=replace(config.data, path="nowhere.npz"))
+
+
+def refused(config: RunConfig, folder: Path, *, resume: bool = True) -> CheckpointError:
+    """What resuming, or beginning, this run is refused with."""
+    with pytest.raises(CheckpointError) as caught:
+        run(config, folder, resume=resume, on_progress=ignore)
+    assert str(folder) in str(caught.value)
+    return caught.value
+
+
+def rewrite(
+    folder: Path,
+    change: Callable[[dict[str, Any], dict[str, torch.Tensor]], object],
+) -> None:
+    """Change header and tensors of a snapshot, and vouch for the result."""
+    header, tensors = state(folder)
+    change(header, tensors)
+    text = json.dumps(header)
+    vouched = {"run": text, "sha256": sha256_of(text, tensors)}
+    (folder / SNAPSHOT_FILE).write_bytes(safetensors.torch.save(tensors, vouched))
