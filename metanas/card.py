@@ -16,7 +16,8 @@ from metanas.space import SearchSpace
 FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
 PAGE_FILE = "README.md"
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILES = "weights-*.safetensors"
+"""What weights are called, of which those that the card names count."""
 TASK_OPTIMIZERS = ("adam", "sgd")
 
 
@@ -140,6 +141,11 @@ class CheckpointCard:
     def ops(self) -> tuple[str, ...]:
         """Names of the candidate operations."""
         return self.space.ops
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the weights' file: it says its content, so that another's card never fits it."""
+        return WEIGHTS_FILES.replace("*", self.weights_sha256[:16])
 
     @property
     def digest(self) -> str:

@@ -2,6 +2,9 @@
 
 Nothing is ever unpickled. What is loaded must match the architecture that the card declares in
 every name, shape and dtype, be finite, and have the SHA-256 that the card states.
+
+Weights are named by their hash, so a new checkpoint lies beside the old one until the card, written
+last, names it: at every moment a folder holds one whole checkpoint, for readers too.
 """
 
 import hashlib
@@ -18,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from metanas.card import CARD_FILE, WEIGHTS_FILE, CheckpointCard, card_json, read_card
+from metanas.card import CARD_FILE, WEIGHTS_FILES, CheckpointCard, card_json, read_card
 from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.ops import OPS, Op
@@ -93,29 +96,37 @@ def load_checkpoint(
         CheckpointError: missing, damaged, or of another format version.
         UnknownName: it uses an operation or a relaxation that the mappings have not.
     """
-    card = read_card(folder)
+    card, raw = _read(folder)
     if card.relaxation not in relaxations:
         raise UnknownName("relaxation", card.relaxation, tuple(relaxations))
     for name in card.ops:
         if name not in ops:
             raise UnknownName("op", name, tuple(ops))
-    try:
-        raw = (folder / WEIGHTS_FILE).read_bytes()
-    except OSError as error:
-        message = f"{folder} has no readable {WEIGHTS_FILE}: {error}"
-        raise CheckpointError("CHECKPOINT_MISSING", message) from error
     if hashlib.sha256(raw).hexdigest() != card.weights_sha256:
-        raise _damaged(folder, f"{WEIGHTS_FILE} does not have the SHA-256 that {CARD_FILE} states")
+        told = f"{card.weights_file} does not have the SHA-256 that {CARD_FILE} states"
+        raise _damaged(folder, told)
     try:
         tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise _damaged(folder, f"{WEIGHTS_FILE} is no safetensors file: {error}") from error
+        raise _damaged(folder, f"{card.weights_file} is no safetensors file: {error}") from error
     ops = candidates(card.space, ops)
     checkpoint = _assemble(folder, card, tensors, ops)
     params = {name: value.to(device) for name, value in checkpoint.params.items()}
     relaxation = relaxations[card.relaxation]
     trunk = None if checkpoint.trunk is None else checkpoint.trunk.to(device)
     return Checkpoint(card, checkpoint.supernet.to(device), params, ops, relaxation, trunk)
+
+
+def _read(folder: Path) -> tuple[CheckpointCard, bytes]:
+    """The card and the weights that it names, of a folder in which a run may replace both."""
+    while True:
+        card = read_card(folder)
+        try:
+            return card, (folder / card.weights_file).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: what cannot be a name
+            if read_card(folder).weights_sha256 == card.weights_sha256:
+                message = f"{folder} has no readable {card.weights_file}: {error}"
+                raise CheckpointError("CHECKPOINT_MISSING", message) from error
 
 
 def _assemble(
@@ -174,7 +185,7 @@ def save_checkpoint(
 ) -> CheckpointCard:
     """Write a checkpoint; the returned card has the digest and the size of what was written.
 
-    Each file replaces its predecessor atomically, the card last.
+    A crash at any moment, or a full disk, leaves the checkpoint that was there, or the new one.
 
     Raises:
         Diverged: a value is NaN or infinite; nothing was written.
@@ -188,9 +199,30 @@ def save_checkpoint(
         parameters=sum(p.numel() for p in params.values()),
     )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS_FILE, raw)
-    write_atomic(folder / CARD_FILE, card_json(card).encode())
+    try:
+        write_atomic(folder / card.weights_file, raw)
+        write_card(folder, card)
+    finally:
+        _remove_unnamed_weights(folder)
     return card
+
+
+def write_card(folder: Path, card: CheckpointCard) -> None:
+    """Write the card; from then on the folder holds the checkpoint that it describes."""
+    write_atomic(folder / CARD_FILE, card_json(card).encode())
+
+
+def _remove_unnamed_weights(folder: Path) -> None:
+    """Clear away weights that were replaced, or whose card could not be written."""
+    try:
+        named = read_card(folder).weights_file
+    except CheckpointError as error:
+        if error.reason != "CHECKPOINT_MISSING":  # who can mend a card wants its weights
+            return
+        named = ""
+    for path in folder.glob(WEIGHTS_FILES):
+        if path.name != named:
+            path.unlink(missing_ok=True)
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

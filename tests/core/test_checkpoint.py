@@ -5,15 +5,16 @@ import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
-from metanas.card import CARD_FILE, WEIGHTS_FILE, read_card
+from metanas.card import CARD_FILE, read_card
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
-from metanas.errors import CheckpointError, UnknownName
+from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.ops import OPS
 from metanas.optimizer import Params
 from metanas.testing import make_checkpoint
@@ -41,15 +42,18 @@ def test_what_is_saved_is_loaded(folder: Path, tmp_path: Path) -> None:
     assert second.meta_genotype == first.meta_genotype
     assert card.weights_sha256 != first.card.weights_sha256
     assert card.digest != first.card.digest
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {CARD_FILE, WEIGHTS_FILE}
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {CARD_FILE, card.weights_file}
 
 
 def test_the_same_checkpoint_has_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         make_checkpoint(tmp_path / name / "tiny", seed=4)
-    for file in (CARD_FILE, WEIGHTS_FILE):
-        one, two = (tmp_path / name / "tiny" / file for name in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes()
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "tiny").iterdir()}
+        for name in ("one", "two")
+    )
+    assert len(one) == 2
+    assert one == two
 
 
 def test_saving_replaces_what_was_there(folder: Path) -> None:
@@ -57,6 +61,34 @@ def test_saving_replaces_what_was_there(folder: Path) -> None:
     doubled = {name: 2 * value for name, value in first.params.items()}
     save_checkpoint(folder, first.card, first.supernet, doubled)
     assert same(load_checkpoint(folder).params, doubled)
+
+
+def test_whoever_reads_meanwhile_finds_a_whole_checkpoint(folder: Path) -> None:
+    first = load_checkpoint(folder)
+    both = [{name: factor * value for name, value in first.params.items()} for factor in (2, 3)]
+
+    def write() -> None:
+        for number in range(40):
+            save_checkpoint(folder, first.card, first.supernet, both[number % 2])
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        while writer.is_alive():
+            found = load_checkpoint(folder).params
+            assert any(same(found, each) for each in (first.params, *both))
+    finally:
+        writer.join()
+    assert same(load_checkpoint(folder).params, both[1])
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_has_diverged_replaces_nothing(folder: Path) -> None:
+    first = load_checkpoint(folder)
+    wild = {name: value / 0 for name, value in first.params.items()}
+    with pytest.raises(Diverged):
+        save_checkpoint(folder, first.card, first.supernet, wild)
+    assert same(load_checkpoint(folder).params, first.params)
 
 
 def test_parameters_come_in_the_order_of_the_supernet(folder: Path) -> None:
@@ -73,8 +105,7 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Damage:
     """Change the tensors and let the card vouch for the result."""
 
     def damage(folder: Path) -> None:
-        path = folder / WEIGHTS_FILE
-        loaded = safetensors.torch.load(path.read_bytes())
+        loaded = safetensors.torch.load(weights(folder).read_bytes())
         change(loaded)
         raw(lambda _: safetensors.torch.save(loaded))(folder)
 
@@ -85,10 +116,11 @@ def raw(change: Callable[[bytes], bytes]) -> Damage:
     """Change the bytes of the weights and let the card vouch for the result."""
 
     def damage(folder: Path) -> None:
-        path = folder / WEIGHTS_FILE
-        path.write_bytes(change(path.read_bytes()))
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        changed = change(weights(folder).read_bytes())
+        weights(folder).unlink()
+        digest = hashlib.sha256(changed).hexdigest()
         card(lambda values: values.update(weights_sha256=digest))(folder)
+        weights(folder).write_bytes(changed)
 
     return damage
 
@@ -110,11 +142,16 @@ def text(content: bytes) -> Damage:
     return damage
 
 
-def flip(file: str, position: int) -> Damage:
+def weights(folder: Path) -> Path:
+    """The file that the card names."""
+    return folder / read_card(folder).weights_file
+
+
+def flip(position: int) -> Damage:
     def damage(folder: Path) -> None:
-        data = bytearray((folder / file).read_bytes())
+        data = bytearray(weights(folder).read_bytes())
         data[position] ^= 4
-        (folder / file).write_bytes(data)
+        weights(folder).write_bytes(data)
 
     return damage
 
@@ -132,12 +169,15 @@ def dead_edge(loaded: dict[str, torch.Tensor]) -> None:
 
 
 def cut(folder: Path) -> None:
-    path = folder / WEIGHTS_FILE
-    path.write_bytes(path.read_bytes()[:-100])
+    weights(folder).write_bytes(weights(folder).read_bytes()[:-100])
 
 
-def remove(file: str) -> Damage:
-    return lambda folder: (folder / file).unlink()
+def no_weights(folder: Path) -> None:
+    weights(folder).unlink()
+
+
+def no_card(folder: Path) -> None:
+    (folder / CARD_FILE).unlink()
 
 
 def pickled(data: bytes) -> bytes:
@@ -149,12 +189,16 @@ def huge_header(data: bytes) -> bytes:
 
 
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "a bit of the weights": (flip(WEIGHTS_FILE, -5), "CHECKPOINT_DAMAGED"),
-    "a bit of the weights' header": (flip(WEIGHTS_FILE, 20), "CHECKPOINT_DAMAGED"),
+    "a bit of the weights": (flip(-5), "CHECKPOINT_DAMAGED"),
+    "a bit of the weights' header": (flip(20), "CHECKPOINT_DAMAGED"),
     "cut short": (cut, "CHECKPOINT_DAMAGED"),
     "cut short, vouched for": (raw(lambda data: data[:-100]), "CHECKPOINT_DAMAGED"),
-    "no weights": (remove(WEIGHTS_FILE), "CHECKPOINT_MISSING"),
-    "no card": (remove(CARD_FILE), "CHECKPOINT_MISSING"),
+    "no weights": (no_weights, "CHECKPOINT_MISSING"),
+    "a name that is none": (
+        card(lambda c: c.update(weights_sha256="../\0")),
+        "CHECKPOINT_MISSING",
+    ),
+    "no card": (no_card, "CHECKPOINT_MISSING"),
     "a pickle": (raw(pickled), "CHECKPOINT_DAMAGED"),
     "an empty file": (raw(lambda data: b""), "CHECKPOINT_DAMAGED"),
     "a header without end": (raw(huge_header), "CHECKPOINT_DAMAGED"),

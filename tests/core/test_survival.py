@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metanas.checkpoint import load_checkpoint
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
+from metanas.testing import make_checkpoint
 from tests.core.running import assert_same_run, state
 from tests.core.small import synthetic
 
@@ -66,6 +68,31 @@ log_every = 2
 validation_episodes = 2
 threads = 1
 """
+
+
+SAVE = """
+import os, resource, signal, sys
+from pathlib import Path
+from metanas.checkpoint import load_checkpoint, save_checkpoint
+
+folder, what = Path(sys.argv[1]), sys.argv[2]
+checkpoint, rename = load_checkpoint(folder), os.replace
+
+def interrupted(source, target):
+    rename(source, target)
+    if Path(target).suffix == ".safetensors":
+        if what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+os.replace = interrupted
+if what == "half full":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+doubled = {name: 2 * value for name, value in checkpoint.params.items()}
+save_checkpoint(folder, checkpoint.card, checkpoint.supernet, doubled)
+"""
+"""Saves a checkpoint over another; something happens when the weights are there, or half there."""
 
 
 @pytest.fixture(scope="module")
@@ -237,3 +264,24 @@ def test_no_room_left(train: list[str], tmp_path: Path) -> None:
     assert "make room" in error
     assert (folder / SNAPSHOT_FILE).read_bytes() == before
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "left"),
+    [("kill", -signal.SIGKILL, 3), ("full", 1, 2), ("half full", 1, 2), ("nothing", 0, 2)],
+)
+def test_a_checkpoint_is_replaced_as_a_whole(
+    tmp_path: Path, what: str, status: int, left: int
+) -> None:
+    """The old one, or the new one, from the first moment on; and nothing stays for ever."""
+    folder = tmp_path / "tiny"
+    before = make_checkpoint(folder)
+    command = [sys.executable, "-c", SAVE, str(folder)]
+    done = subprocess.run([*command, what], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert len(list(folder.iterdir())) == left  # a kill leaves weights that no card names
+    found, name = load_checkpoint(folder), "head.log_scale"
+    assert float(found.params[name]) == (2 if status == 0 else 1) * float(before.params[name])
+    subprocess.run([*command, "nothing"], cwd=ROOT, check=True)
+    assert len(list(folder.iterdir())) == 2
+    assert float(load_checkpoint(folder).params[name]) == 2 * float(found.params[name])

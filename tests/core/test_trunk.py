@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from metanas.adapt import Adaptation, Stage
 from metanas.blocks import TRUNKS
-from metanas.card import WEIGHTS_FILE, InputSpec, card_json, check_input, read_card
-from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.card import InputSpec, check_input, read_card
+from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.evaluate import EpisodeShape, evaluate
 from metanas.export import run, session
@@ -253,13 +253,14 @@ Damage = Callable[[dict[str, Tensor]], object]
 )
 def test_damaged_trunks_are_refused(tmp_path: Path, damage: Damage) -> None:
     make_checkpoint(tmp_path, channels=3, size=32, trunk=True)
-    tensors = safetensors.torch.load((tmp_path / WEIGHTS_FILE).read_bytes())
+    card = read_card(tmp_path)
+    tensors = safetensors.torch.load((tmp_path / card.weights_file).read_bytes())
     assert tensors["trunk.stem.weight"].dtype == torch.float16
     damage(tensors)
     raw = safetensors.torch.save(tensors)
-    (tmp_path / WEIGHTS_FILE).write_bytes(raw)
-    card = replace(read_card(tmp_path), weights_sha256=hashlib.sha256(raw).hexdigest())
-    (tmp_path / "checkpoint.json").write_text(card_json(card))
+    card = replace(card, weights_sha256=hashlib.sha256(raw).hexdigest())
+    (tmp_path / card.weights_file).write_bytes(raw)
+    write_card(tmp_path, card)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(tmp_path)
     assert error.value.reason == "CHECKPOINT_DAMAGED"

@@ -276,20 +276,23 @@ def test_no_checkpoints(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in refused(tmp_path / "none", tmp_path / "data")
 
 
+def weights_of(folder: Path) -> Path:
+    (found,) = folder.glob("weights-*.safetensors")
+    return found
+
+
 def flip_a_bit(folder: Path) -> None:
-    weights = folder / "weights.safetensors"
-    content = bytearray(weights.read_bytes())
+    content = bytearray(weights_of(folder).read_bytes())
     content[-1] ^= 1
-    weights.write_bytes(content)
+    weights_of(folder).write_bytes(content)
 
 
 def cut_weights(folder: Path) -> None:
-    weights = folder / "weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    weights_of(folder).write_bytes(weights_of(folder).read_bytes()[:-100])
 
 
 def drop_weights(folder: Path) -> None:
-    (folder / "weights.safetensors").unlink()
+    weights_of(folder).unlink()
 
 
 def next_version(folder: Path) -> None:
@@ -311,7 +314,7 @@ def edit_card(folder: Path, changes: Mapping[str, Any]) -> None:
     [
         (flip_a_bit, "SHA-256"),
         (cut_weights, "SHA-256"),
-        (drop_weights, "weights.safetensors"),
+        (drop_weights, "no readable weights-"),
         (next_version, "version"),
         (no_card, "checkpoint.json"),
     ],
