@@ -123,9 +123,10 @@ class CheckpointCard:
     weights_sha256: str
     """Of the weights file, in hex."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Measured accuracies in percent: setting -> figures."""
+    """Measured accuracies in percent: setting -> figures; `python -m metanas scores` adds them."""
     provenance: Mapping[str, str] = field(default_factory=dict)
-    """Data, split, terms, code revision, meta-learner, relaxation, iterations, seed ..."""
+    """Data, split, terms, meta-learner, iterations, validation, seed, versions, revision of the
+    code (of a git checkout), machine, how long it took, date."""
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

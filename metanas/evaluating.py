@@ -1,4 +1,4 @@
-"""`python -m metanas evaluate` and `compare`."""
+"""`python -m metanas evaluate`, `compare` and `scores`."""
 
 import argparse
 from functools import partial
@@ -20,6 +20,7 @@ from metanas.evaluate import EpisodeShape, mean_of
 from metanas.journal import Record
 from metanas.precision import Precision
 from metanas.recorded import Plan, run_plan
+from metanas.scores import add_scores
 from metanas.screen import bar
 from metanas.stored import Stored, read_stored
 
@@ -55,6 +56,16 @@ def add_commands(commands: Any) -> None:
     command.add_argument("one", type=Path, metavar="A.json")
     command.add_argument("other", type=Path, metavar="B.json")
     command.set_defaults(run=_compare)
+    command = commands.add_parser(
+        "scores",
+        help="write evaluations' accuracies into a checkpoint's card",
+        description="Write the accuracies of evaluations of a checkpoint, at its defaults, into "
+        "its card, from which a server tells them. Reads what `evaluate --out` of this program and "
+        "of the client write. The checkpoint's digest stays as it is.",
+    )
+    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
+    command.add_argument("evaluations", type=Path, nargs="+", metavar="A.json")
+    command.set_defaults(run=_scores)
 
 
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
@@ -186,4 +197,11 @@ def _compare(arguments: argparse.Namespace) -> int:
     mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
     print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")
     print(f"won {found.won}, lost {found.lost}, tied {found.tied}")
+    return 0
+
+
+def _scores(arguments: argparse.Namespace) -> int:
+    for setting, figures in add_scores(arguments.checkpoint, arguments.evaluations).items():
+        about = f"{figures['accuracy']:.2f} ± {figures['interval95']:.2f} %"
+        print(f"{setting}: {about}, {figures['episodes']:.0f} episodes")
     return 0

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -36,8 +37,16 @@ from metanas.data.fit import fit
 from metanas.episodes import Classes, Features, with_mirrored, with_rotations
 from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
 from metanas.features import OnImages, trunk_features
+from metanas.origin import machine, revision
 from metanas.pretrained import pretrained_trunk
-from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
+from metanas.runlog import (
+    CHECKPOINT,
+    CONFIG_FILE,
+    LOG_FILE,
+    SNAPSHOT_FILE,
+    read_run,
+    seconds_of,
+)
 from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot, what_else
 from metanas.train import (
     Extensions,
@@ -49,6 +58,7 @@ from metanas.train import (
 )
 from metanas.trunk import Trunk
 from metanas.wishes import Wishes
+from metanas.wording import duration
 
 LOCK_FILE = "lock"
 
@@ -84,6 +94,7 @@ def run(
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    revision()  # of the code that runs: its folder may change meanwhile
     # what needs no data comes before them: they take longer
     extensions = extensions or Extensions()
     extensions.check(config)
@@ -324,7 +335,7 @@ def _check_apart(train: Collection[str], val: Collection[str]) -> None:
 
 def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | None) -> None:
     """Write the checkpoint and its model card."""
-    card = card_of(trainer, seen)
+    card = card_of(trainer, seen, sum(seconds_of(read_run(folder.parent))))
     card = save_checkpoint(folder, card, trainer.supernet, trainer.saved, trunk)
     write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
     config = trainer.config
@@ -342,9 +353,12 @@ def _names(config: RunConfig) -> list[str]:
     return [Path(path).name for path in (config.data.path, *config.data.more)]
 
 
-def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
-    """The card of the checkpoint that the run would write now, validated as `seen` says."""
-    config = trainer.config
+def card_of(trainer: MetaTrainer, seen: Progress, seconds: float) -> CheckpointCard:
+    """The card of the checkpoint that the run would write now, validated as `seen` says.
+
+    seconds: that the training took, as its log has it.
+    """
+    config, code = trainer.config, revision()
     return CheckpointCard(
         name=config.name,
         description=config.description,
@@ -369,5 +383,9 @@ def card_of(trainer: MetaTrainer, seen: Progress) -> CheckpointCard:
             f"{config.train.validation_episodes} episodes of split {config.data.val_split}",
             "seed": str(config.train.seed),
             "software": f"metanas {__version__}, torch {torch.__version__}",
+            **({"revision": code} if code else {}),
+            "machine": f"{machine()}, {torch.get_num_threads()} used by torch",
+            "time": duration(seconds),
+            "date": datetime.now(UTC).date().isoformat(),
         },
     )

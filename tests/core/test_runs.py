@@ -14,6 +14,7 @@ from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.origin import revision
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
 from metanas.train import Extensions, Learn, Progress
@@ -38,6 +39,8 @@ def test_a_run_leaves_a_log_a_snapshot_and_its_best_checkpoint(
     assert card.defaults == config.adapt
     assert card.provenance["data"] == data.name
     assert card.provenance["iterations"] == str(best.iteration)
+    assert {"software", "machine", "time", "date"} <= card.provenance.keys()
+    assert card.provenance.get("revision") == revision()
     assert str(tmp_path) not in json.dumps(dict(card.provenance))
 
 

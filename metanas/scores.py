@@ -1,0 +1,62 @@
+"""What a checkpoint's card says of its accuracy, taken from stored evaluations of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from metanas.card import PAGE_FILE, CheckpointCard, card_markdown, read_card
+from metanas.checkpoint import write_atomic, write_card
+from metanas.errors import CheckpointError, EvaluationError
+from metanas.stored import Stored, read_stored, summary_of
+
+Scores = Mapping[str, Mapping[str, float]]
+"""Setting -> figures, accuracies in percent."""
+
+
+def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
+    """Write what was measured into the card of the checkpoint in `folder`; returns what it was.
+
+    A setting that the card has already is measured anew. The card's digest, and with it what an
+    adaptation computes, stays as it is; a page that was made from the card is made again.
+
+    Raises:
+        CheckpointError: no checkpoint, a damaged card, or one that cannot be written.
+        EvaluationError: no evaluation; one of another checkpoint, with other options than its
+            defaults, or of too few episodes.
+    """
+    card = read_card(folder)
+    found = dict(score_of(card, read_stored(path), path) for path in evaluations)
+    told = replace(card, scores={**card.scores, **found})
+    page = folder / PAGE_FILE
+    try:
+        made = page.exists() and page.read_text(encoding="utf-8") == card_markdown(card)
+        write_card(folder, told)
+        if made:
+            write_atomic(page, card_markdown(told).encode())
+    except OSError as error:
+        message = f"{folder} cannot be written to ({error}); make room, or see whose it is"
+        raise CheckpointError("WRITE_FAILED", message) from error
+    return found
+
+
+def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Mapping[str, float]]:
+    """The setting of an evaluation of this checkpoint, and its figures."""
+    settings = stored.settings
+    if settings.get("checkpoint_digest") != card.digest:
+        message = f"{path} is of another checkpoint than {card.name} as it is now; evaluate it anew"
+        raise EvaluationError("EVALUATION_SETTINGS", message)
+    defaults, options = json.loads(json.dumps(card.defaults.to_dict())), settings["options"]
+    if other := [name for name, value in defaults.items() if options.get(name) != value]:
+        message = f"{path} is with {other[0]} = {options.get(other[0])}, not the checkpoint's "
+        message += "default; a card tells of its defaults, so evaluate without --set"
+        raise EvaluationError("EVALUATION_SETTINGS", message)
+    if len(stored.episodes) < 2:
+        message = f"{path} has too few episodes for an interval; evaluate with more --episodes"
+        raise EvaluationError("TOO_FEW_EPISODES", message)
+    summary = summary_of(stored.episodes)
+    name = f"{settings['ways']}-way {settings['shots']}-shot, {settings['dataset']}"
+    if settings.get("split"):
+        name += f" {settings['split']}"
+    percent = {key: round(100 * summary[key], 2) for key in ("accuracy", "interval95")}
+    return name, {**percent, "episodes": float(summary["episodes"])}
