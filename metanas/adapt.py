@@ -161,8 +161,6 @@ class Adaptation:
         step = Step(self.taken[self.stage], found.loss, found.accuracy)
         if update.temperature is not None:
             step = replace(step, temperature=update.temperature, entropy=found.entropy)
-        if self.stage is Stage.ADAPT:
-            self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
         if not self._skipped and self._settled():
             self._skipped = self._spare()
         if self.taken[self.stage] + self._skipped == self.steps:
@@ -207,7 +205,11 @@ class Adaptation:
         was the same in all of them.
         """
         patience = self.config.patience
-        if patience == 0 or len(self._losses) < 2 * patience:
+        if patience == 0 or self.steps < 2 * patience:
+            return False
+        if self.stage is Stage.ADAPT:  # a device has to be waited for to know it
+            self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
+        if len(self._losses) < 2 * patience:
             return False
         before, after = (
             sum(losses) / patience
