@@ -102,23 +102,27 @@ class Workbench:
         self._spent[job] = min(self._spent.values(), default=0.0)
 
     def advance(self) -> list[Job]:
-        """One turn: work of jobs on their own, for a while, and a step of a stack.
+        """One turn: work of jobs on their own, for a while, or a step of a stack.
 
-        Returns the jobs that ended in it. What is wrong with a job becomes its outcome and touches
-        no other.
+        Returns the jobs that ended in it: those that are finished do not wait for a step of others.
+        What is wrong with a job becomes its outcome and touches no other.
         """
         line = sorted(self._spent, key=self._spent.__getitem__)
         going = [job for job in line if job.check()]
         self._work(going)
         # they are asked again: that may have taken long
-        if stack := self._stack([job for job in going if job.ready and job.check()]):
-            self._step(stack)
-        ended = [job for job in self._spent if job.outcome is not None]
+        ready = [job for job in going if job.ready and job.check()]
+        if ready and not self._ended():
+            self._step(self._stack(ready))
+        ended = self._ended()
         for job in ended:
             del self._spent[job]
         if not self._spent:  # whatever else took the device's memory may be gone
             self._most = float(self._limits.memory)
         return ended
+
+    def _ended(self) -> list[Job]:
+        return [job for job in self._spent if job.outcome is not None]
 
     def _work(self, line: Sequence[Job]) -> None:
         """What jobs do on their own, each for its slice of time.
