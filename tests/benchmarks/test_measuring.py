@@ -246,6 +246,24 @@ def test_goals_are_compared_with_the_best_that_was_measured() -> None:
         assert second[1:] == ["≤ 2 s", "not measured", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("times", "shown", "reached"),
+    [
+        ([4.4, 4.5, 4.6], "4.50 times (4.40 to 4.60)", "yes"),
+        ([3.5, 4.1, 4.9], "4.10 times (3.50 to 4.90)", "unclear"),
+        ([3.1, 3.2, 3.3], "3.20 times (3.10 to 3.30)", "no"),
+    ],
+)
+def test_a_goal_within_an_interval_is_not_surely_reached(
+    times: list[float], shown: str, reached: str
+) -> None:
+    taken = {"textbook": {"adapt": times}, "product": {"adapt": [1.0] * 3}}
+    rows = [{"case": "paper-28-5w1s", "threads": 1, "seconds": taken}]
+    shown_goals = goals([Results("adapt", MACHINE, rows)]).splitlines()
+    (line,) = [line for line in shown_goals if "paper's network, 28×28" in line]
+    assert [cell.strip() for cell in line.split("|")][3:6] == [shown, "3", reached]
+
+
 def test_workers_are_compared_with_the_best_of_one_client() -> None:
     def load(workers: int, clients: int, whole: float) -> Row:
         case = {"case": "shipped-28-5w1s", "workers": workers, "clients": clients}
