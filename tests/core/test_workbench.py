@@ -148,7 +148,7 @@ def test_small_tasks_step_together_and_newcomers_join(checkpoint: Checkpoint) ->
         if len(turns) == 1:
             bench.add(jobs[2])
     assert turns[:2] == [{"a", "b"}, {"a", "b", "late"}]
-    assert turns[5] == {"late"}  # the others have taken their five steps
+    assert [turn for turn in turns if turn][5] == {"late"}  # the others have taken their five steps
 
 
 @pytest.mark.parametrize(
