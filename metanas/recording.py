@@ -93,7 +93,7 @@ class _Recording:
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for place, value in zip(self._inputs, inputs, strict=True):
-            place.copy_(value, non_blocking=True)
+            place.copy_(value.detach(), non_blocking=True)  # else it would hold every step's graph
         return self._repeat()
 
 
