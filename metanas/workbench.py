@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -37,7 +38,8 @@ class StackLimits:
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: float = 0.5
-    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
+    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart. What the
+    buckets of recorded steps add is not counted here, but in the two other limits."""
     memory: int = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
     parts twice instead of keeping them."""
@@ -118,11 +120,11 @@ class Workbench:
 
     def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
         """Whether these may step together, of these sizes."""
-        whole = len(sizes) * max(sizes)
+        largest = max(sizes)
         return (
-            whole <= self._limits.images
-            and sum(sizes) >= (1 - self._limits.padding) * whole
-            and footprint([_adaptation(job) for job in stack]) <= self._most
+            prod(self._engine.room(len(sizes), largest)) <= self._limits.images
+            and sum(sizes) >= (1 - self._limits.padding) * len(sizes) * largest
+            and footprint([_adaptation(job) for job in stack], self._engine) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -139,7 +141,7 @@ class Workbench:
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
-        size = footprint(adaptations)
+        size = footprint(adaptations, self._engine)
         threads = torch.get_num_threads() if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
