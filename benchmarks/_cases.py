@@ -19,6 +19,7 @@ from metanas.data import load
 from metanas.episodes import Classes, sample_episode
 from metanas.ops import OPS
 from metanas.options import AdaptConfig, AffineRange
+from metanas.parts import whole
 from metanas.reading import Task, read_task
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
@@ -149,15 +150,15 @@ def classes_at_hand() -> Classes:
 def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
     """The support set of an episode as an adaptation by the checkpoint's defaults reads it."""
     options = checkpoint.card.defaults
-    return read_task(
+    reading = read_task(
         examples_of(case, episode),
         None,
         Limits(),
         checkpoint=checkpoint,
         steps=options.steps + options.tuning_steps,
         seed=episode,
-        should_stop=lambda: False,
     )
+    return whole(reading)
 
 
 def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:

@@ -18,7 +18,7 @@ Notable:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import nan
+from math import nan, prod
 
 import torch
 from torch import Tensor
@@ -275,7 +275,7 @@ def advance(
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     checkpoint = adaptations[0].checkpoint
-    recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
+    recompute = checkpoint.cells_to_recompute(_images_of(adaptations, engine), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
@@ -307,12 +307,12 @@ def advance(
     return outcomes
 
 
-def footprint(adaptations: Sequence[Adaptation]) -> int:
+def footprint(adaptations: Sequence[Adaptation], engine: Engine = ENGINE) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
-    return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
+    return _images_of(adaptations, engine) * sum(adaptations[0].checkpoint.kept)
 
 
-def _images_of(adaptations: Sequence[Adaptation]) -> int:
+def _images_of(adaptations: Sequence[Adaptation], engine: Engine) -> int:
     """Images and views in a step of these together, padding included."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    return 2 * count * len(adaptations)
+    return 2 * prod(engine.room(len(adaptations), count))

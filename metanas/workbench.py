@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
@@ -45,7 +46,8 @@ class StackLimits:
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: float = 0.5
-    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
+    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart. What the
+    buckets of recorded steps add is not counted here, but in the two other limits."""
     memory: int = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
     parts twice instead of keeping them."""
@@ -86,7 +88,9 @@ class Workbench:
         self._most = float(limits.memory)
         """Bytes of activations up to which a stack may grow, as far as it is known."""
         self._spent = dict[Job, float]()
-        """Seconds that each job has had, counted from those of the last in line when it came."""
+        """Seconds that each job has had, counted from those of the first in line when it came."""
+        self._put_off = False
+        """Whether the step of the last turn was: never twice running, whoever comes and goes."""
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -112,7 +116,8 @@ class Workbench:
         self._work(going)
         # they are asked again: that may have taken long
         ready = [job for job in going if job.ready and job.check()]
-        if ready and not self._ended():
+        self._put_off = bool(self._ended()) and not self._put_off
+        if ready and not self._put_off:
             self._step(self._stack(ready))
         ended = self._ended()
         for job in ended:
@@ -150,11 +155,11 @@ class Workbench:
 
     def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
         """Whether these may step together, of these sizes."""
-        whole = len(sizes) * max(sizes)
+        largest = max(sizes)
         return (
-            whole <= self._limits.images
-            and sum(sizes) >= (1 - self._limits.padding) * whole
-            and footprint([_adaptation(job) for job in stack]) <= self._most
+            prod(self._engine.room(len(sizes), largest)) <= self._limits.images
+            and sum(sizes) >= (1 - self._limits.padding) * len(sizes) * largest
+            and footprint([_adaptation(job) for job in stack], self._engine) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -172,7 +177,7 @@ class Workbench:
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
-        size = footprint(adaptations)
+        size = footprint(adaptations, self._engine)
         threads = self.threads if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):

@@ -67,19 +67,20 @@ class Worker:
         self._stopped = set[int]()
 
     def warm_up(self) -> None:
-        """Make throw-away models, so that the first callers do not wait for what comes but once.
+        """Make a throw-away model, so that the first caller does not wait for what comes but once.
 
         The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
         """
-        for checkpoint in self._checkpoints.values():
-            side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
-            images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
-            examples = [Example(str(index), image) for index, image in enumerate(images)]
-            options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
-            self._bench.add(Job(checkpoint, examples, options=options))
+        checkpoint = next(iter(self._checkpoints.values()))
+        side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
+        images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
+        examples = [Example(str(index), image) for index, image in enumerate(images)]
+        options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
+        job = Job(checkpoint, examples, options=options)
+        self._bench.add(job)
         while self._bench:
-            for job in self._bench.advance():
-                job.result()
+            self._bench.advance()
+        job.result()
 
     def turn(self) -> None:
         """Take in what the front has sent, and bring the jobs one step further.

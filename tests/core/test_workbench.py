@@ -109,8 +109,10 @@ def test_newcomers_do_not_keep_an_old_job_from_its_turns(
     old = Job(checkpoint, examples((2, 2)))
     bench = Workbench()
     bench.add(old)
-    for turn in range(30):
-        bench.add(Job(other, examples((2, 2)), seed=turn))
+    for turn in range(200):
+        steps = {"steps": turn % 2, "tuning_steps": turn % 2}  # some have no step to take
+        options = OPTIONS.replace(steps)
+        bench.add(Job(other, examples((2, 2)), options=options, seed=turn))
         if old in bench.advance():
             break
     assert isinstance(old.outcome, AdaptedModel)
