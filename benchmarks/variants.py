@@ -32,6 +32,8 @@ from metanas.screen import bar
 from metanas.search import FIXED
 
 TOPIC = "variants"
+LEAST_TRAININGS = 2
+"""Of a variant: their spread belongs to every interval."""
 
 
 Rows = Mapping[str, Mapping[tuple[str, str], Row]]
@@ -121,26 +123,38 @@ def _rows(options: argparse.Namespace, shown: Progress) -> tuple[list[Row], list
     """The rows of all variants of a group, and the evaluations that another process is at."""
     for shape in options.shapes:
         shape_of(shape)  # before hours of training
-    given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
+    if options.seeds < LEAST_TRAININGS:
+        message = f"{options.seeds} training(s) tell nothing of chance; at least {LEAST_TRAININGS}"
+        raise InvalidInput.single("--seeds", "OPTION_OUT_OF_RANGE", message)
+    chosen = _chosen(options)
     rows, busy = [], []
-    for name, variant in _chosen(options).items():
-        found = trained(variant, options.config, given, options.runs, shown)
-        checkpoint = found.checkpoint
-        data = classes_for(checkpoint, options.data, options.split)
-        settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
-        evaluations = [
-            planned(variant.run, checkpoint, data, setting, options) for setting in settings
-        ]
-        measured, others = measure(evaluations, options.work, shown)
-        facts_of = {
-            "checkpoint": name,
-            "searched": checkpoint.card.relaxation != FIXED,
-            "overrides": variant.told,
-            "seconds": found.seconds,
-        }
-        rows += [{**row, **facts_of} for row in measured]
-        busy += others
+    for seed in range(options.seeds):
+        for name, variant in chosen.items():
+            measured, others = _trial(variant, seed, options, shown)
+            rows += [{**row, "checkpoint": name} for row in measured]
+            busy += others
     return rows, busy
+
+
+def _trial(
+    variant: Variant, seed: int, options: argparse.Namespace, shown: Progress
+) -> tuple[list[Row], list[str]]:
+    """One training and its evaluations."""
+    given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
+    found = trained(variant, seed, options.config, given, options.runs, shown)
+    checkpoint = found.checkpoint
+    data = classes_for(checkpoint, options.data, options.split)
+    settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
+    label = variant.trial(seed)
+    evaluations = [planned(label, checkpoint, data, setting, options) for setting in settings]
+    rows, busy = measure(evaluations, options.work, shown)
+    facts_of = {
+        "training": seed,
+        "searched": checkpoint.card.relaxation != FIXED,
+        "overrides": variant.told,
+        "seconds": found.seconds,
+    }
+    return [{**row, **facts_of} for row in rows], busy
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, Variant]:
@@ -163,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, default=config, help="what all have in common (%(default)s)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
     add("--only", nargs="+", default=[], metavar="NAME", help="some of the group's variants alone")
+    add(
+        "--seeds", type=int, default=3, help="trainings of each: train.seed 0, 1, ... (%(default)s)"
+    )
     add("--runs", type=Path, default=ROOT / "runs" / "study", help="trainings (%(default)s)")
     add("--out", type=Path, help="what the page is made of (benchmarks/results/study/GROUP.json)")
     return made
