@@ -90,6 +90,7 @@ def test_trainings_differ_in_their_seed_and_share_it_between_variants(
         searched, fixed = found[f"base-{seed}"], found[f"fixed-{seed}"]
         assert searched.card.provenance["seed"] == seed
         assert fixed.meta_genotype == searched.meta_genotype
+    assert found["base-0"].meta_genotype != found["base-1"].meta_genotype
     one, other = found["base-0"].params, found["base-1"].params
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
