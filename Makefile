@@ -17,7 +17,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 METADATA := constraints.txt pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
 PACKAGES := -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
 SOURCES := metanas protos server client tests examples docker benchmarks
-TOPICS = $(filter-out _% page study variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+# On a GPU: make bench DEVICE=gpu
+TOPICS = $(filter-out _% page study variants $(if $(filter gpu,$(DEVICE)),,gpu),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 

@@ -123,7 +123,7 @@ def examples_of(case: Case, episode: int) -> list[Example]:
     the digits of `examples/` as far as they go. Whatever neither has is drawn.
     """
     if (case.size, case.channels) == (28, 1):
-        data = _omniglot()
+        data = classes_at_hand()
         if data:
             return _sampled(data, case, episode)
         if case.ways <= 10 and case.shots <= 5:
@@ -135,9 +135,17 @@ def source_of(case: Case) -> str:
     """Where `examples_of` takes this case's images from."""
     if (case.size, case.channels) != (28, 1):
         return "drawn"
-    if _omniglot():
+    if classes_at_hand():
         return "omniglot"
     return "digits" if case.ways <= 10 and case.shots <= 5 else "drawn"
+
+
+@cache
+def classes_at_hand() -> Classes:
+    """Omniglot's validation classes, if the data set is at hand."""
+    config = read_config(ROOT / "configs" / "omniglot.toml")
+    path = ROOT / config.data.path
+    return load(path, config.data.val_split) if path.is_file() else {}
 
 
 def images_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> list[Image]:
@@ -152,13 +160,6 @@ def support_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> SupportSe
     images = images_of(checkpoint, examples)
     preprocess = preprocessing_for(images, checkpoint.card.input)
     return support_set(images, [example.label for example in examples], preprocess)
-
-
-@cache
-def _omniglot() -> Classes:
-    config = read_config(ROOT / "configs" / "omniglot.toml")
-    path = ROOT / config.data.path
-    return load(path, config.data.val_split) if path.is_file() else {}
 
 
 def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:

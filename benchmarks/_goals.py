@@ -105,6 +105,10 @@ def _export(rows: Rows) -> Iterable[Figure]:
         yield _median([1000 * run["together"] for run in row["direct"]])
 
 
+def _on_gpu(jobs: str) -> Callable[[Rows], Iterable[Figure]]:
+    return lambda rows: [_median(row[jobs]) for row in rows.get("gpu", ())]
+
+
 GOALS = (
     Goal(title="5-way 1-shot, shipped", limit=1, unit="s", figures=_whole("shipped-28-5w1s")),
     Goal(title="20-way 1-shot, shipped", limit=2, unit="s", figures=_whole("shipped-28-20w1s")),
@@ -154,6 +158,8 @@ GOALS = (
     Goal(title="worker's growth after 50 adaptations", limit=5, unit="MiB", figures=_growth),
     Goal(title="front's memory", limit=150, unit="MiB", figures=_front),
     Goal(title="export and check, each on its own", limit=30, unit="ms", figures=_export),
+    Goal(title="on a GPU: 5-way 1-shot, shipped", limit=0.15, unit="s", figures=_on_gpu("alone")),
+    Goal(title="… 64 together", limit=2, unit="s", figures=_on_gpu("many")),
 )
 
 

@@ -123,9 +123,10 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 def machine_line(results: Results) -> str:
     """What it was measured on, in a sentence."""
     machine = results.machine
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
     revision = f", revision {machine['revision']}" if machine["revision"] else ""
     return (
-        f"{machine['processor']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}, "
+        f"{machine['processor']}, {machine['cores']} core{'s' * (machine['cores'] > 1)}{gpu}, "
         f"load {machine['load']} at the start; "
         f"torch {machine['torch']}, ONNX Runtime {machine['onnxruntime']}{revision}."
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from benchmarks import (
     adapt,
     export,
+    gpu,
     memory,
     query,
     scaling,
@@ -36,6 +37,7 @@ TABLES: Mapping[str, Tables] = {
     for module in (
         adapt,
         export,
+        gpu,
         memory,
         query,
         scaling,

@@ -22,16 +22,14 @@ from math import nan
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn import functional as F
 
 from metanas.batches import batches_of, halves
 from metanas.checkpoint import Checkpoint
 from metanas.ends import frozen_trunk
+from metanas.engine import Engine
 from metanas.errors import Diverged
 from metanas.genotype import Genotype
-from metanas.head import held_out_logits, membership
-from metanas.kernels import Rows
+from metanas.head import membership
 from metanas.network import DiscreteNetwork, freeze_statistics, from_supernet
 from metanas.optimizer import (
     Gradient,
@@ -40,15 +38,18 @@ from metanas.optimizer import (
     TaskOptimizer,
     TaskOptimizerConfig,
     Wanted,
+    views_of,
 )
 from metanas.options import AdaptConfig
-from metanas.relax import Argmax, PerTask, Relaxation, Softmax, annealed
+from metanas.relax import Softmax, annealed
+from metanas.stacked import Update, evaluate_stack, relaxation_of
 from metanas.supernet import genotype_of
 from metanas.support import SupportSet
-from metanas.views import draw_views
+from metanas.uploads import upload
+from metanas.views import draws
 
-SHARE_THRESHOLD = 0.02
-"""Candidates with at most this share of their node are not evaluated in a step."""
+ENGINE = Engine()
+"""Steps in float32, none of them recorded."""
 CONVERGED = 0.01
 """A mean loss that has changed by at most this part has converged."""
 DECIDED = 0.05
@@ -87,22 +88,6 @@ class Figures:
     """Of the gradients of weights and alphas."""
 
 
-@dataclass(frozen=True)
-class Update:
-    """One forward and backward pass of a task: which images, how mixed, what for."""
-
-    images: Tensor
-    views: Tensor
-    """A random view of each image."""
-    members: Tensor
-    """Which image belongs to which class, `(N, ways)`."""
-    temperature: float | None
-    """Of the relaxation; None once the architecture is decided."""
-    generator: torch.Generator
-    """What the relaxation draws from."""
-    wanted: Wanted
-
-
 class Adaptation:
     """The inner loop of one task, taken further by `advance`.
 
@@ -122,10 +107,11 @@ class Adaptation:
         self.taken = {Stage.ADAPT: 0, Stage.TUNE: 0}
         self.genotype: Genotype | None = None
         self.soft: Params = {}
-        self._images = upload(task.images, checkpoint.device)
-        self._views = None if task.views is None else upload(task.views, checkpoint.device)
-        start = start_of(checkpoint, config)
-        live = {name: value for name, value in start.items() if checkpoint.supernet.is_live(name)}
+        (self._images,) = upload([task.images], checkpoint.device)
+        self._views: Tensor | None = None
+        if task.views is not None:
+            (self._views,) = upload([task.views], checkpoint.device)
+        live = checkpoint.supernet.live(start_of(checkpoint, config))
         self.optimizer = self._optimizer(live, config.alpha_lr)
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)
@@ -191,12 +177,12 @@ class Adaptation:
         return network, freeze_statistics(network, self.task.images, chunk)
 
     def _update(self, rows: Tensor, wanted: Wanted) -> Update:
-        images = self._images[rows]
-        stored = None if self._views is None else self._views[rows]
         return Update(
-            images,
-            draw_views(images, stored, self.checkpoint.card.augment, self._generator),
-            membership(self.task.labels[rows], self.task.ways).to(images.device),
+            self._images,
+            self._views,
+            rows,
+            draws(len(rows), self._views, self._generator),
+            membership(self.task.labels[rows], self.task.ways),
             self._temperature(),
             self._generator,
             wanted,
@@ -258,12 +244,13 @@ def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
 
 
 def advance(
-    adaptations: Sequence[Adaptation], *, memory: int = 2**30
+    adaptations: Sequence[Adaptation], *, memory: int = 2**30, engine: Engine = ENGINE
 ) -> list[Step | Exception | None]:
     """One update of each, all of one checkpoint, together.
 
     memory: bytes of activations (`footprint`) beyond which the backward pass evaluates again what
         happens on edges, instead of keeping it.
+    engine: how the device computes.
 
     Returns what it came to for each: a step, the error that ends it, or None if its step takes
     another update.
@@ -278,18 +265,19 @@ def advance(
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
-            losses, accuracies = _objective(checkpoint, stack.params, updates, recompute)
-            gradients = stack.gradients(losses.sum(), [update.wanted for update in updates])
+            found, gradients = evaluate_stack(
+                checkpoint, updates, stack, recompute=recompute, engine=engine
+            )
     except Exception:
         for update, state in zip(updates, drawn, strict=True):
             update.generator.set_state(state)
         raise
     norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
-    entropies = checkpoint.supernet.entropy(
-        stack.params, _relaxation(Softmax(), updates)
-    ).expand_as(losses)
+    alphas = views_of(stack.alphas, stack.alpha_layout)
+    entropies = checkpoint.supernet.entropy(alphas, relaxation_of(Softmax(), updates))
     # all that the host has to know, but for which candidates are to run, in one wait
-    rows = torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1).tolist()
+    figures = [found.losses, found.accuracies, entropies.expand_as(found.losses), *norms]
+    rows = torch.stack(figures, dim=1).tolist()
     outcomes = list[Step | Exception | None]()
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
         loss, accuracy, entropy, *own = row
@@ -310,54 +298,3 @@ def footprint(adaptations: Sequence[Adaptation]) -> int:
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
     images = 2 * count * len(adaptations)  # each has a view
     return images * adaptations[0].checkpoint.image_bytes
-
-
-def _objective(
-    checkpoint: Checkpoint, params: Params, updates: Sequence[Update], recompute: bool
-) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the views against held-out prototypes, and their accuracy, `(tasks,)`."""
-    tasks, count = len(updates), max(len(update.images) for update in updates)
-    images = torch.stack([_padded(update.images, count) for update in updates])
-    views = torch.stack([_padded(update.views, count) for update in updates])
-    ways = max(update.members.shape[1] for update in updates)
-    members = torch.stack(
-        [_padded(F.pad(u.members, (0, ways - u.members.shape[1])), count) for u in updates]
-    )
-    present = members.sum(2)
-    sizes = present.sum(1)
-    uneven = any(len(update.images) != count for update in updates)
-    rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
-    x = torch.cat([images, views], dim=1).flatten(0, 1)
-    supernet = checkpoint.supernet
-    out: Tensor = functional_call(
-        supernet,
-        params,
-        (x, rows, _relaxation(checkpoint.relaxation, updates), SHARE_THRESHOLD),
-        {"recompute": recompute},
-        tie_weights=False,
-    )
-    features = out.unflatten(0, (tasks, -1))
-    scale = params["head.log_scale"].exp().reshape(tasks)
-    logits = held_out_logits(features[:, :count], members, features[:, count:], scale)
-    chosen = torch.where(members > 0, logits.log_softmax(-1), 0.0)
-    right = (logits.argmax(2) == members.argmax(2)) * present
-    return -chosen.sum((1, 2)) / sizes, right.sum(1).detach() / sizes
-
-
-def _relaxation(searching: Relaxation, updates: Sequence[Update]) -> Relaxation:
-    """Each task's own: at its temperature, or decided."""
-    temperatures = [update.temperature for update in updates]
-    relaxations = tuple(Argmax() if t is None else searching.at(t) for t in temperatures)
-    return PerTask(relaxations, tuple(update.generator for update in updates))
-
-
-def upload(images: Tensor, device: torch.device) -> Tensor:
-    """The images on the device that computes with them."""
-    if device.type != "cuda":
-        return images.to(device)
-    return images.pin_memory().to(device, non_blocking=True)
-
-
-def _padded(x: Tensor, count: int) -> Tensor:
-    """With rows of zeros up to `count`."""
-    return x if len(x) == count else torch.cat([x, x.new_zeros(count - len(x), *x.shape[1:])])

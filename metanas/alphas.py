@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from metanas.relax import Relaxation
+from metanas.uploads import upload
 
 ALPHA_PREFIX = "alpha."
 Live = tuple[tuple[int, ...], ...]
@@ -42,8 +43,8 @@ class CellAlpha(nn.Module):
             member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
             self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def shares(
-        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None
+    def forward(
+        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None = None
     ) -> Tensor:
         """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
 
@@ -85,10 +86,11 @@ class Mixture:
     """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
 
 
-def mixtures(shares: Sequence[Tensor]) -> list[Mixture]:
-    """With the candidates that are to run, for which a device is waited for once.
+def running(shares: Sequence[Tensor]) -> tuple[tuple[Live, ...], Tensor]:
+    """Which candidates any task has in each kind of cell, and their shares `(tasks, candidates)`.
 
-    `shares` of each kind of cell are `(tasks, edges, ops)`.
+    `shares` of each kind are `(tasks, edges, ops)`. A device is waited for, once: what is to run
+    the host has to know.
     """
     found = torch.cat(list(shares), dim=1)
     live = [
@@ -97,12 +99,13 @@ def mixtures(shares: Sequence[Tensor]) -> list[Mixture]:
     ]
     ops = found.shape[2]
     index = [edge * ops + op for edge, some in enumerate(live) for op in some]
-    chosen = torch.tensor(index, dtype=torch.long, device=found.device)  # none where all are NaN
-    picked = found.flatten(1).index_select(1, chosen)
-    mixed, edge, seen = [], 0, 0
-    for part in shares:
-        own = tuple(live[edge : edge + part.shape[1]])
-        count = sum(map(len, own))
-        mixed.append(Mixture(own, picked[:, seen : seen + count]))
-        edge, seen = edge + part.shape[1], seen + count
-    return mixed
+    (chosen,) = upload([torch.tensor(index, dtype=torch.long)], found.device)  # none if all are NaN
+    ends = list(accumulate((part.shape[1] for part in shares), initial=0))
+    lives = tuple(tuple(live[start:end]) for start, end in pairwise(ends))
+    return lives, found.flatten(1).index_select(1, chosen)
+
+
+def mixtures(lives: Sequence[Live], shares: Tensor) -> tuple[Mixture, ...]:
+    """What `running` found, for each kind of cell."""
+    parts = shares.split([sum(map(len, live)) for live in lives], dim=1)
+    return tuple(Mixture(live, part) for live, part in zip(lives, parts, strict=True))

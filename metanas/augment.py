@@ -7,11 +7,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanas.options import AffineRange, PhotoRange
+from metanas.uploads import upload
 
 
 def affine_views(images: Tensor, ranges: AffineRange, generator: torch.Generator) -> Tensor:
     """Random views of images `(N, C, H, W)`; what comes from outside an image is 0."""
-    draw = torch.rand(6, len(images), generator=generator).to(images.device) * 2 - 1
+    (drawn,) = upload([affine_draws(len(images), generator)], images.device)
+    return affine(images, ranges, drawn)
+
+
+def affine_draws(count: int, generator: torch.Generator) -> Tensor:
+    """What random views of so many images are made of, `(N, 6)` in 0..1."""
+    return torch.rand(6, count, generator=generator).T
+
+
+def affine(images: Tensor, ranges: AffineRange, drawn: Tensor) -> Tensor:
+    """The views of images `(N, C, H, W)` that were drawn, `(N, 6)`."""
+    draw = drawn.T * 2 - 1
     angle = draw[0] * math.radians(ranges.rotation)
     stretch_x, stretch_y = 1 + ranges.scale * draw[1], 1 + ranges.scale * draw[2]
     cos, sin, shear = angle.cos(), angle.sin(), ranges.shear * draw[3]

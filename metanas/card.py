@@ -67,6 +67,36 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
         raise InvalidInput(bad)
 
 
+def check_options(options: AdaptConfig, spec: InputSpec, space: SearchSpace) -> None:
+    """Check that networks of this input and search space can be adapted with these options.
+
+    Raises:
+        InvalidInput: they cannot.
+    """
+    most = (spec.size - 1) // 4
+    shift_error = f"must be less than a quarter of the input's side of {spec.size} pixels, at most "
+    checks = (
+        (
+            "trunk_only",
+            bool(space.trunk) or not options.trunk_only,
+            "this checkpoint has no trunk; leave trunk_only out",
+        ),
+        (
+            "shift_pixels",
+            not space.trunk or options.shift_pixels == 0,
+            "must be 0 with a pretrained trunk, which would have to run five times",
+        ),
+        ("shift_pixels", options.shift_pixels <= most, f"{shift_error}{most}"),
+    )
+    bad = [
+        Violation(f"options.{name}", "OPTION_OUT_OF_RANGE", what)
+        for name, ok, what in checks
+        if not ok
+    ]
+    if bad:
+        raise InvalidInput(bad)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointCard:
     """Everything about a checkpoint but its tensors."""
@@ -99,6 +129,7 @@ class CheckpointCard:
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+        check_options(self.defaults, self.input, self.space)
         if self.task_optimizer not in TASK_OPTIMIZERS:
             message = f"must be one of {', '.join(TASK_OPTIMIZERS)}"
             raise InvalidInput.single("task_optimizer", "OPTION_OUT_OF_RANGE", message)
@@ -151,9 +182,12 @@ def card_markdown(card: CheckpointCard) -> str:
     begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"
     fields = f", features of {space.grid}×{space.grid} fields" if space.grid > 1 else ""
     kind = "grey" if card.input.channels == 1 else "RGB"
+    shift = card.defaults.shift_pixels
+    looks = {"looks": f"five at each image, four of them shifted by {shift} px"} if shift else {}
     facts = {
         "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
         "network": f"{begin}; {space.cells} cells of {space.nodes} nodes, widths {widths}{fields}",
+        **looks,
         "operations": ", ".join(space.ops),
         "relaxation": card.relaxation,
         "supernet": f"{card.parameters} parameters",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metanas import schema
-from metanas.card import TASK_OPTIMIZERS, InputSpec, check_input
+from metanas.card import TASK_OPTIMIZERS, InputSpec, check_input, check_options
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
@@ -243,6 +243,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
+        check_options(self.adapt, self.input, self.space)
         if self.train.learned_rates and self.train.meta_learner == "reptile":
             enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
             _refuse("task", {"steps": enough})

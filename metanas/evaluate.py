@@ -17,8 +17,10 @@ from onnxruntime import InferenceSession
 from torch import Tensor
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, upload
+from metanas.adapt import ENGINE
 from metanas.checkpoint import Checkpoint
+from metanas.copies import averaged, with_copies
+from metanas.engine import Engine
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
 from metanas.export import run, session
@@ -29,8 +31,10 @@ from metanas.options import AdaptConfig
 from metanas.pipeline import Job
 from metanas.relax import Argmax, Relaxation, Softmax
 from metanas.report import Report
+from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import Image
 from metanas.task import Example
+from metanas.uploads import upload
 from metanas.workbench import make_all
 
 
@@ -84,6 +88,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     together: int = 1,
     transductive: bool = False,
     reseed: int = 0,
+    engine: Engine = ENGINE,
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
@@ -91,7 +96,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     evaluation, and the same as in one through a server. `together` of them are adapted in one
     stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
     network would answer if its norms had the statistics of support and queries together. `reseed`
-    is added to the seeds of the adaptations.
+    is added to the seeds of the adaptations. `engine` computes their steps.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
@@ -101,7 +106,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
         drawn = [draw(classes, shape, seed, index) for index in chunk]
         pairs = zip(drawn, chunk, strict=True)
         jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
-        make_all(jobs)
+        make_all(jobs, engine=engine)
         for index, job, episode in zip(chunk, jobs, drawn, strict=True):
             yield index, _outcome(job, episode, transductive)
 
@@ -208,19 +213,22 @@ def supernet_features(
     """Features (N, D) of the support set and (Q, D) of queries, on the CPU.
 
     The statistics of its norms come from the support set, or with `transductive` from all images.
+    It looks at each image as often as the job's model does.
     """
     assert job.task is not None
     images, checkpoint = job.task.support.images, job.checkpoint
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
-    queried = upload(pixels, checkpoint.device)
+    images, queried = upload([images, pixels], checkpoint.device)
     if checkpoint.trunk is not None:
         queried = checkpoint.trunk(queried)
-    inputs = torch.cat([upload(images, checkpoint.device), queried])
+    inputs = torch.cat([images, queried])
     rows = Rows(len(inputs) if transductive else len(images))
-    arguments = (inputs, rows, relaxation, SHARE_THRESHOLD)
+    shift = job.options.shift_pixels
+    arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)
     with checkpoint.using:
         features: Tensor = functional_call(
             checkpoint.supernet, params, arguments, tie_weights=False
         )
-    of_support, of_queries = features.cpu().split([len(images), len(queries)])
+    seen = averaged(features.cpu(), shift)
+    of_support, of_queries = seen.split([len(images), len(queries)])
     return of_support, of_queries

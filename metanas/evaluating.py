@@ -13,10 +13,12 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.compare import compare
 from metanas.config import parse_overrides
 from metanas.devices import device_of
+from metanas.engine import engine_for
 from metanas.episodes import Classes, with_rotations
 from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
 from metanas.evaluate import EpisodeShape, mean_of
 from metanas.journal import Record
+from metanas.precision import Precision
 from metanas.recorded import Plan, run_plan
 from metanas.screen import bar
 from metanas.stored import Stored, read_stored
@@ -81,6 +83,20 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "have it; no query on its own is answered like that",
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    command.add_argument(
+        "--precision",
+        type=Precision,
+        choices=list(Precision),
+        default=Precision.FLOAT32,
+        help="what the products of a step are computed in (default: float32)",
+    )
+    command.add_argument(
+        "--graphs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep up to N steps as CUDA graphs (default: 0)",
+    )
     command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
     command.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="override an option"
@@ -91,7 +107,9 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     torch.set_num_threads(arguments.threads)
-    checkpoint = load_checkpoint(arguments.checkpoint, device=device_of(arguments.device))
+    device = device_of(arguments.device)
+    engine = engine_for(device, arguments.precision, arguments.graphs)
+    checkpoint = load_checkpoint(arguments.checkpoint, device=device)
     split, classes = classes_for(checkpoint, arguments.data, arguments.split)
     dataset = arguments.data.name
     if arguments.rotations:
@@ -109,6 +127,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         options=options,
         together=arguments.together,
         transductive=arguments.transductive,
+        engine=engine,
     )
     with TemporaryDirectory() as folder, bar() as shown:
         task = shown.add_task("evaluate", total=plan.episodes, seen="")

@@ -2,7 +2,8 @@
 
 Notable:
 - The graph holds the whole of a query's way: scaling, antialiased resize, normalisation, the
-  network with its norms folded into the convolutions, the head, and a softmax.
+  network with its norms folded into the convolutions, the head, and a softmax. If it looks at
+  shifted copies of an image as well, it makes them itself.
 - No model leaves unchecked: `onnx.checker` accepts it, and ONNX Runtime agrees with torch on the
   support set.
 - The bytes are a function of the model and its metadata alone; there is no time in them.
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
+from metanas.copies import averaged, emit_averaged, emit_copies, looks, with_copies
 from metanas.ends import Stem, emit_pooled
 from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
@@ -53,6 +55,8 @@ class Classifier:
     scale: Tensor
     """Of the prototype logits; already part of `weight` and `bias`."""
     trunk: Trunk | None = None
+    shift_pixels: int = 0
+    """By which the copies are shifted whose features count as well (`metanas.copies`), or 0."""
 
     def inputs(self, image: Image) -> Tensor:
         """The network's input of an image (H, W, C): preprocessed, and behind the trunk."""
@@ -61,7 +65,8 @@ class Classifier:
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Logits (N, ways) of inputs (N, C, S, S), or (N, K) behind a trunk."""
-        features: Tensor = self.network(inputs)
+        seen: Tensor = self.network(with_copies(inputs, self.shift_pixels))
+        features = averaged(seen, self.shift_pixels)
         return features @ self.weight.T + self.bias
 
 
@@ -72,15 +77,18 @@ def to_onnx(
     graph = Graph()
     network, space = classifier.network, classifier.network.space
     images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])
+    size, shift = classifier.preprocess.size, classifier.shift_pixels
     x = _preprocess(graph, images, classifier.preprocess)
+    x = emit_copies(graph, x, (space.input_channels, size), shift)
     before, last = inputs = _emit_entry(graph, classifier, x)
     for cell in network.cells:
         assert isinstance(cell, DiscreteCell)
         before, last = last, _emit_cell(graph, cell, before, last, ops)
-    size = classifier.preprocess.size
     features = emit_pooled(graph, last, space, size) if network.cells else None
     if network.embed is not None:
         features = network.embed.emit(graph, inputs[1], features)
+    assert features is not None
+    features = emit_averaged(graph, features, classifier.weight.shape[1], shift)
     parts = (classifier.weight, classifier.bias)
     head = [graph.constant(part.float().numpy(force=True)) for part in parts]
     logits = graph.node("Gemm", [features, *head], transB=1)
@@ -135,12 +143,14 @@ def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.floa
     return np.concatenate([_logits(model, image[None]) for image in images])
 
 
-def _run_together(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
-    """The same, small neighbours of one size together, which takes far less time."""
+def _run_together(
+    model: ort.InferenceSession, images: Sequence[Image], most: int = TOGETHER
+) -> NDArray[np.float32]:
+    """The same, up to `most` small neighbours of one size together, which takes far less time."""
     rows = []
     for (height, width, _), grouped in groupby(images, key=lambda image: image.shape):
         same = list(grouped)
-        count = min(TOGETHER, max(1, TOGETHER_PIXELS // (height * width)))
+        count = min(most, max(1, TOGETHER_PIXELS // (height * width)))
         rows += [_logits(model, np.stack(same[i : i + count])) for i in range(0, len(same), count)]
     return np.concatenate(rows)
 
@@ -150,8 +160,12 @@ def _logits(model: ort.InferenceSession, images: Image) -> NDArray[np.float32]:
     return logits
 
 
-def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> tuple[bytes, float]:
+def check(
+    model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
+) -> tuple[bytes, float]:
     """Serialise a model, having verified it on uint8 images (H, W, C) with their expected logits.
+
+    With `shift_pixels`, that of the classifier, it is given fewer at a time.
 
     Returns the bytes and the largest difference of a logit.
 
@@ -160,7 +174,7 @@ def check(model: onnx.ModelProto, images: Sequence[Image], expected: Tensor) -> 
     """
     onnx.checker.check_model(model, full_check=True)
     data = model.SerializeToString(deterministic=True)
-    actual = _run_together(session(data), images)
+    actual = _run_together(session(data), images, TOGETHER // looks(shift_pixels))
     reference = expected.numpy(force=True)
     difference = float(np.abs(actual - reference).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):

@@ -46,6 +46,7 @@ class Graph:
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
+        self._declared: list[onnx.ValueInfoProto] = []
 
     def input(self, name: str, dtype: int, shape: Sequence[int | str]) -> Value:
         """Declare a graph input; strings in `shape` are free dimensions."""
@@ -56,6 +57,16 @@ class Graph:
         """Declare `value` a float output of the graph called `name`."""
         self._nodes.append(helper.make_node("Identity", [value.name], [name]))
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def declare(self, value: Value, shape: Sequence[int | str]) -> Value:
+        """Say the shape of a float value where inference cannot tell; strings are free dimensions.
+
+        ONNX Runtime takes dimensions of one name for equal. Those that it knows nothing of keep it
+        from fusing layers, and make it reshape in a way that fails for an empty batch.
+        """
+        info = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape)
+        self._declared.append(info)
+        return value
 
     def constant(self, array: Array) -> Value:
         """A constant tensor."""
@@ -137,7 +148,12 @@ class Graph:
     def build(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """The finished model, with `metadata` as its `metadata_props` in sorted order."""
         graph = helper.make_graph(
-            self._nodes, name, self._inputs, self._outputs, list(self._constants.values())
+            self._nodes,
+            name,
+            self._inputs,
+            self._outputs,
+            list(self._constants.values()),
+            value_info=self._declared,
         )
         model = helper.make_model(
             graph,

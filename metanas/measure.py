@@ -8,17 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adapt import SHARE_THRESHOLD, upload
 from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
+from metanas.copies import averaged, looks, with_copies
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership
 from metanas.kernels import Rows
-from metanas.network import freeze_statistics, from_supernet
+from metanas.network import features_of, freeze_statistics, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax
+from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import SupportSet
+from metanas.uploads import upload
 from metanas.views import draw_views
 
 LARGE = 2**28
@@ -44,8 +46,10 @@ def gap(
     """Measure the gap on one batch of the support set, each image queried by a random view."""
     generator = torch.Generator().manual_seed(seed)
     rows = next(batches_of(task.labels, options.batch_size, generator))
-    images = upload(task.images[rows], checkpoint.device)
-    stored = None if task.views is None else upload(task.views[rows], checkpoint.device)
+    (images,) = upload([task.images[rows]], checkpoint.device)
+    stored: Tensor | None = None
+    if task.views is not None:
+        (stored,) = upload([task.views[rows]], checkpoint.device)
     views = draw_views(images, stored, checkpoint.card.augment, _seeded(seed))
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
@@ -97,7 +101,9 @@ def view_accuracy(
     with macs.watching(classifier.network):
         for part in torch.arange(len(task.labels)).split(256):
             stored = None if task.views is None else task.views[part]
-            logits = classifier.logits(draw_views(task.images[part], stored, augment, generator))
+            views = draw_views(task.images[part], stored, augment, generator)
+            few = views.split(256 // looks(classifier.shift_pixels))
+            logits = torch.cat([classifier.logits(each) for each in few])
             right += float((logits.argmax(1) == task.labels[part]).sum())
     return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)
 
@@ -113,24 +119,28 @@ def _trunk_macs(classifier: Classifier) -> int:
 
 
 @torch.no_grad()
-def meta_features(checkpoint: Checkpoint, start: Params, task: SupportSet, chunk: int) -> Tensor:
+def meta_features(
+    checkpoint: Checkpoint, start: Params, task: SupportSet, options: AdaptConfig
+) -> Tensor:
     """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
 
     Its parameters are `start`. Only its normalisation statistics come from these images, as
     `freeze_statistics` takes them.
     """
-    count = len(task.images)
-    if count <= chunk:
-        arguments = (upload(task.images, checkpoint.device), Rows(count), Argmax())
+    count, chunk, shift = len(task.images), options.batch_size, options.shift_pixels
+    if count * looks(shift) <= chunk:
+        (images,) = upload([with_copies(task.images, shift)], checkpoint.device)
+        arguments = (images, Rows(count), Argmax())
         with checkpoint.using:
             features: Tensor = functional_call(
                 checkpoint.supernet, start, arguments, tie_weights=False
             )
-        return features.cpu()
+        return averaged(features.cpu(), shift)
     params = {name: value.cpu() for name, value in start.items()}
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
-    return freeze_statistics(network, task.images, chunk)
+    features = freeze_statistics(network, task.images, chunk)
+    return features_of(network, task.images, shift) if shift else features
 
 
 def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:

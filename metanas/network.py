@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from metanas.copies import averaged, looks, with_copies
 from metanas.ends import Embedding, entry, halves_before, is_frozen, pooled
 from metanas.genotype import Genotype, Node
 from metanas.kernels import Rows, moments
@@ -125,9 +126,14 @@ def from_supernet(
 
 
 @torch.no_grad()
-def features_of(network: DiscreteNetwork, images: Tensor) -> Tensor:
-    """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk."""
-    return torch.cat([network(part) for part in images.split(CHUNK)])
+def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Tensor:
+    """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk.
+
+    Of copies shifted by so many pixels, too, if any; the features are then means.
+    """
+    parts = images.split(CHUNK // looks(shift_pixels))
+    found = [averaged(network(with_copies(part, shift_pixels)), shift_pixels) for part in parts]
+    return torch.cat(found)
 
 
 def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> Tensor:

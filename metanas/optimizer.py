@@ -19,6 +19,8 @@ from metanas.alphas import is_alpha
 from metanas.errors import Diverged
 
 Params = dict[str, Tensor]
+FlatLayout = tuple[tuple[str, torch.Size], ...]
+"""Names and shapes of parameters, in the order in which they lie in a flat tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +43,21 @@ class TaskOptimizerConfig:
     """Plain gradient steps, as MAML takes them, instead of Adam."""
 
 
+def views_of(flat: Tensor, layout: FlatLayout) -> Params:
+    """The parameters that lie in a flat tensor `(..., numbers)`, with its leading dimensions."""
+    pieces = flat.split([shape.numel() for _, shape in layout], dim=-1)
+    parts = zip(layout, pieces, strict=True)
+    return {name: piece.view(flat.shape[:-1] + shape) for (name, shape), piece in parts}
+
+
 class _Group:
-    """Some parameters as views into one flat leaf tensor; `rates` are factors on their steps."""
+    """Some parameters as views into one flat tensor; `rates` are factors on their steps."""
 
     def __init__(self, params: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
         self.flat = torch.cat([p.detach().reshape(-1) for p in params.values()]).clone()
         self.gradient = torch.zeros_like(self.flat)
-        pieces = self.flat.split([p.numel() for p in params.values()])
-        self.views = {
-            name: piece.view(p.shape).requires_grad_()
-            for (name, p), piece in zip(params.items(), pieces, strict=True)
-        }
-
+        self.layout = tuple((name, p.shape) for name, p in params.items())
+        self.views = views_of(self.flat, self.layout)
         self.factors: Tensor | None = None
         if rates:
             each = [torch.full((p.numel(),), rates.get(name, 1.0)) for name, p in params.items()]
@@ -86,8 +91,8 @@ class Gradient:
 class TaskOptimizer:
     """Holds the parameters of one task and steps them.
 
-    `params` are leaf tensors to run the network with; they change in place with every step. `rates`
-    are learned factors on the length of a parameter's steps (Meta-SGD), by name.
+    `params` are views to run the network with; they change in place with every step. `rates` are
+    learned factors on the length of a parameter's steps (Meta-SGD), by name.
     """
 
     def __init__(
@@ -157,59 +162,48 @@ class TaskOptimizer:
 
 
 class Stack:
-    """The parameters of several tasks as the network sees them, and the way of gradients back.
+    """The parameters of several tasks in two tensors, and the way of gradients back.
 
-    `params` are leaf tensors with a leading task dimension; those of a single task have none. They
-    are copies: make a new stack after the optimizers have stepped.
+    `weights` and `alphas` are flat: `(tasks, numbers)`, or `(numbers,)` of a single task. Those of
+    several are copies: make a new stack after the optimizers have stepped.
     """
 
     def __init__(self, optimizers: Sequence[TaskOptimizer]) -> None:
         self._optimizers = optimizers
         first = optimizers[0]
-        self._weights = first.weights.views
-        self._alphas = first.alphas.views if first.alphas else {}
-        if len(optimizers) > 1:
-            self._weights = _stacked([each.weights for each in optimizers])
+        self.weights, self.layout = _stacked([each.weights for each in optimizers])
+        self.alphas, self.alpha_layout = self.weights[..., :0], FlatLayout()
+        if first.alphas is not None:
             alphas = [each.alphas for each in optimizers if each.alphas is not None]
-            self._alphas = _stacked(alphas) if alphas else {}
-        self.params: Params = {**self._weights, **self._alphas}
+            self.alphas, self.alpha_layout = _stacked(alphas)
 
-    def gradients(self, loss: Tensor, wanted: Sequence[Wanted]) -> list[Gradient]:
-        """For each task the gradient of the sum of their losses; zeros for what it does not use."""
-        alphas = [
-            want.alphas and each.searches
-            for want, each in zip(wanted, self._optimizers, strict=True)
-        ]
-        leaves = list(self._weights.values()) if any(want.weights for want in wanted) else []
-        split = len(leaves)
-        leaves += self._alphas.values() if any(alphas) else []
-        found: tuple[Tensor, ...] = ()
-        if leaves:
-            found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
-        of_weights, of_alphas = self._rows(found[:split], loss), self._rows(found[split:], loss)
-        norms = torch.stack([of_weights.norm(dim=1), of_alphas.norm(dim=1)], dim=1)
+    def asked(self, wanted: Sequence[Wanted]) -> Wanted:
+        """What any of the tasks is to step."""
+        alphas = any(self._moves(wanted))
+        return Wanted(weights=any(want.weights for want in wanted), alphas=alphas)
+
+    def gradients(
+        self, of_weights: Tensor, of_alphas: Tensor, wanted: Sequence[Wanted]
+    ) -> list[Gradient]:
+        """Each task's part of the gradients, which are flat as the parameters are."""
+        rows = [flat.reshape(len(wanted), -1) for flat in (of_weights, of_alphas)]
+        norms = torch.stack([torch.linalg.vector_norm(flat, dim=1) for flat in rows], dim=1)
         return [
             Gradient(
-                of_weights[task] if want.weights else None,
-                of_alphas[task] if moves else None,
+                rows[0][task] if want.weights else None,
+                rows[1][task] if moves else None,
                 norms[task],
             )
-            for task, (want, moves) in enumerate(zip(wanted, alphas, strict=True))
+            for task, (want, moves) in enumerate(zip(wanted, self._moves(wanted), strict=True))
         ]
 
-    def _rows(self, gradients: Sequence[Tensor], like: Tensor) -> Tensor:
-        """One flat gradient a task, `(tasks, numbers)`; without numbers if nothing is wanted."""
-        tasks = len(self._optimizers)
-        rows = [gradient.reshape(tasks, -1) for gradient in gradients]
-        return torch.cat(rows, dim=1) if rows else like.new_zeros(tasks, 0)
+    def _moves(self, wanted: Sequence[Wanted]) -> list[bool]:
+        """For each task, whether its alphas are to be stepped."""
+        pairs = zip(wanted, self._optimizers, strict=True)
+        return [want.alphas and each.searches for want, each in pairs]
 
 
-def _stacked(groups: Sequence[_Group]) -> Params:
-    """Leaf tensors with a leading task dimension, views of one flat copy."""
-    views = groups[0].views
-    flat = torch.stack([group.flat for group in groups])
-    pieces = flat.split([view.numel() for view in views.values()], dim=1)
-    return {
-        name: piece.view(len(groups), *view.shape).requires_grad_()
-        for (name, view), piece in zip(views.items(), pieces, strict=True)
-    }
+def _stacked(groups: Sequence[_Group]) -> tuple[Tensor, FlatLayout]:
+    first, *others = groups
+    flat = torch.stack([group.flat for group in groups]) if others else first.flat
+    return flat.detach(), first.layout

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from metanas.graph import Graph, Value
 from metanas.kernels import Rows
-from metanas.ops import Chain, Op, each_task
+from metanas.ops import Chain, Op, channels_last, each_task
 from metanas.space import SearchSpace
 
 
@@ -60,7 +60,8 @@ class Partial(nn.Module):
             first = each_task(self.op, first, rows.tasks, rows)
         if self.stride > 1:
             rest = F.max_pool2d(rest, self.stride, ceil_mode=True)
-        return torch.cat([first, rest], dim=1)[:, self.order]
+        both = torch.cat([first, rest], dim=1)
+        return channels_last(both.unflatten(1, (self.parts, -1)).transpose(1, 2).flatten(1, 2))
 
 
 def _build(op: Op, parts: int, channels: int, stride: int) -> nn.Module:

@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from metanas.adapt import Adaptation, Stage, Step, start_of
+from metanas.card import check_options
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, InvalidInput, OutOfMemory
+from metanas.errors import Cancelled, OutOfMemory
 from metanas.export import Classifier, check, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
 from metanas.measure import Gap, gap, leave_one_out, meta_features, view_accuracy
 from metanas.metadata import metadata_of
-from metanas.network import DiscreteNetwork
+from metanas.network import DiscreteNetwork, features_of
 from metanas.options import AdaptConfig
 from metanas.reading import Task, read_task
 from metanas.report import Report
@@ -148,8 +149,8 @@ class Job:
         with self._turn():
             examples, classes, limits = self._given
             with self._stage("decode", len(examples)):
-                if self.options.trunk_only and self.checkpoint.trunk is None:
-                    raise _no_trunk(self.checkpoint)
+                card = self.checkpoint.card
+                check_options(self.options, card.input, card.space)
                 self.task = read_task(
                     examples,
                     classes,
@@ -215,7 +216,11 @@ class Job:
         assert self.adaptation.genotype is not None
         task, genotype = self.task, self.adaptation.genotype
         with self._stage("export", 1), torch.no_grad():
-            classifier, logits = _classifier(*self.adaptation.network(), task, self.checkpoint)
+            shift = self.options.shift_pixels
+            network, features = self.adaptation.network()
+            if shift:
+                features = features_of(network, task.support.images, shift)
+            classifier, logits = _classifier(network, features, task, self.checkpoint, shift)
             metadata = metadata_of(
                 self.checkpoint,
                 task,
@@ -227,7 +232,7 @@ class Job:
             )
             proto = to_onnx(classifier, self.checkpoint.ops, metadata)
         with self._stage("check", 1):
-            data, difference = check(proto, task.images, logits)
+            data, difference = check(proto, task.images, logits, shift)
         report = self._report(classifier, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
         return AdaptedModel(data, sha256, genotype, task.support.classes, report)
@@ -258,7 +263,7 @@ class Job:
             held_out = None
             if max(support.shots) > 1:
                 start = start_of(self.checkpoint, self.options)
-                features = meta_features(self.checkpoint, start, support, self.options.batch_size)
+                features = meta_features(self.checkpoint, start, support, self.options)
                 held_out = leave_one_out(features, support, classifier.scale)
         return Report(
             checkpoint=card.name,
@@ -291,13 +296,12 @@ def _resolved(options: AdaptConfig) -> AdaptConfig:
     return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options
 
 
-def _no_trunk(checkpoint: Checkpoint) -> InvalidInput:
-    message = f"checkpoint {checkpoint.card.name!r} has no trunk; leave trunk_only out"
-    return InvalidInput.single("options.trunk_only", "OPTION_OUT_OF_RANGE", message)
-
-
 def _classifier(
-    network: DiscreteNetwork, features: Tensor, task: Task, checkpoint: Checkpoint
+    network: DiscreteNetwork,
+    features: Tensor,
+    task: Task,
+    checkpoint: Checkpoint,
+    shift_pixels: int,
 ) -> tuple[Classifier, Tensor]:
     """The classifier with its prototype head, and its logits of the support set."""
     support = task.support
@@ -307,5 +311,5 @@ def _classifier(
     trunk = checkpoint.trunk
     if trunk is not None and checkpoint.device.type != "cpu":
         trunk = deepcopy(trunk).cpu()
-    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk)
+    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk, shift_pixels)
     return classifier, features @ weight.T + bias

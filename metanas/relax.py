@@ -14,6 +14,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from metanas.uploads import upload
+
 
 class Relaxation(Protocol):
     """What the supernet, adaptation and meta-training need of a relaxation."""
@@ -83,7 +85,9 @@ class Noisy:
 def gumbel_like(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """Standard Gumbel noise of a shape, drawn where the generator is."""
     device = logits.device if generator is None else generator.device
-    uniform = torch.rand(logits.shape, generator=generator, device=device).to(logits.device)
+    uniform = torch.rand(logits.shape, generator=generator, device=device)
+    if uniform.device != logits.device:
+        (uniform,) = upload([uniform], logits.device)
     return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
 
 

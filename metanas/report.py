@@ -33,10 +33,11 @@ class Report:
     parameters: int
     """Weights of the exported network, head included."""
     macs: int
-    """Multiply-accumulates for one image."""
+    """Multiply-accumulates for one image, its shifted copies included."""
     onnx_bytes: int
     accuracy_soft: float
-    """Of the soft supernet after adaptation, on views of the support images, 0 to 1."""
+    """Of the soft supernet after adaptation, on views of the support images, 0 to 1. It and the
+    next one look at each view once, whatever `shift_pixels`."""
     accuracy_pruned: float
     """Of the pruned network with the same weights, on the same views."""
     accuracy: float

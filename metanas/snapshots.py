@@ -33,9 +33,11 @@ FREE = {
     ),
     "search": ("alpha_lr",),
     "data": ("path", "more", "unreadable"),
+    "adapt": ("shift_pixels",),
 }  # fmt: skip
 """What may differ when a run is resumed: how long, how often, where data and the folder that it
-started from lie now, what happens to images that cannot be read, and rates that made it diverge."""
+started from lie now, what happens to images that cannot be read, rates that made it diverge, and
+how often finished models look at an image."""
 UNREADABLE = (OSError, SafetensorError, InvalidInput, ValueError, KeyError, TypeError, RuntimeError)
 """What reading a snapshot raises when the file is not what `save_snapshot` wrote."""
 

@@ -20,15 +20,18 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from metanas.alphas import ALPHA_PREFIX, CellAlpha, is_alpha, mixtures
+from metanas.alphas import ALPHA_PREFIX, CellAlpha, Mixture, is_alpha, mixtures, running
 from metanas.cell import Cell
 from metanas.droppath import DropPath
 from metanas.ends import Embedding, entry, pooled
 from metanas.errors import UnknownName
 from metanas.genotype import CELL_KINDS, Genotype, derive
 from metanas.kernels import Rows
+from metanas.lowering import exact, lowered
 from metanas.ops import Op
+from metanas.precision import Precision
 from metanas.relax import Relaxation
 from metanas.space import SearchSpace
 
@@ -69,13 +72,18 @@ class Supernet(nn.Module):
         assert isinstance(alpha, CellAlpha)
         return alpha
 
-    def is_live(self, name: str) -> bool:
-        """Whether a parameter of this name takes part; those of pruned operations do not."""
-        parts = name.split(".")
-        if len(parts) < 5 or parts[2] != "edges":
-            return True
-        kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
-        return bool(self.cell_alpha(kind).alive[int(parts[3]), int(parts[4])])
+    def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of these parameters that take part; those of pruned operations do not."""
+        alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}
+
+        def takes_part(name: str) -> bool:
+            parts = name.split(".")
+            if len(parts) < 5 or parts[2] != "edges":
+                return True
+            kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
+            return bool(alive[kind][int(parts[3])][int(parts[4])])
+
+        return {name: value for name, value in params.items() if takes_part(name)}
 
     def activation_bytes(self, images: int, size: int) -> int:
         """About how much a forward pass keeps for the backward pass of images of this side."""
@@ -85,6 +93,17 @@ class Supernet(nn.Module):
             alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
             elements += int(alive.sum()) * KEPT * width * side**2
         return 4 * images * elements
+
+    def shares(
+        self, alphas: Mapping[str, Tensor], relaxation: Relaxation, threshold: float
+    ) -> list[Tensor]:
+        """Shares `(tasks, edges, ops)` in the cells of each kind, by these alphas."""
+        found = []
+        for kind in CELL_KINDS:
+            alpha = self.cell_alpha(kind)
+            own = {name: alphas[f"{ALPHA_PREFIX}{kind}.{name}"] for name in ("ops", "inputs")}
+            found.append(functional_call(alpha, own, (relaxation, threshold), tie_weights=False))
+        return found
 
     @torch.no_grad()
     def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:
@@ -104,30 +123,35 @@ class Supernet(nn.Module):
         self,
         x: Tensor,
         rows: Rows,
-        relaxation: Relaxation,
+        mixing: Relaxation | tuple[Mixture, ...],
         threshold: float = 0.0,
         generator: torch.Generator | None = None,
         *,
         recompute: bool = False,
         drop: DropPath | None = None,
+        precision: Precision = Precision.FLOAT32,
     ) -> Tensor:
         """Features `(R, features)` of images `(R, C, H, W)`.
 
-        Candidates whose share of their node is at most `threshold` in every task are not run. With
-        `recompute` the backward pass evaluates every edge once more instead of keeping what is in
-        it: a third more time for a fraction of the memory.
+        Candidates whose share of their node is at most `threshold` in every task are not run;
+        `mixing` may be what came of a relaxation and a threshold before. With `recompute` the
+        backward pass evaluates every edge once more instead of keeping what is in it: a third more
+        time for a fraction of the memory.
         """
-        shares = [self.cell_alpha(k).shares(relaxation, threshold, generator) for k in CELL_KINDS]
-        mixed_of = dict(zip(CELL_KINDS, mixtures(shares), strict=True))
-        before, last = inputs = self.stem(x, rows)
-        for cell in self.cells:
-            mixed = mixed_of["reduce" if cell.reduction else "normal"]
-            if drop is not None:
-                edges = len(mixed.live)
-                factors = drop.factors(edges, len(self.space.ops), last, rows)
-                mixed = replace(mixed, factors=factors)
-            before, last = last, cell(before, last, rows, mixed, recompute)
-        features = pooled(last, self.space)
+        if not isinstance(mixing, tuple):
+            shares = [self.cell_alpha(kind)(mixing, threshold, generator) for kind in CELL_KINDS]
+            mixing = mixtures(*running(shares))
+        mixed_of = dict(zip(CELL_KINDS, mixing, strict=True))
+        with lowered(precision, x.device):
+            before, last = inputs = self.stem(x, rows)
+            for cell in self.cells:
+                mixed = mixed_of["reduce" if cell.reduction else "normal"]
+                if drop is not None:
+                    edges = len(mixed.live)
+                    factors = drop.factors(edges, len(self.space.ops), last, rows)
+                    mixed = replace(mixed, factors=factors)
+                before, last = last, cell(before, last, rows, mixed, recompute)
+        features = pooled(exact(last), self.space)
         return features if self.embed is None else self.embed(inputs[1], features, rows)
 
 

@@ -9,11 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from metanas.augment import affine_views, photo_views
+from metanas.augment import affine, affine_draws, affine_views, photo_views
 from metanas.card import CheckpointCard
 from metanas.options import AffineRange, PhotoRange
 from metanas.support import Preprocessing, SupportSet
 from metanas.trunk import CHUNK, Trunk
+from metanas.uploads import upload
 
 MOST = 800
 """Views of a support set; large ones need fewer of each image."""
@@ -23,10 +24,24 @@ def draw_views(
     images: Tensor, stored: Tensor | None, ranges: AffineRange, generator: torch.Generator
 ) -> Tensor:
     """A random view of each image `(N, ...)`: among those stored, `(N, V, K)`, if there are any."""
+    rows = torch.arange(len(images))
+    rows, drawn = upload([rows, draws(len(images), stored, generator)], images.device)
+    return affine(images, ranges, drawn) if stored is None else stored_views(stored, rows, drawn)
+
+
+def draws(count: int, stored: Tensor | None, generator: torch.Generator) -> Tensor:
+    """What random views of so many images are made of, on the host: `(N, 6)`, or `(N,)` if stored.
+
+    stored: all the views that there are, `(..., V, K)`.
+    """
     if stored is None:
-        return affine_views(images, ranges, generator)
-    chosen = torch.randint(stored.shape[1], (len(stored),), generator=generator)
-    return stored[torch.arange(len(stored)), chosen]
+        return affine_draws(count, generator)
+    return torch.randint(stored.shape[-2], (count,), generator=generator)
+
+
+def stored_views(stored: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
+    """Of these images `(n,)`, the views that were drawn, `(n,)`, among those stored `(N, V, K)`."""
+    return stored.flatten(0, 1).index_select(0, rows * stored.shape[1] + drawn)
 
 
 def behind_trunk(

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from metanas.adapt import Adaptation, Stage, Step, advance, footprint
+from metanas.adapt import ENGINE, Adaptation, Stage, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
+from metanas.engine import Engine
 from metanas.errors import InvalidInput, Violation
 from metanas.options import AdaptConfig
 from metanas.pipeline import AdaptedModel, Job, OnProgress, out_of_memory, too_large
@@ -57,10 +58,10 @@ class StackLimits:
 
 
 class Workbench:
-    """Jobs under way on one device."""
+    """Jobs under way on one device, whose steps this engine computes."""
 
-    def __init__(self, limits: StackLimits = StackLimits()) -> None:
-        self._limits = limits
+    def __init__(self, limits: StackLimits = StackLimits(), engine: Engine = ENGINE) -> None:
+        self._limits, self._engine = limits, engine
         self._most = limits.memory
         """Bytes of activations up to which a stack may grow, as far as it is known."""
         self._jobs = list[Job]()
@@ -127,7 +128,7 @@ class Workbench:
     def _step(self, stack: list[Job]) -> None:
         start = time.perf_counter()
         outcomes = self._advance(stack)
-        if outcomes is None:  # by now what failed holds no memory any more
+        if outcomes is None:
             return self._apart(stack)
         seconds = time.perf_counter() - start
         for job, outcome in zip(stack, outcomes, strict=True):
@@ -142,19 +143,23 @@ class Workbench:
         threads = torch.get_num_threads() if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
-                return advance(adaptations, memory=self._limits.memory)
+                return advance(adaptations, memory=self._limits.memory, engine=self._engine)
         except Exception as error:
             lacking = out_of_memory(error)
-            if len(stack) == 1:
+            again = lacking and self._engine.release()
+            if len(stack) == 1 and not again:
                 return [too_large() if lacking else error]
-            if lacking:
-                self._most = size // 2
-            return None  # a defect may be that of a single job
+        # by now what failed holds no memory any more
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if again:  # what was recorded had it
+            return self._advance(stack)
+        if lacking:
+            self._most = size // 2
+        return None  # a defect may be that of a single job
 
     def _apart(self, stack: list[Job]) -> None:
         """Halve a stack that is too large, or has a job in it that makes the others fail."""
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
         self._step(stack[: len(stack) // 2])
         self._step(stack[len(stack) // 2 :])
 
@@ -193,16 +198,18 @@ def _size(job: Job) -> int:
     return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
-def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
+def make_all(
+    jobs: Sequence[Job], limits: StackLimits = StackLimits(), engine: Engine = ENGINE
+) -> None:
     """Give these jobs all their turns; each then has its outcome."""
-    bench = Workbench(limits)
+    bench = Workbench(limits, engine)
     for job in jobs:
         bench.add(job)
     while bench:
         bench.advance()
 
 
-def make_model(
+def make_model(  # noqa: PLR0913 (what there is to say of a model)
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,
@@ -212,6 +219,7 @@ def make_model(
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
+    engine: Engine = ENGINE,
 ) -> AdaptedModel:
     """Adapt a checkpoint to labelled images and export what comes out.
 
@@ -227,6 +235,7 @@ def make_model(
         limits: what is refused.
         on_progress: called at the start of every stage and after every step.
         should_stop: asked before every turn.
+        engine: how the device computes: `metanas.engine.engine_for`.
 
     Raises:
         InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
@@ -245,5 +254,5 @@ def make_model(
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    make_all([job])
+    make_all([job], engine=engine)
     return job.result()

@@ -47,6 +47,7 @@ _OPTION_TYPES: Mapping[str, type[Option]] = {
     "bilevel": bool,
     "patience": int,
     "trunk_only": bool,
+    "shift_pixels": int,
 }
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1

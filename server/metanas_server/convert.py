@@ -8,7 +8,7 @@ import numpy as np
 from google.protobuf import unknown_fields
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from metanas.card import CheckpointCard
+from metanas.card import CheckpointCard, check_options
 from metanas.errors import InvalidInput, UnknownName, Violation
 from metanas.options import Option
 from metanas.task import Example, Limits, decode_label
@@ -55,7 +55,8 @@ def read_spec(
     """
     checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
     overrides = _read_options(message.options)
-    checkpoints[checkpoint].defaults.replace(overrides)
+    card = checkpoints[checkpoint]
+    check_options(card.defaults.replace(overrides), card.input, card.space)
     if len(message.request_id.encode()) > MAX_REQUEST_ID:
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
         raise InvalidRequest("spec.request_id", "REQUEST_ID_TOO_LONG", text)

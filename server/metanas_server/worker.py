@@ -14,6 +14,7 @@ import torch
 
 from metanas.card import CARD_FILE
 from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.engine import engine_for
 from metanas.errors import MetanasError
 from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.task import Example
@@ -59,7 +60,8 @@ class Worker:
         self._beat = setup.beat
         self._connection = connection
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
-        self._bench = Workbench(stack)
+        engine = engine_for(torch.device(setup.device), setup.precision, setup.graphs)
+        self._bench = Workbench(stack, engine)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
@@ -167,7 +169,8 @@ def check_device(name: str) -> None:
     if (device.index or 0) >= found:
         message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
         raise StartError("DEVICE_MISSING", message)
-    # cuDNN's default is TF32 for convolutions alone; what that costs in accuracy is not measured
+    # cuDNN's default is TF32 for convolutions alone. Steps have it as --precision says; the rest,
+    # trunks and statistics, goes without
     torch.backends.cudnn.allow_tf32 = False
 
 

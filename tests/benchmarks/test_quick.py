@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import adapt, export, memory, query, scaling, server, together, weak_scaling
-from benchmarks._results import Tables, load
+from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
+from benchmarks._goals import goals
+from benchmarks._results import Results, Tables, load
 
 IN_PROCESS = (export, query, together)
 WITH_PROCESSES = (adapt, memory, scaling, server, weak_scaling)
@@ -17,8 +19,9 @@ def check(
     tables: Tables,
     out: Path,
     capsys: pytest.CaptureFixture[str],
+    *more: str,
 ) -> None:
-    main(["--quick", "--out", str(out)])
+    main(["--quick", "--out", str(out), *more])
     printed = capsys.readouterr().out
     results = load(out)
     assert results.machine["quick"] is True
@@ -54,3 +57,27 @@ def test_a_quick_run_with_processes(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     check(main, tables, tmp_path / "results.json", capsys)
+
+
+def test_what_is_measured_on_a_gpu_works_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    check(gpu.main, gpu.tables, out, capsys, "--device", "cpu")
+    plain, recorded = load(out).rows
+    assert (plain["kept"], recorded["kept"] > 0) == (0, True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(["--out", str(tmp_path / "results.json")])
+    assert ended.value.code == "unmeasured: torch finds no CUDA device"  # an exit code of 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_goal_on_a_gpu_is_not_measured_without_one() -> None:
+    rows = [{"alone": [0.1, 0.2, 0.3], "many": [1.5]}]
+    assert "not measured" in goals([])
+    shown = goals([Results("gpu", {}, rows)])
+    assert [line.split("|")[-2].strip() for line in shown.splitlines()[-2:]] == ["no", "yes"]

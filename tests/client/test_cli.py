@@ -166,10 +166,12 @@ def test_progress_bars_stay_off_a_pipe(server: str, folder: Path, tmp_path: Path
 def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) -> None:
     out, again = tmp_path / "m.onnx", tmp_path / "again.onnx"
     here = ("--json", "--server", server)
-    done = metanas("adapt", folder, "--out", out, "--seed", 7, "--steps", 1, *here)
+    options = ("--steps", 1, "--shift-pixels", 2)
+    done = metanas("adapt", folder, "--out", out, "--seed", 7, *options, *here)
     made = json.loads(done.stdout)
     assert made["labels"] == ["class0", "class1", "class2"]
-    assert (made["report"]["seed"], made["report"]["options"]["steps"]) == (7, 1)
+    chosen = made["report"]["options"]
+    assert (made["report"]["seed"], chosen["steps"], chosen["shift_pixels"]) == (7, 1, 2)
     assert metanas("verify", out).returncode == 0
 
     listed = json.loads(metanas("models", "list", *here).stdout)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metanas import schema
-from metanas.card import CheckpointCard, InputSpec, card_json
+from metanas.card import CheckpointCard, InputSpec, card_json, card_markdown
 from metanas.options import AdaptConfig
 from metanas.report import Report
 from metanas.space import SearchSpace
@@ -43,6 +43,12 @@ def test_the_digest_is_of_what_decides_the_outcome() -> None:
         {"space": SearchSpace(**{**schema.dump(TINY), "nodes": 3})},
     ):
         assert card(**change).digest != card().digest
+
+
+def test_the_page_says_how_often_models_look() -> None:
+    assert "| looks |" not in card_markdown(card())
+    page = card_markdown(card(defaults=AdaptConfig(shift_pixels=2)))
+    assert "| looks | five at each image, four of them shifted by 2 px |" in page
 
 
 def report(**changes: Any) -> Report:

@@ -1,14 +1,24 @@
 """The task optimizer against torch's Adam on separate parameters."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from metanas.errors import Diverged
-from metanas.optimizer import Params, Stack, TaskOptimizer, TaskOptimizerConfig, Wanted
+from metanas.optimizer import (
+    Gradient,
+    Params,
+    Stack,
+    TaskOptimizer,
+    TaskOptimizerConfig,
+    Wanted,
+    views_of,
+)
 from tests.core.small import noise
 
 CONFIG = TaskOptimizerConfig(
@@ -33,10 +43,25 @@ def loss_of(params: Params, step: int) -> Tensor:
     return 4 * mixed.square().sum() + (params["alpha.normal.ops"] * mixed).sum().square()
 
 
+Loss = Callable[[Params], Tensor]
+
+
+def gradient_of(optimizer: TaskOptimizer, loss: Loss, wanted: Wanted) -> Gradient:
+    stack = Stack([optimizer])
+    flats = [flat.requires_grad_() for flat in (stack.weights, stack.alphas)]
+    parts = zip(flats, (stack.layout, stack.alpha_layout), strict=True)
+    value = loss({k: v for flat, layout in parts for k, v in views_of(flat, layout).items()})
+    of_weights, of_alphas = torch.autograd.grad(
+        value, flats, allow_unused=True, materialize_grads=True
+    )
+    (gradient,) = stack.gradients(of_weights, of_alphas, [wanted])
+    return gradient
+
+
 def take_step(
-    optimizer: TaskOptimizer, loss: Tensor, *, weights: bool = True, alphas: bool = True
+    optimizer: TaskOptimizer, loss: Loss, *, weights: bool = True, alphas: bool = True
 ) -> None:
-    (gradient,) = Stack([optimizer]).gradients(loss, [Wanted(weights, alphas)])
+    gradient = gradient_of(optimizer, loss, Wanted(weights, alphas))
     optimizer.descend(gradient, gradient.norms.tolist())
 
 
@@ -77,7 +102,7 @@ def assert_same(optimizer: TaskOptimizer, reference: Reference) -> None:
 def test_both_from_one_backward_pass() -> None:
     optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
     for step in range(6):
-        take_step(optimizer, loss_of(optimizer.params, step))
+        take_step(optimizer, partial(loss_of, step=step))
         reference.step(loss_of(reference.params, step), "weights", "alphas")
         assert_same(optimizer, reference)
 
@@ -86,10 +111,10 @@ def test_in_turn() -> None:
     """A step on the alphas leaves no trace in the weights' state of Adam, and vice versa."""
     optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
     for step in range(6):
-        take_step(optimizer, loss_of(optimizer.params, step), weights=False)
+        take_step(optimizer, partial(loss_of, step=step), weights=False)
         reference.step(loss_of(reference.params, step), "alphas")
         assert_same(optimizer, reference)
-        take_step(optimizer, loss_of(optimizer.params, step + 9), alphas=False)
+        take_step(optimizer, partial(loss_of, step=step + 9), alphas=False)
         reference.step(loss_of(reference.params, step + 9), "weights")
         assert_same(optimizer, reference)
 
@@ -97,7 +122,7 @@ def test_in_turn() -> None:
 def test_an_alpha_rate_of_zero_leaves_the_architecture_alone() -> None:
     optimizer = TaskOptimizer(start(), TaskOptimizerConfig(weight_lr=0.1, alpha_lr=0.0))
     for step in range(3):
-        take_step(optimizer, loss_of(optimizer.params, step))
+        take_step(optimizer, partial(loss_of, step=step))
     after = optimizer.snapshot()
     for name, value in start().items():
         moved = not torch.equal(after[name], value)
@@ -109,7 +134,7 @@ def test_plain_steps_go_down_the_clipped_gradient() -> None:
     optimizer = TaskOptimizer(start(), plain)
     leaves = {name: value.requires_grad_() for name, value in start().items()}
     loss_of(leaves, 0).backward()
-    take_step(optimizer, loss_of(optimizer.params, 0))
+    take_step(optimizer, partial(loss_of, step=0))
     for name, value in optimizer.snapshot().items():
         rate = plain.alpha_lr if name.startswith("alpha.") else plain.weight_lr
         gradient = leaves[name].grad
@@ -122,7 +147,7 @@ def test_learned_rates_scale_the_steps_of_their_parameters(plain: bool) -> None:
     config, rates = replace(CONFIG, plain=plain), {"stem": 0.5, "alpha.normal.ops": 3.0}
     ordinary, scaled = TaskOptimizer(start(), config), TaskOptimizer(start(), config, rates)
     for optimizer in (ordinary, scaled):
-        take_step(optimizer, loss_of(optimizer.params, 0))
+        take_step(optimizer, partial(loss_of, step=0))
     for name, value in start().items():
         step, other = (each.snapshot()[name] - value for each in (ordinary, scaled))
         torch.testing.assert_close(other, rates.get(name, 1.0) * step, atol=1e-6, rtol=1e-4)
@@ -130,7 +155,7 @@ def test_learned_rates_scale_the_steps_of_their_parameters(plain: bool) -> None:
 
 def test_unused_parameters_get_a_gradient_of_zero() -> None:
     optimizer = TaskOptimizer(start(), CONFIG)
-    take_step(optimizer, loss_of(optimizer.params, 0))
+    take_step(optimizer, partial(loss_of, step=0))
     assert torch.equal(optimizer.snapshot()["unused"], start()["unused"])
 
 
@@ -138,7 +163,7 @@ def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
     given = start()
     optimizer = TaskOptimizer(given, CONFIG)
     snapshot = optimizer.snapshot()
-    take_step(optimizer, loss_of(optimizer.params, 0))
+    take_step(optimizer, partial(loss_of, step=0))
     for name, value in start().items():
         assert torch.equal(snapshot[name], value)
         assert torch.equal(given[name], value)
@@ -147,7 +172,7 @@ def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
 def test_without_alphas_there_are_just_weights() -> None:
     params = {k: v for k, v in start().items() if not k.startswith("alpha.")}
     optimizer = TaskOptimizer(params, CONFIG)
-    take_step(optimizer, (optimizer.params["stem"] * optimizer.params["scale"]).sum())
+    take_step(optimizer, lambda own: (own["stem"] * own["scale"]).sum())
     assert not torch.equal(optimizer.snapshot()["stem"], params["stem"])
 
 
@@ -155,7 +180,7 @@ def test_without_alphas_there_are_just_weights() -> None:
 def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
     optimizer = TaskOptimizer(start(), CONFIG)
     with pytest.raises(Diverged) as caught:
-        take_step(optimizer, loss_of(optimizer.params, 0) * factor)
+        take_step(optimizer, lambda own: loss_of(own, 0) * factor)
     assert caught.value.reason == "DIVERGED"
     for name, value in optimizer.snapshot().items():
         assert torch.equal(value, start()[name])
@@ -163,7 +188,7 @@ def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
 
 def test_what_only_others_of_a_stack_step_does_not_end_a_task() -> None:
     optimizer, before = TaskOptimizer(start(), CONFIG), start()
-    (gradient,) = Stack([optimizer]).gradients(loss_of(optimizer.params, 0), [Wanted(alphas=False)])
+    gradient = gradient_of(optimizer, partial(loss_of, step=0), Wanted(alphas=False))
     optimizer.descend(gradient, (float(gradient.norms[0]), math.inf))
     after = optimizer.snapshot()
     assert torch.equal(after["alpha.normal.ops"], before["alpha.normal.ops"])

@@ -291,6 +291,18 @@ def test_another_configuration_is_refused(config: RunConfig, finished: Path) -> 
         run(reseeded, finished, resume=True, on_progress=ignore)
 
 
+def test_how_often_finished_models_look_may_change(config: RunConfig, finished: Path) -> None:
+    """In snapshots of earlier releases there is nothing of it."""
+    path = finished / SNAPSHOT_FILE
+    header, tensors = state(finished)
+    adapt = header["config"]["adapt"]  # type: ignore[index]
+    del adapt["shift_pixels"]
+    path.write_bytes(safetensors.torch.save(tensors, {"run": json.dumps(header)}))
+    shifted = replace(config, adapt=config.adapt.replace({"shift_pixels": 1}))
+    run(shifted, finished, resume=True, on_progress=ignore)
+    assert load_checkpoint(finished / "checkpoint").card.defaults.shift_pixels == 1
+
+
 def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     header, tensors = state(folder)
     change(tensors)

@@ -122,7 +122,7 @@ def test_the_gradient_of_the_alphas_is_that_of_finite_differences() -> None:
 def test_shares_of_a_node_sum_to_two_and_small_ones_are_dropped() -> None:
     supernet = small_supernet(spread=2.0)
     alpha = supernet.cell_alpha("normal")
-    everything, kept = (alpha.shares(SOFT, floor, None)[0].detach() for floor in (0.0, 0.05))
+    everything, kept = (alpha(SOFT, floor)[0].detach() for floor in (0.0, 0.05))
     start = 0
     for inputs in (2, 3, 4):
         node = slice(start, start + inputs)
@@ -137,7 +137,7 @@ def test_shares_of_a_node_sum_to_two_and_small_ones_are_dropped() -> None:
 
 def test_dropped_candidates_do_not_run() -> None:
     supernet = small_supernet(spread=2.0)
-    live = supernet.cell_alpha("normal").shares(SOFT, 0.05, None)[0] > 0
+    live = supernet.cell_alpha("normal")(SOFT, 0.05)[0] > 0
     leaves = dict(supernet.named_parameters())
     gradients = torch.autograd.grad(
         supernet(images(), SUPPORT, SOFT, 0.05).square().sum(),
@@ -158,7 +158,7 @@ def test_a_threshold_above_every_share_leaves_the_best() -> None:
     supernet = small_supernet(spread=1e-3)
     out = supernet(images(), SUPPORT, Softmax(temperature=1.0), 1.9)
     assert bool(out.isfinite().all())
-    shares = supernet.cell_alpha("normal").shares(Softmax(), 1.9, None)[0].detach()
+    shares = supernet.cell_alpha("normal")(Softmax(), 1.9)[0].detach()
     assert float(shares.sum()) == pytest.approx(2.0 * SPACE.nodes, abs=1e-5)
 
 

@@ -112,6 +112,20 @@ def test_the_trunk_alone_through_the_server(checkpoints: Path, client: Client) -
         client.adapt(few(), checkpoint="grey", options=options).result(60)
 
 
+def test_several_looks_through_the_server(checkpoints: Path, client: Client) -> None:
+    options = {"shift_pixels": 2}
+    served = client.adapt(few(), checkpoint="colour", options=options).result(60)
+    defaults = load_checkpoint(checkpoints / "colour").card.defaults
+    own = here(checkpoints / "colour", few(), options=defaults.replace(options))
+    assert served.onnx == own.onnx
+    assert served.report["macs"] == own.report.macs
+    assert json.loads(metadata(served.onnx)["metanas.options"])["shift_pixels"] == 2
+    for checkpoint, pixels, why in (("photo", 1, "trunk"), ("grey", 4, "quarter")):
+        with pytest.raises(InvalidInput, match=why) as caught:
+            client.adapt(few(), checkpoint=checkpoint, options={"shift_pixels": pixels})
+        assert [each.field for each in caught.value.violations] == ["options.shift_pixels"]
+
+
 def test_twice_the_same_and_another_with_another_seed(client: Client) -> None:
     first, second = (there(client, DIGITS / "support", seed=7) for _ in range(2))
     assert first.name != second.name

@@ -139,6 +139,7 @@ class AdaptationOptions(_message.Message):
     BILEVEL_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
     TRUNK_ONLY_FIELD_NUMBER: _builtins.int
+    SHIFT_PIXELS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Steps on weights and architecture together, 0 to 500."""
     tuning_steps: _builtins.int
@@ -165,6 +166,12 @@ class AdaptationOptions(_message.Message):
     """The pretrained trunk and class prototypes are all of the model: no cells, and no steps. For
     checkpoints that have a trunk.
     """
+    shift_pixels: _builtins.int
+    """The model also looks at four copies of each image, shifted diagonally by so many pixels of its
+    input, and averages the features of all five: somewhat more accurate, for five times the
+    arithmetic of a query. 0 to 16 and less than a quarter of the input's side; 0 looks once. For
+    checkpoints without a trunk.
+    """
     def __init__(
         self,
         *,
@@ -179,10 +186,11 @@ class AdaptationOptions(_message.Message):
         bilevel: _builtins.bool | None = ...,
         patience: _builtins.int | None = ...,
         trunk_only: _builtins.bool | None = ...,
+        shift_pixels: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha_lr: _TypeAlias = _typing.Literal["alpha_lr"]  # noqa: Y015
     _WhichOneofArgType__alpha_lr: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr"]  # noqa: Y015
@@ -194,6 +202,8 @@ class AdaptationOptions(_message.Message):
     _WhichOneofArgType__gradient_clip: _TypeAlias = _typing.Literal["_gradient_clip", b"_gradient_clip"]  # noqa: Y015
     _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
     _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__shift_pixels: _TypeAlias = _typing.Literal["shift_pixels"]  # noqa: Y015
+    _WhichOneofArgType__shift_pixels: _TypeAlias = _typing.Literal["_shift_pixels", b"_shift_pixels"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
     _WhichOneofArgType__steps: _TypeAlias = _typing.Literal["_steps", b"_steps"]  # noqa: Y015
     _WhichOneofReturnType__temperature_end: _TypeAlias = _typing.Literal["temperature_end"]  # noqa: Y015
@@ -216,6 +226,8 @@ class AdaptationOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_clip) -> _WhichOneofReturnType__gradient_clip | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shift_pixels) -> _WhichOneofReturnType__shift_pixels | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__steps) -> _WhichOneofReturnType__steps | None: ...
     @_typing.overload
