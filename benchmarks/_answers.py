@@ -58,7 +58,7 @@ def title_of(shape: str) -> str:
     return f"{ways}-way {shots}-shot"
 
 
-def between(one: Row, other: Row) -> Comparison:
+def _between(one: Row, other: Row) -> Comparison:
     """The accuracies of two settings on the episodes that both have."""
     count = min(len(one["accuracy"]), len(other["accuracy"]))
     return paired(one["accuracy"][:count], other["accuracy"][:count])
@@ -72,6 +72,11 @@ def percent(mean: Mean) -> str:
 def points(mean: Mean) -> str:
     """A difference with its interval, in points."""
     return f"{100 * mean.mean:+.2f} ± {100 * mean.interval:.2f}"
+
+
+def _told(found: Comparison) -> tuple[Mean, str]:
+    """A difference as `verdict` takes it."""
+    return found.difference, f"{found.episodes} episodes"
 
 
 def _counts(found: Comparison) -> list[str]:
@@ -97,7 +102,7 @@ def _adaptation(shapes: Sequence[str], find: Find) -> str:
             row = find(shape, name)
             if row is None or both is None:
                 continue
-            lead = ["", ""] if row is both else _counts(between(both, row))
+            lead = ["", ""] if row is both else _counts(_between(both, row))
             first = f"{title_of(shape)}: {title}"
             accuracy = percent(mean_of(row["accuracy"]))
             lines.append([first, str(len(row["accuracy"])), accuracy, *lead])
@@ -115,20 +120,23 @@ def _adaptation_verdict(shapes: Sequence[str], find: Find) -> str:
         for shape in shapes:
             both, row = find(shape, BOTH), find(shape, other)
             if both and row:
-                found[title_of(shape)] = between(both, row)
+                found[title_of(shape)] = _told(_between(both, row))
         sentences.append(verdict(what, found))
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def verdict(what: str, found: Mapping[str, Comparison]) -> str:
-    """Where something pays and where it does not, in a sentence."""
+def verdict(what: str, found: Mapping[str, tuple[Mean, str]]) -> str:
+    """Where something pays and where it does not, in a sentence.
+
+    `found` has what it gains at each place, and of how much that is the mean.
+    """
     words = {1: "**pays**", 0: "**shows no effect**", -1: "**does harm**"}
     parts = []
     for sign, word in words.items():
         where = [
-            f"{name} ({points(c.difference)} points, {c.episodes} episodes)"
-            for name, c in found.items()
-            if c.sign == sign
+            f"{name} ({points(gain)} points, {count})"
+            for name, (gain, count) in found.items()
+            if gain.sign == sign
         ]
         if where:
             parts.append(f"{word} at {listed(where)}")
@@ -146,14 +154,14 @@ def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
     lines = [["0", str(len(still["accuracy"])), percent(mean_of(still["accuracy"])), "", "", "0"]]
     for steps, row in stepped.items():
         accuracy = percent(mean_of(row["accuracy"]))
-        counts = _counts(between(row, still))
+        counts = _counts(_between(row, still))
         moved = figure(float(np.mean(row["moved"])))
         lines.append([str(steps), str(len(row["accuracy"])), accuracy, *counts, moved])
     return table(header, lines)
 
 
 def _steps_verdict(still: Row, stepped: Mapping[int, Row]) -> str:
-    found = {f"{n} step{'s' * (n > 1)}": between(row, still) for n, row in stepped.items()}
+    found = {f"{n} step{'s' * (n > 1)}": _told(_between(row, still)) for n, row in stepped.items()}
     return verdict("Against no step at all, adapting", found)
 
 
@@ -178,8 +186,8 @@ def _columns(shapes: Sequence[str], find: Find, names: Sequence[str], less: tupl
 
 def _gap_verdict(shapes: Sequence[str], find: Find) -> str:
     rows = {title_of(shape): row for shape in shapes if (row := find(shape, BOTH))}
-    pruning = {name: paired(row["pruned"], row["soft"]) for name, row in rows.items()}
-    tuning = {name: paired(row["accuracy"], row["pruned"]) for name, row in rows.items()}
+    pruning = {name: _told(paired(row["pruned"], row["soft"])) for name, row in rows.items()}
+    tuning = {name: _told(paired(row["accuracy"], row["pruned"])) for name, row in rows.items()}
     return (
         f"- {verdict('Pruning the supernet', pruning)}\n"
         f"- {verdict('Tuning the weights after it', tuning)}"
@@ -193,7 +201,7 @@ def _size(shapes: Sequence[str], find: Find) -> str:
         for name in (BOTH, NONE):
             if row := find(shape, name):
                 figures = [
-                    _range([value / scale for value in row[column]])
+                    ranged([value / scale for value in row[column]])
                     for column, scale in (("parameters", 1e3), ("macs", 1e6))
                 ]
                 seconds = row["query_seconds"]
@@ -205,7 +213,7 @@ def _size(shapes: Sequence[str], find: Find) -> str:
     return table(header, lines)
 
 
-def _range(values: Sequence[float]) -> str:
+def ranged(values: Sequence[float]) -> str:
     """The median, and the extremes where they differ."""
     middle, low, high = map(figure, (median(values), min(values), max(values)))
     return middle if low == high else f"{middle} ({low} to {high})"

@@ -1,16 +1,18 @@
-"""The ways to adapt that are compared: the product, whole or its search alone, and the textbook."""
+"""The ways to adapt that are compared: the product and the textbook; whole, or the search alone."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from time import perf_counter
 
 import torch
 
-from benchmarks._cases import Case, checkpoint_of, examples_of, support_of
+from benchmarks._cases import Case, checkpoint_of, examples_of, task_of
 from benchmarks._machine import ROOT, peak, status
+from benchmarks._measure import seconds
 from metanas.adapt import Adaptation, Stage, advance
 from metanas.checkpoint import Checkpoint
 from metanas.options import AdaptConfig
@@ -39,32 +41,33 @@ def product(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidat
     return run
 
 
-def steps(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
-    """The product's search steps alone, from decoded images."""
+def textbook(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
+    """The search alone, which is all that the textbook has."""
+    return lambda episode: {"adapt": seconds(textbook_search(checkpoint, case, config, episode))}
 
-    def run(episode: int) -> Stages:
-        support = support_of(checkpoint, examples_of(case, episode))
-        generator = torch.Generator().manual_seed(episode)
-        start = perf_counter()
-        adaptation = Adaptation(checkpoint, support, config, generator)
+
+def product_search(
+    checkpoint: Checkpoint, case: Case, config: AdaptConfig, episode: int
+) -> Callable[[], object]:
+    """The product's search steps, about to begin: the support set is read."""
+    support = task_of(checkpoint, case, episode).support
+    generator = torch.Generator().manual_seed(episode)
+    adaptation = Adaptation(checkpoint, support, config, generator)
+
+    def search() -> None:
         while adaptation.stage is Stage.ADAPT:
             advance([adaptation])
-        return {"adapt": perf_counter() - start}
 
-    return run
+    return search
 
 
-def textbook(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidate:
-    """The task-optimizer steps alone, from decoded images."""
-
-    def run(episode: int) -> Stages:
-        support = support_of(checkpoint, examples_of(case, episode))
-        generator = torch.Generator().manual_seed(episode)
-        start = perf_counter()
-        textbook_adapt(checkpoint, support, config, generator)
-        return {"adapt": perf_counter() - start}
-
-    return run
+def textbook_search(
+    checkpoint: Checkpoint, case: Case, config: AdaptConfig, episode: int
+) -> Callable[[], object]:
+    """The textbook's, likewise."""
+    support = task_of(checkpoint, case, episode).support
+    generator = torch.Generator().manual_seed(episode)
+    return partial(textbook_adapt, checkpoint, support, config, generator)
 
 
 def textbook_bytes(checkpoint: Checkpoint, case: Case) -> float:
@@ -81,8 +84,11 @@ def textbook_bytes(checkpoint: Checkpoint, case: Case) -> float:
 
 CANDIDATES: Mapping[str, Callable[[Checkpoint, Case, AdaptConfig], Candidate]] = {
     "product": product,
-    "steps": steps,
     "textbook": textbook,
+}
+SEARCHES: Mapping[str, Callable[[Checkpoint, Case, AdaptConfig, int], Callable[[], object]]] = {
+    "steps": product_search,
+    "textbook": textbook_search,
 }
 
 

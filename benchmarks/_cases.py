@@ -1,6 +1,6 @@
 """What is adapted: networks, and support sets as encoded images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
@@ -17,15 +17,17 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.config import read_config
 from metanas.data import load
 from metanas.episodes import Classes, sample_episode
-from metanas.images import decode
 from metanas.ops import OPS
 from metanas.options import AdaptConfig, AffineRange
+from metanas.parts import whole
+from metanas.reading import Task, read_task
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
-from metanas.support import Image, SupportSet, preprocessing_for, support_set
 from metanas.task import Example, Limits
 
-SHIPPED = ROOT / "meta_checkpoints" / "omniglot"
+CHECKPOINTS = ROOT / "meta_checkpoints"
+SHIPPED: Mapping[str, str] = {"shipped": "omniglot", "photos": "photos"}
+"""Network -> the checkpoint that it is in. Their images have the size of the network's input."""
 DIGITS = ROOT / "examples" / "digits" / "support"
 PAPER_BATCH = 15
 """Support images of a step in the paper's settings for five shots."""
@@ -38,15 +40,15 @@ class Case:
     """A network, the size of its images, and a task."""
 
     network: str
-    """`shipped`, or `paper` for the network of the MetaNAS paper."""
+    """One of `SHIPPED`, or `paper` for the network of the MetaNAS paper, untrained."""
     ways: int
     shots: int
     size: int = 28
     channels: int = 1
     width: int = 0
-    """Channels of every cell; 0 leaves the network as it is."""
+    """Channels of every cell of the paper's network; 0 leaves it as it is."""
     cells: int = 0
-    """Number of cells, two of which reduce; 0 leaves the network as it is."""
+    """Number of its cells, two of which reduce; 0 leaves it as it is."""
 
     @property
     def name(self) -> str:
@@ -61,15 +63,12 @@ class Case:
 
 
 def checkpoint_of(case: Case) -> Checkpoint:
-    """The shipped checkpoint where it fits; else an untrained one of the case's network."""
-    shipped = load_checkpoint(SHIPPED)
-    own = (case.size, case.channels, case.width, case.cells)
-    if case.network == "shipped" and own == (28, 1, 0, 0):
+    """The checkpoint of the case's network; of the paper's, with as many steps as the shipped."""
+    shipped = load_checkpoint(CHECKPOINTS / SHIPPED.get(case.network, "omniglot"))
+    if case.network in SHIPPED:
         return shipped
-    options = shipped.card.defaults
-    if case.network == "paper":
-        options = options.replace({"batch_size": PAPER_BATCH, "shift_pixels": 0})
-    space = paper_space(case.channels) if case.network == "paper" else shipped.card.space
+    options = shipped.card.defaults.replace({"batch_size": PAPER_BATCH, "shift_pixels": 0})
+    space = paper_space(case.channels)
     if case.width or case.cells:
         cells, width = case.cells or space.cells, case.width or space.channels[0]
         stem = (*space.stem_channels[:-1], space.nodes * width)
@@ -79,7 +78,7 @@ def checkpoint_of(case: Case) -> Checkpoint:
             stem_channels=stem,
             reductions=(cells // 3, 2 * cells // 3),
         )
-    return untrained(options, replace(space, input_channels=case.channels), case.size)
+    return untrained(options, space, case.size)
 
 
 def paper_space(channels: int) -> SearchSpace:
@@ -148,18 +147,18 @@ def classes_at_hand() -> Classes:
     return load(path, config.data.val_split) if path.is_file() else {}
 
 
-def images_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> list[Image]:
-    """The examples decoded, (H, W, C)."""
-    channels = checkpoint.card.input.channels
-    files = [example.image for example in examples if isinstance(example.image, bytes)]
-    return [decode(file, channels=channels, limits=Limits()) for file in files]
-
-
-def support_of(checkpoint: Checkpoint, examples: Sequence[Example]) -> SupportSet:
-    """The examples as the checkpoint's network sees them."""
-    images = images_of(checkpoint, examples)
-    preprocess = preprocessing_for(images, checkpoint.card.input)
-    return support_set(images, [example.label for example in examples], preprocess)
+def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
+    """The support set of an episode as an adaptation by the checkpoint's defaults reads it."""
+    options = checkpoint.card.defaults
+    reading = read_task(
+        examples_of(case, episode),
+        None,
+        Limits(),
+        checkpoint=checkpoint,
+        steps=options.steps + options.tuning_steps,
+        seed=episode,
+    )
+    return whole(reading)
 
 
 def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:

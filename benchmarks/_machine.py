@@ -34,7 +34,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "revision": _revision(),
-        "allocator": _allocator(),
+        "allocator": allocator(),
     }
 
 
@@ -52,10 +52,10 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _allocator() -> str | None:
-    """What the large tensors of a CPU come from, where that can be seen."""
+def allocator(pid: int | str = "self") -> str | None:
+    """What the large tensors of a process on a CPU come from, where that can be seen."""
     try:
-        loaded = Path("/proc/self/maps").read_text(encoding="utf-8")
+        loaded = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     except OSError:
         return None
     return "tcmalloc" if "tcmalloc" in loaded else platform.libc_ver()[0] or None

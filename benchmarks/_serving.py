@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks._machine import ROOT, status
+from benchmarks._cases import CHECKPOINTS
+from benchmarks._machine import allocator, status
 
 WIDE = ("--max-queue=1000", "--max-jobs-per-caller=1000")
 """What a benchmark may do and a caller may not."""
@@ -30,6 +31,10 @@ class Server:
         commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
         return [pid for pid, command in commands.items() if b"spawn_main" in command]
 
+    def allocator(self) -> str | None:
+        """The workers', which is not always that of whoever asks."""
+        return allocator(self.workers()[0])
+
     def memory(self) -> dict[str, int]:
         """Bytes resident: the front's, and those of the workers together."""
         workers = sum(status(pid)["VmRSS"] for pid in self.workers())
@@ -41,7 +46,7 @@ def serving(threads: int, *flags: str) -> Iterator[Server]:
     """Start a server with the shipped checkpoints and wait until it is ready."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "metanas_server", "--listen=127.0.0.1:0"]
-        command += [f"--checkpoints={ROOT / 'meta_checkpoints'}", f"--data={folder}/data"]
+        command += [f"--checkpoints={CHECKPOINTS}", f"--data={folder}/data"]
         command += [f"--threads={threads}", *WIDE, *flags]
         environment = {name: value for name, value in os.environ.items() if "METANAS" not in name}
         with (

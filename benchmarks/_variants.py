@@ -27,20 +27,24 @@ COST_FILE = "cost.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A training run, by what it has that the configuration has not."""
+    """Training runs, by what they have that the configuration has not."""
 
     run: str
-    """Name of its folder; variants of several groups can share a run."""
+    """Name of their folders, before the seed; variants of several groups can share runs."""
     overrides: tuple[str, ...] = ()
     """As for `python -m metanas train --set`."""
     genotype_of: "Variant | None" = None
-    """The run whose pruned meta-network is trained alone; it is trained first."""
+    """Whose pruned meta-network, of the same seed, is trained alone; it is trained first."""
 
     @property
     def told(self) -> list[str]:
         """The overrides for a reader."""
         searched = ["search.genotype"] if self.genotype_of else []
         return [*self.overrides, *searched]
+
+    def trial(self, seed: int) -> str:
+        """The name of the run with this seed."""
+        return f"{self.run}-{seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,9 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
                     genotype_of=BASE,
                 ),
                 "DARTS": BASE,
+                "DARTS, sharpening": Variant(
+                    run="sharpening", overrides=("search.sharpen = true",)
+                ),
                 "GDAS": Variant(
                     run="gdas", overrides=('search.relaxation = "gdas"', "search.noise = 0.0")
                 ),
@@ -116,21 +123,26 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
 
 
 def trained(
-    variant: Variant, config: Path, overrides: Sequence[str], runs: Path, shown: Progress
+    variant: Variant,
+    seed: int,
+    config: Path,
+    overrides: Sequence[str],
+    runs: Path,
+    shown: Progress,
 ) -> Trained:
-    """What the variant's run of a configuration came to; it is begun or gone on with first.
+    """What a variant's run of a configuration came to; it is begun or gone on with first.
 
     Raises:
         CheckpointError: its folder holds a run of another configuration, or cannot be written.
         InvalidInput: the configuration.
     """
-    found = [*overrides, *variant.overrides]
+    found = [*overrides, *variant.overrides, f"train.seed = {seed}"]
     if variant.genotype_of:
-        searched = trained(variant.genotype_of, config, overrides, runs, shown).checkpoint
+        searched = trained(variant.genotype_of, seed, config, overrides, runs, shown).checkpoint
         found.append(f"search.genotype = {json.dumps(searched.meta_genotype.to_json())}")
-    settings, folder = read_config(config, found), runs / variant.run
+    settings, folder = read_config(config, found), runs / variant.trial(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    task = shown.add_task("train", total=settings.train.iterations, seen=variant.run)
+    task = shown.add_task("train", total=settings.train.iterations, seen=folder.name)
     with Journal(folder / COST_FILE, {}) as spent:
         last = process_time()
 

@@ -3,19 +3,18 @@
 The product goes from encoded images to a checked ONNX file; its stages are those of the model's
 report. The textbook (tests/core/textbook.py) does the same task-optimizer steps as one would write
 them down: a module call for every operation and edge, a step on the alphas and one on the weights.
-Both get the same support sets, a new one each round.
+Both get the same support sets, a new one each round. Behind a trunk there is no textbook.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks._candidates import CANDIDATES, Stages, memory_of, product, textbook, textbook_bytes
+from benchmarks._candidates import SEARCHES, Stages, memory_of, product, textbook, textbook_bytes
 from benchmarks._cases import Case, checkpoint_of, source_of
 from benchmarks._machine import rates
 from benchmarks._measure import in_turns, ratio, spread
@@ -39,7 +38,7 @@ from metanas.options import AdaptConfig
 
 TOPIC = "adapt"
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
-NETWORKS = (("shipped", 28, 1), ("paper", 28, 1), ("shipped", 84, 3), ("paper", 84, 3))
+NETWORKS = (("shipped", 28, 1), ("photos", 128, 3), ("paper", 28, 1), ("paper", 84, 3))
 STAGES = ("decode", "adapt", "prune", "tune", "export", "check", "report", "whole")
 
 
@@ -72,7 +71,8 @@ def _measured(case: Case, threads: int, options: argparse.Namespace) -> Row:
         config = config.replace({"steps": options.steps})
     candidates = {"product": product(checkpoint, case, config)}
     searches = ["steps"]
-    if textbook_bytes(checkpoint, case) <= 1e9 * options.textbook_gb:
+    fits = textbook_bytes(checkpoint, case) <= 1e9 * options.textbook_gb
+    if fits and checkpoint.trunk is None:  # the textbook has none
         candidates["textbook"] = textbook(checkpoint, case, config)
         searches.append("textbook")
     found = in_turns(candidates, options.runs, options.budget)
@@ -97,7 +97,7 @@ def _step_work(
     checkpoint: Checkpoint, case: Case, config: AdaptConfig, name: str
 ) -> dict[str, float]:
     """Kernels, FLOP and bytes of a step, the mean over the steps of the search."""
-    found = work_of(partial(CANDIDATES[name](checkpoint, case, config), 0))
+    found = work_of(SEARCHES[name](checkpoint, case, config, 0))
     return {key: value / max(1, config.steps) for key, value in found.items()}
 
 
@@ -105,7 +105,7 @@ def _step_time(
     checkpoint: Checkpoint, case: Case, config: AdaptConfig, name: str
 ) -> dict[str, float]:
     """Which part of the time of the search goes where, by the profiler."""
-    return parts_of(partial(CANDIDATES[name](checkpoint, case, config), 0))
+    return parts_of(SEARCHES[name](checkpoint, case, config, 0))
 
 
 def tables(results: Results) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 Ours: the graph built directly from the pruned network, `onnx.checker`, and one ONNX Runtime session
 that classifies the support set. Theirs: `torch.onnx.export` of the same network, to bytes and not
-checked, without the preprocessing that our file contains.
+checked, without the preprocessing that our file contains. Both look at an image as often as models
+of the checkpoint do.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from benchmarks._cases import Case, checkpoint_of, examples_of, images_of, support_of
+from benchmarks._cases import Case, checkpoint_of, task_of
 from benchmarks._measure import in_turns, seconds, spread
 from benchmarks._results import (
     Results,
@@ -28,15 +29,18 @@ from benchmarks._results import (
     wanted,
 )
 from metanas.checkpoint import Checkpoint
+from metanas.copies import looks
 from metanas.export import Classifier, check, to_onnx
 from metanas.head import linear_head, membership, prototypes
 from metanas.network import features_of, freeze_statistics, from_supernet
-from metanas.support import Image, preprocessing_for
+from metanas.reading import Task
 
 TOPIC = "export"
 CASES = (
     Case(network="shipped", ways=5, shots=1),
     Case(network="shipped", ways=20, shots=5),
+    Case(network="photos", ways=5, shots=1, size=128, channels=3),
+    Case(network="photos", ways=5, shots=5, size=128, channels=3),
     Case(network="paper", ways=5, shots=1),
     Case(network="paper", ways=5, shots=1, size=84, channels=3),
 )
@@ -51,9 +55,10 @@ class Plain(nn.Module):
         super().__init__()
         self.classifier = classifier
         self.network = classifier.network  # what it holds becomes part of this module
+        self.trunk = classifier.trunk or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier.logits(x)
+        return self.classifier.logits(self.trunk(x))
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -64,39 +69,43 @@ def measure(options: argparse.Namespace) -> list[Row]:
 
 def _measured(case: Case, options: argparse.Namespace) -> Row:
     checkpoint = checkpoint_of(case)
-    images = images_of(checkpoint, examples_of(case, 0))
-    classifier = classifier_of(checkpoint, case, images)
-    ours = in_turns({"": lambda _: _direct(classifier, checkpoint, images)}, options.runs)[""]
+    task = task_of(checkpoint, case, 0)
+    classifier = classifier_of(checkpoint, task)
+    ours = in_turns({"": lambda _: _direct(classifier, checkpoint, task)}, options.runs)[""]
     runs = 0 if options.no_torch else TORCH_RUNS
     theirs = [seconds(lambda: torch_export(classifier)) for _ in range(runs)]
-    return {"case": case.name, "title": case.title, "direct": ours, "torch": theirs}
+    return {
+        "case": case.name,
+        "title": case.title,
+        "looks": looks(classifier.shift_pixels),
+        "direct": ours,
+        "torch": theirs,
+    }
 
 
 @torch.no_grad()
-def classifier_of(checkpoint: Checkpoint, case: Case, images: Sequence[Image]) -> Classifier:
+def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
     """What would be exported without any step: the meta-architecture with a prototype head."""
-    support = support_of(checkpoint, examples_of(case, 0))
+    support, options = task.support, checkpoint.card.defaults
     genotype, space = checkpoint.meta_genotype, checkpoint.card.space
     network = from_supernet(space, checkpoint.params, genotype, checkpoint.ops)
-    freeze_statistics(network, support.images, checkpoint.card.defaults.batch_size)
+    freeze_statistics(network, support.images, options.batch_size)
     network.requires_grad_(False)
     scale = network.head["log_scale"].exp()
     members = membership(support.labels, support.ways)
-    sums = prototypes(features_of(network, support.images), members)
-    preprocess = preprocessing_for(images, checkpoint.card.input)
-    return Classifier(preprocess, network, *linear_head(*sums, scale), scale)
+    features = features_of(network, support.images, options.shift_pixels)
+    head = linear_head(*prototypes(features, members), scale)
+    trunk = checkpoint.trunk
+    return Classifier(task.preprocess, network, *head, scale, trunk, options.shift_pixels)
 
 
 @torch.no_grad()
-def _direct(
-    classifier: Classifier, checkpoint: Checkpoint, images: Sequence[Image]
-) -> dict[str, float]:
-    inputs = torch.cat([classifier.preprocess(image) for image in images])
-    expected = classifier.logits(inputs)
+def _direct(classifier: Classifier, checkpoint: Checkpoint, task: Task) -> dict[str, float]:
+    expected = classifier.logits(task.support.images)
     start = perf_counter()
     proto = to_onnx(classifier, checkpoint.ops, {})
     built = perf_counter()
-    data, _ = check(proto, images, expected)
+    data, _ = check(proto, task.images, expected, classifier.shift_pixels)
     end = perf_counter()
     took = {"export": built - start, "check": end - built, "together": end - start}
     return {**took, "bytes": len(data)}
@@ -115,13 +124,14 @@ def torch_export(classifier: Classifier) -> None:
 
 def tables(results: Results) -> dict[str, str]:
     """The table of one run."""
-    header = ["milliseconds, medians", *TIMES, "most", "torch.onnx.export", "KiB"]
+    header = ["milliseconds, medians", "looks", *TIMES, "most", "torch.onnx.export", "KiB"]
     lines = []
     for row in results.rows:
         ours = {key: [run[key] for run in row["direct"]] for key in (*TIMES, "bytes")}
         lines.append(
             [
                 row["title"],
+                str(row["looks"]),
                 *(milliseconds(median(ours[key])) for key in TIMES),
                 milliseconds(spread(ours["together"]).most),
                 milliseconds(median(row["torch"])) if row["torch"] else "–",

@@ -14,7 +14,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks._cases import SHIPPED, Case, classes_at_hand, examples_of
+from benchmarks._cases import CHECKPOINTS, SHIPPED, Case, classes_at_hand, examples_of
 from benchmarks._measure import in_turns, spread
 from benchmarks._results import (
     Results,
@@ -50,7 +50,7 @@ ALONE, MANY = 0.15, 2.0
 def measure(options: argparse.Namespace) -> list[Row]:
     """A row for each precision, with and without recordings; all in turns, in one process."""
     device = device_of(options.device)
-    checkpoint = load_checkpoint(SHIPPED, device=device)
+    checkpoint = load_checkpoint(CHECKPOINTS / SHIPPED[CASE.network], device=device)
     engines = {
         (precision, recorded): _engine(precision, recorded, device)
         for precision, recorded in product(Precision, (False, True))

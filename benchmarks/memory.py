@@ -25,14 +25,16 @@ TOPIC = "memory"
 CASES = (Case(network="shipped", ways=5, shots=1), Case(network="shipped", ways=20, shots=1))
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
     """A row for every `--every` adaptations, and one for none."""
     rows: list[Row] = []
     for threads in options.threads:
         with serving(threads, "--devices=cpu") as server, Client(server.address) as client:
+            machine["allocator"] = server.allocator()
             rows.append({"threads": threads, "adaptations": 0, **server.memory()})
             for index in range(options.runs):
-                adapt(client, support_of(CASES[index % len(CASES)], index), index)
+                case = CASES[index % len(CASES)]
+                adapt(client, case, support_of(case, index), index)
                 if (index + 1) % options.every == 0:
                     found = server.memory()
                     rows.append({"threads": threads, "adaptations": index + 1, **found})
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = made.parse_args(arguments)
     if options.quick:
         options.runs, options.every, options.threads = 4, 2, [1]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    machine = started(options)
+    finish(TOPIC, options, machine, measure(options, machine), tables)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import (
+    accuracy,
     adapt,
     export,
     gpu,
@@ -35,6 +36,7 @@ PAGE = ROOT / "docs" / "performance.md"
 TABLES: Mapping[str, Tables] = {
     module.TOPIC: module.tables
     for module in (
+        accuracy,
         adapt,
         export,
         gpu,

@@ -32,6 +32,7 @@ from metanas.workbench import make_model
 TOPIC = "query"
 CASES = (
     Case(network="shipped", ways=5, shots=1),
+    Case(network="photos", ways=5, shots=1, size=128, channels=3),
     Case(network="paper", ways=5, shots=1),
     Case(network="paper", ways=5, shots=1, size=84, channels=3),
 )

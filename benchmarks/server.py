@@ -13,7 +13,7 @@ from statistics import median
 from threading import Barrier
 from time import perf_counter
 
-from benchmarks._cases import Case, checkpoint_of, examples_of
+from benchmarks._cases import SHIPPED, Case, checkpoint_of, examples_of
 from benchmarks._measure import in_turns, ratio, seconds, spread
 from benchmarks._results import (
     Results,
@@ -32,7 +32,11 @@ from metanas_client import Client
 from metanas_server.config import ServerConfig
 
 TOPIC = "server"
-CASES = (Case(network="shipped", ways=5, shots=1), Case(network="shipped", ways=20, shots=1))
+CASES = (
+    Case(network="shipped", ways=5, shots=1),
+    Case(network="shipped", ways=20, shots=1),
+    Case(network="photos", ways=5, shots=1, size=128, channels=3),
+)
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 LEAST_EACH = 3
 """Adaptations of every client, where many share the number that was asked for."""
@@ -49,12 +53,13 @@ def support_of(case: Case, episode: int) -> Support:
     return classes
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
     """A row for the overhead of every case, and one for every number of clients."""
     rows: list[Row] = []
     for workers in options.workers:
         devices = ",".join(["cpu"] * workers)
         with serving(options.threads[0], f"--devices={devices}") as server:
+            machine["allocator"] = server.allocator()
             for case in (case for case in CASES if wanted(case.name, options.only)):
                 facts = {"case": case.name, "title": case.title, "workers": workers}
                 rows.append({**facts, **_overhead(server, case, options)})
@@ -71,7 +76,7 @@ def _overhead(server: Server, case: Case, options: argparse.Namespace) -> Row:
     with Client(server.address) as client:
 
         def remote(episode: int) -> float:
-            return seconds(partial(adapt, client, support_of(case, episode), episode))
+            return seconds(partial(adapt, client, case, support_of(case, episode), episode))
 
         def local(episode: int) -> float:
             examples = examples_of(case, episode)
@@ -80,9 +85,9 @@ def _overhead(server: Server, case: Case, options: argparse.Namespace) -> Row:
         return in_turns({"remote": remote, "local": local}, options.runs, options.budget)
 
 
-def adapt(client: Client, support: Support, seed: int) -> None:
+def adapt(client: Client, case: Case, support: Support, seed: int) -> None:
     """From sending the support set to having the verified file."""
-    client.adapt(support, checkpoint="omniglot", seed=seed).result()
+    client.adapt(support, checkpoint=SHIPPED[case.network], seed=seed).result()
 
 
 def _load(server: Server, case: Case, clients: int, options: argparse.Namespace) -> Row:
@@ -90,15 +95,16 @@ def _load(server: Server, case: Case, clients: int, options: argparse.Namespace)
     each = max(LEAST_EACH if clients > 1 else 1, options.runs // clients)
     barrier = Barrier(clients + 1)
 
-    def work(number: int) -> list[float]:
+    def calls(number: int) -> list[float]:
         with Client(server.address) as client:
             support = support_of(case, number)
-            adapt(client, support, number)  # connects, and warms up both sides
+            work = partial(adapt, client, case, support, number)
+            work()  # connects, and warms up both sides
             barrier.wait()
-            return [seconds(partial(adapt, client, support, number)) for _ in range(each)]
+            return [seconds(work) for _ in range(each)]
 
     with ThreadPoolExecutor(clients) as pool:
-        futures = [pool.submit(work, number) for number in range(clients)]
+        futures = [pool.submit(calls, number) for number in range(clients)]
         barrier.wait()
         start = perf_counter()
         latencies = [value for future in futures for value in future.result()]
@@ -162,7 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.runs, options.threads, options.clients, options.workers = 2, [1], [1, 2], [1]
         options.only = options.only or ["5w1s"]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    machine = started(options)
+    finish(TOPIC, options, machine, measure(options, machine), tables)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Relaxations, or meta-learners, side by side: small networks that are alike in everything else.
 
+Each is trained several times, and what is said of it holds for other trainings of its kind too.
+
     python -m benchmarks.variants relaxations --data omniglot_28.npz
     python -m benchmarks.variants learners --data omniglot_28.npz
     python -m benchmarks.page benchmarks/results/study/*.json
@@ -13,36 +15,38 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
 from rich.progress import Progress
 
-from benchmarks._answers import between, percent, points, title_of, verdict
+from benchmarks._answers import percent, points, ranged, title_of, verdict
 from benchmarks._evaluations import add_options, measure, planned, shape_of
 from benchmarks._machine import ROOT, facts
 from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
 from benchmarks._results import LOCAL, Results, Row, figure, load, machine_line, save, table
+from benchmarks._trainings import Figures, over
 from benchmarks._variants import GROUPS, Variant, trained
 from metanas.errors import InvalidInput, MetanasError
-from metanas.evaluate import mean_of
 from metanas.evaluating import classes_for
 from metanas.screen import bar
 from metanas.search import FIXED
 
 TOPIC = "variants"
+LEAST_TRAININGS = 2
+"""Of a variant: their spread belongs to every interval."""
 
 
-Rows = Mapping[str, Mapping[tuple[str, str], Row]]
-"""Name of a variant -> shape and setting -> row."""
+Rows = Mapping[str, Mapping[tuple[str, str], Sequence[Row]]]
+"""Name of a variant -> shape and setting -> a row for each training."""
 
 
 def tables(results: Results) -> Mapping[str, str]:
     """All that the page gets, tables and sentences."""
-    rows: dict[str, dict[tuple[str, str], Row]] = {}
+    rows: dict[str, dict[tuple[str, str], list[Row]]] = {}
     for row in results.rows:
-        rows.setdefault(row["checkpoint"], {})[row["shape"], row["setting"]] = row
+        of_variant = rows.setdefault(row["checkpoint"], {})
+        of_variant.setdefault((row["shape"], row["setting"]), []).append(row)
     shapes = list(dict.fromkeys(row["shape"] for row in results.rows))
     return {
         "accuracy": _accuracy(rows, shapes),
@@ -53,26 +57,35 @@ def tables(results: Results) -> Mapping[str, str]:
 
 def _accuracy(rows: Rows, shapes: Sequence[str]) -> str:
     first, *_ = rows
-    header = ["", "episodes", "accuracy, %", f"less {first}, points", "no step, %"]
-    header += ["architecture's lead, points", "edges moved"]
+    header = ["", "trainings × episodes", "accuracy, %", "of each training"]
+    header += [f"less {first}, points", "of each training"]
+    header += ["no step, %", "architecture's lead, points", "edges moved"]
     lines = []
     for shape in shapes:
         for name, found in rows.items():
-            both, still = found[shape, BOTH], found[shape, NONE]
-            means = [percent(mean_of(row["accuracy"])) for row in (both, still)]
-            less = _difference(both, rows[first][shape, BOTH]) if name != first else ""
-            adapts = both["searched"]
-            lead = _difference(both, found[shape, WEIGHTS]) if adapts else ""
-            moved = figure(float(np.mean(both["moved"]))) if adapts else ""
-            count = str(len(both["accuracy"]))
-            lines.append(
-                [f"{title_of(shape)}: {name}", count, means[0], less, means[1], lead, moved]
-            )
+            both, still = found[shape, BOTH], accuracies(found[shape, NONE])
+            figures = accuracies(both)
+            line = [f"{title_of(shape)}: {name}", " × ".join(map(str, figures.shape))]
+            line += [percent(over(figures)), _spread(figures, "")]
+            less = figures - accuracies(rows[first][shape, BOTH])
+            line += [points(over(less)), _spread(less, "+")] if name != first else ["", ""]
+            line.append(percent(over(still)))
+            lead = figures - accuracies(found[shape, WEIGHTS])
+            moved = figure(float(np.mean([row["moved"] for row in both])))
+            line += [points(over(lead)), moved] if both[0]["searched"] else ["", ""]
+            lines.append(line)
     return table(header, lines)
 
 
-def _difference(one: Row, other: Row) -> str:
-    return points(between(one, other).difference)
+def accuracies(rows: Sequence[Row]) -> Figures:
+    """Those of the trainings on the episodes, which all of them met."""
+    return np.array([row["accuracy"] for row in rows])
+
+
+def _spread(figures: Figures, sign: str) -> str:
+    """The lowest and the highest of the trainings, in points."""
+    means = 100 * figures.mean(axis=1)
+    return f"{means.min():{sign}.1f} to {means.max():{sign}.1f}"
 
 
 def _verdict(rows: Rows, shapes: Sequence[str]) -> str:
@@ -88,20 +101,25 @@ def _verdict(rows: Rows, shapes: Sequence[str]) -> str:
         sentences += [
             _compared(f"After training with {name}, {what}", found, found, setting, shapes)
             for name, found in rows.items()
-            if found[shapes[0], BOTH]["searched"] or setting != WEIGHTS
+            if found[shapes[0], BOTH][0]["searched"] or setting != WEIGHTS
         ]
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
 def _compared(
     what: str,
-    one: Mapping[tuple[str, str], Row],
-    other: Mapping[tuple[str, str], Row],
+    one: Mapping[tuple[str, str], Sequence[Row]],
+    other: Mapping[tuple[str, str], Sequence[Row]],
     setting: str,
     shapes: Sequence[str],
 ) -> str:
     """What the default setting of one gains over a setting of the other, in a sentence."""
-    found = {title_of(s): between(one[s, BOTH], other[s, setting]) for s in shapes}
+    found = {}
+    for shape in shapes:
+        gained = accuracies(one[shape, BOTH]) - accuracies(other[shape, setting])
+        trainings, episodes = gained.shape
+        count = f"{trainings} trainings on {episodes} episodes"
+        found[title_of(shape)] = (over(gained), count)
     return verdict(what, found)
 
 
@@ -110,10 +128,14 @@ def _training(rows: Rows, shape: str) -> str:
     header = ["", "trained with", "processor, s", "thousand parameters", "million MACs"]
     lines = []
     for name, found in rows.items():
-        row = found[shape, BOTH]
-        sizes = [figure(median(row[c]) / unit) for c, unit in (("parameters", 1e3), ("macs", 1e6))]
-        overrides = ", ".join(f"`{each}`" for each in row["overrides"]) or "nothing else"
-        lines.append([name, overrides, f"{row['seconds']:.0f}", *sizes])
+        trainings = found[shape, BOTH]
+        sizes = [
+            ranged([each / unit for row in trainings for each in row[column]])
+            for column, unit in (("parameters", 1e3), ("macs", 1e6))
+        ]
+        seconds = ranged([row["seconds"] for row in trainings])
+        overrides = ", ".join(f"`{each}`" for each in trainings[0]["overrides"]) or "nothing else"
+        lines.append([name, overrides, seconds, *sizes])
     return table(header, lines)
 
 
@@ -121,26 +143,38 @@ def _rows(options: argparse.Namespace, shown: Progress) -> tuple[list[Row], list
     """The rows of all variants of a group, and the evaluations that another process is at."""
     for shape in options.shapes:
         shape_of(shape)  # before hours of training
-    given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
+    if options.seeds < LEAST_TRAININGS:
+        message = f"{options.seeds} training(s) tell nothing of chance; at least {LEAST_TRAININGS}"
+        raise InvalidInput.single("--seeds", "OPTION_OUT_OF_RANGE", message)
+    chosen = _chosen(options)
     rows, busy = [], []
-    for name, variant in _chosen(options).items():
-        found = trained(variant, options.config, given, options.runs, shown)
-        checkpoint = found.checkpoint
-        data = classes_for(checkpoint, options.data, options.split)
-        settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
-        evaluations = [
-            planned(variant.run, checkpoint, data, setting, options) for setting in settings
-        ]
-        measured, others = measure(evaluations, options.work, shown)
-        facts_of = {
-            "checkpoint": name,
-            "searched": checkpoint.card.relaxation != FIXED,
-            "overrides": variant.told,
-            "seconds": found.seconds,
-        }
-        rows += [{**row, **facts_of} for row in measured]
-        busy += others
+    for seed in range(options.seeds):
+        for name, variant in chosen.items():
+            measured, others = _trial(variant, seed, options, shown)
+            rows += [{**row, "checkpoint": name} for row in measured]
+            busy += others
     return rows, busy
+
+
+def _trial(
+    variant: Variant, seed: int, options: argparse.Namespace, shown: Progress
+) -> tuple[list[Row], list[str]]:
+    """One training and its evaluations."""
+    given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
+    found = trained(variant, seed, options.config, given, options.runs, shown)
+    checkpoint = found.checkpoint
+    data = classes_for(checkpoint, options.data, options.split)
+    settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
+    label = variant.trial(seed)
+    evaluations = [planned(label, checkpoint, data, setting, options) for setting in settings]
+    rows, busy = measure(evaluations, options.work, shown)
+    facts_of = {
+        "training": seed,
+        "searched": checkpoint.card.relaxation != FIXED,
+        "overrides": variant.told,
+        "seconds": found.seconds,
+    }
+    return [{**row, **facts_of} for row in rows], busy
 
 
 def _chosen(options: argparse.Namespace) -> dict[str, Variant]:
@@ -163,6 +197,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, default=config, help="what all have in common (%(default)s)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of it")
     add("--only", nargs="+", default=[], metavar="NAME", help="some of the group's variants alone")
+    add(
+        "--seeds", type=int, default=3, help="trainings of each: train.seed 0, 1, ... (%(default)s)"
+    )
     add("--runs", type=Path, default=ROOT / "runs" / "study", help="trainings (%(default)s)")
     add("--out", type=Path, help="what the page is made of (benchmarks/results/study/GROUP.json)")
     return made

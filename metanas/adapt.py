@@ -18,7 +18,7 @@ Notable:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import nan
+from math import nan, prod
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from metanas.engine import Engine
 from metanas.errors import Diverged
 from metanas.genotype import Genotype
 from metanas.head import membership
-from metanas.network import DiscreteNetwork, freeze_statistics, from_supernet
+from metanas.network import DiscreteNetwork, freeze_in_parts, from_supernet
 from metanas.optimizer import (
     Gradient,
     Params,
@@ -41,6 +41,7 @@ from metanas.optimizer import (
     views_of,
 )
 from metanas.options import AdaptConfig
+from metanas.parts import Parts
 from metanas.relax import Softmax, annealed
 from metanas.stacked import Update, evaluate_stack, relaxation_of
 from metanas.supernet import genotype_of
@@ -50,10 +51,8 @@ from metanas.views import draws
 
 ENGINE = Engine()
 """Steps in float32, none of them recorded."""
-CONVERGED = 0.01
-"""A mean loss that has changed by at most this part has converged."""
-DECIDED = 0.05
-"""Entropy of the mixture over an edge's candidates, in nats, at which it is nearly one-hot."""
+CONVERGED, NOTHING = 0.01, 1e-3
+"""A mean loss that has changed by at most this part, or by so many nats, has converged."""
 
 
 class Stage(StrEnum):
@@ -113,6 +112,8 @@ class Adaptation:
             (self._views,) = upload([task.views], checkpoint.device)
         live = checkpoint.supernet.live(start_of(checkpoint, config))
         self.optimizer = self._optimizer(live, config.alpha_lr)
+        self._skipped = 0
+        """Steps of this stage that are not needed."""
         self._generator = generator
         self._batches = batches_of(task.labels, config.batch_size, generator)
         self._losses = list[float]()
@@ -160,11 +161,13 @@ class Adaptation:
         step = Step(self.taken[self.stage], found.loss, found.accuracy)
         if update.temperature is not None:
             step = replace(step, temperature=update.temperature, entropy=found.entropy)
-        if self.taken[self.stage] == self.steps or self._settled(step):
+        if not self._skipped and self._settled():
+            self._skipped = self._spare()
+        if self.taken[self.stage] + self._skipped == self.steps:
             self._next_stage()
         return step
 
-    def network(self) -> tuple[DiscreteNetwork, Tensor]:
+    def network(self) -> Parts[tuple[DiscreteNetwork, Tensor]]:
         """The pruned network, frozen to the support set's statistics, and its features `(N, D)`.
 
         Both on the CPU, wherever the adaptation is: what leaves has to run there.
@@ -174,7 +177,8 @@ class Adaptation:
         params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
         network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
         chunk = max(self.config.batch_size, self.task.ways)
-        return network, freeze_statistics(network, self.task.images, chunk)
+        features = yield from freeze_in_parts(network, self.task.images, chunk)
+        return network, features
 
     def _update(self, rows: Tensor, wanted: Wanted) -> Update:
         return Update(
@@ -192,26 +196,36 @@ class Adaptation:
         if self.stage is Stage.TUNE:
             return None
         start, end = self.config.temperature_start, self.config.temperature_end
-        return annealed(start, end, self.taken[self.stage], self.config.steps)
+        return annealed(start, end, self.taken[self.stage] + self._skipped, self.config.steps)
 
-    def _settled(self, step: Step) -> bool:
+    def _settled(self) -> bool:
         """Whether the loss has converged and, while searching, so has the architecture.
 
-        The mean loss of the last `patience` steps is then that of as many before, the genotype was
-        the same in all of them, and the mixture is that genotype nearly alone.
+        The mean loss of the last `patience` steps is then that of as many before, and the genotype
+        was the same in all of them.
         """
         patience = self.config.patience
         if patience == 0 or self.steps < 2 * patience:
             return False
-        if self.stage is Stage.ADAPT:
+        if self.stage is Stage.ADAPT:  # a device has to be waited for to know it
             self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
-            if step.entropy > DECIDED:
-                return False
         if len(self._losses) < 2 * patience:
             return False
-        before, after = sum(self._losses[-2 * patience : -patience]), sum(self._losses[-patience:])
-        same = abs(after - before) <= CONVERGED * before
+        before, after = (
+            sum(losses) / patience
+            for losses in (self._losses[-2 * patience : -patience], self._losses[-patience:])
+        )
+        same = abs(after - before) <= max(CONVERGED * before, NOTHING)
         return same and len(set(self._genotypes[-patience:])) <= 1
+
+    def _spare(self) -> int:
+        """Steps that a stage which has settled can do without.
+
+        Pruning a mixture that has not decided costs accuracy. So a search takes its last `patience`
+        steps in any case, in which the temperature falls to its end.
+        """
+        left = self.steps - self.taken[self.stage]
+        return max(0, left - self.config.patience) if self.stage is Stage.ADAPT else left
 
     def _next_stage(self) -> None:
         if self.stage is Stage.TUNE:
@@ -234,7 +248,7 @@ class Adaptation:
         self.soft = self.optimizer.snapshot()
         self.genotype = genotype_of(self.checkpoint.supernet, self.soft)
         self.optimizer = self._optimizer(self.soft, 0.0)
-        self._losses, self._genotypes = [], []
+        self._losses, self._genotypes, self._skipped = [], [], 0
         self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
 
 
@@ -261,7 +275,7 @@ def advance(
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     checkpoint = adaptations[0].checkpoint
-    recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
+    recompute = checkpoint.cells_to_recompute(_images_of(adaptations, engine), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
@@ -293,12 +307,12 @@ def advance(
     return outcomes
 
 
-def footprint(adaptations: Sequence[Adaptation]) -> int:
+def footprint(adaptations: Sequence[Adaptation], engine: Engine = ENGINE) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
-    return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
+    return _images_of(adaptations, engine) * sum(adaptations[0].checkpoint.kept)
 
 
-def _images_of(adaptations: Sequence[Adaptation]) -> int:
+def _images_of(adaptations: Sequence[Adaptation], engine: Engine) -> int:
     """Images and views in a step of these together, padding included."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    return 2 * count * len(adaptations)
+    return 2 * prod(engine.room(len(adaptations), count))

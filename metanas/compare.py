@@ -30,12 +30,6 @@ class Comparison:
         """How many there are."""
         return self.won + self.lost + self.tied
 
-    @property
-    def sign(self) -> int:
-        """1 if the interval lies above zero, -1 if below, 0 if it holds zero."""
-        mean, interval = self.difference.mean, self.difference.interval
-        return (mean > interval) - (mean < -interval)
-
 
 def compare(one: Stored, other: Stored) -> Comparison:
     """Compare two evaluations on the episodes that both have.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metanas.buckets import bucket, padded, unpadded
 from metanas.errors import InvalidInput
 from metanas.objective import Batch, Form, Found, evaluate
 from metanas.precision import Precision
@@ -16,21 +17,28 @@ from metanas.recording import CudaGraphs, Recordings
 class Engine:
     """In which precision steps are computed, and whether those that come again are recorded.
 
-    The recordings belong to one device, and to whoever steps on it one after the other.
+    The recordings belong to one device, and to whoever steps on it one after the other. With them
+    every step is padded to its bucket (`metanas.buckets`); without them, none is.
     """
 
     precision: Precision = Precision.FLOAT32
     recordings: Recordings | None = None
 
+    def room(self, tasks: int, images: int) -> tuple[int, int]:
+        """Tasks, and images of each, that a step of so many takes here."""
+        return (tasks, images) if self.recordings is None else bucket(tasks, images)
+
     def evaluate(self, form: Form, batch: Batch) -> Found:
         """Losses and gradients of a step, which the next one may overwrite."""
         if self.recordings is None:
             return evaluate(form, batch)
+        sized, numbers = padded(form, batch)
 
         def work(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return evaluate(form, Batch(*inputs))
+            return evaluate(sized, Batch(*inputs))
 
-        return Found(*self.recordings.run(form, work, batch))
+        found = Found(*self.recordings.run(sized, work, numbers))
+        return unpadded(found, tasks=form.sizes[0])
 
     def release(self) -> bool:
         """Give back what recordings hold of the device's memory; whether there were any."""

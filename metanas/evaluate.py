@@ -71,6 +71,11 @@ class Mean:
     mean: float
     interval: float
 
+    @property
+    def sign(self) -> int:
+        """1 if the interval lies above zero, -1 if below, 0 if it holds zero."""
+        return (self.mean > self.interval) - (self.mean < -self.interval)
+
 
 def evaluate(  # noqa: PLR0913 (what an evaluation is)
     checkpoint: Checkpoint,

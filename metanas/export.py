@@ -30,6 +30,7 @@ from metanas.errors import ExportMismatch
 from metanas.graph import Graph, Value
 from metanas.network import DiscreteCell, DiscreteNetwork, edge_name
 from metanas.ops import Op, emit_chain
+from metanas.parts import Parts, whole
 from metanas.resize import emit_resize
 from metanas.support import Image, Preprocessing
 from metanas.trunk import Trunk
@@ -144,14 +145,16 @@ def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.floa
 
 
 def _run_together(
-    model: ort.InferenceSession, images: Sequence[Image], most: int = TOGETHER
-) -> NDArray[np.float32]:
+    model: ort.InferenceSession, images: Sequence[Image], most: int
+) -> Parts[NDArray[np.float32]]:
     """The same, up to `most` small neighbours of one size together, which takes far less time."""
     rows = []
     for (height, width, _), grouped in groupby(images, key=lambda image: image.shape):
         same = list(grouped)
         count = min(most, max(1, TOGETHER_PIXELS // (height * width)))
-        rows += [_logits(model, np.stack(same[i : i + count])) for i in range(0, len(same), count)]
+        for start in range(0, len(same), count):
+            yield
+            rows.append(_logits(model, np.stack(same[start : start + count])))
     return np.concatenate(rows)
 
 
@@ -172,9 +175,16 @@ def check(
     Raises:
         ExportMismatch: ONNX Runtime and torch differ by more than `TOLERANCE`.
     """
+    return whole(check_in_parts(model, images, expected, shift_pixels))
+
+
+def check_in_parts(
+    model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
+) -> Parts[tuple[bytes, float]]:
+    """What `check` does."""
     data = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(data, full_check=True)
-    actual = _run_together(session(data), images, TOGETHER // looks(shift_pixels))
+    actual = yield from _run_together(session(data), images, TOGETHER // looks(shift_pixels))
     reference = expected.numpy(force=True)
     difference = float(np.abs(actual - reference).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):

@@ -14,9 +14,10 @@ from metanas.copies import averaged, looks, with_copies
 from metanas.export import Classifier
 from metanas.head import held_out_logits, membership
 from metanas.kernels import Rows
-from metanas.network import at_once, features_of, freeze_statistics, from_supernet
+from metanas.network import at_once, features_in_parts, freeze_in_parts, from_supernet
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig, AffineRange
+from metanas.parts import Parts
 from metanas.relax import Argmax, PerTask, Relaxation, Softmax
 from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import SupportSet
@@ -92,19 +93,19 @@ def _features(
 @torch.no_grad()
 def view_accuracy(
     classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
-) -> tuple[float, int]:
+) -> Parts[tuple[float, int]]:
     """Accuracy of the finished model on random views of the support images, 0 to 1.
 
     The second figure is the multiply-accumulates that the network takes for an image.
     """
     right, macs, generator = 0.0, MacCounter(), _seeded(seed)
+    count = at_once(task.images, classifier.shift_pixels)
     with macs.watching(classifier.network):
-        for part in torch.arange(len(task.labels)).split(256):
+        for part in torch.arange(len(task.labels)).split(count):
+            yield
             stored = None if task.views is None else task.views[part]
             views = draw_views(task.images[part], stored, augment, generator)
-            few = views.split(at_once(views, classifier.shift_pixels))
-            logits = torch.cat([classifier.logits(each) for each in few])
-            right += float((logits.argmax(1) == task.labels[part]).sum())
+            right += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
     return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)
 
 
@@ -121,7 +122,7 @@ def _trunk_macs(classifier: Classifier) -> int:
 @torch.no_grad()
 def meta_features(
     checkpoint: Checkpoint, start: Params, task: SupportSet, options: AdaptConfig
-) -> Tensor:
+) -> Parts[Tensor]:
     """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
 
     Its parameters are `start`. Only its normalisation statistics come from these images, as
@@ -139,8 +140,8 @@ def meta_features(
     params = {name: value.cpu() for name, value in start.items()}
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
-    features = freeze_statistics(network, task.images, chunk)
-    return features_of(network, task.images, shift) if shift else features
+    features = yield from freeze_in_parts(network, task.images, chunk)
+    return (yield from features_in_parts(network, task.images, shift)) if shift else features
 
 
 def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:

@@ -20,6 +20,7 @@ from metanas.genotype import Genotype, Node
 from metanas.kernels import Rows, moments
 from metanas.ops import Norm, Op, reduce_norm, relu_conv_norm
 from metanas.optimizer import Params
+from metanas.parts import Parts, whole
 from metanas.space import SearchSpace
 
 FROZEN = Rows(0)
@@ -137,14 +138,23 @@ def at_once(images: Tensor, shift_pixels: int) -> int:
     return max(1, most // looks(shift_pixels))
 
 
-@torch.no_grad()
 def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Tensor:
     """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk.
 
     Of copies shifted by so many pixels, too, if any; the features are then means.
     """
-    parts = images.split(at_once(images, shift_pixels))
-    found = [averaged(network(with_copies(part, shift_pixels)), shift_pixels) for part in parts]
+    return whole(features_in_parts(network, images, shift_pixels))
+
+
+@torch.no_grad()
+def features_in_parts(
+    network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0
+) -> Parts[Tensor]:
+    """What `features_of` returns."""
+    found = []
+    for part in images.split(at_once(images, shift_pixels)):
+        yield
+        found.append(averaged(network(with_copies(part, shift_pixels)), shift_pixels))
     return torch.cat(found)
 
 
@@ -156,6 +166,12 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> T
 
     Returns the features `(N, D)` of the images.
     """
+    return whole(freeze_in_parts(network, images, chunk))
+
+
+@torch.no_grad()
+def freeze_in_parts(network: DiscreteNetwork, images: Tensor, chunk: int) -> Parts[Tensor]:
+    """What `freeze_statistics` does."""
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))
@@ -165,8 +181,10 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> T
         found[norm].append(moments(inputs[0]))
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
-    with torch.no_grad():
-        features = [network(part, Rows(len(part))) for part in parts]
+    features = []
+    for part in parts:
+        yield
+        features.append(network(part, Rows(len(part))))
     for hook in hooks:
         hook.remove()
     weights = torch.tensor([[len(part) / len(images)] for part in parts])
@@ -175,4 +193,4 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> T
         variances = torch.stack([variance for _, variance in measured])
         mean = (weights * means).sum(0)
         norm.freeze(mean, (weights * (variances + (means - mean).square())).sum(0))
-    return features[0] if len(parts) == 1 else features_of(network, images)
+    return features[0] if len(parts) == 1 else (yield from features_in_parts(network, images))

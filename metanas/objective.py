@@ -28,7 +28,7 @@ class Form:
     supernet: Supernet
     layout: FlatLayout
     """Of the weights."""
-    sizes: tuple[int, ...]
+    sizes: tuple[int, int, int]
     """Of tasks, images of each, ways; padding included."""
     uneven: bool
     """Whether images are padded."""

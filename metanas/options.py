@@ -29,8 +29,9 @@ class AdaptConfig:
     gradient_clip: float = 10.0
     """Largest gradient norm, above 0 and at most 1e6."""
     patience: int = 10
-    """A stage ends early when the mean loss of so many steps is that of as many before, and the
-    architecture is decided, 0 to 500; 0 takes every step."""
+    """A stage ends early once the mean loss of so many steps is that of as many before and the
+    architecture stayed the same, a search after as many more in which it cools, 0 to 500; 0 takes
+    every step."""
     bilevel: bool = False
     """Alphas on one half of the support set and weights on the other, first order."""
     trunk_only: bool = False

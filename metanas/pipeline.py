@@ -19,13 +19,14 @@ from metanas.adapt import Adaptation, Stage, Step, start_of
 from metanas.card import check_options
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
-from metanas.export import Classifier, check, to_onnx
+from metanas.export import Classifier, check_in_parts, to_onnx
 from metanas.genotype import Genotype
 from metanas.head import linear_head, membership, prototypes
 from metanas.measure import Gap, gap, leave_one_out, meta_features, view_accuracy
 from metanas.metadata import metadata_of
-from metanas.network import DiscreteNetwork, features_of
+from metanas.network import DiscreteNetwork, features_in_parts
 from metanas.options import AdaptConfig
+from metanas.parts import Parts
 from metanas.reading import Task, read_task
 from metanas.report import Report
 from metanas.task import Example, Limits
@@ -63,16 +64,26 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._stage, self._since = "decode", 0.0
 
     def add(self, stage: str, seconds: float) -> None:
         """A stage took so much more time."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.add(stage, time.perf_counter() - start)
+    def start(self) -> None:
+        """From now on time is that of the stage that it was stopped in."""
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Up to now it was."""
+        now = time.perf_counter()
+        self.add(self._stage, now - self._since)
+        self._since = now
+
+    def turn_to(self, stage: str) -> None:
+        """From now on time is that of this stage."""
+        self.stop()
+        self._stage = stage
 
 
 def too_large() -> OutOfMemory:
@@ -95,9 +106,9 @@ def out_of_memory(error: Exception) -> bool:
 class Job:
     """One model in the making, turn by turn; `metanas.workbench` gives it its turns.
 
-    First `decode`, then steps of `adaptation` until it is done, `prune` as soon as it is `decided`,
-    and `finish` at the end. Whatever goes wrong in a turn ends the job: `outcome` is then the
-    error, or else the finished model.
+    A turn is either a part of the `work` that a job does on its own (decoding, pruning, making and
+    checking the file), or a step of its `adaptation`, for which it is `ready` then. Whatever goes
+    wrong in a turn ends the job: `outcome` is then the error, or else the finished model.
 
     alone: whether its steps must not be stacked with those of other jobs.
     """
@@ -121,10 +132,10 @@ class Job:
         self.outcome: AdaptedModel | Exception | None = None
         self.task: Task | None = None
         self.adaptation: Adaptation | None = None
-        self._given = (examples, classes, limits)
         self._on_progress, self._should_stop = on_progress, should_stop
         self._time = Stopwatch()
         self._gap: Gap | None = None
+        self._work: Parts[None] | None = self._read(examples, classes, limits)
 
     def result(self) -> AdaptedModel:
         """The model, once the job has ended.
@@ -144,27 +155,27 @@ class Job:
                 raise Cancelled
         return self.outcome is None
 
-    def decode(self) -> None:
-        """Read the support set and get ready for the first step."""
+    @property
+    def ready(self) -> bool:
+        """Whether its next turn is a step."""
+        return self._work is None and self.outcome is None
+
+    def work(self) -> None:
+        """Do a part of what is to be done before the next step, or after the last one."""
+        if self._work is None or not self.check():
+            return
+        self._time.start()
         with self._turn():
-            examples, classes, limits = self._given
-            with self._stage("decode", len(examples)):
-                card = self.checkpoint.card
-                check_options(self.options, card.input, card.space)
-                self.task = read_task(
-                    examples,
-                    classes,
-                    limits,
-                    checkpoint=self.checkpoint,
-                    steps=self.options.steps + self.options.tuning_steps,
-                    seed=self.seed,
-                    should_stop=self._should_stop,
-                )
-            generator = torch.Generator().manual_seed(self.seed)
-            self.adaptation = Adaptation(
-                self.checkpoint, self.task.support, self.options, generator
-            )
-            self._begin("adapt", self.options.steps)
+            try:
+                next(self._work)
+            except StopIteration:
+                self._work = self._due()
+        self._time.stop()
+
+    def decode(self) -> None:
+        """Work until the support set is read and the adaptation can begin."""
+        while self.adaptation is None and self.outcome is None:
+            self.work()
 
     def stepped(self, outcome: Step | Exception | None, seconds: float) -> None:
         """Take note of what a step of the adaptation came to, and how long it took."""
@@ -180,27 +191,7 @@ class Job:
                 return
             figures = (outcome.loss, outcome.accuracy, outcome.temperature, outcome.entropy)
             self._on_progress(Progress(stage, outcome.step, steps, *figures))
-
-    @property
-    def decided(self) -> bool:
-        """Whether the search has just ended, so that `prune` is due."""
-        found = self.adaptation is not None and self.adaptation.genotype is not None
-        return found and self._gap is None
-
-    def prune(self) -> None:
-        """Measure what deciding has cost."""
-        assert self.task is not None
-        assert self.adaptation is not None
-        with self._turn():
-            with self._stage("prune", 1):
-                support, soft = self.task.support, self.adaptation.soft
-                self._gap = gap(self.checkpoint, soft, support, self.options, self.seed)
-            self._begin("tune", self.options.tuning_steps)
-
-    def finish(self) -> None:
-        """Build the ONNX file, check it, and report."""
-        with self._turn():
-            self.outcome = self._export()
+            self._work = self._due()
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -208,47 +199,88 @@ class Job:
         try:
             yield
         except Exception as error:
-            self.outcome = too_large() if out_of_memory(error) else error
+            self.outcome, self._work = too_large() if out_of_memory(error) else error, None
 
-    def _export(self) -> AdaptedModel:
+    def _due(self) -> Parts[None] | None:
+        """What is to be done now, if it is not a step."""
+        assert self.adaptation is not None
+        if self.outcome is not None or self.adaptation.stage is Stage.ADAPT:
+            return None
+        if self._gap is None:
+            return self._prune()
+        return self._finish() if self.adaptation.stage is Stage.DONE else None
+
+    def _read(
+        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+    ) -> Parts[None]:
+        """Read the support set and get ready for the first step."""
+        self._begin("decode", len(examples))
+        card = self.checkpoint.card
+        check_options(self.options, card.input, card.space)
+        self.task = yield from read_task(
+            examples,
+            classes,
+            limits,
+            checkpoint=self.checkpoint,
+            steps=self.options.steps + self.options.tuning_steps,
+            seed=self.seed,
+        )
+        generator = torch.Generator().manual_seed(self.seed)
+        self.adaptation = Adaptation(self.checkpoint, self.task.support, self.options, generator)
+        self._announce("adapt", self.options.steps)
+
+    def _prune(self) -> Parts[None]:
+        """Measure what deciding has cost."""
+        assert self.task is not None
+        assert self.adaptation is not None
+        self._begin("prune", 1)
+        support, soft = self.task.support, self.adaptation.soft
+        self._gap = gap(self.checkpoint, soft, support, self.options, self.seed)
+        yield
+        self._announce("tune", self.options.tuning_steps)
+
+    @torch.no_grad()
+    def _finish(self) -> Parts[None]:
+        """Build the ONNX file, check it, and report."""
         assert self.task is not None
         assert self.adaptation is not None
         assert self.adaptation.genotype is not None
         task, genotype = self.task, self.adaptation.genotype
-        with self._stage("export", 1), torch.no_grad():
-            shift = self.options.shift_pixels
-            network, features = self.adaptation.network()
-            if shift:
-                features = features_of(network, task.support.images, shift)
-            classifier, logits = _classifier(network, features, task, self.checkpoint, shift)
-            metadata = metadata_of(
-                self.checkpoint,
-                task,
-                self.options,
-                self.seed,
-                genotype=genotype,
-                classifier=classifier,
-                logits=logits,
-            )
-            proto = to_onnx(classifier, self.checkpoint.ops, metadata)
-        with self._stage("check", 1):
-            data, difference = check(proto, task.images, logits, shift)
-        report = self._report(classifier, len(data), difference)
+        shift = self.options.shift_pixels
+        self._begin("export", 1)
+        network, features = yield from self.adaptation.network()
+        if shift:
+            features = yield from features_in_parts(network, task.support.images, shift)
+        classifier, logits = _classifier(network, features, task, self.checkpoint, shift)
+        metadata = metadata_of(
+            self.checkpoint,
+            task,
+            self.options,
+            self.seed,
+            genotype=genotype,
+            classifier=classifier,
+            logits=logits,
+        )
+        proto = to_onnx(classifier, self.checkpoint.ops, metadata)
+        yield
+        self._begin("check", 1)
+        data, difference = yield from check_in_parts(proto, task.images, logits, shift)
+        self._time.turn_to("report")
+        report = yield from self._report(classifier, len(data), difference)
         sha256 = hashlib.sha256(data).hexdigest()
-        return AdaptedModel(data, sha256, genotype, task.support.classes, report)
+        self.outcome = AdaptedModel(data, sha256, genotype, task.support.classes, report)
 
-    def _begin(self, name: str, steps: int) -> None:
+    def _begin(self, stage: str, steps: int) -> None:
+        """From here on time is that of this stage."""
+        self._announce(stage, steps)
+        self._time.turn_to(stage)
+
+    def _announce(self, stage: str, steps: int) -> None:
         if not self.check():
             raise Cancelled
-        self._on_progress(Progress(name, 0, steps))
+        self._on_progress(Progress(stage, 0, steps))
 
-    @contextmanager
-    def _stage(self, name: str, steps: int) -> Iterator[None]:
-        self._begin(name, steps)
-        with self._time(name):
-            yield
-
-    def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Report:
+    def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Parts[Report]:
         assert self.task is not None
         assert self.adaptation is not None
         assert self.adaptation.genotype is not None
@@ -258,13 +290,14 @@ class Job:
         weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
         if classifier.trunk is not None:
             weights += sum(p.numel() for p in classifier.trunk.parameters())
-        with self._time("report"):
-            accuracy, macs = view_accuracy(classifier, support, card.augment, self.seed)
-            held_out = None
-            if max(support.shots) > 1:
-                start = start_of(self.checkpoint, self.options)
-                features = meta_features(self.checkpoint, start, support, self.options)
-                held_out = leave_one_out(features, support, classifier.scale)
+        accuracy, macs = yield from view_accuracy(classifier, support, card.augment, self.seed)
+        held_out = None
+        if max(support.shots) > 1:
+            yield
+            start = start_of(self.checkpoint, self.options)
+            features = yield from meta_features(self.checkpoint, start, support, self.options)
+            held_out = leave_one_out(features, support, classifier.scale)
+        self._time.stop()
         return Report(
             checkpoint=card.name,
             checkpoint_digest=card.digest,

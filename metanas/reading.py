@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from metanas.checkpoint import Checkpoint
-from metanas.errors import Cancelled, InvalidInput, Violation
+from metanas.errors import InvalidInput, Violation
 from metanas.images import decode, from_array
+from metanas.parts import Parts
 from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
 from metanas.task import Example, Limits, check_examples
 from metanas.views import behind_trunk
@@ -36,9 +37,8 @@ def read_task(
     checkpoint: Checkpoint,
     steps: int,
     seed: int,
-    should_stop: Callable[[], bool],
-) -> Task:
-    """Check and decode a support set.
+) -> Parts[Task]:
+    """Check and decode a support set, image by image.
 
     Args:
         examples: labelled images, encoded or as arrays.
@@ -47,34 +47,29 @@ def read_task(
         checkpoint: whose input the images become.
         steps: of the adaptation, which behind a trunk needs so many views of each image.
         seed: of these views.
-        should_stop: asked between two images.
 
     Raises:
         InvalidInput: with all that is wrong with it.
-        Cancelled: `should_stop` said so.
     """
     check_examples(examples, limits, classes)
     card, trunk = checkpoint.card, checkpoint.trunk
-    images = _read_all(examples, card.input.channels, limits, should_stop)
+    images = yield from _read_all(examples, card.input.channels, limits)
     preprocess = preprocessing_for(images, card.input)
     labels = [example.label for example in examples]
     support = support_set(images, labels, preprocess, classes)
     if trunk is not None:
         generator = torch.Generator().manual_seed(seed)
-        support = behind_trunk(support, preprocess, trunk, card, steps, generator)
+        support = yield from behind_trunk(support, preprocess, trunk, card, steps, generator)
     digest = _support_digest(images, labels, support.classes)
     return Task(tuple(images), preprocess, support, digest)
 
 
-def _read_all(
-    examples: Sequence[Example], channels: int, limits: Limits, should_stop: Callable[[], bool]
-) -> list[Image]:
+def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Parts[list[Image]]:
     images: list[Image] = []
     bad: list[Violation] = []
     pixels = 0
     for index, example in enumerate(examples):
-        if should_stop():
-            raise Cancelled
+        yield
         try:
             images.append(_read(example.image, channels, limits))
         except InvalidInput as error:

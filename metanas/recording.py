@@ -93,7 +93,7 @@ class _Recording:
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for place, value in zip(self._inputs, inputs, strict=True):
-            place.copy_(value, non_blocking=True)
+            place.copy_(value.detach(), non_blocking=True)  # else it would hold every step's graph
         return self._repeat()
 
 
@@ -167,5 +167,6 @@ def _agree(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
     same = []
     for left, right in zip(one, other, strict=True):
         left, right = (torch.nan_to_num(each, 0.0, 0.0, 0.0).flatten() for each in (left, right))
-        same.append((left - right).norm() <= TOLERANCE * right.norm())
+        apart, length = map(torch.linalg.vector_norm, (left - right, right))
+        same.append(apart <= TOLERANCE * length)
     return bool(torch.stack(same).all())

@@ -69,11 +69,16 @@ def evaluate_stack(
     alphas = stack.alphas.detach().requires_grad_(asked.alphas)
     relaxation = relaxation_of(checkpoint.relaxation, updates)
     own = views_of(alphas, stack.alpha_layout)
-    lives, shares = running(checkpoint.supernet.shares(own, relaxation, SHARE_THRESHOLD))
+    supernet = checkpoint.supernet
+    lives, shares = running(
+        supernet.shares(own, relaxation, SHARE_THRESHOLD),
+        None if engine.recordings is None else supernet.alive,
+    )
+    tasks, count, ways = members.shape
     form = Form(
-        supernet=checkpoint.supernet,
+        supernet=supernet,
         layout=stack.layout,
-        sizes=tuple(members.shape),
+        sizes=(tasks, count, ways),
         uneven=len({len(update.rows) for update in updates}) > 1,
         lives=lives,
         asked=asked,

@@ -72,6 +72,11 @@ class Supernet(nn.Module):
         assert isinstance(alpha, CellAlpha)
         return alpha
 
+    @property
+    def alive(self) -> Tensor:
+        """Which operations are candidates on the edges of all kinds of cells, `(edges, ops)`."""
+        return torch.cat([self.cell_alpha(kind).alive for kind in CELL_KINDS])
+
     def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of these parameters that take part; those of pruned operations do not."""
         alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}

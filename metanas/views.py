@@ -12,6 +12,7 @@ from torch import Tensor
 from metanas.augment import affine, affine_draws, affine_views, photo_views
 from metanas.card import CheckpointCard
 from metanas.options import AffineRange, PhotoRange
+from metanas.parts import Parts
 from metanas.support import Preprocessing, SupportSet
 from metanas.trunk import CHUNK, Trunk
 from metanas.uploads import upload
@@ -51,7 +52,7 @@ def behind_trunk(
     card: CheckpointCard,
     steps: int,
     generator: torch.Generator,
-) -> SupportSet:
+) -> Parts[SupportSet]:
     """The support set as the supernet sees it: what the trunk makes of its images and of views.
 
     steps: how many the views are for; none sees more than one of each image.
@@ -61,9 +62,12 @@ def behind_trunk(
     images, views = [], []
     for part in support.images.split(CHUNK):
         images.append(trunk(part.to(device)).cpu())
-        ranges = (card.photo, card.augment)
-        seen = [photo_view(part, preprocess, *ranges, generator) for _ in range(count)]
-        views.append(torch.stack([trunk(each.to(device)).cpu() for each in seen], dim=1))
+        seen = []
+        for _ in range(count):
+            yield
+            view = photo_view(part, preprocess, card.photo, card.augment, generator)
+            seen.append(trunk(view.to(device)).cpu())
+        views.append(torch.stack(seen, dim=1))
     return replace(support, images=torch.cat(images), views=torch.cat(views))
 
 

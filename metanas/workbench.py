@@ -5,7 +5,10 @@ Notable:
   together, in one evaluation of the supernet (`metanas.adapt.advance`).
 - Nobody waits for company. A job that comes joins the next step, whatever the others are at, and
   one that is done leaves at once; with no other job the steps are those of one task.
-- Turns go round: the job whose last step is the longest ago leads, and takes along who fits.
+- Jobs share time, not turns: who has had the least of it leads, and takes along who fits. So a
+  small task beside one of long steps waits for one of them, not for as many as it has itself.
+- What a job does on its own (decoding, checking the file) may take long too, and is done in parts,
+  for at most `SLICE` seconds between two steps.
 - All happens in one thread. Decoding and finishing beside the steps gained nothing on two cores:
   they are mostly Python. And a step puts its tasks' weights into the checkpoint's one supernet.
 """
@@ -14,10 +17,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
-from metanas.adapt import ENGINE, Adaptation, Stage, Step, advance, footprint
+from metanas.adapt import ENGINE, Adaptation, Step, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.engine import Engine
 from metanas.errors import InvalidInput, Violation
@@ -28,6 +32,11 @@ from metanas.task import Example, Limits
 LARGE = 85 * 2**20
 """Bytes of activations of a task from which its steps have all threads. Below they have one: more
 have gained nothing, and beside a busy process each of the many small operations waits for them."""
+SLICE = 0.25
+"""Seconds after which what a job does on its own makes room for others, and for a step."""
+EASED = 1.02
+"""By how much a stack may be larger again after every step since one was too large: 1.4 times the
+memory after 17."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,8 @@ class StackLimits:
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: float = 0.5
-    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
+    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart. What the
+    buckets of recorded steps add is not counted here, but in the two other limits."""
     memory: int = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
     parts twice instead of keeping them."""
@@ -58,17 +68,32 @@ class StackLimits:
 
 
 class Workbench:
-    """Jobs under way on one device, whose steps this engine computes."""
+    """Jobs under way on one device, whose steps this engine computes.
 
-    def __init__(self, limits: StackLimits = StackLimits(), engine: Engine = ENGINE) -> None:
+    threads: of torch for the steps of large tasks; as many as it has now if None. It may be changed
+        between two turns.
+    clock: seconds, of which jobs have their shares.
+    """
+
+    def __init__(
+        self,
+        limits: StackLimits = StackLimits(),
+        engine: Engine = ENGINE,
+        threads: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._clock = clock
+        self.threads = threads or torch.get_num_threads()
         self._limits, self._engine = limits, engine
-        self._most = limits.memory
+        self._most = float(limits.memory)
         """Bytes of activations up to which a stack may grow, as far as it is known."""
-        self._jobs = list[Job]()
-        """Those whose last step is the longest ago come first."""
+        self._spent = dict[Job, float]()
+        """Seconds that each job has had, counted from those of the first in line when it came."""
+        self._put_off = False
+        """Whether the step of the last turn was: never twice running, whoever comes and goes."""
 
     def __len__(self) -> int:
-        return len(self._jobs)
+        return len(self._spent)
 
     def add(self, job: Job) -> None:
         """Have a job made; it joins with the next turn.
@@ -76,33 +101,45 @@ class Workbench:
         Raises:
             ValueError: it is here already, or has ended.
         """
-        if job in self._jobs or job.outcome is not None:
+        if job in self._spent or job.outcome is not None:
             raise ValueError("a job can be added once, before it has ended")
-        self._jobs.append(job)
+        self._spent[job] = min(self._spent.values(), default=0.0)
 
     def advance(self) -> list[Job]:
-        """One turn: newcomers are decoded, a stack takes a step, and what is done is finished.
+        """One turn: work of jobs on their own, for a while, or a step of a stack.
 
-        Returns the jobs that ended in it. What is wrong with a job becomes its outcome and touches
-        no other.
+        Returns the jobs that ended in it: those that are finished do not wait for a step of others.
+        What is wrong with a job becomes its outcome and touches no other.
         """
-        for job in self._jobs:
-            if job.check():
-                _prepare(job)
-        # they are asked again: decoding may have taken long
-        if stack := self._stack([job for job in self._jobs if job.check() and not _is_done(job)]):
-            self._step(stack)
-        # all of them: callers then come back together, and stacks in step cost the least
-        for job in self._jobs:
-            if job.check() and _is_done(job):
-                _prepare(job)
-                if job.outcome is None:
-                    job.finish()
-        ended = [job for job in self._jobs if job.outcome is not None]
-        self._jobs = [job for job in self._jobs if job.outcome is None]
-        if not self._jobs:  # whatever else took the device's memory may be gone
-            self._most = self._limits.memory
+        line = sorted(self._spent, key=self._spent.__getitem__)
+        going = [job for job in line if job.check()]
+        self._work(going)
+        # they are asked again: that may have taken long
+        ready = [job for job in going if job.ready and job.check()]
+        self._put_off = bool(self._ended()) and not self._put_off
+        if ready and not self._put_off:
+            self._step(self._stack(ready))
+        ended = self._ended()
+        for job in ended:
+            del self._spent[job]
+        if not self._spent:  # whatever else took the device's memory may be gone
+            self._most = float(self._limits.memory)
         return ended
+
+    def _ended(self) -> list[Job]:
+        return [job for job in self._spent if job.outcome is not None]
+
+    def _work(self, line: Sequence[Job]) -> None:
+        """What jobs do on their own, each for its slice of time.
+
+        So small ones that are done leave together. Their callers then come back together, and a
+        stack whose tasks are at the same step runs the fewest operations.
+        """
+        for job in line:
+            begun = self._clock()
+            while not job.ready and job.outcome is None and self._clock() < begun + SLICE:
+                job.work()
+            self._spent[job] += self._clock() - begun
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
         """The first job and those that fit to it, each weighed by its support images."""
@@ -118,29 +155,30 @@ class Workbench:
 
     def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
         """Whether these may step together, of these sizes."""
-        whole = len(sizes) * max(sizes)
+        largest = max(sizes)
         return (
-            whole <= self._limits.images
-            and sum(sizes) >= (1 - self._limits.padding) * whole
-            and footprint([_adaptation(job) for job in stack]) <= self._most
+            prod(self._engine.room(len(sizes), largest)) <= self._limits.images
+            and sum(sizes) >= (1 - self._limits.padding) * len(sizes) * largest
+            and footprint([_adaptation(job) for job in stack], self._engine) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         outcomes = self._advance(stack)
         if outcomes is None:
             return self._apart(stack)
-        seconds = time.perf_counter() - start
+        seconds = self._clock() - start
+        self._most = min(EASED * self._most, float(self._limits.memory))
         for job, outcome in zip(stack, outcomes, strict=True):
             job.stepped(outcome, seconds)
-        self._jobs = [job for job in self._jobs if job not in stack] + stack
+            self._spent[job] += seconds / len(stack)
         return None
 
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
-        size = footprint(adaptations)
-        threads = torch.get_num_threads() if size >= LARGE * len(stack) else 1
+        size = footprint(adaptations, self._engine)
+        threads = self.threads if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
                 return advance(adaptations, memory=self._limits.memory, engine=self._engine)
@@ -173,18 +211,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _prepare(job: Job) -> None:
-    """What a job does on its own before its next step."""
-    if job.adaptation is None:
-        job.decode()
-    if job.outcome is None and job.decided:
-        job.prune()
-
-
-def _is_done(job: Job) -> bool:
-    return _adaptation(job).stage is Stage.DONE
 
 
 def _adaptation(job: Job) -> Adaptation:

@@ -85,7 +85,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Beat:
-    """A worker with nothing to do is alive."""
+    """A worker is alive that has nothing else to tell."""
 
 
 @dataclass(frozen=True, kw_only=True)

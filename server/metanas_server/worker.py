@@ -6,6 +6,7 @@ so that the front answers while models are being made, and outlives whatever hap
 
 import logging
 import signal
+import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
@@ -18,7 +19,7 @@ from metanas.engine import engine_for
 from metanas.errors import MetanasError
 from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.task import Example
-from metanas.workbench import StackLimits, Workbench, make_model
+from metanas.workbench import StackLimits, Workbench
 from metanas_server import support
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
 from metanas_server.pipe import Beat, Ended, Made, Order, Ready, Setup, Share, Step, Stop
@@ -36,11 +37,11 @@ def main(connection: Connection, setup: Setup) -> None:
     try:
         check_device(setup.device)
         checkpoints = _load(setup)
-        _warm_up(next(iter(checkpoints.values())))
+        worker = Worker(checkpoints, setup, connection)
+        worker.warm_up()
     except (MetanasError, ServiceError) as error:
         connection.send(error)
         return
-    worker = Worker(checkpoints, setup, connection)
     try:
         connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
         while True:
@@ -58,12 +59,28 @@ class Worker:
         self._checkpoints = checkpoints
         self._limits = setup.limits
         self._beat = setup.beat
-        self._connection = connection
+        self._connection, self._told = connection, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
         engine = engine_for(torch.device(setup.device), setup.precision, setup.graphs)
-        self._bench = Workbench(stack, engine)
+        self._bench = Workbench(stack, engine, setup.threads)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
+
+    def warm_up(self) -> None:
+        """Make a throw-away model, so that the first caller does not wait for what comes but once.
+
+        The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
+        """
+        checkpoint = next(iter(self._checkpoints.values()))
+        side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
+        images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
+        examples = [Example(str(index), image) for index, image in enumerate(images)]
+        options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
+        job = Job(checkpoint, examples, options=options)
+        self._bench.add(job)
+        while self._bench:
+            self._bench.advance()
+        job.result()
 
     def turn(self) -> None:
         """Take in what the front has sent, and bring the jobs one step further.
@@ -74,16 +91,21 @@ class Worker:
         self._connection.poll(0 if self._bench else self._beat)
         while self._connection.poll(0):
             self._take(self._connection.recv())
-        if not self._bench:
-            self._connection.send(Beat())
+        if not self._bench or time.monotonic() - self._told > self._beat:
+            self._tell(Beat())
         for job in self._bench.advance():
             number = self._numbers.pop(job)
             self._stopped.discard(number)
-            self._connection.send(Ended(number=number, outcome=_outcome(job, number)))
+            self._tell(Ended(number=number, outcome=_outcome(job, number)))
+
+    def _tell(self, message: Beat | Step | Ended) -> None:
+        self._connection.send(message)
+        self._told = time.monotonic()
 
     def _take(self, message: Order | Stop | Share) -> None:
         if isinstance(message, Share):
             torch.set_num_threads(message.threads)
+            self._bench.threads = message.threads
         elif isinstance(message, Order):
             self._begin(message)
         elif message.number in self._numbers.values():  # else it has ended in the meantime
@@ -94,7 +116,7 @@ class Worker:
             job = self._job(order)
         except Exception as error:
             outcome = _failure(error, order.number)
-            self._connection.send(Ended(number=order.number, outcome=outcome))
+            self._tell(Ended(number=order.number, outcome=outcome))
         else:
             self._numbers[job] = order.number
             self._bench.add(job)
@@ -113,7 +135,7 @@ class Worker:
         )
 
     def _report(self, number: int, progress: Progress) -> None:
-        self._connection.send(
+        self._tell(
             Step(
                 number=number,
                 stage=progress.stage,
@@ -172,18 +194,6 @@ def check_device(name: str) -> None:
     # cuDNN's default is TF32 for convolutions alone. Steps have it as --precision says; the rest,
     # trunks and statistics, goes without
     torch.backends.cudnn.allow_tf32 = False
-
-
-def _warm_up(checkpoint: Checkpoint) -> None:
-    """Make a throw-away model, so that the first caller does not wait for torch's lazy imports.
-
-    The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
-    """
-    side = checkpoint.card.input.size
-    shape = (side, side, checkpoint.card.input.channels)
-    examples = [Example(str(level), np.full(shape, level, np.uint8)) for level in (0, 255)]
-    options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
-    make_model(checkpoint, examples, options=options)
 
 
 def _load(setup: Setup) -> dict[str, Checkpoint]:

@@ -1,24 +1,31 @@
 """What the benchmarks' figures rest on: turns, ratios, counted work, memory, tables, the page."""
 
+import os
 import re
+import subprocess
+import sys
+from ctypes.util import find_library
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks import page
-from benchmarks._cases import Case, checkpoint_of, examples_of, support_of
+from benchmarks import adapt, export, memory, page, query, server, together
+from benchmarks._cases import SHIPPED, Case, checkpoint_of, examples_of, task_of
 from benchmarks._goals import goals
-from benchmarks._machine import ROOT, peak, status
+from benchmarks._machine import ROOT, allocator, peak, status
 from benchmarks._measure import LEAST, in_turns, ratio, spread
 from benchmarks._profile import KINDS, PARTS, parts_of
 from benchmarks._results import Results, Row, figure, load, save, table
 from benchmarks._work import work_of
 from benchmarks.scaling import BASE, SIZES
+from metanas.export import to_onnx
+from metanas.workbench import make_model
 
 
 @pytest.mark.parametrize("size", ["width", "cells"])
@@ -111,16 +118,63 @@ def test_the_peak_counts_what_was_given_back() -> None:
     assert peak() >= before + size // 2
 
 
-@pytest.mark.parametrize("network", ["shipped", "paper"])
-@pytest.mark.parametrize(("size", "channels"), [(28, 1), (84, 3)])
+@pytest.mark.skipif(find_library("tcmalloc_minimal") is None, reason="tcmalloc is not installed")
+def test_the_allocator_is_that_of_the_process() -> None:
+    command = [sys.executable, "-c", "input(print(flush=True))"]
+    for preloaded in ("", find_library("tcmalloc_minimal")):
+        environment = {**os.environ, "LD_PRELOAD": preloaded or ""}
+        with subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # it has begun
+            assert (allocator(process.pid) == "tcmalloc") == bool(preloaded)
+            process.communicate(b"\n")
+
+
+CASES = (*adapt.cases(), *export.CASES, *memory.CASES, *query.CASES, *server.CASES)
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "channels"),
+    dict.fromkeys((case.network, case.size, case.channels) for case in CASES),
+)
 def test_every_case_has_a_network_and_images(network: str, size: int, channels: int) -> None:
     case = Case(network=network, ways=20, shots=2, size=size, channels=channels)
     examples = examples_of(case, 3)
     assert examples == examples_of(case, 3)
     assert examples != examples_of(case, 4)
-    support = support_of(checkpoint_of(case), examples)
-    assert support.images.shape == (40, channels, size, size)
-    assert support.shots == (2,) * 20
+    checkpoint = checkpoint_of(case)
+    wanted = checkpoint.card.input
+    assert (wanted.size, wanted.channels) == (size, channels)
+    task = task_of(checkpoint, case, 3)
+    assert {image.shape for image in task.images} == {(size, size, channels)}
+    assert task.support.shots == (2,) * 20
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in export.CASES if case.network in SHIPPED and case.shots == 1],
+    ids=lambda case: case.name,
+)
+def test_what_is_exported_is_what_a_request_gets(case: Case) -> None:
+    checkpoint = checkpoint_of(case)
+    options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
+    model = make_model(checkpoint, examples_of(case, 0), options=options)
+    classifier = export.classifier_of(checkpoint, task_of(checkpoint, case, 0))
+    measured = to_onnx(classifier, checkpoint.ops, {})
+    assert measured.graph == onnx.load_from_string(model.onnx).graph
+
+
+def test_adaptations_are_counted_by_those_that_ended() -> None:
+    """Of several kinds one after the other there are more than jobs together."""
+    rows = [
+        {"title": "mixed", "threads": 1, "jobs": jobs, "ends": [ends]}
+        for jobs, ends in ((1, [1.0, 2.0, 3.0, 4.0]), (8, [1.0] * 4 + [4.0] * 4))
+    ]
+    lines = together.tables(Results("together", MACHINE, rows))["together"].splitlines()
+    rates = [[cell.strip() for cell in line.split("|")][5:7] for line in lines[2:]]
+    assert rates == [["1.00", "1.00"], ["2.00", "2.00"]]
 
 
 def test_results_come_back_as_they_were_saved(tmp_path: Path) -> None:
@@ -192,6 +246,24 @@ def test_goals_are_compared_with_the_best_that_was_measured() -> None:
         assert second[1:] == ["≤ 2 s", "not measured", "", ""]
 
 
+@pytest.mark.parametrize(
+    ("times", "shown", "reached"),
+    [
+        ([4.4, 4.5, 4.6], "4.50 times (4.40 to 4.60)", "yes"),
+        ([3.5, 4.1, 4.9], "4.10 times (3.50 to 4.90)", "unclear"),
+        ([3.1, 3.2, 3.3], "3.20 times (3.10 to 3.30)", "no"),
+    ],
+)
+def test_a_goal_within_an_interval_is_not_surely_reached(
+    times: list[float], shown: str, reached: str
+) -> None:
+    taken = {"textbook": {"adapt": times}, "product": {"adapt": [1.0] * 3}}
+    rows = [{"case": "paper-28-5w1s", "threads": 1, "seconds": taken}]
+    shown_goals = goals([Results("adapt", MACHINE, rows)]).splitlines()
+    (line,) = [line for line in shown_goals if "paper's network, 28×28" in line]
+    assert [cell.strip() for cell in line.split("|")][3:6] == [shown, "3", reached]
+
+
 def test_workers_are_compared_with_the_best_of_one_client() -> None:
     def load(workers: int, clients: int, whole: float) -> Row:
         case = {"case": "shipped-28-5w1s", "workers": workers, "clients": clients}
@@ -201,6 +273,11 @@ def test_workers_are_compared_with_the_best_of_one_client() -> None:
     lines = goals([Results("server", MACHINE, rows)]).splitlines()
     told = [line for line in lines if "16 clients" in line or "two workers" in line]
     assert ["1.25 times" in told[0], "2.00 times" in told[1]] == [True, True]
+
+
+def test_every_table_says_what_it_was_measured_on() -> None:
+    blocks = re.findall(r"<!-- (\S+/\S+) (\S+) -->", page.PAGE.read_text(encoding="utf-8"))
+    assert {name for name, _ in blocks} == {name for name, what in blocks if what == "machine"}
 
 
 def test_the_pages_say_what_the_stored_results_say() -> None:

@@ -59,6 +59,26 @@ def test_a_quick_run_with_processes(
     check(main, tables, tmp_path / "results.json", capsys)
 
 
+@pytest.mark.slow
+def test_behind_a_trunk_the_textbook_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    check(adapt.main, adapt.tables, out, capsys, "--only", "photos-128-5w1s")
+    (row,) = load(out).rows
+    assert set(row["seconds"]) == set(row["memory"]) == {"product"}
+    assert set(row["work"]) == set(row["time"]) == {"steps"}
+
+
+@pytest.mark.slow
+def test_of_several_kinds_of_tasks_each_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results.json"
+    check(together.main, together.tables, out, capsys, "--only", "mixed")
+    assert [len(row["ends"][0]) for row in load(out).rows] == [4, 4]
+
+
 def test_what_is_measured_on_a_gpu_works_without_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from benchmarks._cells import correlation
 from benchmarks._plans import BOTH, NONE, WEIGHTS, overrides_of
 from benchmarks._probe import probe
 from benchmarks._results import Results, load
-from metanas.compare import paired
+from metanas.evaluate import Mean
 from metanas.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.core.small import synthetic
@@ -131,14 +131,14 @@ def test_what_is_wrong_shows_before_anything_is_run(
 
 
 def test_sentences_follow_from_intervals() -> None:
-    better = paired([0.9, 0.8, 0.9, 0.8], [0.5, 0.5, 0.6, 0.5])
-    unclear = paired([0.9, 0.1, 0.9, 0.1], [0.1, 0.9, 0.1, 0.9])
-    worse = paired([0.5, 0.5, 0.6, 0.5], [0.9, 0.8, 0.9, 0.8])
-    text = verdict("It", {"here": better, "there": worse, "elsewhere": unclear, "too": worse})
-    assert text.startswith("It **pays** at here (+32.50 ± ")
-    assert "**shows no effect** at elsewhere" in text
-    assert "and **does harm** at there (-" in text
-    assert text.endswith("4 episodes).")
+    gains = {"here": 0.325, "there": -0.31, "elsewhere": 0.0, "too": -0.2}
+    found = {name: (Mean(gain, 0.1), "4 episodes") for name, gain in gains.items()}
+    assert verdict("It", found) == (
+        "It **pays** at here (+32.50 ± 10.00 points, 4 episodes), "
+        "**shows no effect** at elsewhere (+0.00 ± 10.00 points, 4 episodes) and "
+        "**does harm** at there (-31.00 ± 10.00 points, 4 episodes) "
+        "and too (-20.00 ± 10.00 points, 4 episodes)."
+    )
     assert verdict("It", {}) == "It was not measured."
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import page, variants
-from benchmarks._plans import BOTH, WEIGHTS
-from benchmarks._results import Results, load
+from benchmarks._plans import BOTH, NONE, WEIGHTS
+from benchmarks._results import Results, Row, load
+from benchmarks._trainings import over
 from benchmarks._variants import COST_FILE, GROUPS
 from metanas import schema
 from metanas.checkpoint import load_checkpoint
@@ -41,7 +43,8 @@ def arguments(folder: Path, group: str, *more: str) -> list[str]:
     given = [group, "--data", folder / "data.npz", "--config", folder / "tiny.json"]
     given += ["--runs", folder / "runs", "--work", folder / "work", "--scale", "0.01"]
     out = folder / "study" / f"{group}.json"
-    return [*map(str, given), "--shapes", "3x1", "--out", str(out), *more]
+    given += ["--seeds", "2", "--shapes", "3x1", "--out", out]
+    return [*map(str, given), *more]
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +69,30 @@ def test_every_variant_is_the_configuration_but_for_its_choice() -> None:
 def test_variants_are_trained_and_meet_the_same_episodes(results: Results, folder: Path) -> None:
     names = list(GROUPS["relaxations"])
     assert list(dict.fromkeys(row["checkpoint"] for row in results.rows)) == names
+    trained = {(row["checkpoint"], row["training"]) for row in results.rows}
+    assert trained == {(name, seed) for name in names for seed in (0, 1)}
     for row in results.rows:
         assert row["seconds"] > 0
         assert len(row["accuracy"]) == 2
         assert row["searched"] == (row["checkpoint"] != "fixed")
-    searched, fixed = (
-        load_checkpoint(folder / "runs" / run / "checkpoint") for run in ("base", "fixed")
-    )
-    assert fixed.meta_genotype == searched.meta_genotype
-    spent = (folder / "runs" / "base" / COST_FILE).read_text(encoding="utf-8").splitlines()
+    spent = (folder / "runs" / "base-0" / COST_FILE).read_text(encoding="utf-8").splitlines()
     assert len(spent) == 1 + 3, "the settings, and a line an iteration"
+
+
+def test_trainings_differ_in_their_seed_and_share_it_between_variants(
+    results: Results, folder: Path
+) -> None:
+    found = {
+        run: load_checkpoint(folder / "runs" / run / "checkpoint")
+        for run in ("base-0", "base-1", "fixed-0", "fixed-1")
+    }
+    for seed in "01":
+        searched, fixed = found[f"base-{seed}"], found[f"fixed-{seed}"]
+        assert searched.card.provenance["seed"] == seed
+        assert fixed.meta_genotype == searched.meta_genotype
+    assert found["base-0"].meta_genotype != found["base-1"].meta_genotype
+    one, other = found["base-0"].params, found["base-1"].params
+    assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_what_is_trained_and_evaluated_is_not_done_again(results: Results, folder: Path) -> None:
@@ -100,6 +117,7 @@ def test_the_page_says_who_is_better_than_the_first(
         assert content in text, name
     assert "3-way 1-shot: GDAS" in shown["accuracy"]
     assert "- GDAS instead of fixed **" in shown["verdict"]
+    assert "points, 2 trainings on 2 episodes)" in shown["verdict"]
     assert "After training with fixed, adapting the architecture" not in shown["verdict"]
     assert "`space.partial = 2`" in shown["training"]
 
@@ -120,6 +138,53 @@ def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
     assert not (folder / "study" / "learners.json").exists()
 
 
+def row(name: str, training: int, setting: str, accuracy: list[float]) -> Row:
+    """What the tables are made of."""
+    return {
+        "checkpoint": name,
+        "training": training,
+        "setting": setting,
+        "shape": "5x1",
+        "accuracy": accuracy,
+        "searched": True,
+        "overrides": [],
+        "seconds": 10.0 + training,
+        "moved": [0.0, 1.0],
+        "parameters": [1000, 1000],
+        "macs": [1_000_000, 1_000_000],
+    }
+
+
+def test_what_one_training_wins_and_another_loses_is_no_verdict() -> None:
+    """Sure on the episodes of each training, but not over trainings."""
+    rows = [
+        row(name, training, setting, [level, level + 0.02])
+        for setting in (BOTH, WEIGHTS, NONE)
+        for name, levels in {"A": (0.5, 0.5), "B": (0.8, 0.4), "C": (0.8, 0.81)}.items()
+        for training, level in enumerate(levels)
+    ]
+    shown = variants.tables(Results("variants", {}, rows))
+    assert "- B instead of A **shows no effect** at 5-way 1-shot (+10.00 ± " in shown["verdict"]
+    assert "- C instead of A **pays** at 5-way 1-shot (+30.50 ± 6.35 points" in shown["verdict"]
+    assert "41.0 to 81.0" in shown["accuracy"]
+    assert "-10.0 to +30.0" in shown["accuracy"]
+    assert "10.5 (10.0 to 11.0)" in shown["training"]
+
+
+@pytest.mark.parametrize(
+    ("training", "episode", "rest"), [(3, 0, 0), (0, 3, 0), (0, 0, 3), (3, 1, 5), (1, 1, 1)]
+)
+def test_intervals_hold_for_other_trainings_and_other_episodes(
+    training: float, episode: float, rest: float
+) -> None:
+    """At least 95 % of them hold the truth, wherever the spread comes from."""
+    random, drawn, trainings, episodes = np.random.default_rng(0), 1000, 3, 200
+    figures = random.normal(scale=rest, size=(drawn, trainings, episodes))
+    figures += random.normal(scale=training, size=(drawn, trainings, 1))
+    figures += random.normal(scale=episode, size=(drawn, 1, episodes))
+    assert np.mean([over(each).sign == 0 for each in figures]) > 0.935
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [
@@ -127,7 +192,8 @@ def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
         (["--only", "DARTS", "TNAS"], "OPTION_OUT_OF_RANGE"),
         (["--data", "nowhere.npz"], "DATASET_MISSING"),
         (["--set", "train.iteratons = 5"], "CONFIG_UNKNOWN_KEY"),
-        (["--set", "train.seed = 5"], "CHECKPOINT_FORMAT"),
+        (["--set", "train.iterations = 5"], "CHECKPOINT_FORMAT"),
+        (["--seeds", "1"], "OPTION_OUT_OF_RANGE"),
     ],
 )
 def test_bad_input(

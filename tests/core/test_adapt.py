@@ -1,6 +1,8 @@
 """The inner loop: mini-batches, what moves and what does not, stopping, diverging."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import accumulate, pairwise, repeat
 from pathlib import Path
 
 import pytest
@@ -8,15 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas.adapt import Adaptation, Stage, Step, advance
+from metanas.adapt import Adaptation, Figures, Stage, Step, advance
 from metanas.alphas import is_alpha
 from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.kernels import Rows
 from metanas.ops import Norm
-from metanas.optimizer import Params
+from metanas.optimizer import Gradient, Params
 from metanas.options import AdaptConfig
+from metanas.parts import whole
 from metanas.support import Preprocessing, SupportSet, support_set
 from metanas.testing import make_checkpoint
 from tests.core.small import examples
@@ -34,8 +37,8 @@ def task(*shots: int) -> SupportSet:
     given = examples(shots, size=14)
     images = [example.image for example in given if not isinstance(example.image, bytes)]
     preprocess = Preprocessing(size=12, scale=(1.0,), shift=(0.0,))
-    whole = [image.astype("uint8") for image in images]
-    return support_set(whole, [example.label for example in given], preprocess)
+    pixels = [image.astype("uint8") for image in images]
+    return support_set(pixels, [example.label for example in given], preprocess)
 
 
 def begin(
@@ -204,7 +207,7 @@ def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: C
     adaptation = begin(checkpoint, task(2, 3, 1), OPTIONS)
     run(adaptation, until=Stage.TUNE)
     before = adaptation.soft
-    chosen = set(dict(adaptation.network()[0].named_parameters()))
+    chosen = set(dict(whole(adaptation.network())[0].named_parameters()))
     steps = run(adaptation)
     assert [step.step for step in steps] == [1, 2, 3]
     after = adaptation.optimizer.snapshot()
@@ -219,7 +222,7 @@ def test_tuning_moves_the_weights_of_what_was_chosen_and_no_alphas(checkpoint: C
 def test_the_network_that_leaves_is_frozen(checkpoint: Checkpoint) -> None:
     adaptation = begin(checkpoint, task(2, 3), OPTIONS)
     run(adaptation)
-    (network, features), images = adaptation.network(), adaptation.task.images
+    (network, features), images = whole(adaptation.network()), adaptation.task.images
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     assert all(norm.mean is not None for norm in norms)
     together, alone = network(images), network(images[2:3])
@@ -233,20 +236,22 @@ def test_without_any_step_it_is_the_meta_network(checkpoint: Checkpoint) -> None
     assert adaptation.genotype == checkpoint.meta_genotype
     images = adaptation.task.images
     expected = unfrozen(adaptation, len(images))
-    torch.testing.assert_close(adaptation.network()[0](images), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        whole(adaptation.network())[0](images), expected, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_statistics_are_never_of_fewer_images_than_classes(checkpoint: Checkpoint) -> None:
     options = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 1})
     adaptation = begin(checkpoint, task(1, 1, 1, 1), options)
     expected = unfrozen(adaptation, 4)
-    found = adaptation.network()[0](adaptation.task.images)
+    found = whole(adaptation.network())[0](adaptation.task.images)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 def unfrozen(adaptation: Adaptation, support: int) -> torch.Tensor:
     """What the network makes of the support set in one batch, by that batch's statistics."""
-    network, _ = adaptation.network()
+    network, _ = whole(adaptation.network())
     for module in network.modules():
         if isinstance(module, Norm):
             module.mean = module.variance = None
@@ -284,11 +289,41 @@ def test_no_stage_ends_early_that_must_not(
     assert patient.taken[Stage.ADAPT] == options.steps
 
 
-def test_a_search_that_has_not_decided_goes_on(checkpoint: Checkpoint) -> None:
-    options = OPTIONS.replace({**STILL, "steps": 40, "temperature_end": 1.0})
-    undecided = begin(checkpoint, task(3, 3), options)
-    run(undecided)
-    assert undecided.saved == 0
+def told(adaptation: Adaptation, losses: Iterable[float]) -> list[Step]:
+    """Have an adaptation that moves nothing see these losses, as long as it goes on."""
+    seen = list[Step]()
+    for loss in losses:
+        if adaptation.stage is Stage.DONE:
+            break
+        adaptation.update()
+        step = adaptation.learn(
+            Gradient(None, None, torch.zeros(2)), Figures(loss, 1.0, 0.5, (0.0, 0.0))
+        )
+        assert step is not None
+        seen.append(step)
+    return seen
+
+
+def test_a_search_that_has_settled_still_cools_to_its_end(checkpoint: Checkpoint) -> None:
+    """However little it has decided: nothing is pruned while it is warm."""
+    ends = {"temperature_start": 1.0, "temperature_end": 0.01}
+    adaptation = begin(checkpoint, task(3, 3), OPTIONS.replace({**STILL, **ends, "steps": 101}))
+    steps = told(adaptation, repeat(0.5))
+    assert len(steps) == 9  # twice its patience of three, and the last three
+    assert adaptation.saved == 101 - 9
+    falls = [after.temperature / before.temperature for before, after in pairwise(steps)]
+    one = 0.01 ** (1 / 100)
+    assert falls == pytest.approx([one] * 5 + [one**93] + [one] * 2)
+    assert steps[-1].temperature == pytest.approx(0.01)
+
+
+def test_noise_around_nothing_has_converged(checkpoint: Checkpoint) -> None:
+    """Compared with a loss of 1e-7 all noise is large."""
+    noise = [1e-7 * factor for factor in (1, 5, 30) * 40]
+    for losses, saves in ((noise, True), ([1e6 * loss for loss in noise], False)):
+        adaptation = begin(checkpoint, task(3, 3), OPTIONS.replace({**STILL, "tuning_steps": 40}))
+        told(adaptation, accumulate(losses))
+        assert (adaptation.saved > 0) is saves
 
 
 def test_what_is_not_finite_diverges(tmp_path: Path) -> None:

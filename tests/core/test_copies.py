@@ -20,6 +20,7 @@ from metanas.measure import meta_features
 from metanas.network import DiscreteNetwork, features_of, freeze_statistics, from_supernet
 from metanas.ops import OPS
 from metanas.options import AdaptConfig
+from metanas.parts import whole
 from metanas.pipeline import Job
 from metanas.relax import Argmax
 from metanas.supernet import genotype_of
@@ -145,8 +146,10 @@ def test_the_graph_has_the_copies_and_nothing_else_more() -> None:
 def test_many_images_in_chunks() -> None:
     model = classifier(1, 9, 1)
     images = noise(60, 1, 9, 9)
-    whole = averaged(model.network(with_copies(images, 1)), 1)
-    torch.testing.assert_close(features_of(model.network, images, 1), whole, atol=1e-5, rtol=1e-5)
+    expected = averaged(model.network(with_copies(images, 1)), 1)
+    torch.testing.assert_close(
+        features_of(model.network, images, 1), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shots", [(2, 1, 2), (1, 1)])
@@ -159,7 +162,7 @@ def test_a_model_is_prototypes_of_averaged_features(
     model = job.result()
     assert job.adaptation is not None
     assert job.task is not None
-    network, _ = job.adaptation.network()
+    network, _ = whole(job.adaptation.network())
     support = job.task.support
     members = membership(support.labels, support.ways)
     scale = network.head["log_scale"].exp()
@@ -207,7 +210,8 @@ def test_features_before_adaptation_do_not_depend_on_how_they_are_computed(
     support = job.task.support
 
     def features(**changes: int) -> Tensor:
-        return meta_features(checkpoint, checkpoint.params, support, SHIFTED.replace(changes))
+        options = SHIFTED.replace(changes)
+        return whole(meta_features(checkpoint, checkpoint.params, support, options))
 
     torch.testing.assert_close(features(batch_size=30), features(batch_size=6), atol=1e-4, rtol=0)
     assert not torch.allclose(features(), features(shift_pixels=0), atol=1e-2)

@@ -134,11 +134,12 @@ def test_a_comparison_is_paired() -> None:
     found = compare(stored([0.9, 0.5, 0.7, 0.6]), stored([0.8, 0.6, 0.7]))
     assert (found.won, found.lost, found.tied, found.episodes) == (1, 1, 1, 3)
     assert found.difference.mean == pytest.approx(0.0)
-    assert found.sign == 0
+    assert found.difference.sign == 0
     # far apart from episode to episode, but one is better by much the same in each
     better = paired([0.2, 0.55, 0.9, 0.4], [0.1, 0.44, 0.8, 0.29])
     assert better.difference.interval < 0.02
-    assert (better.sign, paired([0.1, 0.2], [0.3, 0.4]).sign) == (1, -1)
+    assert better.difference.sign == 1
+    assert paired([0.1, 0.2], [0.3, 0.4]).difference.sign == -1
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from PIL import Image
 from metanas import __version__
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export import _run_together, run, session
+from metanas.export import TOGETHER, _run_together, run, session
 from metanas.genotype import Genotype
 from metanas.options import AdaptConfig
+from metanas.parts import whole
 from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.report import Report
 from metanas.task import Example, Limits
@@ -390,7 +391,7 @@ def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
 
     small = [image[:10, :10] for image in large] * 20
     for images in (large, small):
-        assert len(_run_together(Runtime(), images)) == len(images)
+        assert len(whole(_run_together(Runtime(), images, TOGETHER))) == len(images)
     assert taken == [1, 1, 1, 1, 32, 32, 16]
 
 

@@ -18,7 +18,7 @@ from metanas.adapt import Adaptation, Stage
 from metanas.blocks import TRUNKS
 from metanas.card import InputSpec, check_input, read_card
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
-from metanas.errors import CheckpointError, InvalidInput
+from metanas.errors import Cancelled, CheckpointError, InvalidInput
 from metanas.evaluate import EpisodeShape, evaluate
 from metanas.export import run, session
 from metanas.graph import Graph
@@ -142,6 +142,22 @@ def test_the_trunk_runs_once_an_image_and_view(checkpoint: Checkpoint) -> None:
     assert sum(seen) == 4 * (1 + checkpoint.card.views) + to_count_macs
     assert job.adaptation is not None
     assert job.adaptation.taken[Stage.ADAPT] == 20
+
+
+def test_reading_a_support_set_can_be_stopped(checkpoint: Checkpoint) -> None:
+    """A trunk takes long over many images; whoever cancels does not wait for all of them."""
+    parts = 0
+
+    def stop() -> bool:
+        return parts > 12
+
+    job = Job(checkpoint, pictures((5, 5)), should_stop=stop)
+    while job.outcome is None:
+        job.work()
+        parts += 1
+    assert isinstance(job.outcome, Cancelled)
+    assert job.task is None
+    assert parts == 14  # ten images, some of the views, and what stopped it
 
 
 def test_a_large_support_set_has_fewer_views(checkpoint: Checkpoint) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, quota, share, usable_cores
-from metanas_server.pipe import Setup
+from metanas_server.pipe import Beat, Ended, Made, Order, Setup
+from metanas_server.support import pack
+from metanas_server.worker import Worker
 from metanas_server.workers import WorkerProcess
+from tests.core.small import examples
 from tests.server.calls import LONG, adapt_parts, images, spec
 from tests.server.telling import LABELS, Told
 
@@ -137,3 +141,31 @@ async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_li
             break
     assert worker.heard > ready
     await worker.close()
+
+
+def test_a_worker_gives_signs_of_life_while_it_makes_a_model(told: Told, tmp_path: Path) -> None:
+    """A large support set takes its trunk for longer than a worker may be silent."""
+    setup = Setup(
+        checkpoints=told.checkpoints,
+        limits=Limits(),
+        device="cpu",
+        threads=1,
+        stack_images=1,
+        stack_bytes=2**30,
+        beat=0.0,
+    )
+    front, own = Pipe()
+    folder = next(told.checkpoints.iterdir())
+    worker = Worker({"tiny": told.load(folder, device="cpu")}, setup, own)
+    given = tmp_path / "support"
+    given.write_bytes(pack(examples((2, 2))))
+    order = Order(number=1, checkpoint="tiny", overrides={}, seed=0, classes=None, support=given)
+    front.send(order)
+    said = list[object]()
+    while not any(isinstance(each, Ended) for each in said):
+        worker.turn()
+        while front.poll(0):
+            said.append(front.recv())
+    assert isinstance(said[-1], Ended)
+    assert isinstance(said[-1].outcome, Made)
+    assert sum(isinstance(each, Beat) for each in said) > 1
