@@ -5,6 +5,8 @@ Notable:
   same bits as one that was not.
 - The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
   when the run goes on from there.
+- While a network does no better than guessing there are no snapshots: it may have collapsed, and
+  the one of before is what to go on from then.
 """
 
 import fcntl
@@ -81,7 +83,8 @@ def run(
         CheckpointError: nothing to start or to resume from, something damaged, or a run that is
             already there, or under way in another process; or something could not be written
             (WRITE_FAILED), and what was there before still is.
-        Diverged: the loss became NaN or infinite; the last snapshot is from before.
+        Diverged: the loss became NaN or infinite, or stays that of guessing; the last snapshot is
+            from before.
         ClusterError: workers are lost for good; there is a snapshot of just before.
     """
     if config.train.threads:
@@ -187,15 +190,16 @@ def _train(
     wishes: Wishes,
 ) -> Best:
     settings = trainer.config.train
-    written, kept = time.monotonic(), trainer.iteration
+    written, kept, due = time.monotonic(), trainer.iteration, False
     while trainer.iteration < settings.iterations and not wishes.end():
         try:
             seen = trainer.iterate()
         except Diverged as error:
             raise _diverged(folder, trainer.iteration + 1, kept, error) from error
         except ClusterError:
-            with _writing(folder):
-                save_snapshot(folder, trainer, best)
+            if trainer.sound():
+                with _writing(folder):
+                    save_snapshot(folder, trainer, best)
             raise
         on_progress(seen)
         with _writing(folder):
@@ -205,10 +209,11 @@ def _train(
                 _save(folder / CHECKPOINT, trainer, seen, trunk)
             if validated or seen.iteration % settings.log_every == 0:
                 _log(folder / LOG_FILE, seen)
-            due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
-            late = time.monotonic() - written > settings.snapshot_seconds
-            if due or late or wishes.end() or seen.iteration == settings.iterations:
-                wishes.snapshot = False
+            due |= seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+            due |= time.monotonic() - written > settings.snapshot_seconds
+            due |= wishes.end() or seen.iteration == settings.iterations
+            if due and trainer.sound():
+                wishes.snapshot = due = False
                 save_snapshot(folder, trainer, best)
                 written, kept = time.monotonic(), trainer.iteration
     return best

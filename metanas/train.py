@@ -10,19 +10,22 @@ Notable:
   mixture and the discrete network at its end; noise on the alphas shows them the discrete
   network's neighbours too.
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
+- Collapsing is diverging, too: where features are all alike, or noise, losses stay finite.
 """
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from metanas.alphas import is_alpha
 from metanas.checkpoint import Checkpoint
@@ -35,7 +38,7 @@ from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
 from metanas.kernels import Rows
 from metanas.layout import Layout, Params
-from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input
+from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input, ways_of
 from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
 from metanas.partial import candidates
@@ -47,6 +50,15 @@ from metanas.supernet import Supernet, genotype_of, initialise
 VALIDATION_QUERIES = 5
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
+GUESSED_LOSS = 0.99
+"""Of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
+GUESSED_ACCURACY = 1.5
+"""... and are if no more than so many times the answers are right that guesses would be."""
+COLLAPSED = 50
+"""Meta-iterations in a row that do no better than guessing, after which a run that did, or one that
+is at its end, has diverged. A network that has learned anything does better in half of them."""
+NEVER_BEGAN = 200
+"""The same of a run that has been guessing from its start."""
 
 Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
@@ -166,6 +178,8 @@ class MetaTrainer:
         self.moments = Moments.zero(self.layout.size)
         self.outer = Moments.zero(self.layout.size + len(self.factors))
         self.iteration = 0
+        self.guessing = 0
+        """The last meta-iterations, in a row, in which the tasks were guessed at."""
 
     @property
     def meta(self) -> Params:
@@ -205,11 +219,13 @@ class MetaTrainer:
         """One meta-iteration.
 
         Raises:
-            Diverged: a loss or gradient is not finite; everything is as it was before.
+            Diverged: a loss or gradient is not finite, or the loss stays that of guessing; the
+                meta-parameters are as they were before.
         """
         began = time.monotonic()
         settings = self.config.train
         results = self._learn(self._state(), range(settings.tasks))
+        self._notice(results)
         rates = self._step(results)
         self.iteration += 1
         self._narrow()
@@ -232,6 +248,17 @@ class MetaTrainer:
             moments=self.moments,
             alive={kind: self.supernet.cell_alpha(kind).alive for kind in CELL_KINDS},
         )
+
+    def _notice(self, results: TaskResults) -> None:
+        """Refuse to go on where nothing is learned any more."""
+        loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
+        knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
+        self.guessing = 0 if knows else self.guessing + 1
+        never = self.guessing > self.iteration
+        last = self.iteration + 1 == self.config.train.iterations
+        if self.guessing >= (NEVER_BEGAN if never and not last else COLLAPSED):
+            since = "from the start on, so look at the images, too" if never else "in a row"
+            raise Diverged(f"{self.guessing} iterations did no better than guessing, {since}")
 
     def _step(self, results: TaskResults) -> tuple[float, float]:
         """Move the meta-parameters; the step sizes of weights and alphas."""
@@ -308,22 +335,43 @@ class MetaTrainer:
 
         The episodes are the same at every call.
         """
-        random = np.random.default_rng(self.config.train.seed + 1)
-        ways = min(20, len(self._val))
-        accuracies = []
-        for _ in range(self.config.train.validation_episodes):
-            episode = sample_episode(
-                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
-            )
-            logits = self._logits(episode, relaxation)
-            right = logits.argmax(1).numpy() == episode.query_labels
-            accuracies.append(float(right.mean()))
+        episodes = islice(self._episodes(), self.config.train.validation_episodes)
+        params = self.saved
+        accuracies = [self._answer(episode, params, relaxation)[1] for episode in episodes]
         return sum(accuracies) / len(accuracies)
 
-    def _logits(self, episode: Episode, relaxation: Relaxation) -> Tensor:
+    @torch.no_grad()
+    def sound(self) -> bool:
+        """Whether a snapshot may take the place of one from before.
+
+        The tasks of the last iteration say what the parameters were before its step; an episode of
+        validation classes says what they are now.
+        """
+        episode = next(self._episodes())
+        warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
+        loss, accuracy = self._answer(episode, self.meta, warm)
+        return not self.guessing and _knows(loss, accuracy, len(episode.classes))
+
+    def _episodes(self) -> Iterator[Episode]:
+        """Of validation, the same at every call."""
+        random = np.random.default_rng(self.config.train.seed + 1)
+        ways = min(20, len(self._val))
+        while True:
+            yield sample_episode(
+                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
+            )
+
+    def _answer(
+        self, episode: Episode, params: Params, relaxation: Relaxation
+    ) -> tuple[float, float]:
+        """Loss and accuracy of the queries of an episode."""
+        logits, labels = self._logits(episode, params, relaxation), episode.query_labels
+        accuracy = (logits.argmax(1).numpy() == labels).mean()
+        return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
+
+    def _logits(self, episode: Episode, params: Params, relaxation: Relaxation) -> Tensor:
         """Logits `(Q, ways)` of the queries of an episode."""
         x = network_input(episode, self.config)
-        params = self.saved
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
         count = len(members)
         arguments = (x, Rows(count), relaxation)
@@ -347,6 +395,11 @@ def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
     if differing:
         message = f"checkpoint {checkpoint.card.name!r} has another search space: "
         raise CheckpointError("CHECKPOINT_FORMAT", message + "; ".join(differing))
+
+
+def _knows(loss: float, accuracy: float, ways: int) -> bool:
+    """Whether such answers are better than guesses; if they are not numbers, they are not."""
+    return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
 
 
 def _digest(*splits: Classes | Features) -> str:

@@ -285,6 +285,22 @@ def test_divergence_names_the_iteration_and_keeps_the_snapshot(
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
 
 
+def test_no_snapshot_is_taken_of_a_network_that_guesses(config: RunConfig, finished: Path) -> None:
+    """On a rhythm, when asked to, or at the end."""
+    before = (finished / SNAPSHOT_FILE).read_bytes()
+    wild: dict[str, Any] = {
+        "weight_lr": 1e20,
+        "iterations": 9,
+        "snapshot_every": 1,
+        "snapshot_seconds": 1e-9,
+    }
+    wishes = Wishes(snapshot=True)
+    changed = replace(config, train=replace(config.train, **wild))
+    run(changed, finished, resume=True, on_progress=ignore, wishes=wishes)
+    assert (finished / SNAPSHOT_FILE).read_bytes() == before
+    assert wishes.snapshot  # for an iteration that is better
+
+
 def test_a_run_that_diverged_goes_on_with_lower_rates(config: RunConfig, finished: Path) -> None:
     lower = replace(config.train, weight_lr=1e-4, meta_lr_weights=0.5)
     run(replace(config, train=lower), finished, resume=True, on_progress=ignore)

@@ -21,7 +21,7 @@ from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
 from metanas.search import search_at
 from metanas.supernet import genotype_of
-from metanas.train import Extensions, MetaTrainer
+from metanas.train import COLLAPSED, NEVER_BEGAN, Extensions, MetaTrainer
 from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)
@@ -245,6 +245,33 @@ def test_a_loss_that_is_not_finite_leaves_the_meta_parameters() -> None:
         run.iterate()
     assert changed(before, run.meta) == set()
     assert run.iteration == 1
+
+
+def until_it_diverges(run: MetaTrainer) -> str:
+    with pytest.raises(Diverged) as caught:  # noqa: PT012 (in which iteration is asked elsewhere)
+        while run.iteration < run.config.train.iterations:
+            run.iterate()
+    return str(caught.value)
+
+
+BLACK = {name: np.zeros_like(images) for name, images in TRAIN.items()}
+LASTING: dict[str, Any] = {"ways": (3, 3), "images": 9, "steps": 1, "validate_every": 999}
+
+
+def test_a_network_that_collapsed_has_diverged() -> None:
+    """Its loss is finite: that of guessing."""
+    run = trainer(run_config(iterations=300, meta_lr_weights=1e4, anneal=False, **LASTING))
+    assert f"{COLLAPSED} iterations did no better than guessing, in a row" in until_it_diverges(run)
+    assert COLLAPSED <= run.iteration < COLLAPSED + 9
+
+
+@pytest.mark.parametrize(
+    ("iterations", "noticed"), [(300, NEVER_BEGAN), (70, 70), (COLLAPSED, COLLAPSED)]
+)
+def test_a_network_that_never_learned_has_diverged(iterations: int, noticed: int) -> None:
+    run = trainer(run_config(iterations=iterations, **LASTING), BLACK)
+    assert "from the start on, so look at the images" in until_it_diverges(run)
+    assert run.iteration == noticed - 1
 
 
 @pytest.mark.parametrize(
