@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.compare import compare
-from metanas.config import parse_overrides
+from metanas.config import MOST_THREADS, parse_overrides
 from metanas.devices import device_of
 from metanas.engine import engine_for
 from metanas.episodes import Classes, with_rotations
@@ -32,15 +33,15 @@ SHOWN = {
 }
 """Accuracy in a record -> what it is called."""
 COUNTS = (
-    ("ways", 5, 2, "classes of an episode"),
-    ("shots", 1, 1, "support images of a class"),
-    ("queries", 5, 1, "queries of a class"),
-    ("episodes", 600, 1, "number of episodes"),
-    ("seed", 0, 0, "seed of the episodes"),
-    ("together", 1, 1, "episodes that are adapted in one stack"),
-    ("threads", 1, 1, "threads of torch"),
+    ("ways", 5, 2, inf, "classes of an episode"),
+    ("shots", 1, 1, inf, "support images of a class"),
+    ("queries", 5, 1, inf, "queries of a class"),
+    ("episodes", 600, 1, inf, "number of episodes"),
+    ("seed", 0, 0, inf, "seed of the episodes"),
+    ("together", 1, 1, inf, "episodes that are adapted in one stack"),
+    ("threads", 1, 1, MOST_THREADS, "threads of torch"),
 )
-"""Option, default, least, what it is."""
+"""Option, default, least, most, what it is."""
 
 
 def add_commands(commands: Any) -> None:
@@ -72,7 +73,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
         "Omniglot tables have it",
     )
-    for name, default, _, what in COUNTS:
+    for name, default, _, _, what in COUNTS:
         command.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
         )
@@ -162,9 +163,13 @@ def classes_for(
 
 def _check(arguments: argparse.Namespace) -> None:
     bad = [
-        Violation(f"--{name}", "OPTION_OUT_OF_RANGE", f"must be at least {least}")
-        for name, _, least, _ in COUNTS
-        if getattr(arguments, name) < least
+        Violation(
+            f"--{name}",
+            "OPTION_OUT_OF_RANGE",
+            f"must be at least {least}" if most == inf else f"must be {least} to {most}",
+        )
+        for name, _, least, most, _ in COUNTS
+        if not least <= getattr(arguments, name) <= most
     ]
     if bad:
         raise InvalidInput(bad)

@@ -32,7 +32,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.config import RunConfig
 from metanas.ends import tempered
 from metanas.episodes import Classes, Episode, Features, sample_episode
-from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
+from metanas.errors import CheckpointError, DatasetError, Diverged, InvalidInput, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
@@ -48,6 +48,8 @@ from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise
 
 VALIDATION_QUERIES = 5
+STEP_BYTES = 128 * 2**30
+"""Most that the tasks of a stack may keep of a step's images for its backward pass: 128 GiB."""
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
 GUESSED_LOSS = 0.99
@@ -80,9 +82,10 @@ class Extensions:
     `metanas.runs.run`."""
 
     def check(self, config: RunConfig) -> None:
-        """Whether all that this configuration names is there.
+        """Whether all that this configuration names is there, and a step can fit into memory.
 
         Raises:
+            InvalidInput: a step has so many images that no machine could keep what it needs.
             UnknownName: there is no such operation, relaxation or meta-learner.
         """
         learner, relaxation = config.train.meta_learner, config.search.relaxation
@@ -93,6 +96,7 @@ class Extensions:
         for op in config.space.ops:
             if op not in self.ops:
                 raise UnknownName("op", op, tuple(self.ops))
+        _check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
 
     def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
         """The function that runs this configuration's inner loops.
@@ -146,7 +150,6 @@ class MetaTrainer:
 
     Raises:
         DatasetError: too few classes, or images of a class, for the tasks that are asked for.
-        InvalidInput: a fixed genotype that is not one of the search space.
         UnknownName: an operation, relaxation or meta-learner that the extensions have not.
     """
 
@@ -400,6 +403,17 @@ def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
 def _knows(loss: float, accuracy: float, ways: int) -> bool:
     """Whether such answers are better than guesses; if they are not numbers, they are not."""
     return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
+
+
+def _check_memory(config: RunConfig, supernet: Supernet) -> None:
+    """Refuse steps that cannot be: by far more than a machine has, of an estimate."""
+    tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
+    kept = sum(supernet.kept(config.input.size)) * config.task.images * tasks
+    if kept > STEP_BYTES:
+        message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
+        message += f"{kept / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
+        message += "lower task.images, or train.stack"
+        raise InvalidInput.single("task.images", "OPTION_OUT_OF_RANGE", message)
 
 
 def _digest(*splits: Classes | Features) -> str:

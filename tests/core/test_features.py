@@ -35,7 +35,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
             labels=np.repeat(list(classes), 8),
             split=np.repeat(["train"] * 4 + ["val"] * 2, 8),
         )
-    base = run_config(iterations=2, validate_every=1)
+    base = run_config(iterations=2, warm_up=1, settle=0, validate_every=1)
     return replace(
         base,
         name="behind",

@@ -189,6 +189,7 @@ def test_documents_that_cannot_be_compared(
         (["--ways", "50"], "DATASET_TOO_FEW_CLASSES"),
         (["--episodes", "0"], "OPTION_OUT_OF_RANGE"),
         (["--together", "0"], "OPTION_OUT_OF_RANGE"),
+        (["--threads", "100000"], "OPTION_OUT_OF_RANGE"),
         (["--graphs", "4"], "OPTION_OUT_OF_RANGE"),  # on a CPU
         (["--out", "."], "EVALUATION_UNWRITABLE"),
         (["--split", "nothing"], "DATASET_SPLIT"),

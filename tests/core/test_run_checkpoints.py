@@ -37,7 +37,7 @@ def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_pa
 def test_a_run_starts_from_a_checkpoint(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     settings = replace(config.train, iterations=1, start=str(finished / "checkpoint"))
     frozen = replace(settings, meta_lr_weights=0.0, meta_lr_alphas=0.0)
-    search = replace(config.search, warm_up=9, settle=0)
+    search = replace(config.search, warm_up=0, settle=0)
     still = replace(config, train=frozen, search=search)
     run(still, tmp_path / "still", resume=False, on_progress=ignore)
     before, after = (
@@ -70,7 +70,9 @@ def test_a_run_does_not_start_from_another_search_space(
 def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    settings = replace(config.train, learned_rates=True, task_optimizer="sgd")
+    settings = replace(
+        config.train, meta_learner="fomaml", learned_rates=True, task_optimizer="sgd"
+    )
     run(replace(config, train=settings), tmp_path, resume=False, on_progress=ignore)
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.card.task_optimizer == "sgd"

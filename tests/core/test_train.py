@@ -22,7 +22,7 @@ from metanas.relax import Argmax, Softmax
 from metanas.search import search_at
 from metanas.supernet import genotype_of
 from metanas.train import COLLAPSED, NEVER_BEGAN, Extensions, MetaTrainer
-from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
+from tests.core.small import GENOTYPE, RUN, TINY, findings, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)
 
@@ -57,7 +57,7 @@ def test_training_learns() -> None:
 
 
 def test_the_alphas_wait_for_the_end_of_the_warm_up() -> None:
-    run = trainer(run_config(warm_up=2, settle=99))
+    run = trainer(run_config(warm_up=2, settle=0))
     before = copy(run.meta)
     run.iterate()
     run.iterate()
@@ -85,7 +85,7 @@ class Steady:
 
 def with_learner(learner: MetaLearner, **changes: Any) -> MetaTrainer:
     extensions = Extensions(meta_learners={**META_LEARNERS, "mine": learner})
-    config = run_config(meta_learner="mine", warm_up=0, settle=99, validate_every=99, **changes)
+    config = run_config(meta_learner="mine", warm_up=0, settle=0, validate_every=99, **changes)
     return MetaTrainer(config, TRAIN, VAL, extensions=extensions)
 
 
@@ -150,7 +150,7 @@ def test_tasks_are_stacked_as_configured() -> None:
 
 
 def test_noise_begins_with_the_search() -> None:
-    noisy, quiet = (trainer(run_config(warm_up=1, settle=99, noise=n)) for n in (1.0, 0.0))
+    noisy, quiet = (trainer(run_config(warm_up=1, settle=0, noise=n)) for n in (1.0, 0.0))
     assert noisy.iterate().loss == quiet.iterate().loss
     assert noisy.iterate().loss != quiet.iterate().loss
 
@@ -172,7 +172,7 @@ def test_what_is_trained_sharpens_towards_the_pruned_network() -> None:
 
 def test_sharpening_changes_what_is_trained() -> None:
     sharp, blunt = (
-        trainer(run_config(iterations=4, warm_up=0, settle=99, noise=0.0, sharpen=sharpen))
+        trainer(run_config(iterations=4, warm_up=0, settle=0, noise=0.0, sharpen=sharpen))
         for sharpen in (True, False)
     )
     first = [run.iterate() for run in (sharp, blunt)]
@@ -348,6 +348,12 @@ def test_an_unknown_name_is_named(setting: str, kind: str) -> None:
     with pytest.raises(UnknownName) as caught:
         trainer(run_config(**{setting: "nonsense"}))
     assert (caught.value.kind, caught.value.name) == (kind, "nonsense")
+
+
+def test_steps_that_fit_into_no_memory_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="GiB are allowed: lower task") as caught:
+        trainer(run_config(images=100_000_000))
+    assert findings(caught) == {("task.images", "OPTION_OUT_OF_RANGE")}
 
 
 def test_an_unknown_operation_is_named() -> None:
