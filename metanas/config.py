@@ -163,8 +163,8 @@ class TrainConfig:
     iterations: int
     """Meta-iterations."""
     start: str = ""
-    """Folder of a checkpoint of the same search space, whose parameters and candidates a new run
-    starts from; without it, the weights are drawn."""
+    """Folder of a checkpoint of the same search space and input, whose parameters and candidates a
+    new run starts from; without it, the weights are drawn."""
     tasks: int = 1
     """Tasks of a meta-iteration, over which the meta-gradient is the mean."""
     stack: int = 0

@@ -47,6 +47,7 @@ from metanas.train import (
     MetaTrainer,
     Progress,
     Splits,
+    check_data,
     check_start,
 )
 from metanas.trunk import Trunk
@@ -177,7 +178,7 @@ def _start(config: RunConfig, extensions: Extensions) -> Checkpoint | None:
         return None
     ops, relaxations = extensions.ops, extensions.relaxations
     checkpoint = load_checkpoint(Path(config.train.start), ops=ops, relaxations=relaxations)
-    check_start(checkpoint, config.space)
+    check_start(checkpoint, config)
     return checkpoint
 
 
@@ -257,13 +258,18 @@ def classes_of(
     on_images: OnImages = lambda done, images: None,
     splits: Splits | None = None,
 ) -> tuple[Classes | Features, Classes | Features]:
-    """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
+    """Classes to train on and classes to validate on, as the trunk sees them if there is one.
+
+    Raises:
+        DatasetError: they cannot be used, or not for the tasks that are asked for.
+    """
     train, val = _read(config) if splits is None else _given(config, splits)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
     if config.data.mirrored:
         train = with_mirrored(train)
+    check_data(config, train, val)  # now: a trunk takes minutes
     if trunk is None:
         return train, val
     return (

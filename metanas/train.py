@@ -44,8 +44,8 @@ from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import cosine, fix, prune, search_at, searching, settle
-from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise
+from metanas.wording import counted
 
 VALIDATION_QUERIES = 5
 STEP_BYTES = 128 * 2**30
@@ -163,8 +163,7 @@ class MetaTrainer:
         learn: Learn | None = None,
     ) -> None:
         extensions = extensions or Extensions()
-        _check_data("training", train, config.task.ways[1], 1 + max(config.task.shots))
-        _check_data("validation", val, 2, 1 + VALIDATION_QUERIES)
+        check_data(config, train, val)
         self.config = config
         self.data = _digest(train, val)
         self._val = val
@@ -206,9 +205,9 @@ class MetaTrainer:
         """Take over a checkpoint's parameters, candidates and learned rates.
 
         Raises:
-            CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+            CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
         """
-        check_start(checkpoint, self.config.space)
+        check_start(checkpoint, self.config)
         self.params = self.layout.flatten(checkpoint.params)
         rates = checkpoint.card.rates
         self.factors = torch.tensor([math.log(rates.get(n, 1.0)) for n in self.layout.names])
@@ -383,21 +382,26 @@ class MetaTrainer:
         return prototype_logits(out[:count], members, out[count:], scale)
 
 
-def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
-    """Whether a run in this search space can start from a checkpoint.
+def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Whether a run can start from a checkpoint: its weights fit, and know such images.
 
     Raises:
-        CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+        CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
     """
-    there, here = vars(checkpoint.card.space), vars(space)
-    differing = [
-        f"space.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
-        for name, value in here.items()
-        if there[name] != value
-    ]
-    if differing:
-        message = f"checkpoint {checkpoint.card.name!r} has another search space: "
-        raise CheckpointError("CHECKPOINT_FORMAT", message + "; ".join(differing))
+    card = checkpoint.card
+    pairs = (
+        ("space", "search space", vars(card.space), vars(config.space)),
+        ("input", "input", vars(card.input), vars(config.input)),
+    )
+    for section, what, there, here in pairs:
+        differing = [
+            f"{section}.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
+            for name, value in here.items()
+            if there[name] != value
+        ]
+        if differing:
+            message = f"checkpoint {card.name!r} has another {what}: {'; '.join(differing)}"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
 
 
 def _knows(loss: float, accuracy: float, ways: int) -> bool:
@@ -422,12 +426,30 @@ def _digest(*splits: Classes | Features) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _check_data(split: str, classes: Classes | Features, ways: int, images: int) -> None:
-    """Refuse before any work what would otherwise fail at some later draw."""
-    if len(classes) < ways:
-        message = f"the {split} split has {len(classes)} classes; {ways} or more are needed"
-        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
-    for name, members in classes.items():
-        if len(members) < images:
-            message = f"class {name!r} of the {split} split has {len(members)} images; {images} or "
-            raise DatasetError("DATASET_TOO_FEW_IMAGES", message + "more are needed")
+def check_data(config: RunConfig, train: Classes | Features, val: Classes | Features) -> None:
+    """Refuse before any work what would otherwise fail at some later draw.
+
+    Raises:
+        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+    """
+    shots = max(config.task.shots)
+    _check_classes("training", train, config.task.ways[1], "lower task.ways")
+    _check_classes("validation", val, 2, "name another data.val_split")
+    _check_images("training", train, 1 + shots, "lower task.shots")
+    _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
+
+
+def _check_classes(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    if len(classes) < least:
+        message = f"the {split} split has {counted(len(classes), 'class', 'classes')}; {least} or "
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}more are needed: {remedy}")
+
+
+def _check_images(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    few = [name for name, members in classes.items() if len(members) < least]
+    if few:
+        some = ", ".join(f"{name!r} ({len(classes[name])})" for name in few[:3])
+        has = "has" if len(few) == 1 else "have"
+        message = f"{len(few)} of {counted(len(classes), 'class', 'classes')} of the {split} split "
+        message += f"{has} fewer than {least} images, such as {some}; {remedy}, or leave them out"
+        raise DatasetError("DATASET_TOO_FEW_IMAGES", message)

@@ -62,6 +62,14 @@ def test_a_run_does_not_start_from_another_search_space(
         run(other, tmp_path / "other", resume=False, on_progress=ignore)
     assert caught.value.reason == "CHECKPOINT_FORMAT"
     assert not (tmp_path / "other").exists()
+    darker = replace(
+        without_data(config),
+        train=settings,
+        input=replace(config.input, std=(0.5,), dark_background=True),
+    )
+    told = r"another input: input\.std is \[1.0\] there and \[0.5\] here; input\.dark_background is"
+    with pytest.raises(CheckpointError, match=told):
+        run(darker, tmp_path / "other", resume=False, on_progress=ignore)
     missing = replace(config, train=replace(settings, start=str(tmp_path / "nowhere")))
     with pytest.raises(CheckpointError, match="nowhere"):
         run(missing, tmp_path / "other", resume=False, on_progress=ignore)

@@ -278,9 +278,21 @@ def test_a_network_that_never_learned_has_diverged(iterations: int, noticed: int
     ("train", "val", "reason", "told"),
     [
         (synthetic(4, 8), VAL, "DATASET_TOO_FEW_CLASSES", "training split has 4"),
-        (TRAIN, synthetic(1, 8), "DATASET_TOO_FEW_CLASSES", "validation split has 1"),
-        (synthetic(8, 2), VAL, "DATASET_TOO_FEW_IMAGES", "'class 000'"),
-        (TRAIN, synthetic(5, 5), "DATASET_TOO_FEW_IMAGES", "has 5 images"),
+        (TRAIN, synthetic(1, 8), "DATASET_TOO_FEW_CLASSES", "validation split has 1 class;"),
+        (
+            synthetic(8, 2),
+            VAL,
+            "DATASET_TOO_FEW_IMAGES",
+            "8 of 8 classes of the training split have fewer than 3 images, such as "
+            "'class 000' (2), 'class 001' (2), 'class 002' (2); lower task.shots",
+        ),
+        (
+            {**TRAIN, "lone": TRAIN["class 000"][:2]},
+            VAL,
+            "DATASET_TOO_FEW_IMAGES",
+            "1 of 9 classes of the training split has fewer than 3 images, such as 'lone' (2)",
+        ),
+        (TRAIN, synthetic(5, 5), "DATASET_TOO_FEW_IMAGES", "fewer than 6 images"),
     ],
 )
 def test_data_that_cannot_be_trained_on(
