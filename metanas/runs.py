@@ -9,8 +9,10 @@ Notable:
   the one of before is what to go on from then.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import tempfile
@@ -36,10 +38,10 @@ from metanas.checkpoint import (
 from metanas.config import RunConfig
 from metanas.data.fit import fit
 from metanas.episodes import Classes, Features, with_mirrored, with_rotations
-from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
+from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged, InvalidInput
 from metanas.features import OnImages, trunk_features
 from metanas.pretrained import pretrained_trunk
-from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE
+from metanas.runlog import CHECKPOINT, CONFIG_FILE, LOG_FILE, SNAPSHOT_FILE, reached
 from metanas.snapshots import Best, check_snapshot, load_snapshot, save_snapshot
 from metanas.train import (
     Extensions,
@@ -54,6 +56,7 @@ from metanas.trunk import Trunk
 from metanas.wishes import Wishes
 
 LOCK_FILE = "lock"
+log = logging.getLogger(__name__)
 OF_A_RUN = (SNAPSHOT_FILE, LOG_FILE, CHECKPOINT)
 """What nothing new is written over."""
 
@@ -84,6 +87,7 @@ def run(
         CheckpointError: nothing to start or to resume from, something damaged, or a run that is
             already there, or under way in another process; or something could not be written
             (WRITE_FAILED), and what was there before still is.
+        InvalidInput: a run to resume that is further than `train.iterations`.
         Diverged: the loss became NaN or infinite, or stays that of guessing; the last snapshot is
             from before.
         ClusterError: workers are lost for good; there is a snapshot of just before.
@@ -95,6 +99,7 @@ def run(
     extensions.check(config)
     if resume:
         check_snapshot(folder, config)
+        _check_left(folder, config.train.iterations)
         with _own(folder):
             pass
     with _writing(folder):
@@ -119,6 +124,17 @@ def run(
             if not resume:  # whoever cannot write hears of it now; and there is one to resume
                 save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, trunk, on_progress, wishes)
+
+
+def _check_left(folder: Path, iterations: int) -> None:
+    """Refuse to go on with a run that is further than it is to come; say if it is there."""
+    at = reached(folder)
+    told = f"the run is at iteration {at}, train.iterations is {iterations}: nothing to do"
+    if at > iterations:
+        told += "; go on with the same --set as before, or ask for more iterations"
+        raise InvalidInput.single("train.iterations", "OPTION_OUT_OF_RANGE", told)
+    if at == iterations:
+        log.warning("%s", told)
 
 
 def _refuse_another(folder: Path) -> None:
@@ -154,8 +170,13 @@ def _lock(file: IO[str], folder: Path) -> None:
 def _try_to_write(folder: Path) -> None:
     """Whether there could be files, without leaving one, or a folder."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    with tempfile.TemporaryFile(dir=there):
-        pass
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"no file can be made in {there}: {error.strerror}") from error
 
 
 @contextmanager
@@ -164,11 +185,13 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{folder} cannot be written to ({error}); "
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        message = f"{folder} cannot be written to ({error.strerror or error}); "
         if os.access(folder / SNAPSHOT_FILE, os.R_OK):
-            message += "what was there before is unharmed: make room, then go on with --resume"
+            message += "what was there before is unharmed: "
+            message += f"{'make room' if full else 'see to that'}, then go on with --resume"
         else:
-            message += "make room, or choose another --out"
+            message += f"{'make room, or ' if full else ''}choose another --out"
         raise CheckpointError("WRITE_FAILED", message) from error
 
 
@@ -234,8 +257,8 @@ def _log(path: Path, seen: Progress) -> None:
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in schema.dump(seen).items()
     }
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"time": time.time(), **values}) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), **values}) + "\n")
 
 
 def _rewind_log(path: Path, iteration: int) -> None:
@@ -298,7 +321,7 @@ def _given(config: RunConfig, splits: Splits) -> Splits:
 
 def _read(config: RunConfig) -> Splits:
     names = config.data.train_split, config.data.val_split
-    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
+    with data.noting(config.data.unreadable) as note:
         train, val = (_load(config, split, note) for split in names)
     return train, val
 
@@ -307,6 +330,10 @@ def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
     """The classes of all data sets."""
     found = {}
     for path in (config.data.path, *config.data.more):
+        if not Path(path).exists():
+            key = "path='...'" if path == config.data.path else "more=['...']"
+            message = f'there is nothing at {path}; say where the data are: --set "data.{key}"'
+            raise DatasetError("DATASET_MISSING", message)
         # before a trunk packs stay as they are: they are resized as an adaptation resizes them
         as_they_are = config.space.trunk and not Path(path).is_dir()
         size = None if as_they_are else config.input.size

@@ -1,6 +1,7 @@
 """Runs on disk: log, snapshots, best checkpoint; killed and resumed as if nothing had happened."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,7 @@ import torch
 from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
-from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
 from metanas.train import Extensions, Learn, Progress
@@ -77,6 +78,20 @@ def resumed(config: RunConfig, folder: Path) -> str:
 def test_a_run_goes_on_for_longer(config: RunConfig, finished: Path) -> None:
     run(config, finished, resume=True, on_progress=ignore)
     assert state(finished)[0]["iteration"] == 6
+
+
+def test_a_run_that_is_further_than_asked_for(
+    config: RunConfig, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the data are read: --resume without the --set of before."""
+    short = replace(config, train=replace(config.train, iterations=3))
+    run(short, finished, resume=True, on_progress=ignore)
+    told = "the run is at iteration 3, train.iterations is 3: nothing to do"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    run(config, finished, resume=True, on_progress=ignore)
+    with pytest.raises(InvalidInput, match="the same --set") as caught:
+        run(without_data(short), finished, resume=True, on_progress=ignore)
+    assert "at iteration 6, train.iterations is 3: nothing to do" in str(caught.value)
 
 
 def test_a_run_is_not_overwritten(config: RunConfig, finished: Path) -> None:
@@ -228,8 +243,9 @@ def test_a_folder_that_cannot_be_is_refused_before_the_data(
     config: RunConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
+    told = "file is a file); choose another --out"
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match="another --out") as caught:
+        with pytest.raises(CheckpointError, match=re.escape(told)) as caught:
             run(without_data(config), folder, resume=False, on_progress=ignore)
         assert caught.value.reason == "WRITE_FAILED"
         assert "--resume" not in str(caught.value)  # there is nothing to go on with
