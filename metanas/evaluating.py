@@ -148,13 +148,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def classes_for(
-    checkpoint: Checkpoint, path: Path, split: str | None, note: data.Note
+    checkpoint: Checkpoint, path: Path, split: str | None, note: data.Note | None = None
 ) -> tuple[str | None, Classes]:
     """The classes of a data set as this checkpoint takes them, and which split they are.
 
     Without a split these are the classes of "val", or all where there is no such split. They are in
     the order of their names, as the client has them, so that both draw the same episodes. Images
-    that cannot be read are noted.
+    that cannot be read are noted, or else an error.
     """
     spec = checkpoint.card.input
     # images of a folder may differ in size and are made equal; others stay as a client sends them
