@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         mute()
         return 128 + CLOSED
     except KeyboardInterrupt:
-        again = "train goes on with --resume, evaluate --out with the same command"
+        again = "train goes on with --resume and the same --set, evaluate --out as it is"
         print(f"interrupted; {again}", file=sys.stderr)
         return 130
     return done
@@ -146,6 +146,8 @@ def _train(options: argparse.Namespace) -> int:
                 raise
     if wishes.stop is not None:
         again = f"go on with --resume --out {folder}"
+        if options.set:
+            again += " and the same --set"
         if not wishes.begun:
             again = "no iteration had begun, so nothing is lost: the same command starts again"
         print(f"stopped by {wishes.stop.name}; {again}", file=sys.stderr)

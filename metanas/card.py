@@ -60,7 +60,7 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
         ("std", all(value > 0 for value in spec.std), "must be above 0"),
     )
     bad = [
-        Violation(f"input.{name}", "OPTION_OUT_OF_RANGE", f"input.{name} {what}")
+        Violation(f"input.{name}", "OPTION_OUT_OF_RANGE", what)
         for name, ok, what in checks
         if not ok
     ]

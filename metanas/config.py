@@ -1,12 +1,16 @@
 """The configuration of a meta-training run: a TOML file, validated in full before any work.
 
+What would train to the end and come to nothing is refused, too: a search that never begins, steps
+in training that are not those of adaptation.
+
 Unknown keys are errors. `--set section.key=value` overrides single values with TOML syntax.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -14,11 +18,18 @@ from typing import Any
 from metanas import schema
 from metanas.card import TASK_OPTIMIZERS, InputSpec, check_input, check_options
 from metanas.errors import InvalidInput, Violation
+from metanas.genotype import CELL_KINDS, Genotype
 from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.space import SearchSpace
 
 ADAM_FARTHEST = 0.1
 """Largest outer step size with Adam, which moves every parameter by it, whatever the gradient."""
+MOST_THREADS = 1024
+"""Of torch, which crashes with a hundred thousand."""
+STEPS_OF = {"reptile": "adam", "fomaml": "sgd", "maml": "sgd", "anil": "sgd"}
+"""Meta-learner -> the task optimizer that it trains with; what others do only they know."""
+FIXED = "fixed"
+"""Name of the relaxation that learns no architecture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +146,12 @@ class SearchConfig:
         checks = _numbers(self, counted=("prune_every", "keep"), positive=positive)
         if not self.temperature_end <= self.temperature_start:
             checks["temperature_end"] = (False, "must be at most temperature_start")
-        if self.prune_threshold >= 1:
-            checks["prune_threshold"] = (False, "must be below 1")
+        for name in ("prune_threshold", "share_threshold"):
+            if getattr(self, name) >= 1:
+                checks[name] = (False, "must be below 1")
         orders = ("single", "first", "second")
         checks["order"] = (self.order in orders, f"must be one of {', '.join(orders)}")
-        if (self.relaxation == "fixed") != bool(self.genotype):
+        if (self.relaxation == FIXED) != bool(self.genotype):
             checks["genotype"] = (False, 'goes with relaxation = "fixed", and only with it')
         _refuse("search", checks)
 
@@ -151,8 +163,8 @@ class TrainConfig:
     iterations: int
     """Meta-iterations."""
     start: str = ""
-    """Folder of a checkpoint of the same search space, whose parameters and candidates a new run
-    starts from; without it, the weights are drawn."""
+    """Folder of a checkpoint of the same search space and input, whose parameters and candidates a
+    new run starts from; without it, the weights are drawn."""
     tasks: int = 1
     """Tasks of a meta-iteration, over which the meta-gradient is the mean."""
     stack: int = 0
@@ -161,7 +173,7 @@ class TrainConfig:
     """Name of a meta-learner: reptile, fomaml, maml, anil."""
     task_optimizer: str = "adam"
     """What adapts the checkpoint to a task: "adam", as in REPTILE's inner loop, or "sgd", the plain
-    steps of MAML and its kin."""
+    steps of MAML and its kin. It has to be that of the meta-learner (`STEPS_OF`)."""
     outer: str = "sgd"
     """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
     meta_lr_weights: float = 1.0
@@ -199,7 +211,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of everything random in the run."""
     threads: int = 0
-    """Threads of torch; 0 leaves torch's own choice."""
+    """Threads of torch, at most `MOST_THREADS`; 0 leaves torch's own choice."""
 
     def __post_init__(self) -> None:
         every = ("validate_every", "snapshot_every", "log_every")
@@ -207,6 +219,12 @@ class TrainConfig:
         checks = _numbers(self, counted=counted, positive=("gradient_clip", "snapshot_seconds"))
         known = ", ".join(TASK_OPTIMIZERS)
         checks["task_optimizer"] = (self.task_optimizer in TASK_OPTIMIZERS, f"must be {known}")
+        steps = STEPS_OF.get(self.meta_learner, self.task_optimizer)
+        if steps != self.task_optimizer in TASK_OPTIMIZERS:
+            what = f'must be "{steps}" with meta_learner = "{self.meta_learner}", which trains with'
+            checks["task_optimizer"] = (False, f"{what} such steps: so adapt its checkpoints")
+        if self.threads > MOST_THREADS:
+            checks["threads"] = (False, f"must be at most {MOST_THREADS}")
         checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
         if self.outer == "adam":
             what = (
@@ -246,6 +264,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         check_input(self.input, self.space)
         check_options(self.adapt, self.input, self.space)
+        if self.search.relaxation == FIXED:
+            _check_genotype(self.search.genotype, self.space)
+        else:
+            _check_schedule(self.search, self.train.iterations)
         if self.train.learned_rates and self.train.meta_learner == "reptile":
             enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
             _refuse("task", {"steps": enough})
@@ -258,20 +280,57 @@ class RunConfig:
         _refuse("", checks)
 
 
+def _check_schedule(search: SearchConfig, iterations: int) -> None:
+    """Refuse a search that does not begin, or settles on what has not been searched."""
+    begins = f'must be below train.iterations = {iterations}, or nothing is searched; "{FIXED}" is '
+    begins += "the search.relaxation that searches nothing"
+    settles = f"must be above search.warm_up = {search.warm_up} and at most train.iterations = "
+    settles += f"{iterations}, or 0 for never"
+    checks = {
+        "warm_up": (search.warm_up < iterations, begins),
+        "settle": (not search.settle or search.warm_up < search.settle <= iterations, settles),
+    }
+    _refuse("search", checks)
+
+
+def _check_genotype(text: str, space: SearchSpace) -> None:
+    """Whether this is the JSON of a genotype of the search space."""
+    try:
+        genotype = Genotype.from_json(text)
+    except InvalidInput as error:
+        raise error.within("search") from error
+    bad = []
+    for kind in CELL_KINDS:
+        cell = genotype.cell(kind)
+        if len(cell) != space.nodes:
+            bad.append(f"the {kind} cell has {len(cell)} nodes, the search space {space.nodes}")
+        missing = {name for node in cell for _, name in node} - set(space.ops)
+        for name in sorted(missing):
+            has = ", ".join(space.ops)
+            bad.append(f"the search space has no operation {name!r}; it has {has}")
+    if bad:
+        raise InvalidInput(Violation("search.genotype", "GENOTYPE_MALFORMED", each) for each in bad)
+
+
 def _numbers(
     config: object, *, counted: Sequence[str], positive: Sequence[str]
 ) -> dict[str, tuple[bool, str]]:
-    """Bounds of numeric fields: at least 1 if counted, above 0 if positive, at least 0 else."""
+    """Bounds of numeric fields: at least 1 if counted, above 0 if positive, at least 0 else.
+
+    All are finite.
+    """
     checks = {}
     for name, value in vars(config).items():
         if isinstance(value, str | bool):
             continue
-        if name in counted:
+        if value == inf:
+            checks[name] = (False, "must be finite")
+        elif name in counted:
             checks[name] = (value >= 1, "must be at least 1")
         elif name in positive:
-            checks[name] = (0 < value < inf, "must be above 0")
+            checks[name] = (value > 0, "must be above 0")
         else:
-            checks[name] = (0 <= value < inf, "must be at least 0")
+            checks[name] = (value >= 0, "must be at least 0")
     return checks
 
 
@@ -296,8 +355,18 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raw = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", str(error)) from error
+    if not isinstance(raw, dict):
+        message = f"is a JSON {type(raw).__name__}; a configuration is an object of sections"
+        raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", message)
     _merge(raw, parse_overrides(overrides))
-    return schema.build(RunConfig, raw)
+    try:
+        return schema.build(RunConfig, raw)
+    except InvalidInput as error:  # the options of an adaptation are a section here
+        named = [
+            replace(each, field=re.sub(r"^options\.", "adapt.", each.field))
+            for each in error.violations
+        ]
+        raise InvalidInput(named, error.omitted) from error
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ MetanasError                     reason, str(error) for people
 ├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
 │                                WORKERS_DIED, EXTRA_MISSING
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
-├── Diverged                     DIVERGED: the loss became NaN or infinite
+├── Diverged                     DIVERGED: the loss became NaN or infinite, or that of guessing
 ├── OutOfMemory                  OUT_OF_MEMORY: the device is too small for the support set
 └── ExportMismatch               EXPORT_MISMATCH: ONNX Runtime disagrees with torch; our defect
 ```
@@ -139,7 +139,7 @@ class Cancelled(MetanasError):
 
 
 class Diverged(MetanasError):
-    """The loss became NaN or infinite."""
+    """The loss became NaN or infinite, or stays that of guessing."""
 
     def __init__(self, message: str = "the loss is not finite; lower the learning rate", /) -> None:
         super().__init__("DIVERGED", message)

@@ -2,6 +2,7 @@
 
 import argparse
 from functools import partial
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,8 +11,9 @@ import torch
 
 from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.compare import compare
-from metanas.config import parse_overrides
+from metanas.compare import LEAST, compare
+from metanas.config import MOST_THREADS, parse_overrides
+from metanas.data.unreadable import HOW
 from metanas.devices import device_of
 from metanas.engine import engine_for
 from metanas.episodes import Classes, with_rotations
@@ -23,6 +25,7 @@ from metanas.recorded import Plan, run_plan
 from metanas.scores import add_scores
 from metanas.screen import bar
 from metanas.stored import Stored, read_stored
+from metanas.wording import counted
 
 PREFERRED_SPLIT = "val"
 SHOWN = {
@@ -33,15 +36,15 @@ SHOWN = {
 }
 """Accuracy in a record -> what it is called."""
 COUNTS = (
-    ("ways", 5, 2, "classes of an episode"),
-    ("shots", 1, 1, "support images of a class"),
-    ("queries", 5, 1, "queries of a class"),
-    ("episodes", 600, 1, "number of episodes"),
-    ("seed", 0, 0, "seed of the episodes"),
-    ("together", 1, 1, "episodes that are adapted in one stack"),
-    ("threads", 1, 1, "threads of torch"),
+    ("ways", 5, 2, inf, "classes of an episode"),
+    ("shots", 1, 1, inf, "support images of a class"),
+    ("queries", 5, 1, inf, "queries of a class"),
+    ("episodes", 600, 1, inf, "number of episodes"),
+    ("seed", 0, 0, inf, "seed of the episodes"),
+    ("together", 1, 1, inf, "episodes that are adapted in one stack"),
+    ("threads", 1, 1, MOST_THREADS, "threads of torch"),
 )
-"""Option, default, least, what it is."""
+"""Option, default, least, most, what it is."""
 
 
 def add_commands(commands: Any) -> None:
@@ -50,7 +53,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
         help="compare two evaluations episode by episode",
-        description="Mean difference of two evaluations on the same episodes, with its 95 %% "
+        description="Mean difference of two evaluations on the same episodes, with its 95 % "
         "interval. Reads what `evaluate --out` of this program and of the client write.",
     )
     command.add_argument("one", type=Path, metavar="A.json")
@@ -76,6 +79,12 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     command.add_argument("--data", type=Path, required=True, help="npz, or folder of classes")
+    command.add_argument(
+        "--unreadable",
+        choices=HOW,
+        default="refuse",
+        help="what becomes of images that cannot be read (default: refuse)",
+    )
     command.add_argument("--split", help="part of the data set (val if there is one, else all)")
     command.add_argument(
         "--rotations",
@@ -83,7 +92,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
         "Omniglot tables have it",
     )
-    for name, default, _, what in COUNTS:
+    for name, default, _, _, what in COUNTS:
         command.add_argument(
             f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
         )
@@ -121,7 +130,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     device = device_of(arguments.device)
     engine = engine_for(device, arguments.precision, arguments.graphs)
     checkpoint = load_checkpoint(arguments.checkpoint, device=device)
-    split, classes = classes_for(checkpoint, arguments.data, arguments.split)
+    with data.noting(arguments.unreadable) as note:
+        split, classes = classes_for(checkpoint, arguments.data, arguments.split, note)
     dataset = arguments.data.name
     if arguments.rotations:
         classes, dataset = with_rotations(classes), f"{dataset} with rotations"
@@ -144,22 +154,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         task = shown.add_task("evaluate", total=plan.episodes, seen="")
         out = arguments.out or Path(folder) / "evaluation.json"
         records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
-    _show(records)
+    _show(plan, records)
     return 0
 
 
 def classes_for(
-    checkpoint: Checkpoint, path: Path, split: str | None
+    checkpoint: Checkpoint, path: Path, split: str | None, note: data.Note | None = None
 ) -> tuple[str | None, Classes]:
     """The classes of a data set as this checkpoint takes them, and which split they are.
 
     Without a split these are the classes of "val", or all where there is no such split. They are in
-    the order of their names, as the client has them, so that both draw the same episodes.
+    the order of their names, as the client has them, so that both draw the same episodes. Images
+    that cannot be read are noted, or else an error.
     """
     spec = checkpoint.card.input
     # images of a folder may differ in size and are made equal; others stay as a client sends them
     load = partial(
-        data.load, path, size=spec.size if path.is_dir() else None, channels=spec.channels
+        data.load,
+        path,
+        size=spec.size if path.is_dir() else None,
+        channels=spec.channels,
+        on_unreadable=note,
     )
     found: str | None = split or PREFERRED_SPLIT
     try:
@@ -173,9 +188,13 @@ def classes_for(
 
 def _check(arguments: argparse.Namespace) -> None:
     bad = [
-        Violation(f"--{name}", "OPTION_OUT_OF_RANGE", f"must be at least {least}")
-        for name, _, least, _ in COUNTS
-        if getattr(arguments, name) < least
+        Violation(
+            f"--{name}",
+            "OPTION_OUT_OF_RANGE",
+            f"must be at least {least}" if most == inf else f"must be {least} to {most}",
+        )
+        for name, _, least, most, _ in COUNTS
+        if not least <= getattr(arguments, name) <= most
     ]
     if bad:
         raise InvalidInput(bad)
@@ -184,18 +203,28 @@ def _check(arguments: argparse.Namespace) -> None:
         raise EvaluationError("EVALUATION_UNWRITABLE", message)
 
 
-def _show(records: list[Record]) -> None:
-    stored = Stored({}, tuple(records))
+def _show(plan: Plan, records: list[Record]) -> None:
+    stored, shape = Stored({}, tuple(records)), plan.shape
+    print(
+        f"{plan.dataset}, {f'split {plan.split}' if plan.split else 'all classes'}: "
+        f"{counted(len(records), 'episode', 'episodes')}, {shape.ways}-way {shape.shots}-shot, "
+        f"{counted(shape.queries, 'query', 'queries')} a class"
+    )
     for name, title in SHOWN.items():
         if values := stored.column(name):
             mean = mean_of(values)
-            print(f"{title:18} {100 * mean.mean:.2f} ± {100 * mean.interval:.2f} %")
+            wide = f" ± {100 * mean.interval:.2f}" if len(values) >= LEAST else ""
+            print(f"{title:18} {100 * mean.mean:.2f}{wide} %")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    found = compare(read_stored(arguments.one), read_stored(arguments.other))
+    one, other = read_stored(arguments.one), read_stored(arguments.other)
+    found = compare(one, other)
     mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
     print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")
+    longer = max(len(one.episodes), len(other.episodes))
+    if longer > found.episodes:
+        print(f"only the first {found.episodes} of {longer} are in both; the others do not count")
     print(f"won {found.won}, lost {found.lost}, tied {found.tied}")
     return 0
 

@@ -100,6 +100,12 @@ def generators(*path: int) -> tuple[np.random.Generator, torch.Generator]:
     return np.random.default_rng(sequence), torch.Generator().manual_seed(int(seed >> 1))
 
 
+def ways_of(config: RunConfig, iteration: int) -> int:
+    """Ways of all tasks of an iteration."""
+    low, high = config.task.ways
+    return int(generators(config.train.seed, iteration)[0].integers(low, high + 1))
+
+
 class MetaBatch:
     """Inner loops of tasks drawn from the classes of a data set.
 
@@ -211,7 +217,7 @@ class MetaBatch:
     def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
         """Ways of an iteration, shots and queries of an episode."""
         task, seed = self.config.task, self.config.train.seed
-        ways = int(generators(seed, iteration)[0].integers(task.ways[0], task.ways[1] + 1))
+        ways = ways_of(self.config, iteration)
         fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [min(task.shots)]
         first = 2**32 - 1  # no task has this number
         shots = int(generators(seed, iteration, first, number)[0].choice(fitting))

@@ -88,6 +88,12 @@ def number(value: object) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def reached(folder: Path) -> int:
+    """The iteration of the snapshot in a run's folder; 0 without a readable one."""
+    iteration = _header(folder / SNAPSHOT_FILE).get("iteration")
+    return iteration if isinstance(iteration, int) else 0
+
+
 def read_run(folder: Path) -> RunRecord:
     """Read what there is of the run in `folder`; files are only read.
 

@@ -5,10 +5,14 @@ Notable:
   same bits as one that was not.
 - The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
   when the run goes on from there.
+- While a network does no better than guessing there are no snapshots: it may have collapsed, and
+  the one of before is what to go on from then.
 """
 
+import errno
 import fcntl
 import json
+import logging
 import math
 import os
 import tempfile
@@ -35,7 +39,7 @@ from metanas.checkpoint import (
 from metanas.config import RunConfig
 from metanas.data.fit import fit
 from metanas.episodes import Classes, Features, with_mirrored, with_rotations
-from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged
+from metanas.errors import CheckpointError, ClusterError, DatasetError, Diverged, InvalidInput
 from metanas.features import OnImages, trunk_features
 from metanas.origin import machine, revision
 from metanas.pretrained import pretrained_trunk
@@ -44,6 +48,7 @@ from metanas.runlog import (
     CONFIG_FILE,
     LOG_FILE,
     SNAPSHOT_FILE,
+    reached,
     read_run,
     seconds_of,
 )
@@ -54,6 +59,7 @@ from metanas.train import (
     MetaTrainer,
     Progress,
     Splits,
+    check_data,
     check_start,
 )
 from metanas.trunk import Trunk
@@ -61,6 +67,7 @@ from metanas.wishes import Wishes
 from metanas.wording import duration
 
 LOCK_FILE = "lock"
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -89,7 +96,9 @@ def run(
         CheckpointError: nothing to start or to resume from, something damaged, or a run that is
             already there, or under way in another process; or something could not be written
             (WRITE_FAILED), and what was there before still is.
-        Diverged: the loss became NaN or infinite; the last snapshot is from before.
+        InvalidInput: a run to resume that is further than `train.iterations`.
+        Diverged: the loss became NaN or infinite, or stays that of guessing; the last snapshot is
+            from before.
         ClusterError: workers are lost for good; there is a snapshot of just before.
     """
     if config.train.threads:
@@ -100,6 +109,7 @@ def run(
     extensions.check(config)
     if resume:
         check_snapshot(folder, config)
+        _check_left(folder, config.train.iterations)
         with _own(folder):
             pass
     with _writing(folder):
@@ -124,6 +134,17 @@ def run(
             if not resume:  # whoever cannot write hears of it now; and there is one to resume
                 save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, trunk, on_progress, wishes)
+
+
+def _check_left(folder: Path, iterations: int) -> None:
+    """Refuse to go on with a run that is further than it is to come; say if it is there."""
+    at = reached(folder)
+    told = f"the run is at iteration {at}, train.iterations is {iterations}: nothing to do"
+    if at > iterations:
+        told += "; go on with the same --set as before, or ask for more iterations"
+        raise InvalidInput.single("train.iterations", "OPTION_OUT_OF_RANGE", told)
+    if at == iterations:
+        log.warning("%s", told)
 
 
 def _refuse_another(folder: Path) -> None:
@@ -162,8 +183,13 @@ def _lock(file: IO[str], folder: Path) -> None:
 def _try_to_write(folder: Path) -> None:
     """Whether there could be files, without leaving one, or a folder."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    with tempfile.TemporaryFile(dir=there):
-        pass
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, f"no file can be made in {there}: {error.strerror}") from error
 
 
 @contextmanager
@@ -172,11 +198,13 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        message = f"{folder} cannot be written to ({error}); "
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        message = f"{folder} cannot be written to ({error.strerror or error}); "
         if os.access(folder / SNAPSHOT_FILE, os.R_OK):
-            message += "what was there before is unharmed: make room, then go on with --resume"
+            message += "what was there before is unharmed: "
+            message += f"{'make room' if full else 'see to that'}, then go on with --resume"
         else:
-            message += "make room, or choose another --out"
+            message += f"{'make room, or ' if full else ''}choose another --out"
         raise CheckpointError("WRITE_FAILED", message) from error
 
 
@@ -186,7 +214,7 @@ def _start(config: RunConfig, extensions: Extensions) -> Checkpoint | None:
         return None
     ops, relaxations = extensions.ops, extensions.relaxations
     checkpoint = load_checkpoint(Path(config.train.start), ops=ops, relaxations=relaxations)
-    check_start(checkpoint, config.space)
+    check_start(checkpoint, config)
     return checkpoint
 
 
@@ -199,14 +227,15 @@ def _train(
     wishes: Wishes,
 ) -> Best:
     settings = trainer.config.train
-    written, kept = time.monotonic(), trainer.iteration
+    written, kept, due = time.monotonic(), trainer.iteration, False
     while trainer.iteration < settings.iterations and not wishes.end():
         with _diverging(folder, trainer.iteration + 1, kept):
             try:
                 seen = trainer.iterate()
             except ClusterError:
-                with _writing(folder):
-                    save_snapshot(folder, trainer, best)
+                if trainer.sound():
+                    with _writing(folder):
+                        save_snapshot(folder, trainer, best)
                 raise
             on_progress(seen)
             with _writing(folder):
@@ -216,10 +245,11 @@ def _train(
                     _save(folder / CHECKPOINT, trainer, seen, trunk)
                 if validated or seen.iteration % settings.log_every == 0:
                     _log(folder / LOG_FILE, seen)
-                due = seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
-                late = time.monotonic() - written > settings.snapshot_seconds
-                if due or late or wishes.end() or seen.iteration == settings.iterations:
-                    wishes.snapshot = False
+                due |= seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+                due |= time.monotonic() - written > settings.snapshot_seconds
+                due |= wishes.end() or seen.iteration == settings.iterations
+                if due and trainer.sound():
+                    wishes.snapshot = due = False
                     save_snapshot(folder, trainer, best)
                     written, kept = time.monotonic(), trainer.iteration
     return best
@@ -243,8 +273,8 @@ def _log(path: Path, seen: Progress) -> None:
         name: None if isinstance(value, float) and math.isnan(value) else value
         for name, value in schema.dump(seen).items()
     }
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"time": time.time(), **values}) + "\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), **values}) + "\n")
 
 
 def _rewind_log(path: Path, iteration: int) -> None:
@@ -267,13 +297,18 @@ def classes_of(
     on_images: OnImages = lambda done, images: None,
     splits: Splits | None = None,
 ) -> tuple[Classes | Features, Classes | Features]:
-    """Classes to train on and classes to validate on, as the trunk sees them if there is one."""
+    """Classes to train on and classes to validate on, as the trunk sees them if there is one.
+
+    Raises:
+        DatasetError: they cannot be used, or not for the tasks that are asked for.
+    """
     train, val = _read(config) if splits is None else _given(config, splits)
     _check_apart(train, val)
     if config.data.rotations:
         train = with_rotations(train)
     if config.data.mirrored:
         train = with_mirrored(train)
+    check_data(config, train, val)  # now: a trunk takes minutes
     if trunk is None:
         return train, val
     return (
@@ -302,7 +337,7 @@ def _given(config: RunConfig, splits: Splits) -> Splits:
 
 def _read(config: RunConfig) -> Splits:
     names = config.data.train_split, config.data.val_split
-    with data.skipping() if config.data.unreadable == "skip" else data.refusing() as note:
+    with data.noting(config.data.unreadable) as note:
         train, val = (_load(config, split, note) for split in names)
     return train, val
 
@@ -311,6 +346,10 @@ def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
     """The classes of all data sets."""
     found = {}
     for path in (config.data.path, *config.data.more):
+        if not Path(path).exists():
+            key = "path='...'" if path == config.data.path else "more=['...']"
+            message = f'there is nothing at {path}; say where the data are: --set "data.{key}"'
+            raise DatasetError("DATASET_MISSING", message)
         # before a trunk packs stay as they are: they are resized as an adaptation resizes them
         as_they_are = config.space.trunk and not Path(path).is_dir()
         size = None if as_they_are else config.input.size

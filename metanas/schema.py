@@ -1,7 +1,8 @@
 """Plain data (JSON, TOML) to frozen dataclasses and back, with every wrong key named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
+from difflib import get_close_matches
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -20,7 +21,7 @@ def build(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     bad = [
-        Violation(where + key, "CONFIG_UNKNOWN_KEY", f"no such key; known: {', '.join(known)}")
+        Violation(where + key, "CONFIG_UNKNOWN_KEY", "no such key; " + _nearest(key, known))
         for key in raw
         if key not in known
     ]
@@ -33,6 +34,12 @@ def build(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
     if bad:
         raise InvalidInput(bad)
     return kind(**values)
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    """What may have been meant."""
+    found = get_close_matches(key, known, n=1)
+    return f"did you mean {found[0]}?" if found else f"known: {', '.join(known)}"
 
 
 def dump(value: Any) -> dict[str, Any]:
@@ -78,6 +85,8 @@ def _plain(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:
         return value
     if float in allowed and type(value) is int:
         return float(value)
-    expected = getattr(hint, "__name__", str(hint)).replace("tuple", "list")  # as TOML calls it
+    expected = "a table of keys"
+    if not is_dataclass(hint):
+        expected = getattr(hint, "__name__", str(hint)).replace("tuple", "list")  # as TOML calls it
     bad.append(Violation(where, "CONFIG_TYPE", f"expected {expected}, got {value!r}"))
     return value

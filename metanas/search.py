@@ -8,15 +8,13 @@ import torch
 from torch import Tensor
 
 from metanas.alphas import ALPHA_PREFIX, CellAlpha
+from metanas.config import FIXED as FIXED
 from metanas.config import RunConfig, SearchConfig
-from metanas.errors import InvalidInput
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.layout import Params
 from metanas.relax import Softmax
 from metanas.supernet import Supernet
 
-FIXED = "fixed"
-"""Name of the relaxation that learns no architecture."""
 COLDEST = 0.1
 """What is left of the last step's temperature at the end of a run that sharpens."""
 CHOSEN = 10.0
@@ -44,17 +42,10 @@ def cosine(passed: float) -> float:
 
 
 def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
-    """Let nothing but a genotype be alive, and its pairs be the best, in place.
-
-    Raises:
-        InvalidInput: the genotype is not one of the supernet's search space.
-    """
-    space = supernet.space
+    """Let nothing but a genotype of its space be alive, and its pairs be the best, in place."""
+    ops = supernet.space.ops
     for kind in CELL_KINDS:
         cell, alpha = genotype.cell(kind), supernet.cell_alpha(kind)
-        if len(cell) != space.nodes:
-            message = f"the {kind} cell has {len(cell)} nodes, the search space {space.nodes}"
-            raise InvalidInput.single("search.genotype", "GENOTYPE_MALFORMED", message)
         pairs = params[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts)
         alpha.alive.copy_(torch.zeros_like(alpha.alive))
         alpha.alive[:, 0] = True  # of edges that the genotype has not: something has to be
@@ -64,15 +55,8 @@ def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
             pairs[node][alpha.pairs_of[node].index((left, right))] = CHOSEN
             for source, name in cell[node]:
                 alpha.alive[edge + source] = False
-                alpha.alive[edge + source, _index(space.ops, name)] = True
+                alpha.alive[edge + source, ops.index(name)] = True
             edge += node + 2
-
-
-def _index(ops: tuple[str, ...], name: str) -> int:
-    if name not in ops:
-        message = f"the search space has no operation {name!r}; it has {', '.join(ops)}"
-        raise InvalidInput.single("search.genotype", "GENOTYPE_MALFORMED", message)
-    return ops.index(name)
 
 
 def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:

@@ -62,12 +62,16 @@ class SearchSpace:
             ("grid", self.grid in (1, 2), "must be 1 or 2"),
             ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
             ("trunk", self.trunk in ("", *TRUNKS), f"must be empty or one of {', '.join(TRUNKS)}"),
-            ("stem_channels", self._stem_fits, "and stem_stride have no meaning beside a trunk"),
+            (
+                "stem_channels",
+                self._stem_fits,
+                "and stem_stride have no meaning beside a trunk: leave them out",
+            ),
             ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
             ("input_channels", not self.trunk or self.input_channels == 3, "must be 3 for a trunk"),
         )
         bad = [
-            Violation(f"space.{name}", "OPTION_OUT_OF_RANGE", f"space.{name} {what}")
+            Violation(f"space.{name}", "OPTION_OUT_OF_RANGE", what)
             for name, ok, what in checks
             if not ok
         ]

@@ -10,43 +10,57 @@ Notable:
   mixture and the discrete network at its end; noise on the alphas shows them the discrete
   network's neighbours too.
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
+- Collapsing is diverging, too: where features are all alike, or noise, losses stay finite.
 """
 
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from metanas.alphas import is_alpha
 from metanas.checkpoint import Checkpoint
 from metanas.config import RunConfig
 from metanas.ends import tempered
 from metanas.episodes import Classes, Episode, Features, sample_episode
-from metanas.errors import CheckpointError, DatasetError, Diverged, UnknownName
+from metanas.errors import CheckpointError, DatasetError, Diverged, InvalidInput, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
 from metanas.kernels import Rows
 from metanas.layout import Layout, Params
-from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input
+from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input, ways_of
 from metanas.metalearn import META_LEARNERS, MetaLearner
 from metanas.ops import OPS, Op
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
 from metanas.search import cosine, fix, prune, search_at, searching, settle
-from metanas.space import SearchSpace
 from metanas.supernet import Supernet, genotype_of, initialise
+from metanas.wording import counted
 
 VALIDATION_QUERIES = 5
+STEP_BYTES = 128 * 2**30
+"""Most that the tasks of a stack may keep of a step's images for its backward pass: 128 GiB."""
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
+GUESSED_LOSS = 0.99
+"""Of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
+GUESSED_ACCURACY = 1.5
+"""... and are if no more than so many times the answers are right that guesses would be."""
+COLLAPSED = 50
+"""Meta-iterations in a row that do no better than guessing, after which a run that did, or one that
+is at its end, has diverged. A network that has learned anything does better in half of them."""
+NEVER_BEGAN = 200
+"""The same of a run that has been guessing from its start."""
 
 Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
@@ -68,9 +82,10 @@ class Extensions:
     `metanas.runs.run`."""
 
     def check(self, config: RunConfig) -> None:
-        """Whether all that this configuration names is there.
+        """Whether all that this configuration names is there, and a step can fit into memory.
 
         Raises:
+            InvalidInput: a step has so many images that no machine could keep what it needs.
             UnknownName: there is no such operation, relaxation or meta-learner.
         """
         learner, relaxation = config.train.meta_learner, config.search.relaxation
@@ -81,6 +96,7 @@ class Extensions:
         for op in config.space.ops:
             if op not in self.ops:
                 raise UnknownName("op", op, tuple(self.ops))
+        _check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
 
     def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
         """The function that runs this configuration's inner loops.
@@ -134,7 +150,6 @@ class MetaTrainer:
 
     Raises:
         DatasetError: too few classes, or images of a class, for the tasks that are asked for.
-        InvalidInput: a fixed genotype that is not one of the search space.
         UnknownName: an operation, relaxation or meta-learner that the extensions have not.
     """
 
@@ -148,8 +163,7 @@ class MetaTrainer:
         learn: Learn | None = None,
     ) -> None:
         extensions = extensions or Extensions()
-        _check_data("training", train, config.task.ways[1], 1 + max(config.task.shots))
-        _check_data("validation", val, 2, 1 + VALIDATION_QUERIES)
+        check_data(config, train, val)
         self.config = config
         self.data = _digest(train, val)
         self._val = val
@@ -166,6 +180,8 @@ class MetaTrainer:
         self.moments = Moments.zero(self.layout.size)
         self.outer = Moments.zero(self.layout.size + len(self.factors))
         self.iteration = 0
+        self.guessing = 0
+        """The last meta-iterations, in a row, in which the tasks were guessed at."""
 
     @property
     def meta(self) -> Params:
@@ -189,9 +205,9 @@ class MetaTrainer:
         """Take over a checkpoint's parameters, candidates and learned rates.
 
         Raises:
-            CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+            CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
         """
-        check_start(checkpoint, self.config.space)
+        check_start(checkpoint, self.config)
         self.params = self.layout.flatten(checkpoint.params)
         rates = checkpoint.card.rates
         self.factors = torch.tensor([math.log(rates.get(n, 1.0)) for n in self.layout.names])
@@ -205,11 +221,13 @@ class MetaTrainer:
         """One meta-iteration.
 
         Raises:
-            Diverged: a loss or gradient is not finite; everything is as it was before.
+            Diverged: a loss or gradient is not finite, or the loss stays that of guessing; the
+                meta-parameters are as they were before.
         """
         began = time.monotonic()
         settings = self.config.train
         results = self._learn(self._state(), range(settings.tasks))
+        self._notice(results)
         rates = self._step(results)
         self.iteration += 1
         self._narrow()
@@ -232,6 +250,17 @@ class MetaTrainer:
             moments=self.moments,
             alive={kind: self.supernet.cell_alpha(kind).alive for kind in CELL_KINDS},
         )
+
+    def _notice(self, results: TaskResults) -> None:
+        """Refuse to go on where nothing is learned any more."""
+        loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
+        knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
+        self.guessing = 0 if knows else self.guessing + 1
+        never = self.guessing > self.iteration
+        last = self.iteration + 1 == self.config.train.iterations
+        if self.guessing >= (NEVER_BEGAN if never and not last else COLLAPSED):
+            since = "from the start on, so look at the images, too" if never else "in a row"
+            raise Diverged(f"{self.guessing} iterations did no better than guessing, {since}")
 
     def _step(self, results: TaskResults) -> tuple[float, float]:
         """Move the meta-parameters; the step sizes of weights and alphas."""
@@ -308,22 +337,43 @@ class MetaTrainer:
 
         The episodes are the same at every call.
         """
-        random = np.random.default_rng(self.config.train.seed + 1)
-        ways = min(20, len(self._val))
-        accuracies = []
-        for _ in range(self.config.train.validation_episodes):
-            episode = sample_episode(
-                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
-            )
-            logits = self._logits(episode, relaxation)
-            right = logits.argmax(1).numpy() == episode.query_labels
-            accuracies.append(float(right.mean()))
+        episodes = islice(self._episodes(), self.config.train.validation_episodes)
+        params = self.saved
+        accuracies = [self._answer(episode, params, relaxation)[1] for episode in episodes]
         return sum(accuracies) / len(accuracies)
 
-    def _logits(self, episode: Episode, relaxation: Relaxation) -> Tensor:
+    @torch.no_grad()
+    def sound(self) -> bool:
+        """Whether a snapshot may take the place of one from before.
+
+        The tasks of the last iteration say what the parameters were before its step; an episode of
+        validation classes says what they are now.
+        """
+        episode = next(self._episodes())
+        warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
+        loss, accuracy = self._answer(episode, self.meta, warm)
+        return not self.guessing and _knows(loss, accuracy, len(episode.classes))
+
+    def _episodes(self) -> Iterator[Episode]:
+        """Of validation, the same at every call."""
+        random = np.random.default_rng(self.config.train.seed + 1)
+        ways = min(20, len(self._val))
+        while True:
+            yield sample_episode(
+                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
+            )
+
+    def _answer(
+        self, episode: Episode, params: Params, relaxation: Relaxation
+    ) -> tuple[float, float]:
+        """Loss and accuracy of the queries of an episode."""
+        logits, labels = self._logits(episode, params, relaxation), episode.query_labels
+        accuracy = (logits.argmax(1).numpy() == labels).mean()
+        return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
+
+    def _logits(self, episode: Episode, params: Params, relaxation: Relaxation) -> Tensor:
         """Logits `(Q, ways)` of the queries of an episode."""
         x = network_input(episode, self.config)
-        params = self.saved
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
         count = len(members)
         arguments = (x, Rows(count), relaxation)
@@ -332,21 +382,42 @@ class MetaTrainer:
         return prototype_logits(out[:count], members, out[count:], scale)
 
 
-def check_start(checkpoint: Checkpoint, space: SearchSpace) -> None:
-    """Whether a run in this search space can start from a checkpoint.
+def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Whether a run can start from a checkpoint: its weights fit, and know such images.
 
     Raises:
-        CheckpointError: CHECKPOINT_FORMAT, it is of another search space.
+        CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
     """
-    there, here = vars(checkpoint.card.space), vars(space)
-    differing = [
-        f"space.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
-        for name, value in here.items()
-        if there[name] != value
-    ]
-    if differing:
-        message = f"checkpoint {checkpoint.card.name!r} has another search space: "
-        raise CheckpointError("CHECKPOINT_FORMAT", message + "; ".join(differing))
+    card = checkpoint.card
+    pairs = (
+        ("space", "search space", vars(card.space), vars(config.space)),
+        ("input", "input", vars(card.input), vars(config.input)),
+    )
+    for section, what, there, here in pairs:
+        differing = [
+            f"{section}.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
+            for name, value in here.items()
+            if there[name] != value
+        ]
+        if differing:
+            message = f"checkpoint {card.name!r} has another {what}: {'; '.join(differing)}"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
+
+
+def _knows(loss: float, accuracy: float, ways: int) -> bool:
+    """Whether such answers are better than guesses; if they are not numbers, they are not."""
+    return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
+
+
+def _check_memory(config: RunConfig, supernet: Supernet) -> None:
+    """Refuse steps that cannot be: by far more than a machine has, of an estimate."""
+    tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
+    kept = sum(supernet.kept(config.input.size)) * config.task.images * tasks
+    if kept > STEP_BYTES:
+        message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
+        message += f"{kept / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
+        message += "lower task.images, or train.stack"
+        raise InvalidInput.single("task.images", "OPTION_OUT_OF_RANGE", message)
 
 
 def _digest(*splits: Classes | Features) -> str:
@@ -355,12 +426,30 @@ def _digest(*splits: Classes | Features) -> str:
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _check_data(split: str, classes: Classes | Features, ways: int, images: int) -> None:
-    """Refuse before any work what would otherwise fail at some later draw."""
-    if len(classes) < ways:
-        message = f"the {split} split has {len(classes)} classes; {ways} or more are needed"
-        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
-    for name, members in classes.items():
-        if len(members) < images:
-            message = f"class {name!r} of the {split} split has {len(members)} images; {images} or "
-            raise DatasetError("DATASET_TOO_FEW_IMAGES", message + "more are needed")
+def check_data(config: RunConfig, train: Classes | Features, val: Classes | Features) -> None:
+    """Refuse before any work what would otherwise fail at some later draw.
+
+    Raises:
+        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+    """
+    shots = max(config.task.shots)
+    _check_classes("training", train, config.task.ways[1], "lower task.ways")
+    _check_classes("validation", val, 2, "name another data.val_split")
+    _check_images("training", train, 1 + shots, "lower task.shots")
+    _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
+
+
+def _check_classes(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    if len(classes) < least:
+        message = f"the {split} split has {counted(len(classes), 'class', 'classes')}; {least} or "
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}more are needed: {remedy}")
+
+
+def _check_images(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    few = [name for name, members in classes.items() if len(members) < least]
+    if few:
+        some = ", ".join(f"{name!r} ({len(classes[name])})" for name in few[:3])
+        has = "has" if len(few) == 1 else "have"
+        message = f"{len(few)} of {counted(len(classes), 'class', 'classes')} of the {split} split "
+        message += f"{has} fewer than {least} images, such as {some}; {remedy}, or leave them out"
+        raise DatasetError("DATASET_TOO_FEW_IMAGES", message)

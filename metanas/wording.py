@@ -9,6 +9,11 @@ def number_text(value: float) -> str:
     return text.replace(",", "\u202f").replace("-", "−")
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """So many things: `1 class`, `12 classes`."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def duration(seconds: float) -> str:
     """Seconds for people: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     if seconds < 59.5:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from metanas.data import arrays, folder, omniglot, packs
 from metanas.data.fit import fit
 from metanas.data.npz import open_npz
-from metanas.data.unreadable import Note, refusing, skipping
+from metanas.data.unreadable import Note, noting
 from metanas.errors import DatasetError
 
-__all__ = ["Note", "load", "refusing", "skipping"]
+__all__ = ["Note", "load", "noting"]
 
 
 def load(
@@ -41,7 +41,7 @@ def load(
         DatasetError: with a reason of its own for each way in which data can be unusable.
     """
     path = Path(path)
-    with nullcontext(on_unreadable) if on_unreadable else refusing() as note:
+    with nullcontext(on_unreadable) if on_unreadable else noting("refuse") as note:
         data = _read(path, split, size, channels, note)
     if not data:
         raise DatasetError("DATASET_EMPTY", f"{path} has no classes")

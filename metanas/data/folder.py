@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from metanas.data.fit import fit_one
 from metanas.data.splits import unknown_split
-from metanas.data.unreadable import Note
+from metanas.data.unreadable import Note, reason_of
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images import decode
 from metanas.task import Limits
@@ -31,7 +31,8 @@ def read(
         split: name of the split's folder, or None.
         size: side that every image is squashed to; without it all must be of one size already.
         channels: 1 or 3; None is 3.
-        note: called with each file that is no image, and why; the file is then skipped.
+        note: called with each file that is no image, or folder or dead link among a class's files,
+            and why; it is then skipped.
 
     Raises:
         DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE.
@@ -63,15 +64,30 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _images(folder: Path, note: Callable[[Path, str], None]) -> Iterator[NDArray[np.uint8]]:
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        if path.name.startswith(".") or path.name.lower() in NO_IMAGES:
+    paths = sorted(p for p in folder.iterdir() if not _left_behind(p.name))
+    if all(path.is_dir() for path in paths):  # no class, but perhaps a split
+        return
+    for path in paths:
+        if not path.is_file():  # a pipe would be waited for
+            note(path, _instead(path))
             continue
         try:
             yield decode(path.read_bytes(), channels=3, limits=Limits())
         except InvalidInput as error:
-            note(path, error.reason)
+            note(path, reason_of(error))
         except OSError as error:
             note(path, error.strerror or type(error).__name__)
+
+
+def _left_behind(name: str) -> bool:
+    return name.startswith(".") or name.lower() in NO_IMAGES
+
+
+def _instead(path: Path) -> str:
+    """What there is where a file should be."""
+    if path.is_dir():
+        return "a folder inside a class: its images would not be seen"
+    return "a link that leads nowhere" if path.is_symlink() else "not a file"
 
 
 def _stack(name: str, images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

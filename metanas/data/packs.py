@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from metanas.data.npz import Archive
 from metanas.data.splits import check_names, classes_of
-from metanas.data.unreadable import Note
+from metanas.data.unreadable import Note, reason_of
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images import decode
 from metanas.task import Limits
@@ -45,7 +45,7 @@ def read(
                 decoded = decode(encoded, channels=channels or 3, limits=Limits())
                 yield decoded.transpose(2, 0, 1)
             except InvalidInput as error:
-                note(f"image {member} of class {name!r}", error.reason)
+                note(f"image {member} of class {name!r}", reason_of(error))
 
     chosen = {
         str(names[index]): np.flatnonzero(label == index)

@@ -2,20 +2,33 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
-from metanas.errors import DatasetError
+from metanas.errors import DatasetError, InvalidInput
+from metanas.wording import counted
 
 NAMED = 5
-"""Of many, so many are named."""
+"""Of many, so many are named in an error."""
+HOW = ("refuse", "skip")
+"""What can become of images that cannot be read."""
 Note = Callable[[str, str], None]
 """Called with where an image is that cannot be read (a file below the data set's folder, an image
 of a pack), and why."""
 log = logging.getLogger(__name__)
 
 
+def noting(how: str) -> AbstractContextManager[Note]:
+    """A note to hand to readers, by what is to become of what is noted: one of `HOW`."""
+    return _skipping() if how == "skip" else _refusing()
+
+
+def reason_of(error: InvalidInput) -> str:
+    """Why an image cannot be read, in words."""
+    return error.violations[0].message.partition(";")[0]
+
+
 @contextmanager
-def refusing() -> Iterator[Note]:
+def _refusing() -> Iterator[Note]:
     """A note to hand to readers; what was noted is one error, once all has been looked at.
 
     Raises:
@@ -32,18 +45,22 @@ def refusing() -> Iterator[Note]:
 
 
 @contextmanager
-def skipping() -> Iterator[Note]:
-    """A note to hand to readers; what was noted is a warning in the log, and left out."""
+def _skipping() -> Iterator[Note]:
+    """A note to hand to readers; what was noted is left out, and all of it in a warning."""
     bad: dict[str, str] = {}
     try:
         yield bad.__setitem__
     finally:  # an empty class may be an error because of them
         if bad:
-            log.warning("%s, and left out", _told(bad))
+            every = "".join(f"\n  {where}: {why}" for where, why in bad.items())
+            log.warning("%s cannot be read, and left out:%s", _count(bad), every)
 
 
 def _told(bad: Mapping[str, str]) -> str:
     names = [f"{where} ({why})" for where, why in bad.items()]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    plural = "images" if len(names) > 1 else "image"
-    return f"{len(names)} {plural} cannot be read: {', '.join(names[:NAMED])}{more}"
+    return f"{_count(bad)} cannot be read: {', '.join(names[:NAMED])}{more}"
+
+
+def _count(bad: Mapping[str, str]) -> str:
+    return counted(len(bad), "image", "images")

@@ -17,7 +17,7 @@ from metanas import schema
 from metanas.checkpoint import load_checkpoint
 from metanas.config import read_config
 from metanas.options import AdaptConfig
-from tests.core.small import RUN, synthetic
+from tests.core.small import GENOTYPE, RUN, synthetic
 
 STUDY = Path(__file__).parents[2] / "configs" / "study-omniglot.toml"
 
@@ -59,7 +59,7 @@ def test_every_variant_is_the_configuration_but_for_its_choice() -> None:
         runs = [variant.run for variant in group.values()]
         assert len(runs) == len(set(runs))
         for variant in group.values():
-            genotype = ['search.genotype = "{}"'] * bool(variant.genotype_of)
+            genotype = [f"search.genotype = '{GENOTYPE.to_json()}'"] * bool(variant.genotype_of)
             found = read_config(STUDY, [*variant.overrides, *genotype])
             assert (found.data, found.task, found.input) == (base.data, base.task, base.input)
             assert found.train.iterations == base.train.iterations

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metanas.alphas import is_alpha
 from metanas.card import InputSpec
-from metanas.config import DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
+from metanas.config import STEPS_OF, DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
 from metanas.episodes import Classes
 from metanas.errors import InvalidInput
 from metanas.genotype import Genotype
@@ -56,7 +56,7 @@ RUN = RunConfig(
     space=TINY,
     adapt=AdaptConfig(steps=2, tuning_steps=1),
     task=TaskConfig(ways=(3, 5), shots=(1, 2), images=20, steps=2),
-    search=SearchConfig(warm_up=2, settle=4),
+    search=SearchConfig(warm_up=2, settle=3),
     train=TrainConfig(
         iterations=6, validate_every=3, validation_episodes=4, log_every=4, threads=1
     ),
@@ -114,7 +114,12 @@ def examples(
 
 
 def run_config(**changes: Any) -> RunConfig:
-    """The tiny run with other settings of training, search or tasks, whose names are distinct."""
+    """The tiny run with other settings of training, search or tasks, whose names are distinct.
+
+    The task optimizer is that of the meta-learner.
+    """
+    learner = changes.get("meta_learner", "reptile")
+    changes.setdefault("task_optimizer", STEPS_OF.get(learner, "adam"))
 
     def pick(section: T) -> T:
         known = {each.name for each in fields(section)} & changes.keys()

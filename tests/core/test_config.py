@@ -11,7 +11,7 @@ from metanas.card import read_card
 from metanas.config import RunConfig, TaskConfig, TrainConfig, read_config
 from metanas.errors import InvalidInput
 from metanas.runlog import CONFIG_FILE
-from tests.core.small import RUN, TINY, findings
+from tests.core.small import GENOTYPE, RUN, TINY, findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot.toml"
 CHECKPOINTS = Path(__file__).parents[2] / "meta_checkpoints"
@@ -41,9 +41,9 @@ def test_shipped_checkpoints_are_those_of_their_configurations(folder: Path) -> 
 
 
 def test_overrides_have_the_last_word() -> None:
-    overrides = ['name = "mine"', "train.iterations = 7", "task.ways = [3, 4]", "adapt.steps=1"]
+    overrides = ['name = "mine"', "train.iterations = 700", "task.ways = [3, 4]", "adapt.steps=1"]
     config = read_config(SHIPPED, overrides)
-    assert (config.name, config.train.iterations, config.task.ways) == ("mine", 7, (3, 4))
+    assert (config.name, config.train.iterations, config.task.ways) == ("mine", 700, (3, 4))
     assert config.adapt.steps == 1
     assert config.search.settle == read_config(SHIPPED).search.settle
 
@@ -65,7 +65,13 @@ def test_overrides_that_are_no_toml(override: str) -> None:
         ("train.iterations = 5.5", "train.iterations", "CONFIG_TYPE"),
         ("train = 5", "train", "CONFIG_TYPE"),
         ("task.ways = [5]", "task.ways", "CONFIG_TYPE"),
-        ("adapt.steps = 501", "options.steps", "OPTION_OUT_OF_RANGE"),
+        ("adapt.steps = 501", "adapt.steps", "OPTION_OUT_OF_RANGE"),
+        ("adapt.shift_pixels = 9", "adapt.shift_pixels", "OPTION_OUT_OF_RANGE"),
+        ("search.warm_up = 14000", "search.warm_up", "OPTION_OUT_OF_RANGE"),
+        ("search.settle = 60", "search.settle", "OPTION_OUT_OF_RANGE"),
+        ("train.iterations = 239", "search.settle", "OPTION_OUT_OF_RANGE"),
+        ('train.meta_learner = "maml"', "train.task_optimizer", "OPTION_OUT_OF_RANGE"),
+        ('train.task_optimizer = "sgd"', "train.task_optimizer", "OPTION_OUT_OF_RANGE"),
         ("space.nodes = 0", "space.nodes", "OPTION_OUT_OF_RANGE"),
         ("input.channels = 3", "input.channels", "OPTION_OUT_OF_RANGE"),
         ("task.ways = [5, 3]", "task.ways", "OPTION_OUT_OF_RANGE"),
@@ -82,6 +88,48 @@ def test_wrong_values_in_a_configuration(override: str, field: str, reason: str)
     with pytest.raises(InvalidInput) as caught:
         read_config(SHIPPED, [override])
     assert (field, reason) in findings(caught)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.iteratons = 5", "train.iteratons: no such key; did you mean iterations?"),
+        ("trian.iterations = 5", "trian: no such key; did you mean train?"),
+        ("input.colour = 5", "no such key; known: channels, size, mean, std, dark_background"),
+        ("data = 3", "data: expected a table of keys, got 3"),
+        ("train.weight_lr = inf", "train.weight_lr: must be finite"),
+        ("space.ops = []", "space.ops: must be distinct names"),
+        ("input.size = 1", "input.size: must be 8 to 512 pixels"),
+        ("search.warm_up = 20000", "search.warm_up: must be below train.iterations = 14000"),
+    ],
+)
+def test_what_is_said_of_wrong_values(override: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read_config(SHIPPED, [override])
+    assert told in str(caught.value)
+
+
+def test_without_a_search_there_is_no_schedule() -> None:
+    search = replace(RUN.search, relaxation="fixed", genotype=GENOTYPE.to_json(), warm_up=99)
+    assert replace(RUN, search=search).search.warm_up > RUN.train.iterations
+    broken = replace(search, genotype='{"normal": []}')
+    with pytest.raises(InvalidInput) as caught:
+        replace(RUN, search=broken)
+    assert findings(caught) == {("search.genotype", "GENOTYPE_MALFORMED")}
+
+
+def test_meta_learners_of_others_have_the_steps_that_they_say() -> None:
+    for steps in ("adam", "sgd"):
+        train = replace(RUN.train, meta_learner="mine", task_optimizer=steps)
+        assert train.task_optimizer == steps
+
+
+def test_json_that_is_no_object(tmp_path: Path) -> None:
+    path = tmp_path / "training.json"
+    path.write_text("[1]")
+    with pytest.raises(InvalidInput, match="is a JSON list") as caught:
+        read_config(path)
+    assert caught.value.reason == "CONFIG_UNREADABLE"
 
 
 def test_a_missing_key_and_everything_else_that_is_wrong(tmp_path: Path) -> None:
@@ -114,6 +162,8 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
     ("section", "change"),
     [
         ("train", {"iterations": 0}),
+        ("train", {"threads": 1025}),
+        ("search", {"share_threshold": 1.0}),
         ("train", {"tasks": 0}),
         ("train", {"stack": -1}),
         ("train", {"weight_lr": NAN}),
@@ -149,7 +199,7 @@ def test_training_settings_out_of_bounds(section: str, change: dict[str, Any]) -
 def test_steps_for_sgd_are_refused_for_adam() -> None:
     """Every weight would move by 1 in each iteration, whatever its gradient."""
     with pytest.raises(InvalidInput) as caught:
-        replace(RUN.train, meta_learner="fomaml", outer="adam")
+        replace(RUN.train, meta_learner="fomaml", task_optimizer="sgd", outer="adam")
     names = {"train.meta_lr_weights", "train.meta_lr_alphas"}
     assert findings(caught) == {(name, "OPTION_OUT_OF_RANGE") for name in names}
     assert "1e-3 is usual" in str(caught.value)
@@ -162,7 +212,7 @@ def test_reptile_learns_rates_from_the_second_step_on() -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(RUN, train=train, task=task)
     assert findings(caught) == {("task.steps", "OPTION_OUT_OF_RANGE")}
-    maml = replace(train, meta_learner="maml")
+    maml = replace(train, meta_learner="maml", task_optimizer="sgd")
     assert replace(RUN, train=maml, task=task).train.learned_rates
 
 

@@ -1,5 +1,6 @@
 """Data sets on disk: every kind that is read, and what is said of those that cannot be."""
 
+import os
 import struct
 import subprocess
 import sys
@@ -140,13 +141,13 @@ def test_images_of_packs_that_cannot_be_decoded(tmp_path: Path) -> None:
         load(path)
     assert caught.value.reason == "DATASET_IMAGE"
     assert str(caught.value) == (
-        "2 images cannot be read: image 2 of class 'dog' (IMAGE_FORMAT), "
-        "image 5 of class 'fox' (IMAGE_FORMAT); repair or remove them"
+        "2 images cannot be read: image 2 of class 'dog' (not an image that can be read), "
+        "image 5 of class 'fox' (not an image that can be read); repair or remove them"
     )
     skipped: list[tuple[str, str]] = []
     dogs = load(path, "val", on_unreadable=lambda where, why: skipped.append((where, why)))["dog"]
     assert [image.flat[0] for image in dogs] == [11, 12]
-    assert skipped == [("image 2 of class 'dog'", "IMAGE_FORMAT")]
+    assert skipped == [("image 2 of class 'dog'", "not an image that can be read")]
     assert reason(path, on_unreadable=lambda where, why: None) == "DATASET_EMPTY"
 
 
@@ -239,13 +240,19 @@ def test_an_archive_that_would_run_code_is_refused(tmp_path: Path) -> None:
     path = npz(tmp_path / "evil.npz", {"cat": np.array([Evil()], dtype=object)})
     assert reason(path) == "DATASET_FORMAT"
     assert not (tmp_path / "ran").exists()
+    with pytest.raises(DatasetError, match="it holds Python objects"):
+        load(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04" + b"\0" * 40])
 def test_files_that_are_no_archive(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(content)
-    assert reason(path) == "DATASET_FORMAT"
+    with pytest.raises(DatasetError) as caught:
+        load(path)
+    assert caught.value.reason == "DATASET_FORMAT"
+    assert "is no npz archive" in str(caught.value)
+    assert "pickle" not in str(caught.value)
 
 
 def test_a_lone_array_is_no_archive(tmp_path: Path) -> None:
@@ -312,13 +319,33 @@ def test_files_that_are_no_images_are_refused_by_name_or_skipped(tmp_path: Path)
         load(tmp_path)
     assert caught.value.reason == "DATASET_IMAGE"
     assert str(caught.value).startswith("2 images cannot be read")
-    assert "notes.txt (IMAGE_FORMAT)" in str(caught.value)
-    assert "half.png (IMAGE_TRUNCATED)" in str(caught.value)
+    assert "notes.txt (not an image that can be read)" in str(caught.value)
+    assert "half.png (the PNG file ends too early)" in str(caught.value)
 
     skipped: list[tuple[str, str]] = []
     data = load(tmp_path, on_unreadable=lambda path, why: skipped.append((path, why)))
     assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
-    assert skipped == [("cat/notes.txt", "IMAGE_FORMAT"), ("dog/half.png", "IMAGE_TRUNCATED")]
+    assert skipped == [
+        ("cat/notes.txt", "not an image that can be read"),
+        ("dog/half.png", "the PNG file ends too early"),
+    ]
+
+
+def test_what_is_no_file_does_not_vanish(tmp_path: Path) -> None:
+    class_folder(tmp_path, {"cat": [pixels(4, 4)], "dog": [pixels(4, 4)]})
+    class_folder(tmp_path / "cat", {"kittens": [pixels(4, 4)], ".cache": [pixels(4, 4)]})
+    (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "dog" / "pipe.png")
+    skipped = dict[str, str]()
+    data = load(tmp_path, on_unreadable=skipped.__setitem__)
+    assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
+    assert skipped == {
+        "cat/kittens": "a folder inside a class: its images would not be seen",
+        "dog/gone.png": "a link that leads nowhere",
+        "dog/pipe.png": "not a file",
+    }
+    with pytest.raises(DatasetError, match="3 images cannot be read: cat/kittens"):
+        load(tmp_path)
 
 
 def test_a_class_of_unreadable_files_only_is_empty(tmp_path: Path) -> None:

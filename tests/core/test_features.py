@@ -11,12 +11,14 @@ import torch
 from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.ends import tempered
+from metanas.errors import DatasetError
 from metanas.features import trunk_features
 from metanas.options import AffineRange, PhotoRange
 from metanas.pretrained import pretrained_trunk
 from metanas.runs import classes_of, run
 from metanas.space import SearchSpace
 from metanas.support import Preprocessing
+from metanas.trunk import Trunk
 from metanas.workbench import make_model
 from tests.core.small import RUN, examples, run_config, synthetic
 
@@ -35,7 +37,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
             labels=np.repeat(list(classes), 8),
             split=np.repeat(["train"] * 4 + ["val"] * 2, 8),
         )
-    base = run_config(iterations=2, validate_every=1)
+    base = run_config(iterations=2, warm_up=0, settle=0, validate_every=1)
     return replace(
         base,
         name="behind",
@@ -79,6 +81,15 @@ def test_data_sets_are_one(config: RunConfig) -> None:
     assert len(train) == 8
     assert len(val) == 4
     assert {name.split("/")[0] for name in train} == {"one", "two"}
+
+
+def test_data_are_checked_before_the_trunk_sees_them(config: RunConfig) -> None:
+    seen = list[int]()
+    many = replace(config, task=replace(config.task, ways=(3, 500), images=1000))
+    with pytest.raises(DatasetError) as caught:
+        classes_of(many, Trunk(many.space), lambda done, images: seen.append(done))
+    assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
+    assert not seen
 
 
 def test_a_run_behind_a_trunk(config: RunConfig, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,13 @@ def test_the_commands_with_workers(
     assert "raise train.tasks [OPTION_OUT_OF_RANGE]" in text
 
 
+def test_data_that_lie_elsewhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """As those of the configuration beside a shipped checkpoint do."""
+    trained = SHIPPED.parents[1] / "meta_checkpoints" / "omniglot" / "training.json"
+    text = told(capsys, ["train", str(trained), "--out", str(tmp_path / "run")])
+    assert "--set \"data.path='...'\" [DATASET_MISSING]" in text
+
+
 def test_options_of_workers_without_workers(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, ["train", str(SHIPPED), "--address", "127.0.0.1:6379"])
     assert "--workers N" in text
@@ -124,6 +132,7 @@ def test_evaluations_are_printed_resumed_and_compared(
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     assert main([*evaluation(checkpoint, data, one, "--episodes", "2"), "--transductive"]) == 0
     text = capsys.readouterr().out
+    assert "data.npz, split val: 2 episodes, 3-way 1-shot, 2 queries a class\n" in text
     for title in ("exported", "pruned", "soft", "transductive"):
         assert title in text
     first = json.loads(one.read_text())["episodes"]
@@ -136,6 +145,11 @@ def test_evaluations_are_printed_resumed_and_compared(
     text = capsys.readouterr().out
     assert "points, 3 episodes" in text
     assert "tied" in text
+    assert "only the first" not in text
+    assert main(evaluation(checkpoint, data, other, "--episodes", "4", "--set", "alpha_lr=0")) == 0
+    capsys.readouterr()
+    assert main(["compare", str(one), str(other)]) == 0
+    assert "only the first 3 of 4 are in both" in capsys.readouterr().out
 
 
 def test_turned_classes_are_classes_of_an_evaluation(
@@ -157,6 +171,26 @@ def test_folders_have_no_split_and_are_fitted(
     out = tmp_path / "out.json"
     assert main(evaluation(checkpoint, folder, out, "--queries", "1", "--episodes", "1")) == 0
     assert json.loads(out.read_text())["settings"]["split"] is None
+    text = capsys.readouterr().out
+    assert "query, all classes: 1 episode, 3-way 1-shot, 1 query a class" in text
+    assert "nan" not in text  # there is no interval of one episode
+
+
+def test_an_evaluation_without_the_images_that_cannot_be_read(
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "query"
+    shutil.copytree(Path(__file__).parents[2] / "examples" / "digits" / "query", folder)
+    (folder / "0" / "notes.txt").write_text("no image")
+    small = evaluation(checkpoint, folder, tmp_path / "out.json", "--episodes", "1")
+    assert "[DATASET_IMAGE]" in told(capsys, small)
+    assert main([*small, "--unreadable", "skip"]) == 0
+
+
+def test_help_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["compare", "--help"])
+    assert "95 % interval" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_evaluation_does_not_destroy_another(
@@ -189,6 +223,7 @@ def test_documents_that_cannot_be_compared(
         (["--ways", "50"], "DATASET_TOO_FEW_CLASSES"),
         (["--episodes", "0"], "OPTION_OUT_OF_RANGE"),
         (["--together", "0"], "OPTION_OUT_OF_RANGE"),
+        (["--threads", "100000"], "OPTION_OUT_OF_RANGE"),
         (["--graphs", "4"], "OPTION_OUT_OF_RANGE"),  # on a CPU
         (["--out", "."], "EVALUATION_UNWRITABLE"),
         (["--split", "nothing"], "DATASET_SPLIT"),

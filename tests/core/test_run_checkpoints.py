@@ -37,7 +37,7 @@ def test_the_configuration_travels_with_the_checkpoint(config: RunConfig, tmp_pa
 def test_a_run_starts_from_a_checkpoint(config: RunConfig, finished: Path, tmp_path: Path) -> None:
     settings = replace(config.train, iterations=1, start=str(finished / "checkpoint"))
     frozen = replace(settings, meta_lr_weights=0.0, meta_lr_alphas=0.0)
-    search = replace(config.search, warm_up=9, settle=0)
+    search = replace(config.search, warm_up=0, settle=0)
     still = replace(config, train=frozen, search=search)
     run(still, tmp_path / "still", resume=False, on_progress=ignore)
     before, after = (
@@ -62,6 +62,14 @@ def test_a_run_does_not_start_from_another_search_space(
         run(other, tmp_path / "other", resume=False, on_progress=ignore)
     assert caught.value.reason == "CHECKPOINT_FORMAT"
     assert not (tmp_path / "other").exists()
+    darker = replace(
+        without_data(config),
+        train=settings,
+        input=replace(config.input, std=(0.5,), dark_background=True),
+    )
+    told = r"another input: input\.std is \[1.0\] there and \[0.5\] here; input\.dark_background is"
+    with pytest.raises(CheckpointError, match=told):
+        run(darker, tmp_path / "other", resume=False, on_progress=ignore)
     missing = replace(config, train=replace(settings, start=str(tmp_path / "nowhere")))
     with pytest.raises(CheckpointError, match="nowhere"):
         run(missing, tmp_path / "other", resume=False, on_progress=ignore)
@@ -70,7 +78,9 @@ def test_a_run_does_not_start_from_another_search_space(
 def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
     config: RunConfig, tmp_path: Path
 ) -> None:
-    settings = replace(config.train, learned_rates=True, task_optimizer="sgd")
+    settings = replace(
+        config.train, meta_learner="fomaml", learned_rates=True, task_optimizer="sgd"
+    )
     run(replace(config, train=settings), tmp_path, resume=False, on_progress=ignore)
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.card.task_optimizer == "sgd"

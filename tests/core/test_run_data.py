@@ -125,8 +125,10 @@ def test_unreadable_images_are_left_out(
     lenient = replace(flawed, data=replace(flawed.data, unreadable="skip"))
     run(lenient, tmp_path / "run", resume=False, on_progress=ignore)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("2 images cannot be read: train/")
-    assert told.endswith("left out")
+    head, *lines = told.splitlines()
+    assert head == "2 images cannot be read, and left out:"
+    assert [line.split("/")[0] for line in lines] == ["  train", "  val"]
+    assert all(line.endswith("broken.png: not an image that can be read") for line in lines)
     run(config, tmp_path / "whole", resume=False, on_progress=ignore)
     (_, one), (_, other) = state(tmp_path / "run"), state(tmp_path / "whole")
     assert all(torch.equal(value, other[name]) for name, value in one.items())

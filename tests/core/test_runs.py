@@ -1,6 +1,7 @@
 """Runs on disk: log, snapshots, best checkpoint; killed and resumed as if nothing had happened."""
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
-from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
 from metanas.origin import revision
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
@@ -71,6 +72,20 @@ def test_resuming_is_as_if_nothing_had_happened(
 def test_a_run_goes_on_for_longer(config: RunConfig, finished: Path) -> None:
     run(config, finished, resume=True, on_progress=ignore)
     assert state(finished)[0]["iteration"] == 6
+
+
+def test_a_run_that_is_further_than_asked_for(
+    config: RunConfig, finished: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before the data are read: --resume without the --set of before."""
+    short = replace(config, train=replace(config.train, iterations=3))
+    run(short, finished, resume=True, on_progress=ignore)
+    told = "the run is at iteration 3, train.iterations is 3: nothing to do"
+    assert [record.getMessage() for record in caplog.records] == [told]
+    run(config, finished, resume=True, on_progress=ignore)
+    with pytest.raises(InvalidInput, match="the same --set") as caught:
+        run(without_data(short), finished, resume=True, on_progress=ignore)
+    assert "at iteration 6, train.iterations is 3: nothing to do" in str(caught.value)
 
 
 def test_a_run_is_not_overwritten(config: RunConfig, finished: Path) -> None:
@@ -163,8 +178,9 @@ def test_a_folder_that_cannot_be_is_refused_before_the_data(
     config: RunConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
+    told = "file is a file); choose another --out"
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(CheckpointError, match="another --out") as caught:
+        with pytest.raises(CheckpointError, match=re.escape(told)) as caught:
             run(without_data(config), folder, resume=False, on_progress=ignore)
         assert caught.value.reason == "WRITE_FAILED"
         assert "--resume" not in str(caught.value)  # there is nothing to go on with
@@ -218,6 +234,17 @@ def test_divergence_names_the_iteration_and_keeps_the_snapshot(
     assert "meta-iteration 4 diverged" in str(caught.value)
     assert "after iteration 3" in str(caught.value)
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
+
+
+def test_no_snapshot_is_taken_of_a_network_that_guesses(config: RunConfig, finished: Path) -> None:
+    """On a rhythm, when asked to, or at the end."""
+    before = (finished / SNAPSHOT_FILE).read_bytes()
+    wild: dict[str, Any] = {"weight_lr": 1e20, "iterations": 9, "snapshot_every": 1}
+    wishes = Wishes(snapshot=True)
+    changed = replace(config, train=replace(config.train, **wild))
+    run(changed, finished, resume=True, on_progress=ignore, wishes=wishes)
+    assert (finished / SNAPSHOT_FILE).read_bytes() == before
+    assert wishes.snapshot  # for an iteration that is better
 
 
 def test_a_run_that_diverged_goes_on_with_lower_rates(config: RunConfig, finished: Path) -> None:

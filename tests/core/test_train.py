@@ -21,8 +21,8 @@ from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
 from metanas.search import search_at
 from metanas.supernet import genotype_of
-from metanas.train import Extensions, MetaTrainer
-from tests.core.small import GENOTYPE, RUN, TINY, run_config, synthetic
+from metanas.train import COLLAPSED, NEVER_BEGAN, Extensions, MetaTrainer
+from tests.core.small import GENOTYPE, RUN, TINY, findings, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)
 
@@ -57,7 +57,7 @@ def test_training_learns() -> None:
 
 
 def test_the_alphas_wait_for_the_end_of_the_warm_up() -> None:
-    run = trainer(run_config(warm_up=2, settle=99))
+    run = trainer(run_config(warm_up=2, settle=0))
     before = copy(run.meta)
     run.iterate()
     run.iterate()
@@ -85,7 +85,7 @@ class Steady:
 
 def with_learner(learner: MetaLearner, **changes: Any) -> MetaTrainer:
     extensions = Extensions(meta_learners={**META_LEARNERS, "mine": learner})
-    config = run_config(meta_learner="mine", warm_up=0, settle=99, validate_every=99, **changes)
+    config = run_config(meta_learner="mine", warm_up=0, settle=0, validate_every=99, **changes)
     return MetaTrainer(config, TRAIN, VAL, extensions=extensions)
 
 
@@ -150,7 +150,7 @@ def test_tasks_are_stacked_as_configured() -> None:
 
 
 def test_noise_begins_with_the_search() -> None:
-    noisy, quiet = (trainer(run_config(warm_up=1, settle=99, noise=n)) for n in (1.0, 0.0))
+    noisy, quiet = (trainer(run_config(warm_up=1, settle=0, noise=n)) for n in (1.0, 0.0))
     assert noisy.iterate().loss == quiet.iterate().loss
     assert noisy.iterate().loss != quiet.iterate().loss
 
@@ -172,7 +172,7 @@ def test_what_is_trained_sharpens_towards_the_pruned_network() -> None:
 
 def test_sharpening_changes_what_is_trained() -> None:
     sharp, blunt = (
-        trainer(run_config(iterations=4, warm_up=0, settle=99, noise=0.0, sharpen=sharpen))
+        trainer(run_config(iterations=4, warm_up=0, settle=0, noise=0.0, sharpen=sharpen))
         for sharpen in (True, False)
     )
     first = [run.iterate() for run in (sharp, blunt)]
@@ -247,13 +247,52 @@ def test_a_loss_that_is_not_finite_leaves_the_meta_parameters() -> None:
     assert run.iteration == 1
 
 
+def until_it_diverges(run: MetaTrainer) -> str:
+    with pytest.raises(Diverged) as caught:  # noqa: PT012 (in which iteration is asked elsewhere)
+        while run.iteration < run.config.train.iterations:
+            run.iterate()
+    return str(caught.value)
+
+
+BLACK = {name: np.zeros_like(images) for name, images in TRAIN.items()}
+LASTING: dict[str, Any] = {"ways": (3, 3), "images": 9, "steps": 1, "validate_every": 999}
+
+
+def test_a_network_that_collapsed_has_diverged() -> None:
+    """Its loss is finite: that of guessing."""
+    run = trainer(run_config(iterations=300, meta_lr_weights=1e4, anneal=False, **LASTING))
+    assert f"{COLLAPSED} iterations did no better than guessing, in a row" in until_it_diverges(run)
+    assert COLLAPSED <= run.iteration < COLLAPSED + 9
+
+
+@pytest.mark.parametrize(
+    ("iterations", "noticed"), [(300, NEVER_BEGAN), (70, 70), (COLLAPSED, COLLAPSED)]
+)
+def test_a_network_that_never_learned_has_diverged(iterations: int, noticed: int) -> None:
+    run = trainer(run_config(iterations=iterations, **LASTING), BLACK)
+    assert "from the start on, so look at the images" in until_it_diverges(run)
+    assert run.iteration == noticed - 1
+
+
 @pytest.mark.parametrize(
     ("train", "val", "reason", "told"),
     [
         (synthetic(4, 8), VAL, "DATASET_TOO_FEW_CLASSES", "training split has 4"),
-        (TRAIN, synthetic(1, 8), "DATASET_TOO_FEW_CLASSES", "validation split has 1"),
-        (synthetic(8, 2), VAL, "DATASET_TOO_FEW_IMAGES", "'class 000'"),
-        (TRAIN, synthetic(5, 5), "DATASET_TOO_FEW_IMAGES", "has 5 images"),
+        (TRAIN, synthetic(1, 8), "DATASET_TOO_FEW_CLASSES", "validation split has 1 class;"),
+        (
+            synthetic(8, 2),
+            VAL,
+            "DATASET_TOO_FEW_IMAGES",
+            "8 of 8 classes of the training split have fewer than 3 images, such as "
+            "'class 000' (2), 'class 001' (2), 'class 002' (2); lower task.shots",
+        ),
+        (
+            {**TRAIN, "lone": TRAIN["class 000"][:2]},
+            VAL,
+            "DATASET_TOO_FEW_IMAGES",
+            "1 of 9 classes of the training split has fewer than 3 images, such as 'lone' (2)",
+        ),
+        (TRAIN, synthetic(5, 5), "DATASET_TOO_FEW_IMAGES", "fewer than 6 images"),
     ],
 )
 def test_data_that_cannot_be_trained_on(
@@ -321,6 +360,12 @@ def test_an_unknown_name_is_named(setting: str, kind: str) -> None:
     with pytest.raises(UnknownName) as caught:
         trainer(run_config(**{setting: "nonsense"}))
     assert (caught.value.kind, caught.value.name) == (kind, "nonsense")
+
+
+def test_steps_that_fit_into_no_memory_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="GiB are allowed: lower task") as caught:
+        trainer(run_config(images=100_000_000))
+    assert findings(caught) == {("task.images", "OPTION_OUT_OF_RANGE")}
 
 
 def test_an_unknown_operation_is_named() -> None:
