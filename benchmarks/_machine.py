@@ -14,6 +14,7 @@ import onnxruntime
 import torch
 
 from benchmarks._measure import seconds
+from metanas.origin import cores, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 2048
@@ -25,7 +26,7 @@ COPIED = 64 * 2**20
 def facts() -> dict[str, Any]:
     """The machine, its load now, and the versions of what computes."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "system": platform.platform(terse=True),
         "cores": cores(),
         "load": round(os.getloadavg()[0], 2),
@@ -36,20 +37,6 @@ def facts() -> dict[str, Any]:
         "revision": _revision(),
         "allocator": allocator(),
     }
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def allocator(pid: int | str = "self") -> str | None:

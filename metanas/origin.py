@@ -30,11 +30,17 @@ def _git(*arguments: str) -> str | None:
 
 def machine() -> str:
     """Processor and number of cores that this process may use; no name of the host."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return f"{_processor()}, {cores} core{'s' * (cores > 1)}"
+    count = cores()
+    return f"{processor()}, {count} core{'s' * (count > 1)}"
 
 
-def _processor() -> str:
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """What the machine's processors call themselves."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
