@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._machine import ROOT, cores, facts
+from benchmarks._machine import ROOT, facts
+from metanas.origin import cores
 
 LOCAL = ROOT / "benchmarks" / "results" / "local"
 

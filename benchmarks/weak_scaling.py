@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks._machine import ROOT, cores
+from benchmarks._machine import ROOT
 from benchmarks._measure import in_turns, seconds, spread
 from benchmarks._results import (
     Results,
@@ -30,6 +30,7 @@ from metanas.config import RunConfig, read_config
 from metanas.episodes import Classes, Features
 from metanas.inner import Moments
 from metanas.metabatch import MetaState, TaskResults
+from metanas.origin import cores
 from metanas.train import Extensions, Learn, MetaTrainer
 
 TOPIC = "weak_scaling"

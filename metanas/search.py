@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from metanas.alphas import ALPHA_PREFIX, CellAlpha
-from metanas.config import FIXED as FIXED
-from metanas.config import RunConfig, SearchConfig
+from metanas.config import FIXED, RunConfig, SearchConfig
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.layout import Params
 from metanas.relax import Softmax

@@ -36,12 +36,12 @@ FREE = {
         "weight_lr", "gradient_clip",
     ),
     "search": ("alpha_lr",),
-    "data": ("path", "more", "unreadable"),
+    "data": ("path", "more", "unreadable", "licence"),
     "adapt": ("shift_pixels",),
 }  # fmt: skip
-"""What may differ when a run is resumed: how long, how often, where data and the folder that it
-started from lie now, what happens to images that cannot be read, rates that made it diverge, and
-how often finished models look at an image."""
+"""What may differ when a run is resumed, besides its description: how long, how often, where data
+and the folder that it started from lie now and on which terms, what happens to images that cannot
+be read, rates that made it diverge, and how often finished models look at an image."""
 UNREADABLE = (
     OSError, SafetensorError, InvalidInput, Diverged, ValueError, KeyError, TypeError, RuntimeError,
 )  # fmt: skip
@@ -177,6 +177,7 @@ def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> Non
         message += f"{error}; resume with that release, or {what_else(path.parent)}"
         raise CheckpointError("CHECKPOINT_FORMAT", message) from error
     free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
+    free.add("description")
     differing = [
         f"{name} is {json.dumps(there[name])} there and {json.dumps(here[name])} here"
         for name in sorted(there.keys() - free)

@@ -253,6 +253,13 @@ def test_a_run_that_diverged_goes_on_with_lower_rates(config: RunConfig, finishe
     assert state(finished)[0]["iteration"] == 6
 
 
+def test_a_run_goes_on_with_other_words_about_it(config: RunConfig, finished: Path) -> None:
+    data = replace(config.data, licence="for research alone")
+    said = replace(config, description="said better", data=data)
+    run(said, finished, resume=True, on_progress=ignore)
+    assert state(finished)[0]["config"]["description"] == "said better"
+
+
 def test_what_cannot_be_written_is_said_and_harms_nothing(
     config: RunConfig, finished: Path
 ) -> None:
