@@ -130,12 +130,13 @@ class Workbench:
         return [job for job in self._spent if job.outcome is not None]
 
     def _work(self, line: Sequence[Job]) -> None:
-        """What jobs do on their own, each for its slice of time.
+        """What jobs do on their own, each for a slice of time, unless it is that far ahead.
 
         So small ones that are done leave together. Their callers then come back together, and a
         stack whose tasks are at the same step runs the fewest operations.
         """
-        for job in line:
+        least = min((self._spent[job] for job in line), default=0.0)
+        for job in (job for job in line if self._spent[job] <= least + SLICE):
             begun = self._clock()
             while not job.ready and job.outcome is None and self._clock() < begun + SLICE:
                 job.work()

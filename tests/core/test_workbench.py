@@ -245,6 +245,37 @@ def test_a_small_task_waits_for_one_step_of_a_large_one(tmp_path: Path) -> None:
     assert steps[arrived : arrived + 12].count("large") <= 1
 
 
+def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path) -> None:
+    checkpoint = pooling_checkpoint(tmp_path / "tiny", Slow)
+    still = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 10})
+
+    def durations(bench: Workbench, until: Job) -> list[float]:
+        """How long each turn takes until a job has ended."""
+        found = list[float]()
+        while until.outcome is None:
+            begun = Slow.now
+            bench.advance()
+            found.append(Slow.now - begun)
+        return found
+
+    def bench_with(job: Job) -> Workbench:
+        bench = Workbench(clock=lambda: Slow.now)
+        bench.add(job)
+        return bench
+
+    small, large = (
+        partial(Job, checkpoint, examples(shots), options=options)
+        for shots, options in (((1, 1), OPTIONS), ((50, 50), still))
+    )
+    alone, whole = (sum(durations(bench_with(job), job)) for job in (small(), large()))
+    busy, late = bench_with(large()), small()
+    busy.advance()
+    busy.add(late)
+    beside = durations(busy, late)
+    assert sum(beside) < alone + 0.5 * whole
+    assert len(busy) == 1
+
+
 class Picky(nn.Module):
     """Fails where a batch has too many rows, as a small device would; or on a bright image."""
 
