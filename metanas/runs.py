@@ -5,8 +5,8 @@ Notable:
   same bits as one that was not.
 - The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
   when the run goes on from there.
-- While a network does no better than guessing there are no snapshots: it may have collapsed, and
-  the one of before is what to go on from then.
+- While a network that did better does no better than guessing there are no snapshots: it may have
+  collapsed, and the one of before is what to go on from then.
 """
 
 import errno

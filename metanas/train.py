@@ -346,9 +346,12 @@ class MetaTrainer:
     def sound(self) -> bool:
         """Whether a snapshot may take the place of one from before.
 
-        The tasks of the last iteration say what the parameters were before its step; an episode of
+        Where the network has been guessing from the start on, none before is better. Else the
+        tasks of the last iteration say what the parameters were before its step; an episode of
         validation classes says what they are now.
         """
+        if self.guessing >= self.iteration:
+            return True
         episode = next(self._episodes())
         warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
         loss, accuracy = self._answer(episode, self.meta, warm)

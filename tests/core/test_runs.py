@@ -247,6 +247,20 @@ def test_no_snapshot_is_taken_of_a_network_that_guesses(config: RunConfig, finis
     assert wishes.snapshot  # for an iteration that is better
 
 
+def test_a_run_that_has_learned_nothing_yet_can_be_stopped(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    """Slow beginnings would else be lost: no snapshot of before is any better."""
+    slow = replace(config, train=replace(config.train, meta_lr_weights=1e-9, meta_lr_alphas=1e-9))
+    wishes = Wishes()
+
+    def stop(seen: Progress) -> None:
+        wishes.stop = signal.SIGTERM if seen.iteration == 2 else None
+
+    run(slow, tmp_path, resume=False, on_progress=stop, wishes=wishes)
+    assert state(tmp_path)[0]["iteration"] == 2
+
+
 def test_a_run_that_diverged_goes_on_with_lower_rates(config: RunConfig, finished: Path) -> None:
     lower = replace(config.train, weight_lr=1e-4, meta_lr_weights=0.5)
     run(replace(config, train=lower), finished, resume=True, on_progress=ignore)
