@@ -5,8 +5,8 @@ Notable:
   same bits as one that was not.
 - The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
   when the run goes on from there.
-- While a network that did better does no better than guessing there are no snapshots: it may have
-  collapsed, and the one of before is what to go on from then.
+- While a network that mostly did better does no better than guessing there are no snapshots: it may
+  have collapsed, and the one of before is what to go on from then.
 """
 
 import errno
@@ -233,7 +233,7 @@ def _train(
             try:
                 seen = trainer.iterate()
             except ClusterError:
-                if trainer.sound():
+                if kept == 0 or trainer.sound():
                     with _writing(folder):
                         save_snapshot(folder, trainer, best)
                 raise
@@ -248,7 +248,7 @@ def _train(
                 due |= seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
                 due |= time.monotonic() - written > settings.snapshot_seconds
                 due |= wishes.end() or seen.iteration == settings.iterations
-                if due and trainer.sound():
+                if due and (kept == 0 or trainer.sound()):  # untrained, nothing was better
                     wishes.snapshot = due = False
                     save_snapshot(folder, trainer, best)
                     written, kept = time.monotonic(), trainer.iteration

@@ -182,6 +182,8 @@ class MetaTrainer:
         self.iteration = 0
         self.guessing = 0
         """The last meta-iterations, in a row, in which the tasks were guessed at."""
+        self.guessed = 0
+        """All such since the run began or was resumed."""
 
     @property
     def meta(self) -> Params:
@@ -256,6 +258,7 @@ class MetaTrainer:
         loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
         knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
         self.guessing = 0 if knows else self.guessing + 1
+        self.guessed += not knows
         never = self.guessing > self.iteration
         last = self.iteration + 1 == self.config.train.iterations
         if self.guessing >= (NEVER_BEGAN if never and not last else COLLAPSED):
@@ -346,11 +349,11 @@ class MetaTrainer:
     def sound(self) -> bool:
         """Whether a snapshot may take the place of one from before.
 
-        Where the network has been guessing from the start on, none before is better. Else the
-        tasks of the last iteration say what the parameters were before its step; an episode of
-        validation classes says what they are now.
+        Where the network has been guessing most of the time, none before is better. Else the tasks
+        of the last iteration say what the parameters were before its step; an episode of validation
+        classes says what they are now.
         """
-        if self.guessing >= self.iteration:
+        if 2 * self.guessed > self.iteration:
             return True
         episode = next(self._episodes())
         warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)

@@ -239,7 +239,7 @@ def test_divergence_names_the_iteration_and_keeps_the_snapshot(
 def test_no_snapshot_is_taken_of_a_network_that_guesses(config: RunConfig, finished: Path) -> None:
     """On a rhythm, when asked to, or at the end."""
     before = (finished / SNAPSHOT_FILE).read_bytes()
-    wild: dict[str, Any] = {"weight_lr": 1e20, "iterations": 9, "snapshot_every": 1}
+    wild: dict[str, Any] = {"weight_lr": 1e20, "iterations": 6, "snapshot_every": 1}
     wishes = Wishes(snapshot=True)
     changed = replace(config, train=replace(config.train, **wild))
     run(changed, finished, resume=True, on_progress=ignore, wishes=wishes)
