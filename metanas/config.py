@@ -80,6 +80,10 @@ class TaskConfig:
     """Shots of a step, drawn uniformly from this list."""
     images: int = 140
     """Images of a step, support set and queries together; what the support leaves is queries."""
+    round_robin: bool = False
+    """Whether all images of a step are support set in turn, `shots` of each class at a time and the
+    others queries: many more comparisons, by the same forward pass. No image is then shown twice in
+    a step, so of every class there are at most as many as the smallest has."""
     steps: int = 3
     """Task-optimizer steps of a task."""
 

@@ -55,3 +55,32 @@ def held_out_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Te
     rest = (members @ sums - support) / others.clamp(min=1)
     own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
     return torch.where((members > 0) & (others > 0), own, logits)
+
+
+def logits_in_turn(
+    classes: Tensor, shots: int, scale: Tensor, most: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Logits `(tasks, K, ways)` where images are support set in turn; labels `(K,)`.
+
+    classes: features `(tasks, ways, M, D)` of as many images of each class.
+    shots: how many of each class are the support set at a time: the first ones, the next ones, and
+        so on. All others are its queries.
+    scale: `(tasks,)`.
+    most: the most turns there are, or 0 for all that `M` images make.
+
+    To compare all images of a batch is worth more than one split of it (Laenen and Bertinetto,
+    NeurIPS 2021, arXiv:2012.09831).
+    """
+    ways, images = classes.shape[1:3]
+    turns = min(images // shots, most or images)
+    groups = classes[:, :, : turns * shots].unflatten(2, (turns, shots))
+    sums = groups.sum(3).transpose(1, 2)
+    counts = torch.full(sums.shape[:-1], float(shots), device=classes.device)
+    weight, bias = linear_head(sums, counts, scale[:, None])
+    every = classes.flatten(1, 2)[:, None]
+    logits = every @ weight.mT + bias[..., None, :]
+    turn = torch.arange(turns, device=classes.device)[:, None]
+    place = torch.arange(images, device=classes.device).repeat(ways)
+    queries = place // shots != turn
+    labels = torch.arange(ways, device=classes.device).repeat_interleave(images)
+    return logits[:, queries], labels.expand(turns, -1)[queries]

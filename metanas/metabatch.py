@@ -35,7 +35,7 @@ from metanas.droppath import DropPath
 from metanas.episodes import Classes, Episode, Features, draw_classes, groups_of, sample_episode
 from metanas.errors import Diverged
 from metanas.genotype import CELL_KINDS
-from metanas.head import membership, prototype_logits
+from metanas.head import logits_in_turn
 from metanas.inner import Adam, InnerLoop, Moments, Order
 from metanas.kernels import Rows
 from metanas.layout import Layout
@@ -125,6 +125,7 @@ class MetaBatch:
     ) -> None:
         self.config, self._train, self._meta_learner = config, train, meta_learner
         self._relaxation, self._groups = relaxation, groups_of(train)
+        self._fewest = min(map(len, train.values()))
         self._device = torch.device(device)
         supernet = Supernet(config.space, candidates(config.space, ops))
         self.layout = Layout(dict(supernet.named_parameters()))
@@ -183,13 +184,13 @@ class MetaBatch:
             tasks,
             number,
             torch.cat(images).to(self._device),
-            membership(torch.arange(ways).repeat_interleave(shots), ways).to(self._device),
-            torch.arange(ways, device=self._device).repeat_interleave(queries),
+            ways,
+            shots,
         )
 
     def evaluate(self, episode: "_Stacked", theta: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and accuracy `(tasks,)` of the queries by parameters `(tasks, size)`."""
-        tasks, count = len(episode.tasks), len(episode.members)
+        tasks, count = len(episode.tasks), episode.ways * episode.shots
         params = self.layout.views(theta if tasks > 1 else theta[0])
         rows = Rows(count, tasks)
         noise = [
@@ -205,13 +206,12 @@ class MetaBatch:
             {"drop": DropPath(rate, tuple(noise)) if rate else None},
             tie_weights=False,
         )
-        features = out.unflatten(0, (tasks, -1))
+        parts = out.unflatten(0, (tasks, -1)).tensor_split([count], dim=1)
+        classes = torch.cat([part.unflatten(1, (episode.ways, -1)) for part in parts], dim=2)
         scale = params["head.log_scale"].exp().reshape(tasks)
-        logits = prototype_logits(
-            features[:, :count], episode.members.expand(tasks, -1, -1), features[:, count:], scale
-        )
-        labels = episode.labels.expand(tasks, -1)
-        losses = F.cross_entropy(logits.mT, labels, reduction="none").mean(1)
+        most = 0 if self.config.task.round_robin else 1
+        logits, labels = logits_in_turn(classes, episode.shots, scale, most)
+        losses = F.cross_entropy(logits.mT, labels.expand(tasks, -1), reduction="none").mean(1)
         return losses, (logits.detach().argmax(2) == labels).to(losses.dtype).mean(1)
 
     def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
@@ -221,7 +221,10 @@ class MetaBatch:
         fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [min(task.shots)]
         first = 2**32 - 1  # no task has this number
         shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
-        return ways, shots, max(1, task.images // ways - shots)
+        shown = task.images // ways
+        if task.round_robin:  # an image shown twice would be support and query
+            shown = min(shown, self._fewest)
+        return ways, shots, max(1, shown - shots)
 
     def _mixing(self, episode: "_Stacked") -> Relaxation:
         """The relaxation of an episode: that of its step, of its step's turn, or of the last."""
@@ -264,11 +267,9 @@ class _Stacked:
     tasks: range
     number: int
     images: Tensor
-    """Task after task, support set first, `(R, C, S, S)`."""
-    members: Tensor
-    """Which support image belongs to which class, `(shots * ways, ways)`, of every task alike."""
-    labels: Tensor
-    """Of the queries, `(Q,)`, of every task alike."""
+    """Task after task, support set first, both class after class, `(R, C, S, S)`."""
+    ways: int
+    shots: int
 
 
 class _Episodes:

@@ -8,6 +8,7 @@ from torch import Tensor
 from metanas.head import (
     held_out_logits,
     linear_head,
+    logits_in_turn,
     membership,
     prototype_logits,
     prototypes,
@@ -83,3 +84,37 @@ def test_a_stack_with_padding_is_each_task_on_its_own() -> None:
         alone = held_out_logits(support, membership(labels, ways), view, scales[index])
         torch.testing.assert_close(stacked[index, :count, :ways], alone)
         assert bool((stacked[index, :, ways:] == -torch.inf).all())
+
+
+@given(
+    tasks=st.integers(1, 2),
+    ways=st.integers(2, 4),
+    images=st.integers(2, 7),
+    shots=st.integers(1, 3),
+    most=st.integers(0, 3),
+)
+@settings(max_examples=40)
+def test_turn_by_turn_the_others_are_queries(
+    tasks: int, ways: int, images: int, shots: int, most: int
+) -> None:
+    shots = min(shots, images - 1)
+    classes = noise(tasks, ways, images, 5)
+    scale = torch.tensor([0.7, 1.3])[:tasks]
+    members = membership(torch.arange(ways).repeat_interleave(shots), ways)
+    turns = min(images // shots, most) if most else images // shots
+    expected, answers = [], []
+    for turn in range(turns):
+        support = [turn * shots + place for place in range(shots)]
+        others = [place for place in range(images) if place not in support]
+        expected.append(
+            prototype_logits(
+                classes[:, :, support].flatten(1, 2),
+                members.expand(tasks, -1, -1),
+                classes[:, :, others].flatten(1, 2),
+                scale,
+            )
+        )
+        answers.append(torch.arange(ways).repeat_interleave(len(others)))
+    logits, labels = logits_in_turn(classes, shots, scale, most)
+    torch.testing.assert_close(logits, torch.cat(expected, 1), atol=1e-4, rtol=1e-4)
+    assert labels.tolist() == torch.cat(answers).tolist()
