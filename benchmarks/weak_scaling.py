@@ -28,10 +28,11 @@ from benchmarks._results import (
 from metanas.cluster import Workers, cluster
 from metanas.config import RunConfig, read_config
 from metanas.episodes import Classes, Features
+from metanas.extensions import Extensions, Learn
 from metanas.inner import Moments
 from metanas.metabatch import MetaState, TaskResults
 from metanas.origin import cores
-from metanas.train import Extensions, Learn, MetaTrainer
+from metanas.train import MetaTrainer
 
 TOPIC = "weak_scaling"
 CLASSES, IMAGES = 60, 20

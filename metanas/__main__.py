@@ -12,10 +12,10 @@ from metanas import evaluating, watch
 from metanas.config import RunConfig, read_config
 from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
+from metanas.extensions import Extensions, Learner
 from metanas.runs import run
 from metanas.screen import Screen, mute
 from metanas.terminal import watching
-from metanas.train import Extensions, Learner
 from metanas.wishes import listening
 
 CLOSED: signal.Signals = getattr(signal, "SIGPIPE", signal.SIGTERM)

@@ -32,8 +32,8 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, InvalidInput, MetanasError, Violation
+from metanas.extensions import Extensions, Learn, Learner
 from metanas.metabatch import MetaState, TaskResults, total
-from metanas.train import Extensions, Learn, Learner
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""

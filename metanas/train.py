@@ -17,8 +17,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -29,27 +29,23 @@ from torch.nn import functional as F
 
 from metanas.alphas import is_alpha
 from metanas.checkpoint import Checkpoint
+from metanas.checks import VALIDATION_QUERIES, check_data, check_start
 from metanas.config import RunConfig
 from metanas.ends import tempered
 from metanas.episodes import Classes, Episode, Features, sample_episode
-from metanas.errors import CheckpointError, DatasetError, Diverged, InvalidInput, UnknownName
+from metanas.errors import Diverged
+from metanas.extensions import Extensions, Learn
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.head import membership, prototype_logits
 from metanas.inner import Adam, Moments
 from metanas.kernels import Rows
 from metanas.layout import Layout, Params
-from metanas.metabatch import MetaBatch, MetaState, TaskResults, network_input, ways_of
-from metanas.metalearn import META_LEARNERS, MetaLearner
-from metanas.ops import OPS, Op
+from metanas.metabatch import MetaState, TaskResults, network_input, ways_of
 from metanas.partial import candidates
-from metanas.relax import RELAXATIONS, Argmax, Relaxation, Softmax
+from metanas.relax import Argmax, Relaxation, Softmax
 from metanas.search import cosine, fix, prune, search_at, searching, settle
 from metanas.supernet import Supernet, genotype_of, initialise
-from metanas.wording import counted
 
-VALIDATION_QUERIES = 5
-STEP_BYTES = 128 * 2**30
-"""Most that the tasks of a stack may keep of a step's images for its backward pass: 128 GiB."""
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
 GUESSED_LOSS = 0.99
@@ -61,58 +57,6 @@ COLLAPSED = 50
 is at its end, has diverged. A network that has learned anything does better in half of them."""
 NEVER_BEGAN = 200
 """The same of a run that has been guessing from its start."""
-
-Learn = Callable[[MetaState, range], TaskResults]
-"""What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
-Learner = Callable[[RunConfig, Classes | Features], Learn]
-"""Makes one, of the classes to train on."""
-Splits = tuple[Classes, Classes]
-"""Classes to train on, and classes to validate on."""
-
-
-@dataclass(frozen=True)
-class Extensions:
-    """What names in a configuration stand for."""
-
-    ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
-    relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
-    meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
-    splits: Splits | None = None
-    """A data set of one's own in the place of the one that `config.data` names, for
-    `metanas.runs.run`."""
-
-    def check(self, config: RunConfig) -> None:
-        """Whether all that this configuration names is there, and a step can fit into memory.
-
-        Raises:
-            InvalidInput: a step has so many images that no machine could keep what it needs.
-            UnknownName: there is no such operation, relaxation or meta-learner.
-        """
-        learner, relaxation = config.train.meta_learner, config.search.relaxation
-        if learner not in self.meta_learners:
-            raise UnknownName("meta-learner", learner, tuple(self.meta_learners))
-        if relaxation not in self.relaxations:
-            raise UnknownName("relaxation", relaxation, tuple(self.relaxations))
-        for op in config.space.ops:
-            if op not in self.ops:
-                raise UnknownName("op", op, tuple(self.ops))
-        _check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
-
-    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
-        """The function that runs this configuration's inner loops.
-
-        Raises:
-            UnknownName: there is no such operation, relaxation or meta-learner.
-        """
-        self.check(config)
-        return MetaBatch(
-            config,
-            train,
-            meta_learner=self.meta_learners[config.train.meta_learner],
-            relaxation=self.relaxations[config.search.relaxation],
-            ops=self.ops,
-            device=device,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -388,74 +332,12 @@ class MetaTrainer:
         return prototype_logits(out[:count], members, out[count:], scale)
 
 
-def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Whether a run can start from a checkpoint: its weights fit, and know such images.
-
-    Raises:
-        CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
-    """
-    card = checkpoint.card
-    pairs = (
-        ("space", "search space", vars(card.space), vars(config.space)),
-        ("input", "input", vars(card.input), vars(config.input)),
-    )
-    for section, what, there, here in pairs:
-        differing = [
-            f"{section}.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
-            for name, value in here.items()
-            if there[name] != value
-        ]
-        if differing:
-            message = f"checkpoint {card.name!r} has another {what}: {'; '.join(differing)}"
-            raise CheckpointError("CHECKPOINT_FORMAT", message)
-
-
 def _knows(loss: float, accuracy: float, ways: int) -> bool:
     """Whether such answers are better than guesses; if they are not numbers, they are not."""
     return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
-
-
-def _check_memory(config: RunConfig, supernet: Supernet) -> None:
-    """Refuse steps that cannot be: by far more than a machine has, of an estimate."""
-    tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
-    kept = sum(supernet.kept(config.input.size)) * config.task.images * tasks
-    if kept > STEP_BYTES:
-        message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
-        message += f"{kept / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
-        message += "lower task.images, or train.stack"
-        raise InvalidInput.single("task.images", "OPTION_OUT_OF_RANGE", message)
 
 
 def _digest(*splits: Classes | Features) -> str:
     """SHA-256 of the names of all classes and their numbers of images."""
     told = [[(name, len(images)) for name, images in split.items()] for split in splits]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
-
-
-def check_data(config: RunConfig, train: Classes | Features, val: Classes | Features) -> None:
-    """Refuse before any work what would otherwise fail at some later draw.
-
-    Raises:
-        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
-    """
-    shots = max(config.task.shots)
-    _check_classes("training", train, config.task.ways[1], "lower task.ways")
-    _check_classes("validation", val, 2, "name another data.val_split")
-    _check_images("training", train, 1 + shots, "lower task.shots")
-    _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
-
-
-def _check_classes(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
-    if len(classes) < least:
-        message = f"the {split} split has {counted(len(classes), 'class', 'classes')}; {least} or "
-        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}more are needed: {remedy}")
-
-
-def _check_images(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
-    few = [name for name, members in classes.items() if len(members) < least]
-    if few:
-        some = ", ".join(f"{name!r} ({len(classes[name])})" for name in few[:3])
-        has = "has" if len(few) == 1 else "have"
-        message = f"{len(few)} of {counted(len(classes), 'class', 'classes')} of the {split} split "
-        message += f"{has} fewer than {least} images, such as {some}; {remedy}, or leave them out"
-        raise DatasetError("DATASET_TOO_FEW_IMAGES", message)

@@ -5,10 +5,10 @@ from pathlib import Path
 from metanas import data
 from metanas.config import RunConfig, read_config
 from metanas.episodes import Classes
-from metanas.train import Extensions, MetaTrainer
+from metanas.extensions import Extensions
+from metanas.train import MetaTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = ROOT / "examples" / "digits"
 SMALL = (
     "space.channels = [4, 4]",
     "space.reductions = [1]",
@@ -29,7 +29,7 @@ def small_config(*overrides: str) -> RunConfig:
 
 def digits() -> Classes:
     """Ten classes of ten images."""
-    return data.load(DIGITS, "query", size=28, channels=1)
+    return data.load(ROOT / "examples" / "digits", "query", size=28, channels=1)
 
 
 def train(config: RunConfig, extensions: Extensions, classes: Classes) -> None:

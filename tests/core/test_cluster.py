@@ -22,9 +22,11 @@ from metanas.cluster import ATTEMPTS, Batch, Team, Workers, cluster, split
 from metanas.config import DataConfig, RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
+from metanas.extensions import Extensions, Learn
 from metanas.metabatch import MetaState, TaskResults, total
-from metanas.runs import classes_of, run
-from metanas.train import Extensions, Learn, MetaTrainer, Progress
+from metanas.rundata import classes_of
+from metanas.runs import run
+from metanas.train import MetaTrainer, Progress
 from metanas.wishes import Wishes
 from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config, synthetic

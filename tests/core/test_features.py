@@ -15,7 +15,8 @@ from metanas.errors import DatasetError
 from metanas.features import trunk_features
 from metanas.options import AffineRange, PhotoRange
 from metanas.pretrained import pretrained_trunk
-from metanas.runs import classes_of, run
+from metanas.rundata import classes_of
+from metanas.runs import run
 from metanas.space import SearchSpace
 from metanas.support import Preprocessing
 from metanas.trunk import Trunk

@@ -12,11 +12,12 @@ from torch import Tensor
 from metanas.alphas import is_alpha
 from metanas.config import RunConfig
 from metanas.errors import Diverged
+from metanas.extensions import Extensions
 from metanas.metabatch import MetaBatch, MetaState, TaskResults, generators, total
 from metanas.metalearn import META_LEARNERS
 from metanas.ops import OPS
 from metanas.relax import RELAXATIONS
-from metanas.train import Extensions, MetaTrainer
+from metanas.train import MetaTrainer
 from tests.core.small import GENOTYPE, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 6), synthetic(5, 8, seed=1)
@@ -102,6 +103,24 @@ def test_a_stack_is_its_tasks_one_by_one(learner: str, relaxation: str, partial:
     assert_close(whole.factors, apart.factors)
     assert_close(whole.moments.second, apart.moments.second)
     assert whole.moments.steps.tolist() == apart.moments.steps.tolist()
+
+
+def test_in_turn_no_image_is_shown_twice() -> None:
+    config = run_config(ways=(2, 2), shots=(2,), images=40, round_robin=True)
+    unlike = {name: images + index for index, (name, images) in enumerate(TRAIN.items())}
+    shown = Extensions().batch(config, unlike).episode(0, range(1), 0)
+    assert len(shown.images) == 2 * 6
+    plain = replace(config, task=replace(config.task, round_robin=False))
+    assert len(Extensions().batch(plain, unlike).episode(0, range(1), 0).images) == 40
+
+
+def test_in_turn_a_stack_is_its_tasks_one_by_one() -> None:
+    config = pair("reptile", "darts", 1, tasks=3, round_robin=True)
+    whole, apart = results(config, range(3)), results(config, range(1), range(1, 3))
+    assert whole.loss == pytest.approx(apart.loss)
+    assert_close(whole.gradient, apart.gradient)
+    once = results(replace(config, task=replace(config.task, round_robin=False)), range(3))
+    assert once.loss != pytest.approx(whole.loss)
 
 
 def test_tasks_depend_on_their_number_and_iteration_alone() -> None:

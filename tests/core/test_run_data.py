@@ -14,8 +14,10 @@ from metanas.config import DataConfig, RunConfig
 from metanas.data import load
 from metanas.episodes import Classes
 from metanas.errors import DatasetError
-from metanas.runs import classes_of, run
-from metanas.train import Extensions, Progress
+from metanas.extensions import Extensions
+from metanas.rundata import classes_of
+from metanas.runs import run
+from metanas.train import Progress
 from tests.core.running import ignore, state, without_data
 from tests.core.small import synthetic
 

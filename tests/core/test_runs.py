@@ -15,10 +15,11 @@ from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
+from metanas.extensions import Extensions, Learn
 from metanas.origin import revision
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
-from metanas.train import Extensions, Learn, Progress
+from metanas.train import Progress
 from metanas.wishes import Wishes
 from tests.core.running import assert_same_run, ignore, refused, state, without_data
 from tests.core.small import RUN

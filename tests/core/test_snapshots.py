@@ -14,10 +14,10 @@ from metanas.checkpoint import load_checkpoint
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import Diverged
+from metanas.extensions import Extensions, Learn
 from metanas.metabatch import MetaState, TaskResults
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs import run
-from metanas.train import Extensions, Learn
 from tests.core.running import ignore, refused, rewrite, state, without_data
 
 Tensors = dict[str, torch.Tensor]

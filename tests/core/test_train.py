@@ -13,6 +13,7 @@ from metanas.alphas import is_alpha
 from metanas.config import RunConfig
 from metanas.episodes import Classes
 from metanas.errors import DatasetError, Diverged, InvalidInput, UnknownName
+from metanas.extensions import Extensions
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.inner import InnerLoop
 from metanas.layout import Params
@@ -21,7 +22,7 @@ from metanas.ops import OPS
 from metanas.relax import Argmax, Softmax
 from metanas.search import search_at
 from metanas.supernet import genotype_of
-from metanas.train import COLLAPSED, NEVER_BEGAN, Extensions, MetaTrainer
+from metanas.train import COLLAPSED, NEVER_BEGAN, MetaTrainer
 from tests.core.small import GENOTYPE, RUN, TINY, findings, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)

@@ -1,0 +1,67 @@
+"""What a run may be given in the place of our own pieces; nothing is registered."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from metanas.checks import check_memory
+from metanas.config import RunConfig
+from metanas.episodes import Classes, Features
+from metanas.errors import UnknownName
+from metanas.metabatch import MetaBatch, MetaState, TaskResults
+from metanas.metalearn import META_LEARNERS, MetaLearner
+from metanas.ops import OPS, Op
+from metanas.partial import candidates
+from metanas.relax import RELAXATIONS, Relaxation
+from metanas.supernet import Supernet
+
+Learn = Callable[[MetaState, range], TaskResults]
+"""What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
+Learner = Callable[[RunConfig, Classes | Features], Learn]
+"""Makes one, of the classes to train on."""
+Splits = tuple[Classes, Classes]
+"""Classes to train on, and classes to validate on."""
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """What names in a configuration stand for."""
+
+    ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
+    relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
+    meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
+    splits: Splits | None = None
+    """A data set of one's own in the place of the one that `config.data` names, for
+    `metanas.runs.run`."""
+
+    def check(self, config: RunConfig) -> None:
+        """Whether all that this configuration names is there, and a step can fit into memory.
+
+        Raises:
+            InvalidInput: a step has so many images that no machine could keep what it needs.
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        learner, relaxation = config.train.meta_learner, config.search.relaxation
+        if learner not in self.meta_learners:
+            raise UnknownName("meta-learner", learner, tuple(self.meta_learners))
+        if relaxation not in self.relaxations:
+            raise UnknownName("relaxation", relaxation, tuple(self.relaxations))
+        for op in config.space.ops:
+            if op not in self.ops:
+                raise UnknownName("op", op, tuple(self.ops))
+        check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
+
+    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
+        """The function that runs this configuration's inner loops.
+
+        Raises:
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        self.check(config)
+        return MetaBatch(
+            config,
+            train,
+            meta_learner=self.meta_learners[config.train.meta_learner],
+            relaxation=self.relaxations[config.search.relaxation],
+            ops=self.ops,
+            device=device,
+        )
