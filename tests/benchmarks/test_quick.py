@@ -34,23 +34,15 @@ def check(
 
 @pytest.mark.parametrize(
     ("main", "tables"),
-    [pytest.param(topic.main, topic.tables, id=topic.TOPIC) for topic in IN_PROCESS],
+    [
+        *(pytest.param(topic.main, topic.tables, id=topic.TOPIC) for topic in IN_PROCESS),
+        *(
+            pytest.param(topic.main, topic.tables, id=topic.TOPIC, marks=pytest.mark.slow)
+            for topic in WITH_PROCESSES
+        ),
+    ],
 )
 def test_a_quick_run(
-    main: Callable[[Sequence[str]], None],
-    tables: Tables,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    check(main, tables, tmp_path / "results.json", capsys)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("main", "tables"),
-    [pytest.param(topic.main, topic.tables, id=topic.TOPIC) for topic in WITH_PROCESSES],
-)
-def test_a_quick_run_with_processes(
     main: Callable[[Sequence[str]], None],
     tables: Tables,
     tmp_path: Path,

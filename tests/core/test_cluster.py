@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from ray.cluster_utils import Cluster
@@ -29,7 +28,7 @@ from metanas.runs import run
 from metanas.train import MetaTrainer, Progress
 from metanas.wishes import Wishes
 from tests.core.running import assert_same_run, ignore, state
-from tests.core.small import run_config, synthetic
+from tests.core.small import run_config
 from tests.core.test_survival import CONFIG as TOML
 
 pytestmark = pytest.mark.slow
@@ -61,17 +60,9 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def config(data: Path) -> RunConfig:
     """A run whose data lie in a file."""
-    path, classes = tmp_path_factory.mktemp("data") / "classes.npz", synthetic(12, 8)
-    np.savez(
-        path,
-        images=np.stack([images[:, 0] for images in classes.values()]),
-        class_name=np.array(list(classes)),
-        alphabet=np.array(["a"] * 12),
-        split=np.array(["train"] * 7 + ["val"] * 5),
-    )
-    return replace(CONFIG, data=DataConfig(path=str(path), licence="none"))
+    return replace(CONFIG, data=DataConfig(path=str(data), licence="none"))
 
 
 @pytest.fixture(scope="module")

@@ -118,19 +118,24 @@ async def test_a_configured_number_of_threads_is_shared_with_nobody(
     assert set(told.threads().values()) == {config.threads}
 
 
-async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_life(
-    told: Told,
-) -> None:
-    """Others begin and end: their company must not be taken for its silence."""
-    setup = Setup(
+def setup_of(told: Told, *, beat: float) -> Setup:
+    """What a worker of its own is told."""
+    return Setup(
         checkpoints=told.checkpoints,
         limits=Limits(),
         device="cpu",
         threads=1,
         stack_images=1,
-        stack_bytes=1,
-        beat=1.0,
+        stack_bytes=2**30,
+        beat=beat,
     )
+
+
+async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_life(
+    told: Told,
+) -> None:
+    """Others begin and end: their company must not be taken for its silence."""
+    setup = setup_of(told, beat=1.0)
     worker = WorkerProcess(setup)
     await worker.start()
     ready = worker.heard
@@ -145,15 +150,7 @@ async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_li
 
 def test_a_worker_gives_signs_of_life_while_it_makes_a_model(told: Told, tmp_path: Path) -> None:
     """A large support set takes its trunk for longer than a worker may be silent."""
-    setup = Setup(
-        checkpoints=told.checkpoints,
-        limits=Limits(),
-        device="cpu",
-        threads=1,
-        stack_images=1,
-        stack_bytes=2**30,
-        beat=0.0,
-    )
+    setup = setup_of(told, beat=0.0)
     front, own = Pipe()
     folder = next(told.checkpoints.iterdir())
     worker = Worker({"tiny": told.load(folder, device="cpu")}, setup, own)
