@@ -57,10 +57,12 @@ def check_data(config: RunConfig, train: Classes | Features, val: Classes | Feat
     Raises:
         DatasetError: too few classes, or images of a class, for the tasks that are asked for.
     """
-    shots = max(config.task.shots)
-    _check_classes("training", train, config.task.ways[1], "lower task.ways")
+    task = config.task
+    _check_classes("training", train, task.ways[1], "lower task.ways")
     _check_classes("validation", val, 2, "name another data.val_split")
-    _check_images("training", train, 1 + shots, "lower task.shots")
+    _check_images("training", train, 1 + max(task.shots), "lower task.shots")
+    if task.round_robin:  # the smallest class says how many of each are shown
+        _check_images("training", train, task.images // task.ways[1], "lower task.images")
     _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
 
 

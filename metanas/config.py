@@ -77,13 +77,15 @@ class TaskConfig:
     before their last slash: an alphabet at a turn, one of several data sets, a folder's folder. Its
     classes resemble each other, and it is among such that a network has to tell."""
     shots: tuple[int, ...] = (1, 1, 2, 5)
-    """Shots of a step, drawn uniformly from this list."""
+    """Shots of a step, drawn uniformly from those of this list that leave as many queries; the
+    fewest where none does."""
     images: int = 140
     """Images of a step, support set and queries together; what the support leaves is queries."""
     round_robin: bool = False
-    """Whether all images of a step are support set in turn, `shots` of each class at a time and the
-    others queries: many more comparisons, by the same forward pass. No image is then shown twice in
-    a step, so of every class there are at most as many as the smallest has."""
+    """Whether images of a step are support set in turn, `shots` of each class at a time and all
+    others queries: many more comparisons, by the same forward pass. Norms take their statistics
+    from the first turn's support set throughout. No image is shown twice in a step, so of every
+    class there are at most as many as the smallest has."""
     steps: int = 3
     """Task-optimizer steps of a task."""
 
@@ -92,7 +94,10 @@ class TaskConfig:
         checks = {
             "ways": (2 <= low <= high, "must be two numbers of at least 2, the lower one first"),
             "shots": (min(self.shots, default=0) >= 1, "must be one or more numbers above 0"),
-            "images": (self.images >= 2 * high, "must be two a class or more, of all ways"),
+            "images": (
+                self.images >= (1 + min(self.shots, default=1)) * high,
+                "must be enough for the fewest shots and a query of each class, of all ways",
+            ),
             "steps": (self.steps >= 1, "must be at least 1"),
             "groups": (self.groups >= 0, "must be at least 0"),
         }

@@ -60,13 +60,15 @@ def held_out_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Te
 def logits_in_turn(
     classes: Tensor, shots: int, scale: Tensor, most: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Logits `(tasks, K, ways)` where images are support set in turn; labels `(K,)`.
+    """Logits where images are support set in turn, and which of them are queries' in each turn.
 
     classes: features `(tasks, ways, M, D)` of as many images of each class.
     shots: how many of each class are the support set at a time: the first ones, the next ones, and
-        so on. All others are its queries.
+        so on. All others are its queries, and so are always those that are left at the end.
     scale: `(tasks,)`.
     most: the most turns there are, or 0 for all that `M` images make.
+
+    Returns logits `(tasks, turns, ways * M, ways)` and zeros and ones `(turns, ways * M)`.
 
     To compare all images of a batch is worth more than one split of it (Laenen and Bertinetto,
     NeurIPS 2021, arXiv:2012.09831).
@@ -78,9 +80,6 @@ def logits_in_turn(
     counts = torch.full(sums.shape[:-1], float(shots), device=classes.device)
     weight, bias = linear_head(sums, counts, scale[:, None])
     every = classes.flatten(1, 2)[:, None]
-    logits = every @ weight.mT + bias[..., None, :]
-    turn = torch.arange(turns, device=classes.device)[:, None]
     place = torch.arange(images, device=classes.device).repeat(ways)
-    queries = place // shots != turn
-    labels = torch.arange(ways, device=classes.device).repeat_interleave(images)
-    return logits[:, queries], labels.expand(turns, -1)[queries]
+    queries = place // shots != torch.arange(turns, device=classes.device)[:, None]
+    return every @ weight.mT + bias[..., None, :], queries.to(classes.dtype)

@@ -12,6 +12,7 @@ Notable:
 - All tasks of an iteration have the same ways and shots, so that nothing in a stack is padding.
 - The loss of a step is that of a prototype episode: fresh support images and queries of the task's
   classes, normalised by the support images alone. That is how the adapted network will be used.
+  In later turns of `task.round_robin` the statistics stay those of the first: one pass for all.
 """
 
 from collections.abc import Iterable, Mapping
@@ -210,20 +211,24 @@ class MetaBatch:
         classes = torch.cat([part.unflatten(1, (episode.ways, -1)) for part in parts], dim=2)
         scale = params["head.log_scale"].exp().reshape(tasks)
         most = 0 if self.config.task.round_robin else 1
-        logits, labels = logits_in_turn(classes, episode.shots, scale, most)
-        losses = F.cross_entropy(logits.mT, labels.expand(tasks, -1), reduction="none").mean(1)
-        return losses, (logits.detach().argmax(2) == labels).to(losses.dtype).mean(1)
+        logits, queries = logits_in_turn(classes, episode.shots, scale, most)
+        ways = torch.arange(episode.ways, device=logits.device)
+        labels = ways.repeat_interleave(classes.shape[2]).expand(logits.shape[:-1])
+        share = queries / queries.sum()
+        losses = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none") * share
+        right = (logits.detach().argmax(-1) == labels) * share
+        return losses.sum((1, 2)), right.sum((1, 2))
 
     def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
         """Ways of an iteration, shots and queries of an episode."""
         task, seed = self.config.task, self.config.train.seed
         ways = ways_of(self.config, iteration)
-        fitting = [s for s in task.shots if 2 * s * ways <= task.images] or [min(task.shots)]
-        first = 2**32 - 1  # no task has this number
-        shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
         shown = task.images // ways
         if task.round_robin:  # an image shown twice would be support and query
             shown = min(shown, self._fewest)
+        fitting = [s for s in task.shots if 2 * s <= shown] or [min(task.shots)]
+        first = 2**32 - 1  # no task has this number
+        shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
         return ways, shots, max(1, shown - shots)
 
     def _mixing(self, episode: "_Stacked") -> Relaxation:

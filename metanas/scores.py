@@ -12,6 +12,8 @@ from metanas.stored import Stored, read_stored, summary_of
 
 Scores = Mapping[str, Mapping[str, float]]
 """Setting -> figures, accuracies in percent."""
+USUAL = {"precision": "float32", "reseed": 0}
+"""What scores are measured with, where an evaluation says it."""
 
 
 def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
@@ -50,6 +52,10 @@ def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Map
     if other := [name for name, value in defaults.items() if options.get(name) != value]:
         message = f"{path} is with {other[0]} = {options.get(other[0])}, not the checkpoint's "
         message += "default; a card tells of its defaults, so evaluate without --set"
+        raise EvaluationError("EVALUATION_SETTINGS", message)
+    if other := [name for name, usual in USUAL.items() if settings.get(name, usual) != usual]:
+        message = f"{path} is with {other[0]} = {settings[other[0]]}; a card's figures are with "
+        message += f"{USUAL[other[0]]}, so evaluate with that"
         raise EvaluationError("EVALUATION_SETTINGS", message)
     if len(stored.episodes) < 2:
         message = f"{path} has too few episodes for an interval; evaluate with more --episodes"

@@ -148,15 +148,20 @@ class MetaTrainer:
         return dict(zip(self.layout.names, self.factors.exp().tolist(), strict=True))
 
     def start_from(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint's parameters, candidates and learned rates.
+        """Take over a checkpoint's parameters and candidates.
+
+        Its learned rates, too, if this run learns them for the same task optimizer: what a run
+        trains with and does not save, nobody would adapt with.
 
         Raises:
             CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
         """
         check_start(checkpoint, self.config)
         self.params = self.layout.flatten(checkpoint.params)
-        rates = checkpoint.card.rates
-        self.factors = torch.tensor([math.log(rates.get(n, 1.0)) for n in self.layout.names])
+        card, settings = checkpoint.card, self.config.train
+        if settings.learned_rates and card.task_optimizer == settings.task_optimizer:
+            rates = [card.rates.get(name, 1.0) for name in self.layout.names]
+            self.factors = torch.tensor(rates).log()
         for kind in CELL_KINDS:
             alive = checkpoint.supernet.cell_alpha(kind).alive
             self.supernet.cell_alpha(kind).alive.copy_(alive)
@@ -225,7 +230,7 @@ class MetaTrainer:
         outer = self.outer
         if settings.outer == "adam":
             group = torch.cat([alphas.long(), torch.zeros(len(factors), dtype=torch.long)])
-            moving = torch.ones(2, dtype=torch.bool)
+            moving = torch.tensor([True, searching(self.config, self.iteration)])
             outer, direction = Adam()(outer, direction, group, moving)
         of_params, of_factors = direction.split([self.layout.size, len(factors)])
         params = self.params - torch.where(alphas, rates[1], rates[0]).to(gradient) * of_params

@@ -5,18 +5,24 @@ import pickle
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metanas.alphas import is_alpha
 from metanas.config import RunConfig
 from metanas.errors import Diverged
 from metanas.extensions import Extensions
+from metanas.head import membership, prototype_logits
+from metanas.kernels import Rows
 from metanas.metabatch import MetaBatch, MetaState, TaskResults, generators, total
 from metanas.metalearn import META_LEARNERS
 from metanas.ops import OPS
-from metanas.relax import RELAXATIONS
+from metanas.options import AffineRange
+from metanas.relax import RELAXATIONS, Softmax
+from metanas.search import search_at
 from metanas.train import MetaTrainer
 from tests.core.small import GENOTYPE, run_config, synthetic
 
@@ -105,22 +111,68 @@ def test_a_stack_is_its_tasks_one_by_one(learner: str, relaxation: str, partial:
     assert whole.moments.steps.tolist() == apart.moments.steps.tolist()
 
 
-def test_in_turn_no_image_is_shown_twice() -> None:
-    config = run_config(ways=(2, 2), shots=(2,), images=40, round_robin=True)
-    unlike = {name: images + index for index, (name, images) in enumerate(TRAIN.items())}
-    shown = Extensions().batch(config, unlike).episode(0, range(1), 0)
-    assert len(shown.images) == 2 * 6
-    plain = replace(config, task=replace(config.task, round_robin=False))
-    assert len(Extensions().batch(plain, unlike).episode(0, range(1), 0).images) == 40
+UNLIKE = {
+    f"class {way}": np.full((images, 1, 12, 12), 20 * way, np.uint8)
+    + np.arange(images, dtype=np.uint8)[:, None, None, None]
+    for way, images in enumerate((6, 9, 12))
+}
+"""Classes of unequal size, whose images are flat and all differ."""
 
 
-def test_in_turn_a_stack_is_its_tasks_one_by_one() -> None:
-    config = pair("reptile", "darts", 1, tasks=3, round_robin=True)
+def shown(**changes: Any) -> tuple[int, int]:
+    """How many images an episode of three classes shows, and how many of them differ."""
+    config = run_config(ways=(3, 3), images=36, **changes)
+    still = replace(config, augment=AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0))
+    images = Extensions().batch(still, UNLIKE).episode(0, range(1), 0).images
+    return len(images), len({round(float(image.mean()), 4) for image in images})
+
+
+@pytest.mark.parametrize("shots", [1, 2, 5])
+def test_in_turn_no_image_is_shown_twice(shots: int) -> None:
+    assert shown(shots=(shots,), round_robin=True) == (18, 18)
+    assert shown(shots=(shots,)) == (36, 27)
+
+
+def test_in_turn_shots_leave_as_many_queries() -> None:
+    config = run_config(ways=(3, 3), images=36, shots=(3, 4), round_robin=True)
+    batch = Extensions().batch(config, UNLIKE)
+    assert {batch.episode(iteration, range(1), 0).shots for iteration in range(8)} == {3}
+
+
+@pytest.mark.parametrize("round_robin", [False, True])
+@pytest.mark.parametrize("images", [9, 11])
+def test_the_loss_is_that_of_prototype_episodes(images: int, round_robin: bool) -> None:
+    """In turn, what every turn would say is pooled: of each image as often as it is a query."""
+    config = run_config(ways=(2, 2), shots=(2,), images=images, round_robin=round_robin, noise=0.0)
+    trainer = MetaTrainer(config, TRAIN, VAL)
+    batch = Extensions().batch(config, TRAIN)
+    episode = batch.episode(0, range(1), 0)
+    shown = len(episode.images) // 2
+    warm = Softmax(temperature=search_at(config, 0).temperature_start)
+    features = trainer.supernet(episode.images, Rows(4), warm)
+    support, queries = features[:4].unflatten(0, (2, 2)), features[4:].unflatten(0, (2, -1))
+    classes = torch.cat([support, queries], dim=1)
+    logits, labels = [], []
+    for turn in range(shown // 2 if round_robin else 1):
+        taken = torch.arange(shown) // 2 == turn
+        members = membership(torch.arange(2).repeat_interleave(2), 2)
+        others = classes[:, ~taken].flatten(0, 1)
+        scale = trainer.meta["head.log_scale"].exp()
+        logits.append(prototype_logits(classes[:, taken].flatten(0, 1), members, others, scale))
+        labels.append(torch.arange(2).repeat_interleave(len(others) // 2))
+    every, right = torch.cat(logits), torch.cat(labels)
+    loss, accuracy = batch.evaluate(episode, trainer.params[None])
+    torch.testing.assert_close(loss, F.cross_entropy(every, right)[None])
+    torch.testing.assert_close(accuracy, (every.argmax(1) == right).float().mean()[None])
+
+
+@pytest.mark.parametrize("learner", ["reptile", "maml"])
+def test_in_turn_a_stack_is_its_tasks_one_by_one(learner: str) -> None:
+    config = pair(learner, "darts", 1, tasks=3, round_robin=True, drop_path=0.2, images=13)
     whole, apart = results(config, range(3)), results(config, range(1), range(1, 3))
     assert whole.loss == pytest.approx(apart.loss)
+    assert whole.accuracy == pytest.approx(apart.accuracy)
     assert_close(whole.gradient, apart.gradient)
-    once = results(replace(config, task=replace(config.task, round_robin=False)), range(3))
-    assert once.loss != pytest.approx(whole.loss)
 
 
 def test_tasks_depend_on_their_number_and_iteration_alone() -> None:

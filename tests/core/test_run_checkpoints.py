@@ -1,8 +1,10 @@
 """Checkpoints that runs leave, and that they start from."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from metanas.config import RunConfig, read_config
 from metanas.errors import CheckpointError, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS
+from metanas.rundata import classes_of
 from metanas.runs import run
+from metanas.train import MetaTrainer
 from metanas.workbench import make_model
 from tests.core.running import ignore, without_data
 from tests.core.small import GENOTYPE, examples
@@ -50,6 +54,27 @@ def test_a_run_starts_from_a_checkpoint(config: RunConfig, finished: Path, tmp_p
     assert read_config(tmp_path / "still" / "checkpoint" / "training.json").train.start == (
         "checkpoint"
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"learned_rates": True}, True),
+        ({"learned_rates": False}, False),
+        ({"learned_rates": True, "meta_learner": "reptile", "task_optimizer": "adam"}, False),
+    ],
+)
+def test_learned_rates_go_on_where_they_mean_the_same(
+    config: RunConfig, finished: Path, changes: dict[str, Any], kept: bool
+) -> None:
+    settings = replace(config.train, meta_learner="fomaml", task_optimizer="sgd")
+    made = load_checkpoint(finished / "checkpoint")
+    rates = dict.fromkeys(made.params, 10.0)
+    start = replace(made, card=replace(made.card, rates=rates, task_optimizer="sgd"))
+    trainer = MetaTrainer(replace(config, train=replace(settings, **changes)), *classes_of(config))
+    trainer.start_from(start)
+    expected = math.log(10.0) if kept else 0.0
+    torch.testing.assert_close(trainer.factors, torch.full_like(trainer.factors, expected))
 
 
 def test_a_run_does_not_start_from_another_search_space(

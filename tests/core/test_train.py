@@ -119,6 +119,19 @@ def test_the_outer_optimizer_may_be_adam() -> None:
         torch.testing.assert_close(step, torch.full_like(step, 0.01), rtol=1e-3, atol=0)
 
 
+def test_adam_begins_on_the_alphas_where_the_search_begins() -> None:
+    """The steps of the warm-up, in which they stand still, do not count for them."""
+    settings = {"outer": "adam", "meta_lr_weights": 0.01, "meta_lr_alphas": 0.01}
+    run = with_learner(Steady(), anneal=False, **settings)
+    run.config = replace(run.config, search=replace(run.config.search, warm_up=3))
+    for iteration in range(5):
+        before = copy(run.meta)
+        run.iterate()
+        step = before["alpha.normal.ops"] - run.meta["alpha.normal.ops"]
+        size = 0.01 if iteration >= 3 else 0.0
+        torch.testing.assert_close(step, torch.full_like(step, size), rtol=1e-3, atol=0)
+
+
 def test_a_running_mean_is_what_is_validated_and_saved() -> None:
     run = with_learner(Steady(), iterations=9, ema=0.9)
     for iteration in range(3):
@@ -308,6 +321,13 @@ def test_data_that_cannot_be_trained_on(
 def test_small_classes_repeat_queries() -> None:
     config = replace(RUN, task=replace(RUN.task, shots=(1, 2), images=60))
     assert np.isfinite(trainer(config, synthetic(6, 3)).iterate().loss)
+
+
+def test_in_turn_small_classes_are_refused() -> None:
+    config = run_config(images=60, round_robin=True)
+    with pytest.raises(DatasetError, match=r"fewer than 12 images, .* lower task\.images"):
+        trainer(config, {**synthetic(6, 12), "lone": TRAIN["class 000"]})
+    assert np.isfinite(trainer(config, synthetic(6, 12)).iterate().loss)
 
 
 def test_candidates_leave_below_the_threshold() -> None:
