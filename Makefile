@@ -18,7 +18,7 @@ METADATA := constraints.txt pyproject.toml protos/pyproject.toml server/pyprojec
 PACKAGES := -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
 SOURCES := metanas protos server client tests examples docker benchmarks
 # On a GPU: make bench DEVICE=gpu
-TOPICS = $(filter-out _% accuracy page study variants $(if $(filter gpu,$(DEVICE)),,gpu),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+TOPICS = $(filter-out _% accuracy page shipped study variants $(if $(filter gpu,$(DEVICE)),,gpu),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 

@@ -1,5 +1,7 @@
 """Writes the benchmarks' tables into docs/performance.md, and the studies' into docs/results.md.
 
+What the shipped checkpoints come to goes into docs/results.md, README.md and their cards.
+
     python -m benchmarks.page benchmarks/results/*/*.json
 
 A table belongs between <!-- FOLDER/FILE TABLE --> and <!-- / -->: the file's folder, its name and
@@ -23,6 +25,7 @@ from benchmarks import (
     query,
     scaling,
     server,
+    shipped,
     study,
     together,
     variants,
@@ -44,6 +47,7 @@ TABLES: Mapping[str, Tables] = {
         query,
         scaling,
         server,
+        shipped,
         study,
         together,
         variants,
@@ -51,8 +55,13 @@ TABLES: Mapping[str, Tables] = {
     )
 }
 RESULTS = ROOT / "docs" / "results.md"
-PAGES: Mapping[str, Path] = {study.TOPIC: RESULTS, variants.TOPIC: RESULTS}
-"""Where a topic's tables go, if not into `PAGE`."""
+CARDS = tuple(sorted(ROOT.glob("meta_checkpoints/*/README.md")))
+PAGES: Mapping[str, Sequence[Path]] = {
+    study.TOPIC: (RESULTS,),
+    variants.TOPIC: (RESULTS,),
+    shipped.TOPIC: (RESULTS, ROOT / "README.md", *CARDS),
+}
+"""Where a topic's tables go, if not into `PAGE`: wherever there is a block for them."""
 ALT = "Edges in which the cells of two tasks differ, against the distance of the tasks"
 """What the study's picture shows."""
 
@@ -104,8 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     by_page: dict[Path, list[Path]] = {}
     # where everybody's own runs go: the pages have no place for them
     for path in (path for path in options.results if path.parent.name != LOCAL.name):
-        page = options.page or PAGES.get(load(path).topic, PAGE)
-        by_page.setdefault(page, []).append(path)
+        for page in [options.page] if options.page else _homes(path):
+            by_page.setdefault(page, []).append(path)
     for page, paths in by_page.items():
         text = _page(page.read_text(encoding="utf-8"), paths)
         if not options.check:
@@ -113,6 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _draw(paths, page.parent / "images")
         elif text != page.read_text(encoding="utf-8"):
             sys.exit(f"{page} is not what the results say; run this without --check")
+
+
+def _homes(path: Path) -> Sequence[Path]:
+    """The pages that have a block for this file, or else the first that should have."""
+    pages = PAGES.get(load(path).topic, (PAGE,))
+    begins = f"<!-- {path.parent.name}/{path.stem} "
+    return [page for page in pages if begins in page.read_text(encoding="utf-8")] or pages[:1]
 
 
 def _page(text: str, paths: Sequence[Path]) -> str:

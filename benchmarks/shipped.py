@@ -1,0 +1,157 @@
+"""What the shipped checkpoints come to: their exported models' accuracy on many episodes.
+
+    python -m metanas evaluate meta_checkpoints/omniglot --data omniglot_28.npz --out 5w1s.json
+    python -m metanas evaluate meta_checkpoints/photos --data ... --out a.json
+    python -m metanas evaluate meta_checkpoints/photos --data ... --set trunk_only=true --out b.json
+    python -m benchmarks.shipped 5w1s.json a.json b.json ... --out benchmarks/results/shipped/X.json
+
+The last command keeps the figures of every episode. Where a checkpoint was evaluated with its
+frozen trunk alone, too, it is compared with that, on the same episodes.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, median
+
+from benchmarks._answers import percent, points
+from benchmarks._machine import facts
+from benchmarks._results import LOCAL, Results, Row, finish, table
+from metanas.compare import compare, paired
+from metanas.errors import MetanasError
+from metanas.evaluate import mean_of
+from metanas.stored import Stored, read_stored
+
+TOPIC = "shipped"
+KEPT = (
+    "checkpoint",
+    "checkpoint_digest",
+    "dataset",
+    "split",
+    "classes",
+    "ways",
+    "shots",
+    "queries",
+    "seed",
+    "options",
+    "software",
+)
+"""Settings of an evaluation that go into its row."""
+COLUMNS = {
+    "accuracy": "accuracy",
+    "pruned": "accuracy_pruned",
+    "soft": "accuracy_soft",
+    "moved": "meta_genotype_distance",
+    "bytes": "bytes",
+}
+"""Column of a row -> figure of a record."""
+TURNED = " with rotations"
+"""The end of a data set's name where turned classes are classes of their own."""
+
+
+def row_of(stored: Stored) -> Row:
+    """An evaluation as it is kept.
+
+    Raises:
+        EvaluationError: it has too few episodes for an interval.
+    """
+    compare(stored, stored)
+    settings = {key: stored.settings[key] for key in KEPT}
+    return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
+
+
+def tables(results: Results) -> Mapping[str, str]:
+    """Accuracies by shape, and where there is a frozen trunk, what is gained on it."""
+    whole = [row for row in results.rows if not row["options"]["trunk_only"]]
+    whole.sort(key=lambda row: (row["dataset"], -row["ways"], row["shots"]))
+    found = {"accuracy": _accuracies(whole), "stages": _stages(whole)}
+    if pairs := list(_pairs(whole, results.rows)):
+        found["frozen"] = _against_frozen(pairs)
+    return found
+
+
+def _shape(row: Row) -> str:
+    return f"{row['ways']}-way {row['shots']}-shot"
+
+
+def _accuracies(rows: Sequence[Row]) -> str:
+    turned = {_place(row): row for row in rows if row["dataset"].endswith(TURNED)}
+    header = ["exported file, validation classes", "accuracy, %", "episodes"]
+    header += ["with turned classes, %", "episodes"] * bool(turned) + ["file, KiB"]
+    lines = []
+    for row in (row for row in rows if not row["dataset"].endswith(TURNED)):
+        cells = [f"{row['dataset']}, {_shape(row)}", *_accuracy(row)]
+        if turned:
+            cells += _accuracy(turned.get(_place(row)))
+        lines.append([*cells, f"{median(row['bytes']) / 1024:,.0f}"])
+    return table(header, lines)
+
+
+def _place(row: Row) -> tuple[str, int, int]:
+    return row["dataset"].removesuffix(TURNED), row["ways"], row["shots"]
+
+
+def _accuracy(row: Row | None) -> list[str]:
+    if row is None:
+        return ["not measured", ""]
+    return [percent(mean_of(row["accuracy"])), str(len(row["accuracy"]))]
+
+
+def _stages(rows: Sequence[Row]) -> str:
+    header = ["", "soft supernet, %", "pruned, not tuned, %", "exported, %"]
+    header += ["soft less exported, points", "edges moved", "episodes"]
+    lines = []
+    for row in rows:
+        gap = paired(row["soft"], row["accuracy"]).difference
+        means = [percent(mean_of(row[name])) for name in ("soft", "pruned", "accuracy")]
+        moved, count = f"{mean(row['moved']):.2f}", str(len(row["accuracy"]))
+        lines.append([f"{row['dataset']}, {_shape(row)}", *means, points(gap), moved, count])
+    return table(header, lines)
+
+
+def _pairs(whole: Sequence[Row], rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Rows with their likes of the frozen trunk alone."""
+    alike = ("dataset", "split", "classes", "ways", "shots", "queries", "seed")
+    frozen = {tuple(row[key] for key in alike): row for row in rows if row["options"]["trunk_only"]}
+    for row in whole:
+        if (key := tuple(row[name] for name in alike)) in frozen:
+            yield row, frozen[key]
+
+
+def _against_frozen(pairs: Sequence[tuple[Row, Row]]) -> str:
+    header = ["", "frozen trunk, %", "adapted, %", "difference, points", "won / lost / tied"]
+    lines = []
+    for row, frozen in pairs:
+        count = min(len(row["accuracy"]), len(frozen["accuracy"]))
+        one, other = row["accuracy"][:count], frozen["accuracy"][:count]
+        found = paired(one, other)
+        counts = f"{found.won} / {found.lost} / {found.tied}"
+        means = [percent(mean_of(other)), percent(mean_of(one))]
+        title = f"{row['dataset']}, {_shape(row)}"
+        lines.append([title, *means, points(found.difference), counts, str(count)])
+    return table([*header, "episodes"], lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{TOPIC}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("evaluations", type=Path, nargs="+", metavar="FILE", help="of one checkpoint")
+    made.add_argument("--out", type=Path, default=LOCAL / f"{TOPIC}.json", help="%(default)s")
+    options = made.parse_args(arguments)
+    try:
+        rows = [row_of(read_stored(path)) for path in options.evaluations]
+    except MetanasError as error:
+        print(f"error: {error} [{error.reason}]", file=sys.stderr)
+        return 2
+    if len({row["checkpoint_digest"] for row in rows}) > 1:
+        made.error("these are of several checkpoints; give the evaluations of one")
+    finish(TOPIC, options, facts(), rows, tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Evaluations of a shipped checkpoint become rows, tables, and blocks on several pages."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import page, shipped
+from benchmarks._results import Results, load
+from metanas.options import AdaptConfig
+from metanas.stored import write_stored
+
+SETTINGS = {
+    "dataset": "omniglot_28.npz",
+    "split": "val",
+    "classes": 9,
+    "ways": 5,
+    "shots": 1,
+    "queries": 5,
+    "seed": 0,
+    "dataset_digest": "d",
+    "checkpoint": "omniglot",
+    "checkpoint_digest": "c",
+    "software": "metanas 0",
+}
+
+
+def evaluation(
+    path: Path, accuracies: Sequence[float], *, frozen: bool = False, **changes: Any
+) -> str:
+    """A document as `python -m metanas evaluate --out` writes it; returns its path."""
+    options = AdaptConfig(trunk_only=frozen).to_dict()
+    more = {
+        "accuracy_pruned": 0.5,
+        "accuracy_soft": 0.75,
+        "bytes": 2048,
+        "meta_genotype_distance": 1,
+    }
+    episodes = [{"episode": i, "accuracy": value, **more} for i, value in enumerate(accuracies)]
+    write_stored(path, {**SETTINGS, "options": options, **changes}, episodes)
+    return str(path)
+
+
+def kept(folder: Path, *evaluations: str) -> Results:
+    out = folder / "shipped" / "omniglot.json"
+    assert shipped.main([*evaluations, "--out", str(out)]) == 0
+    return load(out)
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of a table, without its head."""
+    lines = [line.strip("|").split("|") for line in text.splitlines()[2:]]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_shapes_are_beside_their_like_with_turned_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = "omniglot_28.npz with rotations"
+    results = kept(
+        tmp_path,
+        evaluation(tmp_path / "a", [0.9, 0.7]),
+        evaluation(tmp_path / "b", [0.6, 0.6, 0.6], ways=20),
+        evaluation(tmp_path / "c", [1.0, 1.0], dataset=turned),
+    )
+    found = shipped.tables(results)
+    assert cells(found["accuracy"]) == [
+        ["omniglot_28.npz, 20-way 1-shot", "60.00 ± 0.00", "3", "not measured", "", "2"],
+        ["omniglot_28.npz, 5-way 1-shot", "80.00 ± 19.60", "2", "100.00 ± 0.00", "2", "2"],
+    ]
+    assert cells(found["stages"])[0] == [
+        "omniglot_28.npz, 20-way 1-shot",
+        "75.00 ± 0.00",
+        "50.00 ± 0.00",
+        "60.00 ± 0.00",
+        "+15.00 ± 0.00",
+        "1.00",
+        "3",
+    ]
+    assert "frozen" not in found
+    assert found["accuracy"] in capsys.readouterr().out
+
+
+def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
+    results = kept(
+        tmp_path,
+        evaluation(tmp_path / "a", [0.9, 0.7, 0.1]),
+        evaluation(tmp_path / "b", [0.8, 0.6], frozen=True),
+        evaluation(tmp_path / "c", [0.8, 0.6], frozen=True, shots=5),
+    )
+    found = shipped.tables(results)
+    assert cells(found["frozen"]) == [
+        [
+            "omniglot_28.npz, 5-way 1-shot",
+            "70.00 ± 19.60",
+            "80.00 ± 19.60",
+            "+10.00 ± 0.00",
+            "2 / 0 / 0",
+            "2",
+        ]
+    ]
+    assert len(cells(found["accuracy"])) == 1
+
+
+def test_every_page_with_a_block_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(tmp_path, evaluation(tmp_path / "a", [0.9, 0.7]))
+    block = "<!-- shipped/omniglot accuracy -->\n<!-- / -->\n"
+    pages = [tmp_path / name for name in ("one.md", "two.md", "three.md")]
+    for path, text in zip(pages, (block, "nothing", block), strict=True):
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(page, "PAGES", {shipped.TOPIC: pages})
+    page.main([str(tmp_path / "shipped" / "omniglot.json")])
+    assert ["80.00 ± 19.60" in path.read_text(encoding="utf-8") for path in pages] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_of_several_checkpoints_or_too_few_episodes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = evaluation(tmp_path / "a", [0.9, 0.7])
+    with pytest.raises(SystemExit):
+        shipped.main([one, evaluation(tmp_path / "b", [0.9, 0.7], checkpoint_digest="other")])
+    assert "of several checkpoints" in capsys.readouterr().err
+    assert shipped.main([evaluation(tmp_path / "c", [0.9])]) == 2
+    assert "TOO_FEW_EPISODES" in capsys.readouterr().err
