@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = _page(page.read_text(encoding="utf-8"), paths)
         if not options.check:
             page.write_text(text, encoding="utf-8")
-            _draw(paths, page.parent / "images")
+            shown = [path for path in paths if f"{_picture(path)})" in text]
+            _draw(shown, page.parent / "images")
         elif text != page.read_text(encoding="utf-8"):
             sys.exit(f"{page} is not what the results say; run this without --check")
 
