@@ -79,7 +79,8 @@ def test_the_page_is_made_of_what_was_stored(
         assert content in text, name
     assert not re.search(r"<!-- study/omniglot \S+ -->\n<!-- / -->", text)
     assert (written.parent / "images" / "study-omniglot.svg").read_text().startswith("<?xml")
-    written.write_text(text.replace("±", "+-", 1), encoding="utf-8")
+    another = text.replace(study.tables(results)["steps"], "| by hand |")
+    written.write_text(another, encoding="utf-8")
     with pytest.raises(SystemExit, match="not what the results say"):
         page.main([*call, "--check"])
 
