@@ -154,13 +154,14 @@ def draw_cells(both: Row, frozen: Row, path: Path) -> None:
     groups = np.array_split(np.argsort(x, kind="stable"), min(BINS, len(x)))
     plot = Figure(figsize=(6, 3.2), layout="constrained")
     axes = plot.subplots()
-    axes.plot([x[g].mean() for g in groups], [y[g].mean() for g in groups], "o-", color="#1f77b4")
+    means = [float(y[group].mean()) for group in groups]
+    axes.plot([x[group].mean() for group in groups], means, "o-", color="#1f77b4")
     axes.axhline(float(y.mean()), color="#999999", linewidth=0.8)
     axes.set(
         xlabel="distance of two tasks (of the mean distance)",
         ylabel="edges in which their cells differ",
         title=f"{len(x):,} pairs of {count} tasks, in {len(groups)} groups of equal size",
-        ylim=(0, None),
+        ylim=(0, 1.1 * max(means) or 1),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"svg.hashsalt": path.name}):  # without it the same figure differs each time
