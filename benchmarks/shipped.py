@@ -28,6 +28,7 @@ KEPT = (
     "checkpoint",
     "checkpoint_digest",
     "dataset",
+    "dataset_digest",
     "split",
     "classes",
     "ways",
@@ -56,7 +57,7 @@ def row_of(stored: Stored) -> Row:
     Raises:
         EvaluationError: it has too few episodes for an interval.
     """
-    compare(stored, stored)
+    compare(stored, stored)  # as any comparison would refuse it
     settings = {key: stored.settings[key] for key in KEPT}
     return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
 
@@ -112,7 +113,7 @@ def _stages(rows: Sequence[Row]) -> str:
 
 def _pairs(whole: Sequence[Row], rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Rows with their likes of the frozen trunk alone."""
-    alike = ("dataset", "split", "classes", "ways", "shots", "queries", "seed")
+    alike = ("dataset_digest", "ways", "shots", "queries", "seed")
     frozen = {tuple(row[key] for key in alike): row for row in rows if row["options"]["trunk_only"]}
     for row in whole:
         if (key := tuple(row[name] for name in alike)) in frozen:

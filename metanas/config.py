@@ -91,13 +91,11 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         low, high = self.ways
+        least = (1 + min(self.shots, default=1)) * high
         checks = {
             "ways": (2 <= low <= high, "must be two numbers of at least 2, the lower one first"),
             "shots": (min(self.shots, default=0) >= 1, "must be one or more numbers above 0"),
-            "images": (
-                self.images >= (1 + min(self.shots, default=1)) * high,
-                "must be enough for the fewest shots and a query of each class, of all ways",
-            ),
+            "images": (self.images >= least, f"must be {least} or more for shots and queries"),
             "steps": (self.steps >= 1, "must be at least 1"),
             "groups": (self.groups >= 0, "must be at least 0"),
         }

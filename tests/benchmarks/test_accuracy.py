@@ -10,30 +10,16 @@ from benchmarks import accuracy, page
 from benchmarks._goals import goals
 from benchmarks._results import Results, load
 from metanas.options import AdaptConfig
-from metanas.stored import write_stored
+from tests.benchmarks import evaluated
 
-SETTINGS = {
-    "dataset": "omniglot_28.npz",
-    "dataset_digest": "d",
-    "split": "val",
-    "classes": 9,
-    "ways": 5,
-    "shots": 1,
-    "queries": 5,
-    "seed": 0,
-    "checkpoint": "omniglot",
-    "checkpoint_digest": "c",
-    "software": "metanas 0",
-}
 MANY = [0.9, 0.8, 1.0, 0.8]
 
 
 def evaluation(path: Path, accuracies: Sequence[float], steps: int, **changes: Any) -> str:
-    """A document as `python -m metanas evaluate --out` writes it; returns its path."""
-    options = AdaptConfig(steps=steps, tuning_steps=3).to_dict()
-    episodes = [{"episode": i, "accuracy": value} for i, value in enumerate(accuracies)]
-    write_stored(path, {**SETTINGS, "options": options, **changes}, episodes)
-    return str(path)
+    """Of so many steps; returns its path."""
+    return evaluated.evaluation(
+        path, accuracies, AdaptConfig(steps=steps, tuning_steps=3), **changes
+    )
 
 
 def compared(folder: Path, few: Sequence[float]) -> Results:

@@ -9,37 +9,22 @@ import pytest
 from benchmarks import page, shipped
 from benchmarks._results import Results, load
 from metanas.options import AdaptConfig
-from metanas.stored import write_stored
+from tests.benchmarks import evaluated
 
-SETTINGS = {
-    "dataset": "omniglot_28.npz",
-    "split": "val",
-    "classes": 9,
-    "ways": 5,
-    "shots": 1,
-    "queries": 5,
-    "seed": 0,
-    "dataset_digest": "d",
-    "checkpoint": "omniglot",
-    "checkpoint_digest": "c",
-    "software": "metanas 0",
+FIGURES = {
+    "accuracy_pruned": 0.5,
+    "accuracy_soft": 0.75,
+    "bytes": 2048,
+    "meta_genotype_distance": 1,
 }
 
 
 def evaluation(
     path: Path, accuracies: Sequence[float], *, frozen: bool = False, **changes: Any
 ) -> str:
-    """A document as `python -m metanas evaluate --out` writes it; returns its path."""
-    options = AdaptConfig(trunk_only=frozen).to_dict()
-    more = {
-        "accuracy_pruned": 0.5,
-        "accuracy_soft": 0.75,
-        "bytes": 2048,
-        "meta_genotype_distance": 1,
-    }
-    episodes = [{"episode": i, "accuracy": value, **more} for i, value in enumerate(accuracies)]
-    write_stored(path, {**SETTINGS, "options": options, **changes}, episodes)
-    return str(path)
+    """Of the frozen trunk alone, or of all; returns its path."""
+    options = AdaptConfig(trunk_only=frozen)
+    return evaluated.evaluation(path, accuracies, options, FIGURES, **changes)
 
 
 def kept(folder: Path, *evaluations: str) -> Results:
@@ -88,6 +73,7 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
         evaluation(tmp_path / "a", [0.9, 0.7, 0.1]),
         evaluation(tmp_path / "b", [0.8, 0.6], frozen=True),
         evaluation(tmp_path / "c", [0.8, 0.6], frozen=True, shots=5),
+        evaluation(tmp_path / "d", [0.8, 0.6], shots=5, dataset_digest="of other images"),
     )
     found = shipped.tables(results)
     assert cells(found["frozen"]) == [
@@ -100,7 +86,7 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
             "2",
         ]
     ]
-    assert len(cells(found["accuracy"])) == 1
+    assert len(cells(found["accuracy"])) == 2
 
 
 def test_every_page_with_a_block_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

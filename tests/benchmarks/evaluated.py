@@ -1,0 +1,36 @@
+"""Evaluations as `python -m metanas evaluate --out` writes them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metanas.options import AdaptConfig
+from metanas.stored import write_stored
+
+SETTINGS = {
+    "dataset": "omniglot_28.npz",
+    "dataset_digest": "d",
+    "split": "val",
+    "classes": 9,
+    "ways": 5,
+    "shots": 1,
+    "queries": 5,
+    "seed": 0,
+    "checkpoint": "omniglot",
+    "checkpoint_digest": "c",
+    "software": "metanas 0",
+}
+
+
+def evaluation(
+    path: Path,
+    accuracies: Sequence[float],
+    options: AdaptConfig,
+    figures: Mapping[str, float] | None = None,
+    **changes: Any,
+) -> str:
+    """A document with these accuracies and, in every episode, these figures; returns its path."""
+    shared = {**(figures or {})}
+    episodes = [{"episode": i, "accuracy": value, **shared} for i, value in enumerate(accuracies)]
+    write_stored(path, {**SETTINGS, "options": options.to_dict(), **changes}, episodes)
+    return str(path)
