@@ -14,15 +14,11 @@ Notable:
 
 import logging
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -34,14 +30,12 @@ from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, InvalidInput, MetanasError, Violation
 from metanas.extensions import Extensions, Learn, Learner
 from metanas.metabatch import MetaState, TaskResults, total
+from metanas.rayhost import last_line, own_cluster, reach
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
 
 DEVICES = ("auto", "cpu", "cuda")
-CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
-ATTEMPTS = 3
-"""To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
 log = logging.getLogger(__name__)
 
 
@@ -96,70 +90,21 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
         raise InvalidInput.single("--workers", "OPTION_OUT_OF_RANGE", message)
     # nothing of ours calls home
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        if workers.address:
-            _join(workers)
-        else:
-            _start(workers)
-        make = batch or Extensions().batch
-        yield lambda config, train: Team(workers, make, config, train)
-    finally:
-        ray.shutdown()
-
-
-def _join(workers: Workers) -> None:
-    """Connect to a cluster that is there."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+    with _address(workers) as address:
         try:
-            failed = _try(workers, said)
-        except subprocess.TimeoutExpired as error:
-            message = f"no Ray cluster answered at {workers.address} within {workers.patience:g} s;"
-            message += " is it HOST:PORT of `ray start --head`, and does this host reach it?"
-            raise ClusterError("CLUSTER_UNREACHABLE", message) from error
-        if failed:
-            said.seek(0)
-            message = f"the Ray cluster at {workers.address} cannot be joined: "
-            message += last_line(said.read())
-            raise ClusterError("CLUSTER_UNREACHABLE", message)
-    ray.init(workers.address, log_to_driver=False, logging_level=logging.ERROR)
-
-
-def _try(workers: Workers, said: IO[str]) -> int:
-    """Connect in a process of its own; its exit status.
-
-    Raises:
-        TimeoutExpired: it took too long, and is killed with all that it started.
-    """
-    # Ray waits for an answer as long as it likes; a process can be told to stop waiting. It writes
-    # to a file: what Ray starts inherits a pipe, and would hold it open
-    command = [sys.executable, "-c", CONNECT, workers.address]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True
-    ) as child:
-        try:
-            return child.wait(workers.patience)
-        except BaseException:
-            os.killpg(child.pid, signal.SIGKILL)
-            raise
-
-
-def _start(workers: Workers) -> None:
-    """Start a cluster on this host, with room for the workers."""
-    for attempt in range(ATTEMPTS):
-        try:
-            ray.init(
-                "local",
-                num_cpus=workers.count,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-            break
-        except Exception as error:  # Ray raises whatever it met, a plain Exception among it
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            make = batch or Extensions().batch
+            yield lambda config, train: Team(workers, make, config, train)
+        finally:
             ray.shutdown()
-            if attempt == ATTEMPTS - 1:
-                message = f"Ray did not start on this host: {last_line(str(error))}"
-                raise ClusterError("CLUSTER_NOT_STARTED", message) from error
+
+
+def _address(workers: Workers) -> AbstractContextManager[str]:
+    """A cluster that answers: one that is there, or one with room for the workers."""
+    if not workers.address:
+        return own_cluster(workers.count, workers.patience)
+    reach(workers.address, workers.patience)
+    return nullcontext(workers.address)
 
 
 class Member:
@@ -276,11 +221,6 @@ def split(tasks: range, count: int) -> list[range]:
     """So many parts of a range, in order; their lengths differ by one at most."""
     ends = [len(tasks) * number // count for number in range(count + 1)]
     return [tasks[first:last] for first, last in pairwise(ends)]
-
-
-def last_line(text: str) -> str:
-    """What a traceback, or one of Ray's explanations, comes to."""
-    return "".join(text.strip().splitlines()[-1:]).strip()
 
 
 def free() -> str:

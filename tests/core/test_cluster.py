@@ -5,24 +5,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from ray.cluster_utils import Cluster
 
 from metanas.alphas import is_alpha
-from metanas.cluster import ATTEMPTS, Batch, Team, Workers, cluster, split
+from metanas.cluster import Batch, Team, Workers, cluster, split
 from metanas.config import DataConfig, RunConfig
 from metanas.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
 from metanas.extensions import Extensions, Learn
 from metanas.metabatch import MetaState, TaskResults, total
+from metanas.rayhost import hosted, own_cluster
 from metanas.rundata import classes_of
 from metanas.runs import run
 from metanas.train import MetaTrainer, Progress
@@ -37,26 +36,25 @@ TASKS = 5
 CONFIG = run_config(tasks=TASKS, iterations=4, validate_every=2, settle=3, snapshot_every=99)
 
 
-def started(start: Callable[[], Any]) -> Any:
-    """What starts, at the latest at the third time: Ray gives a node 30 seconds."""
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return start()
-        except Exception:  # Ray has no class for it
-            continue
-    return start()
+NODES = """
+import sys
+from ray.cluster_utils import Cluster
+# without these a node has fewer processes to start
+few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+nodes = Cluster()
+for cpus in sys.argv[1].split():
+    nodes.add_node(num_cpus=int(cpus), **few)
+print(nodes.address, flush=True)
+sys.stdin.read()
+nodes.shutdown()
+"""
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where a cluster of two nodes, neither of which has room for all, is to be joined."""
-    # without these a node has fewer processes to start
-    few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
-    nodes = Cluster()
-    for cpus in (2, 3):
-        started(partial(nodes.add_node, num_cpus=cpus, **few))
-    yield nodes.address
-    nodes.shutdown()
+    with hosted(NODES, "2 3", patience=100) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +230,18 @@ def test_nobody_answers(address: str) -> None:
     assert address in str(caught.value)
 
 
+def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with own_cluster(1, patience=100) as address:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+        with (
+            pytest.raises(ClusterError) as caught,
+            cluster(Workers(count=1, address=address), TASKS),
+        ):
+            pytest.fail("no token was shown")
+    assert caught.value.reason == "CLUSTER_UNREACHABLE"
+    assert "RAY_AUTH_MODE" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "options", [{"count": 0}, {"replacements": -1}, {"patience": 0.0}, {"device": "abacus"}]
 )
@@ -245,40 +255,85 @@ def test_more_workers_than_tasks() -> None:
         pytest.fail("a worker would have nothing to do")
 
 
-def members(session: int) -> list[str]:
-    """What runs in a session, by its leader's number."""
-    found = []
+def descendants(process: int) -> set[int]:
+    """Processes that it started, and those that these started, while they live."""
+    children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, _, rest = path.read_text().rpartition(")")
+            _, _, rest = path.read_text().rpartition(")")
         except OSError:
             continue
-        if int(rest.split()[3]) == session and rest.split()[0] != "Z":
-            found.append(name)
+        if rest.split()[0] != "Z":
+            children.setdefault(int(rest.split()[1]), []).append(int(path.parent.name))
+    found, new = set(), children.get(process, [])
+    while new:
+        found.update(new)
+        new = [child for each in new for child in children.get(each, [])]
     return found
 
 
-def test_a_cluster_of_our_own_goes_down_with_the_run(config: RunConfig, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+@pytest.fixture
+def victim(config: RunConfig, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A long run with two workers, in a cluster of its own, after its first iterations."""
     text = TOML.format(path=config.data.path).replace("iterations = 80", "iterations = 4000")
     (tmp_path / "run.toml").write_text(text)
     command = [sys.executable, "-m", "metanas", "train", str(tmp_path / "run.toml")]
-    victim = subprocess.Popen(
-        [*command, "--out", str(folder), "--workers", "2", "--set", "train.tasks=2"],
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "run"), "--workers", "2", "--set", "train.tasks=2"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
-    )
-    while not (folder / "log.jsonl").exists():
-        assert victim.poll() is None, victim.communicate()
-        time.sleep(0.05)
-    assert len(members(victim.pid)) > 3
+    ) as child:
+        while not (tmp_path / "run" / "log.jsonl").exists():
+            assert child.poll() is None, child.communicate()
+            time.sleep(0.05)
+        yield child
+        child.kill()
+
+
+def test_a_cluster_of_our_own_goes_down_with_the_run(
+    victim: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    started = descendants(victim.pid)
+    assert len(started) > 3
     victim.send_signal(signal.SIGTERM)
     _, error = victim.communicate()
     assert victim.returncode == 128 + signal.SIGTERM, error
     assert "--resume" in error
-    assert int(str(state(folder)[0]["iteration"])) >= 1
-    while members(victim.pid):
+    assert int(str(state(tmp_path / "run")[0]["iteration"])) >= 1
+    wait_for_the_end(started)
+
+
+def test_a_cluster_of_our_own_does_not_outlive_a_run_that_is_killed(
+    victim: subprocess.Popen[str],
+) -> None:
+    started = descendants(victim.pid)
+    victim.kill()
+    victim.wait()
+    wait_for_the_end(started)
+
+
+def wait_for_the_end(processes: set[int]) -> None:
+    """Until none of them lives; the test's limit ends it otherwise."""
+    while any(living(each) for each in processes):
         time.sleep(0.05)
+
+
+def living(process: int) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_ray_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder whose sockets would have names longer than Linux allows."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    before = descendants(os.getpid())
+    with pytest.raises(ClusterError) as caught, cluster(Workers(count=1), TASKS):
+        pytest.fail("there is no cluster")
+    assert caught.value.reason == "CLUSTER_NOT_STARTED"
+    assert "107" in str(caught.value)
+    assert descendants(os.getpid()) == before
