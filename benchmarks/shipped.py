@@ -3,25 +3,29 @@
     python -m metanas evaluate meta_checkpoints/omniglot --data omniglot_28.npz --out 5w1s.json
     python -m metanas evaluate meta_checkpoints/photos --data ... --out a.json
     python -m metanas evaluate meta_checkpoints/photos --data ... --set trunk_only=true --out b.json
-    python -m benchmarks.shipped 5w1s.json a.json b.json ... --out benchmarks/results/shipped/X.json
+    python -m benchmarks.shipped meta_checkpoints/photos a.json b.json ... --out shipped/photos.json
 
-The last command keeps the figures of every episode. Where a checkpoint was evaluated with its
-frozen trunk alone, too, it is compared with that, on the same episodes.
+The last command keeps the figures of every episode beside those that it kept before of the same
+checkpoint. Where one was evaluated with its frozen trunk alone, too, it is compared with that, on
+the same episodes.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
 from benchmarks._answers import percent, points
 from benchmarks._machine import facts
-from benchmarks._results import LOCAL, Results, Row, finish, table
-from metanas.compare import compare, paired
+from benchmarks._results import LOCAL, Results, Row, finish, load, table
+from metanas.card import CheckpointCard, read_card
+from metanas.compare import paired
 from metanas.errors import MetanasError
 from metanas.evaluate import mean_of
-from metanas.stored import Stored, read_stored
+from metanas.scores import score_of
+from metanas.stored import read_stored
 
 TOPIC = "shipped"
 KEPT = (
@@ -51,15 +55,35 @@ TURNED = " with rotations"
 """The end of a data set's name where turned classes are classes of their own."""
 
 
-def row_of(stored: Stored) -> Row:
+SAME = ("dataset", "dataset_digest", "split", "ways", "shots", "queries", "seed", "options")
+"""What two rows of a checkpoint have in common if one takes the other's place."""
+
+
+def row_of(card: CheckpointCard, path: Path) -> Row:
     """An evaluation as it is kept.
 
     Raises:
-        EvaluationError: it has too few episodes for an interval.
+        EvaluationError: one that the checkpoint's card would not tell of (`metanas.scores`).
     """
-    compare(stored, stored)  # as any comparison would refuse it
+    stored = read_stored(path)
+    options = {**stored.settings["options"], "trunk_only": card.defaults.trunk_only}
+    score_of(card, replace(stored, settings={**stored.settings, "options": options}), path)
     settings = {key: stored.settings[key] for key in KEPT}
     return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
+
+
+def beside(rows: Sequence[Row], kept: Sequence[Row]) -> list[Row]:
+    """New rows, and those that were kept of the same checkpoint and have not been made anew."""
+    digests = {row["checkpoint_digest"] for row in rows}
+    places = [{key: row[key] for key in SAME} for row in rows]
+    return [
+        *rows,
+        *(
+            row
+            for row in kept
+            if row["checkpoint_digest"] in digests and {key: row[key] for key in SAME} not in places
+        ),
+    ]
 
 
 def tables(results: Results) -> Mapping[str, str]:
@@ -140,17 +164,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("evaluations", type=Path, nargs="+", metavar="FILE", help="of one checkpoint")
+    made.add_argument("checkpoint", type=Path, help="its folder")
+    made.add_argument("evaluations", type=Path, nargs="+", metavar="FILE", help="of it")
     made.add_argument("--out", type=Path, default=LOCAL / f"{TOPIC}.json", help="%(default)s")
     options = made.parse_args(arguments)
     try:
-        rows = [row_of(read_stored(path)) for path in options.evaluations]
+        card = read_card(options.checkpoint)
+        rows = [row_of(card, path) for path in options.evaluations]
     except MetanasError as error:
         print(f"error: {error} [{error.reason}]", file=sys.stderr)
         return 2
-    if len({row["checkpoint_digest"] for row in rows}) > 1:
-        made.error("these are of several checkpoints; give the evaluations of one")
-    finish(TOPIC, options, facts(), rows, tables)
+    kept = load(options.out).rows if options.out.exists() else []
+    finish(TOPIC, options, facts(), beside(rows, kept), tables)
     return 0
 
 

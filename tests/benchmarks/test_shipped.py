@@ -1,16 +1,20 @@
 """Evaluations of a shipped checkpoint become rows, tables, and blocks on several pages."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import page, shipped
-from benchmarks._results import Results, load
-from metanas.options import AdaptConfig
+from benchmarks._machine import ROOT
+from benchmarks._results import Results, load, save
+from metanas.card import read_card
 from tests.benchmarks import evaluated
 
+CHECKPOINT = ROOT / "meta_checkpoints" / "omniglot"
+CARD = read_card(CHECKPOINT)
 FIGURES = {
     "accuracy_pruned": 0.5,
     "accuracy_soft": 0.75,
@@ -20,16 +24,22 @@ FIGURES = {
 
 
 def evaluation(
-    path: Path, accuracies: Sequence[float], *, frozen: bool = False, **changes: Any
+    path: Path,
+    accuracies: Sequence[float],
+    *,
+    frozen: bool = False,
+    steps: int = CARD.defaults.steps,
+    **changes: Any,
 ) -> str:
     """Of the frozen trunk alone, or of all; returns its path."""
-    options = AdaptConfig(trunk_only=frozen)
+    options = replace(CARD.defaults, trunk_only=frozen, steps=steps)
+    changes = {"checkpoint_digest": CARD.digest, **changes}
     return evaluated.evaluation(path, accuracies, options, FIGURES, **changes)
 
 
 def kept(folder: Path, *evaluations: str) -> Results:
     out = folder / "shipped" / "omniglot.json"
-    assert shipped.main([*evaluations, "--out", str(out)]) == 0
+    assert shipped.main([str(CHECKPOINT), *evaluations, "--out", str(out)]) == 0
     return load(out)
 
 
@@ -104,12 +114,39 @@ def test_every_page_with_a_block_gets_it(tmp_path: Path, monkeypatch: pytest.Mon
     ]
 
 
-def test_of_several_checkpoints_or_too_few_episodes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_was_kept_stays_until_it_is_made_anew(tmp_path: Path) -> None:
+    few = evaluation(tmp_path / "few", [0.5, 0.5])
+    more = evaluation(tmp_path / "more", [0.5, 0.5, 0.5])
+    other = evaluation(tmp_path / "other", [0.5, 0.5], shots=5)
+    kept(tmp_path, few, other)
+    results = kept(tmp_path, more)
+    assert [(row["shots"], len(row["accuracy"])) for row in results.rows] == [(1, 3), (5, 2)]
+
+
+def test_of_another_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
+    results = kept(tmp_path, evaluation(tmp_path / "a", [0.9, 0.7]))
+    foreign = [{**row, "checkpoint_digest": "of one before", "shots": 5} for row in results.rows]
+    save(replace(results, rows=foreign), tmp_path / "shipped" / "omniglot.json")
+    results = kept(tmp_path, evaluation(tmp_path / "b", [0.9, 0.7]))
+    assert [row["shots"] for row in results.rows] == [1]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "changes", "reason"),
+    [
+        ([0.9, 0.7], {"checkpoint_digest": "other"}, "EVALUATION_SETTINGS"),
+        ([0.9, 0.7], {"steps": 99}, "EVALUATION_SETTINGS"),
+        ([0.9], {}, "TOO_FEW_EPISODES"),
+    ],
+)
+def test_what_a_card_would_not_tell_is_refused(
+    accuracies: Sequence[float],
+    changes: dict[str, Any],
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    one = evaluation(tmp_path / "a", [0.9, 0.7])
-    with pytest.raises(SystemExit):
-        shipped.main([one, evaluation(tmp_path / "b", [0.9, 0.7], checkpoint_digest="other")])
-    assert "of several checkpoints" in capsys.readouterr().err
-    assert shipped.main([evaluation(tmp_path / "c", [0.9])]) == 2
-    assert "TOO_FEW_EPISODES" in capsys.readouterr().err
+    path, out = evaluation(tmp_path / "a", accuracies, **changes), tmp_path / "out.json"
+    assert shipped.main([str(CHECKPOINT), path, "--out", str(out)]) == 2
+    assert reason in capsys.readouterr().err
+    assert not out.exists()
