@@ -86,21 +86,22 @@ def hosted(program: str, argument: str, patience: float) -> Iterator[str]:
     """The address of a cluster that a program starts, prints, and stops when its input ends.
 
     Raises:
-        ClusterError: none of several attempts comes to an address (CLUSTER_NOT_STARTED).
+        ClusterError: none of several attempts comes to an address in time (CLUSTER_NOT_STARTED).
     """
+    latest = time.monotonic() + patience
     for attempt in range(ATTEMPTS):
         with _apart(program, argument) as (child, told, said):
-            address = _address(child, told, patience)
-            if address:
+            if address := _address(child, told, latest):
                 try:
                     yield address
                 finally:
                     _end(child)
                 return
-            if attempt == ATTEMPTS - 1:
-                why = last_line(_all(said)) or f"it was not there after {patience:g} s"
-                message = f"Ray did not start on this host, {ATTEMPTS} times: {why} (its logs are "
-                message += "in session_latest/logs of /tmp/ray, or of RAY_TMPDIR)"
+            late = child.poll() is None
+            if late or attempt == ATTEMPTS - 1:
+                why = f"not within {patience:g} s" if late else last_line(_all(said))
+                message = f"Ray did not start on this host: {why} (its logs are in "
+                message += "session_latest/logs of /tmp/ray, or of RAY_TMPDIR)"
                 raise ClusterError("CLUSTER_NOT_STARTED", message)
 
 
@@ -131,9 +132,8 @@ def _apart(
                 os.killpg(child.pid, signal.SIGKILL)
 
 
-def _address(child: subprocess.Popen[bytes], told: IO[str], patience: float) -> str:
+def _address(child: subprocess.Popen[bytes], told: IO[str], latest: float) -> str:
     """What a starting cluster tells, or nothing if it ends, or takes too long."""
-    latest = time.monotonic() + patience
     while child.poll() is None and time.monotonic() < latest:
         first, end, _ = _all(told).partition("\n")
         if end:

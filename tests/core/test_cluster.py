@@ -337,3 +337,14 @@ def test_ray_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert caught.value.reason == "CLUSTER_NOT_STARTED"
     assert "107" in str(caught.value)
     assert descendants(os.getpid()) == before
+
+
+def test_ray_takes_too_long() -> None:
+    before = descendants(os.getpid())
+    with (
+        pytest.raises(ClusterError, match=r"within 0\.5 s") as caught,
+        own_cluster(1, patience=0.5),
+    ):
+        pytest.fail("Ray takes seconds to start")
+    assert caught.value.reason == "CLUSTER_NOT_STARTED"
+    assert descendants(os.getpid()) == before
