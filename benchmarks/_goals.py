@@ -89,21 +89,31 @@ def _of(rows: Rows, case: str, topic: str = "adapt") -> list[Row]:
     return [row for row in rows.get(topic, ()) if row["case"] == case]
 
 
-def _overhead(rows: Rows) -> Iterable[Figure]:
-    for row in _of(rows, "shipped-28-5w1s", "server"):
-        if "remote" in row:
-            pairs = zip(row["remote"], row["local"], strict=True)
-            yield _median([1000 * (remote - local) for remote, local in pairs])
+def _served(rows: Rows, workers: int) -> list[Row]:
+    return [row for row in _of(rows, "shipped-28-5w1s", "server") if row["workers"] == workers]
+
+
+def _overhead(workers: int) -> Callable[[Rows], Iterable[Figure]]:
+    def added(rows: Rows) -> Iterable[Figure]:
+        for row in _served(rows, workers):
+            if "remote" in row:
+                pairs = zip(row["remote"], row["local"], strict=True)
+                yield _median([1000 * (remote - local) for remote, local in pairs])
+
+    return added
 
 
 def _company(workers: int) -> Callable[[Rows], Iterable[Figure]]:
-    """Adaptations a second of 16 clients and so many workers, against the best of one client."""
+    """Adaptations a second of 16 clients against those of one, with as many workers."""
 
     def against_one(rows: Rows) -> Iterable[Figure]:
-        loads = [row for row in _of(rows, "shipped-28-5w1s", "server") if "clients" in row]
-        alone = [_rate(row) for row in loads if row["clients"] == 1]
-        many = [row for row in loads if (row["clients"], row["workers"]) == (16, workers)]
-        return [Figure(_rate(row) / max(alone), len(row["latencies"])) for row in many if alone]
+        rates = {
+            row["clients"]: Figure(_rate(row), len(row["latencies"]))
+            for row in _served(rows, workers)
+            if "clients" in row
+        }
+        if {1, 16} <= set(rates):
+            yield Figure(rates[16].value / rates[1].value, rates[16].runs)
 
     return against_one
 
@@ -182,9 +192,15 @@ GOALS = (
         more=True,
         lenient=True,
     ),
-    Goal(title="what a server adds for one caller", limit=50, unit="ms", figures=_overhead),
     Goal(
-        title="16 clients and one worker against one client",
+        title="what a server of one worker adds for one caller",
+        limit=50,
+        unit="ms",
+        figures=_overhead(1),
+    ),
+    Goal(title="… of two workers", limit=50, unit="ms", figures=_overhead(2)),
+    Goal(
+        title="16 clients against one, one worker",
         limit=2,
         unit="times",
         figures=_company(1),

@@ -27,7 +27,7 @@ def facts() -> dict[str, Any]:
     """The machine, its load now, and the versions of what computes."""
     return {
         "processor": processor(),
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {platform.machine()}",
         "cores": cores(),
         "load": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

@@ -1,6 +1,6 @@
 """What the shipped checkpoints come to: their exported models' accuracy on many episodes.
 
-    python -m metanas evaluate meta_checkpoints/omniglot --data omniglot_28.npz --out 5w1s.json
+    python -m metanas evaluate meta_checkpoints/omniglot --data data/omniglot_28.npz --out 5w1s.json
     python -m metanas evaluate meta_checkpoints/photos --data ... --out a.json
     python -m metanas evaluate meta_checkpoints/photos --data ... --set trunk_only=true --out b.json
     python -m benchmarks.shipped meta_checkpoints/photos a.json b.json ... --out shipped/photos.json
@@ -13,7 +13,6 @@ the same episodes.
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 
@@ -24,7 +23,7 @@ from metanas.card import CheckpointCard, read_card
 from metanas.compare import paired
 from metanas.errors import MetanasError
 from metanas.evaluate import mean_of
-from metanas.scores import score_of
+from metanas.scores import check_told
 from metanas.stored import read_stored
 
 TOPIC = "shipped"
@@ -66,8 +65,7 @@ def row_of(card: CheckpointCard, path: Path) -> Row:
         EvaluationError: one that the checkpoint's card would not tell of (`metanas.scores`).
     """
     stored = read_stored(path)
-    options = {**stored.settings["options"], "trunk_only": card.defaults.trunk_only}
-    score_of(card, replace(stored, settings={**stored.settings, "options": options}), path)
+    check_told(card, stored, path, free=["trunk_only"])
     settings = {key: stored.settings[key] for key in KEPT}
     return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
 

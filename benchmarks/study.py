@@ -1,6 +1,6 @@
 """Does it pay? Settings of the shipped checkpoint on the same episodes, compared pairwise.
 
-    python -m benchmarks.study --data omniglot_28.npz
+    python -m benchmarks.study --data data/omniglot_28.npz
     python -m benchmarks.page benchmarks/results/study/*.json
 
 The first command evaluates, keeps every episode in the folder --work and goes on where it was
@@ -61,13 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     shipped = ROOT / "meta_checkpoints" / "omniglot"
     add("--checkpoint", type=Path, default=shipped, help="what the study is about (%(default)s)")
     add("--steps", type=int, nargs="+", default=list(STEPS), metavar="N", help="%(default)s")
-    out = LOCAL.parent / TOPIC / "omniglot.json"
-    add("--out", type=Path, default=out, help="what the page is made of (%(default)s)")
+    out = LOCAL.parent / TOPIC
+    add("--out", type=Path, help=f"what the page is made of ({out}/NAME.json of the checkpoint)")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    out = options.out or LOCAL.parent / TOPIC / f"{options.checkpoint.resolve().name}.json"
     torch.set_num_threads(1)
     machine = facts()
     try:
@@ -79,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if busy:
         print(f"another process is at {', '.join(busy)}; run this again when it is done")
         return 3
-    save(Results(TOPIC, machine, rows), options.out)
-    results = load(options.out)
+    save(Results(TOPIC, machine, rows), out)
+    results = load(out)
     print("\n\n".join([machine_line(results), *tables(results).values()]))
-    print(f"\nevery episode: {options.out}")
+    print(f"\nevery episode: {out}")
     return 0
 
 

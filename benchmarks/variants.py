@@ -2,8 +2,8 @@
 
 Each is trained several times, and what is said of it holds for other trainings of its kind too.
 
-    python -m benchmarks.variants relaxations --data omniglot_28.npz
-    python -m benchmarks.variants learners --data omniglot_28.npz
+    python -m benchmarks.variants relaxations --data data/omniglot_28.npz
+    python -m benchmarks.variants learners --data data/omniglot_28.npz
     python -m benchmarks.page benchmarks/results/study/*.json
 
 The first two train what is not trained yet and evaluate it on the same episodes. They go on where

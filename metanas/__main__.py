@@ -117,7 +117,7 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
     try:
         from metanas.cluster import Workers, cluster
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "ray":
+        if error.name != "ray":
             raise
         message = 'workers need the extra "ray": pip install "metanas[ray]"'
         raise ClusterError("EXTRA_MISSING", message) from error

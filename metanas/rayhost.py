@@ -16,10 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from ray._private.authentication.authentication_token_setup import (
-    maybe_enable_token_auth_if_token_available as use_token,  # there is no public one
-)
-
 from metanas.errors import ClusterError
 
 CONNECT = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False)"
@@ -30,7 +26,9 @@ print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
 """
 """Its input is empty, and ends when it is asked to, or when whoever started it is no more."""
-TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
+TOKEN_HINT = (
+    "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
+)
 ATTEMPTS = 3
 """To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
 LOOK = 0.05
@@ -60,7 +58,7 @@ def reach(address: str, patience: float) -> None:
             complaint = _all(said)
             message = f"the Ray cluster at {address} cannot be joined: {last_line(complaint)}"
             if "AuthenticationError" in complaint:
-                message += TOKEN
+                message += TOKEN_HINT
             raise ClusterError("CLUSTER_UNREACHABLE", message)
 
 
@@ -75,10 +73,23 @@ def own_cluster(cpus: int, patience: float) -> Iterator[str]:
         ClusterError: Ray does not start (CLUSTER_NOT_STARTED).
     """
     with hosted(HOST, str(cpus), patience) as address:
-        # Ray asks for a token in clusters that it starts, and has to be told to show it
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        use_token(warn_if_disabled=False)
+        _show_token()
         yield address
+
+
+def _show_token() -> None:
+    """Ray asks for a token in clusters that it starts, and has to be told to show it."""
+    try:
+        # there is no public function for it
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        use_token = tokens.maybe_enable_token_auth_if_token_available
+    except (ImportError, AttributeError) as error:
+        message = f"this version of Ray cannot be told to use the token of a cluster ({error}); "
+        message += "install ray 2.60, or start a cluster yourself and name its --address"
+        raise ClusterError("CLUSTER_NOT_STARTED", message) from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    use_token(warn_if_disabled=False)
 
 
 @contextmanager

@@ -41,8 +41,8 @@ def page(run: RunRecord, cells: Sequence[tuple[int, Genotype]], now: datetime) -
     """
     style = resources.files("metanas").joinpath("page.css").read_text(encoding="utf-8")
     name = escape(run.name)
-    sections = (_head(run, now), _charts(run), _cells(cells), _settings(run), _resume(run))
-    body = "\n".join((*sections, _versions(run, now)))
+    found = (_head(run, now), _charts(run), _validations(run), _cells(cells))
+    body = "\n".join((*found, _settings(run), _resume(run), _versions(run, now)))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,17 +53,28 @@ def page(run: RunRecord, cells: Sequence[tuple[int, Genotype]], now: datetime) -
 
 def charts_of(run: RunRecord) -> list[Chart]:
     """The charts for which the log has numbers."""
-    best = run.best()
 
-    def chart(title: str, unit: str, *lines: tuple[str, str, int], scale: float = 1.0) -> Chart:
-        mark = best if title == "Validation accuracy" else None
+    def chart(
+        title: str,
+        unit: str,
+        *lines: tuple[str, str, int],
+        scale: float = 1.0,
+        mark: tuple[int, float] | None = None,
+    ) -> Chart:
         drawn = tuple(
             Line(name=name, points=run.curve(key), colour=colour) for key, name, colour in lines
         )
         return Chart(title=title, unit=unit, lines=drawn, scale=scale, mark=mark)
 
     charts = [
-        chart("Validation accuracy", "%", ("pruned", "pruned", 0), ("soft", "soft", 1), scale=100),
+        chart(
+            "Validation accuracy",
+            "%",
+            ("pruned", "pruned", 0),
+            ("soft", "soft", 1),
+            scale=100,
+            mark=run.best(),
+        ),
         chart("Training loss", "nats", ("loss", "loss", 0)),
         chart("Training accuracy", "%", ("accuracy", "accuracy", 0), scale=100),
         chart("Entropy of the alphas", "nats", ("entropy", "entropy", 2)),
@@ -243,7 +254,6 @@ def _resume(run: RunRecord) -> str:
     if run.config:
         parts.append("<details><summary>config.toml: the resolved configuration</summary>")
         parts.append(f"<pre>{escape(to_toml(run.config))}</pre></details>")
-    parts.append(_validations(run))
     return "".join(parts)
 
 

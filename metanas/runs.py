@@ -102,7 +102,7 @@ def run(
     if resume:
         check_snapshot(folder, config)
         _check_left(folder, config.train.iterations)
-        with _own(folder):
+        with _own(folder):  # now rather than after the data: does another process train here?
             pass
     with _writing(folder):
         if not resume:

@@ -1,7 +1,7 @@
 """What a checkpoint's card says of its accuracy, taken from stored evaluations of it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,12 +44,33 @@ def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
 
 def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Mapping[str, float]]:
     """The setting of an evaluation of this checkpoint, and its figures."""
+    check_told(card, stored, path)
+    settings = stored.settings
+    summary = summary_of(stored.episodes)
+    name = f"{settings['ways']}-way {settings['shots']}-shot, {settings['dataset']}"
+    if settings.get("split"):
+        name += f" {settings['split']}"
+    percent = {key: round(100 * summary[key], 2) for key in ("accuracy", "interval95")}
+    return name, {**percent, "episodes": float(summary["episodes"])}
+
+
+def check_told(
+    card: CheckpointCard, stored: Stored, path: Path, free: Collection[str] = ()
+) -> None:
+    """Whether an evaluation is what a card tells of: of this checkpoint, as it is used.
+
+    free: options that may be others than the checkpoint's defaults.
+
+    Raises:
+        EvaluationError: it is not, or has too few episodes.
+    """
     settings = stored.settings
     if settings.get("checkpoint_digest") != card.digest:
         message = f"{path} is of another checkpoint than {card.name} as it is now; evaluate it anew"
         raise EvaluationError("EVALUATION_SETTINGS", message)
     defaults, options = json.loads(json.dumps(card.defaults.to_dict())), settings["options"]
-    if other := [name for name, value in defaults.items() if options.get(name) != value]:
+    other = [name for name, value in defaults.items() if options.get(name) != value]
+    if other := [name for name in other if name not in free]:
         message = f"{path} is with {other[0]} = {options.get(other[0])}, not the checkpoint's "
         message += "default; a card tells of its defaults, so evaluate without --set"
         raise EvaluationError("EVALUATION_SETTINGS", message)
@@ -60,9 +81,3 @@ def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Map
     if len(stored.episodes) < 2:
         message = f"{path} has too few episodes for an interval; evaluate with more --episodes"
         raise EvaluationError("TOO_FEW_EPISODES", message)
-    summary = summary_of(stored.episodes)
-    name = f"{settings['ways']}-way {settings['shots']}-shot, {settings['dataset']}"
-    if settings.get("split"):
-        name += f" {settings['split']}"
-    percent = {key: round(100 * summary[key], 2) for key in ("accuracy", "interval95")}
-    return name, {**percent, "episodes": float(summary["episodes"])}
