@@ -123,13 +123,15 @@ def _accuracy(row: Row | None) -> list[str]:
 
 def _stages(rows: Sequence[Row]) -> str:
     header = ["", "soft supernet, %", "pruned, not tuned, %", "exported, %"]
-    header += ["soft less exported, points", "edges moved", "episodes"]
+    header += ["soft less exported, points", "gained by tuning, points", "edges moved", "episodes"]
     lines = []
     for row in rows:
         gap = paired(row["soft"], row["accuracy"]).difference
+        tuned = paired(row["accuracy"], row["pruned"]).difference
         means = [percent(mean_of(row[name])) for name in ("soft", "pruned", "accuracy")]
         moved, count = f"{mean(row['moved']):.2f}", str(len(row["accuracy"]))
-        lines.append([f"{row['dataset']}, {_shape(row)}", *means, points(gap), moved, count])
+        differences = [points(gap), points(tuned)]
+        lines.append([f"{row['dataset']}, {_shape(row)}", *means, *differences, moved, count])
     return table(header, lines)
 
 

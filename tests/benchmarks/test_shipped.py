@@ -70,6 +70,7 @@ def test_shapes_are_beside_their_like_with_turned_classes(
         "50.00 ± 0.00",
         "60.00 ± 0.00",
         "+15.00 ± 0.00",
+        "+10.00 ± 0.00",
         "1.00",
         "3",
     ]
