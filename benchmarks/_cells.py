@@ -155,8 +155,10 @@ def draw_cells(both: Row, frozen: Row, path: Path) -> None:
     plot = Figure(figsize=(6, 3.2), layout="constrained")
     axes = plot.subplots()
     means = [float(y[group].mean()) for group in groups]
-    axes.plot([x[group].mean() for group in groups], means, "o-", color="#1f77b4")
-    axes.axhline(float(y.mean()), color="#999999", linewidth=0.8)
+    distances = [x[group].mean() for group in groups]
+    axes.plot(distances, means, "o-", color="#1f77b4", label="pairs of a group, mean")
+    axes.axhline(float(y.mean()), color="#999999", linewidth=0.8, label="all pairs, mean")
+    axes.legend(frameon=False, loc="lower right")
     axes.set(
         xlabel="distance of two tasks (of the mean distance)",
         ylabel="edges in which their cells differ",

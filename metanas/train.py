@@ -179,7 +179,7 @@ class MetaTrainer:
         settings = self.config.train
         results = self._learn(self._state(), range(settings.tasks))
         self._notice(results)
-        rates = self._step(results)
+        outer_steps = self._step(results)
         self.iteration += 1
         self._narrow()
         soft = pruned = math.nan
@@ -187,7 +187,7 @@ class MetaTrainer:
         if last or self.iteration % settings.validate_every == 0:
             warm = Softmax(temperature=search_at(self.config, self.iteration - 1).temperature_end)
             soft, pruned = self.validate(warm), self.validate(Argmax())
-        return self._progress(results, rates, time.monotonic() - began, soft, pruned)
+        return self._progress(results, outer_steps, time.monotonic() - began, soft, pruned)
 
     def _fix(self) -> None:
         if genotype := self.config.search.genotype:
@@ -220,7 +220,7 @@ class MetaTrainer:
         rate = 1.0
         if settings.anneal:
             rate = cosine(self.iteration / settings.iterations)
-        rates = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
+        outer_steps = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
         alphas = self.layout.where(is_alpha)
         gradient = results.gradient / tasks
         if not searching(self.config, self.iteration):
@@ -233,7 +233,8 @@ class MetaTrainer:
             moving = torch.tensor([True, searching(self.config, self.iteration)])
             outer, direction = Adam()(outer, direction, group, moving)
         of_params, of_factors = direction.split([self.layout.size, len(factors)])
-        params = self.params - torch.where(alphas, rates[1], rates[0]).to(gradient) * of_params
+        lengths = torch.where(alphas, outer_steps[1], outer_steps[0]).to(gradient)
+        params = self.params - lengths * of_params
         if not bool(torch.isfinite(params).all()):
             raise Diverged("the outer step is not finite; lower the meta learning rates")
         self.params, self.outer = params, outer
@@ -244,7 +245,7 @@ class MetaTrainer:
         self.moments = Moments(first=first, second=second, steps=moments.steps)
         decay = min(settings.ema, (1 + self.iteration) / (10 + self.iteration))
         self.mean = torch.lerp(self.params, self.mean, decay)
-        return rates
+        return outer_steps
 
     def _narrow(self) -> None:
         """Let candidates go, as configured."""
@@ -260,7 +261,7 @@ class MetaTrainer:
     def _progress(
         self,
         results: TaskResults,
-        rates: tuple[float, float],
+        outer_steps: tuple[float, float],
         seconds: float,
         soft: float,
         pruned: float,
@@ -275,8 +276,8 @@ class MetaTrainer:
             candidates=sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS),
             temperature=temperature,
             entropy=float(self.supernet.entropy(self.meta, Softmax(temperature=temperature))),
-            meta_lr_weights=rates[0],
-            meta_lr_alphas=rates[1],
+            meta_lr_weights=outer_steps[0],
+            meta_lr_alphas=outer_steps[1],
             seconds=seconds,
             soft=soft,
             pruned=pruned,
