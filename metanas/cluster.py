@@ -14,28 +14,38 @@ Notable:
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import pairwise
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import ray
-import torch
-from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+from ray import cloudpickle  # knows functions of the program that was started, too
 
 from metanas.config import RunConfig
 from metanas.episodes import Classes, Features
-from metanas.errors import ClusterError, InvalidInput, MetanasError, Violation
+from metanas.errors import ClusterError, InvalidInput, Violation
 from metanas.extensions import Extensions, Learn, Learner
-from metanas.metabatch import MetaState, TaskResults, total
-from metanas.rayhost import last_line, own_cluster, reach
+from metanas.metabatch import MetaState, TaskResults
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
 
 DEVICES = ("auto", "cpu", "cuda")
+ATTEMPTS = 3
+"""To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
+LOOK = 0.1
+"""Seconds between two looks at a driver that starts."""
+GOODBYE = 20.0
+"""Seconds that a driver has to let its cluster go before it is killed."""
+ADDRESS = re.compile(r"[^/\s]+:[0-9]{1,5}")
 log = logging.getLogger(__name__)
 
 
@@ -45,7 +55,7 @@ class Workers:
 
     count: int
     """Workers, at most as many as an iteration has tasks."""
-    address: str = ""
+    address: str | None = None
     """HOST:PORT of a cluster to join, of which this host has to be a part; without one, a cluster
     on this host is started for the run, and stopped after it."""
     device: str = "auto"
@@ -58,6 +68,10 @@ class Workers:
     def __post_init__(self) -> None:
         checks = {
             "workers": (self.count >= 1, "must be at least 1"),
+            "address": (
+                self.address is None or ADDRESS.fullmatch(self.address),
+                "must be HOST:PORT",
+            ),
             "device": (self.device in DEVICES, f"must be one of {', '.join(DEVICES)}"),
             "replacements": (self.replacements >= 0, "must be at least 0"),
             "patience": (0 < self.patience < float("inf"), "must be above 0"),
@@ -75,155 +89,160 @@ class Workers:
 def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterator[Learner]:
     """Join a cluster, or start one; what is given makes a team of workers in it.
 
-    Ray sets a handler for SIGTERM: whoever has one of their own sets it inside.
-
     tasks: of an iteration.
     batch: by default our own pieces (`Extensions`).
 
     Raises:
-        ClusterError: no answer (CLUSTER_UNREACHABLE), or Ray did not start (CLUSTER_NOT_STARTED).
+        ClusterError: no answer (CLUSTER_UNREACHABLE), Ray did not start (CLUSTER_NOT_STARTED), or
+            is not there (EXTRA_MISSING).
         InvalidInput: more workers than tasks.
     """
     if workers.count > tasks:
         message = f"an iteration has {tasks} tasks, so that many workers are of use; ask for fewer "
         message += "workers or raise train.tasks"
         raise InvalidInput.single("--workers", "OPTION_OUT_OF_RANGE", message)
-    # nothing of ours calls home
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with _address(workers) as address:
-        try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-            make = batch or Extensions().batch
-            yield lambda config, train: Team(workers, make, config, train)
-        finally:
-            ray.shutdown()
+    make = batch or Extensions().batch
+    with _driver(workers) as driver:
+
+        def learner(config: RunConfig, train: Classes | Features) -> Learn:
+            driver.ask("hire", make, config, train)
+            return learn
+
+        def learn(state: MetaState, tasks: range) -> TaskResults:
+            found: TaskResults = driver.ask("learn", state, tasks)
+            return found
+
+        yield learner
 
 
-def _address(workers: Workers) -> AbstractContextManager[str]:
-    """A cluster that answers: one that is there, or one with room for the workers."""
-    if not workers.address:
-        return own_cluster(workers.count, workers.patience)
-    reach(workers.address, workers.patience)
-    return nullcontext(workers.address)
+@contextmanager
+def _driver(workers: Workers) -> Iterator["Remote"]:
+    """A driver that has joined its cluster, or started one, at the latest at the third time."""
+    latest = time.monotonic() + workers.patience
+    for attempt in range(ATTEMPTS):
+        with _apart() as driver:
+            try:
+                driver.meet(workers, latest)
+            except ClusterError as error:
+                last = error.reason != "CLUSTER_NOT_STARTED" or attempt == ATTEMPTS - 1
+                if not last and time.monotonic() < latest:
+                    continue
+                raise
+            yield driver
+            driver.leave()
+            return
 
 
-class Member:
-    """One worker, in a process of its own."""
+@contextmanager
+def _apart() -> Iterator["Remote"]:
+    """The process in which Ray lives, in a session of its own: a Ctrl-C is not meant for it.
 
-    def prepare(
-        self, batch: Batch, config: RunConfig, train: Classes | Features, device: str
-    ) -> None:
-        """Get ready to learn."""
-        torch.set_num_threads(max(1, config.train.threads))
-        self._learn = batch(config, train, device)
-
-    def learn(self, state: MetaState, tasks: range) -> TaskResults:
-        """What these tasks come to."""
-        return self._learn(state, tasks)
-
-
-class Team:
-    """Workers that learn the tasks of an iteration together.
-
-    Raises:
-        ClusterError: the workers are not all ready in time (CLUSTER_TOO_SMALL).
+    What is left of it, and of what it has started, is killed after the context.
     """
+    ours, theirs = Pipe()
+    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
+    # nothing of ours calls home
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, "PYTHONPATH": path}
+    with (
+        ours,
+        theirs,
+        subprocess.Popen(
+            [sys.executable, "-m", "metanas.raydriver", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environment,
+            stdin=subprocess.PIPE,
+            # Ray talks to whoever is there; what matters comes over the socket
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as child,
+    ):
+        theirs.close()
+        try:
+            yield Remote(child, ours)
+        finally:
+            child.kill()
+            end_session(child.pid)
 
-    def __init__(
-        self, workers: Workers, batch: Batch, config: RunConfig, train: Classes | Features
-    ) -> None:
-        self._workers = workers
-        gpus = ray.cluster_resources().get("GPU", 0)
-        device = workers.device
-        if device == "auto":
-            device = "cuda" if gpus >= workers.count else "cpu"
-        # turned images are views, which would be sent by value to each worker
-        whole = {name: np.ascontiguousarray(images) for name, images in train.items()}
-        self._plan = ray.put(batch), ray.put(config), ray.put(whole), device
-        self._actor = ray.remote(Member).options(
-            num_cpus=max(1, config.train.threads) if workers.address else 1,
-            num_gpus=1 if device == "cuda" else 0,
-            scheduling_strategy="SPREAD",
-        )
-        self._members: dict[int, Any] = {}
-        self._hire(range(workers.count))
 
-    def __call__(self, state: MetaState, tasks: range) -> TaskResults:
-        """The sum of what these tasks come to.
+class Remote:
+    """What the run knows of the process in which Ray lives (`metanas.raydriver`)."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]", channel: Connection) -> None:
+        self._child = child
+        self._channel = channel
+
+    def meet(self, workers: Workers, latest: float) -> None:
+        """Wait until it has a cluster.
 
         Raises:
-            ClusterError: workers die again and again (WORKERS_DIED), or cannot be replaced.
-            Diverged: as in one process.
+            ClusterError: it has none in time, or at all.
         """
-        parts = split(tasks, min(self._workers.count, len(tasks)))
-        shared = ray.put(state)
-        found: dict[int, TaskResults] = {}
-        for _ in range(1 + self._workers.replacements):
-            self._hire([number for number in range(len(parts)) if number not in self._members])
-            lost = self._learn(shared, parts, found)
-            if not lost:
-                return total(found[number] for number in range(len(parts)))
-        message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
-        message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
-        message += "came before: go on with --resume"
-        raise ClusterError("WORKERS_DIED", message)
+        with suppress(OSError):  # it is no more, as the answer will tell
+            self._channel.send_bytes(cloudpickle.dumps(workers))
+        while not self._channel.poll(LOOK):
+            if time.monotonic() > latest:
+                raise _silent(workers)
+        try:
+            self._answer()
+        except ClusterError as error:
+            if workers.address is not None:
+                raise (_silent(workers) if error.reason == "CLUSTER_LOST" else error) from error
+            message = f"Ray did not start on this host: {error}. Is there room in its folder "
+            message += "(/tmp/ray, or below RAY_TMPDIR or TMPDIR)? Its logs are in "
+            message += "session_latest/logs there"
+            raise ClusterError("CLUSTER_NOT_STARTED", message) from error
 
-    def close(self) -> None:
-        """Let the workers go, if the cluster is to be used further."""
-        for number in list(self._members):
-            ray.kill(self._members.pop(number))
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """What it answers.
 
-    def _learn(self, state: Any, parts: Sequence[range], found: dict[int, TaskResults]) -> str:
-        """Find what is missing; the members that died meanwhile are gone, and why is returned."""
-        missing = [number for number in range(len(parts)) if number not in found]
-        asked = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
-        why = ""
-        for number, answer in asked.items():
+        Raises:
+            MetanasError: what went wrong there.
+            ClusterError: it is no more (CLUSTER_LOST).
+        """
+        with suppress(OSError):
+            self._channel.send_bytes(cloudpickle.dumps((what, arguments)))
+        return self._answer()
+
+    def leave(self) -> None:
+        """Let it end its cluster, or leave it, for some time."""
+        self._channel.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(GOODBYE)
+
+    def _answer(self) -> Any:
+        while True:
             try:
-                found[number] = _result(answer)
-            except (RayActorError, ObjectLostError) as error:
-                why = last_line(str(error)) or repr(error)
-                log.warning("worker %d died, its tasks are begun again: %s", number, why)
-                ray.kill(self._members.pop(number))
-        return why
-
-    def _hire(self, numbers: Sequence[int]) -> None:
-        """Wait until members of these numbers are ready, or dead."""
-        self._members |= {number: self._actor.remote() for number in numbers}
-        ready = [self._members[number].prepare.remote(*self._plan) for number in numbers]
-        if not ready:
-            return
-        done, waiting = ray.wait(ready, num_returns=len(ready), timeout=self._workers.patience)
-        if waiting:
-            self.close()
-            message = f"{len(waiting)} of {self._workers.count} workers were not ready within "
-            message += f"{self._workers.patience:g} s, with {free()} free in the cluster; "
-            message += "have fewer --workers, more hosts, or more --patience"
-            raise ClusterError("CLUSTER_TOO_SMALL", message)
-        for each in done:
-            try:
-                _result(each)
-            except RayActorError:
-                continue  # whoever asks it to learn will notice
+                kind, value = cloudpickle.loads(self._channel.recv_bytes())
+            except (EOFError, OSError) as error:
+                message = "the process in which Ray lives has ended, and with it the way to the "
+                message += "workers; a run keeps what came before: go on with --resume"
+                raise ClusterError("CLUSTER_LOST", message) from error
+            if kind == "failed":
+                raise value
+            if kind == "done":
+                return value
+            log.warning("%s", value)
 
 
-def _result(answer: Any) -> Any:
-    """What a worker answered; an error of ours as it was raised."""
-    try:
-        return ray.get(answer)
-    except RayTaskError as error:
-        if isinstance(error.cause, MetanasError):
-            raise error.cause from None
-        raise
+def end_session(leader: int) -> None:
+    """Kill all processes of a session. Ray's workers have process groups of their own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):  # elsewhere Ray has to see to them
+        with suppress(OSError):  # it has ended
+            _, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
+            if int(rest.split()[3]) == leader:
+                found.append(int(path.parent.name))
+    for each in sorted(set(found) - {os.getpid()}):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
-def split(tasks: range, count: int) -> list[range]:
-    """So many parts of a range, in order; their lengths differ by one at most."""
-    ends = [len(tasks) * number // count for number in range(count + 1)]
-    return [tasks[first:last] for first, last in pairwise(ends)]
-
-
-def free() -> str:
-    """What nobody uses in the cluster, in words."""
-    there = ray.available_resources()
-    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+def _silent(workers: Workers) -> ClusterError:
+    """The error of a cluster that does not answer."""
+    if workers.address is None:
+        message = f"not within {workers.patience:g} s"
+        return ClusterError("CLUSTER_NOT_STARTED", f"Ray did not start on this host: {message}")
+    message = f"no Ray cluster answered at {workers.address} within {workers.patience:g} s;"
+    message += " is it HOST:PORT of `ray start --head`, and does this host reach it?"
+    return ClusterError("CLUSTER_UNREACHABLE", message)

@@ -24,6 +24,10 @@ from metanas.space import SearchSpace
 
 ADAM_FARTHEST = 0.1
 """Largest outer step size with Adam, which moves every parameter by it, whatever the gradient."""
+COOLEST = 1e-3
+"""The least temperature: below it roundings of the alphas would decide their shares."""
+SEEDS = 2**63
+"""How many seeds a generator can be made from."""
 MOST_THREADS = 1024
 """Of torch, which crashes with a hundred thousand."""
 STEPS_OF = {"reptile": "adam", "fomaml": "sgd", "maml": "sgd", "anil": "sgd"}
@@ -151,8 +155,9 @@ class SearchConfig:
     def __post_init__(self) -> None:
         positive = ("temperature_start", "temperature_end")
         checks = _numbers(self, counted=("prune_every", "keep"), positive=positive)
-        if not self.temperature_end <= self.temperature_start:
-            checks["temperature_end"] = (False, "must be at most temperature_start")
+        if not COOLEST <= self.temperature_end <= self.temperature_start:
+            what = f"must be at least {COOLEST} and at most temperature_start"
+            checks["temperature_end"] = (False, what)
         for name in ("prune_threshold", "share_threshold"):
             if getattr(self, name) >= 1:
                 checks[name] = (False, "must be below 1")
@@ -230,6 +235,8 @@ class TrainConfig:
         if steps != self.task_optimizer in TASK_OPTIMIZERS:
             what = f'must be "{steps}" with meta_learner = "{self.meta_learner}", which trains with'
             checks["task_optimizer"] = (False, f"{what} such steps: so adapt its checkpoints")
+        if self.seed >= SEEDS:
+            checks["seed"] = (False, "must be below 2^63")
         if self.threads > MOST_THREADS:
             checks["threads"] = (False, f"must be at most {MOST_THREADS}")
         checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
@@ -278,9 +285,9 @@ class RunConfig:
         if self.train.learned_rates and self.train.meta_learner == "reptile":
             enough = self.task.steps >= 2, "must be at least 2 for REPTILE to learn rates"
             _refuse("task", {"steps": enough})
-        named = Path(self.name).name == self.name not in ("", "..")
+        named = Path(self.name).name == self.name not in ("", "..") and self.name.isprintable()
         checks = {
-            "name": (named, "must be fit to name a folder: one or more characters, no slash"),
+            "name": (named, "must be fit to name a folder: one or more characters that can be printed, no slash"),
             "views": (self.views >= 1, "must be at least 1"),
             "keep": (0 <= self.keep <= 1, "must be 0 to 1"),
         }

@@ -14,7 +14,7 @@ MetanasError                     reason, str(error) for people
 │                                EVALUATION_BUSY, EVALUATION_UNWRITABLE, EPISODES_DIFFER,
 │                                TOO_FEW_EPISODES
 ├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
-│                                WORKERS_DIED, EXTRA_MISSING
+│                                CLUSTER_LOST, WORKERS_DIED, WORKER_FAILED, EXTRA_MISSING
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
 ├── Diverged                     DIVERGED: the loss became NaN or infinite, or that of guessing
 ├── OutOfMemory                  OUT_OF_MEMORY: the device is too small for the support set

@@ -228,6 +228,8 @@ def _train(
                 if _better(trainer, kept):
                     with _writing(folder):
                         save_snapshot(folder, trainer, best)
+                if wishes.end():  # who asks us to end may have asked the cluster, too
+                    return best
                 raise
             on_progress(seen)
             with _writing(folder):
