@@ -39,6 +39,13 @@ Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
 
 DEVICES = ("auto", "cpu", "cuda")
+DRIVER = """
+import sys
+sys.path[:] = sys.argv[2:]
+from metanas.raydriver import main
+main(int(sys.argv[1]))
+"""
+"""It finds modules where the run does, and Ray's workers where it does."""
 ATTEMPTS = 3
 """To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
 LOOK = 0.1
@@ -140,16 +147,13 @@ def _apart() -> Iterator["Remote"]:
     What is left of it, and of what it has started, is killed after the context.
     """
     ours, theirs = Pipe()
-    path = os.pathsep.join(each or os.getcwd() for each in sys.path)
-    # nothing of ours calls home
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", **os.environ, "PYTHONPATH": path}
+    path = [each or os.getcwd() for each in sys.path]
     with (
         ours,
         theirs,
         subprocess.Popen(
-            [sys.executable, "-m", "metanas.raydriver", str(theirs.fileno())],
+            [sys.executable, "-c", DRIVER, str(theirs.fileno()), *path],
             pass_fds=[theirs.fileno()],
-            env=environment,
             stdin=subprocess.PIPE,
             # Ray talks to whoever is there; what matters comes over the socket
             stdout=subprocess.DEVNULL,

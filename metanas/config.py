@@ -235,8 +235,7 @@ class TrainConfig:
         if steps != self.task_optimizer in TASK_OPTIMIZERS:
             what = f'must be "{steps}" with meta_learner = "{self.meta_learner}", which trains with'
             checks["task_optimizer"] = (False, f"{what} such steps: so adapt its checkpoints")
-        if self.seed >= SEEDS:
-            checks["seed"] = (False, "must be below 2^63")
+        checks["seed"] = (0 <= self.seed < SEEDS, "must be at least 0 and below 2^63")
         if self.threads > MOST_THREADS:
             checks["threads"] = (False, f"must be at most {MOST_THREADS}")
         checks["outer"] = (self.outer in ("sgd", "adam"), "must be sgd or adam")
@@ -287,7 +286,10 @@ class RunConfig:
             _refuse("task", {"steps": enough})
         named = Path(self.name).name == self.name not in ("", "..") and self.name.isprintable()
         checks = {
-            "name": (named, "must be fit to name a folder: one or more characters that can be printed, no slash"),
+            "name": (
+                named,
+                "must be fit to name a folder: characters that can be printed, no slash",
+            ),
             "views": (self.views >= 1, "must be at least 1"),
             "keep": (0 <= self.keep <= 1, "must be 0 to 1"),
         }

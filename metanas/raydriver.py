@@ -1,7 +1,5 @@
 """The process in which Ray lives: it makes a team of workers and hands a run's tasks on to them.
 
-    python -m metanas.raydriver DESCRIPTOR
-
 Ray ends the process that it is in when it loses its cluster, prints on its terminal, and forks what
 it starts, for which a process full of threads is none to be in. So it has one of its own. The run
 talks to that over a socket (`metanas.cluster`), and it ends when the run does.
@@ -237,13 +235,10 @@ def end_with_the_run() -> None:
 
 def main(descriptor: int) -> None:
     """Serve a run at the other end of a socket."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
     os.set_inheritable(descriptor, False)  # what Ray starts has nothing to say to the run
     threading.Thread(target=end_with_the_run, daemon=True).start()
     try:
         serve(Connection(descriptor))
     except (EOFError, OSError):
         ray.shutdown()  # the run is done with us
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
