@@ -45,7 +45,7 @@ class StackLimits:
 
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
-    padding: float = 0.5
+    padding: float = 0.2
     """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart. What the
     buckets of recorded steps add is not counted here, but in the two other limits."""
     memory: int = 3 * 2**29
