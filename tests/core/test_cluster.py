@@ -239,6 +239,23 @@ def test_what_workers_cannot_do_is_said_at_once(
     assert type(caught.value) is UnknownName
 
 
+def broken(config: RunConfig, train: Classes | Features, device: str) -> Learn:
+    raise RuntimeError("a piece of somebody's own")
+
+
+def test_what_goes_wrong_in_a_worker_is_told(
+    address: str,
+    config: RunConfig,
+    train: Classes | Features,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(ClusterError) as caught, team(address, config, train, broken):
+        pytest.fail("no worker is ready")
+    assert caught.value.reason == "WORKER_FAILED"
+    assert "RuntimeError: a piece of somebody's own" in str(caught.value)
+    assert "in broken" in caplog.text, "the traceback"
+
+
 def test_a_cluster_without_room(
     address: str, three: Learn, config: RunConfig, train: Classes | Features
 ) -> None:
