@@ -52,8 +52,6 @@ COLUMNS = {
 """Column of a row -> figure of a record."""
 TURNED = " with rotations"
 """The end of a data set's name where turned classes are classes of their own."""
-
-
 SAME = ("dataset", "dataset_digest", "split", "ways", "shots", "queries", "seed", "options")
 """What two rows of a checkpoint have in common if one takes the other's place."""
 
