@@ -137,10 +137,11 @@ class Workbench:
         """
         least = min((self._spent[job] for job in line), default=0.0)
         for job in (job for job in line if self._spent[job] <= least + SLICE):
-            begun = self._clock()
-            while not job.ready and job.outcome is None and self._clock() < begun + SLICE:
+            begun = now = self._clock()
+            while not job.ready and job.outcome is None and now < begun + SLICE:
                 job.work()
-            self._spent[job] += self._clock() - begun
+                now = self._clock()
+            self._spent[job] += now - begun
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
         """The first job and those that fit to it, each weighed by its support images."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -88,14 +90,24 @@ def made(checkpoint: Checkpoint, shapes: Sequence[Shots], bench: Workbench) -> t
     return models, steps
 
 
-def test_stacks_of_changing_make_up_share_recordings(checkpoint: Checkpoint) -> None:
+@pytest.mark.parametrize(
+    ("padding", "recordings", "share"),
+    [(0.5, 4, 0.7), (StackLimits().padding, 12, 0.5)],
+    ids=["sizes mixed", "as it comes"],
+)
+def test_stacks_of_changing_make_up_share_recordings(
+    checkpoint: Checkpoint, padding: float, recordings: int, share: float
+) -> None:
+    """Who is in a stack depends on the time that each has had, so time is counted here."""
     shapes = [(2, 1), (3, 2), (1, 1, 1), (2, 2, 3), (1, 3, 1, 2), (2, 2), (4, 1), (1, 1, 2, 1)]
     recorder = Counting()
-    bench = Workbench(engine=Engine(recordings=Recordings(recorder, 32)))
+    engine = Engine(recordings=Recordings(recorder, 32))
+    ticks = partial(next, count(step=0.001))
+    bench = Workbench(StackLimits(padding=padding), engine, clock=ticks)
     models, steps = made(checkpoint, 3 * shapes, bench)
     assert models == 24
-    assert recorder.recorded <= 12
-    assert recorder.repeated >= 0.6 * steps
+    assert recorder.recorded <= recordings
+    assert recorder.repeated >= share * steps
 
 
 def test_a_task_on_its_own_is_repeated_whatever_its_size(checkpoint: Checkpoint) -> None:

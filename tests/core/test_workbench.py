@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from metanas.pipeline import AdaptedModel, Job, Progress, out_of_memory
 from metanas.relax import RELAXATIONS
 from metanas.task import Example
 from metanas.testing import make_checkpoint
-from metanas.workbench import StackLimits, Workbench, make_all, make_model
+from metanas.workbench import SLICE, StackLimits, Workbench, make_all, make_model
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
@@ -274,6 +275,16 @@ def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path
     beside = durations(busy, late)
     assert sum(beside) < alone + 0.5 * whole
     assert len(busy) == 1
+
+
+def test_a_machine_that_stalls_still_gets_on(checkpoint: Checkpoint) -> None:
+    """Every look at the clock finds a slice gone by: a turn does one part of the work at least."""
+    bench = Workbench(clock=partial(next, count(step=2 * SLICE)))
+    job = Job(checkpoint, examples((2, 2)))
+    bench.add(job)
+    for _ in range(100):
+        bench.advance()
+    assert isinstance(job.outcome, AdaptedModel)
 
 
 class Picky(nn.Module):
