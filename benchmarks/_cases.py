@@ -14,7 +14,7 @@ from PIL import ImageDraw
 from benchmarks._machine import ROOT
 from metanas.card import CheckpointCard, InputSpec
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.config import read_config
+from metanas.configfile import read_config
 from metanas.data import load
 from metanas.episodes import Classes, sample_episode
 from metanas.ops import OPS

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from rich.progress import Progress
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.config import read_config
+from metanas.configfile import read_config
 from metanas.journal import Journal
 from metanas.runlog import CHECKPOINT, SNAPSHOT_FILE
 from metanas.runs import run

@@ -26,7 +26,8 @@ from benchmarks._results import (
     table,
 )
 from metanas.cluster import Workers, cluster
-from metanas.config import RunConfig, read_config
+from metanas.config import RunConfig
+from metanas.configfile import read_config
 from metanas.episodes import Classes, Features
 from metanas.extensions import Extensions, Learn
 from metanas.inner import Moments

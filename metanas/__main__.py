@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from metanas import evaluating, watch
-from metanas.config import RunConfig, read_config
+from metanas.config import RunConfig
+from metanas.configfile import read_config
 from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.extensions import Extensions, Learner

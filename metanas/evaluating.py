@@ -12,7 +12,8 @@ import torch
 from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.compare import LEAST, compare
-from metanas.config import MOST_THREADS, parse_overrides
+from metanas.config import MOST_THREADS
+from metanas.configfile import parse_overrides
 from metanas.data.unreadable import HOW
 from metanas.devices import device_of
 from metanas.engine import engine_for

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from metanas import data
-from metanas.config import RunConfig, read_config
+from metanas.config import RunConfig
+from metanas.configfile import read_config
 from metanas.episodes import Classes
 from metanas.extensions import Extensions
 from metanas.train import MetaTrainer

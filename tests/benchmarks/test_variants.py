@@ -15,7 +15,7 @@ from benchmarks._trainings import over
 from benchmarks._variants import COST_FILE, GROUPS
 from metanas import schema
 from metanas.checkpoint import load_checkpoint
-from metanas.config import read_config
+from metanas.configfile import read_config
 from metanas.options import AdaptConfig
 from tests.core.small import GENOTYPE, RUN, synthetic
 

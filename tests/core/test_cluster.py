@@ -1,13 +1,11 @@
 """Meta-training over a Ray cluster of two nodes on this host, and what can happen to it."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,8 @@ from metanas.train import MetaTrainer, Progress
 from metanas.wishes import Wishes
 from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config
-from tests.core.test_survival import CONFIG as TOML
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
 TASKS = 5
 CONFIG = run_config(tasks=TASKS, iterations=4, validate_every=2, settle=3, snapshot_every=99)
 
@@ -297,162 +293,6 @@ def test_options_out_of_range(options: dict[str, object]) -> None:
 def test_more_workers_than_tasks() -> None:
     with pytest.raises(MetanasError, match="5 tasks"), cluster(Workers(count=6), TASKS):
         pytest.fail("a worker would have nothing to do")
-
-
-def descendants(process: int) -> set[int]:
-    """Processes that it started, and those that these started, while they live."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            _, _, rest = path.read_text().rpartition(")")
-        except OSError:
-            continue
-        if rest.split()[0] != "Z":
-            children.setdefault(int(rest.split()[1]), []).append(int(path.parent.name))
-    found, new = set(), children.get(process, [])
-    while new:
-        found.update(new)
-        new = [child for each in new for child in children.get(each, [])]
-    return found
-
-
-@pytest.fixture
-def victim(config: RunConfig, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A long run with two workers, in a cluster of its own, after its first iterations."""
-    text = TOML.format(path=config.data.path).replace("iterations = 80", "iterations = 4000")
-    (tmp_path / "run.toml").write_text(text)
-    command = [sys.executable, "-m", "metanas", "train", str(tmp_path / "run.toml")]
-    with subprocess.Popen(
-        [*command, "--out", str(tmp_path / "run"), "--workers", "2", "--set", "train.tasks=2"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        while not (tmp_path / "run" / "log.jsonl").exists():
-            assert child.poll() is None, child.communicate()
-            time.sleep(0.05)
-        yield child
-        child.kill()
-
-
-def test_a_cluster_of_our_own_goes_down_with_the_run(
-    victim: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    started = descendants(victim.pid)
-    assert len(started) > 3
-    victim.send_signal(signal.SIGTERM)
-    _, error = victim.communicate()
-    assert victim.returncode == 128 + signal.SIGTERM, error
-    assert "--resume" in error
-    assert int(str(state(tmp_path / "run")[0]["iteration"])) >= 1
-    wait_for_the_end(started)
-
-
-def test_a_cluster_of_our_own_does_not_outlive_a_run_that_is_killed(
-    victim: subprocess.Popen[str],
-) -> None:
-    started = descendants(victim.pid)
-    victim.kill()
-    victim.wait()
-    wait_for_the_end(started)
-
-
-def driver_of(run: int) -> int:
-    """The process in which its Ray lives."""
-    commands = {}
-    for each in descendants(run):
-        with suppress(OSError):  # it has ended meanwhile
-            commands[each] = Path(f"/proc/{each}/cmdline").read_bytes()
-    (driver,) = (each for each, command in commands.items() if b"metanas.raydriver" in command)
-    return driver
-
-
-def logged(folder: Path) -> int:
-    """The last iteration of which the log tells."""
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return int(json.loads(lines[-1])["iteration"])
-
-
-def test_a_run_whose_cluster_is_lost_keeps_what_came_before(
-    victim: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    started = descendants(victim.pid)
-    os.kill(driver_of(victim.pid), signal.SIGKILL)
-    _, error = victim.communicate(timeout=50)  # Ray itself would end the process after 60 s
-    assert victim.returncode == 2
-    assert error.strip().endswith("[CLUSTER_LOST]")
-    assert "--resume" in error
-    assert int(str(state(tmp_path / "run")[0]["iteration"])) >= logged(tmp_path / "run") >= 1
-    wait_for_the_end(started)
-
-
-def test_a_run_and_all_that_it_started_are_asked_to_end(
-    victim: subprocess.Popen[str], tmp_path: Path
-) -> None:
-    """As a service's manager does."""
-    started = descendants(victim.pid)
-    for each in (victim.pid, *started):
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGTERM)
-    _, error = victim.communicate(timeout=50)
-    assert victim.returncode == 128 + signal.SIGTERM, error
-    assert "--resume" in error
-    assert "Traceback" not in error
-    assert int(str(state(tmp_path / "run")[0]["iteration"])) >= logged(tmp_path / "run") >= 1
-    wait_for_the_end(started)
-
-
-def wait_for_the_end(processes: set[int]) -> None:
-    """Until none of them lives; the test's limit ends it otherwise."""
-    while any(living(each) for each in processes):
-        time.sleep(0.05)
-
-
-def living(process: int) -> bool:
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def sessions() -> set[int]:
-    """Those that have a living process; a driver and all that it starts are in one of their own."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            condition, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
-            if condition != "Z":
-                found.add(int(session))
-    return found
-
-
-def wait_for_the_end_of_sessions_since(before: set[int]) -> None:
-    while sessions() - before:
-        time.sleep(0.05)
-
-
-def test_ray_does_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A folder whose sockets would have names longer than Linux allows."""
-    before = sessions()
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
-    with pytest.raises(ClusterError) as caught, cluster(Workers(count=1), TASKS):
-        pytest.fail("there is no cluster")
-    assert caught.value.reason == "CLUSTER_NOT_STARTED"
-    assert "107" in str(caught.value)
-    wait_for_the_end_of_sessions_since(before)
-
-
-def test_ray_takes_too_long() -> None:
-    before = sessions()
-    with (
-        pytest.raises(ClusterError, match=r"within 0\.5 s") as caught,
-        cluster(Workers(count=1, patience=0.5), TASKS),
-    ):
-        pytest.fail("Ray takes seconds to start")
-    assert caught.value.reason == "CLUSTER_NOT_STARTED"
-    wait_for_the_end_of_sessions_since(before)
 
 
 def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from metanas import schema
 from metanas.card import read_card
-from metanas.config import RunConfig, TaskConfig, TrainConfig, read_config
+from metanas.config import RunConfig, TaskConfig, TrainConfig
+from metanas.configfile import read_config
 from metanas.errors import InvalidInput
 from metanas.runlog import CONFIG_FILE
 from tests.core.small import GENOTYPE, RUN, TINY, findings

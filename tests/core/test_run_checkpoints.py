@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig, read_config
+from metanas.config import RunConfig
+from metanas.configfile import read_config
 from metanas.errors import CheckpointError, UnknownName
 from metanas.genotype import CELL_KINDS
 from metanas.relax import RELAXATIONS

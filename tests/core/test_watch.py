@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 from metanas import schema
 from metanas.__main__ import main
 from metanas.cellpicture import cell_picture
-from metanas.config import read_config
+from metanas.configfile import read_config
 from metanas.events import Events
 from metanas.plots import Chart, Line, draw, ticks
 from metanas.runlog import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of, to_toml
