@@ -149,13 +149,12 @@ def classes_at_hand() -> Classes:
 
 def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
     """The support set of an episode as an adaptation by the checkpoint's defaults reads it."""
-    options = checkpoint.card.defaults
     reading = read_task(
         examples_of(case, episode),
         None,
         Limits(),
         checkpoint=checkpoint,
-        steps=options.steps + options.tuning_steps,
+        views=checkpoint.card.views,
         seed=episode,
     )
     return whole(reading)

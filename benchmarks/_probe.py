@@ -33,8 +33,10 @@ def probed(plan: Plan, episodes: range) -> Iterator[Record]:
         if isinstance(job.outcome, Exception):
             raise job.outcome
         assert job.task is not None
-        support, queries = supernet_features(job, images_of(episode.query), params, Argmax())
-        found = probe(support, job.task.support.labels, queries)
+        shown, queries = supernet_features(job, images_of(episode.query), params, Argmax())
+        labels = job.task.support.labels
+        support = shown[: len(labels)]
+        found = probe(support, labels, queries)
         right = found == torch.from_numpy(episode.query_labels)
         yield {
             "episode": index,

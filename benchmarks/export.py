@@ -31,9 +31,10 @@ from benchmarks._results import (
 from metanas.checkpoint import Checkpoint
 from metanas.copies import looks
 from metanas.export import Classifier, check, to_onnx
-from metanas.head import linear_head, membership, prototypes
+from metanas.head import linear_head, prototypes
 from metanas.network import features_of, freeze_statistics, from_supernet
 from metanas.reading import Task
+from metanas.views import of_prototypes
 
 TOPIC = "export"
 CASES = (
@@ -92,8 +93,8 @@ def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
     freeze_statistics(network, support.images, options.batch_size)
     network.requires_grad_(False)
     scale = network.head["log_scale"].exp()
-    members = membership(support.labels, support.ways)
-    features = features_of(network, support.images, options.shift_pixels)
+    shown, members = of_prototypes(support, options)
+    features = features_of(network, shown, options.shift_pixels)
     head = linear_head(*prototypes(features, members), scale)
     trunk = checkpoint.trunk
     return Classifier(task.preprocess, network, *head, scale, trunk, options.shift_pixels)

@@ -24,7 +24,7 @@ from metanas.engine import Engine
 from metanas.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
 from metanas.export import run, session
-from metanas.head import membership, prototype_logits
+from metanas.head import prototype_logits
 from metanas.kernels import Rows
 from metanas.optimizer import Params
 from metanas.options import AdaptConfig
@@ -35,6 +35,7 @@ from metanas.stacked import SHARE_THRESHOLD
 from metanas.support import Image
 from metanas.task import Example
 from metanas.uploads import upload
+from metanas.views import of_prototypes
 from metanas.workbench import make_all
 
 
@@ -193,12 +194,9 @@ def supernet_logits(
 ) -> Tensor:
     """Logits (Q, ways) of queries by a job's supernet with these parameters, mixed like this."""
     assert job.task is not None
-    support, queried = supernet_features(
-        job, queries, params, relaxation, transductive=transductive
-    )
-    members = membership(job.task.support.labels, job.task.support.ways)
-    scale = params["head.log_scale"].exp().cpu()
-    return prototype_logits(support, members, queried, scale)
+    _, members = of_prototypes(job.task.support, job.options)
+    shown, queried = supernet_features(job, queries, params, relaxation, transductive=transductive)
+    return prototype_logits(shown, members, queried, params["head.log_scale"].exp().cpu())
 
 
 @torch.no_grad()
@@ -210,19 +208,21 @@ def supernet_features(
     *,
     transductive: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, D) of the support set and (Q, D) of queries, on the CPU.
+    """Features (M, D) of what prototypes are made of and (Q, D) of queries, on the CPU.
 
-    The statistics of its norms come from the support set, or with `transductive` from all images.
-    It looks at each image as often as the job's model does.
+    The support images are the first of the former. The statistics of norms come from these, or with
+    `transductive` from the queries, too. It looks at each image as often as the job's model does.
     """
     assert job.task is not None
-    images, checkpoint = job.task.support.images, job.checkpoint
+    checkpoint, support = job.checkpoint, job.task.support
+    shown, _ = of_prototypes(support, job.options)
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
-    images, queried = upload([images, pixels], checkpoint.device)
+    shown, queried = upload([shown, pixels], checkpoint.device)
     if checkpoint.trunk is not None:
         queried = checkpoint.trunk(queried)
-    inputs = torch.cat([images, queried])
-    rows = Rows(len(inputs) if transductive else len(images))
+    count = len(support.images)
+    inputs = torch.cat([shown[:count], queried, shown[count:]])
+    rows = Rows(count + len(queries) if transductive else count)
     shift = job.options.shift_pixels
     arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)
     with checkpoint.using:
@@ -230,5 +230,5 @@ def supernet_features(
             checkpoint.supernet, params, arguments, tie_weights=False
         )
     seen = averaged(features.cpu(), shift)
-    of_support, of_queries = seen.split([len(images), len(queries)])
-    return of_support, of_queries
+    images, answered, views = seen.tensor_split([count, count + len(queries)])
+    return torch.cat([images, views]), answered

@@ -21,7 +21,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export import Classifier, check_in_parts, to_onnx
 from metanas.genotype import Genotype
-from metanas.head import linear_head, membership, prototypes
+from metanas.head import linear_head, prototypes
 from metanas.measure import Gap, gap, leave_one_out, meta_features, view_accuracy
 from metanas.metadata import metadata_of
 from metanas.network import DiscreteNetwork, features_in_parts
@@ -30,6 +30,7 @@ from metanas.parts import Parts
 from metanas.reading import Task, read_task
 from metanas.report import Report
 from metanas.task import Example, Limits
+from metanas.views import of_prototypes
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ class Job:
             classes,
             limits,
             checkpoint=self.checkpoint,
-            steps=self.options.steps + self.options.tuning_steps,
+            views=1 if self.options.trunk_only else card.views,
             seed=self.seed,
         )
         generator = torch.Generator().manual_seed(self.seed)
@@ -249,9 +250,12 @@ class Job:
         shift = self.options.shift_pixels
         self._begin("export", 1)
         network, features = yield from self.adaptation.network()
-        if shift:
-            features = yield from features_in_parts(network, task.support.images, shift)
-        classifier, logits = _classifier(network, features, task, self.checkpoint, shift)
+        shown, members = of_prototypes(task.support, self.options)
+        if shift or len(shown) > len(features):
+            features = yield from features_in_parts(network, shown, shift)
+        head = linear_head(*prototypes(features, members), network.head["log_scale"].exp())
+        classifier = _classifier(network, head, task, self.checkpoint, shift)
+        logits = features[: len(task.images)] @ classifier.weight.T + classifier.bias
         metadata = metadata_of(
             self.checkpoint,
             task,
@@ -331,18 +335,14 @@ def _resolved(options: AdaptConfig) -> AdaptConfig:
 
 def _classifier(
     network: DiscreteNetwork,
-    features: Tensor,
+    head: tuple[Tensor, Tensor],
     task: Task,
     checkpoint: Checkpoint,
     shift_pixels: int,
-) -> tuple[Classifier, Tensor]:
-    """The classifier with its prototype head, and its logits of the support set."""
-    support = task.support
+) -> Classifier:
+    """The classifier with this head, on the CPU."""
     scale = network.head["log_scale"].exp()
-    members = membership(support.labels, support.ways)
-    weight, bias = linear_head(*prototypes(features, members), scale)
     trunk = checkpoint.trunk
     if trunk is not None and checkpoint.device.type != "cpu":
         trunk = deepcopy(trunk).cpu()
-    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk, shift_pixels)
-    return classifier, features @ weight.T + bias
+    return Classifier(task.preprocess, network, *head, scale, trunk, shift_pixels)

@@ -35,7 +35,7 @@ def read_task(
     limits: Limits,
     *,
     checkpoint: Checkpoint,
-    steps: int,
+    views: int,
     seed: int,
 ) -> Parts[Task]:
     """Check and decode a support set, image by image.
@@ -45,7 +45,7 @@ def read_task(
         classes: all class names in order; None is the order of their first examples.
         limits: what is refused.
         checkpoint: whose input the images become.
-        steps: of the adaptation, which behind a trunk needs so many views of each image.
+        views: of each image, at most, behind a trunk.
         seed: of these views.
 
     Raises:
@@ -59,7 +59,7 @@ def read_task(
     support = support_set(images, labels, preprocess, classes)
     if trunk is not None:
         generator = torch.Generator().manual_seed(seed)
-        support = yield from behind_trunk(support, preprocess, trunk, card, steps, generator)
+        support = yield from behind_trunk(support, preprocess, trunk, card, views, generator)
     digest = _support_digest(images, labels, support.classes)
     return Task(tuple(images), preprocess, support, digest)
 

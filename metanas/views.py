@@ -1,7 +1,8 @@
 """Random views of support images, which a task-optimizer step uses as its queries.
 
 Without a trunk every step draws new affine views. Behind a trunk a view costs a run of the trunk,
-so a few views of every image are put through it beforehand, and a step draws among them.
+so a few views of every image are put through it beforehand, and a step draws among them. Since they
+are there, the finished model's prototypes are made of them, too.
 """
 
 from dataclasses import replace
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from metanas.augment import affine, affine_draws, affine_views, photo_views
 from metanas.card import CheckpointCard
-from metanas.options import AffineRange, PhotoRange
+from metanas.head import membership
+from metanas.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.parts import Parts
 from metanas.support import Preprocessing, SupportSet
 from metanas.trunk import CHUNK, Trunk
@@ -50,14 +52,14 @@ def behind_trunk(
     preprocess: Preprocessing,
     trunk: Trunk,
     card: CheckpointCard,
-    steps: int,
+    most: int,
     generator: torch.Generator,
 ) -> Parts[SupportSet]:
     """The support set as the supernet sees it: what the trunk makes of its images and of views.
 
-    steps: how many the views are for; none sees more than one of each image.
+    most: the most views of an image.
     """
-    count = max(1, min(card.views, steps, MOST // len(support.images)))
+    count = max(1, min(most, MOST // len(support.images)))
     device = next(trunk.parameters()).device
     images, views = [], []
     for part in support.images.split(CHUNK):
@@ -69,6 +71,24 @@ def behind_trunk(
             seen.append(trunk(view.to(device)).cpu())
         views.append(torch.stack(seen, dim=1))
     return replace(support, images=torch.cat(images), views=torch.cat(views))
+
+
+def of_prototypes(task: SupportSet, options: AdaptConfig) -> tuple[Tensor, Tensor]:
+    """What the prototypes of a finished model are made of: the support images, and stored views.
+
+    Returns these `(M, ...)`, images first, and how much each counts in the sum of its class's
+    features, `(M, ways)`: an image is one, and all views of a class together are one image more. So
+    they say much of a class of one image, and little of one of many.
+    """
+    members = membership(task.labels, task.ways)
+    if task.views is None or options.trunk_only:
+        return task.images, members
+    count = task.views.shape[1]
+    shares = members / (members.sum(0) * count)
+    return (
+        torch.cat([task.images, task.views.flatten(0, 1)]),
+        torch.cat([members, shares.repeat_interleave(count, dim=0)]),
+    )
 
 
 def photo_view(
