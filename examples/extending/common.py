@@ -16,8 +16,7 @@ SMALL = (
     "task.ways = [3, 5]",
     "task.shots = [1]",
     "task.images = 20",
-    "search.warm_up = 0",
-    "search.settle = 0",
+    "search = { warm_up = 0, settle = 0 }",
     "train.validation_episodes = 2",
     "train.iterations = 3",
 )

@@ -168,13 +168,19 @@ def exact_second_order(loop: InnerLoop, theta: Tensor) -> Tensor:
     return torch.autograd.grad(held_out, theta)[0]
 
 
+def under_way(loop: InnerLoop) -> Tensor:
+    """Parameters of tasks that have moved, each its own way: stale ones would be others."""
+    start = loop.begin()
+    return start + 0.3 * noise(*start.shape)
+
+
 def test_second_order_is_the_slope_through_the_weights_step() -> None:
     """The finite difference divides by twice its step (and multiplies nothing)."""
     loop = replace(loop_of(order=Order.SECOND), alpha_decay=0.0)
-    theta = loop.begin()
+    theta = under_way(loop)
     found, expected = loop.gradient(theta, 0), exact_second_order(loop, theta)
     torch.testing.assert_close(
-        found[:, loop.alphas], expected[:, loop.alphas], rtol=1e-4, atol=1e-6
+        found[:, loop.alphas], expected[:, loop.alphas], rtol=1e-3, atol=1e-4
     )
     first = replace(loop, order=Order.FIRST).gradient(theta, 0)
     assert not torch.allclose(first[:, loop.alphas], expected[:, loop.alphas], rtol=1e-3)
@@ -182,7 +188,7 @@ def test_second_order_is_the_slope_through_the_weights_step() -> None:
 
 def test_first_order_takes_the_alphas_from_the_held_out_episode() -> None:
     loop = replace(loop_of(order=Order.FIRST), alpha_decay=0.0)
-    theta = loop.begin().requires_grad_()
+    theta = under_way(loop).requires_grad_()
     found = loop.gradient(theta, 1)
     (train,) = torch.autograd.grad(smooth(theta, 1).sum(), theta)
     (held_out,) = torch.autograd.grad(smooth(theta, STEPS + 2).sum(), theta)
