@@ -149,14 +149,20 @@ def listed(items: Sequence[str]) -> str:
 
 
 def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
-    header = [f"steps, {title_of(still['shape'])}", "episodes", "accuracy, %"]
-    header += ["less no step, points", "won / lost / tied", "edges moved"]
-    lines = [["0", str(len(still["accuracy"])), percent(mean_of(still["accuracy"])), "", "", "0"]]
+    header = [
+        f"steps, {title_of(still['shape'])}",
+        "episodes",
+        "accuracy, %",
+        "no step on these, %",
+    ]
+    header += ["difference, points", "won / lost / tied", "edges moved"]
+    lines = []
     for steps, row in stepped.items():
-        accuracy = percent(mean_of(row["accuracy"]))
+        count = min(len(row["accuracy"]), len(still["accuracy"]))
+        means = [percent(mean_of(each["accuracy"][:count])) for each in (row, still)]
         counts = _counts(_between(row, still))
         moved = figure(float(np.mean(row["moved"])))
-        lines.append([str(steps), str(len(row["accuracy"])), accuracy, *counts, moved])
+        lines.append([str(steps), str(count), *means, *counts, moved])
     return table(header, lines)
 
 

@@ -100,19 +100,23 @@ class InvalidInput(MetanasError):
 
 
 class UnknownName(MetanasError):
-    """A name that nothing answers to; `kind` is what was looked for ("checkpoint", "op", ...)."""
+    """A name that nothing answers to; `kind` is what was looked for ("checkpoint", "op", ...).
+
+    hint: what else to do, if there is more to say.
+    """
 
     kind: str
     name: str
     known: tuple[str, ...]
 
-    def __init__(self, kind: str, name: str, known: Sequence[str], /) -> None:
+    def __init__(self, kind: str, name: str, known: Sequence[str], hint: str = "", /) -> None:
         self.kind = kind
         self.name = name
         self.known = tuple(known)
         reason = "UNKNOWN_" + kind.upper().replace(" ", "_").replace("-", "_")
         choices = ", ".join(self.known) or "none"
-        super().__init__(reason, f"there is no {kind} named {name!r}; known: {choices}")
+        more = f". {hint}" if hint else ""
+        super().__init__(reason, f"there is no {kind} named {name!r}; known: {choices}{more}")
 
 
 class CheckpointError(MetanasError):

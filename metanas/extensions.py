@@ -20,6 +20,11 @@ Learner = Callable[[RunConfig, Classes | Features], Learn]
 """Makes one, of the classes to train on."""
 Splits = tuple[Classes, Classes]
 """Classes to train on, and classes to validate on."""
+SWITCHES = {
+    "pc-darts": "PC-DARTS is space.partial = 2, with any of these",
+    "meta-sgd": "Meta-SGD is train.learned_rates = true, with any of these",
+}
+"""What people look for by a name, and what it is here instead."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,14 @@ class Extensions:
             UnknownName: there is no such operation, relaxation or meta-learner.
         """
         learner, relaxation = config.train.meta_learner, config.search.relaxation
-        if learner not in self.meta_learners:
-            raise UnknownName("meta-learner", learner, tuple(self.meta_learners))
-        if relaxation not in self.relaxations:
-            raise UnknownName("relaxation", relaxation, tuple(self.relaxations))
+        asked = {
+            "meta-learner": (learner, tuple(self.meta_learners)),
+            "relaxation": (relaxation, tuple(self.relaxations)),
+        }
+        for kind, (name, known) in asked.items():
+            if name not in known:
+                hint = SWITCHES.get(name.lower().replace("_", "-"), "")
+                raise UnknownName(kind, name, known, hint)
         for op in config.space.ops:
             if op not in self.ops:
                 raise UnknownName("op", op, tuple(self.ops))

@@ -333,7 +333,7 @@ def card_of(trainer: MetaTrainer, seen: Progress, seconds: float) -> CheckpointC
         provenance={
             "data": ", ".join(_names(config)),
             "split": config.data.train_split,
-            "terms": config.data.licence,
+            "terms": config.data.licence or "not stated",
             "meta_learner": config.train.meta_learner,
             "iterations": str(trainer.iteration),
             "validation": f"{seen.pruned:.1%} pruned, {seen.soft:.1%} soft, before adaptation, "

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from metanas.checkpoint import load_checkpoint, write_atomic
-from metanas.errors import CheckpointError, MetanasError
+from metanas.errors import CheckpointError, InvalidInput, MetanasError
 from metanas.genotype import Genotype
 from metanas.runlog import CHECKPOINT, RunRecord, read_run
 from metanas.runpage import page
 
 PAUSE = 5.0
 """Seconds between two looks at a run that is followed."""
+PAGES = (".html", ".htm")
+"""Ends of a page's name."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -73,8 +75,12 @@ def _genotype(raw: object) -> Genotype | None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    run = read_run(options.folder)
     out: Path = options.out or options.folder / "report.html"
+    if out.suffix.lower() not in PAGES:
+        message = f"{out} would be a page of HTML: let its name end in .html; to have it as PDF, "
+        message += "open it in a browser and print it to a file"
+        raise InvalidInput.single("--out", "OPTION_OUT_OF_RANGE", message)
+    run = read_run(options.folder)
     text = page(run, cells_of(run), datetime.now(UTC))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

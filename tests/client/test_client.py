@@ -276,7 +276,7 @@ def test_a_client_that_is_never_closed_leaves_without_noise(server: str) -> None
 @pytest.mark.slow
 def test_a_restart_of_the_server_is_waited_for(checkpoints: Path, tmp_path: Path) -> None:
     with running_server(checkpoints, tmp_path / "data") as address:
-        client = Client(address)
+        client = Client(address, patience=250)
         adaptation = client.adapt(SUPPORT, options={"steps": 100})
         progress = adaptation.progress()
         next(progress)

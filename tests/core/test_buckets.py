@@ -136,7 +136,7 @@ def test_what_buckets_add_counts_towards_the_limits(
 
     def first_turn(engine: Engine) -> int:
         seen = list[Progress]()
-        bench = Workbench(limits, engine)
+        bench = Workbench(limits, engine, clock=float)  # by which nothing takes any time
         for seed in range(3):
             bench.add(Job(checkpoint, examples((2, 2)), seed=seed, on_progress=seen.append))
         bench.advance()
@@ -150,7 +150,7 @@ def test_memory_counts_the_bucket(checkpoint: Checkpoint) -> None:
     per_image = 2 * sum(checkpoint.kept)
     limits = replace(StackLimits(), memory=12 * per_image)
     seen = list[Progress]()
-    bench = Workbench(limits, Engine(recordings=Recordings(Plainly(), 4)))
+    bench = Workbench(limits, Engine(recordings=Recordings(Plainly(), 4)), clock=float)
     for seed in range(3):
         bench.add(Job(checkpoint, examples((2, 2)), seed=seed, on_progress=seen.append))
     bench.advance()

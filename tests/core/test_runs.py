@@ -175,6 +175,20 @@ def test_unknown_names_are_refused_before_the_data(
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"train": replace(RUN.train, meta_learner="Meta-SGD")}, "train.learned_rates = true"),
+        ({"search": replace(RUN.search, relaxation="pc_darts")}, "space.partial = 2"),
+    ],
+)
+def test_who_looks_for_a_switch_by_its_name_is_told(
+    config: RunConfig, tmp_path: Path, change: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UnknownName, match=re.escape(told)):
+        run(replace(config, **change), tmp_path, resume=False, on_progress=ignore)
+
+
 def test_a_folder_that_cannot_be_is_refused_before_the_data(
     config: RunConfig, tmp_path: Path
 ) -> None:

@@ -144,6 +144,14 @@ def test_a_killed_run_has_its_page(tmp_path: Path, capsys: pytest.CaptureFixture
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["run.pdf", "page"])
+def test_a_page_is_of_html(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    folder = make_run(tmp_path / "run", LOG)
+    assert main(["report", str(folder), "--out", str(tmp_path / name)]) == 2
+    assert ".html" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_a_run_that_has_only_begun_has_its_page(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "")
     assert main(["report", str(folder)]) == 0
@@ -162,7 +170,7 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 def test_nowhere_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     folder = make_run(tmp_path / "run", LOG)
     (tmp_path / "file").write_text("")
-    assert main([command, str(folder), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert main([command, str(folder), "--out", str(tmp_path / "file" / "out.html")]) == 2
     assert "[WRITE_FAILED]" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metanas_client import Client
+from tests.server.processes import workers_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -41,14 +42,7 @@ class Running:
 
     def workers(self) -> list[int]:
         """Process ids of its worker processes."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        children = " ".join(path.read_text(encoding="ascii") for path in threads).split()
-        # multiprocessing keeps a helper of its own beside them
-        return [int(child) for child in children if b"spawn_main" in _command_of(child)]
-
-
-def _command_of(pid: str) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return workers_of(self.process.pid)
 
 
 def _end(pid: int) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,13 @@ class ServerProcess:
             yield answer.status
 
     def workers(self) -> list[int]:
-        """Process ids of its workers; multiprocessing keeps a helper of its own beside them."""
-        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
-        children = " ".join(path.read_text(encoding="ascii") for path in threads).split()
-        commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children}
-        return [pid for pid, command in commands.items() if b"spawn_main" in command]
+        """Process ids of its workers."""
+        return workers_of(self.process.pid)
 
     def signal_workers(self, number: signal.Signals) -> None:
         for pid in self.workers():
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill(self) -> None:
         """End it as a power cut would, the workers too."""
@@ -50,13 +48,27 @@ class ServerProcess:
         self.process.kill()
         self.process.wait()
         for pid in workers:
-            if Path(f"/proc/{pid}").exists():
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> int:
         """Ask it to stop; returns its exit code."""
         self.process.terminate()
         return self.process.wait(timeout=60)
+
+
+def workers_of(server: int) -> list[int]:
+    """Process ids of a server's workers; multiprocessing keeps a helper of its own beside them."""
+    children: list[int] = []
+    for thread in Path(f"/proc/{server}/task").glob("*/children"):
+        with suppress(OSError):  # it has ended meanwhile
+            children += map(int, thread.read_text(encoding="ascii").split())
+    found = []
+    for pid in children:
+        with suppress(OSError):
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(pid)
+    return found
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:

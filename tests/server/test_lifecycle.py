@@ -70,7 +70,7 @@ def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) 
         done = server.api.end_of(server.api.create(spec(), images()).name)
         running = server.api.create(spec(options=SOME), images()).name
         queued = server.api.create(spec(seed=2), images()).name
-        call = server.api.adaptations.Adapt(adapt_parts(spec(), images()))
+        call = server.api.adaptations.Adapt(adapt_parts(spec(options=LONG), images()))
         waited_for = next(call).adaptation.name
         server.api.until_running(running)
         server.kill()
@@ -92,7 +92,7 @@ def test_stopping_hands_back_what_does_not_end_in_time(checkpoints: Path, tmp_pa
         created = server.api.create(spec(options=LONG), images()).name
         server.api.until_running(created)
         queued = server.api.create(spec(), images()).name
-        call = server.api.adaptations.Adapt(adapt_parts(spec(seed=1), images()))
+        call = server.api.adaptations.Adapt(adapt_parts(spec(options=LONG, seed=1), images()))
         waited_for = next(call).adaptation.name
         watch = server.api.watch(created)
         next(watch)

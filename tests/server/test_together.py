@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ CALLERS = 6
 
 @pytest.fixture(scope="module")
 def flags() -> tuple[str, ...]:
-    return ("--max-attempts=2", "--stop-seconds=0.5", "--max-silence=3")
+    return ("--max-attempts=2",)
 
 
 def labels(caller: int) -> tuple[str, ...]:
@@ -179,10 +180,19 @@ def test_a_worker_that_dies_costs_none_of_its_jobs(server: ServerProcess, api: A
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
 
 
+@pytest.fixture
+def impatient(checkpoints: Path, tmp_path: Path) -> Iterator[ServerProcess]:
+    """One that waits for a worker for half a second when it has to stop, and three else."""
+    flags = ("--max-attempts=2", "--stop-seconds=0.5", "--max-silence=3")
+    with serving(checkpoints, tmp_path / "data", *flags) as server:
+        yield server
+
+
 def test_a_worker_that_is_killed_because_of_one_job_costs_the_others_nothing(
-    server: ServerProcess, api: Api
+    impatient: ServerProcess,
 ) -> None:
     """With two attempts in all, two losses would be the end of the others."""
+    server, api = impatient, impatient.api
     others = start(api, 2)
     for attempt in (1, 2, 3):
         for name in others:
@@ -196,7 +206,8 @@ def test_a_worker_that_is_killed_because_of_one_job_costs_the_others_nothing(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", [True, False])
-def test_a_worker_that_hangs_is_replaced(server: ServerProcess, api: Api, busy: bool) -> None:
+def test_a_worker_that_hangs_is_replaced(impatient: ServerProcess, busy: bool) -> None:
+    server, api = impatient, impatient.api
     api.serves()
     names = start(api, 2, SOME) if busy else []
     before = server.workers()
