@@ -13,13 +13,16 @@ from pathlib import Path
 from time import process_time
 from types import MappingProxyType
 
+import numpy as np
 from rich.progress import Progress
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.configfile import read_config
+from metanas.genotype import CELL_KINDS, Genotype, Node
 from metanas.journal import Journal
 from metanas.runlog import CHECKPOINT, SNAPSHOT_FILE
 from metanas.runs import run
+from metanas.space import SearchSpace
 from metanas.train import Progress as Seen
 
 COST_FILE = "cost.jsonl"
@@ -35,12 +38,15 @@ class Variant:
     """As for `python -m metanas train --set`."""
     genotype_of: "Variant | None" = None
     """Whose pruned meta-network, of the same seed, is trained alone; it is trained first."""
+    drawn: bool = False
+    """Whether the architecture that is trained alone is drawn by the seed, from all that there
+    are."""
 
     @property
     def told(self) -> list[str]:
         """The overrides for a reader."""
-        searched = ["search.genotype"] if self.genotype_of else []
-        return [*self.overrides, *searched]
+        given = ["search.genotype"] if self.genotype_of or self.drawn else []
+        return [*self.overrides, *given]
 
     def trial(self, seed: int) -> str:
         """The name of the run with this seed."""
@@ -82,15 +88,15 @@ MAML = _plain("maml", 0.01, 0.03, *OUTER_ADAM)
 are large and point elsewhere (docs/experiments.md)."""
 
 
+ALONE = ('search.relaxation = "fixed"',)
+FIXED = Variant(run="fixed", overrides=ALONE, genotype_of=BASE)
+
+
 GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
     {
         "relaxations": MappingProxyType(
             {
-                "fixed": Variant(
-                    run="fixed",
-                    overrides=('search.relaxation = "fixed"',),
-                    genotype_of=BASE,
-                ),
+                "fixed": FIXED,
                 "DARTS": BASE,
                 "DARTS, sharpening": Variant(
                     run="sharpening", overrides=("search.sharpen = true",)
@@ -99,6 +105,12 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
                     run="gdas", overrides=('search.relaxation = "gdas"', "search.noise = 0.0")
                 ),
                 "PC-DARTS": Variant(run="pc-darts", overrides=("space.partial = 2",)),
+            }
+        ),
+        "genotypes": MappingProxyType(
+            {
+                "a random architecture": Variant(run="drawn", overrides=ALONE, drawn=True),
+                "DARTS' architecture": FIXED,
             }
         ),
         "learners": MappingProxyType(
@@ -122,6 +134,19 @@ GROUPS: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
 """Group -> name in tables -> variant; the others are compared with the first."""
 
 
+def drawn_genotype(space: SearchSpace, seed: int) -> Genotype:
+    """Any of a search space, all alike: the control of what a search finds."""
+    random = np.random.default_rng(seed)
+
+    def node(index: int) -> Node:
+        left, right = sorted(random.choice(index + 2, 2, replace=False).tolist())
+        one, other = random.choice(space.ops, 2).tolist()
+        return (left, one), (right, other)
+
+    cells = {kind: tuple(map(node, range(space.nodes))) for kind in CELL_KINDS}
+    return Genotype(**cells)
+
+
 def trained(
     variant: Variant,
     seed: int,
@@ -139,7 +164,9 @@ def trained(
     found = [*overrides, *variant.overrides, f"train.seed = {seed}"]
     if variant.genotype_of:
         searched = trained(variant.genotype_of, seed, config, overrides, runs, shown).checkpoint
-        found.append(f"search.genotype = {json.dumps(searched.meta_genotype.to_json())}")
+        found.append(_given(searched.meta_genotype))
+    if variant.drawn:
+        found.append(_given(drawn_genotype(read_config(config, overrides).space, seed)))
     settings, folder = read_config(config, found), runs / variant.trial(seed)
     folder.mkdir(parents=True, exist_ok=True)
     task = shown.add_task("train", total=settings.train.iterations, seen=folder.name)
@@ -158,3 +185,8 @@ def trained(
         seconds = sum(record["seconds"] for record in spent.records)
     shown.remove_task(task)
     return Trained(checkpoint=load_checkpoint(folder / CHECKPOINT), seconds=seconds)
+
+
+def _given(genotype: Genotype) -> str:
+    """The override that names a genotype."""
+    return f"search.genotype = {json.dumps(genotype.to_json())}"

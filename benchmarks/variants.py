@@ -1,13 +1,14 @@
-"""Relaxations, or meta-learners, side by side: small networks that are alike in everything else.
+"""Relaxations, meta-learners or genotypes side by side: small networks, alike in all else.
 
 Each is trained several times, and what is said of it holds for other trainings of its kind too.
 
     python -m benchmarks.variants relaxations --data data/omniglot_28.npz
+    python -m benchmarks.variants genotypes --data data/omniglot_28.npz
     python -m benchmarks.variants learners --data data/omniglot_28.npz
     python -m benchmarks.page benchmarks/results/study/*.json
 
-The first two train what is not trained yet and evaluate it on the same episodes. They go on where
-they were interrupted. The third writes docs/results.md.
+The first three train what is not trained yet and evaluate it on the same episodes. They go on where
+they were interrupted. The last writes docs/results.md.
 """
 
 import argparse

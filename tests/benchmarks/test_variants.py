@@ -12,7 +12,7 @@ from benchmarks import page, variants
 from benchmarks._plans import BOTH, NONE, WEIGHTS
 from benchmarks._results import Results, Row, load
 from benchmarks._trainings import over
-from benchmarks._variants import COST_FILE, GROUPS
+from benchmarks._variants import COST_FILE, GROUPS, drawn_genotype
 from metanas import schema
 from metanas.checkpoint import load_checkpoint
 from metanas.configfile import read_config
@@ -59,7 +59,8 @@ def test_every_variant_is_the_configuration_but_for_its_choice() -> None:
         runs = [variant.run for variant in group.values()]
         assert len(runs) == len(set(runs))
         for variant in group.values():
-            genotype = [f"search.genotype = '{GENOTYPE.to_json()}'"] * bool(variant.genotype_of)
+            alone = variant.genotype_of is not None or variant.drawn
+            genotype = [f"search.genotype = '{GENOTYPE.to_json()}'"] * alone
             found = read_config(STUDY, [*variant.overrides, *genotype])
             assert (found.data, found.task, found.input) == (base.data, base.task, base.input)
             assert found.train.iterations == base.train.iterations
@@ -93,6 +94,21 @@ def test_trainings_differ_in_their_seed_and_share_it_between_variants(
     assert found["base-0"].meta_genotype != found["base-1"].meta_genotype
     one, other = found["base-0"].params, found["base-1"].params
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_random_architectures_are_drawn_from_all(folder: Path) -> None:
+    space = RUN.space
+    found = [drawn_genotype(space, seed) for seed in range(200)]
+    assert found[0] == drawn_genotype(space, 0)
+    for index in range(space.nodes):
+        edges = {edge for each in found for edge in each.normal[index] + each.reduce[index]}
+        assert edges == {(source, op) for source in range(index + 2) for op in space.ops}
+    assert variants.main(arguments(folder, "genotypes")) == 0
+    for seed in (0, 1):
+        checkpoint = load_checkpoint(folder / "runs" / f"drawn-{seed}" / "checkpoint")
+        assert checkpoint.meta_genotype == drawn_genotype(space, seed)
+    rows = load(folder / "study" / "genotypes.json").rows
+    assert {row["searched"] for row in rows} == {False}
 
 
 def test_what_is_trained_and_evaluated_is_not_done_again(results: Results, folder: Path) -> None:
