@@ -135,7 +135,9 @@ def _training(rows: Rows, shape: str) -> str:
             for column, unit in (("parameters", 1e3), ("macs", 1e6))
         ]
         seconds = ranged([row["seconds"] for row in trainings])
-        overrides = ", ".join(f"`{each}`" for each in trainings[0]["overrides"]) or "nothing else"
+        overrides = (
+            ",<br>".join(f"`{each}`" for each in trainings[0]["overrides"]) or "nothing else"
+        )
         lines.append([name, overrides, seconds, *sizes])
     return table(header, lines)
 

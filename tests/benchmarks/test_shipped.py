@@ -11,10 +11,12 @@ from benchmarks import page, shipped
 from benchmarks._machine import ROOT
 from benchmarks._results import Results, load, save
 from metanas.card import read_card
+from metanas.evaluate import mean_of
 from tests.benchmarks import evaluated
 
 CHECKPOINT = ROOT / "meta_checkpoints" / "omniglot"
 CARD = read_card(CHECKPOINT)
+SHIPPED = sorted(path.parent for path in ROOT.glob("meta_checkpoints/*/checkpoint.json"))
 FIGURES = {
     "accuracy_pruned": 0.5,
     "accuracy_soft": 0.75,
@@ -151,3 +153,19 @@ def test_what_a_card_would_not_tell_is_refused(
     assert shipped.main([str(CHECKPOINT), path, "--out", str(out)]) == 2
     assert reason in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
+def test_a_cards_scores_are_those_that_were_kept(folder: Path) -> None:
+    """What a server tells of a checkpoint is what the pages tell."""
+    rows = load(ROOT / "benchmarks" / "results" / "shipped" / f"{folder.name}.json").rows
+    told = {}
+    for row in rows:
+        if not row["options"]["trunk_only"]:
+            found = mean_of(row["accuracy"])
+            told[f"{row['ways']}-way {row['shots']}-shot, {row['dataset']} {row['split']}"] = {
+                "accuracy": round(100 * found.mean, 2),
+                "interval95": round(100 * found.interval, 2),
+                "episodes": float(len(row["accuracy"])),
+            }
+    assert read_card(folder).scores == told

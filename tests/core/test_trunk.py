@@ -19,12 +19,14 @@ from metanas.blocks import TRUNKS
 from metanas.card import InputSpec, check_input, read_card
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import Cancelled, CheckpointError, InvalidInput
-from metanas.evaluate import EpisodeShape, evaluate
+from metanas.evaluate import EpisodeShape, evaluate, supernet_logits
 from metanas.export import run, session
 from metanas.graph import Graph
 from metanas.options import AdaptConfig, PhotoRange
+from metanas.parts import whole
 from metanas.pipeline import Job
 from metanas.pretrained import SOURCES, Source, pretrained_trunk
+from metanas.relax import Argmax
 from metanas.space import SearchSpace
 from metanas.support import Image
 from metanas.task import Example
@@ -233,6 +235,34 @@ def test_the_trunk_alone_is_nearest_prototype_by_cosine(checkpoint: Checkpoint) 
     margins = (scale * (expected[:, 0] - expected[:, 1])).numpy()
     logits = run(session(model.onnx), queries)
     np.testing.assert_allclose(logits[:, 0] - logits[:, 1], margins, rtol=1e-3, atol=1e-4)
+
+
+def test_prototypes_are_of_views_too(checkpoint: Checkpoint) -> None:
+    """The views of a class together are one image more; by hand, for classes of three and one."""
+    given, queries = pictures((3, 1)), images_of(pictures((2, 2), seed=5))
+    job = Job(checkpoint, given, options=OPTIONS)
+    make_all([job])
+    assert job.task is not None
+    assert job.adaptation is not None
+    support, scale = job.task.support, job.adaptation.optimizer.params["head.log_scale"].exp()
+    network, images = whole(job.adaptation.network())
+    assert support.views is not None
+    views = torch.stack([network(each).mean(0) for each in support.views])
+    centres = torch.stack(
+        [
+            (images[:3].sum(0) + views[:3].mean(0)) / 4,
+            (images[3] + views[3]) / 2,
+        ]
+    )
+    assert checkpoint.trunk is not None
+    seen = torch.cat([checkpoint.trunk(job.task.preprocess(query)) for query in queries])
+    far = torch.cdist(network(seen), centres).square()
+    margins = (scale * (far[:, 1] - far[:, 0])).numpy(force=True)
+    logits = run(session(job.result().onnx), queries)
+    np.testing.assert_allclose(logits[:, 0] - logits[:, 1], margins, rtol=1e-3, atol=1e-4)
+    params = job.adaptation.optimizer.snapshot()
+    soft = supernet_logits(job, queries, params, Argmax()).numpy()
+    np.testing.assert_allclose(soft[:, 0] - soft[:, 1], margins, rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_trunk_there_is_no_trunk_alone(tmp_path: Path) -> None:
