@@ -14,6 +14,7 @@ from metanas.configfile import read_config
 from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.extensions import Extensions, Learner
+from metanas.keys import page
 from metanas.runs import run
 from metanas.screen import Screen, mute
 from metanas.terminal import watching
@@ -68,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_workers(train)
     train.set_defaults(run=_train)
+    keys = commands.add_parser(
+        "keys", help="every key of a configuration, its default and meaning, in Markdown"
+    )
+    keys.set_defaults(run=_keys)
     evaluating.add_commands(commands)
     watch.add_commands(commands)
     return parser
@@ -124,6 +129,11 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
         raise ClusterError("EXTRA_MISSING", message) from error
     with cluster(Workers(count=options.workers, **given), config.train.tasks) as learner:
         yield learner
+
+
+def _keys(_options: argparse.Namespace) -> int:
+    print(page(), end="")
+    return 0
 
 
 def _train(options: argparse.Namespace) -> int:

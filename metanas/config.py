@@ -178,13 +178,13 @@ class TrainConfig:
     """Name of a meta-learner: reptile, fomaml, maml, anil."""
     task_optimizer: str = "adam"
     """What adapts the checkpoint to a task: "adam", as in REPTILE's inner loop, or "sgd", the plain
-    steps of MAML and its kin. It has to be that of the meta-learner (`STEPS_OF`)."""
+    steps of MAML and its kin. It has to be that of the meta-learner: "adam" for reptile."""
     outer: str = "sgd"
     """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
     meta_lr_weights: float = 1.0
-    """Outer step size on the weights; with "adam" about 1e-3, at most `ADAM_FARTHEST`."""
+    """Outer step size on the weights; with "adam" about 1e-3, at most 0.1."""
     meta_lr_alphas: float = 0.6
-    """Outer step size on the alphas; with "adam" about 1e-2, at most `ADAM_FARTHEST`."""
+    """Outer step size on the alphas; with "adam" about 1e-2, at most 0.1."""
     anneal: bool = True
     """Whether the outer step sizes fall to zero over the run, by a cosine."""
     learned_rates: bool = False
@@ -216,7 +216,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of everything random in the run."""
     threads: int = 0
-    """Threads of torch, at most `MOST_THREADS`; 0 leaves torch's own choice."""
+    """Threads of torch, at most 1024; 0 leaves torch's own choice."""
 
     def __post_init__(self) -> None:
         every = ("validate_every", "snapshot_every", "log_every")
@@ -251,7 +251,9 @@ class RunConfig:
     """A whole run."""
 
     name: str
+    """Of the run and its checkpoint; its folder is called by it unless `--out` says otherwise."""
     description: str
+    """What the checkpoint is for, in its card and in a server's list."""
     data: DataConfig
     input: InputSpec
     space: SearchSpace

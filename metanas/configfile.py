@@ -1,4 +1,4 @@
-"""Configurations from files: TOML, and `--set section.key=value` with its syntax for single values.
+"""Configurations from files and to them: TOML, and `--set section.key=value` for single values.
 
 Unknown keys are errors.
 """
@@ -63,3 +63,25 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             _merge(into[key], value)
         else:
             into[key] = value
+
+
+def to_toml(config: Mapping[str, Any]) -> str:
+    """A resolved configuration as the TOML that `read_config` reads back."""
+    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {toml_of(value)}" for key, value in plain.items()]
+    for section, values in config.items():
+        if isinstance(values, Mapping):
+            lines += ["", f"[{section}]"]
+            lines += [f"{key} = {toml_of(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def toml_of(value: object) -> str:
+    """A plain value in TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_of, value)) + "]"
+    return repr(value)

@@ -179,27 +179,6 @@ def _json_object(path: Path) -> Record:
     return raw if isinstance(raw, dict) else {}
 
 
-def to_toml(config: Mapping[str, Any]) -> str:
-    """A resolved configuration as the TOML that `read_config` reads back."""
-    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {_toml(value)}" for key, value in plain.items()]
-    for section, values in config.items():
-        if isinstance(values, Mapping):
-            lines += ["", f"[{section}]"]
-            lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return repr(value)
-
-
 def seconds_of(run: RunRecord) -> Iterator[float]:
     """Wall seconds from each line of the log to the next, pauses between two starts cut off.
 

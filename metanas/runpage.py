@@ -14,9 +14,10 @@ from typing import Any
 
 from metanas import __version__
 from metanas.cellpicture import cell_picture
+from metanas.configfile import to_toml
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.plots import Chart, Line, draw
-from metanas.runlog import RunRecord, number, seconds_of, to_toml
+from metanas.runlog import RunRecord, number, seconds_of
 from metanas.wording import duration, number_text
 
 CELLS = {"normal": "Normal cell", "reduce": "Reduction cell"}

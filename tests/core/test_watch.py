@@ -18,10 +18,10 @@ from tensorboardX.proto.event_pb2 import Event
 from metanas import schema
 from metanas.__main__ import main
 from metanas.cellpicture import cell_picture
-from metanas.configfile import read_config
+from metanas.configfile import read_config, to_toml
 from metanas.events import Events
 from metanas.plots import Chart, Line, draw, ticks
-from metanas.runlog import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of, to_toml
+from metanas.runlog import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of
 from metanas.runpage import page
 from metanas.terminal import WINDOW, Rate, pace, watching
 from metanas.testing import make_checkpoint
