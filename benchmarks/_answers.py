@@ -154,8 +154,10 @@ def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
         "episodes",
         "accuracy, %",
         "no step on these, %",
+        "difference, points",
+        "won / lost / tied",
+        "edges moved",
     ]
-    header += ["difference, points", "won / lost / tied", "edges moved"]
     lines = []
     for steps, row in stepped.items():
         count = min(len(row["accuracy"]), len(still["accuracy"]))

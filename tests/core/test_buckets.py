@@ -21,6 +21,7 @@ from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.recording import Plainly, Recordings, Repeat, Work
 from metanas.testing import make_checkpoint
 from metanas.workbench import StackLimits, Workbench
+from tests.core.benches import standing
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=3, weight_lr=1e-3, alpha_lr=0.05)
@@ -136,7 +137,7 @@ def test_what_buckets_add_counts_towards_the_limits(
 
     def first_turn(engine: Engine) -> int:
         seen = list[Progress]()
-        bench = Workbench(limits, engine, clock=float)  # by which nothing takes any time
+        bench = Workbench(limits, engine, clock=standing)
         for seed in range(3):
             bench.add(Job(checkpoint, examples((2, 2)), seed=seed, on_progress=seen.append))
         bench.advance()
@@ -150,7 +151,7 @@ def test_memory_counts_the_bucket(checkpoint: Checkpoint) -> None:
     per_image = 2 * sum(checkpoint.kept)
     limits = replace(StackLimits(), memory=12 * per_image)
     seen = list[Progress]()
-    bench = Workbench(limits, Engine(recordings=Recordings(Plainly(), 4)), clock=float)
+    bench = Workbench(limits, Engine(recordings=Recordings(Plainly(), 4)), clock=standing)
     for seed in range(3):
         bench.add(Job(checkpoint, examples((2, 2)), seed=seed, on_progress=seen.append))
     bench.advance()

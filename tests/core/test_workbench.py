@@ -1,75 +1,38 @@
 """The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
 
 import traceback
-from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.errors import Cancelled, Diverged, InvalidInput, OutOfMemory
-from metanas.export import run, session
+from metanas.checkpoint import Checkpoint
+from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.kernels import Rows
-from metanas.ops import OPS, Chain, Op
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, Progress, out_of_memory
-from metanas.relax import RELAXATIONS
+from metanas.pipeline import AdaptedModel, Job, Progress
 from metanas.task import Example
 from metanas.testing import make_checkpoint
 from metanas.workbench import SLICE, StackLimits, Workbench, make_all, make_model
+from tests.core.benches import (
+    OPTIONS,
+    assert_same_model,
+    jobs_of,
+    pooling_checkpoint,
+    standing,
+    work_off,
+)
 from tests.core.small import examples
-
-OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     return make_checkpoint(folder, size=12, options=OPTIONS)
-
-
-def work_off(bench: Workbench) -> list[Job]:
-    ended = []
-    while bench:
-        ended += bench.advance()
-    return ended
-
-
-def standing() -> float:
-    """A clock by which nothing takes any time."""
-    return 0.0
-
-
-def jobs_of(
-    checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], **settings: bool
-) -> tuple[list[Job], list[tuple[str, Progress]]]:
-    seen: list[tuple[str, Progress]] = []
-
-    def job(name: str, shots: tuple[int, ...], seed: int) -> Job:
-        return Job(
-            checkpoint,
-            examples(shots, seed=seed),
-            seed=seed,
-            on_progress=lambda progress: seen.append((name, progress)),
-            alone=settings.get(name, False),
-        )
-
-    return [job(*item, seed) for seed, item in enumerate(shapes.items())], seen
-
-
-def assert_same_model(one: AdaptedModel, other: AdaptedModel, images: list[Example]) -> None:
-    assert one.genotype == other.genotype
-    assert one.labels == other.labels
-    queries = [np.asarray(each.image, np.uint8) for each in images]
-    mine, theirs = (run(session(model.onnx), queries) for model in (one, other))
-    np.testing.assert_allclose(mine, theirs, rtol=2e-2, atol=2e-2)
 
 
 def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
@@ -292,98 +255,6 @@ def test_a_machine_that_stalls_still_gets_on(checkpoint: Checkpoint) -> None:
     assert isinstance(job.outcome, AdaptedModel)
 
 
-class Picky(nn.Module):
-    """Fails where a batch has too many rows, as a small device would; or on a bright image."""
-
-    def __init__(self, rows: int, error: type[Exception]) -> None:
-        super().__init__()
-        self.rows, self.error, self.failed = rows, error, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(x) > self.rows:
-            self.failed += 1
-            raise self.error
-        return x
-
-
-def picky_checkpoint(folder: Path, rows: int, error: type[Exception]) -> Checkpoint:
-    return pooling_checkpoint(folder, lambda: Picky(rows, error))
-
-
-def pooling_checkpoint(folder: Path, before: Callable[[], nn.Module]) -> Checkpoint:
-    """One with something of our own in front of every maximum."""
-
-    def build(channels: int, stride: int) -> nn.Module:
-        pool = OPS["max_pool_3x3"].build(channels, stride)
-        return Chain([before(), *pool.children()])
-
-    def emit(graph: object, module: nn.Module, value: object) -> object:
-        layers = list(module.children())[1:]
-        return OPS["max_pool_3x3"].emit(graph, Chain(layers), value)  # type: ignore[arg-type]
-
-    ops = {**OPS, "max_pool_3x3": Op(build, emit)}  # type: ignore[arg-type]
-    make_checkpoint(folder, size=12, ops=ops, options=OPTIONS)
-    return load_checkpoint(folder, ops=ops)
-
-
-def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
-    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
-    shapes = {"a": (2, 2), "b": (2, 2), "c": (2, 2), "large": (6, 6)}
-    jobs, _ = jobs_of(checkpoint, shapes)
-    bench = Workbench()
-    for job in jobs:
-        bench.add(job)
-    work_off(bench)
-    assert isinstance(jobs[3].outcome, OutOfMemory)
-    assert "fewer images" in str(jobs[3].outcome)
-    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:3])
-    alone = make_model(checkpoint, examples((2, 2)), seed=0)
-    assert_same_model(jobs[0].result(), alone, examples((2, 2)))
-
-
-def test_what_did_not_fit_is_not_tried_again_at_every_step(tmp_path: Path) -> None:
-    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
-    jobs, _ = jobs_of(checkpoint, dict.fromkeys("abcd", (2, 2)))
-    bench = Workbench(clock=standing)  # or what is stacked would depend on the machine
-    for job in jobs:
-        bench.add(job)
-    work_off(bench)
-    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs)
-    # the four, and perhaps a half of them; not once more in the steps that follow
-    failed = sum(each.failed for each in checkpoint.supernet.modules() if isinstance(each, Picky))
-    assert 1 <= failed <= 3
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("CUDNN_STATUS_ALLOC_FAILED"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-        MemoryError(),
-    ],
-)
-def test_memory_that_libraries_lack_is_memory_that_lacks(error: Exception) -> None:
-    assert out_of_memory(error)
-    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
-
-
-def test_sampled_relaxations_draw_the_same_after_a_failure(tmp_path: Path) -> None:
-    """What is drawn for a stack that did not fit is drawn again for its parts."""
-    checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
-    sampled = replace(checkpoint, relaxation=RELAXATIONS["gdas"])
-    whole, _ = jobs_of(sampled, dict.fromkeys("abc", (2, 2)))
-    alone, _ = jobs_of(sampled, dict.fromkeys("abc", (2, 2)))
-    make_all(whole)
-    for job in alone:
-        make_all([job])
-    for one, other in zip(whole, alone, strict=True):
-        assert one.result().genotype == other.result().genotype
-        assert one.adaptation is not None
-        assert other.adaptation is not None
-        for name, value in one.adaptation.soft.items():
-            assert torch.allclose(value, other.adaptation.soft[name], atol=1e-4), name
-
-
 def test_a_job_that_diverged_holds_no_memory_of_its_step(checkpoint: Checkpoint) -> None:
     params = {**checkpoint.params, "head.log_scale": torch.tensor(200.0)}
     job = Job(replace(checkpoint, params=params), examples((2, 2)))
@@ -391,17 +262,6 @@ def test_a_job_that_diverged_holds_no_memory_of_its_step(checkpoint: Checkpoint)
     assert isinstance(job.outcome, Diverged)
     frames = [frame for frame, _ in traceback.walk_tb(job.outcome.__traceback__)]
     assert not any("gradients" in frame.f_locals for frame in frames)
-
-
-def test_a_defect_hits_the_job_that_causes_it_alone(tmp_path: Path) -> None:
-    checkpoint = picky_checkpoint(tmp_path / "tiny", 20, ZeroDivisionError)
-    jobs, _ = jobs_of(checkpoint, {"a": (2, 2), "b": (2, 2), "large": (6, 6)})
-    bench = Workbench()
-    for job in jobs:
-        bench.add(job)
-    work_off(bench)
-    assert isinstance(jobs[2].outcome, ZeroDivisionError)
-    assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:2])
 
 
 def test_rows_of_one_task_of_a_stack() -> None:
