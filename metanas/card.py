@@ -19,6 +19,8 @@ PAGE_FILE = "README.md"
 WEIGHTS_FILES = "weights-*.safetensors"
 """What weights are called, of which those that the card names count."""
 TASK_OPTIMIZERS = ("adam", "sgd")
+DESCRIPTIVE = ("description", "scores", "provenance")
+"""Fields of a card that do not change the result of an adaptation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +130,11 @@ class CheckpointCard:
     """Data, split, terms, meta-learner, iterations, validation, seed, versions, revision of the
     code (of a git checkout), machine, how long it took, date."""
     format_version: int = FORMAT_VERSION
+    digest: str = field(default="", init=False, compare=False)
+    """Identity of the checkpoint: `digest_of` its stored card."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_of(schema.dump(self)))
         check_input(self.input, self.space)
         check_options(self.defaults, self.input, self.space)
         if self.task_optimizer not in TASK_OPTIMIZERS:
@@ -148,13 +153,15 @@ class CheckpointCard:
         """Name of the weights' file: it says its content, so that another's card never fits it."""
         return WEIGHTS_FILES.replace("*", self.weights_sha256[:16])
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 in hex of all that decides what an adaptation computes."""
-        behaviour = schema.dump(self)
-        for described in ("description", "scores", "provenance"):
-            del behaviour[described]
-        return hashlib.sha256(json.dumps(behaviour, sort_keys=True).encode()).hexdigest()
+
+def digest_of(stored: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of the stored fields that decide the result of an adaptation.
+
+    The fields count as they are in the file, in canonical JSON. An option that a later release adds
+    is not in an older file, so it does not change the digest of an older checkpoint.
+    """
+    deciding = {name: value for name, value in stored.items() if name not in DESCRIPTIVE}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def read_card(folder: Path) -> CheckpointCard:
@@ -177,9 +184,11 @@ def read_card(folder: Path) -> CheckpointCard:
         message = f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}"
         raise CheckpointError("CHECKPOINT_FORMAT", message)
     try:
-        return schema.build(CheckpointCard, raw)
+        card = schema.build(CheckpointCard, raw)
     except InvalidInput as error:
         raise CheckpointError("CHECKPOINT_DAMAGED", f"{path}: {error}") from error
+    object.__setattr__(card, "digest", digest_of(raw))
+    return card
 
 
 def card_markdown(card: CheckpointCard) -> str:
@@ -208,5 +217,10 @@ def card_markdown(card: CheckpointCard) -> str:
 
 
 def card_json(card: CheckpointCard) -> str:
-    """The text of the card's file."""
-    return json.dumps(schema.dump(card), indent=2) + "\n"
+    """Return the text of the card's file."""
+    return stored_json(schema.dump(card))
+
+
+def stored_json(stored: Mapping[str, Any]) -> str:
+    """Return the text of a card's file from its fields."""
+    return json.dumps(stored, indent=2) + "\n"

@@ -19,7 +19,7 @@ def build(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
             CONFIG_UNKNOWN_KEY, CONFIG_MISSING_KEY, CONFIG_TYPE), or what `kind` itself refuses.
     """
     hints = get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
     bad = [
         Violation(where + key, "CONFIG_UNKNOWN_KEY", "no such key; " + _nearest(key, known))
         for key in raw
@@ -43,8 +43,9 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def dump(value: Any) -> dict[str, Any]:
-    """The dataclass `value` as a mapping that `build` reads back."""
-    return asdict(value)
+    """Return the dataclass `value` as a mapping that `build` reads back."""
+    plain = asdict(value)
+    return {each.name: plain[each.name] for each in fields(value) if each.init}
 
 
 def _convert(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:

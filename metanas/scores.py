@@ -5,8 +5,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metanas.card import PAGE_FILE, CheckpointCard, card_markdown, read_card
-from metanas.checkpoint import write_atomic, write_card
+from metanas.card import (
+    CARD_FILE,
+    PAGE_FILE,
+    CheckpointCard,
+    card_markdown,
+    read_card,
+    stored_json,
+)
+from metanas.checkpoint import write_atomic
 from metanas.errors import CheckpointError, EvaluationError
 from metanas.stored import Stored, read_stored, summary_of
 
@@ -17,10 +24,10 @@ USUAL = {"precision": "float32", "reseed": 0}
 
 
 def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
-    """Write what was measured into the card of the checkpoint in `folder`; returns what it was.
+    """Write the figures of evaluations into the card of the checkpoint in `folder`; return them.
 
-    A setting that the card has already is measured anew. The card's digest, and with it what an
-    adaptation computes, stays as it is; a page that was made from the card is made again.
+    New figures replace those of the same setting. All other fields of the file stay as they are, so
+    the digest does not change. A README.md that was generated from the card is generated again.
 
     Raises:
         CheckpointError: no checkpoint, a damaged card, or one that cannot be written.
@@ -33,7 +40,9 @@ def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
     page = folder / PAGE_FILE
     try:
         made = page.exists() and page.read_text(encoding="utf-8") == card_markdown(card)
-        write_card(folder, told)
+        stored = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        text = stored_json({**stored, "scores": told.scores})
+        write_atomic(folder / CARD_FILE, text.encode())
         if made:
             write_atomic(page, card_markdown(told).encode())
     except OSError as error:

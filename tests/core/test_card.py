@@ -1,16 +1,27 @@
 """Cards of checkpoints and reports of adaptations: JSON both ways, and what a digest is of."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from metanas import schema
-from metanas.card import CheckpointCard, InputSpec, card_json, card_markdown
+from metanas.card import (
+    CARD_FILE,
+    CheckpointCard,
+    InputSpec,
+    card_json,
+    card_markdown,
+    digest_of,
+    read_card,
+)
 from metanas.options import AdaptConfig
 from metanas.report import Report
 from metanas.space import SearchSpace
 from tests.core.small import RUN, TINY
+
+CHECKPOINTS = Path(__file__).parents[2] / "meta_checkpoints"
 
 
 def card(**changes: Any) -> CheckpointCard:
@@ -43,6 +54,32 @@ def test_the_digest_is_of_what_decides_the_outcome() -> None:
         {"space": SearchSpace(**{**schema.dump(TINY), "nodes": 3})},
     ):
         assert card(**change).digest != card().digest
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("omniglot", "d403300a76e33485918d8fb3da46080be42287d819af291498bcecc75f640b89"),
+        ("photos", "562ba7e19d877af2781404e75975ad4cca3fee090e79b2316f1b8a00803ae7b5"),
+    ],
+)
+def test_shipped_checkpoints_keep_their_digests(name: str, digest: str) -> None:
+    assert read_card(CHECKPOINTS / name).digest == digest
+
+
+def test_a_new_option_does_not_change_the_digest_of_an_older_file(tmp_path: Path) -> None:
+    """The file of an older release lacks the options that were added since."""
+    older = json.loads(card_json(card()))
+    del older["defaults"]["patience"], older["views"]
+    (tmp_path / CARD_FILE).write_text(json.dumps(older))
+    found = read_card(tmp_path)
+    assert found == card()
+    assert found.digest == digest_of(older) != card().digest
+
+
+def test_a_card_in_memory_has_the_digest_of_its_file(tmp_path: Path) -> None:
+    (tmp_path / CARD_FILE).write_text(card_json(card()))
+    assert read_card(tmp_path).digest == card().digest
 
 
 def test_the_page_says_how_often_models_look() -> None:

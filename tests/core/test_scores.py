@@ -1,5 +1,6 @@
 """Accuracies of evaluations on the card of a checkpoint."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from metanas.__main__ import main
-from metanas.card import card_markdown, read_card
+from metanas.card import CARD_FILE, card_markdown, read_card
 from metanas.errors import CheckpointError, EvaluationError
 from metanas.scores import add_scores
 from metanas.stored import write_stored
@@ -54,6 +55,15 @@ def test_scores_go_into_the_card(folder: Path, capsys: pytest.CaptureFixture[str
         SETTING: 100.0,
         SETTING.replace("3-way", "5-way"): 50.0,
     }
+
+
+def test_scores_keep_the_digest_of_a_file_of_an_older_release(folder: Path) -> None:
+    stored = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    del stored["defaults"]["patience"]
+    (folder / CARD_FILE).write_text(json.dumps(stored))
+    before = read_card(folder).digest
+    add_scores(folder, [evaluation(folder, 0.5, 1.0)])
+    assert read_card(folder).digest == before
 
 
 def test_a_page_that_was_made_from_the_card_is_made_again(folder: Path) -> None:
