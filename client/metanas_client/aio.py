@@ -1,18 +1,21 @@
 """The asynchronous client: handles for long work, plain values for everything else."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from metanas_client.channel import DEFAULT_ADDRESS, Connection
+from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE, Connection
 from metanas_client.convert import Job
 from metanas_client.errors import (
     AdaptationCancelled,
     AdaptationFailed,
     ClientError,
+    ForkedProcess,
     InvalidInput,
     TimedOut,
     Violation,
@@ -45,6 +48,8 @@ class AsyncClient:
         private_key: PEM file.
         tls: use TLS with the authorities that the system trusts.
         patience: seconds that interrupted progress streams and downloads go on trying to continue.
+        keepalive: seconds of silence during a call after which the server is asked for a sign of
+            life; the call is given up after the same time again.
 
     Raises:
         InvalidInput: the address or the TLS options make no sense.
@@ -60,6 +65,7 @@ class AsyncClient:
         private_key: Path | None = None,
         tls: bool = False,
         patience: float = 30.0,
+        keepalive: float = DEFAULT_KEEPALIVE,
     ) -> None:
         self._connection = Connection(
             address=address,
@@ -69,6 +75,7 @@ class AsyncClient:
             private_key=private_key,
             tls=tls,
             patience=patience,
+            keepalive=keepalive,
         )
         self._opened: Calls | None = None
 
@@ -165,6 +172,8 @@ class AsyncClient:
         # at the first call and not before: a channel belongs to the loop that runs then
         if self._opened is None:
             self._opened = Calls(self._connection)
+        elif self._opened.process != os.getpid():
+            raise ForkedProcess(self._opened.process)
         return self._opened
 
 
@@ -196,9 +205,10 @@ class AsyncAdaptation:
 
         A broken connection loses and repeats nothing. Whether it succeeded is what `result` tells.
         """
-        async for event in self._calls.watch_adaptation(self.name, after):
-            if isinstance(event, Progress):
-                yield event
+        async with aclosing(self._calls.watch_adaptation(self.name, after)) as events:
+            async for event in events:
+                if isinstance(event, Progress):
+                    yield event
 
     async def result(self, timeout: float | None = None) -> Model:
         """Wait for the end and download the model.
@@ -231,11 +241,12 @@ class AsyncAdaptation:
         await self._calls.delete_adaptation(self.name)
 
     async def _end(self) -> AdaptationInfo:
-        async for event in self._calls.watch_adaptation(self.name, NO_PROGRESS):
-            if isinstance(event, AdaptationInfo) and event.state.final:
-                if event.state is State.SUCCEEDED:
-                    return event
-                raise self._failure(event)
+        async with aclosing(self._calls.watch_adaptation(self.name, NO_PROGRESS)) as events:
+            async for event in events:
+                if isinstance(event, AdaptationInfo) and event.state.final:
+                    if event.state is State.SUCCEEDED:
+                        return event
+                    raise self._failure(event)
         raise AdaptationFailed("NO_END", f"{self.name} has no end")  # pragma: no cover
 
     def _failure(self, info: AdaptationInfo) -> ClientError:

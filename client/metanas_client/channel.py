@@ -1,19 +1,38 @@
 """The connection to a server: address, TLS, token, retries; and the way from its errors to ours."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakKeyDictionary
+
+# the log of gRPC's core repeats failed handshakes line by line; errors say the same once
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from metanas_client import errors
-from metanas_client.errors import ClientError, Fault, InvalidInput, Violation
+from metanas_client.errors import (
+    ClientError,
+    Fault,
+    ForkedProcess,
+    InvalidInput,
+    Unavailable,
+    Violation,
+)
+from metanas_client.network import advice, check_address, is_local, proxy_for
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 STATUS_DETAILS_KEY = "grpc-status-details-bin"  # where gRPC keeps a google.rpc.Status
 METANAS_DOMAIN = "metanas"
+SHORTEST_KEEPALIVE = 1.0
+DEFAULT_KEEPALIVE = 20.0
+"""Above the 10 seconds that a MetaNAS server asks for between two pings."""
+_OPEN: MutableMapping[grpc.aio.Channel, int] = WeakKeyDictionary()
+"""Channels that exist, and the process that opened each. gRPC polls them all from one thread of the
+process, which a forked child does not have: the child must not open another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +53,22 @@ class Connection:
     """Sent as `authorization: Bearer ...` with every call."""
     patience: float = 30.0
     """Seconds that an interrupted progress stream or download goes on trying to continue."""
+    keepalive: float = DEFAULT_KEEPALIVE
+    """Seconds without a sign of the server, during a call, until it is asked for one (a ping). If
+    none comes within the same time, the connection is given up. At least 1."""
 
     def __post_init__(self) -> None:
-        host, colon, port = self.address.rpartition(":")
-        if not self.address.startswith("unix:") and not (host and colon and port.isdigit()):
-            raise InvalidInput.single(
-                "server", "ADDRESS", f"{self.address!r} is no address: write host:port"
-            )
+        check_address(self.address)
         if (self.certificate is None) != (self.private_key is None):
             raise InvalidInput.single(
                 "certificate", "TLS", "certificate and private key go together: give both"
             )
         if self.patience < 0:
             raise InvalidInput.single("patience", "PATIENCE", "must not be negative")
+        if self.keepalive < SHORTEST_KEEPALIVE:
+            raise InvalidInput.single(
+                "keepalive", "KEEPALIVE", f"must be at least {SHORTEST_KEEPALIVE:g} second"
+            )
 
     @property
     def secure(self) -> bool:
@@ -60,14 +82,29 @@ class Connection:
 
 
 def open_channel(connection: Connection) -> grpc.aio.Channel:
-    """A channel; connects at the first call. Must be called within a running event loop.
+    """Open a channel within the running event loop; it connects at the first call.
 
     Raises:
         InvalidInput: a certificate or key file cannot be read.
+        ForkedProcess: this process was forked while a channel was open.
     """
+    parents = set(_OPEN.values()) - {os.getpid()}
+    if parents:
+        raise ForkedProcess(parents.pop())
+    channel = _channel(connection)
+    _OPEN[channel] = os.getpid()
+    return channel
+
+
+def _channel(connection: Connection) -> grpc.aio.Channel:
+    milliseconds = round(1000 * connection.keepalive)
     options = [
         ("grpc.service_config", _service_config()),
         ("grpc.enable_retries", 1),
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.max_pings_without_data", 0),  # of client and stream: no limit on their number
+        ("grpc.enable_http_proxy", int(not is_local(connection.address))),
     ]
     if not connection.secure:
         return grpc.aio.insecure_channel(connection.address, options)
@@ -87,8 +124,19 @@ def broken(error: grpc.aio.AioRpcError) -> bool:
 
 
 def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientError:
-    """The error of our tree that stands for a failed call."""
-    return errors.error_for(read_fault(error), connection.address)
+    """Turn a failed call into an error of this package."""
+    fault = read_fault(error)
+    found = errors.error_for(fault, connection.address)
+    if not isinstance(found, Unavailable):
+        return found
+    hint = advice(
+        connection.address,
+        fault.message,
+        secure=connection.secure,
+        certificate=connection.certificate is not None,
+        proxy=proxy_for(connection.address, os.environ),
+    )
+    return Unavailable(connection.address, fault.message, hint)
 
 
 def read_fault(error: grpc.aio.AioRpcError) -> Fault:

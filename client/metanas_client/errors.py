@@ -18,6 +18,7 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) say
 ├── DatasetError           a data set that cannot be read, or not be sampled from as asked
 ├── JournalMismatch        an interrupted evaluation cannot be resumed with other settings
 ├── NotWritable            a result cannot be written where it was asked for
+├── ForkedProcess          a forked process cannot use the connections of its parent
 └── MissingExtra           an optional dependency is not installed
 ```
 
@@ -85,14 +86,10 @@ class Unavailable(ClientError):
 
     address: str
 
-    def __init__(self, address: str, detail: str) -> None:
+    def __init__(self, address: str, detail: str, advice: str = "") -> None:
         self.address = address
-        super().__init__(
-            "UNAVAILABLE",
-            f"no MetaNAS server answers at {address} ({detail}). Start one with "
-            f"`metanas-server --checkpoints meta_checkpoints --listen {address}`, "
-            "or name another with --server or METANAS_SERVER.",
-        )
+        message = f"no MetaNAS server answers at {address} ({detail}). {advice}"
+        super().__init__("UNAVAILABLE", message.rstrip())
 
 
 class Refused(ClientError):
@@ -155,6 +152,18 @@ class JournalMismatch(ClientError):
 
 class NotWritable(ClientError):
     """A result cannot be written where it was asked for."""
+
+
+class ForkedProcess(ClientError):
+    """The process was forked from one with an open client, whose connection it cannot use."""
+
+    def __init__(self, parent: int) -> None:
+        super().__init__(
+            "FORKED_PROCESS",
+            f"process {parent} had an open client when it forked this one, where gRPC cannot work. "
+            "Close the client before the fork, or start processes with the method 'spawn' "
+            "(multiprocessing.set_start_method).",
+        )
 
 
 class MissingExtra(ClientError):

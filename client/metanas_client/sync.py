@@ -1,14 +1,17 @@
 """The blocking client: the asynchronous one, driven by a thread of its own."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from metanas_client.aio import PAGE_SIZE, AsyncAdaptation, AsyncClient
-from metanas_client.channel import DEFAULT_ADDRESS
+from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE
+from metanas_client.errors import ForkedProcess
 from metanas_client.model import Model
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Option, Progress
 from metanas_client.support import Support
@@ -34,6 +37,7 @@ class Client:
         private_key: Path | None = None,
         tls: bool = False,
         patience: float = 30.0,
+        keepalive: float = DEFAULT_KEEPALIVE,
     ) -> None:
         self._client = AsyncClient(
             address,
@@ -43,6 +47,7 @@ class Client:
             private_key=private_key,
             tls=tls,
             patience=patience,
+            keepalive=keepalive,
         )
         self._loop = LoopThread()
 
@@ -158,6 +163,8 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._process = os.getpid()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="metanas-client", daemon=True
         )
@@ -170,15 +177,25 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the work over there and wait for it; interrupting the wait cancels the work."""
-        if not self.running:
+        try:
+            self._check()
+        except Exception:
             work.close()
-            raise RuntimeError("this client is closed")
+            raise
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
+
+    def _check(self) -> None:
+        if os.getpid() != self._process:
+            raise ForkedProcess(self._process)
+        if not self.running:
+            raise RuntimeError("this client is closed")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("a client cannot wait on its own thread; use AsyncClient there")
 
     def iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """Go through an asynchronous iterator, one item at a time."""
@@ -190,8 +207,15 @@ class LoopThread:
                     return
                 yield item[0]
         finally:
-            if self.running:
-                self.run(_closed(items))
+            # Not waited for: the garbage collector may run this on any thread, the loop's included,
+            # and at the end of the interpreter, when the loop no longer turns.
+            with suppress(RuntimeError):  # the loop is closed, and the iterator with it
+                self._loop.call_soon_threadsafe(self._close_later, items)
+
+    def _close_later(self, items: AsyncIterator[Any]) -> None:
+        task = self._loop.create_task(_closed(items))
+        self._closing.add(task)  # the loop alone would let it be collected
+        task.add_done_callback(self._closing.discard)
 
     def stop(self) -> None:
         """End the loop and the thread, and what still runs there."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 
@@ -28,6 +29,7 @@ class Calls:
     """The services behind one channel. Belongs to the event loop that it was made in."""
 
     def __init__(self, connection: Connection) -> None:
+        self.process = os.getpid()
         self._connection = connection
         self._channel = open_channel(connection)
         self._adaptations = adaptation_service_pb2_grpc.AdaptationServiceStub(self._channel)
@@ -94,7 +96,7 @@ class Calls:
 
     async def watch_adaptation(
         self, name: str, after_sequence: int
-    ) -> AsyncIterator[AdaptationInfo | Progress]:
+    ) -> AsyncGenerator[AdaptationInfo | Progress, None]:
         """Everything that happens to an adaptation, up to and including its final state."""
         pause = Pause(self._connection.patience)
         while True:

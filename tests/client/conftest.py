@@ -48,6 +48,15 @@ def running_server(
     checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
 ) -> Iterator[str]:
     """A server process with one worker and more flags; yields its address."""
+    with server_process(checkpoints, data, *flags, listen=listen) as (address, _):
+        yield address
+
+
+@contextmanager
+def server_process(
+    checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """The same; yields the address and the process."""
     command = [sys.executable, "-m", "metanas_server", "--listen", listen, "--devices=cpu"]
     command += ["--checkpoints", str(checkpoints), "--data", str(data)]
     command += map(str, flags)
@@ -63,7 +72,7 @@ def running_server(
             line = process.stdout.readline()
             words = [word.rstrip(".,;") for word in line.split() if "127.0.0.1:" in word]
             assert words, f"the server says {line!r}\n{log.read_text()}"
-            yield words[0]
+            yield words[0], process
         finally:
             process.terminate()
             process.wait(30)
