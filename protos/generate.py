@@ -12,16 +12,19 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
+from google.protobuf import descriptor_pb2
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 GENERATORS = {"grpcio-tools": "1.81.1", "mypy-protobuf": "5.1.0"}
 ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("metanas_protos/v1")
-GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
+OPTION_HELP = "option_help.py"
+GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi", OPTION_HELP)
 
 
 def main() -> int:
@@ -52,13 +55,32 @@ def generate(target: Path) -> None:
     ]
     includes = [f"-I{ROOT}", f"-I{files('grpc_tools') / '_proto'}"]
     everything = sorted((ROOT / PACKAGE).glob("*.proto"))
+    described = target / "descriptors"
+    comments = [f"--descriptor_set_out={described}", "--include_source_info"]
     services = [path for path in everything if path.stem.endswith("_service")]
     messages = [f"--python_out={target}", f"--mypy_out=quiet:{target}"]
     stubs = [f"--grpc_python_out={target}", f"--mypy_grpc_out=quiet:{target}"]
-    for outputs, sources in ((messages, everything), (stubs, services)):
+    for outputs, sources in ((messages, everything), (stubs, services), (comments, everything)):
         code = protoc.main(["protoc", *includes, *plugins, *outputs, *map(str, sources)])
         if code != 0:
             raise SystemExit(code)
+    files_ = descriptor_pb2.FileDescriptorSet.FromString(described.read_bytes())
+    lines = ['"""Help on the options of an adaptation: the comments of `AdaptationOptions`."""', ""]
+    lines += ["from collections.abc import Mapping", "", "OPTION_HELP: Mapping[str, str] = {"]
+    lines += [f"    {name!r}: {text!r}," for name, text in option_help(files_)]
+    (target / PACKAGE / OPTION_HELP).write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
+
+
+def option_help(found: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, str]]:
+    """Yield the name and the comment of each field of `AdaptationOptions`, on one line."""
+    for file in found.file:
+        comments = {
+            tuple(each.path): each.leading_comments for each in file.source_code_info.location
+        }
+        for index, message in enumerate(file.message_type):
+            if message.name == "AdaptationOptions":
+                for number, each in enumerate(message.field):  # 4: messages of a file, 2: fields
+                    yield each.name, " ".join(comments[4, index, 2, number].split())
 
 
 def differences(fresh: Path, committed: Path) -> list[str]:

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 
 from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import code_pb2
 
 from metanas_client.errors import Fault, InvalidInput, Violation
@@ -35,20 +37,16 @@ _STATES: Mapping[adaptation_pb2.AdaptationState.ValueType, State] = {
     adaptation_pb2.ADAPTATION_STATE_FAILED: State.FAILED,
     adaptation_pb2.ADAPTATION_STATE_CANCELLED: State.CANCELLED,
 }
-_OPTION_TYPES: Mapping[str, type[Option]] = {
-    "steps": int,
-    "tuning_steps": int,
-    "weight_lr": float,
-    "alpha_lr": float,
-    "temperature_start": float,
-    "temperature_end": float,
-    "batch_size": int,
-    "gradient_clip": float,
-    "bilevel": bool,
-    "patience": int,
-    "trunk_only": bool,
-    "shift_pixels": int,
+_CPP_TYPES: Mapping[int, type[Option]] = {
+    FieldDescriptor.CPPTYPE_INT32: int,
+    FieldDescriptor.CPPTYPE_DOUBLE: float,
+    FieldDescriptor.CPPTYPE_BOOL: bool,
 }
+OPTION_TYPES: Mapping[str, type[Option]] = {
+    each.name: _CPP_TYPES[each.cpp_type]
+    for each in adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields
+}
+"""Options that a request may set, and their types."""
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1
 
@@ -69,11 +67,6 @@ class Job:
 
 Spec = adaptation_pb2.AdaptationSpec
 """The head of a request, to be sent as it is."""
-
-
-def option_names() -> tuple[str, ...]:
-    """The hyper-parameters that a request may set."""
-    return tuple(_OPTION_TYPES)
 
 
 def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
@@ -194,17 +187,17 @@ def _options_message(options: Mapping[str, Option]) -> adaptation_pb2.Adaptation
 
 def _checked_option(name: str, value: Option) -> Option:
     field = f"options.{name}"
-    wanted = _OPTION_TYPES.get(name)
-    if wanted is None:
-        known = ", ".join(_OPTION_TYPES)
-        raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option; known: {known}")
-    fits = type(value) is wanted or (wanted is float and type(value) is int)
-    if not fits:
-        what = {int: "a whole number", float: "a number", bool: "True or False"}[wanted]
-        raise InvalidInput.single(field, "OPTION_TYPE", f"must be {what}, not {value!r}")
-    if wanted is int and abs(value) > _MAX_INT32:
+    kind = OPTION_TYPES.get(name)
+    if kind is None:
+        near = get_close_matches(name, OPTION_TYPES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OPTION_TYPES)}"
+        raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option; {hint}")
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
+        raise InvalidInput.single(field, "OPTION_TYPE", f"must be {expected}, not {value!r}")
+    if kind is int and abs(value) > _MAX_INT32:
         raise InvalidInput.single(field, "OPTION_OUT_OF_RANGE", f"{value} is too large")
-    return wanted(value)
+    return kind(value)
 
 
 def _options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:

@@ -3,11 +3,12 @@
 import pytest
 
 from metanas_client import InvalidInput, Progress, State, convert
-from metanas_client.convert import Job
+from metanas_client.convert import OPTION_TYPES, Job
 from metanas_client.errors import Fault, Violation
 from metanas_client.resources import AdaptationInfo, Option
 from metanas_client.support import read_support
 from metanas_protos.v1 import adaptation_pb2, adaptation_service_pb2, failure_pb2
+from metanas_protos.v1.option_help import OPTION_HELP
 
 SUPPORT = read_support({"a": [b"x"], "b": [b"y"]})
 
@@ -18,7 +19,12 @@ def job(*, seed: int = 0, timeout: float | None = None, **options: Option) -> Jo
 
 def test_every_option_of_the_contract_can_be_set() -> None:
     fields = adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields
-    assert {field.name for field in fields} == set(convert.option_names())
+    assert {field.name for field in fields} == OPTION_TYPES.keys() == OPTION_HELP.keys()
+
+
+def test_an_option_with_a_typing_error_gets_a_suggestion() -> None:
+    with pytest.raises(InvalidInput, match="did you mean tuning_steps"):
+        convert.spec_message(job(tunning_steps=1))
 
 
 def test_only_what_is_given_is_set() -> None:

@@ -7,38 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from metanas_client.channel import DEFAULT_ADDRESS
+from metanas_client.convert import OPTION_TYPES
 from metanas_client.resources import Option
+from metanas_protos.v1.option_help import OPTION_HELP
 
-WHOLE = {
-    "steps": "steps on weights and architecture together, 0 to 500",
-    "tuning_steps": "steps on the weights of the pruned network, 0 to 500",
-    "batch_size": "support images a step, 1 to 1000",
-    "patience": "steps without change after which a stage ends early; 0 takes every step",
-    "shift_pixels": "the model also looks at four copies of each image, shifted diagonally by so "
-    "many pixels of its input, 0 to 16: more accurate, five times the arithmetic; 0 looks once",
-}
-REAL = {
-    "weight_lr": "learning rate of the weights, 0 to 1",
-    "alpha_lr": "learning rate of the architecture, 0 to 1; 0 keeps the meta-learned one",
-    "temperature_start": "temperature of the relaxation at the first step",
-    "temperature_end": "temperature at the last step",
-    "gradient_clip": "largest norm of the gradient",
-}
-SWITCHES = {
-    "bilevel": "architecture on one half of the support set, weights on the other",
-    "trunk_only": "the pretrained trunk and class prototypes alone: no cells, no steps",
-}
+METAVARS: Mapping[type[Option], str] = {int: "N", float: "X"}
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The switch that every command has."""
+    """Add the switch that every command has."""
     parser.add_argument(
         "--json", action="store_true", help="print JSON (errors too, on the standard error)"
     )
 
 
 def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
-    """Where the server is and how it is spoken to."""
+    """Add the address of the server and the credentials."""
     group = parser.add_argument_group("server")
     group.add_argument(
         "--server",
@@ -60,28 +44,28 @@ def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What an adaptation starts from and how it goes."""
+    """Add the checkpoint and the options of an adaptation."""
     group = parser.add_argument_group("adaptation (default: what the checkpoint says)")
     group.add_argument(
         "--checkpoint", default="", help="may be left out when the server has exactly one"
     )
-    for name, text in WHOLE.items():
-        group.add_argument(_flag(name), type=int, metavar="N", help=text)
-    for name, text in REAL.items():
-        group.add_argument(_flag(name), type=float, metavar="X", help=text)
-    for name, text in SWITCHES.items():
-        group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+    for name, kind in OPTION_TYPES.items():
+        text = OPTION_HELP[name].rstrip(".").replace("%", "%%")
+        text = text[0].lower() + text[1:]
+        if kind is bool:
+            group.add_argument(_flag(name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            group.add_argument(_flag(name), type=kind, metavar=METAVARS[kind], help=text)
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Option]:
-    """The hyper-parameters that were given."""
+    """Return the options that were given."""
     given = vars(arguments)
-    names = (*WHOLE, *REAL, *SWITCHES)
-    return {name: given[name] for name in names if given[name] is not None}
+    return {name: given[name] for name in OPTION_TYPES if given[name] is not None}
 
 
 def connection(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `Client` and `AsyncClient`."""
+    """Return the keyword arguments of `Client` and `AsyncClient`."""
     return {
         "address": arguments.server,
         "token": arguments.token,
@@ -93,7 +77,7 @@ def connection(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def environment() -> Mapping[str, str]:
-    """The environment; read here and nowhere else."""
+    """Return the environment. No other module reads it."""
     return os.environ
 
 
