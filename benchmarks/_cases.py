@@ -20,7 +20,8 @@ from metanas.episodes import Classes, sample_episode
 from metanas.ops import OPS
 from metanas.options import AdaptConfig, AffineRange
 from metanas.parts import whole
-from metanas.reading import Task, read_task
+from metanas.reading import read_task
+from metanas.support import Task
 from metanas.space import SearchSpace
 from metanas.supernet import Supernet, initialise
 from metanas.task import Example, Limits

@@ -33,7 +33,7 @@ from metanas.copies import looks
 from metanas.export import Classifier, check, to_onnx
 from metanas.head import linear_head, prototypes
 from metanas.network import features_of, freeze_statistics, from_supernet
-from metanas.reading import Task
+from metanas.support import Task
 from metanas.views import of_prototypes
 
 TOPIC = "export"

@@ -25,7 +25,7 @@ from metanas.card import CARD_FILE, WEIGHTS_FILES, CheckpointCard, card_json, re
 from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.genotype import CELL_KINDS, Genotype
 from metanas.ops import OPS, Op
-from metanas.optimizer import Params
+from metanas.layout import Params
 from metanas.partial import candidates
 from metanas.relax import RELAXATIONS, Relaxation
 from metanas.supernet import Supernet, genotype_of

@@ -10,7 +10,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.export import Classifier
 from metanas.genotype import Genotype
 from metanas.options import AdaptConfig
-from metanas.reading import Task
+from metanas.support import Task
 from metanas.support import Image
 
 CONFORMANCE_TOLERANCE = 1e-3

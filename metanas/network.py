@@ -19,7 +19,7 @@ from metanas.ends import Embedding, entry, halves_before, is_frozen, pooled
 from metanas.genotype import Genotype, Node
 from metanas.kernels import Rows, moments
 from metanas.ops import Norm, Op, reduce_norm, relu_conv_norm
-from metanas.optimizer import Params
+from metanas.layout import Params
 from metanas.parts import Parts, whole
 from metanas.space import SearchSpace
 

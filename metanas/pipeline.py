@@ -27,7 +27,8 @@ from metanas.metadata import metadata_of
 from metanas.network import DiscreteNetwork, features_in_parts
 from metanas.options import AdaptConfig
 from metanas.parts import Parts
-from metanas.reading import Task, read_task
+from metanas.reading import read_task
+from metanas.support import Task
 from metanas.report import Report
 from metanas.task import Example, Limits
 from metanas.views import of_prototypes

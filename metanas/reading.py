@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,9 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.images import decode, from_array
 from metanas.parts import Parts
-from metanas.support import Image, Preprocessing, SupportSet, preprocessing_for, support_set
+from metanas.support import Image, SupportSet, Task, preprocessing_for, support_set
 from metanas.task import Example, Limits, check_examples
 from metanas.views import behind_trunk
-
-
-@dataclass(frozen=True)
-class Task:
-    """A support set in every form that the stages need it in."""
-
-    images: tuple[Image, ...]
-    preprocess: Preprocessing
-    support: SupportSet
-    digest: str
 
 
 def read_task(

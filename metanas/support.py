@@ -67,6 +67,16 @@ class SupportSet:
         return tuple(torch.bincount(self.labels, minlength=self.ways).tolist())
 
 
+@dataclass(frozen=True)
+class Task:
+    """A support set in every form that the stages need it in."""
+
+    images: tuple[Image, ...]
+    preprocess: Preprocessing
+    support: SupportSet
+    digest: str
+
+
 def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing:
     """The preprocessing of a task; whether it inverts is decided by its support images alone."""
     invert = spec.dark_background and _light_border(images)
