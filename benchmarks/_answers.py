@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks._cells import cells
 from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, WEIGHTS, steps_of
 from benchmarks._results import Results, Row, figure, milliseconds, table
-from metanas.compare import Comparison, paired
-from metanas.evaluate import Mean, mean_of
+from metanas.evaluation.compare import Comparison, paired
+from metanas.evaluation.evaluate import Mean, mean_of
 
 TITLES = {
     BOTH: "weights and architecture",

@@ -13,10 +13,10 @@ import torch
 from benchmarks._cases import Case, checkpoint_of, examples_of, task_of
 from benchmarks._machine import ROOT, peak, status
 from benchmarks._measure import seconds
-from metanas.adapt import Adaptation, Stage, advance
+from metanas.adaptation.adaptation import Adaptation, Stage, advance
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import Checkpoint
-from metanas.options import AdaptConfig
-from metanas.workbench import make_model
+from metanas.spec.options import AdaptConfig
 from tests.core.textbook import textbook_adapt
 
 KEPT = 12

@@ -12,19 +12,19 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 
 from benchmarks._machine import ROOT
-from metanas.card import CheckpointCard, InputSpec
+from metanas.adaptation.read_task import read_task
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.configfile import read_config
 from metanas.data import load
-from metanas.episodes import Classes, sample_episode
-from metanas.ops import OPS
-from metanas.options import AdaptConfig, AffineRange
-from metanas.parts import whole
-from metanas.reading import read_task
-from metanas.support import Task
-from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise
-from metanas.task import Example, Limits
+from metanas.data.episodes import Classes, sample_episode
+from metanas.images.support_set import Task
+from metanas.nn.ops import OPS
+from metanas.spec.card import CheckpointCard, InputSpec
+from metanas.spec.examples import Example, Limits
+from metanas.spec.options import AdaptConfig, AffineRange
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.supernet import Supernet, initialise
+from metanas.training.config_file import read_config
+from metanas.util.work import whole
 
 CHECKPOINTS = ROOT / "meta_checkpoints"
 SHIPPED: Mapping[str, str] = {"shipped": "omniglot", "photos": "photos"}

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks._plans import BOTH, PROBE, RESEEDED
 from benchmarks._results import Row, figure, table
-from metanas.genotype import CELL_KINDS, Genotype
+from metanas.spec.genotype import CELL_KINDS, Genotype
 
 Matrix = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from benchmarks._plans import PROBE, Setting
 from benchmarks._probe import probed
 from benchmarks._results import Row
 from metanas.checkpoint import Checkpoint
-from metanas.episodes import Classes
+from metanas.data.episodes import Classes
 from metanas.errors import EvaluationError, InvalidInput
-from metanas.evaluate import EpisodeShape, draw
-from metanas.journal import Record
-from metanas.recorded import Plan, measured, run_plan
+from metanas.evaluation.evaluate import EpisodeShape, draw
+from metanas.evaluation.journal import Record
+from metanas.evaluation.resume import Plan, measured, run_plan
 
 QUERIES = 5
 COLUMNS = {

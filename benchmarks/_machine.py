@@ -14,7 +14,7 @@ import onnxruntime
 import torch
 
 from benchmarks._measure import seconds
-from metanas.origin import cores, processor
+from metanas.util.provenance import cores, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 SIDE = 2048

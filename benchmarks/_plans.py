@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from metanas.options import AdaptConfig, Option
+from metanas.spec.options import AdaptConfig, Option
 
 BOTH, WEIGHTS, PRUNED, NONE, PROBE = "both", "weights", "pruned", "none", "probe"
 RESEEDED = "reseeded"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.evaluate import draw, images_of, job_of, supernet_features
-from metanas.journal import Record
-from metanas.recorded import Plan
-from metanas.relax import Argmax
+from metanas.evaluation.evaluate import draw, images_of, job_of, supernet_features
+from metanas.evaluation.journal import Record
+from metanas.evaluation.resume import Plan
+from metanas.supernet.relaxations import Argmax
 
 ITERATIONS = 100
 

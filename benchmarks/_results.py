@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks._machine import ROOT, facts
-from metanas.origin import cores
+from metanas.util.provenance import cores
 
 LOCAL = ROOT / "benchmarks" / "results" / "local"
 

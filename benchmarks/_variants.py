@@ -17,13 +17,13 @@ import numpy as np
 from rich.progress import Progress
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.configfile import read_config
-from metanas.genotype import CELL_KINDS, Genotype, Node
-from metanas.journal import Journal
-from metanas.runlog import CHECKPOINT, SNAPSHOT_FILE
-from metanas.runs import run
-from metanas.space import SearchSpace
-from metanas.train import Progress as Seen
+from metanas.evaluation.journal import Journal
+from metanas.runs.log import CHECKPOINT, SNAPSHOT_FILE
+from metanas.runs.run import run
+from metanas.spec.genotype import CELL_KINDS, Genotype, Node
+from metanas.spec.search_space import SearchSpace
+from metanas.training.config_file import read_config
+from metanas.training.trainer import Progress as Seen
 
 COST_FILE = "cost.jsonl"
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from benchmarks._answers import percent, points
 from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, table
-from metanas.compare import Comparison, compare, paired
 from metanas.errors import MetanasError
-from metanas.evaluate import mean_of
-from metanas.stored import Stored, read_stored
+from metanas.evaluation.compare import Comparison, compare, paired
+from metanas.evaluation.evaluate import mean_of
+from metanas.evaluation.results import Stored, read_stored
 
 TOPIC = "accuracy"
 KEPT = ("checkpoint", "checkpoint_digest", "dataset", "split", "classes", "queries", "seed")

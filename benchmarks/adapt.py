@@ -34,7 +34,7 @@ from benchmarks._results import (
 )
 from benchmarks._work import work_of
 from metanas.checkpoint import Checkpoint
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
 
 TOPIC = "adapt"
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))

@@ -28,13 +28,13 @@ from benchmarks._results import (
     table,
     wanted,
 )
+from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
-from metanas.copies import looks
-from metanas.export import Classifier, check, to_onnx
-from metanas.head import linear_head, prototypes
-from metanas.network import features_of, freeze_statistics, from_supernet
-from metanas.support import Task
-from metanas.views import of_prototypes
+from metanas.export.onnx_model import Classifier, check, to_onnx
+from metanas.images.shifted_copies import looks
+from metanas.images.support_set import Task
+from metanas.nn.prototypes import linear_head, prototypes
+from metanas.supernet.discrete import features_of, freeze_statistics, from_supernet
 
 TOPIC = "export"
 CASES = (

@@ -27,15 +27,15 @@ from benchmarks._results import (
     table,
     wanted,
 )
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.job import Job
+from metanas.adaptation.recording import CudaGraphs, Plainly, Recordings
+from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.compare import paired
-from metanas.devices import device_of
-from metanas.engine import Engine
-from metanas.evaluate import EpisodeShape, evaluate, mean_of
-from metanas.pipeline import Job
-from metanas.precision import Precision
-from metanas.recording import CudaGraphs, Plainly, Recordings
-from metanas.workbench import make_all
+from metanas.evaluation.compare import paired
+from metanas.evaluation.evaluate import EpisodeShape, evaluate, mean_of
+from metanas.nn.devices import device_of
+from metanas.spec.precision import Precision
 
 TOPIC = "gpu"
 CASE = Case(network="shipped", ways=5, shots=1)

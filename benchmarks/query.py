@@ -26,8 +26,8 @@ from benchmarks._results import (
     table,
     wanted,
 )
-from metanas.pipeline import AdaptedModel
-from metanas.workbench import make_model
+from metanas.adaptation.job import AdaptedModel
+from metanas.adaptation.scheduler import make_model
 
 TOPIC = "query"
 CASES = (

@@ -27,7 +27,7 @@ from benchmarks._results import (
     wanted,
 )
 from benchmarks._serving import Server, serving
-from metanas.workbench import make_model
+from metanas.adaptation.scheduler import make_model
 from metanas_client import Client
 from metanas_server.config import ServerConfig
 

@@ -19,12 +19,12 @@ from statistics import mean, median
 from benchmarks._answers import percent, points
 from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, load, table
-from metanas.card import CheckpointCard, read_card
-from metanas.compare import paired
 from metanas.errors import MetanasError
-from metanas.evaluate import mean_of
-from metanas.scores import check_told
-from metanas.stored import read_stored
+from metanas.evaluation.compare import paired
+from metanas.evaluation.evaluate import mean_of
+from metanas.evaluation.results import read_stored
+from metanas.evaluation.scores import check_told
+from metanas.spec.card import CheckpointCard, read_card
 
 TOPIC = "shipped"
 KEPT = (
@@ -60,7 +60,7 @@ def row_of(card: CheckpointCard, path: Path) -> Row:
     """An evaluation as it is kept.
 
     Raises:
-        EvaluationError: one that the checkpoint's card would not tell of (`metanas.scores`).
+        EvaluationError: the checkpoint's card would not name it (`metanas.evaluation.scores`).
     """
     stored = read_stored(path)
     check_told(card, stored, path, free=["trunk_only"])

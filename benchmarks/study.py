@@ -21,9 +21,9 @@ from benchmarks._machine import ROOT, facts
 from benchmarks._plans import BOTH, PROBE, STEPS, settings_of
 from benchmarks._results import LOCAL, Results, load, machine_line, save
 from metanas.checkpoint import load_checkpoint
+from metanas.cli.evaluate import classes_for
 from metanas.errors import MetanasError
-from metanas.evaluating import classes_for
-from metanas.screen import bar
+from metanas.runs.screen import bar
 
 TOPIC = "study"
 

@@ -25,9 +25,9 @@ from benchmarks._results import (
     table,
     wanted,
 )
+from metanas.adaptation.job import Job
+from metanas.adaptation.scheduler import Workbench
 from metanas.checkpoint import Checkpoint
-from metanas.pipeline import Job
-from metanas.workbench import Workbench
 
 TOPIC = "together"
 JOBS = (1, 2, 4, 8, 16, 32, 64)

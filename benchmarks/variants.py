@@ -28,10 +28,10 @@ from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
 from benchmarks._results import LOCAL, Results, Row, figure, load, machine_line, save, table
 from benchmarks._trainings import Figures, over
 from benchmarks._variants import GROUPS, Variant, trained
-from metanas.config import FIXED
+from metanas.cli.evaluate import classes_for
 from metanas.errors import InvalidInput, MetanasError
-from metanas.evaluating import classes_for
-from metanas.screen import bar
+from metanas.runs.screen import bar
+from metanas.training.config import FIXED
 
 TOPIC = "variants"
 LEAST_TRAININGS = 2

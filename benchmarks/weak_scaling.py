@@ -25,15 +25,15 @@ from benchmarks._results import (
     started,
     table,
 )
-from metanas.cluster import Workers, cluster
-from metanas.config import RunConfig
-from metanas.configfile import read_config
-from metanas.episodes import Classes, Features
-from metanas.extensions import Extensions, Learn
-from metanas.inner import Moments
-from metanas.metabatch import MetaState, TaskResults
-from metanas.origin import cores
-from metanas.train import MetaTrainer
+from metanas.data.episodes import Classes, Features
+from metanas.training.config import RunConfig
+from metanas.training.config_file import read_config
+from metanas.training.extensions import Extensions, Learn
+from metanas.training.inner_loop import Moments
+from metanas.training.ray_pool import Workers, cluster
+from metanas.training.task_batch import MetaState, TaskResults
+from metanas.training.trainer import MetaTrainer
+from metanas.util.provenance import cores
 
 TOPIC = "weak_scaling"
 CLASSES, IMAGES = 60, 20

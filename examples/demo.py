@@ -24,9 +24,9 @@ from rich.progress import (
 from rich.table import Table
 
 from metanas_client import Adaptation, Client, ClientError, Model, State
-from metanas_client.cells import read_cells
-from metanas_client.cells import table as cell_rows
-from metanas_client.picture import draw_cells
+from metanas_client.figures import draw_cells
+from metanas_client.onnx.cells import read_cells
+from metanas_client.onnx.cells import table as cell_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "examples" / "digits"

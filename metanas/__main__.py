@@ -9,16 +9,16 @@ from functools import partial
 from pathlib import Path
 
 from metanas import evaluating, watch
-from metanas.config import RunConfig
-from metanas.configfile import read_config
-from metanas.devices import device_of
 from metanas.errors import ClusterError, InvalidInput, MetanasError
-from metanas.extensions import Extensions, Learner
-from metanas.keys import page
-from metanas.runs import run
-from metanas.screen import Screen, mute
-from metanas.terminal import watching
-from metanas.wishes import listening
+from metanas.nn.devices import device_of
+from metanas.runs.progress import watching
+from metanas.runs.run import run
+from metanas.runs.screen import Screen, mute
+from metanas.runs.signals import listening
+from metanas.training.config import RunConfig
+from metanas.training.config_file import read_config
+from metanas.training.extensions import Extensions, Learner
+from metanas.training.keys import page
 
 CLOSED: signal.Signals = getattr(signal, "SIGPIPE", signal.SIGTERM)
 """What ends programs whose output nobody reads any more; Windows has no name for it."""
@@ -121,7 +121,7 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
         yield partial(Extensions().batch, device=str(device_of(device)))
         return
     try:
-        from metanas.cluster import Workers, cluster
+        from metanas.training.ray_pool import Workers, cluster
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise

@@ -21,15 +21,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from metanas.card import CARD_FILE, WEIGHTS_FILES, CheckpointCard, card_json, read_card
 from metanas.errors import CheckpointError, Diverged, UnknownName
-from metanas.genotype import CELL_KINDS, Genotype
-from metanas.ops import OPS, Op
-from metanas.layout import Params
-from metanas.partial import candidates
-from metanas.relax import RELAXATIONS, Relaxation
-from metanas.supernet import Supernet, genotype_of
-from metanas.trunk import Trunk
+from metanas.nn.ops import OPS, Op
+from metanas.nn.partial_channels import candidates
+from metanas.nn.trunk import Trunk
+from metanas.spec.card import CARD_FILE, WEIGHTS_FILES, CheckpointCard, card_json, read_card
+from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.supernet.flat_params import Params
+from metanas.supernet.relaxations import RELAXATIONS, Relaxation
+from metanas.supernet.supernet import Supernet, genotype_of
 
 TEMPORARY = ".unfinished-"
 """What the names of files begin with that are being written."""

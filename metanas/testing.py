@@ -12,23 +12,23 @@ import torch
 from onnx import TensorProto
 from torch import Tensor, nn
 
-from metanas.alphas import is_alpha
-from metanas.card import CheckpointCard, InputSpec
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from metanas.episodes import Classes
-from metanas.export import session
-from metanas.graph import Graph
-from metanas.inner import Adam, InnerLoop, Moments
-from metanas.kernels import Rows
-from metanas.layout import Layout
-from metanas.metalearn import MetaLearner
-from metanas.ops import OPS, Norm, Op
-from metanas.options import AdaptConfig, AffineRange
-from metanas.partial import candidates
-from metanas.relax import Relaxation
-from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise
-from metanas.trunk import Trunk
+from metanas.data.episodes import Classes
+from metanas.export.onnx_model import session
+from metanas.nn.functional import Rows
+from metanas.nn.onnx_graph import Graph
+from metanas.nn.ops import OPS, Norm, Op
+from metanas.nn.partial_channels import candidates
+from metanas.nn.trunk import Trunk
+from metanas.spec.card import CheckpointCard, InputSpec
+from metanas.spec.options import AdaptConfig, AffineRange
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.flat_params import Layout
+from metanas.supernet.relaxations import Relaxation
+from metanas.supernet.supernet import Supernet, initialise
+from metanas.training.inner_loop import Adam, InnerLoop, Moments
+from metanas.training.meta_learners import MetaLearner
 
 STRIDES = (1, 2)
 THREE = Rows(3)

@@ -13,7 +13,7 @@ from metanas_client.resources import ModelInfo
 from metanas_client.support import Image
 
 if TYPE_CHECKING:
-    from metanas_client.onnxfile import ModelFile, Prediction
+    from metanas_client.onnx.model_file import ModelFile, Prediction
 
 
 class Model:
@@ -76,7 +76,7 @@ class Model:
     @cached_property
     def _file(self) -> "ModelFile":
         with needs("onnx"):
-            from metanas_client.onnxfile import ModelFile
+            from metanas_client.onnx.model_file import ModelFile
         return ModelFile(self.onnx, source=self.name)
 
 

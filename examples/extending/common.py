@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from metanas import data
-from metanas.config import RunConfig
-from metanas.configfile import read_config
-from metanas.episodes import Classes
-from metanas.extensions import Extensions
-from metanas.train import MetaTrainer
+from metanas.data.episodes import Classes
+from metanas.training.config import RunConfig
+from metanas.training.config_file import read_config
+from metanas.training.extensions import Extensions
+from metanas.training.trainer import MetaTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (

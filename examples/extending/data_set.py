@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.extending.common import small_config, train
-from metanas.extensions import Extensions
 from metanas.testing import check_dataset
+from metanas.training.extensions import Extensions
 
 
 def shapes(_: Path) -> dict[str, NDArray[np.uint8]]:

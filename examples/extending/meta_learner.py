@@ -7,10 +7,10 @@ MAML's outer loss looks at the end of the inner loop alone; here each step's par
 from dataclasses import dataclass
 
 from examples.extending.common import digits, small_config, train
-from metanas.extensions import Extensions
-from metanas.inner import InnerLoop
-from metanas.metalearn import META_LEARNERS, Learned
 from metanas.testing import check_meta_learner
+from metanas.training.extensions import Extensions
+from metanas.training.inner_loop import InnerLoop
+from metanas.training.meta_learners import META_LEARNERS, Learned
 
 
 @dataclass(frozen=True)

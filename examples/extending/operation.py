@@ -4,11 +4,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from examples.extending.common import digits, small_config, train
-from metanas.extensions import Extensions
-from metanas.graph import Graph, Value
-from metanas.kernels import Rows
-from metanas.ops import OPS, Conv, Op
+from metanas.nn.functional import Rows
+from metanas.nn.onnx_graph import Graph, Value
+from metanas.nn.ops import OPS, Conv, Op
 from metanas.testing import check_op
+from metanas.training.extensions import Extensions
 
 
 class Squeeze(nn.Module):

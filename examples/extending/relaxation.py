@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from examples.extending.common import digits, small_config, train
-from metanas.extensions import Extensions
-from metanas.relax import RELAXATIONS
+from metanas.supernet.relaxations import RELAXATIONS
 from metanas.testing import check_relaxation
+from metanas.training.extensions import Extensions
 
 
 @dataclass(frozen=True)

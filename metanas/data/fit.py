@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metanas.errors import DatasetError
-from metanas.images import from_array
-from metanas.task import Limits
+from metanas.images.decode import from_array
+from metanas.spec.examples import Limits
 
 NO_LIMITS = Limits(max_image_bytes=2**62, max_pixels=2**62, min_side=1)
 

@@ -10,8 +10,8 @@ from metanas.data.fit import fit_one
 from metanas.data.splits import unknown_split
 from metanas.data.unreadable import Note, reason_of
 from metanas.errors import DatasetError, InvalidInput
-from metanas.images import decode
-from metanas.task import Limits
+from metanas.images.decode import decode
+from metanas.spec.examples import Limits
 
 NO_IMAGES = frozenset({"thumbs.db", "desktop.ini"})  # what file managers leave behind
 

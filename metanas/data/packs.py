@@ -13,8 +13,8 @@ from metanas.data.npz import Archive
 from metanas.data.splits import check_names, classes_of
 from metanas.data.unreadable import Note, reason_of
 from metanas.errors import DatasetError, InvalidInput
-from metanas.images import decode
-from metanas.task import Limits
+from metanas.images.decode import decode
+from metanas.spec.examples import Limits
 
 
 def matches(names: frozenset[str]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from metanas.errors import DatasetError, InvalidInput
-from metanas.wording import counted
+from metanas.util.formatting import counted
 
 NAMED = 5
 """Of many, so many are named in an error."""

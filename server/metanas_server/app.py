@@ -23,19 +23,19 @@ from metanas_protos.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from metanas_server.archive import Archive
-from metanas_server.board import Board
+from metanas_server.api.interceptors import ErrorInterceptor, TokenInterceptor
+from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
 from metanas_server.config import ServerConfig
 from metanas_server.cores import usable_cores
-from metanas_server.crew import Crew
 from metanas_server.errors import StartError
-from metanas_server.interceptors import ErrorInterceptor, TokenInterceptor
-from metanas_server.jobs import Jobs
-from metanas_server.pipe import Load, Setup
-from metanas_server.records import Records
-from metanas_server.service import AdaptationService, CheckpointService, ModelService
-from metanas_server.store import Store
-from metanas_server.workers import WorkerProcess
+from metanas_server.jobs.jobs import Jobs
+from metanas_server.jobs.lifecycle import Board
+from metanas_server.jobs.scheduler import Crew
+from metanas_server.storage.archive import Archive
+from metanas_server.storage.artefacts import Store
+from metanas_server.storage.database import Records
+from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.protocol import Load, Setup
 
 LOG = logging.getLogger(__name__)
 

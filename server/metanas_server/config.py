@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metanas.errors import InvalidInput
-from metanas.precision import Precision
-from metanas.task import Limits
+from metanas.spec.examples import Limits
+from metanas.spec.precision import Precision
 from metanas_server.cores import MOST_WORKERS, default_devices
 from metanas_server.errors import StartError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from metanas.errors import Violation
-from metanas.options import Option
+from metanas.spec.options import Option
 
 
 class State(StrEnum):

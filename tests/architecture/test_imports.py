@@ -13,7 +13,7 @@ from tests.architecture.sources import PACKAGES, imported, label, modules
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "safetensors")
 EXTRAS = ("rich", "matplotlib", "graphviz")
-WORKER_SIDE = {"worker"}
+WORKER_SIDE = {"metanas_server.workers.main"}
 
 PROGRAM = """
 import sys
@@ -67,7 +67,8 @@ def test_the_contract_needs_protobuf_and_grpc_only() -> None:
 
 
 def test_the_bottom_of_the_core_needs_neither_torch_nor_numpy() -> None:
-    assert import_without(HEAVY, ["metanas.errors", "metanas.genotype", "metanas.options"]) == ""
+    names = ["metanas.errors", "metanas.spec.genotype", "metanas.spec.options"]
+    assert import_without(HEAVY, names) == ""
 
 
 def test_ray_is_for_those_who_ask_for_workers() -> None:
@@ -75,12 +76,12 @@ def test_ray_is_for_those_who_ask_for_workers() -> None:
 
 
 def test_cards_and_reports_are_read_without_torch() -> None:
-    assert import_without(("torch", "onnx"), ["metanas.card", "metanas.report"]) == ""
+    assert import_without(("torch", "onnx"), ["metanas.spec.card", "metanas.spec.report"]) == ""
 
 
 def test_the_front_of_the_server_imports_no_torch() -> None:
     names = [name_of(path, "metanas_server") for path in modules("metanas_server")]
-    front = [name for name in names if name.rpartition(".")[2] not in WORKER_SIDE]
+    front = [name for name in names if name not in WORKER_SIDE]
     assert import_without(("torch", "onnx", "onnxruntime"), front) == ""
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metanas.options import AdaptConfig
-from metanas.stored import write_stored
+from metanas.evaluation.results import write_stored
+from metanas.spec.options import AdaptConfig
 
 SETTINGS = {
     "dataset": "omniglot_28.npz",

@@ -9,7 +9,7 @@ import pytest
 from benchmarks import accuracy, page
 from benchmarks._goals import goals
 from benchmarks._results import Results, load
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
 from tests.benchmarks import evaluated
 
 MANY = [0.9, 0.8, 1.0, 0.8]

@@ -24,8 +24,8 @@ from benchmarks._profile import KINDS, PARTS, parts_of
 from benchmarks._results import Results, Row, figure, load, save, table
 from benchmarks._work import work_of
 from benchmarks.scaling import BASE, SIZES
-from metanas.export import to_onnx
-from metanas.workbench import make_model
+from metanas.adaptation.scheduler import make_model
+from metanas.export.onnx_model import to_onnx
 
 
 @pytest.mark.parametrize("size", ["width", "cells"])

@@ -15,8 +15,8 @@ from benchmarks._cells import correlation
 from benchmarks._plans import BOTH, NONE, WEIGHTS, overrides_of
 from benchmarks._probe import probe
 from benchmarks._results import Results, load
-from metanas.evaluate import Mean
-from metanas.options import AdaptConfig
+from metanas.evaluation.evaluate import Mean
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.core.small import synthetic
 

@@ -13,10 +13,10 @@ from benchmarks._plans import BOTH, NONE, WEIGHTS
 from benchmarks._results import Results, Row, load
 from benchmarks._trainings import over
 from benchmarks._variants import COST_FILE, GROUPS, drawn_genotype
-from metanas import schema
 from metanas.checkpoint import load_checkpoint
-from metanas.configfile import read_config
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
+from metanas.training.config_file import read_config
+from metanas.util import dataclass_json as schema
 from tests.core.small import GENOTYPE, RUN, synthetic
 
 STUDY = Path(__file__).parents[2] / "configs" / "study-omniglot.toml"

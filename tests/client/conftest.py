@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.options import AdaptConfig
-from metanas.task import Example
+from metanas.spec.examples import Example
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [ROOT, ROOT / "protos", ROOT / "server", ROOT / "client"]

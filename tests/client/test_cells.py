@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metanas_client import ModelFileError, NotWritable
-from metanas_client.cells import Cell, depths, read_cells, table
-from metanas_client.layout import GAP, NODE_HEIGHT, PASSING_HEIGHT, lay_out
-from metanas_client.picture import draw_cells, draw_evaluation
+from metanas_client.figures import draw_cells, draw_evaluation
+from metanas_client.onnx.cell_layout import GAP, NODE_HEIGHT, PASSING_HEIGHT, lay_out
+from metanas_client.onnx.cells import Cell, depths, read_cells, table
 
 OPS = ("conv_3x3", "max_pool_3x3", "skip_connect")
 

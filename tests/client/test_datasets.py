@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from metanas_client import DatasetError
-from metanas_client.datasets import Dataset, read_dataset, with_rotations
-from metanas_client.images import load_image
-from metanas_client.sampling import Sampler, Shape
+from metanas_client.evaluation.datasets import Dataset, read_dataset, with_rotations
+from metanas_client.evaluation.sampling import Sampler, Shape
+from metanas_client.onnx.images import load_image
 from metanas_client.support import RawImage
 from tests.client.conftest import class_folders, draw
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metanas_client import JournalMismatch, NotWritable
-from metanas_client.journal import Journal, read
-from metanas_client.summary import interval95, summarise
+from metanas_client.evaluation.journal import Journal, read
+from metanas_client.evaluation.summary import interval95, summarise
 
 SETTINGS = {"ways": 5, "seed": 0, "options": {"steps": 3}, "classes": ("a", "b")}
 

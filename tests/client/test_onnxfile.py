@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from metanas_client import InvalidInput, ModelFileError
-from metanas_client.images import load_image, load_images
-from metanas_client.onnxfile import ModelFile
+from metanas_client.onnx.images import load_image, load_images
+from metanas_client.onnx.model_file import ModelFile
 from metanas_client.support import RawImage
 from tests.client.conftest import draw
 
@@ -135,8 +135,8 @@ def test_paths_bytes_and_arrays_are_the_same_image(model: ModelFile, tmp_path: P
 
 
 def test_images_are_read_as_the_core_reads_them() -> None:
-    from metanas.images import decode
-    from metanas.task import Limits
+    from metanas.images.decode import decode
+    from metanas.spec.examples import Limits
 
     random = np.random.default_rng(0)
     colour = random.integers(0, 256, (5, 4, 4), dtype=np.uint8)

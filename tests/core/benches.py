@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.scheduler import Workbench
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.export import run, session
-from metanas.ops import OPS, Chain, Op
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, Progress
-from metanas.task import Example
+from metanas.export.onnx_model import run, session
+from metanas.nn.ops import OPS, Chain, Op
+from metanas.spec.examples import Example
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
-from metanas.workbench import Workbench
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2)

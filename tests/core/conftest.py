@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from metanas.config import DataConfig, RunConfig
-from metanas.runs import run
+from metanas.runs.run import run
+from metanas.training.config import DataConfig, RunConfig
 from tests.core.running import ignore
 from tests.core.small import RUN, synthetic
 

@@ -10,14 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from metanas.card import CheckpointCard
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig
 from metanas.errors import CheckpointError
-from metanas.runlog import SNAPSHOT_FILE
-from metanas.runs import run
-from metanas.snapshots import sha256_of
-from metanas.train import Progress
+from metanas.runs.log import SNAPSHOT_FILE
+from metanas.runs.run import run
+from metanas.runs.snapshots import sha256_of
+from metanas.spec.card import CheckpointCard
+from metanas.training.config import RunConfig
+from metanas.training.trainer import Progress
 
 
 def ignore(seen: Progress) -> None:

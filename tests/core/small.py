@@ -9,17 +9,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metanas.alphas import is_alpha
-from metanas.card import InputSpec
-from metanas.config import STEPS_OF, DataConfig, RunConfig, SearchConfig, TaskConfig, TrainConfig
-from metanas.episodes import Classes
+from metanas.data.episodes import Classes
 from metanas.errors import InvalidInput
-from metanas.genotype import Genotype
-from metanas.ops import OPS
-from metanas.options import AdaptConfig
-from metanas.space import SearchSpace
-from metanas.supernet import Supernet, initialise
-from metanas.task import Example
+from metanas.nn.ops import OPS
+from metanas.spec.card import InputSpec
+from metanas.spec.examples import Example
+from metanas.spec.genotype import Genotype
+from metanas.spec.options import AdaptConfig
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.supernet import Supernet, initialise
+from metanas.training.config import (
+    STEPS_OF,
+    DataConfig,
+    RunConfig,
+    SearchConfig,
+    TaskConfig,
+    TrainConfig,
+)
 
 T = TypeVar("T", TrainConfig, SearchConfig, TaskConfig)
 

@@ -10,18 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas.adapt import Adaptation, Figures, Stage, Step, advance
-from metanas.alphas import is_alpha
-from metanas.batches import batches_of
+from metanas.adaptation.adaptation import Adaptation, Figures, Stage, Step, advance
+from metanas.adaptation.optimizer import Gradient, Params
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
-from metanas.kernels import Rows
-from metanas.ops import Norm
-from metanas.optimizer import Gradient, Params
-from metanas.options import AdaptConfig
-from metanas.parts import whole
-from metanas.support import Preprocessing, SupportSet, support_set
+from metanas.images.batches import batches_of
+from metanas.images.support_set import Preprocessing, SupportSet, support_set
+from metanas.nn.functional import Rows
+from metanas.nn.ops import Norm
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.alphas import is_alpha
 from metanas.testing import make_checkpoint
+from metanas.util.work import whole
 from tests.core.small import examples
 
 OPTIONS = AdaptConfig(steps=4, tuning_steps=3, weight_lr=0.01, alpha_lr=0.1, batch_size=100)

@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanas.alphas import running
-from metanas.buckets import LEAST, bucket
+from metanas.adaptation.buckets import LEAST, bucket
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.recording import Plainly, Recordings, Repeat, Work
+from metanas.adaptation.scheduler import StackLimits, Workbench
 from metanas.checkpoint import Checkpoint
-from metanas.engine import Engine
-from metanas.ops import OPS
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job, Progress
-from metanas.recording import Plainly, Recordings, Repeat, Work
+from metanas.nn.ops import OPS
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.alphas import running
 from metanas.testing import make_checkpoint
-from metanas.workbench import StackLimits, Workbench
 from tests.core.benches import standing
 from tests.core.small import examples
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from metanas import schema
-from metanas.card import (
+from metanas.spec.card import (
     CARD_FILE,
     CheckpointCard,
     InputSpec,
@@ -16,9 +15,10 @@ from metanas.card import (
     digest_of,
     read_card,
 )
-from metanas.options import AdaptConfig
-from metanas.report import Report
-from metanas.space import SearchSpace
+from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Report
+from metanas.spec.search_space import SearchSpace
+from metanas.util import dataclass_json as schema
 from tests.core.small import RUN, TINY
 
 CHECKPOINTS = Path(__file__).parents[2] / "meta_checkpoints"

@@ -12,11 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from metanas.card import CARD_FILE, read_card
+from metanas.adaptation.optimizer import Params
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
 from metanas.errors import CheckpointError, Diverged, UnknownName
-from metanas.ops import OPS
-from metanas.optimizer import Params
+from metanas.nn.ops import OPS
+from metanas.spec.card import CARD_FILE, read_card
 from metanas.testing import make_checkpoint
 
 

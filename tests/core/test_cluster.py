@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 import torch
 
-from metanas.alphas import is_alpha
-from metanas.cluster import ATTEMPTS, Batch, Workers, cluster
-from metanas.config import DataConfig, RunConfig
-from metanas.episodes import Classes, Features
+from metanas.data.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
-from metanas.extensions import Extensions, Learn
-from metanas.metabatch import MetaState, TaskResults, total
-from metanas.raydriver import split
-from metanas.rundata import classes_of
-from metanas.runs import run
-from metanas.train import MetaTrainer, Progress
-from metanas.wishes import Wishes
+from metanas.runs.run import run
+from metanas.runs.signals import Wishes
+from metanas.supernet.alphas import is_alpha
+from metanas.training.config import DataConfig, RunConfig
+from metanas.training.dataset import classes_of
+from metanas.training.extensions import Extensions, Learn
+from metanas.training.ray_driver import split
+from metanas.training.ray_pool import ATTEMPTS, Batch, Workers, cluster
+from metanas.training.task_batch import MetaState, TaskResults, total
+from metanas.training.trainer import MetaTrainer, Progress
 from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from metanas import schema
-from metanas.card import read_card
-from metanas.config import RunConfig, TaskConfig, TrainConfig
-from metanas.configfile import read_config
 from metanas.errors import InvalidInput
-from metanas.runlog import CONFIG_FILE
+from metanas.runs.log import CONFIG_FILE
+from metanas.spec.card import read_card
+from metanas.training.config import RunConfig, TaskConfig, TrainConfig
+from metanas.training.config_file import read_config
+from metanas.util import dataclass_json as schema
 from tests.core.small import GENOTYPE, RUN, TINY, findings
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "omniglot.toml"

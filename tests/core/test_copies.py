@@ -10,23 +10,23 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
+from metanas.adaptation.job import Job
+from metanas.adaptation.metrics import meta_features
+from metanas.adaptation.scheduler import make_all, make_model
 from metanas.checkpoint import Checkpoint
-from metanas.copies import averaged, looks, with_copies
 from metanas.errors import InvalidInput
-from metanas.evaluate import supernet_logits
-from metanas.export import Classifier, run, session, to_onnx
-from metanas.head import linear_head, membership, prototypes
-from metanas.measure import meta_features
-from metanas.network import DiscreteNetwork, features_of, freeze_statistics, from_supernet
-from metanas.ops import OPS
-from metanas.options import AdaptConfig
-from metanas.parts import whole
-from metanas.pipeline import Job
-from metanas.relax import Argmax
-from metanas.supernet import genotype_of
-from metanas.support import Image, Preprocessing
+from metanas.evaluation.evaluate import supernet_logits
+from metanas.export.onnx_model import Classifier, run, session, to_onnx
+from metanas.images.shifted_copies import averaged, looks, with_copies
+from metanas.images.support_set import Image, Preprocessing
+from metanas.nn.ops import OPS
+from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.discrete import DiscreteNetwork, features_of, freeze_statistics, from_supernet
+from metanas.supernet.relaxations import Argmax
+from metanas.supernet.supernet import genotype_of
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_all, make_model
+from metanas.util.work import whole
 from tests.core.small import RUN, SPACE, examples, findings, noise, small_supernet
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2, weight_lr=0.01, alpha_lr=0.1)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from metanas.adapt import advance
+from metanas.adaptation.adaptation import advance
+from metanas.adaptation.engine import Engine, engine_for
+from metanas.adaptation.job import AdaptedModel, Job
+from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.engine import Engine, engine_for
 from metanas.errors import OutOfMemory
-from metanas.export import run, session
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job
-from metanas.precision import Precision
+from metanas.export.onnx_model import run, session
+from metanas.spec.options import AdaptConfig
+from metanas.spec.precision import Precision
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_all
 from tests.core.small import examples
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metanas.augment import affine_views
-from metanas.episodes import (
+from metanas.data.episodes import (
     Classes,
     Episode,
     draw_classes,
@@ -18,7 +17,8 @@ from metanas.episodes import (
     with_rotations,
 )
 from metanas.errors import DatasetError
-from metanas.options import AffineRange
+from metanas.images.augment import affine_views
+from metanas.spec.options import AffineRange
 from tests.core.small import noise
 
 STILL = AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0)

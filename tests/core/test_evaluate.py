@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint
-from metanas.compare import compare, paired
 from metanas.errors import DatasetError, EvaluationError
-from metanas.evaluate import (
+from metanas.evaluation.compare import compare, paired
+from metanas.evaluation.evaluate import (
     EpisodeShape,
     Outcome,
     draw,
@@ -23,15 +24,14 @@ from metanas.evaluate import (
     mean_of,
     supernet_logits,
 )
-from metanas.head import membership, prototype_logits
-from metanas.journal import Journal
-from metanas.network import freeze_statistics, from_supernet
-from metanas.options import AdaptConfig
-from metanas.recorded import Plan, run_plan
-from metanas.relax import Argmax
-from metanas.stored import Stored, read_stored
+from metanas.evaluation.journal import Journal
+from metanas.evaluation.results import Stored, read_stored
+from metanas.evaluation.resume import Plan, run_plan
+from metanas.nn.prototypes import membership, prototype_logits
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.discrete import freeze_statistics, from_supernet
+from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_all
 from tests.core.small import synthetic
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=2, weight_lr=0.01, alpha_lr=0.1)

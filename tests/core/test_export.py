@@ -15,14 +15,14 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from metanas.errors import ExportMismatch
-from metanas.export import Classifier, check, run, session, to_onnx
-from metanas.graph import IR_VERSION, OPSET
-from metanas.head import linear_head, membership, prototypes
-from metanas.network import freeze_statistics, from_supernet
-from metanas.ops import OPS
-from metanas.space import SearchSpace
-from metanas.supernet import genotype_of
-from metanas.support import Preprocessing, support_set
+from metanas.export.onnx_model import Classifier, check, run, session, to_onnx
+from metanas.images.support_set import Preprocessing, support_set
+from metanas.nn.onnx_graph import IR_VERSION, OPSET
+from metanas.nn.ops import OPS
+from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.discrete import freeze_statistics, from_supernet
+from metanas.supernet.supernet import genotype_of
 from tests.core.small import SPACE, TINY, small_supernet
 
 Image = NDArray[np.uint8]

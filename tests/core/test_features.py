@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig
-from metanas.ends import tempered
 from metanas.errors import DatasetError
-from metanas.features import trunk_features
-from metanas.options import AffineRange, PhotoRange
-from metanas.pretrained import pretrained_trunk
-from metanas.rundata import classes_of
-from metanas.runs import run
-from metanas.space import SearchSpace
-from metanas.support import Preprocessing
-from metanas.trunk import Trunk
-from metanas.workbench import make_model
+from metanas.images.support_set import Preprocessing
+from metanas.nn.pretrained import pretrained_trunk
+from metanas.nn.stem import tempered
+from metanas.nn.trunk import Trunk
+from metanas.runs.run import run
+from metanas.spec.options import AffineRange, PhotoRange
+from metanas.spec.search_space import SearchSpace
+from metanas.training.config import RunConfig
+from metanas.training.dataset import classes_of
+from metanas.training.features import trunk_features
 from tests.core.small import RUN, examples, run_config, synthetic
 
 STILL = AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metanas.errors import InvalidInput
-from metanas.genotype import CELL_KINDS, Genotype, Node, derive
-from metanas.ops import OPS
+from metanas.nn.ops import OPS
+from metanas.spec.genotype import CELL_KINDS, Genotype, Node, derive
 
 NAMES = st.sampled_from(tuple(OPS)) | st.text(min_size=1, max_size=8)
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanas.head import (
+from metanas.nn.prototypes import (
     held_out_logits,
     linear_head,
     logits_in_turn,

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from metanas.errors import InvalidInput
-from metanas.images import ORIENTATION, decode, from_array
-from metanas.task import Limits
+from metanas.images.decode import ORIENTATION, decode, from_array
+from metanas.spec.examples import Limits
 
 LIMITS = Limits()
 LOSSLESS = ("PNG", "BMP", "WEBP")

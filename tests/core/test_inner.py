@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas.alphas import is_alpha
-from metanas.inner import Adam, InnerLoop, Loss, Moments, Order
-from metanas.layout import Layout
-from metanas.metalearn import Maml, Reptile
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.flat_params import Layout
+from metanas.training.inner_loop import Adam, InnerLoop, Loss, Moments, Order
+from metanas.training.meta_learners import Maml, Reptile
 from tests.core.small import noise
 
 SIZES = {"weight": (2, 2), "alpha.normal.ops": (3,), "head.log_scale": ()}

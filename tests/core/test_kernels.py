@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.kernels import Geometry, Rows, convolve, mixture, normalise
+from metanas.nn.functional import Geometry, Rows, convolve, mixture, normalise
 from tests.core.small import noise
 
 TASKS, COUNT, CHANNELS = 3, 4, 6

@@ -8,8 +8,8 @@ from typing import get_type_hints
 import pytest
 
 from metanas.__main__ import main
-from metanas.config import RunConfig
-from metanas.keys import page, sections
+from metanas.training.config import RunConfig
+from metanas.training.keys import page, sections
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

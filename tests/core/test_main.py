@@ -108,7 +108,7 @@ def test_options_of_workers_without_workers(capsys: pytest.CaptureFixture[str]) 
 def test_workers_without_ray(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "metanas.cluster", raising=False)
+    monkeypatch.delitem(sys.modules, "metanas.training.ray_pool", raising=False)
     monkeypatch.setitem(sys.modules, "ray", None)
     text = told(capsys, ["train", str(SHIPPED), "--workers", "1"])
     assert 'pip install "metanas[ray]"' in text

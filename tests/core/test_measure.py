@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from metanas.genotype import Genotype, Node
-from metanas.measure import MacCounter, leave_one_out
-from metanas.network import DiscreteNetwork
-from metanas.ops import OPS
-from metanas.support import SupportSet
+from metanas.adaptation.metrics import MacCounter, leave_one_out
+from metanas.images.support_set import SupportSet
+from metanas.nn.ops import OPS
+from metanas.spec.genotype import Genotype, Node
+from metanas.supernet.discrete import DiscreteNetwork
 from metanas.testing import freeze
 from tests.core.small import TINY
 

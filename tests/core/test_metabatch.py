@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.alphas import is_alpha
-from metanas.config import RunConfig
 from metanas.errors import Diverged
-from metanas.extensions import Extensions
-from metanas.head import membership, prototype_logits
-from metanas.kernels import Rows
-from metanas.metabatch import MetaBatch, MetaState, TaskResults, generators, total
-from metanas.metalearn import META_LEARNERS
-from metanas.ops import OPS
-from metanas.options import AffineRange
-from metanas.relax import RELAXATIONS, Softmax
-from metanas.search import search_at
-from metanas.train import MetaTrainer
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS
+from metanas.nn.prototypes import membership, prototype_logits
+from metanas.spec.options import AffineRange
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.relaxations import RELAXATIONS, Softmax
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions
+from metanas.training.meta_learners import META_LEARNERS
+from metanas.training.schedule import search_at
+from metanas.training.task_batch import MetaBatch, MetaState, TaskResults, generators, total
+from metanas.training.trainer import MetaTrainer
 from tests.core.small import GENOTYPE, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 6), synthetic(5, 8, seed=1)

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanas.kernels import Rows
-from metanas.network import DiscreteNetwork, at_once, freeze_statistics, from_supernet
-from metanas.ops import OPS, Norm
-from metanas.space import SearchSpace
-from metanas.supernet import genotype_of
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS, Norm
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.discrete import DiscreteNetwork, at_once, freeze_statistics, from_supernet
+from metanas.supernet.supernet import genotype_of
 from tests.core.small import SPACE, TINY, noise, small_supernet
 
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas.errors import Diverged
-from metanas.optimizer import (
+from metanas.adaptation.optimizer import (
     Gradient,
     Params,
     Stack,
@@ -19,6 +18,7 @@ from metanas.optimizer import (
     Wanted,
     views_of,
 )
+from metanas.errors import Diverged
 from tests.core.small import noise
 
 CONFIG = TaskOptimizerConfig(

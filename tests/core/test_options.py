@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from metanas.errors import InvalidInput
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
 from tests.core.small import findings
 
 NAN, INF = float("nan"), float("inf")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metanas import origin
-from metanas.origin import machine, revision
+from metanas.util.provenance import machine, revision
 
 GIT = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-C"]
 

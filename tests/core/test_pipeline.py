@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metanas import __version__
+from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export import TOGETHER, _run_together, run, session
-from metanas.genotype import Genotype
-from metanas.options import AdaptConfig
-from metanas.parts import whole
-from metanas.pipeline import AdaptedModel, Job, Progress
-from metanas.report import Report
-from metanas.task import Example, Limits
+from metanas.export.onnx_model import TOGETHER, _run_together, run, session
+from metanas.spec.examples import Example, Limits
+from metanas.spec.genotype import Genotype
+from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Report
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_model
+from metanas.util.work import whole
 from tests.core.small import examples
 
 STAGES = ["decode", "adapt", "prune", "tune", "export", "check"]
@@ -132,7 +132,7 @@ import sys
 from pathlib import Path
 import torch
 from metanas.checkpoint import load_checkpoint
-from metanas.workbench import make_model
+from metanas.adaptation.scheduler import make_model
 from tests.core.small import examples
 
 torch.set_num_threads(1)

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metanas.adapt import Step, advance
+from metanas.adaptation.adaptation import Step, advance
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.job import AdaptedModel, Job
+from metanas.adaptation.scheduler import StackLimits, make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.engine import Engine
-from metanas.export import run, session
-from metanas.kernels import Geometry, Rows, convolve, mixture
-from metanas.lowering import lowered, tensor_cores
-from metanas.ops import OPS
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel, Job
-from metanas.precision import Precision
+from metanas.export.onnx_model import run, session
+from metanas.nn.autocast import lowered, tensor_cores
+from metanas.nn.functional import Geometry, Rows, convolve, mixture
+from metanas.nn.ops import OPS
+from metanas.spec.options import AdaptConfig
+from metanas.spec.precision import Precision
 from metanas.testing import make_checkpoint
-from metanas.workbench import StackLimits, make_all
 from tests.core.small import examples, noise
 
 CPU = torch.device("cpu")

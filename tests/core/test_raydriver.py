@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from metanas.cluster import Workers, cluster
 from metanas.errors import ClusterError
+from metanas.training.ray_pool import Workers, cluster
 from tests.core.running import state
 from tests.core.test_survival import CONFIG
 
@@ -92,7 +92,8 @@ def driver(mark: str) -> int:
     for each in marked(mark):
         with suppress(OSError):  # it has ended meanwhile
             commands[each] = Path(f"/proc/{each}/cmdline").read_bytes()
-    (found,) = (each for each, command in commands.items() if b"metanas.raydriver" in command)
+    name = b"metanas.training.ray_driver"
+    (found,) = (each for each, command in commands.items() if name in command)
     return found
 
 

@@ -8,23 +8,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanas.adapt import Adaptation, Stage, advance
+from metanas.adaptation.adaptation import Adaptation, Stage, advance
+from metanas.adaptation.engine import Engine, engine_for
+from metanas.adaptation.job import Job
+from metanas.adaptation.recording import Plainly, Recordings, Repeat, Work
+from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint
-from metanas.engine import Engine, engine_for
 from metanas.errors import InvalidInput
-from metanas.graph import Graph, Value
-from metanas.ops import OPS, Chain, Op, emit_chain
-from metanas.options import AdaptConfig
-from metanas.pipeline import Job
-from metanas.precision import Precision
-from metanas.recording import Plainly, Recordings, Repeat, Work
-from metanas.support import SupportSet
+from metanas.images.support_set import SupportSet
+from metanas.nn.onnx_graph import Graph, Value
+from metanas.nn.ops import OPS, Chain, Op, emit_chain
+from metanas.spec.options import AdaptConfig
+from metanas.spec.precision import Precision
 from metanas.testing import make_checkpoint
-from metanas.workbench import make_all
 from tests.core.small import examples, noise
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=4, weight_lr=1e-3, alpha_lr=0.05)
-LOGGER = "metanas.recording"
+LOGGER = "metanas.adaptation.recording"
 
 
 class Counting:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metanas.relax import Gumbel, Noisy, PerTask, Softmax, annealed
+from metanas.supernet.relaxations import Gumbel, Noisy, PerTask, Softmax, annealed
 
 TEMPERATURES = st.floats(1e-3, 10)
 

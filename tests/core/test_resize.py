@@ -12,11 +12,11 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.card import InputSpec
-from metanas.export import session
-from metanas.graph import Graph
-from metanas.resize import emit_resize, resize
-from metanas.support import Preprocessing, preprocessing_for, support_set
+from metanas.export.onnx_model import session
+from metanas.images.resize import emit_resize, resize
+from metanas.images.support_set import Preprocessing, preprocessing_for, support_set
+from metanas.nn.onnx_graph import Graph
+from metanas.spec.card import InputSpec
 
 SIDES = st.integers(1, 150)
 SIZE = 28

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig
-from metanas.configfile import read_config
 from metanas.errors import CheckpointError, UnknownName
-from metanas.genotype import CELL_KINDS
-from metanas.relax import RELAXATIONS
-from metanas.rundata import classes_of
-from metanas.runs import run
-from metanas.train import MetaTrainer
-from metanas.workbench import make_model
+from metanas.runs.run import run
+from metanas.spec.genotype import CELL_KINDS
+from metanas.supernet.relaxations import RELAXATIONS
+from metanas.training.config import RunConfig
+from metanas.training.config_file import read_config
+from metanas.training.dataset import classes_of
+from metanas.training.trainer import MetaTrainer
 from tests.core.running import ignore, without_data
 from tests.core.small import GENOTYPE, examples
 

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metanas.config import DataConfig, RunConfig
 from metanas.data import load
-from metanas.episodes import Classes
+from metanas.data.episodes import Classes
 from metanas.errors import DatasetError
-from metanas.extensions import Extensions
-from metanas.rundata import classes_of
-from metanas.runs import run
-from metanas.train import Progress
+from metanas.runs.run import run
+from metanas.training.config import DataConfig, RunConfig
+from metanas.training.dataset import classes_of
+from metanas.training.extensions import Extensions
+from metanas.training.trainer import Progress
 from tests.core.running import ignore, state, without_data
 from tests.core.small import synthetic
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig
-from metanas.episodes import Classes, Features
+from metanas.data.episodes import Classes, Features
 from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
-from metanas.extensions import Extensions, Learn
-from metanas.origin import revision
-from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
-from metanas.runs import run
-from metanas.train import Progress
-from metanas.wishes import Wishes
+from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
+from metanas.runs.run import run
+from metanas.runs.signals import Wishes
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions, Learn
+from metanas.training.trainer import Progress
+from metanas.util.provenance import revision
 from tests.core.running import assert_same_run, ignore, refused, state, without_data
 from tests.core.small import RUN
 

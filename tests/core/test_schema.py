@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metanas import schema
 from metanas.errors import InvalidInput
+from metanas.util import dataclass_json as schema
 from tests.core.small import findings
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from metanas.__main__ import main
-from metanas.card import CARD_FILE, card_markdown, read_card
 from metanas.errors import CheckpointError, EvaluationError
-from metanas.scores import add_scores
-from metanas.stored import write_stored
+from metanas.evaluation.results import write_stored
+from metanas.evaluation.scores import add_scores
+from metanas.spec.card import CARD_FILE, card_markdown, read_card
 from metanas.testing import make_checkpoint
 
 SETTING = "3-way 1-shot, characters.npz val"

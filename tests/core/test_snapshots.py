@@ -11,13 +11,13 @@ import safetensors.torch
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.config import RunConfig
-from metanas.episodes import Classes, Features
+from metanas.data.episodes import Classes, Features
 from metanas.errors import Diverged
-from metanas.extensions import Extensions, Learn
-from metanas.metabatch import MetaState, TaskResults
-from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
-from metanas.runs import run
+from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
+from metanas.runs.run import run
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions, Learn
+from metanas.training.task_batch import MetaState, TaskResults
 from tests.core.running import ignore, refused, rewrite, state, without_data
 
 Tensors = dict[str, torch.Tensor]

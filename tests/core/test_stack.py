@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from metanas.adapt import ENGINE, Adaptation, Stage, advance, footprint
+from metanas.adaptation.adaptation import ENGINE, Adaptation, Stage, advance, footprint
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.optimizer import Stack
+from metanas.adaptation.recording import Plainly, Recordings
+from metanas.adaptation.stacking import evaluate_stack
 from metanas.checkpoint import Checkpoint
-from metanas.engine import Engine
 from metanas.errors import Diverged
-from metanas.ops import OPS, Op, emit_chain
-from metanas.optimizer import Stack
-from metanas.options import AdaptConfig
-from metanas.recording import Plainly, Recordings
-from metanas.stacked import evaluate_stack
-from metanas.support import SupportSet
+from metanas.images.support_set import SupportSet
+from metanas.nn.ops import OPS, Op, emit_chain
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.core.small import noise
 from tests.core.textbook import textbook_adapt

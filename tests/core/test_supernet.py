@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.alphas import is_alpha
-from metanas.cell import Cell
+from metanas.adaptation.optimizer import Params
 from metanas.errors import Diverged, UnknownName
-from metanas.genotype import CELL_KINDS
-from metanas.kernels import Rows
-from metanas.network import edge_name, from_supernet
-from metanas.ops import OPS
-from metanas.optimizer import Params
-from metanas.relax import Gumbel, Noisy, Softmax
-from metanas.space import SearchSpace
-from metanas.supernet import Supernet, genotype_of, initialise
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS
+from metanas.spec.genotype import CELL_KINDS
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.cell import Cell
+from metanas.supernet.discrete import edge_name, from_supernet
+from metanas.supernet.relaxations import Gumbel, Noisy, Softmax
+from metanas.supernet.supernet import Supernet, genotype_of, initialise
 from tests.core.small import SPACE, TINY, noise, small_supernet
 from tests.core.textbook import TextbookSupernet
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from metanas.checkpoint import load_checkpoint
-from metanas.runlog import LOG_FILE, SNAPSHOT_FILE
+from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
 from metanas.testing import make_checkpoint
 from tests.core.running import assert_same_run, state
 from tests.core.small import synthetic

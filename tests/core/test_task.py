@@ -20,7 +20,7 @@ from metanas.errors import (
     UnknownName,
     Violation,
 )
-from metanas.task import Example, Limits, check_examples, decode_label
+from metanas.spec.examples import Example, Limits, check_examples, decode_label
 
 PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
 

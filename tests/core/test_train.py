@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from metanas.alphas import is_alpha
-from metanas.config import RunConfig
-from metanas.episodes import Classes
+from metanas.data.episodes import Classes
 from metanas.errors import DatasetError, Diverged, InvalidInput, UnknownName
-from metanas.extensions import Extensions
-from metanas.genotype import CELL_KINDS, Genotype
-from metanas.inner import InnerLoop
-from metanas.layout import Params
-from metanas.metalearn import META_LEARNERS, Learned, MetaLearner
-from metanas.ops import OPS
-from metanas.relax import Argmax, Softmax
-from metanas.search import search_at
-from metanas.supernet import genotype_of
-from metanas.train import COLLAPSED, NEVER_BEGAN, MetaTrainer
+from metanas.nn.ops import OPS
+from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.flat_params import Params
+from metanas.supernet.relaxations import Argmax, Softmax
+from metanas.supernet.supernet import genotype_of
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions
+from metanas.training.inner_loop import InnerLoop
+from metanas.training.meta_learners import META_LEARNERS, Learned, MetaLearner
+from metanas.training.schedule import search_at
+from metanas.training.trainer import COLLAPSED, NEVER_BEGAN, MetaTrainer
 from tests.core.small import GENOTYPE, RUN, TINY, findings, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)

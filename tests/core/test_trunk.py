@@ -14,25 +14,25 @@ from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.adapt import Adaptation, Stage
-from metanas.blocks import TRUNKS
-from metanas.card import InputSpec, check_input, read_card
+from metanas.adaptation.adaptation import Adaptation, Stage
+from metanas.adaptation.job import Job
+from metanas.adaptation.scheduler import make_all, make_model
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import Cancelled, CheckpointError, InvalidInput
-from metanas.evaluate import EpisodeShape, evaluate, supernet_logits
-from metanas.export import run, session
-from metanas.graph import Graph
-from metanas.options import AdaptConfig, PhotoRange
-from metanas.parts import whole
-from metanas.pipeline import Job
-from metanas.pretrained import SOURCES, Source, pretrained_trunk
-from metanas.relax import Argmax
-from metanas.space import SearchSpace
-from metanas.support import Image
-from metanas.task import Example
+from metanas.evaluation.evaluate import EpisodeShape, evaluate, supernet_logits
+from metanas.export.onnx_model import run, session
+from metanas.images.support_set import Image
+from metanas.nn.onnx_graph import Graph
+from metanas.nn.pretrained import SOURCES, Source, pretrained_trunk
+from metanas.nn.trunk import Maps, SameConv, Trunk
+from metanas.spec.card import InputSpec, check_input, read_card
+from metanas.spec.examples import Example
+from metanas.spec.options import AdaptConfig, PhotoRange
+from metanas.spec.search_space import SearchSpace
+from metanas.spec.trunk_plans import TRUNKS
+from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
-from metanas.trunk import Maps, SameConv, Trunk
-from metanas.workbench import make_all, make_model
+from metanas.util.work import whole
 from tests.core.small import examples, findings, noise, synthetic
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2, weight_lr=1e-3, alpha_lr=0.1)

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanas.adapt import ENGINE, Adaptation, Stage, advance
+from metanas.adaptation.adaptation import ENGINE, Adaptation, Stage, advance
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.recording import Plainly, Recordings
 from metanas.checkpoint import Checkpoint
-from metanas.engine import Engine
-from metanas.ops import OPS
-from metanas.options import AdaptConfig
-from metanas.recording import Plainly, Recordings
-from metanas.relax import RELAXATIONS
-from metanas.support import SupportSet
+from metanas.images.support_set import SupportSet
+from metanas.nn.ops import OPS
+from metanas.nn.trunk import Maps
+from metanas.nn.upload import upload
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.relaxations import RELAXATIONS
 from metanas.testing import make_checkpoint
-from metanas.trunk import Maps
-from metanas.uploads import upload
 from tests.core.elsewhere import DEVICE, DOWN, UP, Elsewhere, held
 from tests.core.small import noise
 

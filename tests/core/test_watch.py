@@ -15,19 +15,19 @@ from rich.console import Console
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
-from metanas import schema
 from metanas.__main__ import main
-from metanas.cellpicture import cell_picture
-from metanas.configfile import read_config, to_toml
-from metanas.events import Events
-from metanas.plots import Chart, Line, draw, ticks
-from metanas.runlog import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of
-from metanas.runpage import page
-from metanas.terminal import WINDOW, Rate, pace, watching
+from metanas.cli.runs import cells_of
+from metanas.runs.cell_diagram import cell_picture
+from metanas.runs.charts import Chart, Line, draw, ticks
+from metanas.runs.html_report import page
+from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of
+from metanas.runs.progress import WINDOW, Rate, pace, watching
+from metanas.runs.tensorboard import Events
 from metanas.testing import make_checkpoint
-from metanas.train import Progress
-from metanas.watch import cells_of
-from metanas.wording import duration, number_text
+from metanas.training.config_file import read_config, to_toml
+from metanas.training.trainer import Progress
+from metanas.util import dataclass_json as schema
+from metanas.util.formatting import duration, number_text
 from tests.core.small import GENOTYPE, RUN
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.scheduler import SLICE, StackLimits, Workbench, make_all, make_model
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.kernels import Rows
-from metanas.pipeline import AdaptedModel, Job, Progress
-from metanas.task import Example
+from metanas.nn.functional import Rows
+from metanas.spec.examples import Example
 from metanas.testing import make_checkpoint
-from metanas.workbench import SLICE, StackLimits, Workbench, make_all, make_model
 from tests.core.benches import (
     OPTIONS,
     assert_same_model,

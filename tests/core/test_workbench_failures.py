@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metanas.adaptation.job import AdaptedModel, out_of_memory
+from metanas.adaptation.scheduler import Workbench, make_all, make_model
 from metanas.checkpoint import Checkpoint
 from metanas.errors import OutOfMemory
-from metanas.pipeline import AdaptedModel, out_of_memory
-from metanas.relax import RELAXATIONS
-from metanas.workbench import Workbench, make_all, make_model
+from metanas.supernet.relaxations import RELAXATIONS
 from tests.core.benches import assert_same_model, jobs_of, pooling_checkpoint, standing, work_off
 from tests.core.small import examples
 

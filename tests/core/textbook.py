@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from metanas.augment import affine_views
-from metanas.batches import batches_of
 from metanas.checkpoint import Checkpoint
-from metanas.genotype import CELL_KINDS
-from metanas.options import AdaptConfig, AffineRange
-from metanas.relax import annealed
-from metanas.space import SearchSpace
-from metanas.support import SupportSet
+from metanas.images.augment import affine_views
+from metanas.images.batches import batches_of
+from metanas.images.support_set import SupportSet
+from metanas.spec.genotype import CELL_KINDS
+from metanas.spec.options import AdaptConfig, AffineRange
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.relaxations import annealed
 
 Shares = Mapping[str, Tensor]
 """Kind of cell -> what every operation counts on every edge, of shape (edges, ops)."""

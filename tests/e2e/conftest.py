@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from metanas.adaptation.job import AdaptedModel
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.export import Classifier, to_onnx
-from metanas.head import linear_head, membership, prototypes
-from metanas.images import decode
-from metanas.network import freeze_statistics, from_supernet
-from metanas.options import AdaptConfig
-from metanas.pipeline import AdaptedModel
-from metanas.support import preprocessing_for, support_set
-from metanas.task import Example, Limits
-from metanas.workbench import make_model
+from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.images.decode import decode
+from metanas.images.support_set import preprocessing_for, support_set
+from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.spec.examples import Example, Limits
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas_client import Client, InvalidInput, Model, State
-from metanas_client.images import load_image
+from metanas_client.onnx.images import load_image
 from tests.e2e.running import DIGITS, Running, running
 
 Pixels = NDArray[np.uint8]

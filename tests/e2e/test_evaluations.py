@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from metanas.compare import IDENTITY, compare
-from metanas.stored import read_stored
+from metanas.evaluation.compare import IDENTITY, compare
+from metanas.evaluation.results import read_stored
 from tests.e2e.running import ENVIRONMENT, ROOT, running
 
 SHAPE = ("--ways", "3", "--shots", "2", "--queries", "2", "--episodes", "4", "--seed", "3")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.task import Example
-from metanas.workbench import make_model
+from metanas.spec.examples import Example
 from tests.e2e.running import DIGITS, ROOT, running
 from tests.e2e.test_readme import ADDRESS, blocks, prepare, run
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from metanas.options import AdaptConfig
-from metanas.task import Limits
+from metanas.spec.examples import Limits
+from metanas.spec.options import AdaptConfig
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas.options import AdaptConfig
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.server.calls import Api
 from tests.server.processes import ServerProcess, serving

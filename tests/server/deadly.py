@@ -8,8 +8,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.kernels import Rows
-from metanas.ops import OPS
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS
 
 DEADLY = "poison"
 

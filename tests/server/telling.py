@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.ops import OPS, Chain
-from metanas.options import AdaptConfig
+from metanas.nn.ops import OPS, Chain
+from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
-from metanas_server.pipe import Load
+from metanas_server.workers.protocol import Load
 
 LABELS = ("a", "b", "c", "d", "e")
 """With two images of each of these, a step is a large one, which computes with all threads."""

@@ -9,7 +9,7 @@ from grpc import aio
 
 from metanas.checkpoint import load_checkpoint
 from metanas.errors import CheckpointError, UnknownName
-from metanas.ops import OPS
+from metanas.nn.ops import OPS
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig

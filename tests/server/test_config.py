@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from metanas.precision import Precision
-from metanas.task import Limits
+from metanas.spec.examples import Limits
+from metanas.spec.precision import Precision
 from metanas_server.config import ServerConfig, parse
 from metanas_server.errors import StartError
 

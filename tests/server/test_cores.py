@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from grpc import aio
 
-from metanas.task import Limits
+from metanas.spec.examples import Limits
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, quota, share, usable_cores
-from metanas_server.pipe import Beat, Ended, Made, Order, Setup
-from metanas_server.support import pack
-from metanas_server.worker import Worker
-from metanas_server.workers import WorkerProcess
+from metanas_server.storage.support_file import pack
+from metanas_server.workers.main import Worker
+from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.protocol import Beat, Ended, Made, Order, Setup
 from tests.core.small import examples
 from tests.server.calls import LONG, adapt_parts, images, spec
 from tests.server.telling import LABELS, Told

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.engine import Engine
-from metanas.precision import Precision
-from metanas.task import Example
-from metanas.workbench import make_model
+from metanas.spec.examples import Example
+from metanas.spec.precision import Precision
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from tests.server.calls import (
     CANCELLED,

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from metanas_protos.v1.model_service_pb2 import DeleteModelRequest, ListModelsRequest
-from metanas_server.service import CHUNK
+from metanas_server.api.service import CHUNK
 from tests.server.calls import Api, images, refused, spec
 
 

@@ -16,12 +16,10 @@ from hypothesis.extra import numpy as arrays
 
 from metanas import errors as core
 from metanas.errors import InvalidInput, Violation
-from metanas.task import Example, Limits
+from metanas.spec.examples import Example, Limits
 from metanas_server import errors as service
-from metanas_server import support
+from metanas_server.api.upload import Intake, UploadBudget
 from metanas_server.errors import NotFound, Overloaded, StartError, StoreError
-from metanas_server.intake import Intake, UploadBudget
-from metanas_server.records import Records
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -30,7 +28,9 @@ from metanas_server.resources import (
     State,
 )
 from metanas_server.status import code_of, describe, to_status
-from metanas_server.store import Store
+from metanas_server.storage import support_file
+from metanas_server.storage.artefacts import Store
+from metanas_server.storage.database import Records
 
 RECORD = AdaptationRecord(
     id="one",
@@ -66,13 +66,13 @@ IMAGES: st.SearchStrategy[Any] = (
 
 @given(st.lists(st.builds(Example, st.text(), IMAGES)))
 def test_a_support_set_comes_back_as_it_was(examples: list[Example]) -> None:
-    packed = support.pack(examples)
-    for ours, theirs in zip(support.unpack(packed), examples, strict=True):
+    packed = support_file.pack(examples)
+    for ours, theirs in zip(support_file.unpack(packed), examples, strict=True):
         assert ours.label == theirs.label
         assert type(ours.image) is type(theirs.image)
         np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
         assert np.asarray(ours.image).dtype == np.asarray(theirs.image).dtype
-    assert support.pack(support.unpack(packed)) == packed
+    assert support_file.pack(support_file.unpack(packed)) == packed
 
 
 def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:

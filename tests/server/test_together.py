@@ -18,10 +18,10 @@ import pytest
 from grpc import aio
 from numpy.typing import NDArray
 
+from metanas.adaptation.job import AdaptedModel
+from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import load_checkpoint
-from metanas.pipeline import AdaptedModel
-from metanas.task import Example
-from metanas.workbench import make_model
+from metanas.spec.examples import Example
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub

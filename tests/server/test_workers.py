@@ -14,7 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_server.errors import WorkerFailed
-from metanas_server.worker import _failure
+from metanas_server.workers.main import _failure
 from tests.server.calls import (
     CANCELLED,
     FAILED,

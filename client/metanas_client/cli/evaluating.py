@@ -15,13 +15,13 @@ from metanas_client.cli.adapting import check_folder
 from metanas_client.cli.exits import OK
 from metanas_client.cli.screen import Screen, number, percent, size
 from metanas_client.errors import InvalidInput, NotFound
+from metanas_client.evaluation.journal import Journal
 from metanas_client.extras import needs
-from metanas_client.journal import Journal
 from metanas_client.model import write_atomically
 from metanas_client.resources import Checkpoint
 
 if TYPE_CHECKING:
-    from metanas_client.sampling import Sampler
+    from metanas_client.evaluation.sampling import Sampler
 
 JOURNAL_ENDING = ".journal.jsonl"
 
@@ -64,9 +64,9 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
     _check(arguments)
     with needs("onnx"):
-        from metanas_client.datasets import read_dataset, with_rotations
-        from metanas_client.sampling import Sampler, Shape
-        from metanas_client.summary import summarise
+        from metanas_client.evaluation.datasets import read_dataset, with_rotations
+        from metanas_client.evaluation.sampling import Sampler, Shape
+        from metanas_client.evaluation.summary import summarise
     shape = Shape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     dataset = read_dataset(arguments.data, arguments.split)
     if arguments.rotations:
@@ -96,8 +96,8 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
 async def _run(
     arguments: argparse.Namespace, sampler: "Sampler", screen: Screen, stack: ExitStack
 ) -> Journal:
-    from metanas_client.evaluation import Measured, Plan
-    from metanas_client.evaluation import evaluate as run_episodes
+    from metanas_client.evaluation.evaluate import Measured, Plan
+    from metanas_client.evaluation.evaluate import evaluate as run_episodes
 
     async with AsyncClient(**shared.connection(arguments)) as client:
         checkpoint = await _checkpoint(client, arguments.checkpoint)
@@ -166,13 +166,13 @@ def _check(arguments: argparse.Namespace) -> None:
             check_folder(path)
     if arguments.plot is not None:
         with needs("plot"):
-            from metanas_client.picture import check_format
+            from metanas_client.figures import check_format
         check_format(arguments.plot)
 
 
 def _plot(arguments: argparse.Namespace, episodes: Any) -> None:
     with needs("plot"):
-        from metanas_client.picture import draw_evaluation
+        from metanas_client.figures import draw_evaluation
     title = f"{arguments.ways}-way {arguments.shots}-shot, {arguments.data.name}"
     draw_evaluation(episodes, title, arguments.plot)
 

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metanas_client import cells
 from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import CHECK_FAILED, OK
 from metanas_client.cli.screen import Screen, percent, size
 from metanas_client.extras import needs
+from metanas_client.onnx import cells
 
 if TYPE_CHECKING:
-    from metanas_client.onnxfile import ModelFile
+    from metanas_client.onnx.model_file import ModelFile
 
 
 def add_commands(commands: Any) -> None:
@@ -61,7 +61,7 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     model = _open(arguments.model)
     if arguments.picture is not None:
         with needs("plot"):
-            from metanas_client.picture import draw_cells
+            from metanas_client.figures import draw_cells
         draw_cells(model.cells, arguments.picture)
     if screen.as_json:
         picture = None if arguments.picture is None else str(arguments.picture)
@@ -91,7 +91,7 @@ def verify(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def _open(path: Path) -> "ModelFile":
     with needs("onnx"):
-        from metanas_client.onnxfile import ModelFile
+        from metanas_client.onnx.model_file import ModelFile
     return ModelFile.load(path)
 
 

@@ -1,0 +1,160 @@
+"""Batch evaluation: every episode through the server, every query through the exported file.
+
+The accuracy is that of the ONNX file in ONNX Runtime, inductive: no query sees another one. Needs
+the extra "onnx".
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from metanas_client.aio import AsyncAdaptation, AsyncClient
+from metanas_client.errors import Busy
+from metanas_client.evaluation.journal import Journal
+from metanas_client.evaluation.sampling import Episode, Sampler
+from metanas_client.model import Model
+from metanas_client.onnx.model_file import ModelFile
+from metanas_client.resources import Option
+
+FROM_REPORT = {
+    "support_accuracy": "accuracy",
+    "support_accuracy_soft": "accuracy_soft",
+    "support_accuracy_pruned": "accuracy_pruned",
+    "logit_gap": "logit_gap",
+    "leave_one_out": "leave_one_out",
+    "meta_genotype_distance": "meta_genotype_distance",
+    "onnx_difference": "onnx_difference",
+    "parameters": "parameters",
+    "macs": "macs",
+}
+"""Name here, where `accuracy` is that of the queries -> name in the server's report."""
+BUSY_PAUSE = 1.0
+
+Measured: TypeAlias = dict[str, Any]
+"""What is kept of an episode; every value fits into JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is done with the episodes."""
+
+    checkpoint: str
+    options: Mapping[str, Option]
+    episodes: int
+    """How many in all, numbered from 0."""
+    concurrency: int
+    """How many are under way at a time, at least 1."""
+    keep: bool = False
+    """Leave the models on the server."""
+
+
+async def evaluate(
+    client: AsyncClient,
+    sampler: Sampler,
+    plan: Plan,
+    journal: Journal,
+    on_episode: Callable[[int, Measured], None],
+) -> None:
+    """Run the episodes that the journal does not have yet, and add them to it.
+
+    Raises:
+        ClientError: the first one that an episode meets; what is done stays in the journal.
+    """
+    missing = [index for index in range(plan.episodes) if index not in journal.episodes]
+    if not missing:
+        return
+    pending = iter(missing)
+    begin, before = time.perf_counter(), len(journal.episodes)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(plan.concurrency, len(missing))):
+                group.create_task(_work(client, sampler, plan, journal, pending, on_episode))
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    finally:
+        done = len(journal.episodes) - before
+        if done:
+            journal.add_run(done, time.perf_counter() - begin)
+
+
+async def _work(
+    client: AsyncClient,
+    sampler: Sampler,
+    plan: Plan,
+    journal: Journal,
+    pending: Iterator[int],
+    on_episode: Callable[[int, Measured], None],
+) -> None:
+    for index in pending:
+        episode = await asyncio.to_thread(sampler.episode, index)
+        measured = await run_episode(client, episode, plan)
+        journal.add_episode(index, measured)
+        on_episode(index, measured)
+
+
+async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Measured:
+    """Adapt to the support set, download the model, classify the queries with it.
+
+    The latency is that of a caller: from the first byte sent to the verified model in hand, waiting
+    for a worker included.
+    """
+    handle, begin = await _begin(client, episode, plan)
+    try:
+        model = await handle.result()
+    except asyncio.CancelledError:
+        await handle.cancel()  # nobody is going to fetch it
+        raise
+    latency = time.perf_counter() - begin
+    accuracy = await asyncio.to_thread(query_accuracy, model, episode)
+    if not plan.keep:
+        await client.delete_model(model.name)
+        await handle.delete()
+    report = model.report
+    return {
+        "accuracy": accuracy,
+        "latency": latency,
+        "worker_seconds": _seconds(report),
+        "bytes": len(model.onnx),
+        "sha256": model.info.sha256,
+        "classes": list(episode.support),
+        **{name: report.get(entry) for name, entry in FROM_REPORT.items()},
+    }
+
+
+def query_accuracy(model: Model, episode: Episode) -> float:
+    """Share of the queries that the exported file classifies correctly."""
+    queries = [image for images in episode.queries.values() for image in images]
+    wanted = [label for label, images in episode.queries.items() for _ in images]
+    file = ModelFile(model.onnx, source=model.name)
+    best = file.logits(queries).argmax(axis=1)
+    found = [file.labels[int(index)] for index in best]
+    return float(np.mean([one == other for one, other in zip(found, wanted, strict=True)]))
+
+
+async def _begin(
+    client: AsyncClient, episode: Episode, plan: Plan
+) -> tuple[AsyncAdaptation, float]:
+    while True:
+        begin = time.perf_counter()
+        try:
+            handle = await client.adapt(
+                episode.support,
+                checkpoint=plan.checkpoint,
+                seed=episode.index,
+                options=plan.options,
+            )
+        except Busy as error:  # a full queue is no failure of the episode
+            await asyncio.sleep(error.retry_after or BUSY_PAUSE)
+        else:
+            return handle, begin
+
+
+def _seconds(report: Mapping[str, object]) -> float | None:
+    stages = report.get("seconds")
+    if not isinstance(stages, dict):
+        return None
+    return float(sum(stages.values()))

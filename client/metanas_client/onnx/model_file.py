@@ -1,0 +1,255 @@
+"""An ONNX file made by MetaNAS: what it says about itself, predictions, and its self-check.
+
+Needs the extra "onnx". The file is read through ONNX Runtime alone.
+"""
+
+import base64
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from metanas_client.errors import ModelFileError
+from metanas_client.onnx.cells import Cell, read_cells
+from metanas_client.onnx.images import load_images
+from metanas_client.support import Image
+
+PREFIX = "metanas."
+NOT_PROVENANCE = {"labels", "genotype", "conformance", "input", "cells"}
+ONLY_ERRORS = 3  # ONNX Runtime's severity scale: 0 verbose to 4 fatal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says about one image."""
+
+    label: str
+    """The most probable class."""
+    confidence: float
+    """Its probability."""
+    probabilities: Mapping[str, float]
+    """For every class, in the order of the model's outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check of a model file."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformance:
+    """An image and what the network answered to it when the file was made."""
+
+    image: NDArray[np.uint8]
+    """(H, W, C)."""
+    logits: NDArray[np.float32]
+    """(ways,)."""
+    tolerance: float
+
+
+class ModelFile:
+    """A model in ONNX Runtime, one thread. Predictions never depend on the other images.
+
+    Args:
+        data: the bytes of the file.
+        source: how to call it in errors.
+
+    Raises:
+        ModelFileError: MODEL_UNREADABLE (no ONNX file, or of a version that this ONNX Runtime does
+            not know), MODEL_FOREIGN (not made by MetaNAS), METADATA_MALFORMED.
+    """
+
+    def __init__(self, data: bytes, *, source: str = "the model") -> None:
+        self._source = source
+        self.size = len(data)
+        self._session = _session(data, source)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.metadata: Mapping[str, str] = {
+            key.removeprefix(PREFIX): value
+            for key, value in metadata.items()
+            if key.startswith(PREFIX)
+        }
+        """What the file says about itself, without the prefix "metanas."."""
+        self.labels: tuple[str, ...] = self._labels()
+        """The classes in the order of the outputs."""
+        self.channels: int = self._channels()
+        """1 for grey, 3 for RGB."""
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ModelFile":
+        """Read a file.
+
+        Raises:
+            ModelFileError: as above, or MODEL_MISSING.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}") from error
+        return cls(data, source=str(path))
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """The normal and the reduction cell."""
+        return read_cells(self._text("genotype"))
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Checkpoint, digests, seed, options and versions, as text."""
+        return {key: self.metadata[key] for key in sorted(self.metadata.keys() - NOT_PROVENANCE)}
+
+    @cached_property
+    def conformance(self) -> Conformance:
+        """The vector that travels with the file."""
+        raw = self._json("conformance")
+        try:
+            pixels = np.frombuffer(base64.b64decode(raw["image"]), dtype=np.uint8)
+            return Conformance(
+                image=pixels.reshape(raw["shape"]),
+                logits=np.asarray(raw["logits"], dtype=np.float32),
+                tolerance=float(raw["tolerance"]),
+            )
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._malformed("conformance", error) from error
+
+    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Classify uint8 (N, H, W, C): the logits and the probabilities, each (N, ways)."""
+        logits, probabilities = self._session.run(
+            ["logits", "probabilities"], {"images": np.ascontiguousarray(images)}
+        )
+        return logits, probabilities
+
+    def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
+        """Images of any form and size to logits, (N, ways); those of one size run as one batch."""
+        return self._run_all(images)[0]
+
+    def predict(self, images: Iterable[Image]) -> list[Prediction]:
+        """Classify images; see `Model.predict`."""
+        rows = self._run_all(images)[1]
+        return [self._prediction(row) for row in rows]
+
+    def check(self) -> list[Check]:
+        """The file's self-check in this ONNX Runtime; it is good if all have passed."""
+        vector = self.conformance
+        logits, probabilities = self.run(np.stack([vector.image, vector.image]))
+        alone, _ = self.run(vector.image[None])
+        ways = len(self.labels)
+        same_ways = logits.shape[1] == ways == len(vector.logits)
+        difference = _largest(logits[0] - vector.logits) if same_ways else float("inf")
+        batch = _largest(logits[0] - alone[0])
+        total = _largest(probabilities.sum(axis=1) - 1)
+        return [
+            Check(
+                name="labels",
+                passed=same_ways and len(set(self.labels)) == ways,
+                detail=f"{ways} labels for {logits.shape[1]} outputs",
+            ),
+            Check(
+                name="conformance",
+                passed=difference <= vector.tolerance,
+                detail=f"logits differ by {difference:.2g}, at most {vector.tolerance:g} allowed",
+            ),
+            Check(
+                name="independence",
+                passed=batch <= 1e-5,
+                detail=f"alone and in a batch the logits differ by {batch:.2g}",
+            ),
+            Check(
+                name="probabilities",
+                passed=total <= 1e-5,
+                detail=f"the sums of the probabilities differ from 1 by {total:.2g}",
+            ),
+            Check(
+                name="genotype",
+                passed=all(cell.nodes for cell in self.cells),
+                detail=", ".join(f"{len(c.nodes)} nodes in the {c.kind} cell" for c in self.cells),
+            ),
+        ]
+
+    def _run_all(self, images: Iterable[Image]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        loaded = load_images(images, self.channels)
+        ways = len(self.labels)
+        logits = np.empty((len(loaded), ways), dtype=np.float32)
+        probabilities = np.empty_like(logits)
+        by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, image in enumerate(loaded):
+            by_shape[image.shape].append(index)
+        for indices in by_shape.values():
+            batch = np.stack([loaded[index] for index in indices])
+            logits[indices], probabilities[indices] = self.run(batch)
+        return logits, probabilities
+
+    def _prediction(self, row: NDArray[np.float32]) -> Prediction:
+        best = int(row.argmax())
+        return Prediction(
+            label=self.labels[best],
+            confidence=float(row[best]),
+            probabilities=dict(zip(self.labels, map(float, row), strict=True)),
+        )
+
+    def _labels(self) -> tuple[str, ...]:
+        labels = self._json("labels")
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise self._malformed("labels", "must be a list of names")
+        return tuple(labels)
+
+    def _channels(self) -> int:
+        spec = self._json("input")
+        channels = spec.get("channels") if isinstance(spec, dict) else None
+        if channels not in {1, 3}:
+            raise self._malformed("input", "must say 1 or 3 channels")
+        return int(channels)
+
+    def _text(self, key: str) -> str:
+        if key not in self.metadata:
+            raise ModelFileError(
+                "MODEL_FOREIGN",
+                f"{self._source} was not made by MetaNAS: its metadata lacks {PREFIX}{key}",
+            )
+        return self.metadata[key]
+
+    def _json(self, key: str) -> Any:
+        try:
+            return json.loads(self._text(key))
+        except ValueError as error:
+            raise self._malformed(key, error) from error
+
+    def _malformed(self, key: str, error: Exception | str) -> ModelFileError:
+        return ModelFileError(
+            "METADATA_MALFORMED", f"{self._source}: {PREFIX}{key} in its metadata: {error}"
+        )
+
+
+def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ONLY_ERRORS
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common class of their own
+        what = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise ModelFileError(
+            "MODEL_UNREADABLE", f"{source} cannot be loaded by ONNX Runtime: {what}"
+        ) from error
+
+
+def _largest(values: NDArray[np.float32]) -> float:
+    # NaN must fail every comparison, and np.max hands it on
+    return float(np.abs(values).max())

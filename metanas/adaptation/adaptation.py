@@ -1,0 +1,318 @@
+"""The inner loop: adapt weights and alphas to a support set, prune, and let the weights settle.
+
+Notable:
+- An `Adaptation` is the state of one task. `advance` takes any number of them one step further,
+  all in one evaluation of the supernet, each with ways, shots and temperature of its own; what
+  becomes of a task does not depend on what it is stacked with.
+- Every support image is queried through a random affine view of itself, against prototypes that
+  leave the image out where its class has another (`metanas.nn.prototypes`). So even one shot gives
+  a gradient, and the head follows the features instead of lagging behind them.
+- Normalisation statistics come from the unaltered support images of the step, as in the model that
+  leaves.
+- The temperature falls to one at which the mixture is one-hot. Then the architecture is decided,
+  and the weights train on: the mixture stays at its limit, in which only the chosen run.
+- Weights and alphas share one backward pass (single level); `bilevel` splits the support set and
+  steps them in turn (first order; DARTS, arXiv:1806.09055, section 2.3).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from math import nan, prod
+
+import torch
+from torch import Tensor
+
+from metanas.adaptation.engine import Engine
+from metanas.adaptation.optimizer import (
+    Gradient,
+    Params,
+    Stack,
+    TaskOptimizer,
+    TaskOptimizerConfig,
+    Wanted,
+    views_of,
+)
+from metanas.adaptation.stacking import Update, evaluate_stack, relaxation_of
+from metanas.adaptation.views import draws
+from metanas.checkpoint import Checkpoint
+from metanas.errors import Diverged
+from metanas.images.batches import batches_of, halves
+from metanas.images.support_set import SupportSet
+from metanas.nn.prototypes import membership
+from metanas.nn.stem import frozen_trunk
+from metanas.nn.upload import upload
+from metanas.spec.genotype import Genotype
+from metanas.spec.options import AdaptConfig
+from metanas.supernet.discrete import DiscreteNetwork, freeze_in_parts, from_supernet
+from metanas.supernet.relaxations import Softmax, annealed
+from metanas.supernet.supernet import genotype_of
+from metanas.util.work import Parts
+
+ENGINE = Engine()
+"""Steps in float32, none of them recorded."""
+CONVERGED, NOTHING = 0.01, 1e-3
+"""A mean loss that has changed by at most this part, or by so many nats, has converged."""
+
+
+class Stage(StrEnum):
+    """Where an adaptation is."""
+
+    ADAPT = "adapt"
+    TUNE = "tune"
+    DONE = "done"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one task-optimizer step saw."""
+
+    step: int
+    loss: float
+    accuracy: float
+    """Of the views, against prototypes without their images, 0 to 1."""
+    temperature: float = nan
+    entropy: float = nan
+    """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an update found, on the host."""
+
+    loss: float
+    accuracy: float
+    entropy: float
+    norms: tuple[float, float]
+    """Of the gradients of weights and alphas."""
+
+
+class Adaptation:
+    """The inner loop of one task, taken further by `advance`.
+
+    The checkpoint stays as it is. `stage` tells what the next step is; `genotype` and `soft`, the
+    supernet's parameters at the end of the search, are there from the stage TUNE on.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        task: SupportSet,
+        config: AdaptConfig,
+        generator: torch.Generator,
+    ) -> None:
+        self.checkpoint, self.task, self.config = checkpoint, task, config
+        self.stage = Stage.ADAPT
+        self.taken = {Stage.ADAPT: 0, Stage.TUNE: 0}
+        self.genotype: Genotype | None = None
+        self.soft: Params = {}
+        (self._images,) = upload([task.images], checkpoint.device)
+        self._views: Tensor | None = None
+        if task.views is not None:
+            (self._views,) = upload([task.views], checkpoint.device)
+        live = checkpoint.supernet.live(start_of(checkpoint, config))
+        self.optimizer = self._optimizer(live, config.alpha_lr)
+        self._skipped = 0
+        """Steps of this stage that are not needed."""
+        self._generator = generator
+        self._batches = batches_of(task.labels, config.batch_size, generator)
+        self._losses = list[float]()
+        self._genotypes = list[Genotype]()
+        self._plan: list[Update] = []
+        if config.steps == 0:
+            self._decide()
+
+    @property
+    def steps(self) -> int:
+        """Steps of this stage, if none is saved."""
+        return self.config.steps if self.stage is Stage.ADAPT else self.config.tuning_steps
+
+    @property
+    def saved(self) -> int:
+        """Steps that were not needed, once it is done."""
+        return self.config.steps + self.config.tuning_steps - sum(self.taken.values())
+
+    def update(self) -> Update:
+        """The next update; the same one until `learn` was called."""
+        if not self._plan:
+            rows = next(self._batches)
+            if self.stage is Stage.ADAPT and self.config.bilevel:
+                rows, held_out = halves(rows, self.task.labels)
+                turns = [(held_out, Wanted(weights=False)), (rows, Wanted(alphas=False))]
+            else:
+                turns = [(rows, Wanted())]
+            self._plan = [self._update(*turn) for turn in turns]
+        return self._plan[0]
+
+    def learn(self, gradient: Gradient, found: Figures) -> Step | None:
+        """Take what the update found; the step, unless another update belongs to it.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite; nothing has changed.
+        """
+        if not found.loss < float("inf"):
+            raise Diverged
+        self.optimizer.descend(gradient, found.norms)
+        update = self._plan.pop(0)
+        if self._plan:
+            return None
+        self.taken[self.stage] += 1
+        self._losses.append(found.loss)
+        step = Step(self.taken[self.stage], found.loss, found.accuracy)
+        if update.temperature is not None:
+            step = replace(step, temperature=update.temperature, entropy=found.entropy)
+        if not self._skipped and self._settled():
+            self._skipped = self._spare()
+        if self.taken[self.stage] + self._skipped == self.steps:
+            self._next_stage()
+        return step
+
+    def network(self) -> Parts[tuple[DiscreteNetwork, Tensor]]:
+        """The pruned network, frozen to the support set's statistics, and its features `(N, D)`.
+
+        Both on the CPU, wherever the adaptation is: what leaves has to run there.
+        """
+        assert self.genotype is not None
+        card = self.checkpoint.card
+        params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
+        network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
+        chunk = max(self.config.batch_size, self.task.ways)
+        features = yield from freeze_in_parts(network, self.task.images, chunk)
+        return network, features
+
+    def _update(self, rows: Tensor, wanted: Wanted) -> Update:
+        return Update(
+            self._images,
+            self._views,
+            rows,
+            draws(len(rows), self._views, self._generator),
+            membership(self.task.labels[rows], self.task.ways),
+            self._temperature(),
+            self._generator,
+            wanted,
+        )
+
+    def _temperature(self) -> float | None:
+        if self.stage is Stage.TUNE:
+            return None
+        start, end = self.config.temperature_start, self.config.temperature_end
+        return annealed(start, end, self.taken[self.stage] + self._skipped, self.config.steps)
+
+    def _settled(self) -> bool:
+        """Whether the loss has converged and, while searching, so has the architecture.
+
+        The mean loss of the last `patience` steps is then that of as many before, and the genotype
+        was the same in all of them.
+        """
+        patience = self.config.patience
+        if patience == 0 or self.steps < 2 * patience:
+            return False
+        if self.stage is Stage.ADAPT:  # a device has to be waited for to know it
+            self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
+        if len(self._losses) < 2 * patience:
+            return False
+        before, after = (
+            sum(losses) / patience
+            for losses in (self._losses[-2 * patience : -patience], self._losses[-patience:])
+        )
+        same = abs(after - before) <= max(CONVERGED * before, NOTHING)
+        return same and len(set(self._genotypes[-patience:])) <= 1
+
+    def _spare(self) -> int:
+        """Steps that a stage which has settled can do without.
+
+        Pruning a mixture that has not decided costs accuracy. So a search takes its last `patience`
+        steps in any case, in which the temperature falls to its end.
+        """
+        left = self.steps - self.taken[self.stage]
+        return max(0, left - self.config.patience) if self.stage is Stage.ADAPT else left
+
+    def _next_stage(self) -> None:
+        if self.stage is Stage.TUNE:
+            self.stage = Stage.DONE
+        else:
+            self._decide()
+
+    def _optimizer(self, params: Params, alpha_lr: float) -> TaskOptimizer:
+        config, card = self.config, self.checkpoint.card
+        settings = TaskOptimizerConfig(
+            weight_lr=config.weight_lr,
+            alpha_lr=alpha_lr,
+            gradient_clip=config.gradient_clip,
+            plain=card.task_optimizer == "sgd",
+        )
+        return TaskOptimizer(params, settings, card.rates)
+
+    def _decide(self) -> None:
+        """Fix the architecture; the weights go on with a fresh state of Adam."""
+        self.soft = self.optimizer.snapshot()
+        self.genotype = genotype_of(self.checkpoint.supernet, self.soft)
+        self.optimizer = self._optimizer(self.soft, 0.0)
+        self._losses, self._genotypes, self._skipped = [], [], 0
+        self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
+
+
+def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
+    """The parameters that an adaptation begins with."""
+    return frozen_trunk(checkpoint.params) if config.trunk_only else checkpoint.params
+
+
+def advance(
+    adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29, engine: Engine = ENGINE
+) -> list[Step | Exception | None]:
+    """One update of each, all of one checkpoint, together.
+
+    memory: most bytes of activations, about, that are kept for the backward pass; what happens on
+        the edges of so many of the first cells that these suffice is evaluated again.
+    engine: how the device computes.
+
+    Returns what it came to for each: a step, the error that ends it, or None if its step takes
+    another update.
+
+    Raises:
+        torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
+    """
+    updates = [adaptation.update() for adaptation in adaptations]
+    stack = Stack([adaptation.optimizer for adaptation in adaptations])
+    checkpoint = adaptations[0].checkpoint
+    recompute = checkpoint.cells_to_recompute(_images_of(adaptations, engine), memory)
+    drawn = [update.generator.get_state() for update in updates]
+    try:
+        with checkpoint.using:  # the backward pass too: it may evaluate again
+            found, gradients = evaluate_stack(
+                checkpoint, updates, stack, recompute=recompute, engine=engine
+            )
+    except Exception:
+        for update, state in zip(updates, drawn, strict=True):
+            update.generator.set_state(state)
+        raise
+    norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
+    alphas = views_of(stack.alphas, stack.alpha_layout)
+    entropies = checkpoint.supernet.entropy(alphas, relaxation_of(Softmax(), updates))
+    # all that the host has to know, but for which candidates are to run, in one wait
+    figures = [found.losses, found.accuracies, entropies.expand_as(found.losses), *norms]
+    rows = torch.stack(figures, dim=1).tolist()
+    outcomes = list[Step | Exception | None]()
+    for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
+        loss, accuracy, entropy, *own = row
+        try:
+            outcomes.append(
+                adaptation.learn(gradient, Figures(loss, accuracy, entropy, (own[0], own[1])))
+            )
+        except Diverged as error:  # this task; others have taken their step already
+            # its traceback would hold all that this step has allocated
+            outcomes.append(error.with_traceback(None))
+        except Exception as error:
+            outcomes.append(error)
+    return outcomes
+
+
+def footprint(adaptations: Sequence[Adaptation], engine: Engine = ENGINE) -> int:
+    """About how many bytes of activations a step of these together keeps for its backward pass."""
+    return _images_of(adaptations, engine) * sum(adaptations[0].checkpoint.kept)
+
+
+def _images_of(adaptations: Sequence[Adaptation], engine: Engine) -> int:
+    """Images and views in a step of these together, padding included."""
+    count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
+    return 2 * prod(engine.room(len(adaptations), count))

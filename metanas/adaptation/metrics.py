@@ -1,0 +1,189 @@
+"""What can be said of an adaptation from its support set alone."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metanas.adaptation.optimizer import Params
+from metanas.adaptation.stacking import SHARE_THRESHOLD
+from metanas.adaptation.views import draw_views
+from metanas.checkpoint import Checkpoint
+from metanas.export.onnx_model import Classifier
+from metanas.images.batches import batches_of
+from metanas.images.shifted_copies import averaged, looks, with_copies
+from metanas.images.support_set import SupportSet
+from metanas.nn.functional import Rows
+from metanas.nn.prototypes import held_out_logits, membership
+from metanas.nn.upload import upload
+from metanas.spec.options import AdaptConfig, AffineRange
+from metanas.supernet.discrete import at_once, features_in_parts, freeze_in_parts, from_supernet
+from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
+from metanas.util.work import Parts
+
+LARGE = 170 * 2**20
+"""Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Soft supernet against pruned network of the same weights, on views of the support images."""
+
+    soft: float
+    """Accuracy of the soft supernet, 0 to 1."""
+    pruned: float
+    """Accuracy of the pruned network, 0 to 1."""
+    logits: float
+    """Mean absolute difference of a logit."""
+
+
+@torch.no_grad()
+def gap(
+    checkpoint: Checkpoint, params: Params, task: SupportSet, options: AdaptConfig, seed: int
+) -> Gap:
+    """Measure the gap on one batch of the support set, each image queried by a random view."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = next(batches_of(task.labels, options.batch_size, generator))
+    (images,) = upload([task.images[rows]], checkpoint.device)
+    stored: Tensor | None = None
+    if task.views is not None:
+        (stored,) = upload([task.views[rows]], checkpoint.device)
+    views = draw_views(images, stored, checkpoint.card.augment, _seeded(seed))
+    x = torch.cat([images, views])
+    relaxations = (Softmax(temperature=options.temperature_end), Argmax())
+    # a stack of two tasks that differ in how they are mixed, unless that would take much memory
+    large = 2 * len(x) * sum(checkpoint.kept) > LARGE
+    stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
+    found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
+    support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
+    members = membership(task.labels[rows], task.ways).to(x.device).expand(2, -1, -1)
+    scale = params["head.log_scale"].exp().expand(2)
+    logits = held_out_logits(support, members, views, scale)
+    members = members[0]
+    soft, pruned = logits[:, :, members.any(0)]  # a mini-batch need not hold every class
+    labels = members[:, members.any(0)].argmax(1)
+    difference = float((soft - pruned).abs().mean())
+    return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
+
+
+def _features(
+    checkpoint: Checkpoint,
+    params: Params,
+    x: Tensor,
+    relaxations: Sequence[Relaxation],
+    by_edge: bool,
+) -> Tensor:
+    """Features `(len(relaxations), rows, D)`, mixed each way; half of the rows are support."""
+    count = len(relaxations)
+    if count > 1:
+        params = {name: value.expand(count, *value.shape) for name, value in params.items()}
+    rows = Rows(len(x) // 2, count)
+    arguments = (torch.cat([x] * count), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
+    again = checkpoint.card.space.cells if by_edge else 0
+    with checkpoint.using:
+        out: Tensor = functional_call(
+            checkpoint.supernet, params, arguments, {"recompute": again}, tie_weights=False
+        )
+    return out.view(count, len(x), -1)
+
+
+@torch.no_grad()
+def view_accuracy(
+    classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
+) -> Parts[tuple[float, int]]:
+    """Accuracy of the finished model on random views of the support images, 0 to 1.
+
+    The second figure is the multiply-accumulates that the network takes for an image.
+    """
+    right, macs, generator = 0.0, MacCounter(), _seeded(seed)
+    count = at_once(task.images, classifier.shift_pixels)
+    with macs.watching(classifier.network):
+        for part in torch.arange(len(task.labels)).split(count):
+            yield
+            stored = None if task.views is None else task.views[part]
+            views = draw_views(task.images[part], stored, augment, generator)
+            right += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
+    return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)
+
+
+def _trunk_macs(classifier: Classifier) -> int:
+    """Multiply-accumulates of the trunk for an image."""
+    if classifier.trunk is None:
+        return 0
+    macs, size = MacCounter(), classifier.preprocess.size
+    with macs.watching(classifier.trunk):
+        classifier.trunk(torch.zeros(1, 3, size, size))
+    return macs.total
+
+
+@torch.no_grad()
+def meta_features(
+    checkpoint: Checkpoint, start: Params, task: SupportSet, options: AdaptConfig
+) -> Parts[Tensor]:
+    """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
+
+    Its parameters are `start`. Only its normalisation statistics come from these images, as
+    `freeze_statistics` takes them.
+    """
+    count, chunk, shift = len(task.images), options.batch_size, options.shift_pixels
+    if count * looks(shift) <= chunk:
+        (images,) = upload([with_copies(task.images, shift)], checkpoint.device)
+        arguments = (images, Rows(count), Argmax())
+        with checkpoint.using:
+            features: Tensor = functional_call(
+                checkpoint.supernet, start, arguments, tie_weights=False
+            )
+        return averaged(features.cpu(), shift)
+    params = {name: value.cpu() for name, value in start.items()}
+    genotype = checkpoint.meta_genotype
+    network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
+    features = yield from freeze_in_parts(network, task.images, chunk)
+    return (yield from features_in_parts(network, task.images, shift)) if shift else features
+
+
+def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:
+    """Accuracy on support images against prototypes that were made without them, 0 to 1.
+
+    Classes with one image take no part; one class at least has to have two. With features of a
+    network that was adapted to the same images this says little: it is nearly always 1.
+    """
+    logits = held_out_logits(features, membership(task.labels, task.ways), features, scale)
+    counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
+    return _accuracy(logits[counted], task.labels[counted])
+
+
+class MacCounter:
+    """Counts multiply-accumulates while a network runs, to be divided by the number of images.
+
+    Of weights with two dimensions or more: each is used once for every pixel that comes out.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    @contextmanager
+    def watching(self, network: nn.Module) -> Iterator[None]:
+        """Count what this network does."""
+        hooks = [module.register_forward_hook(self._count) for module in network.modules()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _count(self, module: nn.Module, _inputs: object, out: Tensor | tuple[Tensor, ...]) -> None:
+        weights = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
+        if weights:
+            first = out[0] if isinstance(out, tuple) else out  # the stem hands its output on twice
+            self.total += weights * (first.numel() // first.shape[1])
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _accuracy(logits: Tensor, labels: Tensor) -> float:
+    return float((logits.argmax(1) == labels).float().mean())

@@ -1,0 +1,209 @@
+"""The task optimizer: weights and alphas of one task, or of a stack, from one backward pass.
+
+Notable:
+- All weights lie in one flat tensor and all alphas in another; the parameters that the network sees
+  are views into them. A step of Adam is then a dozen kernels instead of a dozen for each of several
+  hundred small tensors, and a task is loaded or read with one copy.
+- Gradients are taken from the live network (the published code took them from a stale copy), and
+  parameters that a step did not use get a gradient of zero.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from metanas.errors import Diverged
+from metanas.supernet.alphas import is_alpha
+
+Params = dict[str, Tensor]
+FlatLayout = tuple[tuple[str, torch.Size], ...]
+"""Names and shapes of parameters, in the order in which they lie in a flat tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOptimizerConfig:
+    """Adam (Kingma & Ba, arXiv:1412.6980) or plain gradient steps, on weights and alphas."""
+
+    weight_lr: float
+    """Step size on the weights."""
+    alpha_lr: float
+    """Step size on the alphas; 0 leaves the architecture alone."""
+    alpha_decay: float = 0.0
+    """L2 penalty on the alphas."""
+    beta1: float = 0.9
+    """Decay of the mean gradient; REPTILE's authors use 0."""
+    beta2: float = 0.999
+    """Decay of the mean squared gradient."""
+    gradient_clip: float = 10.0
+    """Largest norm of the gradient of the weights, and likewise of the alphas."""
+    plain: bool = False
+    """Plain gradient steps, as MAML takes them, instead of Adam."""
+
+
+def views_of(flat: Tensor, layout: FlatLayout) -> Params:
+    """The parameters that lie in a flat tensor `(..., numbers)`, with its leading dimensions."""
+    pieces = flat.split([shape.numel() for _, shape in layout], dim=-1)
+    parts = zip(layout, pieces, strict=True)
+    return {name: piece.view(flat.shape[:-1] + shape) for (name, shape), piece in parts}
+
+
+class _Group:
+    """Some parameters as views into one flat tensor; `rates` are factors on their steps."""
+
+    def __init__(self, params: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
+        self.flat = torch.cat([p.detach().reshape(-1) for p in params.values()]).clone()
+        self.gradient = torch.zeros_like(self.flat)
+        self.layout = tuple((name, p.shape) for name, p in params.items())
+        self.views = views_of(self.flat, self.layout)
+        self.factors: Tensor | None = None
+        if rates:
+            each = [torch.full((p.numel(),), rates.get(name, 1.0)) for name, p in params.items()]
+            self.factors = torch.cat(each).to(self.flat)
+
+    def set_gradient(self, gradient: Tensor, norm: Tensor, clip: float) -> None:
+        torch.mul(gradient, (clip / norm).clamp(max=1.0), out=self.gradient)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be stepped."""
+
+    weights: bool = True
+    alphas: bool = True
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The gradient of one task's loss, flat; None of what is not to be stepped.
+
+    `norms` `(2,)` are those of both; that of None means nothing. They stay on the device: whoever
+    steps several tasks asks for all their figures at once.
+    """
+
+    weights: Tensor | None
+    alphas: Tensor | None
+    norms: Tensor
+
+
+class TaskOptimizer:
+    """Holds the parameters of one task and steps them.
+
+    `params` are views to run the network with; they change in place with every step. `rates` are
+    learned factors on the length of a parameter's steps (Meta-SGD), by name.
+    """
+
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        config: TaskOptimizerConfig,
+        rates: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self._config = config
+        self.weights = _Group({k: v for k, v in params.items() if not is_alpha(k)}, rates)
+        alphas = {k: v for k, v in params.items() if is_alpha(k)}
+        self.alphas = _Group(alphas, rates) if alphas else None
+        self.params: Params = {
+            **self.weights.views,
+            **(self.alphas.views if self.alphas else {}),
+        }
+        groups = [{"params": [self.weights.flat], "lr": config.weight_lr}]
+        if self.alphas is not None:
+            decay = config.alpha_decay
+            groups.append(
+                {"params": [self.alphas.flat], "lr": config.alpha_lr, "weight_decay": decay}
+            )
+        self._optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(groups, fused=True)
+            if config.plain
+            else torch.optim.Adam(groups, betas=(config.beta1, config.beta2), fused=True)
+        )
+
+    @property
+    def searches(self) -> bool:
+        """Whether the architecture is to move at all."""
+        return self.alphas is not None and self._config.alpha_lr > 0
+
+    def snapshot(self) -> Params:
+        """A copy of the parameters."""
+        return {name: value.detach().clone() for name, value in self.params.items()}
+
+    def descend(self, gradient: Gradient, norms: Sequence[float]) -> None:
+        """One step down this gradient, whose norms are known by now.
+
+        Raises:
+            Diverged: it is not finite; nothing has changed.
+        """
+        flats = (gradient.weights, gradient.alphas)
+        # of the task's own: what only others in its stack are to step must not end it
+        own = [norm for norm, flat in zip(norms, flats, strict=True) if flat is not None]
+        if not all(norm < float("inf") for norm in own):
+            raise Diverged("a gradient became infinite or NaN; lower the learning rates")
+        groups = []
+        parts = zip((self.weights, self.alphas), flats, gradient.norms, strict=True)
+        for group, flat, norm in parts:
+            if group is not None and flat is not None:
+                group.set_gradient(flat, norm, self._config.gradient_clip)
+                groups.append(group)
+        if groups:
+            self._apply(groups)
+
+    def _apply(self, groups: Sequence[_Group]) -> None:
+        for group in (self.weights, self.alphas):
+            if group is not None:  # Adam passes over what has no gradient
+                group.flat.grad = group.gradient if group in groups else None
+        before = [None if g.factors is None else g.flat.clone() for g in groups]
+        self._optimizer.step()
+        for group, old in zip(groups, before, strict=True):
+            if old is not None and group.factors is not None:
+                torch.lerp(old, group.flat, group.factors, out=group.flat)
+
+
+class Stack:
+    """The parameters of several tasks in two tensors, and the way of gradients back.
+
+    `weights` and `alphas` are flat: `(tasks, numbers)`, or `(numbers,)` of a single task. Those of
+    several are copies: make a new stack after the optimizers have stepped.
+    """
+
+    def __init__(self, optimizers: Sequence[TaskOptimizer]) -> None:
+        self._optimizers = optimizers
+        first = optimizers[0]
+        self.weights, self.layout = _stacked([each.weights for each in optimizers])
+        self.alphas, self.alpha_layout = self.weights[..., :0], FlatLayout()
+        if first.alphas is not None:
+            alphas = [each.alphas for each in optimizers if each.alphas is not None]
+            self.alphas, self.alpha_layout = _stacked(alphas)
+
+    def asked(self, wanted: Sequence[Wanted]) -> Wanted:
+        """What any of the tasks is to step."""
+        alphas = any(self._moves(wanted))
+        return Wanted(weights=any(want.weights for want in wanted), alphas=alphas)
+
+    def gradients(
+        self, of_weights: Tensor, of_alphas: Tensor, wanted: Sequence[Wanted]
+    ) -> list[Gradient]:
+        """Each task's part of the gradients, which are flat as the parameters are."""
+        rows = [flat.reshape(len(wanted), -1) for flat in (of_weights, of_alphas)]
+        norms = torch.stack([torch.linalg.vector_norm(flat, dim=1) for flat in rows], dim=1)
+        return [
+            Gradient(
+                rows[0][task] if want.weights else None,
+                rows[1][task] if moves else None,
+                norms[task],
+            )
+            for task, (want, moves) in enumerate(zip(wanted, self._moves(wanted), strict=True))
+        ]
+
+    def _moves(self, wanted: Sequence[Wanted]) -> list[bool]:
+        """For each task, whether its alphas are to be stepped."""
+        pairs = zip(wanted, self._optimizers, strict=True)
+        return [want.alphas and each.searches for want, each in pairs]
+
+
+def _stacked(groups: Sequence[_Group]) -> tuple[Tensor, FlatLayout]:
+    first, *others = groups
+    flat = torch.stack([group.flat for group in groups]) if others else first.flat
+    return flat.detach(), first.layout

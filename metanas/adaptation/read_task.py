@@ -1,0 +1,96 @@
+"""From labelled images as they come to a task in every form that adaptation needs it in."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from metanas.adaptation.views import behind_trunk
+from metanas.checkpoint import Checkpoint
+from metanas.errors import InvalidInput, Violation
+from metanas.images.decode import decode, from_array
+from metanas.images.support_set import Image, Task, preprocessing_for, support_set
+from metanas.spec.examples import Example, Limits, check_examples
+from metanas.util.work import Parts
+
+
+def read_task(
+    examples: Sequence[Example],
+    classes: Sequence[str] | None,
+    limits: Limits,
+    *,
+    checkpoint: Checkpoint,
+    views: int,
+    seed: int,
+) -> Parts[Task]:
+    """Check and decode a support set, image by image.
+
+    Args:
+        examples: labelled images, encoded or as arrays.
+        classes: all class names in order; None is the order of their first examples.
+        limits: what is refused.
+        checkpoint: whose input the images become.
+        views: of each image, at most, behind a trunk.
+        seed: of these views.
+
+    Raises:
+        InvalidInput: with all that is wrong with it.
+    """
+    check_examples(examples, limits, classes)
+    card, trunk = checkpoint.card, checkpoint.trunk
+    images = yield from _read_all(examples, card.input.channels, limits)
+    preprocess = preprocessing_for(images, card.input)
+    labels = [example.label for example in examples]
+    support = support_set(images, labels, preprocess, classes)
+    if trunk is not None:
+        generator = torch.Generator().manual_seed(seed)
+        support = yield from behind_trunk(support, preprocess, trunk, card, views, generator)
+    digest = _support_digest(images, labels, support.classes)
+    return Task(tuple(images), preprocess, support, digest)
+
+
+def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Parts[list[Image]]:
+    images: list[Image] = []
+    bad: list[Violation] = []
+    pixels = 0
+    for index, example in enumerate(examples):
+        yield
+        try:
+            images.append(_read(example.image, channels, limits))
+        except InvalidInput as error:
+            bad.extend(error.within(f"examples[{index}]").violations)
+            continue
+        pixels += images[-1].shape[0] * images[-1].shape[1]
+        if pixels > limits.max_total_pixels:
+            raise _too_many_pixels(index + 1, limits)
+    if bad:
+        raise InvalidInput(bad)
+    return images
+
+
+def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
+    """A decoded image, uint8: queries will come with eight bits, so the support set has no more."""
+    if isinstance(image, bytes):
+        return decode(image, channels=channels, limits=limits)
+    array = from_array(image, channels=channels, limits=limits)
+    whole = array if array.dtype == np.uint8 else np.rint(array * 255)
+    return whole.astype(np.uint8)
+
+
+def _too_many_pixels(count: int, limits: Limits) -> InvalidInput:
+    message = f"the first {count} images have more than {limits.max_total_pixels} pixels together, "
+    message += "which is all that is allowed; send smaller images"
+    return InvalidInput.single("examples", "TOO_MANY_PIXELS", message)
+
+
+def _support_digest(images: Sequence[Image], labels: Sequence[str], classes: Sequence[str]) -> str:
+    digest = hashlib.sha256(json.dumps(classes).encode())
+    for image, label in zip(images, labels, strict=True):
+        name = label.encode()
+        digest.update(f"{len(name)} {image.shape} {image.dtype}\n".encode() + name)
+        digest.update(image.tobytes())
+    return digest.hexdigest()

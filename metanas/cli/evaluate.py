@@ -1,0 +1,237 @@
+"""`python -m metanas evaluate`, `compare` and `scores`."""
+
+import argparse
+from functools import partial
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from metanas import data
+from metanas.adaptation.engine import engine_for
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.data.episodes import Classes, with_rotations
+from metanas.data.unreadable import HOW
+from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
+from metanas.evaluation.compare import LEAST, compare
+from metanas.evaluation.evaluate import EpisodeShape, mean_of
+from metanas.evaluation.journal import Record
+from metanas.evaluation.results import Stored, read_stored
+from metanas.evaluation.resume import Plan, run_plan
+from metanas.evaluation.scores import add_scores
+from metanas.nn.devices import device_of
+from metanas.runs.screen import bar
+from metanas.spec.precision import Precision
+from metanas.training.config import MOST_THREADS
+from metanas.training.config_file import parse_overrides
+from metanas.util.formatting import counted
+
+PREFERRED_SPLIT = "val"
+SHOWN = {
+    "accuracy": "exported",
+    "accuracy_pruned": "pruned, not tuned",
+    "accuracy_soft": "soft supernet",
+    "accuracy_transductive": "transductive",
+}
+"""Accuracy in a record -> what it is called."""
+COUNTS = (
+    ("ways", 5, 2, inf, "classes of an episode"),
+    ("shots", 1, 1, inf, "support images of a class"),
+    ("queries", 5, 1, inf, "queries of a class"),
+    ("episodes", 600, 1, inf, "number of episodes"),
+    ("seed", 0, 0, inf, "seed of the episodes"),
+    ("together", 1, 1, inf, "episodes that are adapted in one stack"),
+    ("threads", 1, 1, MOST_THREADS, "threads of torch"),
+)
+"""Option, default, least, most, what it is."""
+
+
+def add_commands(commands: Any) -> None:
+    """Declare the commands."""
+    _add_evaluate(commands.add_parser("evaluate", help="evaluate a checkpoint in process"))
+    command = commands.add_parser(
+        "compare",
+        help="compare two evaluations episode by episode",
+        description="Mean difference of two evaluations on the same episodes, with its 95 % "
+        "interval. Reads what `evaluate --out` of this program and of the client write.",
+    )
+    command.add_argument("one", type=Path, metavar="A.json")
+    command.add_argument("other", type=Path, metavar="B.json")
+    command.set_defaults(run=_compare)
+    command = commands.add_parser(
+        "scores",
+        help="write evaluations' accuracies into a checkpoint's card",
+        description="Write the accuracies of evaluations of a checkpoint, at its defaults, into "
+        "its card, from which a server tells them. Reads what `evaluate --out` of this program and "
+        "of the client write. The checkpoint's digest stays as it is.",
+    )
+    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
+    command.add_argument("evaluations", type=Path, nargs="+", metavar="A.json")
+    command.set_defaults(run=_scores)
+
+
+def _add_evaluate(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Adapt to episodes of a data set in process and classify their queries with the exported "
+        "files; also says what the pruned network before tuning and the soft supernet would have "
+        "answered. With --out every episode is kept in a journal, and the same command goes on."
+    )
+    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
+    command.add_argument("--data", type=Path, required=True, help="npz, or folder of classes")
+    command.add_argument(
+        "--unreadable",
+        choices=HOW,
+        default="refuse",
+        help="what becomes of images that cannot be read (default: refuse)",
+    )
+    command.add_argument("--split", help="part of the data set (val if there is one, else all)")
+    command.add_argument(
+        "--rotations",
+        action="store_true",
+        help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
+        "Omniglot tables have it",
+    )
+    for name, default, _, _, what in COUNTS:
+        command.add_argument(
+            f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
+        )
+    command.add_argument(
+        "--transductive",
+        action="store_true",
+        help="also with statistics of support and queries together, as published tables commonly "
+        "have it; no query on its own is answered like that",
+    )
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    command.add_argument(
+        "--precision",
+        type=Precision,
+        choices=list(Precision),
+        default=Precision.FLOAT32,
+        help="what the products of a step are computed in (default: float32)",
+    )
+    command.add_argument(
+        "--graphs",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep up to N steps as CUDA graphs (default: 0)",
+    )
+    command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="override an option"
+    )
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    torch.set_num_threads(arguments.threads)
+    device = device_of(arguments.device)
+    engine = engine_for(device, arguments.precision, arguments.graphs)
+    checkpoint = load_checkpoint(arguments.checkpoint, device=device)
+    with data.noting(arguments.unreadable) as note:
+        split, classes = classes_for(checkpoint, arguments.data, arguments.split, note)
+    dataset = arguments.data.name
+    if arguments.rotations:
+        classes, dataset = with_rotations(classes), f"{dataset} with rotations"
+    shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
+    options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
+    plan = Plan(
+        checkpoint=checkpoint,
+        dataset=dataset,
+        split=split,
+        classes=classes,
+        shape=shape,
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        options=options,
+        together=arguments.together,
+        transductive=arguments.transductive,
+        engine=engine,
+    )
+    with TemporaryDirectory() as folder, bar() as shown:
+        task = shown.add_task("evaluate", total=plan.episodes, seen="")
+        out = arguments.out or Path(folder) / "evaluation.json"
+        records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
+    _show(plan, records)
+    return 0
+
+
+def classes_for(
+    checkpoint: Checkpoint, path: Path, split: str | None, note: data.Note | None = None
+) -> tuple[str | None, Classes]:
+    """The classes of a data set as this checkpoint takes them, and which split they are.
+
+    Without a split these are the classes of "val", or all where there is no such split. They are in
+    the order of their names, as the client has them, so that both draw the same episodes. Images
+    that cannot be read are noted, or else an error.
+    """
+    spec = checkpoint.card.input
+    # images of a folder may differ in size and are made equal; others stay as a client sends them
+    load = partial(
+        data.load,
+        path,
+        size=spec.size if path.is_dir() else None,
+        channels=spec.channels,
+        on_unreadable=note,
+    )
+    found: str | None = split or PREFERRED_SPLIT
+    try:
+        classes = load(found)
+    except DatasetError as error:
+        if split or error.reason != "DATASET_SPLIT":
+            raise
+        found, classes = None, load(None)
+    return found, dict(sorted(classes.items()))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    bad = [
+        Violation(
+            f"--{name}",
+            "OPTION_OUT_OF_RANGE",
+            f"must be at least {least}" if most == inf else f"must be {least} to {most}",
+        )
+        for name, _, least, most, _ in COUNTS
+        if not least <= getattr(arguments, name) <= most
+    ]
+    if bad:
+        raise InvalidInput(bad)
+    if arguments.out and arguments.out.is_dir():
+        message = f"{arguments.out} is a folder; name a file that ends in .json"
+        raise EvaluationError("EVALUATION_UNWRITABLE", message)
+
+
+def _show(plan: Plan, records: list[Record]) -> None:
+    stored, shape = Stored({}, tuple(records)), plan.shape
+    print(
+        f"{plan.dataset}, {f'split {plan.split}' if plan.split else 'all classes'}: "
+        f"{counted(len(records), 'episode', 'episodes')}, {shape.ways}-way {shape.shots}-shot, "
+        f"{counted(shape.queries, 'query', 'queries')} a class"
+    )
+    for name, title in SHOWN.items():
+        if values := stored.column(name):
+            mean = mean_of(values)
+            wide = f" ± {100 * mean.interval:.2f}" if len(values) >= LEAST else ""
+            print(f"{title:18} {100 * mean.mean:.2f}{wide} %")
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    one, other = read_stored(arguments.one), read_stored(arguments.other)
+    found = compare(one, other)
+    mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
+    print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")
+    longer = max(len(one.episodes), len(other.episodes))
+    if longer > found.episodes:
+        print(f"only the first {found.episodes} of {longer} are in both; the others do not count")
+    print(f"won {found.won}, lost {found.lost}, tied {found.tied}")
+    return 0
+
+
+def _scores(arguments: argparse.Namespace) -> int:
+    for setting, figures in add_scores(arguments.checkpoint, arguments.evaluations).items():
+        about = f"{figures['accuracy']:.2f} ± {figures['interval95']:.2f} %"
+        print(f"{setting}: {about}, {figures['episodes']:.0f} episodes")
+    return 0

@@ -1,0 +1,62 @@
+"""What an exported file says of itself, and the image on which a runtime can be tested."""
+
+import json
+from base64 import b64encode
+
+from torch import Tensor
+
+from metanas import __version__
+from metanas.checkpoint import Checkpoint
+from metanas.export.onnx_model import Classifier
+from metanas.images.support_set import Image, Task
+from metanas.spec.genotype import Genotype
+from metanas.spec.options import AdaptConfig
+
+CONFORMANCE_TOLERANCE = 1e-3
+"""How far another runtime's logits may be from the conformance vector's."""
+
+
+def metadata_of(
+    checkpoint: Checkpoint,
+    task: Task,
+    options: AdaptConfig,
+    seed: int,
+    *,
+    genotype: Genotype,
+    classifier: Classifier,
+    logits: Tensor,
+) -> dict[str, str]:
+    """The properties of the file of this classifier, whose logits of the support set are given."""
+    card, space = checkpoint.card, checkpoint.card.space
+    return {
+        "metanas.version": __version__,
+        "metanas.labels": json.dumps(task.support.classes, ensure_ascii=False),
+        "metanas.genotype": genotype.to_json(),
+        "metanas.checkpoint": card.name,
+        "metanas.checkpoint_digest": card.digest,
+        "metanas.support_digest": task.digest,
+        "metanas.seed": str(seed),
+        "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
+        "metanas.options": json.dumps(options.to_dict()),
+        "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
+        "metanas.conformance": _conformance(task.images[0], classifier, logits[0]),
+    }
+
+
+def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
+    """One image and its logits: any runtime can prove itself on it.
+
+    Of a large image every k-th pixel, so that a photo does not make the file several times larger;
+    then `logits`, those of the whole image, are not its own.
+    """
+    step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
+    small = image[::step, ::step]
+    if step > 1:
+        logits = classifier.logits(classifier.inputs(small))[0]
+    vector = {
+        "image": b64encode(small.tobytes()).decode(),
+        "shape": small.shape,
+        "logits": [round(value, 6) for value in logits.tolist()],
+        "tolerance": CONFORMANCE_TOLERANCE,
+    }
+    return json.dumps(vector)

@@ -1,0 +1,306 @@
+"""Candidate operations: pairs of `build` (a torch module) and `emit` (the same thing in ONNX).
+
+Notable:
+- A module takes `(x, rows)`: `rows` says which rows of the batch `x` are the support set, and
+  normalisation statistics come from these rows alone, so that no query ever influences another.
+- A norm whose statistics have been frozen ignores `rows` and normalises every row alike.
+- A `Chain` runs a stack of tasks as it runs one. Any other module runs task by task.
+- `OPS` is a plain dict; algorithms get a mapping like it passed in.
+
+The set is the search space of MetaNAS (Elsken et al., CVPR 2020, arXiv:1911.11090), which follows
+DARTS (Liu et al., ICLR 2019, arXiv:1806.09055).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanas.nn.functional import NORM_EPSILON, Geometry, Rows, convolve, even_sided, normalise
+from metanas.nn.onnx_graph import ConvGeometry, Graph, Value
+
+
+class Norm(nn.Module):
+    """Batch normalisation without scale and shift, by the statistics of the support set alone.
+
+    While `mean` is None each call normalises `(R, C, H, W)` by the mean and the biased variance of
+    its support rows. Once frozen, the stored statistics are used for every row.
+    """
+
+    mean: Tensor | None
+    variance: Tensor | None
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("mean", None)
+        self.register_buffer("variance", None)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        if self.mean is not None and self.variance is not None:
+            return F.batch_norm(x, self.mean, self.variance, eps=NORM_EPSILON)
+        return normalise(x, rows)
+
+    def freeze(self, mean: Tensor, variance: Tensor) -> None:
+        """Fix the statistics, each of shape `(channels,)`."""
+        self.mean, self.variance = mean, variance
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift `(channels,)` that this frozen norm amounts to."""
+        if self.mean is None or self.variance is None:
+            raise RuntimeError("a norm can be folded only after its statistics were frozen")
+        scale = torch.rsqrt(self.variance.double() + NORM_EPSILON)
+        return scale, -self.mean.double() * scale
+
+
+class Conv(nn.Conv2d):
+    """Convolution without bias, padded so that stride 1 keeps the size; runs stacks of tasks."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+        self.geometry = Geometry(stride, padding, (dilation, dilation), groups)
+
+    def reset_parameters(self) -> None:
+        """Draw a weight, unless this is built for its shapes alone, where drawing is slow."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:  # type: ignore[override]
+        return convolve(x, self.weight, rows, self.geometry)
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution with two 1x1 convolutions of stride 2, the second shifted by a pixel.
+
+    Both are taps of one 2x2 kernel, which is how they run here and in the exported graph. Odd sizes
+    are padded at the end, so a side of length s becomes ceil(s / 2).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.straight = nn.Parameter(torch.empty(outputs - outputs // 2, inputs, 1, 1))
+        self.shifted = nn.Parameter(torch.empty(outputs // 2, inputs, 1, 1))
+        for weight in (self.straight, self.shifted):
+            if not weight.is_meta:
+                nn.init.kaiming_uniform_(weight, a=5**0.5)
+
+    def kernel(self) -> Tensor:
+        """The two convolutions as one weight of shape (outputs, inputs, 2, 2)."""
+        straight, shifted = F.pad(self.straight, (0, 1, 0, 1)), F.pad(self.shifted, (1, 0, 1, 0))
+        return torch.cat([straight, shifted], dim=-4)
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        return convolve(even_sided(x), self.kernel(), rows, Geometry(stride=(2, 2)))
+
+
+class Chain(nn.ModuleList):
+    """Layers one after the other.
+
+    Norms, convolutions and reductions are told which rows belong to which task. Any other layer
+    with parameters runs task by task when there are several; one without sees rows alone.
+    """
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        return self.part(x, rows, 0, len(self))
+
+    def part(self, x: Tensor, rows: Rows, first: int, end: int) -> Tensor:
+        """The layers from `first` up to but not including `end`."""
+        for layer in list(self)[first:end]:
+            if isinstance(layer, Norm | Conv | FactorizedReduce):
+                x = layer(x, rows)
+            elif rows.tasks > 1 and has_parameters(layer):
+                x = each_task(layer, x, rows.tasks)
+            else:
+                x = layer(x)
+        return x
+
+
+def each_task(module: nn.Module, x: Tensor, tasks: int, rows: Rows | None = None) -> Tensor:
+    """Run a module that knows nothing of stacks on one task after the other.
+
+    It gets the task's rows of `x`, its slice of every parameter, and its `Rows` if these are given.
+    """
+    stacked = dict(module.named_parameters())
+    outs = []
+    for task, part in enumerate(x.unflatten(0, (tasks, -1))):
+        params = {name: value[task] for name, value in stacked.items()}
+        arguments = (part,) if rows is None else (part, rows.of(task))
+        outs.append(functional_call(module, params, arguments, tie_weights=False))
+    return torch.cat(outs)
+
+
+class Zero(nn.Module):
+    """No connection: zeros of the shape that an operation of this stride would return."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, :: self.stride, :: self.stride] * 0.0
+
+
+def has_parameters(module: nn.Module) -> bool:
+    """Whether there is anything in the module to learn."""
+    return any(True for _ in module.parameters())
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same values with the channels innermost, in which convolutions run 2 to 4 times faster.
+
+    It has to be asked for after the stem: with one input channel both layouts have the same
+    strides, and torch then goes on in the slow one.
+    """
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def relu_conv_norm(inputs: int, outputs: int) -> Chain:
+    """The 1x1 convolution that brings a cell input to the width of the cell."""
+    return Chain([nn.ReLU(), Conv(inputs, outputs), Norm(outputs)])
+
+
+def reduce_norm(inputs: int, outputs: int) -> Chain:
+    """The same for an input of twice the resolution."""
+    return Chain([nn.ReLU(), FactorizedReduce(inputs, outputs), Norm(outputs)])
+
+
+def _separable(channels: int, stride: int, dilation: int = 1) -> list[nn.Module]:
+    depthwise = Conv(channels, channels, (3, 3), (stride, stride), dilation, groups=channels)
+    return [nn.ReLU(), depthwise, Conv(channels, channels), Norm(channels)]
+
+
+def _max_pool_3x3(channels: int, stride: int) -> nn.Module:
+    return Chain([nn.MaxPool2d(3, stride, padding=1), Norm(channels)])
+
+
+def _avg_pool_3x3(channels: int, stride: int) -> nn.Module:
+    pool = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+    return Chain([pool, Norm(channels)])
+
+
+def _skip_connect(channels: int, stride: int) -> nn.Module:
+    return Chain([]) if stride == 1 else reduce_norm(channels, channels)
+
+
+def _conv_1x5_5x1(channels: int, stride: int) -> nn.Module:
+    across = Conv(channels, channels, (1, 5), (1, stride))
+    down = Conv(channels, channels, (5, 1), (stride, 1))
+    return Chain([nn.ReLU(), across, down, Norm(channels)])
+
+
+def _conv_3x3(channels: int, stride: int) -> nn.Module:
+    return Chain(_separable(channels, stride))
+
+
+def _sep_conv_3x3(channels: int, stride: int) -> nn.Module:
+    return Chain(_separable(channels, stride) + _separable(channels, 1))
+
+
+def _dil_conv_3x3(channels: int, stride: int) -> nn.Module:
+    return Chain(_separable(channels, stride, dilation=2))
+
+
+def _zero(_channels: int, stride: int) -> nn.Module:
+    return Chain([Zero(stride)])
+
+
+@dataclass(frozen=True)
+class Op:
+    """A candidate operation.
+
+    `build(channels, stride)` returns a module called as `module(x, rows)`: `(R, channels, H, W)`
+    in, `(R, channels, ceil(H / stride), ceil(W / stride))` out. `emit(graph, module, value)`
+    records the same computation, with every norm frozen, in an ONNX graph and returns its output.
+    """
+
+    build: Callable[[int, int], nn.Module]
+    emit: Callable[[Graph, nn.Module, Value], Value]
+
+
+def emit_chain(graph: Graph, module: nn.Module, value: Value) -> Value:
+    """Record a `Chain`; norms are folded into the convolution before them or become affine maps."""
+    layers = list(module.children())
+    while layers:
+        layer = layers.pop(0)
+        norm = layers.pop(0) if layers and isinstance(layers[0], Norm) else None
+        folded = norm.folded() if isinstance(norm, Norm) else None
+        if isinstance(layer, nn.Conv2d | FactorizedReduce):
+            value = _emit_convolution(graph, layer, folded, value)
+            continue
+        value = _emit_plain(graph, layer, value)
+        if folded is not None:
+            scale, shift = (part.float().numpy(force=True) for part in folded)
+            value = graph.affine(value, scale, shift)
+    return value
+
+
+def _emit_convolution(
+    graph: Graph,
+    layer: nn.Conv2d | FactorizedReduce,
+    folded: tuple[Tensor, Tensor] | None,
+    value: Value,
+) -> Value:
+    weight = layer.kernel() if isinstance(layer, FactorizedReduce) else layer.weight
+    bias = None
+    if folded is not None:
+        scale, shift = folded
+        weight = (weight.double() * scale.view(-1, 1, 1, 1)).float()
+        bias = shift.float().numpy(force=True)
+    return graph.conv(value, weight.numpy(force=True), bias, **_geometry(layer))
+
+
+def _geometry(layer: nn.Conv2d | FactorizedReduce) -> ConvGeometry:
+    if isinstance(layer, FactorizedReduce):
+        return {"stride": (2, 2), "dilation": (1, 1), "pads": (0, 0, 1, 1), "groups": 1}
+    top, left = (int(side) for side in layer.padding)
+    return {
+        "stride": (layer.stride[0], layer.stride[1]),
+        "dilation": (layer.dilation[0], layer.dilation[1]),
+        "pads": (top, left, top, left),
+        "groups": layer.groups,
+    }
+
+
+def _side(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+def _emit_plain(graph: Graph, layer: nn.Module, value: Value) -> Value:
+    match layer:
+        case nn.ReLU():
+            return graph.relu(value)
+        case nn.MaxPool2d():
+            return graph.max_pool(value, 3, _side(layer.stride), 1)
+        case nn.AvgPool2d():
+            return graph.average_pool(value, 3, _side(layer.stride), 1)
+        case Zero():
+            return graph.zeros(value, layer.stride)
+    raise TypeError(f"emit_chain knows no {type(layer).__name__}; give the op an emit of its own")
+
+
+OPS: Mapping[str, Op] = MappingProxyType(
+    {
+        "max_pool_3x3": Op(_max_pool_3x3, emit_chain),
+        "avg_pool_3x3": Op(_avg_pool_3x3, emit_chain),
+        "skip_connect": Op(_skip_connect, emit_chain),
+        "conv_1x5_5x1": Op(_conv_1x5_5x1, emit_chain),
+        "conv_3x3": Op(_conv_3x3, emit_chain),
+        "sep_conv_3x3": Op(_sep_conv_3x3, emit_chain),
+        "dil_conv_3x3": Op(_dil_conv_3x3, emit_chain),
+        "zero": Op(_zero, emit_chain),
+    }
+)
+"""The candidate operations of MetaNAS, and `zero`."""

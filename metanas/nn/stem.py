@@ -1,0 +1,169 @@
+"""Both ends of a network: what the cells' inputs come from, and what their output becomes.
+
+Without a trunk these are a stem and nothing; with one, the trunk's two maps and an
+`Embedding`.
+"""
+
+from collections.abc import Mapping
+from math import log
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metanas.nn.functional import Rows
+from metanas.nn.onnx_graph import Graph, Value
+from metanas.nn.ops import Chain, Conv, Norm, channels_last, emit_chain
+from metanas.nn.trunk import Maps
+from metanas.spec.search_space import SearchSpace
+
+EMBED = "embed."
+
+
+class Stem(Chain):
+    """Images `(R, C, H, W)` to both inputs of the first cell, which are one and the same.
+
+    Convolutions of 3x3 with a ReLU between them, of which the last one strides.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        *before, last = space.stem_channels
+        layers, inputs = list[nn.Module](), space.input_channels
+        for width in before:
+            layers += [Conv(inputs, width, (3, 3)), Norm(width), nn.ReLU()]
+            inputs = width
+        self.stride = space.stem_stride
+        strided = Conv(inputs, last, (3, 3), (self.stride, self.stride))
+        super().__init__([*layers, strided, Norm(last)])
+        self.widths = (last, last)
+        self.before = sum(before)
+
+    def forward(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        first = channels_last(self[0](x, rows))
+        out = self.part(first, rows, 1, len(self))
+        return out, out
+
+    def kept(self, size: int) -> int:
+        """Numbers that an image of this side leaves for the backward pass."""
+        return 2 * self.before * size**2 + 2 * self.widths[0] * (-(-size // self.stride)) ** 2
+
+    def emit(self, graph: Graph, images: Value) -> tuple[Value, Value]:
+        """The same in ONNX."""
+        out = emit_chain(graph, self, images)
+        return out, out
+
+
+class Taps(nn.Module):
+    """What a trunk has made of images, `(R, K)`, to both inputs of the first cell."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.maps = Maps.of(space)
+        self.widths = self.maps.channels
+
+    def forward(self, x: Tensor, _rows: Rows) -> tuple[Tensor, Tensor]:
+        return self.maps.unpack(x)
+
+    def kept(self, size: int) -> int:
+        """Numbers that an image of this side leaves for the backward pass."""
+        return self.maps.length(size)
+
+
+def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
+    """Features `(R, D)` of the last cell's maps `(R, C, H, W)`: the means over the grid's fields.
+
+    Fields of an odd side overlap in its middle.
+    """
+    return F.adaptive_avg_pool2d(maps, space.grid).flatten(1)
+
+
+def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Value:
+    """The same in ONNX, of images of this side."""
+    if space.grid == 1:
+        return graph.pooled(maps)
+    side = space.sides(size)[-1]
+    length, step = -(-side // space.grid), side // space.grid
+    return graph.node("Flatten", [graph.average_pool(maps, length, step, 0)], axis=1)
+
+
+def halves_before(space: SearchSpace, index: int) -> bool:
+    """Whether the first input of a cell has twice the resolution of the second."""
+    if index == 0 and space.trunk:
+        return Maps.of(space).ratio == 2
+    return index - 1 in space.reductions
+
+
+def entry(space: SearchSpace) -> Stem | Taps:
+    """What a network of this space begins with."""
+    return Taps(space) if space.trunk else Stem(space)
+
+
+class Embedding(nn.Module):
+    """What the trunk sees and what the cells make of it, as one feature vector.
+
+    The trunk's last map, pooled, of length one, through a linear map, and again of length one;
+    beside it the cells' features, of length `exp(log_mix)`. With the identity for the linear map
+    and a mix of zero, prototypes of these are the frozen trunk's by cosine similarity: the baseline
+    that it starts from.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        width = Maps.of(space).channels[1]
+        self.project = Conv(width, width)
+        self.log_mix = nn.Parameter(torch.tensor(0.0))
+        self.start()
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Begin near the baseline: the cells have a weight that is small, but not zero."""
+        if not self.project.weight.is_meta:
+            self.project.weight.copy_(torch.eye(len(self.project.weight))[..., None, None])
+        self.log_mix.fill_(log(0.1))
+
+    def forward(self, last: Tensor, features: Tensor | None, rows: Rows) -> Tensor:
+        """Features `(R, D)` of maps `(R, C, H, W)` and of the cells' features, if there are any."""
+        pooled = F.normalize(last.mean(dim=(2, 3)), dim=1)
+        own = F.normalize(self.project(pooled[..., None, None], rows).flatten(1), dim=1)
+        if features is None:
+            return own
+        mix = self.log_mix.exp().reshape(-1, 1, 1)
+        found = F.normalize(features, dim=1).unflatten(0, (rows.tasks, -1)) * mix
+        return torch.cat([own, found.flatten(0, 1)], dim=1)
+
+    def emit(self, graph: Graph, last: Value, features: Value | None) -> Value:
+        """The same in ONNX; `features` are pooled already, `(N, D)`."""
+        pooled = graph.unit(graph.pooled(last))
+        matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
+        own = graph.unit(graph.node("Gemm", [pooled, matrix], transB=1))
+        if features is None:
+            return own
+        mix = graph.constant(self.log_mix.exp().numpy(force=True))
+        return graph.concat([own, graph.node("Mul", [graph.unit(features), mix])], axis=1)
+
+
+def frozen_trunk(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """These parameters with the `Embedding` at its baseline: cells count nothing."""
+    weight = params[f"{EMBED}project.weight"]
+    identity = torch.eye(len(weight)).to(weight)[..., None, None]
+    silent = torch.full_like(params[f"{EMBED}log_mix"], -torch.inf)
+    return {**params, f"{EMBED}project.weight": identity, f"{EMBED}log_mix": silent}
+
+
+def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """These parameters with the linear map of the `Embedding` part of the way back to the identity.
+
+    keep: 0 leaves it as it is, 1 is the identity. Between a pretrained and a fine-tuned network lie
+    networks better than both on what the tuning has not seen (WiSE-FT, arXiv:2109.01903).
+    """
+    name = f"{EMBED}project.weight"
+    if name not in params or keep == 0:
+        return dict(params)
+    identity = torch.eye(len(params[name])).to(params[name])[..., None, None]
+    return {**params, name: torch.lerp(params[name], identity, keep)}
+
+
+def is_frozen(params: Mapping[str, Tensor]) -> bool:
+    """Whether these are parameters of a frozen trunk alone."""
+    mix = params.get(f"{EMBED}log_mix")
+    return mix is not None and bool(mix.isneginf().all())

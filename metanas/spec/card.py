@@ -1,0 +1,226 @@
+"""The card of a checkpoint: what it is, takes and promises. Plain JSON, read without torch."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metanas.errors import CheckpointError, InvalidInput, Violation
+from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
+from metanas.spec.search_space import SearchSpace
+from metanas.spec.trunk_plans import TRUNKS
+from metanas.util import dataclass_json as schema
+
+FORMAT_VERSION = 1
+CARD_FILE = "checkpoint.json"
+PAGE_FILE = "README.md"
+WEIGHTS_FILES = "weights-*.safetensors"
+"""What weights are called, of which those that the card names count."""
+TASK_OPTIMIZERS = ("adam", "sgd")
+DESCRIPTIVE = ("description", "scores", "provenance")
+"""Fields of a card that do not change the result of an adaptation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputSpec:
+    """How images become the network's input; the exported graph does exactly this."""
+
+    channels: int
+    """1 for grey images, 3 for RGB."""
+    size: int
+    """Side in pixels to which images are resized (bilinear, antialiased, aspect not kept)."""
+    mean: tuple[float, ...]
+    """Per channel, subtracted from pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    """Per channel, divided by afterwards."""
+    dark_background: bool = False
+    """The network expects light strokes on a dark ground. A support set whose borders are mostly
+    light is inverted, and so are the queries of its model."""
+
+
+def check_input(spec: InputSpec, space: SearchSpace) -> None:
+    """Check that the images that come out of preprocessing are those that the stem takes.
+
+    Raises:
+        InvalidInput: they are not.
+    """
+    blocks = TRUNKS.get(space.trunk, ())
+    reduced = blocks[space.taps[1]].reduced if blocks else 1
+    checks = (
+        ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
+        ("size", spec.size % reduced == 0, f"must be a multiple of {reduced} with this trunk"),
+        (
+            "size",
+            min(space.sides(spec.size)) >= space.grid,
+            "is so small that the last cell's maps have no quarters; use space.grid = 1",
+        ),
+        ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
+        ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
+        ("std", len(spec.std) == spec.channels, "must have one value a channel"),
+        ("std", all(value > 0 for value in spec.std), "must be above 0"),
+    )
+    bad = [
+        Violation(f"input.{name}", "OPTION_OUT_OF_RANGE", what)
+        for name, ok, what in checks
+        if not ok
+    ]
+    if bad:
+        raise InvalidInput(bad)
+
+
+def check_options(options: AdaptConfig, spec: InputSpec, space: SearchSpace) -> None:
+    """Check that networks of this input and search space can be adapted with these options.
+
+    Raises:
+        InvalidInput: they cannot.
+    """
+    most = (spec.size - 1) // 4
+    shift_error = f"must be less than a quarter of the input's side of {spec.size} pixels, at most "
+    checks = (
+        (
+            "trunk_only",
+            bool(space.trunk) or not options.trunk_only,
+            "this checkpoint has no trunk; leave trunk_only out",
+        ),
+        (
+            "shift_pixels",
+            not space.trunk or options.shift_pixels == 0,
+            "must be 0 with a pretrained trunk, which would have to run five times",
+        ),
+        ("shift_pixels", options.shift_pixels <= most, f"{shift_error}{most}"),
+    )
+    bad = [
+        Violation(f"options.{name}", "OPTION_OUT_OF_RANGE", what)
+        for name, ok, what in checks
+        if not ok
+    ]
+    if bad:
+        raise InvalidInput(bad)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointCard:
+    """Everything about a checkpoint but its tensors."""
+
+    name: str
+    description: str
+    input: InputSpec
+    space: SearchSpace
+    defaults: AdaptConfig
+    augment: AffineRange
+    relaxation: str = "darts"
+    """Name of the relaxation that meta-training searched with, and adaptation does."""
+    task_optimizer: str = "adam"
+    """"adam", or "sgd" for the plain gradient steps of MAML and its kin."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
+    photo: PhotoRange = field(default_factory=PhotoRange)
+    """With a trunk: the views of support images are these, and then those of `augment`."""
+    views: int = 4
+    """With a trunk: how many views of a support image are put through it."""
+    parameters: int
+    """Weights of the supernet."""
+    weights_sha256: str
+    """Of the weights file, in hex."""
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Measured accuracies in percent: setting -> figures; `python -m metanas scores` adds them."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Data, split, terms, meta-learner, iterations, validation, seed, versions, revision of the
+    code (of a git checkout), machine, how long it took, date."""
+    format_version: int = FORMAT_VERSION
+    digest: str = field(default="", init=False, compare=False)
+    """Identity of the checkpoint: `digest_of` its stored card."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", digest_of(schema.dump(self)))
+        check_input(self.input, self.space)
+        check_options(self.defaults, self.input, self.space)
+        if self.task_optimizer not in TASK_OPTIMIZERS:
+            message = f"must be one of {', '.join(TASK_OPTIMIZERS)}"
+            raise InvalidInput.single("task_optimizer", "OPTION_OUT_OF_RANGE", message)
+        if self.views < 1:
+            raise InvalidInput.single("views", "OPTION_OUT_OF_RANGE", "must be at least 1")
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Names of the candidate operations."""
+        return self.space.ops
+
+    @property
+    def weights_file(self) -> str:
+        """Name of the weights' file: it says its content, so that another's card never fits it."""
+        return WEIGHTS_FILES.replace("*", self.weights_sha256[:16])
+
+
+def digest_of(stored: Mapping[str, Any]) -> str:
+    """Return the SHA-256, in hex, of the stored fields that decide the result of an adaptation.
+
+    The fields count as they are in the file, in canonical JSON. An option that a later release adds
+    is not in an older file, so it does not change the digest of an older checkpoint.
+    """
+    deciding = {name: value for name, value in stored.items() if name not in DESCRIPTIVE}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def read_card(folder: Path) -> CheckpointCard:
+    """Read the card of the checkpoint in `folder`.
+
+    Raises:
+        CheckpointError: it is not there (CHECKPOINT_MISSING), of another format version
+            (CHECKPOINT_FORMAT), or unreadable (CHECKPOINT_DAMAGED).
+    """
+    path = folder / CARD_FILE
+    try:
+        raw: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        message = f"{folder} is no checkpoint: it has no {CARD_FILE}"
+        raise CheckpointError("CHECKPOINT_MISSING", message) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        message = f"{path} has format version {version!r}; this release reads {FORMAT_VERSION}"
+        raise CheckpointError("CHECKPOINT_FORMAT", message)
+    try:
+        card = schema.build(CheckpointCard, raw)
+    except InvalidInput as error:
+        raise CheckpointError("CHECKPOINT_DAMAGED", f"{path}: {error}") from error
+    object.__setattr__(card, "digest", digest_of(raw))
+    return card
+
+
+def card_markdown(card: CheckpointCard) -> str:
+    """The model card for people: what the card's JSON says, as a page."""
+    space = card.space
+    widths, stem = (", ".join(map(str, each)) for each in (space.channels, space.stem_channels))
+    begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"
+    fields = f", features of {space.grid}×{space.grid} fields" if space.grid > 1 else ""
+    kind = "grey" if card.input.channels == 1 else "RGB"
+    shift = card.defaults.shift_pixels
+    looks = {"looks": f"five at each image, four of them shifted by {shift} px"} if shift else {}
+    facts = {
+        "input": f"{kind} images, resized to {card.input.size}×{card.input.size}",
+        "network": f"{begin}; {space.cells} cells of {space.nodes} nodes, widths {widths}{fields}",
+        **looks,
+        "operations": ", ".join(space.ops),
+        "relaxation": card.relaxation,
+        "supernet": f"{card.parameters} parameters",
+        **{name.replace("_", " "): value for name, value in card.provenance.items()},
+    }
+    rows = [f"| {name} | {value} |" for name, value in facts.items()]
+    for setting, figures in card.scores.items():
+        row = ", ".join(f"{name} {value:g}" for name, value in figures.items())
+        rows.append(f"| {setting} | {row} |")
+    return "\n".join([f"# {card.name}", "", card.description, "", "| | |", "|---|---|", *rows, ""])
+
+
+def card_json(card: CheckpointCard) -> str:
+    """Return the text of the card's file."""
+    return stored_json(schema.dump(card))
+
+
+def stored_json(stored: Mapping[str, Any]) -> str:
+    """Return the text of a card's file from its fields."""
+    return json.dumps(stored, indent=2) + "\n"

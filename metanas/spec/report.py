@@ -1,0 +1,67 @@
+"""What an adaptation did, in numbers: the record that goes with every model."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metanas.spec.options import Option
+from metanas.util import dataclass_json as schema
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Facts of one adaptation; plain data throughout."""
+
+    checkpoint: str
+    checkpoint_digest: str
+    support_digest: str
+    """SHA-256 over the classes, and over labels and decoded images, in order."""
+    seed: int
+    options: Mapping[str, Option]
+    ways: int
+    shots: tuple[int, ...]
+    """Support images of each class."""
+    steps: int
+    """Steps on weights and alphas."""
+    tuning_steps: int
+    """Steps on the pruned network's weights."""
+    steps_saved: int
+    """Steps of either kind that were asked for and not needed."""
+    seconds: Mapping[str, float]
+    """Stage -> seconds."""
+    parameters: int
+    """Weights of the exported network, head included."""
+    macs: int
+    """Multiply-accumulates for one image, its shifted copies included."""
+    onnx_bytes: int
+    accuracy_soft: float
+    """Of the soft supernet after adaptation, on views of the support images, 0 to 1. It and the
+    next one look at each view once, whatever `shift_pixels`."""
+    accuracy_pruned: float
+    """Of the pruned network with the same weights, on the same views."""
+    accuracy: float
+    """Of the network that left, on the same views."""
+    logit_gap: float
+    """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
+    leave_one_out: float | None
+    """Accuracy on support images *before* adaptation, against prototypes made without them.
+
+    Nothing has seen the image that is classified, so this is an honest estimate of the accuracy on
+    new images, from few of them and rather low. None if no class has two images.
+    """
+    onnx_difference: float
+    """Largest difference of a logit between ONNX Runtime and torch, on the support set."""
+    meta_genotype_distance: int
+    """Edges in which the genotype differs from the meta-genotype."""
+    genotype: Mapping[str, Any]
+    """As `Genotype.to_json` writes it."""
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return json.dumps(schema.dump(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Report":
+        """Read what `to_json` wrote."""
+        return schema.build(Report, json.loads(text))

@@ -1,0 +1,116 @@
+"""The alphas of a kind of cell, and the shares that candidate operations have in its nodes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, combinations, pairwise
+
+import torch
+from torch import Tensor, nn
+
+from metanas.nn.upload import upload
+from metanas.supernet.relaxations import Relaxation
+
+ALPHA_PREFIX = "alpha."
+Live = tuple[tuple[int, ...], ...]
+"""Of each edge, the candidates that any task has."""
+
+
+def is_alpha(name: str) -> bool:
+    """Whether a parameter of this name belongs to the architecture."""
+    return name.startswith(ALPHA_PREFIX)
+
+
+class CellAlpha(nn.Module):
+    """Architecture logits of one kind of cell, and which operations are still candidates.
+
+    `ops` has shape (edges, ops), edges ordered by node and then by input; `inputs` has shape
+    (pairs,), the unordered pairs of inputs of node after node; `alive` marks the candidates.
+    """
+
+    alive: Tensor
+
+    def __init__(self, nodes: int, ops: int) -> None:
+        super().__init__()
+        self.inputs_of = [node + 2 for node in range(nodes)]
+        self.pairs_of = [list(combinations(range(count), 2)) for count in self.inputs_of]
+        self.pair_counts = [len(pairs) for pairs in self.pairs_of]
+        edges = sum(self.inputs_of)
+        self.ops = nn.Parameter(torch.zeros(edges, ops))
+        self.inputs = nn.Parameter(torch.zeros(sum(self.pair_counts)))
+        self.register_buffer("alive", torch.ones(edges, ops, dtype=torch.bool))
+        for node, (inputs, pairs) in enumerate(zip(self.inputs_of, self.pairs_of, strict=True)):
+            # not part of a checkpoint: which inputs a pair consists of, (pairs, inputs)
+            member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
+            self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
+
+    def forward(
+        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
+
+        A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
+        contain it. Shares of `threshold` or less become zero, unless they are the node's largest,
+        and the rest of the node is rescaled: the mixture keeps its magnitude while candidates leave
+        it. Without a stack of tasks there is one.
+        """
+        ops = self.ops if self.ops.ndim == 3 else self.ops[None]
+        inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
+        weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
+        blocks = []
+        edge = 0
+        for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
+            count = self.inputs_of[node]
+            chosen = relaxation.weights(pairs[:, None], generator)
+            gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
+            share = gates * weights[:, edge : edge + count]
+            largest = share.amax(dim=(1, 2), keepdim=True)
+            kept = torch.where((share > threshold) | (share == largest), share, 0.0)
+            dropped = ((share > 0) & (kept == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+            # only then: where weights are one-hot samples, dividing by their sum would leave the
+            # logits of the pair without a gradient
+            blocks.append(kept * torch.where(dropped, 2.0 / kept.sum(dim=(1, 2), keepdim=True), 1))
+            edge += count
+        return torch.cat(blocks, dim=1)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Which candidates of each edge of one kind of cell any task has, and their shares in a row.
+
+    `shares` has shape (tasks, candidates), in the order of edges.
+    """
+
+    live: Live
+    shares: Tensor
+    factors: Tensor | None = None
+    """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
+
+
+def running(
+    shares: Sequence[Tensor], alive: Tensor | None = None
+) -> tuple[tuple[Live, ...], Tensor]:
+    """Which candidates any task has in each kind of cell, and their shares `(tasks, candidates)`.
+
+    `shares` of each kind are `(tasks, edges, ops)`. A device is waited for, once: what is to run
+    the host has to know.
+
+    alive: all the candidates that there are, `(edges, ops)` of all kinds. With it all of them run
+        as soon as half of them have to, some with shares of zero: fewer different sets.
+    """
+    found = torch.cat(list(shares), dim=1)
+    runs = (found.detach() > 0).any(0)
+    if alive is not None:
+        runs = runs | (alive & (2 * runs.sum() >= alive.sum()))
+    live = [tuple(op for op, own in enumerate(row) if own) for row in runs.tolist()]
+    ops = found.shape[2]
+    index = [edge * ops + op for edge, some in enumerate(live) for op in some]
+    (chosen,) = upload([torch.tensor(index, dtype=torch.long)], found.device)  # none if all are NaN
+    ends = list(accumulate((part.shape[1] for part in shares), initial=0))
+    lives = tuple(tuple(live[start:end]) for start, end in pairwise(ends))
+    return lives, found.flatten(1).index_select(1, chosen)
+
+
+def mixtures(lives: Sequence[Live], shares: Tensor) -> tuple[Mixture, ...]:
+    """What `running` found, for each kind of cell."""
+    parts = shares.split([sum(map(len, live)) for live in lives], dim=1)
+    return tuple(Mixture(live, part) for live, part in zip(lives, parts, strict=True))

@@ -1,0 +1,216 @@
+"""A cell of the supernet: every candidate operation on every edge, and their mixtures.
+
+Evaluation is source-stationary where it is exact: a ReLU, or an operation without parameters, gives
+the same result on every edge that leaves a state, so it runs once a state, not once an edge. The
+norms at the ends of a node's candidates, their shares and their sum are one kernel.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+from metanas.errors import Diverged
+from metanas.nn.functional import Rows, mixture, normalise
+from metanas.nn.ops import (
+    Chain,
+    Norm,
+    Op,
+    each_task,
+    has_parameters,
+    reduce_norm,
+    relu_conv_norm,
+)
+from metanas.nn.partial_channels import Partial
+from metanas.nn.stem import halves_before
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.alphas import Live, Mixture
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """How an operation is evaluated.
+
+    rectified: whether it begins with a ReLU, which all such operations on a state share.
+    shared: whether it has no parameters, so that all edges from a state share its result.
+    layers: first and last but one of the layers that remain, if it is a `Chain`.
+    normed: whether a norm comes last, which the mixture then does for all candidates together.
+    identity: whether it returns its input.
+    """
+
+    rectified: bool
+    shared: bool
+    layers: tuple[int, int] | None
+    normed: bool
+    identity: bool
+
+    @classmethod
+    def of(cls, op: nn.Module) -> "Candidate":
+        """Look at the layers of an operation."""
+        shared = not has_parameters(op)
+        if not isinstance(op, Chain):
+            return cls(False, shared, None, False, False)
+        layers = list(op)
+        rectified = bool(layers) and isinstance(layers[0], nn.ReLU)
+        normed = bool(layers) and isinstance(layers[-1], Norm)
+        ends = (int(rectified), len(layers) - int(normed))
+        return cls(rectified, shared, ends, normed, not layers)
+
+
+class Edge(nn.ModuleList):
+    """The candidate operations of one edge."""
+
+    def __init__(self, ops: Iterable[nn.Module]) -> None:
+        super().__init__(ops)
+        self.candidates = [Candidate.of(op) for op in self]
+
+    def run(self, op: int, state: "State", rows: Rows) -> Tensor:
+        """What a candidate makes of a state, less the norm at its end."""
+        candidate = self.candidates[op]
+        if not candidate.shared:
+            return self._run(op, state, rows)
+        if op not in state.shared:
+            state.shared[op] = self._run(op, state, rows)
+        return state.shared[op]
+
+    def _run(self, op: int, state: "State", rows: Rows) -> Tensor:
+        candidate, module = self.candidates[op], self[op]
+        if isinstance(module, Chain) and candidate.layers is not None:
+            x = state.rectified() if candidate.rectified else state.x
+            return module.part(x, rows, *candidate.layers)
+        if rows.tasks > 1 and not isinstance(module, Partial):
+            return each_task(module, state.x, rows.tasks, rows)
+        out: Tensor = module(state.x, rows)
+        return out
+
+    def forward(self, x: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]) -> Tensor:
+        """The mixture of some candidates, whose shares are `(tasks, len(live))`, of a state."""
+        state = State(x)
+        outs = [self.run(op, state, rows) for op in live]
+        return mixture(outs, tuple(self.candidates[op].normed for op in live), shares, rows)
+
+
+class State:
+    """A node's value during a forward pass, with what several edges share of its evaluation."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+        self.shared: dict[int, Tensor] = {}
+        self._rectified: Tensor | None = None
+
+    def rectified(self) -> Tensor:
+        """Its positive part."""
+        if self._rectified is None:
+            self._rectified = torch.relu(self.x)
+        return self._rectified
+
+
+Chosen = tuple[int, int]
+"""Input of a node, and operation on the edge from there."""
+
+
+class Cell(nn.Module):
+    """One cell of the supernet: `nodes` mixtures over all earlier states."""
+
+    def __init__(
+        self, space: SearchSpace, index: int, inputs: tuple[int, int], ops: Mapping[str, Op]
+    ) -> None:
+        super().__init__()
+        width = space.channels[index]
+        self.reduction = index in space.reductions
+        halving = halves_before(space, index)
+        self.before = (reduce_norm if halving else relu_conv_norm)(inputs[0], width)
+        self.last = relu_conv_norm(inputs[1], width)
+        self.edges = nn.ModuleList(
+            Edge(ops[name].build(width, self.stride(source)) for name in space.ops)
+            for node in range(space.nodes)
+            for source in range(node + 2)
+        )
+        self.nodes = space.nodes
+
+    def stride(self, source: int) -> int:
+        """Reduction cells halve the resolution on the edges that leave the cell's inputs."""
+        return 2 if self.reduction and source < 2 else 1
+
+    def forward(
+        self, before: Tensor, last: Tensor, rows: Rows, mixed: Mixture, recompute: bool = False
+    ) -> Tensor:
+        run = _again if recompute else _once
+        states = [State(run(self.before, before, rows)), State(run(self.last, last, rows))]
+        edge = seen = 0
+        for _ in range(self.nodes):
+            live = mixed.live[edge : edge + len(states)]
+            count = sum(map(len, live))
+            if not count:  # no share is above anything: they are NaN
+                raise Diverged("the mixture is not finite; lower the learning rates")
+            own = mixed.shares[:, seen : seen + count]
+            if recompute and mixed.factors is None:
+                value = self._recomputed(states, edge, live, own, rows)
+            else:
+                value = self._mixed(states, edge, live, own, rows, mixed.factors)
+            edge, seen = edge + len(states), seen + count
+            states.append(State(value))
+        return torch.cat([state.x for state in states[2:]], dim=1)
+
+    def _mixed(
+        self,
+        states: list[State],
+        first: int,
+        live: Live,
+        shares: Tensor,
+        rows: Rows,
+        factors: Tensor | None,
+    ) -> Tensor:
+        """The sum of these candidates of a node, whose edges are those from `first` on."""
+        chosen = [(source, op) for source, ops in enumerate(live) for op in ops]
+        outs = [self._edge(first + source).run(op, states[source], rows) for source, op in chosen]
+        normed = [self._edge(first + source).candidates[op].normed for source, op in chosen]
+        if factors is not None:
+            outs = self._dropped(chosen, first, outs, factors, rows)
+            normed = [False] * len(outs)
+        return mixture(outs, tuple(normed), shares, rows)
+
+    def _dropped(
+        self, chosen: list[Chosen], first: int, outs: list[Tensor], factors: Tensor, rows: Rows
+    ) -> list[Tensor]:
+        """What candidates return, norms included, with some rows zero unless it is an identity."""
+        dropped = []
+        for (source, op), out in zip(chosen, outs, strict=True):
+            candidate = self._edge(first + source).candidates[op]
+            value = normalise(out, rows) if candidate.normed else out
+            dropped.append(value if candidate.identity else value * factors[first + source, op])
+        return dropped
+
+    def _recomputed(
+        self, states: list[State], first: int, live: Live, shares: Tensor, rows: Rows
+    ) -> Tensor:
+        """The same, keeping nothing of what happens on edges; states then share nothing either."""
+        parts = [
+            _again(self._edge(first + source), states[source].x, rows, own, live[source])
+            for source, own in enumerate(shares.split([len(ops) for ops in live], dim=1))
+            if live[source]
+        ]
+        return sum(parts[1:], start=parts[0])
+
+    def _edge(self, index: int) -> Edge:
+        edge = self.edges[index]
+        assert isinstance(edge, Edge)
+        return edge
+
+
+def _once(module: nn.Module, *arguments: object) -> Tensor:
+    out: Tensor = module(*arguments)
+    return out
+
+
+def _again(module: nn.Module, *arguments: object) -> Tensor:
+    """What a module returns, evaluated again in the backward pass; nothing random is in it."""
+    # its parameters of now: the backward pass comes after functional_call has restored others
+    params: dict[str, Tensor] = dict(module.named_parameters())
+    run = partial(functional_call, module, params, tie_weights=False)
+    out: Tensor = checkpoint(run, arguments, use_reentrant=False, preserve_rng_state=False)
+    return out

@@ -1,0 +1,196 @@
+"""The pruned network: the supernet with only the operations that the genotype chose.
+
+Notable:
+- Parameters keep the supernet's names less the operation's index, so that adapted weights carry
+  over by name, and an edge runs exactly the module that the supernet ran.
+- It is the limit of the supernet's mixture at temperature zero: a node is the plain sum of two
+  operations. Whatever soft and pruned network differ by is thus how undecided the alphas still
+  were.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from metanas.images.shifted_copies import averaged, looks, with_copies
+from metanas.nn.functional import Rows, moments
+from metanas.nn.ops import Norm, Op, reduce_norm, relu_conv_norm
+from metanas.nn.stem import Embedding, entry, halves_before, is_frozen, pooled
+from metanas.spec.genotype import Genotype, Node
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.flat_params import Params
+from metanas.util.work import Parts, whole
+
+FROZEN = Rows(0)
+"""For a network with frozen norms, which treats all rows alike."""
+
+CHUNK = 256
+"""Most images, and looks at them, that go through a frozen network at once."""
+CHUNK_PIXELS = 2**18
+"""Most pixels of them together."""
+
+
+class DiscreteCell(nn.Module):
+    """A cell whose nodes are sums of two operations each; `edges` by the supernet's edge index."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        index: int,
+        inputs: tuple[int, int],
+        nodes: tuple[Node, ...],
+        ops: Mapping[str, Op],
+    ) -> None:
+        super().__init__()
+        width = space.channels[index]
+        self.nodes = nodes
+        self.reduction = index in space.reductions
+        halving = halves_before(space, index)
+        self.before = (reduce_norm if halving else relu_conv_norm)(inputs[0], width)
+        self.last = relu_conv_norm(inputs[1], width)
+        self.edges = nn.ModuleDict()
+        for node, source, name in self.chosen():
+            stride = 2 if self.reduction and source < 2 else 1
+            self.edges[edge_name(node, source)] = ops[name].build(width, stride)
+
+    def chosen(self) -> Iterator[tuple[int, int, str]]:
+        """(node, input, operation) of every edge."""
+        for node, edges in enumerate(self.nodes):
+            for source, name in edges:
+                yield node, source, name
+
+    def forward(self, before: Tensor, last: Tensor, rows: Rows) -> Tensor:
+        states = [self.before(before, rows), self.last(last, rows)]
+        for node, ((left, _), (right, _)) in enumerate(self.nodes):
+            one = self.edges[edge_name(node, left)](states[left], rows)
+            other = self.edges[edge_name(node, right)](states[right], rows)
+            states.append(one + other)
+        return torch.cat(states[2:], dim=1)
+
+
+def edge_name(node: int, source: int) -> str:
+    """The edge from input `source` to `node` as the supernet numbers it."""
+    return str(sum(earlier + 2 for earlier in range(node)) + source)
+
+
+class DiscreteNetwork(nn.Module):
+    """Stem, discrete cells, global average pooling: images `(N, C, H, W)` to features `(N, D)`.
+
+    After a trunk: its maps `(N, K)` to features. Without `cells` these are the trunk's alone.
+    """
+
+    def __init__(
+        self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op], *, cells: bool = True
+    ) -> None:
+        super().__init__()
+        self.space = space
+        self.genotype = genotype
+        self.stem = entry(space)
+        self.embed = Embedding(space) if space.trunk else None
+        self.cells = nn.ModuleList()
+        widths = self.stem.widths
+        for index, channels in enumerate(space.channels if cells else ()):
+            nodes = genotype.reduce if index in space.reductions else genotype.normal
+            self.cells.append(DiscreteCell(space, index, widths, nodes, ops))
+            widths = (widths[1], space.nodes * channels)
+        self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
+
+    def forward(self, x: Tensor, rows: Rows = FROZEN) -> Tensor:
+        """Features; support rows set the statistics of norms that are not frozen."""
+        before, last = inputs = self.stem(x, rows)
+        for cell in self.cells:
+            before, last = last, cell(before, last, rows)
+        features = pooled(last, self.space)
+        if self.embed is None:
+            return features
+        out: Tensor = self.embed(inputs[1], features if self.cells else None, rows)
+        return out
+
+
+def from_supernet(
+    space: SearchSpace, params: Params, genotype: Genotype, ops: Mapping[str, Op]
+) -> DiscreteNetwork:
+    """The network of this genotype with the supernet's weights, copied."""
+    with torch.device("meta"):  # shapes only: every tensor is about to be replaced
+        network = DiscreteNetwork(space, genotype, ops, cells=not is_frozen(params))
+    expected = network.state_dict()
+    weights = {k: v for k, v in params.items() if k in expected}
+    for index, cell in enumerate(network.cells):
+        assert isinstance(cell, DiscreteCell)
+        for node, source, name in cell.chosen():
+            edge = f"cells.{index}.edges.{edge_name(node, source)}."
+            prefix = f"{edge}{space.ops.index(name)}."
+            for key, value in params.items():
+                if key.startswith(prefix):
+                    weights[edge + key.removeprefix(prefix)] = value
+    network.load_state_dict({k: v.clone() for k, v in weights.items()}, assign=True)
+    return network
+
+
+def at_once(images: Tensor, shift_pixels: int) -> int:
+    """How many of these images, or of a trunk's maps, go through a frozen network together.
+
+    It bounds memory and changes nothing else.
+    """
+    most = min(CHUNK, CHUNK_PIXELS // math.prod(images.shape[2:]))
+    return max(1, most // looks(shift_pixels))
+
+
+def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Tensor:
+    """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk.
+
+    Of copies shifted by so many pixels, too, if any; the features are then means.
+    """
+    return whole(features_in_parts(network, images, shift_pixels))
+
+
+@torch.no_grad()
+def features_in_parts(
+    network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0
+) -> Parts[Tensor]:
+    """What `features_of` returns."""
+    found = []
+    for part in images.split(at_once(images, shift_pixels)):
+        yield
+        found.append(averaged(network(with_copies(part, shift_pixels)), shift_pixels))
+    return torch.cat(found)
+
+
+def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> Tensor:
+    """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
+
+    Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the
+    whole support set. More are run in chunks of nearly equal size whose moments are pooled.
+
+    Returns the features `(N, D)` of the images.
+    """
+    return whole(freeze_in_parts(network, images, chunk))
+
+
+@torch.no_grad()
+def freeze_in_parts(network: DiscreteNetwork, images: Tensor, chunk: int) -> Parts[Tensor]:
+    """What `freeze_statistics` does."""
+    norms = [module for module in network.modules() if isinstance(module, Norm)]
+    found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+    parts = images.tensor_split(-(-len(images) // chunk))
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, Rows]) -> None:
+        assert isinstance(norm, Norm)
+        found[norm].append(moments(inputs[0]))
+
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    features = []
+    for part in parts:
+        yield
+        features.append(network(part, Rows(len(part))))
+    for hook in hooks:
+        hook.remove()
+    weights = torch.tensor([[len(part) / len(images)] for part in parts])
+    for norm, measured in found.items():
+        means = torch.stack([mean for mean, _ in measured])
+        variances = torch.stack([variance for _, variance in measured])
+        mean = (weights * means).sum(0)
+        norm.freeze(mean, (weights * (variances + (means - mean).square())).sum(0))
+    return features[0] if len(parts) == 1 else (yield from features_in_parts(network, images))

@@ -1,0 +1,51 @@
+"""Parameters as one flat vector: where each of them lies in it.
+
+A step of an optimizer is then a dozen kernels instead of a dozen for each of several hundred small
+tensors, a task's parameters are loaded or read with one copy, and a meta-learner is vector
+arithmetic.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from metanas.supernet.alphas import is_alpha
+
+Params = dict[str, Tensor]
+
+
+class Layout:
+    """The parameters of a supernet in one vector of `size` elements, weights before alphas.
+
+    Vectors may have leading dimensions, of a stack of tasks for example.
+    """
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        self.names = tuple(sorted(params, key=is_alpha))
+        self.shapes = tuple(params[name].shape for name in self.names)
+        self._sizes = [params[name].numel() for name in self.names]
+        self.size = sum(self._sizes)
+        self._owner = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self._sizes))
+
+    def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
+        """A new vector `(size,)` of these parameters."""
+        return torch.cat([params[name].detach().reshape(-1) for name in self.names])
+
+    def views(self, vector: Tensor) -> Params:
+        """The parameters that lie in a vector `(..., size)`, with its leading dimensions."""
+        parts = zip(self.names, self.shapes, vector.split(self._sizes, dim=-1), strict=True)
+        return {name: part.view((*vector.shape[:-1], *shape)) for name, shape, part in parts}
+
+    def where(self, chosen: Callable[[str], bool]) -> Tensor:
+        """Which elements `(size,)` belong to parameters whose name is chosen."""
+        return self.spread(torch.tensor([chosen(name) for name in self.names]))
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value a parameter `(..., len(names))` to one an element `(..., size)`."""
+        return values[..., self._owner.to(values.device)]
+
+    def gather(self, vector: Tensor) -> Tensor:
+        """Sums over the elements of each parameter, `(..., size)` to `(..., len(names))`."""
+        sums = vector.new_zeros(*vector.shape[:-1], len(self.names))
+        return sums.index_add(-1, self._owner.to(vector.device), vector)

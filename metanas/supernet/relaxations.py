@@ -1,0 +1,151 @@
+"""Relaxations: how architecture logits become mixture weights.
+
+A relaxation is a frozen value with two methods. `weights(logits, generator)` maps logits `(..., K)`
+to non-negative weights of the same shape summing to one over the last dimension; `at(temperature)`
+is the same relaxation, warmer or colder. It knows neither ops nor images, so one call serves a
+whole table of edges and the supernet is free to evaluate the mixture in whatever order is fastest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from metanas.nn.upload import upload
+
+
+class Relaxation(Protocol):
+    """What the supernet, adaptation and meta-training need of a relaxation."""
+
+    def at(self, temperature: float) -> Self:
+        """The same relaxation at another temperature."""
+        ...
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Mixture weights of the shape of `logits`; entries at -inf get exactly zero."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Softmax:
+    """Softmax of logits over temperature: DARTS (arXiv:1806.09055, eq. 2), annealed by MetaNAS."""
+
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, temperature=temperature)
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.softmax(logits / self.temperature, dim=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gumbel:
+    """One-hot at a sample from the softmax of the logits, with the gradient of soft weights.
+
+    The supernet then runs the sampled operations alone (GDAS, Dong & Yang, CVPR 2019,
+    arXiv:1910.04465, eq. 6 and 7).
+    """
+
+    temperature: float = 1.0
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, temperature=temperature)
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        noisy = logits + gumbel_like(logits, generator)
+        soft = torch.softmax(noisy / self.temperature, dim=-1)
+        # soft less itself is exactly zero: what was not sampled has a weight of exactly zero
+        return Argmax().weights(soft) + (soft - soft.detach())
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Another relaxation of logits to which Gumbel noise of a scale was added.
+
+    Of a softmax at scale 1 it is the concrete distribution (arXiv:1611.00712, eq. 10).
+    Meta-training adds a little of it so that the weights have met every architecture to which
+    adaptation may turn, not only the current favourite.
+    """
+
+    relaxation: Relaxation
+    scale: float
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, relaxation=self.relaxation.at(temperature))
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        noisy = logits + self.scale * gumbel_like(logits, generator)
+        return self.relaxation.weights(noisy, generator)
+
+
+def gumbel_like(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard Gumbel noise of a shape, drawn where the generator is."""
+    device = logits.device if generator is None else generator.device
+    uniform = torch.rand(logits.shape, generator=generator, device=device)
+    if uniform.device != logits.device:
+        (uniform,) = upload([uniform], logits.device)
+    return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
+
+
+@dataclass(frozen=True)
+class Argmax:
+    """One-hot at the largest logit: the limit of every relaxation at temperature zero."""
+
+    def at(self, temperature: float) -> Self:
+        return self
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        chosen = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter(-1, chosen, 1.0)
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """A relaxation for each task of a stack, whose logits are `(tasks, ..., K)`.
+
+    With `generators`, one a task, each draws from its own.
+    """
+
+    relaxations: tuple[Relaxation, ...]
+    generators: tuple[torch.Generator, ...] = ()
+
+    def at(self, temperature: float) -> Self:
+        return replace(self, relaxations=tuple(each.at(temperature) for each in self.relaxations))
+
+    def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        first = self.relaxations[0]
+        # softmax and argmax draw nothing: tasks that are equally far share one call
+        draws = bool(self.generators) and not isinstance(first, Softmax | Argmax)
+        if not draws and all(each == first for each in self.relaxations):
+            return first.weights(logits, generator)
+        generators = self.generators or (generator,) * len(self.relaxations)
+        if len(generators) == 1:  # there may be no dimension of tasks
+            return first.weights(logits, generators[0])
+        parts = zip(self.relaxations, logits.split(1), generators, strict=True)
+        return torch.cat([each.weights(part, own) for each, part, own in parts])
+
+
+def annealed(start: float, end: float, step: int, steps: int) -> float:
+    """Temperature of `step` (0-based) of `steps`, falling geometrically from `start` to `end`.
+
+    A single step runs at `end`: it is the only one before pruning. (MetaNAS anneals linearly; the
+    geometric form spends equal numbers of steps on every factor of sharpness, so that a handful of
+    steps reaches a one-hot mixture without a jump.)
+    """
+    if steps <= 1:
+        return end
+    share = min(step, steps - 1) / (steps - 1)
+    return float(start * (end / start) ** share)
+
+
+RELAXATIONS: Mapping[str, Relaxation] = MappingProxyType(
+    {"darts": Softmax(), "gdas": Gumbel(), "fixed": Argmax()}
+)
+"""The relaxations of published searches; `fixed` learns no architecture.
+
+PC-DARTS is each of them in a search space of partial channels (`SearchSpace.partial`).
+"""

@@ -1,0 +1,191 @@
+"""The supernet: every candidate operation on every edge, mixed by relaxed architecture weights.
+
+Search space of MetaNAS (arXiv:1911.11090): a cell has two inputs (the outputs of the two cells
+before it) and `nodes` intermediate nodes; each node takes exactly one *pair* of its predecessors;
+the cell's output is the concatenation of its nodes. All normal cells share one set of architecture
+parameters (alphas), all reduction cells another.
+
+Notable:
+- The alphas are parameters of the module, under `alpha.`, beside the weights: one dict of tensors
+  is all that a meta-learner or a task optimizer sees, and `torch.func.functional_call` runs it.
+- Norms take their statistics from the support rows of the batch; of the supernet's buffers only
+  the masks of operations that meta-training has pruned are state.
+- All of it runs a stack of tasks at once: with several tasks in `rows`, parameters (alphas too)
+  have a leading task dimension.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from metanas.errors import UnknownName
+from metanas.nn.autocast import exact, lowered
+from metanas.nn.functional import Rows
+from metanas.nn.ops import Op
+from metanas.nn.stem import Embedding, entry, pooled
+from metanas.spec.genotype import CELL_KINDS, Genotype, derive
+from metanas.spec.precision import Precision
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, Mixture, is_alpha, mixtures, running
+from metanas.supernet.cell import Cell
+from metanas.supernet.drop_path import DropPath
+from metanas.supernet.relaxations import Relaxation
+
+KEPT = 2
+"""Tensors of a state's size that a candidate operation keeps for the backward pass, on average."""
+
+
+class Supernet(nn.Module):
+    """Stem, cells and global average pooling: images to features.
+
+    `head.log_scale` is the logarithm of the scale of prototype logits, meta-learned with the rest.
+
+    Raises:
+        UnknownName: the space has an operation that `ops` has not.
+    """
+
+    def __init__(self, space: SearchSpace, ops: Mapping[str, Op]) -> None:
+        super().__init__()
+        for name in space.ops:
+            if name not in ops:
+                raise UnknownName("op", name, tuple(ops))
+        self.space = space
+        self.alpha = nn.ModuleDict(
+            {kind: CellAlpha(space.nodes, len(space.ops)) for kind in CELL_KINDS}
+        )
+        self.stem = entry(space)
+        self.embed = Embedding(space) if space.trunk else None
+        self.cells = nn.ModuleList()
+        widths = self.stem.widths
+        for index in range(space.cells):
+            self.cells.append(Cell(space, index, widths, ops))
+            widths = (widths[1], space.nodes * space.channels[index])
+        self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
+
+    def cell_alpha(self, kind: str) -> CellAlpha:
+        """The architecture parameters of the cells of this kind: "normal" or "reduce"."""
+        alpha = self.alpha[kind]
+        assert isinstance(alpha, CellAlpha)
+        return alpha
+
+    @property
+    def alive(self) -> Tensor:
+        """Which operations are candidates on the edges of all kinds of cells, `(edges, ops)`."""
+        return torch.cat([self.cell_alpha(kind).alive for kind in CELL_KINDS])
+
+    def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of these parameters that take part; those of pruned operations do not."""
+        alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}
+
+        def takes_part(name: str) -> bool:
+            parts = name.split(".")
+            if len(parts) < 5 or parts[2] != "edges":
+                return True
+            kind = "reduce" if int(parts[1]) in self.space.reductions else "normal"
+            return bool(alive[kind][int(parts[3])][int(parts[4])])
+
+        return {name: value for name, value in params.items() if takes_part(name)}
+
+    def kept(self, size: int) -> tuple[int, ...]:
+        """About how many bytes of an image the stem keeps for the backward pass, and each cell."""
+        found = [self.stem.kept(size)]
+        for index, side in enumerate(self.space.sides(size)[1:]):
+            width = self.space.channels[index]
+            alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
+            found.append(int(alive.sum()) * KEPT * width * side**2)
+        return tuple(4 * elements for elements in found)
+
+    def shares(
+        self, alphas: Mapping[str, Tensor], relaxation: Relaxation, threshold: float
+    ) -> list[Tensor]:
+        """Shares `(tasks, edges, ops)` in the cells of each kind, by these alphas."""
+        found = []
+        for kind in CELL_KINDS:
+            alpha = self.cell_alpha(kind)
+            own = {name: alphas[f"{ALPHA_PREFIX}{kind}.{name}"] for name in ("ops", "inputs")}
+            found.append(functional_call(alpha, own, (relaxation, threshold), tie_weights=False))
+        return found
+
+    @torch.no_grad()
+    def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:
+        """Mean entropy of the weights over an edge's candidates, in nats: `(tasks,)`, or `()`."""
+        weights = [
+            relaxation.weights(
+                params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
+                    ~self.cell_alpha(kind).alive, -torch.inf
+                )
+            )
+            for kind in CELL_KINDS
+        ]
+        of_edges: Tensor = torch.special.entr(torch.cat(weights, dim=-2)).sum(-1)
+        return of_edges.mean(-1)
+
+    def forward(
+        self,
+        x: Tensor,
+        rows: Rows,
+        mixing: Relaxation | tuple[Mixture, ...],
+        threshold: float = 0.0,
+        generator: torch.Generator | None = None,
+        *,
+        recompute: int = 0,
+        drop: DropPath | None = None,
+        precision: Precision = Precision.FLOAT32,
+    ) -> Tensor:
+        """Features `(R, features)` of images `(R, C, H, W)`.
+
+        Candidates whose share of their node is at most `threshold` in every task are not run;
+        `mixing` may be what came of a relaxation and a threshold before. Of the first `recompute`
+        cells the backward pass evaluates every edge once more instead of keeping what is in it: of
+        all cells a third more time for a fraction of the memory.
+        """
+        if not isinstance(mixing, tuple):
+            shares = [self.cell_alpha(kind)(mixing, threshold, generator) for kind in CELL_KINDS]
+            mixing = mixtures(*running(shares))
+        mixed_of = dict(zip(CELL_KINDS, mixing, strict=True))
+        with lowered(precision, x.device):
+            before, last = inputs = self.stem(x, rows)
+            for index, cell in enumerate(self.cells):
+                mixed = mixed_of["reduce" if cell.reduction else "normal"]
+                if drop is not None:
+                    edges = len(mixed.live)
+                    factors = drop.factors(edges, len(self.space.ops), last, rows)
+                    mixed = replace(mixed, factors=factors)
+                before, last = last, cell(before, last, rows, mixed, index < recompute)
+        features = pooled(exact(last), self.space)
+        return features if self.embed is None else self.embed(inputs[1], features, rows)
+
+
+def initialise(supernet: Supernet, generator: torch.Generator) -> None:
+    """Fresh parameters, from this generator alone.
+
+    Convolutions are uniform within 1 / sqrt(fan in); alphas are nearly equal (normal, 1e-3, as in
+    the published code); the scale of the logits is such that a fresh network's loss is moderate.
+    """
+    with torch.no_grad():
+        for name, parameter in supernet.named_parameters():
+            if is_alpha(name):
+                parameter.normal_(0.0, 1e-3, generator=generator)
+            elif parameter.ndim == 4:
+                bound = parameter[0].numel() ** -0.5
+                parameter.uniform_(-bound, bound, generator=generator)
+        if supernet.embed is None:
+            supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
+        else:  # features of length one
+            supernet.head["log_scale"].fill_(math.log(8.0))
+            supernet.embed.start()
+
+
+def genotype_of(supernet: Supernet, params: Mapping[str, Tensor]) -> Genotype:
+    """The discrete architecture at the maximum of the alphas in `params`."""
+    cells = {}
+    for kind in CELL_KINDS:
+        alive = supernet.cell_alpha(kind).alive
+        logits = params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(~alive, -torch.inf)
+        pairs = params[f"{ALPHA_PREFIX}{kind}.inputs"]
+        cells[kind] = derive(logits.tolist(), pairs.tolist(), supernet.space.ops)
+    return Genotype(**cells)

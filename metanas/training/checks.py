@@ -1,0 +1,82 @@
+"""What a meta-training is refused for before it begins, so that no hours are lost."""
+
+import json
+
+from metanas.checkpoint import Checkpoint
+from metanas.data.episodes import Classes, Features
+from metanas.errors import CheckpointError, DatasetError, InvalidInput
+from metanas.supernet.supernet import Supernet
+from metanas.training.config import RunConfig
+from metanas.util.formatting import counted
+
+VALIDATION_QUERIES = 5
+STEP_BYTES = 128 * 2**30
+"""Most that the tasks of a stack may keep of a step's images for its backward pass: 128 GiB."""
+
+
+def check_memory(config: RunConfig, supernet: Supernet) -> None:
+    """Refuse steps that cannot be: by far more than a machine has, of an estimate.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE.
+    """
+    tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
+    kept = sum(supernet.kept(config.input.size)) * config.task.images * tasks
+    if kept > STEP_BYTES:
+        message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
+        message += f"{kept / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
+        message += "lower task.images, or train.stack"
+        raise InvalidInput.single("task.images", "OPTION_OUT_OF_RANGE", message)
+
+
+def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Whether a run can start from a checkpoint: its weights fit, and know such images.
+
+    Raises:
+        CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
+    """
+    card = checkpoint.card
+    pairs = (
+        ("space", "search space", vars(card.space), vars(config.space)),
+        ("input", "input", vars(card.input), vars(config.input)),
+    )
+    for section, what, there, here in pairs:
+        differing = [
+            f"{section}.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
+            for name, value in here.items()
+            if there[name] != value
+        ]
+        if differing:
+            message = f"checkpoint {card.name!r} has another {what}: {'; '.join(differing)}"
+            raise CheckpointError("CHECKPOINT_FORMAT", message)
+
+
+def check_data(config: RunConfig, train: Classes | Features, val: Classes | Features) -> None:
+    """Refuse before any work what would otherwise fail at some later draw.
+
+    Raises:
+        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+    """
+    task = config.task
+    _check_classes("training", train, task.ways[1], "lower task.ways")
+    _check_classes("validation", val, 2, "name another data.val_split")
+    _check_images("training", train, 1 + max(task.shots), "lower task.shots")
+    if task.round_robin:  # the smallest class says how many of each are shown
+        _check_images("training", train, task.images // task.ways[1], "lower task.images")
+    _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
+
+
+def _check_classes(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    if len(classes) < least:
+        message = f"the {split} split has {counted(len(classes), 'class', 'classes')}; {least} or "
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}more are needed: {remedy}")
+
+
+def _check_images(split: str, classes: Classes | Features, least: int, remedy: str) -> None:
+    few = [name for name, members in classes.items() if len(members) < least]
+    if few:
+        some = ", ".join(f"{name!r} ({len(classes[name])})" for name in few[:3])
+        has = "has" if len(few) == 1 else "have"
+        message = f"{len(few)} of {counted(len(classes), 'class', 'classes')} of the {split} split "
+        message += f"{has} fewer than {least} images, such as {some}; {remedy}, or leave them out"
+        raise DatasetError("DATASET_TOO_FEW_IMAGES", message)

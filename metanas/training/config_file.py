@@ -1,0 +1,87 @@
+"""Configurations from files and to them: TOML, and `--set section.key=value` for single values.
+
+Unknown keys are errors.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from metanas.errors import InvalidInput
+from metanas.training.config import RunConfig
+from metanas.util import dataclass_json as schema
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a configuration: TOML, or the JSON that lies beside a checkpoint's weights.
+
+    Raises:
+        InvalidInput: no such file, no TOML, unknown or missing keys, values out of bounds.
+    """
+    parse = json.loads if path.suffix == ".json" else tomllib.loads
+    try:
+        raw = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", str(error)) from error
+    if not isinstance(raw, dict):
+        message = f"is a JSON {type(raw).__name__}; a configuration is an object of sections"
+        raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", message)
+    _merge(raw, parse_overrides(overrides))
+    try:
+        return schema.build(RunConfig, raw)
+    except InvalidInput as error:  # the options of an adaptation are a section here
+        named = [
+            replace(each, field=re.sub(r"^options\.", "adapt.", each.field))
+            for each in error.violations
+        ]
+        raise InvalidInput(named, error.omitted) from error
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of several `key=value` in TOML; the last one of a key counts.
+
+    Raises:
+        InvalidInput: one of them is no TOML.
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        try:
+            _merge(values, tomllib.loads(override))
+        except tomllib.TOMLDecodeError as error:
+            message = f"{override!r} is not KEY=VALUE in TOML: {error}"
+            raise InvalidInput.single("--set", "CONFIG_UNREADABLE", message) from error
+    return values
+
+
+def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def to_toml(config: Mapping[str, Any]) -> str:
+    """A resolved configuration as the TOML that `read_config` reads back."""
+    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    lines = [f"{key} = {toml_of(value)}" for key, value in plain.items()]
+    for section, values in config.items():
+        if isinstance(values, Mapping):
+            lines += ["", f"[{section}]"]
+            lines += [f"{key} = {toml_of(value)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def toml_of(value: object) -> str:
+    """A plain value in TOML."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_of, value)) + "]"
+    return repr(value)

@@ -1,0 +1,76 @@
+"""What a run may be given in the place of our own pieces; nothing is registered."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from metanas.data.episodes import Classes, Features
+from metanas.errors import UnknownName
+from metanas.nn.ops import OPS, Op
+from metanas.nn.partial_channels import candidates
+from metanas.supernet.relaxations import RELAXATIONS, Relaxation
+from metanas.supernet.supernet import Supernet
+from metanas.training.checks import check_memory
+from metanas.training.config import RunConfig
+from metanas.training.meta_learners import META_LEARNERS, MetaLearner
+from metanas.training.task_batch import MetaBatch, MetaState, TaskResults
+
+Learn = Callable[[MetaState, range], TaskResults]
+"""What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
+Learner = Callable[[RunConfig, Classes | Features], Learn]
+"""Makes one, of the classes to train on."""
+Splits = tuple[Classes, Classes]
+"""Classes to train on, and classes to validate on."""
+SWITCHES = {
+    "pc-darts": "PC-DARTS is space.partial = 2, with any of these",
+    "meta-sgd": "Meta-SGD is train.learned_rates = true, with any of these",
+}
+"""What people look for by a name, and what it is here instead."""
+
+
+@dataclass(frozen=True)
+class Extensions:
+    """What names in a configuration stand for."""
+
+    ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
+    relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
+    meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
+    splits: Splits | None = None
+    """A data set of one's own in the place of the one that `config.data` names, for
+    `metanas.runs.run`."""
+
+    def check(self, config: RunConfig) -> None:
+        """Whether all that this configuration names is there, and a step can fit into memory.
+
+        Raises:
+            InvalidInput: a step has so many images that no machine could keep what it needs.
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        learner, relaxation = config.train.meta_learner, config.search.relaxation
+        asked = {
+            "meta-learner": (learner, tuple(self.meta_learners)),
+            "relaxation": (relaxation, tuple(self.relaxations)),
+        }
+        for kind, (name, known) in asked.items():
+            if name not in known:
+                hint = SWITCHES.get(name.lower().replace("_", "-"), "")
+                raise UnknownName(kind, name, known, hint)
+        for op in config.space.ops:
+            if op not in self.ops:
+                raise UnknownName("op", op, tuple(self.ops))
+        check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
+
+    def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
+        """The function that runs this configuration's inner loops.
+
+        Raises:
+            UnknownName: there is no such operation, relaxation or meta-learner.
+        """
+        self.check(config)
+        return MetaBatch(
+            config,
+            train,
+            meta_learner=self.meta_learners[config.train.meta_learner],
+            relaxation=self.relaxations[config.search.relaxation],
+            ops=self.ops,
+            device=device,
+        )

@@ -1,0 +1,176 @@
+"""The inner loops of a stack of tasks, as a meta-learner sees them: vectors and their gradients.
+
+Notable:
+- Parameters are flat vectors `(tasks, size)` (`metanas.supernet.flat_params`), so a meta-learner
+  is arithmetic.
+- What is asked of a loss is a number: 0 to `steps` - 1 are the episodes of the steps, `steps` is
+  the outer one. The same number gives the same images, views and noise every time.
+- The order of the search is decided here, for every meta-learner alike: weights and alphas from
+  one backward pass, or the alphas from an episode of their own (bilevel; DARTS, arXiv:1806.09055,
+  section 2.3), first or second order.
+- The unrolled step of second order is a plain gradient step of the size of the task optimizer's,
+  also where that is Adam: its moments are taken as they are.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from metanas.supernet.flat_params import Layout
+
+Loss = Callable[[Tensor, int], Tensor]
+"""Parameters `(tasks, size)` and the number of an episode -> loss of each task, `(tasks,)`."""
+
+ADAM_EPSILON = 1e-8
+UNROLL = 0.01
+"""Length of the finite difference's step (DARTS, below eq. 8)."""
+
+
+class Order(StrEnum):
+    """How the alphas of an inner step get their gradient."""
+
+    SINGLE = "single"
+    """From the same backward pass as the weights."""
+    FIRST = "first"
+    """From an episode of their own, at the weights as they are."""
+    SECOND = "second"
+    """From an episode of their own, at the weights one step further."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moments:
+    """What Adam remembers, of `(..., size)` elements; `steps` of the weights and of the alphas."""
+
+    first: Tensor
+    second: Tensor
+    steps: Tensor
+
+    @staticmethod
+    def zero(size: int) -> "Moments":
+        """Before the first step."""
+        return Moments(first=torch.zeros(size), second=torch.zeros(size), steps=torch.zeros(2))
+
+    def to(self, device: torch.device) -> "Moments":
+        """The same on a device."""
+        first, second = self.first.to(device), self.second.to(device)
+        return Moments(first=first, second=second, steps=self.steps.to(device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam (Kingma & Ba, arXiv:1412.6980) on vectors: moments in, moments and direction out."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __call__(
+        self, moments: Moments, gradient: Tensor, group: Tensor, moving: Tensor
+    ) -> tuple[Moments, Tensor]:
+        """One step along a gradient `(..., size)`.
+
+        group: which count of steps an element has, `(size,)`.
+        moving: whether elements of each group take the step; others keep their moments and get a
+            direction of zero.
+        """
+        steps = moments.steps + moving.to(moments.steps.dtype)
+        moves = moving[group]
+        first = torch.lerp(gradient, moments.first, self.beta1)
+        second = torch.lerp(gradient.square(), moments.second, self.beta2)
+        first = torch.where(moves, first, moments.first)
+        second = torch.where(moves, second, moments.second)
+        counted = steps.clamp(min=1)
+        bias1, bias2 = 1 - self.beta1**counted, 1 - self.beta2**counted
+        size = (second / bias2[group]).sqrt() + ADAM_EPSILON
+        direction = torch.where(moves, first / bias1[group] / size, 0.0)
+        return Moments(first=first, second=second, steps=steps), direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class InnerLoop:
+    """What a meta-learner is given of a stack of tasks."""
+
+    tasks: int
+    steps: int
+    """Steps of each task."""
+    layout: Layout
+    start: Tensor
+    """The meta-parameters, `(size,)`."""
+    rates: Tensor
+    """Length of a step along each element, `(size,)`; 0 of what the inner loop must leave alone."""
+    factors: Tensor
+    """Logarithms of learned factors on the rates, one a parameter; zeros if they are not learned
+    (Meta-SGD, Li et al., arXiv:1707.09835, with one rate a tensor)."""
+    loss: Loss
+    order: Order = Order.SINGLE
+    alphas: Tensor
+    """Which elements are architecture, `(size,)`."""
+    alpha_decay: float = 0.0
+    """L2 penalty on the alphas."""
+    clip: float = float("inf")
+    """Largest norm of a task's gradient of the weights, and likewise of the alphas."""
+    adam: Adam
+    """The task optimizer of those meta-learners that have one beyond plain gradient steps."""
+    moments: Moments
+    """Its state at the start of every task."""
+
+    def begin(self) -> Tensor:
+        """The start of every task, `(tasks, size)`, a tensor of its own."""
+        return self.start.repeat(self.tasks, 1)
+
+    def scaled(self, rates: Tensor, factors: Tensor) -> Tensor:
+        """Rates times the learned factors `(..., parameters)`."""
+        return rates * self.layout.spread(factors.exp())
+
+    def gradient(self, theta: Tensor, step: int, *, differentiable: bool = False) -> Tensor:
+        """Gradient `(tasks, size)` of the loss of a step at `(tasks, size)`, decayed and clipped.
+
+        With `differentiable`, `theta` has to be part of a graph, and so is what is returned; the
+        factor of a clip that acts counts as a constant.
+        """
+        if not differentiable:
+            theta = theta.detach().requires_grad_()
+        found = self._slope(theta, step, differentiable)
+        if self.order is not Order.SINGLE and bool((self.rates * self.alphas).any()):
+            found = torch.where(
+                self.alphas, self._of_alphas(theta, found, step, differentiable), found
+            )
+        found = found + self.alpha_decay * torch.where(self.alphas, theta, 0.0)
+        found = torch.where(self.rates > 0, found, 0.0)
+        for group in (self.alphas, ~self.alphas):
+            norm = torch.where(group, found.detach(), 0.0).norm(dim=1, keepdim=True)
+            found = torch.where(group, found * (self.clip / norm).clamp(max=1.0), found)
+        return found if differentiable else found.detach()
+
+    def outer_gradient(self, theta: Tensor) -> Tensor:
+        """Gradient `(tasks, size)` of the outer loss at adapted parameters, for first order."""
+        return self._slope(theta.detach().requires_grad_(), self.steps, False)
+
+    def _slope(self, theta: Tensor, episode: int, graph: bool) -> Tensor:
+        loss = self.loss(theta, episode).sum()
+        found: Tensor = torch.autograd.grad(loss, theta, create_graph=graph)[0]
+        return found
+
+    def _of_alphas(self, theta: Tensor, of_train: Tensor, step: int, graph: bool) -> Tensor:
+        """Gradient of the loss of the step's second episode; only its alphas are meant.
+
+        Second order: DARTS, eq. 7 and 8. The product of the mixed second derivative with a vector v
+        is a difference of two gradients over *twice* the step along v.
+        """
+        held_out = self.steps + 1 + step
+        if self.order is Order.FIRST:
+            return self._slope(theta, held_out, graph)
+        rates = self.scaled(torch.where(self.alphas, 0.0, self.rates), self.factors)
+        found = self._slope(_leaf(theta - rates * of_train, graph), held_out, graph)
+        vector = rates * found
+        epsilon = UNROLL / vector.detach().norm(dim=1, keepdim=True).clamp(min=1e-12)
+        ahead = self._slope(_leaf(theta + epsilon * vector, graph), step, graph)
+        behind = self._slope(_leaf(theta - epsilon * vector, graph), step, graph)
+        product: Tensor = (ahead - behind) / (2 * epsilon)
+        return found - product
+
+
+def _leaf(theta: Tensor, graph: bool) -> Tensor:
+    return theta if graph else theta.detach().requires_grad_()

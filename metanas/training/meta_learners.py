@@ -1,0 +1,119 @@
+"""Meta-learners: how what a stack of tasks learned becomes a gradient of the meta-parameters.
+
+A meta-learner is a frozen value with one method, `learn`. It runs the inner loops (`InnerLoop`
+gives losses' gradients and the sizes of steps) and returns the meta-gradient of each task; weights
+and alphas are one vector. Learned rates (Meta-SGD) go with each of them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metanas.training.inner_loop import InnerLoop, Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """What the tasks of a stack came to."""
+
+    gradient: Tensor
+    """Meta-gradient of each task, `(tasks, size)`, to be *subtracted*."""
+    factors: Tensor
+    """Gradient of each task with respect to the logarithms of the rates' factors,
+    `(tasks, parameters)`."""
+    moments: Moments
+    """The task optimizer's state at the end, with a row for each task or one for all."""
+
+
+class MetaLearner(Protocol):
+    """What meta-training needs of a meta-learner."""
+
+    def learn(self, loop: InnerLoop) -> Learned:
+        """Run the inner loops of a stack of tasks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reptile:
+    """REPTILE (Nichol et al., arXiv:1803.02999, algorithm 2): away from where the tasks went.
+
+    Its task optimizer is Adam, whose state is carried from task to task, as REPTILE's authors do:
+    in a batch all tasks start from the shared state, and their mean is the next one. It has no
+    outer loss, so learned rates follow the hypergradient of the next step's loss (Baydin et al.,
+    arXiv:1703.04782, eq. 5), which takes two steps or more.
+    """
+
+    def learn(self, loop: InnerLoop) -> Learned:
+        theta, moments = loop.begin(), loop.moments
+        rates = loop.scaled(loop.rates, loop.factors)
+        group = loop.alphas.long()
+        moving = torch.stack([(loop.rates * (loop.alphas == g)).any() for g in (False, True)])
+        factors = theta.new_zeros(loop.tasks, len(loop.factors))
+        taken = torch.zeros_like(theta)
+        for step in range(loop.steps):
+            gradient = loop.gradient(theta, step)
+            factors -= loop.layout.gather(gradient * taken)
+            moments, direction = loop.adam(moments, gradient, group, moving)
+            taken = rates * direction
+            theta = theta - taken
+        return Learned(gradient=loop.start - theta, factors=factors, moments=moments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Maml:
+    """MAML (Finn et al., arXiv:1703.03400, algorithm 1): the gradient of the adapted loss.
+
+    Inner steps are plain gradient steps. The outer loss is that of one more episode of the task.
+
+    first_order: FOMAML (section 5.2 there): the outer gradient as if adapted and meta-parameters
+        were one, and of learned rates the product of outer and inner gradients.
+    body: whether the inner loop steps the weights of stem and cells. Without them it is ANIL (Raghu
+        et al., arXiv:1909.09157): the head adapts, and here the architecture. The head is made of
+        prototypes, which follow the features by themselves; its one parameter is the scale of
+        the logits, and there is no layer whose rows would be learned.
+    """
+
+    first_order: bool = False
+    body: bool = True
+
+    def learn(self, loop: InnerLoop) -> Learned:
+        if not self.body:
+            head = loop.layout.where(lambda name: name.startswith("head.")).to(loop.alphas.device)
+            loop = replace(loop, rates=torch.where(head | loop.alphas, loop.rates, 0.0))
+        return _first_order(loop) if self.first_order else _exact(loop)
+
+
+def _exact(loop: InnerLoop) -> Learned:
+    start = loop.begin().requires_grad_()
+    factors = loop.factors.repeat(loop.tasks, 1).requires_grad_()
+    rates, theta = loop.scaled(loop.rates, factors), start
+    for step in range(loop.steps):
+        theta = theta - rates * loop.gradient(theta, step, differentiable=True)
+    loss = loop.loss(theta, loop.steps).sum()
+    gradient, of_factors = torch.autograd.grad(loss, (start, factors))
+    return Learned(gradient=gradient, factors=of_factors, moments=loop.moments)
+
+
+def _first_order(loop: InnerLoop) -> Learned:
+    theta, rates = loop.begin(), loop.scaled(loop.rates, loop.factors)
+    for step in range(loop.steps):
+        theta = theta - rates * loop.gradient(theta, step)
+    gradient = loop.outer_gradient(theta)
+    # to first order, the outer loss changes by the gradient times where the steps have led
+    factors = -loop.layout.gather(gradient * (loop.start - theta))
+    return Learned(gradient=gradient, factors=factors, moments=loop.moments)
+
+
+META_LEARNERS: Mapping[str, MetaLearner] = MappingProxyType(
+    {
+        "reptile": Reptile(),
+        "fomaml": Maml(first_order=True),
+        "maml": Maml(),
+        "anil": Maml(body=False),
+    }
+)
+"""Meta-learners by name."""

@@ -1,0 +1,244 @@
+"""The process in which Ray lives: it makes a team of workers and hands a run's tasks on to them.
+
+Ray ends the process that it is in when it loses its cluster, prints on its terminal, and forks what
+it starts, for which a process full of threads is none to be in. So it has one of its own. The run
+talks to that over a socket (`metanas.training.ray_pool`), and it ends when the run does.
+
+A message to it is (what, arguments), pickled. It answers with any number of ("warn", text) and then
+with ("done", value) or ("failed", error).
+"""
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import cloudpickle
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
+
+from metanas.data.episodes import Classes, Features
+from metanas.errors import ClusterError, MetanasError
+from metanas.training.config import RunConfig
+from metanas.training.ray_pool import Batch, Workers, end_session
+from metanas.training.task_batch import MetaState, TaskResults, total
+
+TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
+
+
+class Member:
+    """One worker, in a process of its own."""
+
+    def prepare(
+        self, batch: Batch, config: RunConfig, train: Classes | Features, device: str
+    ) -> None:
+        """Get ready to learn."""
+        torch.set_num_threads(max(1, config.train.threads))
+        self._learn = batch(config, train, device)
+
+    def learn(self, state: MetaState, tasks: range) -> TaskResults:
+        """What these tasks come to."""
+        return self._learn(state, tasks)
+
+
+class Team:
+    """Workers that learn the tasks of an iteration together.
+
+    Raises:
+        ClusterError: the workers are not all ready in time (CLUSTER_TOO_SMALL).
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        batch: Batch,
+        config: RunConfig,
+        train: Classes | Features,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._workers = workers
+        self._warn = warn
+        gpus = ray.cluster_resources().get("GPU", 0)
+        device = workers.device
+        if device == "auto":
+            device = "cuda" if gpus >= workers.count else "cpu"
+        # turned images are views, which would be sent by value to each worker
+        whole = {name: np.ascontiguousarray(images) for name, images in train.items()}
+        self._plan = ray.put(batch), ray.put(config), ray.put(whole), device
+        self._actor = ray.remote(Member).options(
+            num_cpus=max(1, config.train.threads) if workers.address else 1,
+            num_gpus=1 if device == "cuda" else 0,
+            scheduling_strategy="SPREAD",
+        )
+        self._members: dict[int, Any] = {}
+        self._hire(range(workers.count))
+
+    def __call__(self, state: MetaState, tasks: range) -> TaskResults:
+        """The sum of what these tasks come to.
+
+        Raises:
+            ClusterError: workers die again and again (WORKERS_DIED), or cannot be replaced.
+            Diverged: as in one process.
+        """
+        parts = split(tasks, min(self._workers.count, len(tasks)))
+        shared = ray.put(state)
+        found: dict[int, TaskResults] = {}
+        for _ in range(1 + self._workers.replacements):
+            self._hire([number for number in range(len(parts)) if number not in self._members])
+            lost = self._learn(shared, parts, found)
+            if not lost:
+                return total(found[number] for number in range(len(parts)))
+        message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
+        message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
+        message += "came before: go on with --resume"
+        raise ClusterError("WORKERS_DIED", message)
+
+    def close(self) -> None:
+        """Let the workers go, if the cluster is to be used further."""
+        for number in list(self._members):
+            ray.kill(self._members.pop(number))
+
+    def _learn(self, state: Any, parts: Sequence[range], found: dict[int, TaskResults]) -> str:
+        """Find what is missing; the members that died meanwhile are gone, and why is returned."""
+        missing = [number for number in range(len(parts)) if number not in found]
+        asked = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
+        why = ""
+        for number, answer in asked.items():
+            try:
+                found[number] = _result(answer)
+            except (RayActorError, ObjectLostError) as error:
+                why = str(error).strip().partition("\n")[0] or repr(error)
+                self._warn(f"worker {number} died, its tasks are begun again: {why}")
+                ray.kill(self._members.pop(number))
+        return why
+
+    def _hire(self, numbers: Sequence[int]) -> None:
+        """Wait until members of these numbers are ready, or dead."""
+        self._members |= {number: self._actor.remote() for number in numbers}
+        ready = [self._members[number].prepare.remote(*self._plan) for number in numbers]
+        if not ready:
+            return
+        done, waiting = ray.wait(ready, num_returns=len(ready), timeout=self._workers.patience)
+        if waiting:
+            self.close()
+            message = f"{len(waiting)} of {self._workers.count} workers were not ready within "
+            message += f"{self._workers.patience:g} s, with {free()} free in the cluster; "
+            message += "have fewer --workers, more hosts, or more --patience"
+            raise ClusterError("CLUSTER_TOO_SMALL", message)
+        for each in done:
+            try:
+                _result(each)
+            except RayActorError:
+                continue  # whoever asks it to learn will notice
+
+
+def _result(answer: Any) -> Any:
+    """What a worker answered; an error of ours as it was raised."""
+    try:
+        return ray.get(answer)
+    except RayTaskError as error:
+        if isinstance(error.cause, MetanasError):
+            raise error.cause from None
+        raise
+
+
+def split(tasks: range, count: int) -> list[range]:
+    """So many parts of a range, in order; their lengths differ by one at most."""
+    ends = [len(tasks) * number // count for number in range(count + 1)]
+    return [tasks[first:last] for first, last in pairwise(ends)]
+
+
+def free() -> str:
+    """What nobody uses in the cluster, in words."""
+    there = ray.available_resources()
+    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+
+
+class Driver:
+    """Does what the run asks for."""
+
+    def __init__(self, workers: Workers, warn: Callable[[str], None]) -> None:
+        self._workers = workers
+        self._warn = warn
+        self._team: Team | None = None
+
+    def connect(self) -> None:
+        """Join the cluster, or start one.
+
+        Raises:
+            ClusterError: CLUSTER_UNREACHABLE, or CLUSTER_NOT_STARTED.
+        """
+        address = self._workers.address
+        try:
+            if address:
+                ray.init(address, log_to_driver=False)
+            else:
+                ray.init("local", num_cpus=self._workers.count, include_dashboard=False)
+        except Exception as error:  # Ray raises whatever it met, a plain Exception among it
+            message = last_line(str(error)) or repr(error)
+            if not address:
+                raise ClusterError("CLUSTER_NOT_STARTED", message) from error
+            if "AuthenticationError" in traceback.format_exc():
+                message += TOKEN
+            message = f"the Ray cluster at {address} cannot be joined: {message}"
+            raise ClusterError("CLUSTER_UNREACHABLE", message) from error
+
+    def hire(self, batch: Batch, config: RunConfig, train: Classes | Features) -> None:
+        """Have a team for these classes, and none that was there before."""
+        if self._team:
+            self._team.close()
+        self._team = Team(self._workers, batch, config, train, self._warn)
+
+    def learn(self, state: MetaState, tasks: range) -> TaskResults:
+        """What these tasks come to."""
+        assert self._team, "nobody is hired yet"
+        return self._team(state, tasks)
+
+
+def last_line(text: str) -> str:
+    """What a traceback, or one of Ray's explanations, comes to."""
+    return "".join(text.strip().splitlines()[-1:]).strip()
+
+
+def serve(channel: Connection) -> None:
+    """Do what comes, until nothing more can."""
+
+    def answer(kind: str, value: Any) -> None:
+        channel.send_bytes(cloudpickle.dumps((kind, value)))
+
+    driver = Driver(cloudpickle.loads(channel.recv_bytes()), lambda text: answer("warn", text))
+    what, arguments = "connect", ()
+    while True:
+        try:
+            answer("done", getattr(driver, what)(*arguments))
+        except MetanasError as error:
+            answer("failed", error)
+        except Exception as error:
+            answer("warn", traceback.format_exc())
+            message = f"a worker failed: {last_line(str(error)) or repr(error)}"
+            answer("failed", ClusterError("WORKER_FAILED", message))
+        what, arguments = cloudpickle.loads(channel.recv_bytes())
+
+
+def end_with_the_run() -> None:
+    """The input is empty, and ends with the run, whatever is under way here."""
+    sys.stdin.read()
+    end_session(os.getpid())
+    os._exit(1)
+
+
+def main(descriptor: int) -> None:
+    """Serve a run at the other end of a socket."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
+    os.set_inheritable(descriptor, False)  # what Ray starts has nothing to say to the run
+    threading.Thread(target=end_with_the_run, daemon=True).start()
+    try:
+        serve(Connection(descriptor))
+    except (EOFError, OSError):
+        ray.shutdown()  # the run is done with us

@@ -1,0 +1,252 @@
+"""The tasks of a meta-iteration over the workers of a Ray cluster. Needs the extra "ray".
+
+Every worker is an actor in a process of its own, on whatever host and GPU Ray has for it. It is
+given the classes to train on once and the state once an iteration, through Ray's object store; what
+comes back is the sum over its tasks. So hosts need no common file system, and a worker that died
+loses its part of one iteration.
+
+Notable:
+- Which tasks belong together depends on the number of workers alone, and results are added in the
+  order of the tasks: neither who is quick nor who has died changes a bit.
+- The state is that of the run, in the process that started it: snapshots, validation and resuming
+  are what they are without workers, and a run can go on with another number of them.
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle  # knows functions of the program that was started, too
+
+from metanas.data.episodes import Classes, Features
+from metanas.errors import ClusterError, InvalidInput, Violation
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions, Learn, Learner
+from metanas.training.task_batch import MetaState, TaskResults
+
+Batch = Callable[[RunConfig, Classes | Features, str], Learn]
+"""Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
+
+DEVICES = ("auto", "cpu", "cuda")
+DRIVER = """
+import sys
+sys.path[:] = sys.argv[2:]
+from metanas.training.ray_driver import main
+main(int(sys.argv[1]))
+"""
+"""It finds modules where the run does, and Ray's workers where it does."""
+ATTEMPTS = 3
+"""To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
+LOOK = 0.1
+"""Seconds between two looks at a driver that starts."""
+GOODBYE = 20.0
+"""Seconds that a driver has to let its cluster go before it is killed."""
+ADDRESS = re.compile(r"[^/\s]+:[0-9]{1,5}")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many workers there are, where, and what is put up with."""
+
+    count: int
+    """Workers, at most as many as an iteration has tasks."""
+    address: str | None = None
+    """HOST:PORT of a cluster to join, of which this host has to be a part; without one, a cluster
+    on this host is started for the run, and stopped after it."""
+    device: str = "auto"
+    """"cuda" is a GPU for each worker, "cpu" none, "auto" the former where there are so many."""
+    replacements: int = 3
+    """How often in one iteration workers that died are replaced before the run gives up."""
+    patience: float = 120.0
+    """Seconds until a cluster has to answer, and until its workers have to be ready."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "workers": (self.count >= 1, "must be at least 1"),
+            "address": (
+                self.address is None or ADDRESS.fullmatch(self.address),
+                "must be HOST:PORT",
+            ),
+            "device": (self.device in DEVICES, f"must be one of {', '.join(DEVICES)}"),
+            "replacements": (self.replacements >= 0, "must be at least 0"),
+            "patience": (0 < self.patience < float("inf"), "must be above 0"),
+        }
+        bad = [
+            Violation(f"--{name}", "OPTION_OUT_OF_RANGE", what)
+            for name, (ok, what) in checks.items()
+            if not ok
+        ]
+        if bad:
+            raise InvalidInput(bad)
+
+
+@contextmanager
+def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterator[Learner]:
+    """Join a cluster, or start one; what is given makes a team of workers in it.
+
+    tasks: of an iteration.
+    batch: by default our own pieces (`Extensions`).
+
+    Raises:
+        ClusterError: no answer (CLUSTER_UNREACHABLE), Ray did not start (CLUSTER_NOT_STARTED), or
+            is not there (EXTRA_MISSING).
+        InvalidInput: more workers than tasks.
+    """
+    if workers.count > tasks:
+        message = f"an iteration has {tasks} tasks, so that many workers are of use; ask for fewer "
+        message += "workers or raise train.tasks"
+        raise InvalidInput.single("--workers", "OPTION_OUT_OF_RANGE", message)
+    make = batch or Extensions().batch
+    with _driver(workers) as driver:
+
+        def learner(config: RunConfig, train: Classes | Features) -> Learn:
+            driver.ask("hire", make, config, train)
+            return learn
+
+        def learn(state: MetaState, tasks: range) -> TaskResults:
+            found: TaskResults = driver.ask("learn", state, tasks)
+            return found
+
+        yield learner
+
+
+@contextmanager
+def _driver(workers: Workers) -> Iterator["Remote"]:
+    """A driver that has joined its cluster, or started one, at the latest at the third time."""
+    latest = time.monotonic() + workers.patience
+    for attempt in range(ATTEMPTS):
+        with _apart() as driver:
+            try:
+                driver.meet(workers, latest)
+            except ClusterError as error:
+                last = error.reason != "CLUSTER_NOT_STARTED" or attempt == ATTEMPTS - 1
+                if not last and time.monotonic() < latest:
+                    continue
+                raise
+            yield driver
+            driver.leave()
+            return
+
+
+@contextmanager
+def _apart() -> Iterator["Remote"]:
+    """The process in which Ray lives, in a session of its own: a Ctrl-C is not meant for it.
+
+    What is left of it, and of what it has started, is killed after the context.
+    """
+    ours, theirs = Pipe()
+    path = [each or os.getcwd() for each in sys.path]
+    with (
+        ours,
+        theirs,
+        subprocess.Popen(
+            [sys.executable, "-c", DRIVER, str(theirs.fileno()), *path],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.PIPE,
+            # Ray talks to whoever is there; what matters comes over the socket
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as child,
+    ):
+        theirs.close()
+        try:
+            yield Remote(child, ours)
+        finally:
+            child.kill()
+            end_session(child.pid)
+
+
+class Remote:
+    """What the run knows of the process in which Ray lives (`metanas.training.ray_driver`)."""
+
+    def __init__(self, child: "subprocess.Popen[bytes]", channel: Connection) -> None:
+        self._child = child
+        self._channel = channel
+
+    def meet(self, workers: Workers, latest: float) -> None:
+        """Wait until it has a cluster.
+
+        Raises:
+            ClusterError: it has none in time, or at all.
+        """
+        with suppress(OSError):  # it is no more, as the answer will tell
+            self._channel.send_bytes(cloudpickle.dumps(workers))
+        while not self._channel.poll(LOOK):
+            if time.monotonic() > latest:
+                raise _silent(workers)
+        try:
+            self._answer()
+        except ClusterError as error:
+            if workers.address is not None:
+                raise (_silent(workers) if error.reason == "CLUSTER_LOST" else error) from error
+            message = f"Ray did not start on this host: {error}. Is there room in its folder "
+            message += "(/tmp/ray, or below RAY_TMPDIR or TMPDIR)? Its logs are in "
+            message += "session_latest/logs there"
+            raise ClusterError("CLUSTER_NOT_STARTED", message) from error
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """What it answers.
+
+        Raises:
+            MetanasError: what went wrong there.
+            ClusterError: it is no more (CLUSTER_LOST).
+        """
+        with suppress(OSError):
+            self._channel.send_bytes(cloudpickle.dumps((what, arguments)))
+        return self._answer()
+
+    def leave(self) -> None:
+        """Let it end its cluster, or leave it, for some time."""
+        self._channel.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(GOODBYE)
+
+    def _answer(self) -> Any:
+        while True:
+            try:
+                kind, value = cloudpickle.loads(self._channel.recv_bytes())
+            except (EOFError, OSError) as error:
+                message = "the process in which Ray lives has ended, and with it the way to the "
+                message += "workers; a run keeps what came before: go on with --resume"
+                raise ClusterError("CLUSTER_LOST", message) from error
+            if kind == "failed":
+                raise value
+            if kind == "done":
+                return value
+            log.warning("%s", value)
+
+
+def end_session(leader: int) -> None:
+    """Kill all processes of a session. Ray's workers have process groups of their own."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):  # elsewhere Ray has to see to them
+        with suppress(OSError):  # it has ended
+            _, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
+            if int(rest.split()[3]) == leader:
+                found.append(int(path.parent.name))
+    for each in sorted(set(found) - {os.getpid()}):
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
+
+
+def _silent(workers: Workers) -> ClusterError:
+    """The error of a cluster that does not answer."""
+    if workers.address is None:
+        message = f"not within {workers.patience:g} s"
+        return ClusterError("CLUSTER_NOT_STARTED", f"Ray did not start on this host: {message}")
+    message = f"no Ray cluster answered at {workers.address} within {workers.patience:g} s;"
+    message += " is it HOST:PORT of `ray start --head`, and does this host reach it?"
+    return ClusterError("CLUSTER_UNREACHABLE", message)

@@ -1,0 +1,90 @@
+"""The search of meta-training: when the alphas learn, and which candidates remain."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha
+from metanas.supernet.flat_params import Params
+from metanas.supernet.relaxations import Softmax
+from metanas.supernet.supernet import Supernet
+from metanas.training.config import FIXED, RunConfig, SearchConfig
+
+COLDEST = 0.1
+"""What is left of the last step's temperature at the end of a run that sharpens."""
+CHOSEN = 10.0
+"""Logit of a fixed genotype's pairs above the others."""
+
+
+def searching(config: RunConfig, iteration: int) -> bool:
+    """Whether the alphas learn in this meta-iteration."""
+    return config.search.relaxation != FIXED and iteration >= config.search.warm_up
+
+
+def search_at(config: RunConfig, iteration: int) -> SearchConfig:
+    """The settings of the search in this meta-iteration, which `sharpen` changes over the run."""
+    search = config.search
+    if not search.sharpen:
+        return search
+    left = cosine(iteration / config.train.iterations)
+    end = search.temperature_end * (COLDEST + (1 - COLDEST) * left)
+    return replace(search, temperature_end=end, noise=search.noise * left)
+
+
+def cosine(passed: float) -> float:
+    """What is left of something that falls from 1 to 0 while the share `passed` grows to 1."""
+    return 0.5 * (1 + math.cos(math.pi * passed))
+
+
+def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
+    """Let nothing but a genotype of its space be alive, and its pairs be the best, in place."""
+    ops = supernet.space.ops
+    for kind in CELL_KINDS:
+        cell, alpha = genotype.cell(kind), supernet.cell_alpha(kind)
+        pairs = params[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts)
+        alpha.alive.copy_(torch.zeros_like(alpha.alive))
+        alpha.alive[:, 0] = True  # of edges that the genotype has not: something has to be
+        edge = 0
+        for node, ((left, _), (right, _)) in enumerate(cell):
+            pairs[node].zero_()
+            pairs[node][alpha.pairs_of[node].index((left, right))] = CHOSEN
+            for source, name in cell[node]:
+                alpha.alive[edge + source] = False
+                alpha.alive[edge + source, ops.index(name)] = True
+            edge += node + 2
+
+
+def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:
+    """Keep the best candidates of every edge, and keep all that remains within reach, in place.
+
+    An alpha may trail its best by a span that a few task-optimizer steps can cross: what adaptation
+    is to choose from has to stay a choice, and the noise on the alphas goes on training it.
+    """
+    for kind in CELL_KINDS:
+        alpha = supernet.cell_alpha(kind)
+        logits = params[f"{ALPHA_PREFIX}{kind}.ops"]
+        ranked = _ranked(alpha, logits)
+        best = ranked.topk(min(search.keep, ranked.shape[1]), dim=1).indices
+        alpha.alive &= torch.zeros_like(alpha.alive).scatter(1, best, True)
+        floor = ranked.max(dim=1, keepdim=True).values - search.op_span
+        torch.maximum(logits, floor, out=logits)
+        for pairs in params[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts):
+            pairs.clamp_(min=float(pairs.max()) - search.pair_span)
+
+
+def prune(supernet: Supernet, params: Mapping[str, Tensor], search: SearchConfig) -> None:
+    """Drop for good what has too small a weight at the last temperature; never an edge's best."""
+    relaxation = Softmax(temperature=search.temperature_end)
+    for kind in CELL_KINDS:
+        alpha = supernet.cell_alpha(kind)
+        weights = relaxation.weights(_ranked(alpha, params[f"{ALPHA_PREFIX}{kind}.ops"]))
+        largest = weights.amax(1, keepdim=True)
+        alpha.alive &= (weights >= search.prune_threshold) | (weights == largest)
+
+
+def _ranked(alpha: CellAlpha, logits: Tensor) -> Tensor:
+    return logits.masked_fill(~alpha.alive, -torch.inf)

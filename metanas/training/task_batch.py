@@ -1,0 +1,344 @@
+"""The tasks of a meta-iteration: drawn, stacked, and handed to the meta-learner.
+
+`MetaBatch` is a function of the run's state and a range of tasks that changes nothing: a state in,
+results out that can be added up. Whoever trains on several processes or machines calls it there
+with parts of the range.
+
+Notable:
+- Everything random about an episode (classes, images, views, noise on the alphas) comes from
+  generators seeded by (seed, iteration, task, episode) alone, ways and shots from (seed, iteration,
+  episode). So results do not depend on how many workers there are, and a run that is resumed needs
+  no generator's state.
+- All tasks of an iteration have the same ways and shots, so that nothing in a stack is padding.
+- The loss of a step is that of a prototype episode: fresh support images and queries of the task's
+  classes, normalised by the support images alone. That is how the adapted network will be used.
+  In later turns of `task.round_robin` the statistics stay those of the first: one pass for all.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanas.adaptation.views import draw_views
+from metanas.data.episodes import (
+    Classes,
+    Episode,
+    Features,
+    draw_classes,
+    groups_of,
+    sample_episode,
+)
+from metanas.errors import Diverged
+from metanas.images.augment import affine_views, photo_views
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS, Op
+from metanas.nn.partial_channels import candidates
+from metanas.nn.prototypes import logits_in_turn
+from metanas.spec.card import InputSpec
+from metanas.spec.genotype import CELL_KINDS
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.drop_path import DropPath
+from metanas.supernet.flat_params import Layout
+from metanas.supernet.relaxations import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
+from metanas.supernet.supernet import Supernet
+from metanas.training.config import RunConfig
+from metanas.training.inner_loop import Adam, InnerLoop, Moments, Order
+from metanas.training.meta_learners import META_LEARNERS, MetaLearner
+from metanas.training.schedule import search_at, searching
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaState:
+    """What the tasks of an iteration start from."""
+
+    iteration: int
+    params: Tensor
+    """The meta-parameters as one vector (`metanas.supernet.flat_params`)."""
+    factors: Tensor
+    """Logarithms of the learned factors on the rates, one a parameter."""
+    moments: Moments
+    """State of the task optimizer."""
+    alive: Mapping[str, Tensor]
+    """Kind of cell -> which operations are candidates, `(edges, ops)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResults:
+    """What some tasks came to, in sums over them: results of several parts can be added."""
+
+    tasks: int
+    loss: float
+    accuracy: float
+    gradient: Tensor
+    """Meta-gradient, `(size,)`."""
+    factors: Tensor
+    """Gradient of the learned factors, `(parameters,)`."""
+    moments: Moments
+    """The task optimizer's; its `steps` are no sum, but the same for all."""
+
+    def __add__(self, other: "TaskResults") -> "TaskResults":
+        moments = Moments(
+            first=self.moments.first + other.moments.first,
+            second=self.moments.second + other.moments.second,
+            steps=self.moments.steps,
+        )
+        return TaskResults(
+            tasks=self.tasks + other.tasks,
+            loss=self.loss + other.loss,
+            accuracy=self.accuracy + other.accuracy,
+            gradient=self.gradient + other.gradient,
+            factors=self.factors + other.factors,
+            moments=moments,
+        )
+
+
+def generators(*path: int) -> tuple[np.random.Generator, torch.Generator]:
+    """Two generators that depend on these numbers (a seed first) alone."""
+    sequence = np.random.SeedSequence(path[0], spawn_key=path[1:])
+    (seed,) = sequence.generate_state(1, np.uint64)
+    return np.random.default_rng(sequence), torch.Generator().manual_seed(int(seed >> 1))
+
+
+def ways_of(config: RunConfig, iteration: int) -> int:
+    """Ways of all tasks of an iteration."""
+    low, high = config.task.ways
+    return int(generators(config.train.seed, iteration)[0].integers(low, high + 1))
+
+
+class MetaBatch:
+    """Inner loops of tasks drawn from the classes of a data set.
+
+    Raises:
+        UnknownName: the search space has an operation that `ops` has not.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Classes | Features,
+        *,
+        meta_learner: MetaLearner = META_LEARNERS["reptile"],
+        relaxation: Relaxation = RELAXATIONS["darts"],
+        ops: Mapping[str, Op] = OPS,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.config, self._train, self._meta_learner = config, train, meta_learner
+        self._relaxation, self._groups = relaxation, groups_of(train)
+        self._fewest = min(map(len, train.values()))
+        self._device = torch.device(device)
+        supernet = Supernet(config.space, candidates(config.space, ops))
+        self.layout = Layout(dict(supernet.named_parameters()))
+        self._supernet = supernet.requires_grad_(False).to(self._device)
+
+    def __call__(self, state: MetaState, tasks: range) -> TaskResults:
+        """Results of these tasks of the state's iteration.
+
+        Raises:
+            Diverged: a loss or a gradient is not finite.
+        """
+        for kind in CELL_KINDS:
+            self._supernet.cell_alpha(kind).alive.copy_(state.alive[kind])
+        size = self.config.train.stack or len(tasks)
+        parts = [tasks[first : first + size] for first in range(0, len(tasks), size)]
+        return total(self._stack(state, part) for part in parts)
+
+    def _stack(self, state: MetaState, tasks: range) -> TaskResults:
+        episodes = _Episodes(self, state.iteration, tasks)
+        learned = self._meta_learner.learn(self._loop(state, len(tasks), episodes))
+        losses, accuracies = episodes.means()
+        gradient, factors = learned.gradient.sum(0), learned.factors.sum(0)
+        if not bool(torch.isfinite(gradient.sum() + factors.sum() + losses.sum())):
+            raise Diverged("a loss or gradient became infinite or NaN; lower the learning rates")
+        moments = learned.moments
+        return TaskResults(
+            tasks=len(tasks),
+            loss=float(losses.sum()),
+            accuracy=float(accuracies.sum()),
+            gradient=gradient.cpu(),
+            factors=factors.cpu(),
+            moments=Moments(
+                first=moments.first.expand(len(tasks), -1).sum(0).cpu(),
+                second=moments.second.expand(len(tasks), -1).sum(0).cpu(),
+                steps=moments.steps.cpu(),
+            ),
+        )
+
+    def episode(self, iteration: int, tasks: range, number: int) -> "_Stacked":
+        """The episode of this number of each of these tasks."""
+        config, seed = self.config, self.config.train.seed
+        ways, shots, queries = self._shape(iteration, number)
+        names = list(self._train)
+        images = []
+        for task in tasks:
+            of_task = generators(seed, iteration, task)[0]
+            chosen = draw_classes(self._groups, ways, config.task.groups, of_task)
+            random, views = generators(seed, iteration, task, number)
+            classes: dict[str, NDArray[Any]] = {names[i]: self._train[names[i]] for i in chosen}
+            episode = sample_episode(
+                classes, ways=ways, shots=shots, queries=queries, random=random, repeat=True
+            )
+            images.append(network_views(episode, config, views))
+        return _Stacked(
+            iteration,
+            tasks,
+            number,
+            torch.cat(images).to(self._device),
+            ways,
+            shots,
+        )
+
+    def evaluate(self, episode: "_Stacked", theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy `(tasks,)` of the queries by parameters `(tasks, size)`."""
+        tasks, count = len(episode.tasks), episode.ways * episode.shots
+        params = self.layout.views(theta if tasks > 1 else theta[0])
+        rows = Rows(count, tasks)
+        noise = [
+            generators(self.config.train.seed, episode.iteration, task, episode.number, 1)[1]
+            for task in episode.tasks
+        ]
+        relaxation = PerTask((self._mixing(episode),) * tasks, tuple(noise))
+        threshold, rate = self.config.search.share_threshold, self.config.train.drop_path
+        out: Tensor = functional_call(
+            self._supernet,
+            params,
+            (episode.images, rows, relaxation, threshold),
+            {"drop": DropPath(rate, tuple(noise)) if rate else None},
+            tie_weights=False,
+        )
+        parts = out.unflatten(0, (tasks, -1)).tensor_split([count], dim=1)
+        classes = torch.cat([part.unflatten(1, (episode.ways, -1)) for part in parts], dim=2)
+        scale = params["head.log_scale"].exp().reshape(tasks)
+        most = 0 if self.config.task.round_robin else 1
+        logits, queries = logits_in_turn(classes, episode.shots, scale, most)
+        ways = torch.arange(episode.ways, device=logits.device)
+        labels = ways.repeat_interleave(classes.shape[2]).expand(logits.shape[:-1])
+        share = queries / queries.sum()
+        losses = F.cross_entropy(logits.movedim(-1, 1), labels, reduction="none") * share
+        right = (logits.detach().argmax(-1) == labels) * share
+        return losses.sum((1, 2)), right.sum((1, 2))
+
+    def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
+        """Ways of an iteration, shots and queries of an episode."""
+        task, seed = self.config.task, self.config.train.seed
+        ways = ways_of(self.config, iteration)
+        shown = task.images // ways
+        if task.round_robin:  # an image shown twice would be support and query
+            shown = min(shown, self._fewest)
+        fitting = [s for s in task.shots if 2 * s <= shown] or [min(task.shots)]
+        first = 2**32 - 1  # no task has this number
+        shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
+        return ways, shots, max(1, shown - shots)
+
+    def _mixing(self, episode: "_Stacked") -> Relaxation:
+        """The relaxation of an episode: that of its step, of its step's turn, or of the last."""
+        config, steps = self.config, self.config.task.steps
+        search = search_at(config, episode.iteration)
+        if not searching(config, episode.iteration):
+            return self._relaxation.at(search.temperature_start)
+        number = episode.number - steps - 1 if episode.number > steps else episode.number
+        temperature = annealed(search.temperature_start, search.temperature_end, number, steps)
+        relaxation = self._relaxation.at(temperature)
+        return Noisy(relaxation, search.noise) if search.noise else relaxation
+
+    def _loop(self, state: MetaState, tasks: int, episodes: "_Episodes") -> InnerLoop:
+        config, search, device = self.config.train, self.config.search, self._device
+        alphas = self.layout.where(is_alpha).to(device)
+        of_alphas = search.alpha_lr if searching(self.config, state.iteration) else 0.0
+        rates = torch.where(alphas, of_alphas, config.weight_lr).to(state.params.dtype)
+        return InnerLoop(
+            tasks=tasks,
+            steps=self.config.task.steps,
+            layout=self.layout,
+            start=state.params.to(device),
+            rates=rates,
+            factors=state.factors.to(device),
+            loss=episodes.loss,
+            order=Order(search.order),
+            alphas=alphas,
+            alpha_decay=search.alpha_decay,
+            clip=config.gradient_clip,
+            adam=Adam(beta1=config.beta1),
+            moments=state.moments.to(device),
+        )
+
+
+@dataclass(frozen=True)
+class _Stacked:
+    """One episode of each task of a stack."""
+
+    iteration: int
+    tasks: range
+    number: int
+    images: Tensor
+    """Task after task, support set first, both class after class, `(R, C, S, S)`."""
+    ways: int
+    shots: int
+
+
+class _Episodes:
+    """The episodes of a stack of tasks, by number; each is made when first asked for."""
+
+    def __init__(self, batch: "MetaBatch", iteration: int, tasks: range) -> None:
+        self._batch, self._iteration, self._tasks = batch, iteration, tasks
+        self._made: dict[int, _Stacked] = {}
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def loss(self, theta: Tensor, number: int) -> Tensor:
+        """Cross entropy of the queries of an episode, `(tasks,)`, by parameters `(tasks, size)`."""
+        if number not in self._made:
+            self._made[number] = self._batch.episode(self._iteration, self._tasks, number)
+        losses, accuracies = self._batch.evaluate(self._made[number], theta)
+        self._seen.setdefault(number, (losses.detach(), accuracies))
+        return losses
+
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy `(tasks,)`, over all episodes, each where it was first evaluated."""
+        losses, accuracies = zip(*self._seen.values(), strict=True)
+        return torch.stack(losses).mean(0), torch.stack(accuracies).mean(0)
+
+
+def total(results: Iterable[TaskResults]) -> TaskResults:
+    """The results of several parts of a range as those of the whole."""
+    return reduce(add, results)
+
+
+def _stored(episode: Episode) -> Tensor:
+    """What a trunk has made of an episode's images and their views, `(N, 1 + V, K)`."""
+    return torch.from_numpy(np.concatenate([episode.support, episode.query]))
+
+
+def network_input(episode: Episode, config: RunConfig) -> Tensor:
+    """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
+    if config.space.trunk:
+        return _stored(episode)[:, 0].to(torch.get_default_dtype())
+    return _normalised(_pixels(episode), config.input)
+
+
+def network_views(episode: Episode, config: RunConfig, generator: torch.Generator) -> Tensor:
+    """The same of a random view of each image."""
+    if config.space.trunk:
+        stored = _stored(episode)
+        views = draw_views(stored[:, 0], stored, config.augment, generator)
+        return views.to(torch.get_default_dtype())
+    pixels = photo_views(_pixels(episode), config.photo, generator)
+    return affine_views(_normalised(pixels, config.input), config.augment, generator)
+
+
+def _pixels(episode: Episode) -> Tensor:
+    """Images of an episode, from 0 to 1."""
+    images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+    return images.to(torch.get_default_dtype()) / 255
+
+
+def _normalised(pixels: Tensor, spec: InputSpec) -> Tensor:
+    mean, std = (pixels.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
+    return (pixels - mean) / std

@@ -1,0 +1,349 @@
+"""Meta-training: the outer loop over tasks.
+
+One meta-iteration: every task starts from the meta-parameters and takes a few task-optimizer steps
+on weights and alphas while the temperature falls from start to end (`metanas.training.task_batch`);
+then the mean of what the meta-learner makes of them moves the meta-parameters (MetaNAS,
+arXiv:1911.11090, with REPTILE and DARTS as its instance).
+
+Notable:
+- Each step's temperature is one that adaptation will pass through, so the weights know both the
+  mixture and the discrete network at its end; noise on the alphas shows them the discrete
+  network's neighbours too.
+- The pruned network is validated beside the soft one from the first validation on. It alone counts.
+- Collapsing is diverging, too: where features are all alike, or noise, losses stay finite.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from metanas.checkpoint import Checkpoint
+from metanas.data.episodes import Classes, Episode, Features, sample_episode
+from metanas.errors import Diverged
+from metanas.nn.functional import Rows
+from metanas.nn.partial_channels import candidates
+from metanas.nn.prototypes import membership, prototype_logits
+from metanas.nn.stem import tempered
+from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.supernet.alphas import is_alpha
+from metanas.supernet.flat_params import Layout, Params
+from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
+from metanas.supernet.supernet import Supernet, genotype_of, initialise
+from metanas.training.checks import VALIDATION_QUERIES, check_data, check_start
+from metanas.training.config import RunConfig
+from metanas.training.extensions import Extensions, Learn
+from metanas.training.inner_loop import Adam, Moments
+from metanas.training.schedule import cosine, fix, prune, search_at, searching, settle
+from metanas.training.task_batch import MetaState, TaskResults, network_input, ways_of
+
+FARTHEST = 5.0
+"""Largest logarithm, either way, of a learned factor on a rate."""
+GUESSED_LOSS = 0.99
+"""Of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
+GUESSED_ACCURACY = 1.5
+"""... and are if no more than so many times the answers are right that guesses would be."""
+COLLAPSED = 50
+"""Meta-iterations in a row that do no better than guessing, after which a run that did, or one that
+is at its end, has diverged. A network that has learned anything does better in half of them."""
+NEVER_BEGAN = 200
+"""The same of a run that has been guessing from its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """One meta-iteration; the accuracies of a validation are NaN unless there was one."""
+
+    iteration: int
+    loss: float
+    """Mean loss of the tasks' queries, over their steps."""
+    accuracy: float
+    """Mean accuracy of the same, 0 to 1."""
+    candidates: int
+    """Operations that are still candidates, over all edges of both kinds of cell."""
+    temperature: float
+    """Of a task's last step."""
+    entropy: float
+    """Mean entropy of the meta-alphas' mixture at that temperature, over edges, in nats."""
+    meta_lr_weights: float
+    meta_lr_alphas: float
+    seconds: float
+    """Wall time of the iteration, validation included."""
+    soft: float = math.nan
+    """Validation accuracy of the mixture, 0 to 1."""
+    pruned: float = math.nan
+    """Validation accuracy of the pruned network, 0 to 1."""
+    genotype: str = ""
+    """The pruned network's architecture, as JSON, at a validation."""
+
+
+class MetaTrainer:
+    """The state of a run: meta-parameters and optimizers; `iterate` advances it.
+
+    `params`, `mean`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
+    names and numbers. `learn` runs the inner loops; by default in this process.
+
+    Raises:
+        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+        UnknownName: an operation, relaxation or meta-learner that the extensions have not.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Classes | Features,
+        val: Classes | Features,
+        *,
+        extensions: Extensions | None = None,
+        learn: Learn | None = None,
+    ) -> None:
+        extensions = extensions or Extensions()
+        check_data(config, train, val)
+        self.config = config
+        self.data = _digest(train, val)
+        self._val = val
+        self._learn = learn or extensions.batch(config, train)
+        self.supernet = Supernet(config.space, candidates(config.space, extensions.ops))
+        initialise(self.supernet, torch.Generator().manual_seed(config.train.seed))
+        named = dict(self.supernet.named_parameters())
+        self.layout = Layout(named)
+        self.params = self.layout.flatten(named)
+        self.supernet.requires_grad_(False)
+        self._fix()
+        self.mean = self.params.clone()
+        self.factors = torch.zeros(len(self.layout.names))
+        self.moments = Moments.zero(self.layout.size)
+        self.outer = Moments.zero(self.layout.size + len(self.factors))
+        self.iteration = 0
+        self.guessing = 0
+        """The last meta-iterations, in a row, in which the tasks were guessed at."""
+        self.guessed = 0
+        """All such since the run began or was resumed."""
+
+    @property
+    def meta(self) -> Params:
+        """The meta-parameters, as views."""
+        return self.layout.views(self.params)
+
+    @property
+    def saved(self) -> Params:
+        """What is validated and saved: the meta-parameters, or their running mean."""
+        found = self.layout.views(self.mean if self.config.train.ema else self.params)
+        return tempered(found, self.config.keep)
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The learned factors on step sizes, by parameter; nothing if they are not learned."""
+        if not self.config.train.learned_rates:
+            return {}
+        return dict(zip(self.layout.names, self.factors.exp().tolist(), strict=True))
+
+    def start_from(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint's parameters and candidates.
+
+        Its learned rates, too, if this run learns them for the same task optimizer: what a run
+        trains with and does not save, nobody would adapt with.
+
+        Raises:
+            CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
+        """
+        check_start(checkpoint, self.config)
+        self.params = self.layout.flatten(checkpoint.params)
+        card, settings = checkpoint.card, self.config.train
+        if settings.learned_rates and card.task_optimizer == settings.task_optimizer:
+            rates = [card.rates.get(name, 1.0) for name in self.layout.names]
+            self.factors = torch.tensor(rates).log()
+        for kind in CELL_KINDS:
+            alive = checkpoint.supernet.cell_alpha(kind).alive
+            self.supernet.cell_alpha(kind).alive.copy_(alive)
+        self._fix()
+        self.mean = self.params.clone()
+
+    def iterate(self) -> Progress:
+        """One meta-iteration.
+
+        Raises:
+            Diverged: a loss or gradient is not finite, or the loss stays that of guessing; the
+                meta-parameters are as they were before.
+        """
+        began = time.monotonic()
+        settings = self.config.train
+        results = self._learn(self._state(), range(settings.tasks))
+        self._notice(results)
+        outer_steps = self._step(results)
+        self.iteration += 1
+        self._narrow()
+        soft = pruned = math.nan
+        last = self.iteration == settings.iterations
+        if last or self.iteration % settings.validate_every == 0:
+            warm = Softmax(temperature=search_at(self.config, self.iteration - 1).temperature_end)
+            soft, pruned = self.validate(warm), self.validate(Argmax())
+        return self._progress(results, outer_steps, time.monotonic() - began, soft, pruned)
+
+    def _fix(self) -> None:
+        if genotype := self.config.search.genotype:
+            fix(self.supernet, self.meta, Genotype.from_json(genotype))
+
+    def _state(self) -> MetaState:
+        return MetaState(
+            iteration=self.iteration,
+            params=self.params,
+            factors=self.factors,
+            moments=self.moments,
+            alive={kind: self.supernet.cell_alpha(kind).alive for kind in CELL_KINDS},
+        )
+
+    def _notice(self, results: TaskResults) -> None:
+        """Refuse to go on where nothing is learned any more."""
+        loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
+        knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
+        self.guessing = 0 if knows else self.guessing + 1
+        self.guessed += not knows
+        never = self.guessing > self.iteration
+        last = self.iteration + 1 == self.config.train.iterations
+        if self.guessing >= (NEVER_BEGAN if never and not last else COLLAPSED):
+            since = "from the start on, so look at the images, too" if never else "in a row"
+            raise Diverged(f"{self.guessing} iterations did no better than guessing, {since}")
+
+    def _step(self, results: TaskResults) -> tuple[float, float]:
+        """Move the meta-parameters; the step sizes of weights and alphas."""
+        settings, tasks = self.config.train, results.tasks
+        rate = 1.0
+        if settings.anneal:
+            rate = cosine(self.iteration / settings.iterations)
+        outer_steps = rate * settings.meta_lr_weights, rate * settings.meta_lr_alphas
+        alphas = self.layout.where(is_alpha)
+        gradient = results.gradient / tasks
+        if not searching(self.config, self.iteration):
+            gradient = torch.where(alphas, 0.0, gradient)
+        factors = results.factors / tasks * settings.learned_rates
+        direction = torch.cat([gradient, factors])
+        outer = self.outer
+        if settings.outer == "adam":
+            group = torch.cat([alphas.long(), torch.zeros(len(factors), dtype=torch.long)])
+            moving = torch.tensor([True, searching(self.config, self.iteration)])
+            outer, direction = Adam()(outer, direction, group, moving)
+        of_params, of_factors = direction.split([self.layout.size, len(factors)])
+        lengths = torch.where(alphas, outer_steps[1], outer_steps[0]).to(gradient)
+        params = self.params - lengths * of_params
+        if not bool(torch.isfinite(params).all()):
+            raise Diverged("the outer step is not finite; lower the meta learning rates")
+        self.params, self.outer = params, outer
+        stepped = self.factors - rate * settings.meta_lr_rates * of_factors
+        self.factors = stepped.clamp(-FARTHEST, FARTHEST)
+        moments = results.moments
+        first, second = moments.first / tasks, moments.second / tasks
+        self.moments = Moments(first=first, second=second, steps=moments.steps)
+        decay = min(settings.ema, (1 + self.iteration) / (10 + self.iteration))
+        self.mean = torch.lerp(self.params, self.mean, decay)
+        return outer_steps
+
+    def _narrow(self) -> None:
+        """Let candidates go, as configured."""
+        if not searching(self.config, self.iteration):
+            return
+        search = search_at(self.config, self.iteration)
+        if search.prune_threshold and self.iteration % search.prune_every == 0:
+            prune(self.supernet, self.meta, search)
+        if 0 < search.settle <= self.iteration:
+            settle(self.supernet, self.meta, search)
+            settle(self.supernet, self.layout.views(self.mean), search)
+
+    def _progress(
+        self,
+        results: TaskResults,
+        outer_steps: tuple[float, float],
+        seconds: float,
+        soft: float,
+        pruned: float,
+    ) -> Progress:
+        was = self.iteration - 1  # the iteration's own number
+        search, warm = search_at(self.config, was), not searching(self.config, was)
+        temperature = search.temperature_start if warm else search.temperature_end
+        return Progress(
+            iteration=self.iteration,
+            loss=results.loss / results.tasks,
+            accuracy=results.accuracy / results.tasks,
+            candidates=sum(int(self.supernet.cell_alpha(k).alive.sum()) for k in CELL_KINDS),
+            temperature=temperature,
+            entropy=float(self.supernet.entropy(self.meta, Softmax(temperature=temperature))),
+            meta_lr_weights=outer_steps[0],
+            meta_lr_alphas=outer_steps[1],
+            seconds=seconds,
+            soft=soft,
+            pruned=pruned,
+            genotype="" if math.isnan(pruned) else genotype_of(self.supernet, self.saved).to_json(),
+        )
+
+    @torch.no_grad()
+    def validate(self, relaxation: Relaxation) -> float:
+        """Mean accuracy on validation classes, unadapted, of the mixture under this relaxation.
+
+        The episodes are the same at every call.
+        """
+        episodes = islice(self._episodes(), self.config.train.validation_episodes)
+        params = self.saved
+        accuracies = [self._answer(episode, params, relaxation)[1] for episode in episodes]
+        return sum(accuracies) / len(accuracies)
+
+    @torch.no_grad()
+    def sound(self) -> bool:
+        """Whether a snapshot may take the place of one from before.
+
+        Where the network has been guessing most of the time, none before is better. Else the tasks
+        of the last iteration say what the parameters were before its step; an episode of validation
+        classes says what they are now.
+        """
+        if 2 * self.guessed > self.iteration:
+            return True
+        episode = next(self._episodes())
+        warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
+        loss, accuracy = self._answer(episode, self.meta, warm)
+        return not self.guessing and _knows(loss, accuracy, len(episode.classes))
+
+    def _episodes(self) -> Iterator[Episode]:
+        """Of validation, the same at every call."""
+        random = np.random.default_rng(self.config.train.seed + 1)
+        ways = min(20, len(self._val))
+        while True:
+            yield sample_episode(
+                self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
+            )
+
+    def _answer(
+        self, episode: Episode, params: Params, relaxation: Relaxation
+    ) -> tuple[float, float]:
+        """Loss and accuracy of the queries of an episode."""
+        logits, labels = self._logits(episode, params, relaxation), episode.query_labels
+        accuracy = (logits.argmax(1).numpy() == labels).mean()
+        return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
+
+    def _logits(self, episode: Episode, params: Params, relaxation: Relaxation) -> Tensor:
+        """Logits `(Q, ways)` of the queries of an episode."""
+        x = network_input(episode, self.config)
+        members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
+        count = len(members)
+        arguments = (x, Rows(count), relaxation)
+        out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
+        scale = params["head.log_scale"].exp()
+        return prototype_logits(out[:count], members, out[count:], scale)
+
+
+def _knows(loss: float, accuracy: float, ways: int) -> bool:
+    """Whether such answers are better than guesses; if they are not numbers, they are not."""
+    return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
+
+
+def _digest(*splits: Classes | Features) -> str:
+    """SHA-256 of the names of all classes and their numbers of images."""
+    told = [[(name, len(images)) for name, images in split.items()] for split in splits]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()

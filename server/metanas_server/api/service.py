@@ -1,0 +1,253 @@
+"""The three services: read the request, have it done, write the answer; nothing else."""
+# ruff: noqa: N802 (the contract names the methods)
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+from grpc import aio
+
+from metanas.errors import InvalidInput
+from metanas_protos.v1 import (
+    adaptation_pb2,
+    adaptation_service_pb2,
+    adaptation_service_pb2_grpc,
+    checkpoint_pb2,
+    checkpoint_service_pb2,
+    checkpoint_service_pb2_grpc,
+    model_pb2,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
+from metanas_server.api import convert, pagination
+from metanas_server.api.upload import Intake, UploadBudget
+from metanas_server.config import ServerConfig
+from metanas_server.errors import AdaptationFailed, InvalidRequest, OutOfRange, StoreError
+from metanas_server.jobs.jobs import Jobs, Submission
+from metanas_server.jobs.scheduler import Crew
+from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
+from metanas_server.storage.archive import Archive
+from metanas_server.storage.artefacts import Store
+
+CHUNK = 256 * 1024
+Context = aio.ServicerContext[Any, Any]
+Parts = AsyncIterator[Any]
+"""AdaptRequest or CreateAdaptationRequest: the parts are the same."""
+Responses = AsyncIterator[AdaptResponse]
+
+
+class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
+    """Adaptations: both doors, and everything about those that there are."""
+
+    def __init__(self, config: ServerConfig, jobs: Jobs, crew: Crew, archive: Archive) -> None:
+        self._limits = config.limits
+        self._budget = UploadBudget(config.max_upload_bytes)
+        self._jobs = jobs
+        self._crew = crew
+        self._archive = archive
+
+    async def Adapt(self, request_iterator: Parts, context: Context) -> Responses:
+        """See the contract."""
+        record = await self._take_in(request_iterator, context, detached=False)
+        self._jobs.wait_for(record.id)
+        # A callback, since a generator is not told at once when its caller goes away.
+        left = partial(self._left, record.id)
+        context.add_done_callback(left)  # type: ignore[arg-type]  # its stub has no Protocol
+        async for event in self._jobs.events(record.id):
+            if isinstance(event, ProgressRecord):
+                yield AdaptResponse(progress=convert.write_progress(event))
+            elif not event.state.final:
+                yield AdaptResponse(adaptation=convert.write_adaptation(event))
+            else:
+                record = event
+        if record.failure is not None:
+            raise AdaptationFailed(record.failure)
+        model = self._archive.records.model(record.model)
+        adaptation = convert.write_adaptation(*self._jobs.get(record.id))
+        yield AdaptResponse(
+            result=adaptation_service_pb2.AdaptationResult(
+                adaptation=adaptation, model=convert.write_model(model)
+            )
+        )
+        async for chunk in chunks(self._archive.store, model, 0):
+            yield AdaptResponse(chunk=chunk)
+
+    def _left(self, id_: str, _: Any) -> None:
+        self._jobs.leave(id_)
+
+    async def CreateAdaptation(
+        self, request_iterator: Parts, context: Context
+    ) -> adaptation_service_pb2.CreateAdaptationResponse:
+        """See the contract."""
+        record = await self._take_in(request_iterator, context, detached=True)
+        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(record.id))
+
+    async def GetAdaptation(
+        self, request: adaptation_service_pb2.GetAdaptationRequest, context: Context
+    ) -> adaptation_service_pb2.GetAdaptationResponse:
+        """See the contract."""
+        id_ = convert.read_id(request.name, "adaptation")
+        return adaptation_service_pb2.GetAdaptationResponse(adaptation=self._show(id_))
+
+    async def ListAdaptations(
+        self, request: adaptation_service_pb2.ListAdaptationsRequest, context: Context
+    ) -> adaptation_service_pb2.ListAdaptationsResponse:
+        """See the contract."""
+        state = convert.read_state(request.state)
+        size, query = pagination.page_size(request.page_size), f"adaptations {state or ''}"
+        before = pagination.read_token(request.page_token, query)
+        found = self._archive.records.adaptations(before, size + 1, state)
+        more = len(found) > size
+        return adaptation_service_pb2.ListAdaptationsResponse(
+            adaptations=[self._show(record.id) for _, record in found[:size]],
+            next_page_token=pagination.write_token(found[size - 1][0], query) if more else "",
+        )
+
+    async def WatchAdaptation(
+        self, request: adaptation_service_pb2.WatchAdaptationRequest, context: Context
+    ) -> AsyncIterator[adaptation_service_pb2.WatchAdaptationResponse]:
+        """See the contract."""
+        id_ = convert.read_id(request.name, "adaptation")
+        async for event in self._jobs.events(id_, request.after_sequence):
+            if isinstance(event, ProgressRecord):
+                progress = convert.write_progress(event)
+                yield adaptation_service_pb2.WatchAdaptationResponse(progress=progress)
+            else:
+                adaptation = convert.write_adaptation(event, self._jobs.last_progress(id_))
+                yield adaptation_service_pb2.WatchAdaptationResponse(adaptation=adaptation)
+
+    async def CancelAdaptation(
+        self, request: adaptation_service_pb2.CancelAdaptationRequest, context: Context
+    ) -> adaptation_service_pb2.CancelAdaptationResponse:
+        """See the contract."""
+        id_ = convert.read_id(request.name, "adaptation")
+        self._jobs.cancel(id_)
+        return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_))
+
+    async def DeleteAdaptation(
+        self, request: adaptation_service_pb2.DeleteAdaptationRequest, context: Context
+    ) -> adaptation_service_pb2.DeleteAdaptationResponse:
+        """See the contract."""
+        self._jobs.delete(convert.read_id(request.name, "adaptation"))
+        return adaptation_service_pb2.DeleteAdaptationResponse()
+
+    def _show(self, id_: str) -> adaptation_pb2.Adaptation:
+        return convert.write_adaptation(*self._jobs.get(id_))
+
+    async def _take_in(self, parts: Parts, context: Context, *, detached: bool) -> AdaptationRecord:
+        """Receive a request and submit it; what makes it hopeless ends it before its end."""
+        caller = context.peer().rpartition(":")[0]
+        first = await anext(parts, None)
+        if first is None or first.WhichOneof("part") != "spec":
+            raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
+        spec = convert.read_spec(first.spec, self._crew.checkpoints)
+        self._jobs.admit(caller, spec.request_id)
+        with Intake(self._limits, self._budget) as intake:
+            async for part in parts:
+                if part.WhichOneof("part") != "example":
+                    message = "every message but the first must carry an example"
+                    raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
+                try:
+                    example = convert.read_example(part.example, intake.count)
+                except InvalidInput as error:
+                    intake.reject(error)
+                else:
+                    intake.add(example)
+            examples = intake.finish(spec.classes)
+            return await self._jobs.submit(
+                Submission(spec=spec, examples=examples, caller=caller, detached=detached)
+            )
+
+
+class ModelService(model_service_pb2_grpc.ModelServiceServicer):
+    """Models: what is known about them, and their files."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    async def GetModel(
+        self, request: model_service_pb2.GetModelRequest, context: Context
+    ) -> model_service_pb2.GetModelResponse:
+        """See the contract."""
+        record = self._archive.records.model(convert.read_id(request.name, "model"))
+        return model_service_pb2.GetModelResponse(model=convert.write_model(record))
+
+    async def ListModels(
+        self, request: model_service_pb2.ListModelsRequest, context: Context
+    ) -> model_service_pb2.ListModelsResponse:
+        """See the contract."""
+        size = pagination.page_size(request.page_size)
+        before = pagination.read_token(request.page_token, "models")
+        found = self._archive.records.models(before, size + 1)
+        more = len(found) > size
+        return model_service_pb2.ListModelsResponse(
+            models=[convert.write_model(record) for _, record in found[:size]],
+            next_page_token=pagination.write_token(found[size - 1][0], "models") if more else "",
+        )
+
+    async def DeleteModel(
+        self, request: model_service_pb2.DeleteModelRequest, context: Context
+    ) -> model_service_pb2.DeleteModelResponse:
+        """See the contract."""
+        await self._archive.delete_model(convert.read_id(request.name, "model"))
+        return model_service_pb2.DeleteModelResponse()
+
+    async def DownloadModel(
+        self, request: model_service_pb2.DownloadModelRequest, context: Context
+    ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
+        """See the contract."""
+        record = self._archive.records.model(convert.read_id(request.name, "model"))
+        if not 0 <= request.offset <= record.size_bytes:
+            message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
+            raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
+        async for chunk in chunks(self._archive.store, record, request.offset):
+            yield model_service_pb2.DownloadModelResponse(chunk=chunk)
+
+
+class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
+    """Checkpoints: what adaptations can start from."""
+
+    def __init__(self, config: ServerConfig, crew: Crew) -> None:
+        self._limits = config.limits
+        self._crew = crew
+
+    async def ListCheckpoints(
+        self, request: checkpoint_service_pb2.ListCheckpointsRequest, context: Context
+    ) -> checkpoint_service_pb2.ListCheckpointsResponse:
+        """See the contract."""
+        names = sorted(self._crew.checkpoints)
+        start = pagination.read_token(request.page_token, "checkpoints") or 0
+        end = start + pagination.page_size(request.page_size)
+        return checkpoint_service_pb2.ListCheckpointsResponse(
+            checkpoints=[self._show(name) for name in names[start:end]],
+            next_page_token=pagination.write_token(end, "checkpoints") if end < len(names) else "",
+        )
+
+    async def GetCheckpoint(
+        self, request: checkpoint_service_pb2.GetCheckpointRequest, context: Context
+    ) -> checkpoint_service_pb2.GetCheckpointResponse:
+        """See the contract."""
+        name = convert.read_checkpoint_name(request.name, self._crew.checkpoints)
+        return checkpoint_service_pb2.GetCheckpointResponse(checkpoint=self._show(name))
+
+    def _show(self, name: str) -> checkpoint_pb2.Checkpoint:
+        return convert.write_checkpoint(name, self._crew.checkpoints[name], self._limits)
+
+
+async def chunks(
+    store: Store, record: ModelRecord, offset: int
+) -> AsyncIterator[model_pb2.ModelChunk]:
+    """The file of a model from `offset` on; one empty piece at the very end.
+
+    Raises:
+        StoreError: ARTEFACT_LOST, the file is gone or shorter than it was.
+    """
+    first = True
+    while first or offset < record.size_bytes:
+        data = await asyncio.to_thread(store.read, record.sha256, offset, CHUNK)
+        if not data and offset < record.size_bytes:
+            raise StoreError("ARTEFACT_LOST", f"the file of models/{record.id} is too short")
+        yield convert.write_chunk(record, offset, data, first)
+        offset, first = offset + len(data), False

@@ -1,0 +1,4 @@
+"""Storage: the database, artefacts named by their SHA-256, and support sets.
+
+Records and bytes enter and leave. Accepted means written to disk.
+"""

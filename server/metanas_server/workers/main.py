@@ -1,0 +1,216 @@
+"""The worker process: loads the checkpoints and makes models, many at once.
+
+The only module of the server that imports the core's torch side. It runs in a process of its own,
+so that the front answers while models are being made, and outlives whatever happens here.
+"""
+
+import logging
+import signal
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+
+from metanas.adaptation.engine import engine_for
+from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.scheduler import StackLimits, Workbench
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.errors import MetanasError
+from metanas.spec.card import CARD_FILE
+from metanas.spec.examples import Example
+from metanas_server.errors import ServiceError, StartError, WorkerFailed
+from metanas_server.storage import support_file
+from metanas_server.workers.protocol import (
+    Beat,
+    Ended,
+    Made,
+    Order,
+    Ready,
+    Setup,
+    Share,
+    Step,
+    Stop,
+)
+
+LOG = logging.getLogger(__name__)
+
+
+def main(connection: Connection, setup: Setup) -> None:
+    """Load the checkpoints, say so, then work off jobs until the front is gone."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group; it is the front that
+    # decides what happens to a running job, and it ends this process by SIGKILL.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(setup.threads)
+    try:
+        check_device(setup.device)
+        checkpoints = _load(setup)
+        worker = Worker(checkpoints, setup, connection)
+        worker.warm_up()
+    except (MetanasError, ServiceError) as error:
+        connection.send(error)
+        return
+    try:
+        connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
+        while True:
+            worker.turn()
+    except (EOFError, ConnectionError):
+        return  # the front has gone
+
+
+class Worker:
+    """Makes models from checkpoints that stay in memory, as many at once as it is given."""
+
+    def __init__(
+        self, checkpoints: Mapping[str, Checkpoint], setup: Setup, connection: Connection
+    ) -> None:
+        self._checkpoints = checkpoints
+        self._limits = setup.limits
+        self._beat = setup.beat
+        self._connection, self._told = connection, 0.0
+        stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
+        engine = engine_for(torch.device(setup.device), setup.precision, setup.graphs)
+        self._bench = Workbench(stack, engine, setup.threads)
+        self._numbers = dict[Job, int]()
+        self._stopped = set[int]()
+
+    def warm_up(self) -> None:
+        """Make a throw-away model, so that the first caller does not wait for what comes but once.
+
+        The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
+        """
+        checkpoint = next(iter(self._checkpoints.values()))
+        side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
+        images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
+        examples = [Example(str(index), image) for index, image in enumerate(images)]
+        options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
+        job = Job(checkpoint, examples, options=options)
+        self._bench.add(job)
+        while self._bench:
+            self._bench.advance()
+        job.result()
+
+    def turn(self) -> None:
+        """Take in what the front has sent, and bring the jobs one step further.
+
+        The pipe is waited for only while there is nothing to do: whoever comes first begins at
+        once, and whoever comes later joins between two steps.
+        """
+        self._connection.poll(0 if self._bench else self._beat)
+        while self._connection.poll(0):
+            self._take(self._connection.recv())
+        if not self._bench or time.monotonic() - self._told > self._beat:
+            self._tell(Beat())
+        for job in self._bench.advance():
+            number = self._numbers.pop(job)
+            self._stopped.discard(number)
+            self._tell(Ended(number=number, outcome=_outcome(job, number)))
+
+    def _tell(self, message: Beat | Step | Ended) -> None:
+        self._connection.send(message)
+        self._told = time.monotonic()
+
+    def _take(self, message: Order | Stop | Share) -> None:
+        if isinstance(message, Share):
+            torch.set_num_threads(message.threads)
+            self._bench.threads = message.threads
+        elif isinstance(message, Order):
+            self._begin(message)
+        elif message.number in self._numbers.values():  # else it has ended in the meantime
+            self._stopped.add(message.number)
+
+    def _begin(self, order: Order) -> None:
+        try:
+            job = self._job(order)
+        except Exception as error:
+            outcome = _failure(error, order.number)
+            self._tell(Ended(number=order.number, outcome=outcome))
+        else:
+            self._numbers[job] = order.number
+            self._bench.add(job)
+
+    def _job(self, order: Order) -> Job:
+        checkpoint = self._checkpoints[order.checkpoint]
+        return Job(
+            checkpoint,
+            support_file.unpack(order.support.read_bytes()),
+            classes=order.classes,
+            options=checkpoint.card.defaults.replace(order.overrides),
+            seed=order.seed,
+            limits=self._limits,
+            on_progress=lambda progress: self._report(order.number, progress),
+            should_stop=lambda: order.number in self._stopped,
+        )
+
+    def _report(self, number: int, progress: Progress) -> None:
+        self._tell(
+            Step(
+                number=number,
+                stage=progress.stage,
+                step=progress.step,
+                steps=progress.steps,
+                loss=progress.loss,
+                accuracy=progress.accuracy,
+                temperature=progress.temperature,
+                entropy=progress.entropy,
+            )
+        )
+
+
+def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
+    model = job.outcome
+    if not isinstance(model, AdaptedModel):
+        assert model is not None
+        return _failure(model, number)
+    return Made(
+        onnx=model.onnx,
+        sha256=model.sha256,
+        labels=model.labels,
+        genotype_json=model.genotype.to_json(),
+        report_json=model.report.to_json(),
+    )
+
+
+def _failure(error: Exception, number: int) -> MetanasError | ServiceError:
+    """The error as it is told; a defect fails its job, and the worker lives on.
+
+    Raises:
+        torch.AcceleratorError: the device is of no use any more to this process. Its end has the
+            front start another.
+    """
+    if isinstance(error, torch.AcceleratorError):
+        raise error
+    if isinstance(error, MetanasError | ServiceError):
+        return error
+    LOG.error("job %s failed", number, exc_info=error)
+    return WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}")
+
+
+def check_device(name: str) -> None:
+    """Make sure that torch can compute there.
+
+    Raises:
+        StartError: DEVICE_MISSING.
+    """
+    device = torch.device(name)
+    if device.type == "cpu":
+        return
+    found = torch.cuda.device_count()
+    if (device.index or 0) >= found:
+        message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
+        raise StartError("DEVICE_MISSING", message)
+    # cuDNN's default is TF32 for convolutions alone. Steps have it as --precision says; the rest,
+    # trunks and statistics, goes without
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _load(setup: Setup) -> dict[str, Checkpoint]:
+    root = setup.checkpoints
+    folders = sorted(path.parent for path in root.glob(f"*/{CARD_FILE}"))
+    if not folders:
+        message = f"there is no checkpoint in {root}: no folder in it has a {CARD_FILE}"
+        raise StartError("CHECKPOINT_MISSING", message)
+    load = setup.load or load_checkpoint
+    return {folder.name: load(folder, device=setup.device) for folder in folders}

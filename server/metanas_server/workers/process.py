@@ -1,0 +1,220 @@
+"""The front's side of a worker process: start it, give it jobs, stop jobs, notice its death."""
+
+import asyncio
+import multiprocessing
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from metanas.spec.card import CheckpointCard
+from metanas_server.errors import StartError, WorkerKilled, WorkerLost
+from metanas_server.workers.protocol import Ended, Made, Order, Ready, Setup, Share, Step, Stop
+
+Outbox = SimpleQueue[Order | Stop | Share | None]
+
+
+@dataclass
+class Desk:
+    """One job that a worker has: where its steps go, and its outcome."""
+
+    on_step: Callable[[Step], None]
+    made: asyncio.Future[Made]
+    killer: asyncio.TimerHandle | None = None
+
+
+class WorkerProcess:
+    """One worker process at a time, and the jobs that it has been given.
+
+    The process is spawned, never forked: a forked copy of grpc's and torch's threads hangs. All
+    methods are called from the event loop's thread; only the pipe is read and written in others.
+
+    ready: whether it can be given jobs.
+    heard: when it last gave a sign of life, in the event loop's time.
+    ended: set when the process has died; `start` begins anew with another event.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.ready = False
+        self.heard = 0.0
+        self.ended = asyncio.Event()
+        self._setup = setup
+        self._context = multiprocessing.get_context("spawn")
+        self._process: Any = None
+        self._connection: Connection
+        self._threads: tuple[threading.Thread, ...] = ()
+        self._outbox: Outbox
+        self._started: asyncio.Future[Mapping[str, CheckpointCard]]
+        self._desks = dict[int, Desk]()
+        self._blamed: int | None = None
+        self._share = setup.threads
+
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self._setup.device
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while there is no process."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> Mapping[str, CheckpointCard]:
+        """Start a process in place of whatever was before; returns the checkpoints it has loaded.
+
+        Raises:
+            StartError: WORKER_FAILED, it died before it was ready.
+            MetanasError, ServiceError: why it could not load the checkpoints.
+        """
+        await self.close()
+        loop = asyncio.get_running_loop()
+        self._connection, there = self._context.Pipe()
+        self._outbox, self.ended, self._blamed = SimpleQueue(), asyncio.Event(), None
+        self._share = self._setup.threads
+        self._started = loop.create_future()
+        self._process = self._context.Process(
+            target=_enter,
+            args=(there, self._setup),
+            name=f"metanas-worker-{self.device}",
+            daemon=True,
+        )
+        self._process.start()
+        there.close()  # or the end of the process would not be seen as the end of the pipe
+        self._threads = (
+            threading.Thread(target=_read, args=(self._connection, loop, self._deliver)),
+            threading.Thread(target=_write, args=(self._connection, self._outbox)),
+        )
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+        checkpoints = await self._started
+        self.ready = not self.ended.is_set()
+        return checkpoints
+
+    def give(self, order: Order, on_step: Callable[[Step], None]) -> asyncio.Future[Made]:
+        """Have a model made, beside whatever else the worker is at.
+
+        The future's errors:
+            WorkerLost: the process has died; `start` makes a new one.
+            WorkerKilled: the process was killed because another job did not stop.
+            MetanasError, ServiceError: what the worker says.
+        """
+        desk = Desk(on_step, asyncio.get_running_loop().create_future())
+        self._desks[order.number] = desk
+        self._outbox.put(order)
+        return desk.made
+
+    def stop(self, number: int, patience: float) -> None:
+        """Have a job stop between two steps; the process dies if it has not after `patience` s."""
+        desk = self._desks.get(number)
+        if desk is not None and desk.killer is None:
+            self._outbox.put(Stop(number))
+            loop = asyncio.get_running_loop()
+            desk.killer = loop.call_later(patience, self._kill_because_of, number)
+
+    def share(self, threads: int) -> None:
+        """Have it compute with so many threads from its next step on."""
+        if threads != self._share:
+            self._share = threads
+            self._outbox.put(Share(threads))
+
+    def kill(self) -> None:
+        """End the process at once; its jobs are lost."""
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+
+    async def close(self) -> None:
+        """End the process. It has nothing to lose: all that it makes goes through the pipe."""
+        if self._process is None:
+            return
+        self.kill()
+        await asyncio.to_thread(self._process.join)
+        # The end of the process is the end of the pipe, and that of the threads that use it. Only
+        # then may the pipe be closed: not under the feet of a reader.
+        self._outbox.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        self._connection.close()
+        self._process.close()
+        self._process = None
+
+    def _kill_because_of(self, number: int) -> None:
+        self._blamed = number
+        self.kill()
+
+    def _deliver(self, message: Any) -> None:
+        """What the process has said; None at its end."""
+        self.heard = asyncio.get_running_loop().time()
+        if isinstance(message, Step):
+            self._desks[message.number].on_step(message)
+        elif isinstance(message, Ended):
+            self._leave(message.number, message.outcome)
+        elif isinstance(message, Ready):
+            _settle(self._started, message.checkpoints)
+        elif isinstance(message, Exception):
+            _settle(self._started, message)
+        elif message is None:
+            self._die()
+
+    def _die(self) -> None:
+        self.ready = False
+        self.ended.set()
+        _settle(
+            self._started,
+            StartError("WORKER_FAILED", "the worker process died before it was ready"),
+        )
+        for number in tuple(self._desks):
+            kind = WorkerLost if self._blamed in (None, number) else WorkerKilled
+            self._leave(number, kind("WORKER_LOST", "the worker process died while it was at it"))
+
+    def _leave(self, number: int, outcome: Made | Exception) -> None:
+        desk = self._desks.pop(number)
+        if desk.killer is not None:
+            desk.killer.cancel()
+        _settle(desk.made, outcome)
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return  # nobody waits for it any more
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _enter(connection: Connection, setup: Setup) -> None:
+    """What runs in the process."""
+    # Imported here because this function is all that the front knows of the module, and the front
+    # must not import torch.
+    from metanas_server.workers.main import main
+
+    main(connection, setup)
+
+
+def _read(
+    connection: Connection, loop: asyncio.AbstractEventLoop, deliver: Callable[[Any], None]
+) -> None:
+    """Pass on what the worker says; None at the end."""
+    while True:
+        try:
+            message = connection.recv()
+        except (EOFError, OSError):
+            message = None
+        try:
+            loop.call_soon_threadsafe(deliver, message)
+        except RuntimeError:
+            return  # the loop is closed, nobody listens
+        if message is None:
+            return
+
+
+def _write(connection: Connection, outbox: Outbox) -> None:
+    """Send what there is to send: a worker in a long step does not read, and the pipe is short."""
+    while (message := outbox.get()) is not None:
+        try:
+            connection.send(message)
+        except OSError:
+            return  # it has died, which the reader notices

@@ -1,0 +1,121 @@
+"""What goes through the pipe between the front and a worker process; none of it needs torch.
+
+The front sends `Order`, `Stop` and `Share`. The worker sends `Ready` once, or the error that keeps
+it from starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has
+none.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from metanas.errors import MetanasError
+from metanas.spec.card import CheckpointCard
+from metanas.spec.examples import Limits
+from metanas.spec.options import Option
+from metanas.spec.precision import Precision
+from metanas_server.errors import ServiceError
+
+
+class Load(Protocol):
+    """Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
+
+    def __call__(self, folder: Path, /, *, device: str) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a worker is started with.
+
+    device: where it computes: cpu, cuda, cuda:0 ...
+    threads: how many threads torch computes with, until a `Share` says otherwise.
+    stack_images: most support images of a step that several jobs take together.
+    stack_bytes: most bytes of activations of the same.
+    beat: seconds between two signs of life of a worker that has nothing to do.
+    precision: what the products of a step are computed in.
+    graphs: most steps that are kept as CUDA graphs, on a GPU.
+    load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
+    """
+
+    checkpoints: Path
+    limits: Limits
+    device: str
+    threads: int
+    stack_images: int
+    stack_bytes: int
+    beat: float
+    precision: Precision = Precision.FLOAT32
+    graphs: int = 0
+    load: Load | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One job: an adaptation to make. `number` is its name from now on; `support` is a file."""
+
+    number: int
+    checkpoint: str
+    overrides: Mapping[str, Option]
+    seed: int
+    classes: tuple[str, ...] | None
+    support: Path
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The job with this number is to stop between two steps."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The worker's share of the cores has changed: torch is to compute with so many threads."""
+
+    threads: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The worker has loaded its checkpoints: by name, the card."""
+
+    checkpoints: Mapping[str, CheckpointCard]
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A worker is alive that has nothing else to tell."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One sign of life of a job; NaN where a measurement does not apply."""
+
+    number: int
+    stage: str
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    temperature: float
+    entropy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """The finished model."""
+
+    onnx: bytes
+    sha256: str
+    labels: tuple[str, ...]
+    genotype_json: str
+    report_json: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A job is over: its model, or the error in its place."""
+
+    number: int
+    outcome: Made | MetanasError | ServiceError
