@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from metanas import evaluating, watch
+from metanas.cli import evaluate, runs
 from metanas.errors import ClusterError, InvalidInput, MetanasError
 from metanas.nn.devices import device_of
 from metanas.runs.progress import watching
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "keys", help="every key of a configuration, its default and meaning, in Markdown"
     )
     keys.set_defaults(run=_keys)
-    evaluating.add_commands(commands)
-    watch.add_commands(commands)
+    evaluate.add_commands(commands)
+    runs.add_commands(commands)
     return parser
 
 

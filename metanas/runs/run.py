@@ -26,7 +26,7 @@ from typing import IO
 
 import torch
 
-from metanas import __version__, schema
+from metanas import __version__
 from metanas.checkpoint import (
     TEMPORARY,
     Checkpoint,
@@ -55,6 +55,7 @@ from metanas.training.dataset import classes_of
 from metanas.training.extensions import Extensions, Learner
 from metanas.training.features import OnImages
 from metanas.training.trainer import MetaTrainer, Progress
+from metanas.util import dataclass_json
 from metanas.util.formatting import duration
 from metanas.util.provenance import machine, revision
 
@@ -270,7 +271,7 @@ def _diverging(folder: Path, iteration: int, kept: int) -> Iterator[None]:
 def _log(path: Path, seen: Progress) -> None:
     values = {
         name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in schema.dump(seen).items()
+        for name, value in dataclass_json.dump(seen).items()
     }
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps({"time": time.time(), **values}) + "\n")
@@ -302,7 +303,9 @@ def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | Non
         data=replace(config.data, path=path, more=tuple(more)),
         train=replace(config.train, start=Path(config.train.start).name),
     )
-    write_atomic(folder / CONFIG_FILE, (json.dumps(schema.dump(told), indent=2) + "\n").encode())
+    write_atomic(
+        folder / CONFIG_FILE, (json.dumps(dataclass_json.dump(told), indent=2) + "\n").encode()
+    )
 
 
 def _names(config: RunConfig) -> list[str]:

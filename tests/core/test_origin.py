@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas import origin
+from metanas.util import provenance
 from metanas.util.provenance import machine, revision
 
 GIT = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-C"]
@@ -19,7 +19,7 @@ def copied(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / "metanas").mkdir()
     (tmp_path / "notes.txt").write_text("of somebody else")
-    shutil.copy(Path(origin.__file__), tmp_path / "metanas" / "origin.py")
+    shutil.copy(Path(provenance.__file__), tmp_path / "metanas" / "provenance.py")
     commit(tmp_path, "notes.txt")
     return tmp_path
 
@@ -30,7 +30,7 @@ def commit(folder: Path, name: str) -> None:
 
 
 def told(folder: Path) -> str | None:
-    found: str | None = runpy.run_path(str(folder / "metanas" / "origin.py"))["revision"]()
+    found: str | None = runpy.run_path(str(folder / "metanas" / "provenance.py"))["revision"]()
     return found
 
 
