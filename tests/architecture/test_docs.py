@@ -46,12 +46,3 @@ def test_every_option_of_the_server_is_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     flags = {f"`--{each.name.replace('_', '-')}`" for each in fields(ServerConfig)}
     assert {flag for flag in flags if flag not in text} == set()
-
-
-def test_the_map_of_the_core_has_every_module() -> None:
-    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    part = guide.partition("## The modules of the core")[2].partition("\n## ")[0]
-    named = re.findall(r"`(\w+)/?`", part)
-    modules = {path.stem for path in (ROOT / "metanas").glob("[!_]*") if path.suffix in ("", ".py")}
-    assert sorted(set(named) - {"metanas"}) == sorted(modules)
-    assert len(named) == len(set(named)), "one place for each"
