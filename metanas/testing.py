@@ -1,4 +1,4 @@
-"""What tests, ours and those of extensions, stand on: contract checks and tiny checkpoints.
+"""Contract checks and tiny checkpoints for tests of the core and of extensions.
 
 Each `check_*` takes a value of one of the extension points, tries what the algorithms rely on, and
 raises `AssertionError` with the first thing that does not hold. No test framework is needed.

@@ -1,4 +1,4 @@
-"""What an exported file says of itself, and the image on which a runtime can be tested."""
+"""Metadata of an exported file, and the image on which a runtime is tested."""
 
 import json
 from base64 import b64encode

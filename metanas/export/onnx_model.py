@@ -100,7 +100,7 @@ def to_onnx(
 
 
 def _emit_entry(graph: Graph, classifier: Classifier, x: Value) -> tuple[Value, Value]:
-    """What the first cell's inputs come from: the trunk, or the stem."""
+    """Return the source of the first cell's inputs: the trunk, or the stem."""
     if classifier.trunk is not None:
         return classifier.trunk.emit(graph, x)
     assert isinstance(classifier.network.stem, Stem)
@@ -181,7 +181,7 @@ def check(
 def check_in_parts(
     model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
 ) -> Parts[tuple[bytes, float]]:
-    """What `check` does."""
+    """Check as `check` does, in parts."""
     data = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(data, full_check=True)
     actual = yield from _run_together(session(data), images, TOGETHER // looks(shift_pixels))

@@ -27,7 +27,7 @@ NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Rows:
-    """How the rows of a batch belong to tasks: task after task, the support set first in each.
+    """The layout of a batch's rows: task after task, the support set first in each.
 
     support: rows of each task that set its normalisation statistics.
     tasks: how many tasks there are; each has the same number of rows.
@@ -230,7 +230,7 @@ def _images(pixels: Tensor, like: Tensor) -> Tensor:
 
 
 def _counts(rows: Rows, pixels: Tensor, count: int) -> Tensor:
-    """What each pixel of the support rows counts in its task's statistics, `(tasks, 1, pixels)`."""
+    """Weigh each pixel of the support rows in its task's statistics, `(tasks, 1, pixels)`."""
     area = pixels.shape[1] * rows.tasks // count
     if rows.weights is None:
         size = rows.support * area

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class ConvGeometry(TypedDict):
-    """Where a convolution's kernel goes; `pads` are top, left, bottom, right."""
+    """Strides, dilations and groups of a convolution; `pads` are top, left, bottom, right."""
 
     stride: tuple[int, int]
     dilation: tuple[int, int]

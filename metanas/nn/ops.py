@@ -154,7 +154,7 @@ class Zero(nn.Module):
 
 
 def has_parameters(module: nn.Module) -> bool:
-    """Whether there is anything in the module to learn."""
+    """Return True if the module has parameters to learn."""
     return any(True for _ in module.parameters())
 
 

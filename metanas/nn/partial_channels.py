@@ -47,7 +47,7 @@ class Partial(nn.Module):
 
     @property
     def order(self) -> list[int]:
-        """Which channel comes where: those of all parts in turn."""
+        """Order the channels so that those of all parts come in turn."""
         size = self.channels // self.parts
         return [part * size + index for index in range(size) for part in range(self.parts)]
 

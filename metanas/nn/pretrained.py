@@ -24,7 +24,7 @@ EPSILON = 1e-3
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights come from: a file of an installed package, and its SHA-256."""
+    """The source of pretrained weights: a file of an installed package, and its SHA-256."""
 
     package: str
     file: str

@@ -54,7 +54,7 @@ class Stem(Chain):
 
 
 class Taps(nn.Module):
-    """What a trunk has made of images, `(R, K)`, to both inputs of the first cell."""
+    """Map the features of a trunk, `(R, K)`, to both inputs of the first cell."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
@@ -87,19 +87,19 @@ def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Val
 
 
 def halves_before(space: SearchSpace, index: int) -> bool:
-    """Whether the first input of a cell has twice the resolution of the second."""
+    """Return True if the first input of a cell has twice the resolution of the second."""
     if index == 0 and space.trunk:
         return Maps.of(space).ratio == 2
     return index - 1 in space.reductions
 
 
 def entry(space: SearchSpace) -> Stem | Taps:
-    """What a network of this space begins with."""
+    """Build the module that a network of this search space begins with."""
     return Taps(space) if space.trunk else Stem(space)
 
 
 class Embedding(nn.Module):
-    """What the trunk sees and what the cells make of it, as one feature vector.
+    """Join the features of the trunk and of the cells into one vector.
 
     The trunk's last map, pooled, of length one, through a linear map, and again of length one;
     beside it the cells' features, of length `exp(log_mix)`. With the identity for the linear map
@@ -164,6 +164,6 @@ def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
 
 
 def is_frozen(params: Mapping[str, Tensor]) -> bool:
-    """Whether these are parameters of a frozen trunk alone."""
+    """Return True if these are parameters of a frozen trunk alone."""
     mix = params.get(f"{EMBED}log_mix")
     return mix is not None and bool(mix.isneginf().all())

@@ -26,7 +26,7 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Maps:
-    """How two maps, of which the first may have twice the other's resolution, lie in one row.
+    """The layout of two maps in one row; the first may have twice the other's resolution.
 
     channels: of the first and of the second map.
     ratio: resolution of the first in relation to the second's, 1 or 2.

@@ -16,7 +16,7 @@ Live = tuple[tuple[int, ...], ...]
 
 
 def is_alpha(name: str) -> bool:
-    """Whether a parameter of this name belongs to the architecture."""
+    """Return True if a parameter of this name belongs to the architecture."""
     return name.startswith(ALPHA_PREFIX)
 
 
@@ -75,7 +75,7 @@ class CellAlpha(nn.Module):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Which candidates of each edge of one kind of cell any task has, and their shares in a row.
+    """Candidates that any task has on each edge of one kind of cell, and their shares.
 
     `shares` has shape (tasks, candidates), in the order of edges.
     """
@@ -89,7 +89,7 @@ class Mixture:
 def running(
     shares: Sequence[Tensor], alive: Tensor | None = None
 ) -> tuple[tuple[Live, ...], Tensor]:
-    """Which candidates any task has in each kind of cell, and their shares `(tasks, candidates)`.
+    """List the candidates of each kind of cell that any task has; shares `(tasks, candidates)`.
 
     `shares` of each kind are `(tasks, edges, ops)`. A device is waited for, once: what is to run
     the host has to know.
@@ -111,6 +111,6 @@ def running(
 
 
 def mixtures(lives: Sequence[Live], shares: Tensor) -> tuple[Mixture, ...]:
-    """What `running` found, for each kind of cell."""
+    """Split the result of `running` into one mixture for each kind of cell."""
     parts = shares.split([sum(map(len, live)) for live in lives], dim=1)
     return tuple(Mixture(live, part) for live, part in zip(lives, parts, strict=True))

@@ -33,7 +33,7 @@ from metanas.supernet.alphas import Live, Mixture
 
 @dataclass(frozen=True)
 class Candidate:
-    """How an operation is evaluated.
+    """The way in which an operation is evaluated.
 
     rectified: whether it begins with a ReLU, which all such operations on a state share.
     shared: whether it has no parameters, so that all edges from a state share its result.
@@ -69,7 +69,7 @@ class Edge(nn.ModuleList):
         self.candidates = [Candidate.of(op) for op in self]
 
     def run(self, op: int, state: "State", rows: Rows) -> Tensor:
-        """What a candidate makes of a state, less the norm at its end."""
+        """Apply a candidate to a state, without the norm at its end."""
         candidate = self.candidates[op]
         if not candidate.shared:
             return self._run(op, state, rows)
@@ -177,7 +177,7 @@ class Cell(nn.Module):
     def _dropped(
         self, chosen: list[Chosen], first: int, outs: list[Tensor], factors: Tensor, rows: Rows
     ) -> list[Tensor]:
-        """What candidates return, norms included, with some rows zero unless it is an identity."""
+        """Apply candidates, norms included; some rows are zero unless it is an identity."""
         dropped = []
         for (source, op), out in zip(chosen, outs, strict=True):
             candidate = self._edge(first + source).candidates[op]
@@ -208,7 +208,7 @@ def _once(module: nn.Module, *arguments: object) -> Tensor:
 
 
 def _again(module: nn.Module, *arguments: object) -> Tensor:
-    """What a module returns, evaluated again in the backward pass; nothing random is in it."""
+    """Run a deterministic module, and evaluate it again in the backward pass."""
     # its parameters of now: the backward pass comes after functional_call has restored others
     params: dict[str, Tensor] = dict(module.named_parameters())
     run = partial(functional_call, module, params, tie_weights=False)

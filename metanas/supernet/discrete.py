@@ -130,7 +130,7 @@ def from_supernet(
 
 
 def at_once(images: Tensor, shift_pixels: int) -> int:
-    """How many of these images, or of a trunk's maps, go through a frozen network together.
+    """Return the number of images, or maps of a trunk, for one pass of a frozen network.
 
     It bounds memory and changes nothing else.
     """
@@ -150,7 +150,7 @@ def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0)
 def features_in_parts(
     network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0
 ) -> Parts[Tensor]:
-    """What `features_of` returns."""
+    """Compute as `features_of` does, in parts."""
     found = []
     for part in images.split(at_once(images, shift_pixels)):
         yield
@@ -171,7 +171,7 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> T
 
 @torch.no_grad()
 def freeze_in_parts(network: DiscreteNetwork, images: Tensor, chunk: int) -> Parts[Tensor]:
-    """What `freeze_statistics` does."""
+    """Freeze as `freeze_statistics` does, in parts."""
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))

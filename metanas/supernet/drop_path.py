@@ -20,7 +20,7 @@ class DropPath:
     generators: tuple[torch.Generator, ...]
 
     def factors(self, edges: int, ops: int, x: Tensor, rows: Rows) -> Tensor:
-        """What to multiply every operation's rows by, `(edges, ops, R, 1, 1, 1)`.
+        """Draw the factors of every operation's rows, `(edges, ops, R, 1, 1, 1)`.
 
         Drawn for all operations, whether or not they run: what a task draws must not depend on
         the others of its stack.

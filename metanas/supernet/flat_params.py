@@ -38,7 +38,7 @@ class Layout:
         return {name: part.view((*vector.shape[:-1], *shape)) for name, shape, part in parts}
 
     def where(self, chosen: Callable[[str], bool]) -> Tensor:
-        """Which elements `(size,)` belong to parameters whose name is chosen."""
+        """Mask the elements `(size,)` of parameters whose name is chosen."""
         return self.spread(torch.tensor([chosen(name) for name in self.names]))
 
     def spread(self, values: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from metanas.nn.upload import upload
 
 
 class Relaxation(Protocol):
-    """What the supernet, adaptation and meta-training need of a relaxation."""
+    """The contract of a relaxation for the supernet, adaptation and meta-training."""
 
     def at(self, temperature: float) -> Self:
         """The same relaxation at another temperature."""

@@ -74,7 +74,7 @@ class Supernet(nn.Module):
 
     @property
     def alive(self) -> Tensor:
-        """Which operations are candidates on the edges of all kinds of cells, `(edges, ops)`."""
+        """Mask the operations that are candidates on all edges of all cells, `(edges, ops)`."""
         return torch.cat([self.cell_alpha(kind).alive for kind in CELL_KINDS])
 
     def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:

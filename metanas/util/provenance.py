@@ -1,4 +1,4 @@
-"""What made something: the revision of this program's code, and the machine."""
+"""Provenance: the revision of this program's code, and the machine."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """What the machine's processors call themselves."""
+    """Return the name of the machine's processors."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
