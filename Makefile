@@ -32,7 +32,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check protos bench docker clean
+.PHONY: help install demo test check docs protos bench docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -55,6 +55,9 @@ check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Docker
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run
 
+docs: $(INSTALLED_DEV) ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
 	$(BIN)/python protos/generate.py
 
@@ -66,7 +69,7 @@ docker: ## Build the server's image (DEVICE=gpu for the one with CUDA)
 	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .
 
 clean: ## Remove what the commands above have made
-	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) demo-output site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

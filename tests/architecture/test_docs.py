@@ -1,4 +1,4 @@
-"""What the documents promise is there: links lead somewhere, options are explained."""
+"""Check the documents: links lead to files, named tests and options exist."""
 
 import re
 from dataclasses import fields
@@ -9,7 +9,7 @@ import pytest
 from metanas_server.config import ServerConfig
 from tests.architecture.sources import ROOT, label
 
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -22,7 +22,7 @@ def test_links_lead_to_files(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=label)
 def test_tables_are_whole(path: Path) -> None:
-    """A table whose second line is no rule is text with bars in it, as after an empty line."""
+    """The second line of a table is a rule."""
     code = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
     text = code.sub("", path.read_text(encoding="utf-8"))
     heads = re.findall(r"(?:\A|\n(?!\|)[^\n]*\n)\|[^\n]*\n([^\n]*)", text)
@@ -46,3 +46,11 @@ def test_every_option_of_the_server_is_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     flags = {f"`--{each.name.replace('_', '-')}`" for each in fields(ServerConfig)}
     assert {flag for flag in flags if flag not in text} == set()
+
+
+def test_figures_of_the_readme_are_measured() -> None:
+    """Each accuracy of the README stands in a table that a program filled."""
+    measured = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    figures = re.findall(r"[+-]?[\d.]+ ± [\d.]+", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert figures
+    assert [figure for figure in figures if figure not in measured] == []

@@ -1,5 +1,7 @@
-"""The commands and programs of the user guide do what the guide says."""
+"""Run the commands and programs of the user guide."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -57,3 +59,18 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in model.labels
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+def test_the_browser_converts_pixels_like_pillow(channels: int, mode: str) -> None:
+    image = Image.linear_gradient("L").convert("RGBA")
+    image.putdata([(x % 256, x // 256, (7 * x) % 256, 255) for x in range(256 * 256)])
+    found = re.search(r"^  const pixels = .*?(?=^  const images)", GUIDE, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    program = (
+        f"const rgba = {list(image.tobytes())}, width = 256, height = 256, channels = {channels};\n"
+        f"{found[0]}\nconsole.log(JSON.stringify([...pixels]));"
+    )
+    done = subprocess.run(["node"], input=program, capture_output=True, text=True, check=True)
+    assert bytes(json.loads(done.stdout)) == image.convert(mode).tobytes()

@@ -1,7 +1,7 @@
-"""Every command and every program of the README really runs, in order, as a reader would.
+"""Run every command and program of the README and of the first page of the documentation.
 
-Blocks marked `bash` and `python` are run. A block that starts the server runs beside the others.
-`make` is asked what it would do: what it does is what the rest of the tests are about.
+Blocks marked `bash` and `python` run in their order. A block that starts the server runs beside
+the others. `make` runs with `--dry-run`: other tests cover the targets.
 """
 
 import os
@@ -29,11 +29,12 @@ NEEDED = (
     "pyproject.toml",
     "server",
 )
+PAGES = ("README.md", "docs/getting-started.md")
 PROGRAMS = {"metanas-server": "metanas_server", "metanas": "metanas_client"}
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """(language, content) of all blocks that are to be run."""
+    """Return (language, content) of all blocks to run."""
     return re.findall(r"^```(bash|python)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -44,7 +45,7 @@ def free_address() -> str:
 
 
 def prepare(folder: Path) -> dict[str, str]:
-    """A working folder like a clone after installation; returns the environment."""
+    """Make a folder that looks like a clone after installation; return the environment."""
     for name in NEEDED:
         if (ROOT / name).exists():
             (folder / name).symlink_to(ROOT / name)
@@ -93,8 +94,9 @@ def background(content: str, folder: Path, environment: dict[str, str]) -> Itera
 
 
 @pytest.mark.slow
-def test_everything_in_the_readme_runs(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace(ADDRESS, free := free_address())
+@pytest.mark.parametrize("page", PAGES)
+def test_everything_on_a_first_page_runs(tmp_path: Path, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8").replace(ADDRESS, free := free_address())
     environment = {**prepare(tmp_path), "METANAS_SERVER": free}
     everything = blocks(text)
     start = next(i for i, (_, content) in enumerate(everything) if "metanas-server" in content)
