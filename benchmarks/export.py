@@ -30,7 +30,8 @@ from benchmarks._results import (
 )
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
-from metanas.export.onnx_model import Classifier, check, to_onnx
+from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.verify import check
 from metanas.images.shifted_copies import looks
 from metanas.images.support_set import Task
 from metanas.nn.prototypes import linear_head, prototypes

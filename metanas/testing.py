@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.data.episodes import Classes
-from metanas.export.onnx_model import session
+from metanas.export.verify import session
 from metanas.nn.functional import Rows
 from metanas.nn.onnx_graph import Graph
 from metanas.nn.ops import OPS, Norm, Op

@@ -22,7 +22,8 @@ from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
-from metanas.export.onnx_model import Classifier, check_in_parts, to_onnx
+from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.verify import check_in_parts
 from metanas.images.support_set import Task
 from metanas.nn.prototypes import linear_head, prototypes
 from metanas.spec.card import check_options

@@ -27,7 +27,7 @@ from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
 from metanas.data.episodes import Classes, Episode, sample_episode
 from metanas.errors import DatasetError
-from metanas.export.onnx_model import run, session
+from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
 from metanas.nn.functional import Rows

@@ -17,7 +17,7 @@ from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import OutOfMemory
-from metanas.export.onnx_model import run, session
+from metanas.export.verify import run, session
 from metanas.spec.options import AdaptConfig
 from metanas.spec.precision import Precision
 from metanas.testing import make_checkpoint

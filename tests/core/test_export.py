@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from metanas.errors import ExportMismatch
-from metanas.export.onnx_model import Classifier, check, run, session, to_onnx
+from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.verify import check, run, session
 from metanas.images.support_set import Preprocessing, support_set
 from metanas.nn.onnx_graph import IR_VERSION, OPSET
 from metanas.nn.ops import OPS
@@ -167,6 +168,15 @@ def test_a_file_that_computes_something_else_never_leaves() -> None:
     assert caught.value.reason == "EXPORT_MISMATCH"
     with pytest.raises(ExportMismatch):
         check(exported(), images, logits * torch.nan)
+
+
+def test_exploded_logits_hide_no_difference() -> None:
+    images = list(pixels(2, 9, 9))
+    exploded = replace(classifier(), weight=classifier().weight * 1e6)
+    logits = expected(exploded, np.stack(images))
+    assert logits.abs().max() > 1e5
+    with pytest.raises(ExportMismatch):
+        check(to_onnx(exploded, OPS, METADATA), images, logits + 0.5)
 
 
 class Whole(nn.Module):

@@ -25,7 +25,7 @@ from metanas.adaptation.job import AdaptedModel, Job, Progress
 from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export.onnx_model import TOGETHER, _run_together, run, session
+from metanas.export.verify import TOGETHER, _run_together, run, session
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig

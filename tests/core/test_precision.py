@@ -13,7 +13,7 @@ from metanas.adaptation.engine import Engine
 from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import StackLimits, make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.export.onnx_model import run, session
+from metanas.export.verify import run, session
 from metanas.nn.autocast import lowered, tensor_cores
 from metanas.nn.functional import Geometry, Rows, convolve, mixture
 from metanas.nn.ops import OPS
