@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metanas.errors import CheckpointError, Diverged, UnknownName
+from metanas.nn.devices import use_float32
 from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
 from metanas.nn.trunk import Trunk
@@ -96,6 +97,7 @@ def load_checkpoint(
         CheckpointError: missing, damaged, or of another format version.
         UnknownName: it uses an operation or a relaxation that the mappings have not.
     """
+    use_float32(device)
     card, raw = _read(folder)
     if card.relaxation not in relaxations:
         raise UnknownName("relaxation", card.relaxation, tuple(relaxations))

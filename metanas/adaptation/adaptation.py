@@ -18,12 +18,11 @@ Notable:
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from math import nan, prod
+from math import nan
 
 import torch
 from torch import Tensor
 
-from metanas.adaptation.engine import Engine
 from metanas.adaptation.optimizer import (
     Gradient,
     Params,
@@ -49,8 +48,6 @@ from metanas.supernet.relaxations import Softmax, annealed
 from metanas.supernet.supernet import genotype_of
 from metanas.util.work import Parts
 
-ENGINE = Engine()
-"""Steps in float32, none of them recorded."""
 CONVERGED, NOTHING = 0.01, 1e-3
 """A mean loss that has changed by at most this part, or by so many nats, has converged."""
 
@@ -258,13 +255,12 @@ def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
 
 
 def advance(
-    adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29, engine: Engine = ENGINE
+    adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29
 ) -> list[Step | Exception | None]:
     """One update of each, all of one checkpoint, together.
 
     memory: most bytes of activations, about, that are kept for the backward pass; what happens on
         the edges of so many of the first cells that these suffice is evaluated again.
-    engine: how the device computes.
 
     Returns what it came to for each: a step, the error that ends it, or None if its step takes
     another update.
@@ -275,13 +271,11 @@ def advance(
     updates = [adaptation.update() for adaptation in adaptations]
     stack = Stack([adaptation.optimizer for adaptation in adaptations])
     checkpoint = adaptations[0].checkpoint
-    recompute = checkpoint.cells_to_recompute(_images_of(adaptations, engine), memory)
+    recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
-            found, gradients = evaluate_stack(
-                checkpoint, updates, stack, recompute=recompute, engine=engine
-            )
+            found, gradients = evaluate_stack(checkpoint, updates, stack, recompute=recompute)
     except Exception:
         for update, state in zip(updates, drawn, strict=True):
             update.generator.set_state(state)
@@ -307,12 +301,12 @@ def advance(
     return outcomes
 
 
-def footprint(adaptations: Sequence[Adaptation], engine: Engine = ENGINE) -> int:
+def footprint(adaptations: Sequence[Adaptation]) -> int:
     """About how many bytes of activations a step of these together keeps for its backward pass."""
-    return _images_of(adaptations, engine) * sum(adaptations[0].checkpoint.kept)
+    return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
 
 
-def _images_of(adaptations: Sequence[Adaptation], engine: Engine) -> int:
+def _images_of(adaptations: Sequence[Adaptation]) -> int:
     """Images and views in a step of these together, padding included."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    return 2 * prod(engine.room(len(adaptations), count))
+    return 2 * len(adaptations) * count

@@ -2,7 +2,7 @@
 
 Every support image is queried through a view of itself, against prototypes that leave the image out
 where its class has another (`metanas.nn.prototypes`). Which candidates run, and all shapes, are
-given beforehand (`Form`), nothing is drawn and nobody is asked: so the same work can be recorded.
+given beforehand (`Form`), nothing is drawn and nobody is asked.
 """
 
 from dataclasses import dataclass
@@ -13,10 +13,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metanas.adaptation.optimizer import FlatLayout, Wanted, views_of
-from metanas.nn.autocast import tensor_cores
 from metanas.nn.functional import Rows
 from metanas.nn.prototypes import held_out_logits
-from metanas.spec.precision import Precision
 from metanas.supernet.alphas import Live, mixtures
 from metanas.supernet.supernet import Supernet
 
@@ -38,7 +36,6 @@ class Form:
     """Whose gradients are taken."""
     recompute: int
     """Of how many of the first cells the backward pass evaluates edges again."""
-    precision: Precision
 
 
 class Batch(NamedTuple):
@@ -76,10 +73,9 @@ def evaluate(form: Form, batch: Batch) -> Found:
     """
     weights = batch.weights.detach().requires_grad_(form.asked.weights)
     shares = batch.shares.detach().requires_grad_(form.asked.alphas)
-    with tensor_cores(form.precision, weights.device):
-        losses, accuracies = _losses(form, batch._replace(weights=weights, shares=shares))
-        leaves = [leaf for leaf in (weights, shares) if leaf.requires_grad]
-        found = iter(torch.autograd.grad(losses.sum(), leaves) if leaves else ())
+    losses, accuracies = _losses(form, batch._replace(weights=weights, shares=shares))
+    leaves = [leaf for leaf in (weights, shares) if leaf.requires_grad]
+    found = iter(torch.autograd.grad(losses.sum(), leaves) if leaves else ())
     of = [
         next(found) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in (weights, shares)
     ]
@@ -102,7 +98,7 @@ def _losses(form: Form, batch: Batch) -> tuple[Tensor, Tensor]:
             rows,
             mixtures(form.lives, batch.shares),
         ),
-        {"recompute": form.recompute, "precision": form.precision},
+        {"recompute": form.recompute},
         tie_weights=False,
     )
     support, views = out.unflatten(0, (tasks, -1)).split(count, dim=1)

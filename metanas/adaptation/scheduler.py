@@ -17,12 +17,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
 
 import torch
 
-from metanas.adaptation.adaptation import ENGINE, Adaptation, Step, advance, footprint
-from metanas.adaptation.engine import Engine
+from metanas.adaptation.adaptation import Adaptation, Step, advance, footprint
 from metanas.adaptation.job import AdaptedModel, Job, OnProgress, out_of_memory, too_large
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
@@ -46,8 +44,7 @@ class StackLimits:
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: float = 0.2
-    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart. What the
-    buckets of recorded steps add is not counted here, but in the two other limits."""
+    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
     memory: int = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
     parts twice instead of keeping them."""
@@ -68,7 +65,7 @@ class StackLimits:
 
 
 class Workbench:
-    """Jobs under way on one device, whose steps this engine computes.
+    """Jobs under way on one device.
 
     threads: of torch for the steps of large tasks; as many as it has now if None. It may be changed
         between two turns.
@@ -78,13 +75,12 @@ class Workbench:
     def __init__(
         self,
         limits: StackLimits = StackLimits(),
-        engine: Engine = ENGINE,
         threads: int | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._clock = clock
         self.threads = threads or torch.get_num_threads()
-        self._limits, self._engine = limits, engine
+        self._limits = limits
         self._most = float(limits.memory)
         """Bytes of activations up to which a stack may grow, as far as it is known."""
         self._spent = dict[Job, float]()
@@ -159,9 +155,9 @@ class Workbench:
         """Whether these may step together, of these sizes."""
         largest = max(sizes)
         return (
-            prod(self._engine.room(len(sizes), largest)) <= self._limits.images
+            len(sizes) * largest <= self._limits.images
             and sum(sizes) >= (1 - self._limits.padding) * len(sizes) * largest
-            and footprint([_adaptation(job) for job in stack], self._engine) <= self._most
+            and footprint([_adaptation(job) for job in stack]) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -179,21 +175,18 @@ class Workbench:
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
         """What a step came to for each of the stack; None if the stack as a whole failed."""
         adaptations = [_adaptation(job) for job in stack]
-        size = footprint(adaptations, self._engine)
+        size = footprint(adaptations)
         threads = self.threads if size >= LARGE * len(stack) else 1
         try:
             with _threads(threads):
-                return advance(adaptations, memory=self._limits.memory, engine=self._engine)
+                return advance(adaptations, memory=self._limits.memory)
         except Exception as error:
             lacking = out_of_memory(error)
-            again = lacking and self._engine.release()
-            if len(stack) == 1 and not again:
+            if len(stack) == 1:
                 return [too_large() if lacking else error]
         # by now what failed holds no memory any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if again:  # what was recorded had it
-            return self._advance(stack)
         if lacking:
             self._most = size // 2
         return None  # a defect may be that of a single job
@@ -226,18 +219,16 @@ def _size(job: Job) -> int:
     return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
-def make_all(
-    jobs: Sequence[Job], limits: StackLimits = StackLimits(), engine: Engine = ENGINE
-) -> None:
+def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
     """Give these jobs all their turns; each then has its outcome."""
-    bench = Workbench(limits, engine)
+    bench = Workbench(limits)
     for job in jobs:
         bench.add(job)
     while bench:
         bench.advance()
 
 
-def make_model(  # noqa: PLR0913 (what there is to say of a model)
+def make_model(
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,
@@ -247,7 +238,6 @@ def make_model(  # noqa: PLR0913 (what there is to say of a model)
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-    engine: Engine = ENGINE,
 ) -> AdaptedModel:
     """Adapt a checkpoint to labelled images and export what comes out.
 
@@ -263,7 +253,6 @@ def make_model(  # noqa: PLR0913 (what there is to say of a model)
         limits: what is refused.
         on_progress: called at the start of every stage and after every step.
         should_stop: asked before every turn.
-        engine: how the device computes: `metanas.adaptation.engine.engine_for`.
 
     Raises:
         InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
@@ -282,5 +271,5 @@ def make_model(  # noqa: PLR0913 (what there is to say of a model)
         on_progress=on_progress,
         should_stop=should_stop,
     )
-    make_all([job], engine=engine)
+    make_all([job])
     return job.result()

@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from metanas.adaptation.engine import Engine
-from metanas.adaptation.objective import Batch, Form, Found
+from metanas.adaptation.objective import Batch, Form, Found, evaluate
 from metanas.adaptation.optimizer import Gradient, Stack, Wanted, views_of
 from metanas.adaptation.views import stored_views
 from metanas.checkpoint import Checkpoint
@@ -56,7 +55,6 @@ def evaluate_stack(
     stack: Stack,
     *,
     recompute: int,
-    engine: Engine,
 ) -> tuple[Found, list[Gradient]]:
     """Losses and accuracies of the updates, and the gradient of each.
 
@@ -70,10 +68,7 @@ def evaluate_stack(
     relaxation = relaxation_of(checkpoint.relaxation, updates)
     own = views_of(alphas, stack.alpha_layout)
     supernet = checkpoint.supernet
-    lives, shares = running(
-        supernet.shares(own, relaxation, SHARE_THRESHOLD),
-        None if engine.recordings is None else supernet.alive,
-    )
+    lives, shares = running(supernet.shares(own, relaxation, SHARE_THRESHOLD))
     tasks, count, ways = members.shape
     form = Form(
         supernet=supernet,
@@ -83,9 +78,8 @@ def evaluate_stack(
         lives=lives,
         asked=asked,
         recompute=recompute,
-        precision=engine.precision,
     )
-    found = engine.evaluate(form, Batch(stack.weights, shares, images, views, members))
+    found = evaluate(form, Batch(stack.weights, shares, images, views, members))
     of_alphas = torch.zeros_like(alphas)
     if shares.requires_grad:  # what is decided has no slope
         (of_alphas,) = torch.autograd.grad(shares, alphas, found.of_shares)

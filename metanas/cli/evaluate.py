@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from metanas import data
-from metanas.adaptation.engine import engine_for
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.data.episodes import Classes, with_rotations
 from metanas.data.unreadable import HOW
@@ -23,7 +22,6 @@ from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
 from metanas.nn.devices import device_of
 from metanas.runs.screen import bar
-from metanas.spec.precision import Precision
 from metanas.training.config import MOST_THREADS
 from metanas.training.config_file import parse_overrides
 from metanas.util.formatting import counted
@@ -104,20 +102,6 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "have it; no query on its own is answered like that",
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
-    command.add_argument(
-        "--precision",
-        type=Precision,
-        choices=list(Precision),
-        default=Precision.FLOAT32,
-        help="what the products of a step are computed in (default: float32)",
-    )
-    command.add_argument(
-        "--graphs",
-        type=int,
-        default=0,
-        metavar="N",
-        help="keep up to N steps as CUDA graphs (default: 0)",
-    )
     command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
     command.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="override an option"
@@ -129,7 +113,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _check(arguments)
     torch.set_num_threads(arguments.threads)
     device = device_of(arguments.device)
-    engine = engine_for(device, arguments.precision, arguments.graphs)
     checkpoint = load_checkpoint(arguments.checkpoint, device=device)
     with data.noting(arguments.unreadable) as note:
         split, classes = classes_for(checkpoint, arguments.data, arguments.split, note)
@@ -149,7 +132,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         options=options,
         together=arguments.together,
         transductive=arguments.transductive,
-        engine=engine,
     )
     with TemporaryDirectory() as folder, bar() as shown:
         task = shown.add_task("evaluate", total=plan.episodes, seen="")

@@ -17,8 +17,6 @@ from onnxruntime import InferenceSession
 from torch import Tensor
 from torch.func import functional_call
 
-from metanas.adaptation.adaptation import ENGINE
-from metanas.adaptation.engine import Engine
 from metanas.adaptation.job import Job
 from metanas.adaptation.optimizer import Params
 from metanas.adaptation.scheduler import make_all
@@ -89,7 +87,6 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     together: int = 1,
     transductive: bool = False,
     reseed: int = 0,
-    engine: Engine = ENGINE,
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
@@ -97,7 +94,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
     evaluation, and the same as in one through a server. `together` of them are adapted in one
     stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
     network would answer if its norms had the statistics of support and queries together. `reseed`
-    is added to the seeds of the adaptations. `engine` computes their steps.
+    is added to the seeds of the adaptations.
 
     Raises:
         DatasetError: the data set cannot give such episodes.
@@ -107,7 +104,7 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
         drawn = [draw(classes, shape, seed, index) for index in chunk]
         pairs = zip(drawn, chunk, strict=True)
         jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
-        make_all(jobs, engine=engine)
+        make_all(jobs)
         for index, job, episode in zip(chunk, jobs, drawn, strict=True):
             yield index, _outcome(job, episode, transductive)
 

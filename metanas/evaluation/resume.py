@@ -11,8 +11,6 @@ from typing import Any
 import torch
 
 from metanas import __version__
-from metanas.adaptation.adaptation import ENGINE
-from metanas.adaptation.engine import Engine
 from metanas.checkpoint import Checkpoint
 from metanas.data.episodes import Classes
 from metanas.evaluation.evaluate import EpisodeShape, evaluate
@@ -40,8 +38,6 @@ class Plan:
     transductive: bool = False
     reseed: int = 0
     """Added to the seed of every adaptation; not to that of the episodes."""
-    engine: Engine = ENGINE
-    """What computes the steps; its precision is part of the settings."""
 
     def settings(self) -> dict[str, Any]:
         """What identifies the evaluation, whatever the number of its episodes."""
@@ -57,7 +53,6 @@ class Plan:
             "options": self.options.to_dict(),
             "transductive": self.transductive,
             "reseed": self.reseed,
-            "precision": str(self.engine.precision),
             "software": f"metanas {__version__}, torch {torch.__version__}",
         }
 
@@ -78,7 +73,6 @@ def measured(plan: Plan, episodes: range) -> Iterator[Record]:
         together=plan.together,
         transductive=plan.transductive,
         reseed=plan.reseed,
-        engine=plan.engine,
     ):
         yield record_of(index, outcome)
 

@@ -19,7 +19,7 @@ from metanas.spec.card import (
 
 Scores = Mapping[str, Mapping[str, float]]
 """Setting -> figures, accuracies in percent."""
-USUAL = {"precision": "float32", "reseed": 0}
+USUAL = {"reseed": 0}
 """What scores are measured with, where an evaluation says it."""
 
 

@@ -1,4 +1,4 @@
-"""Devices by name, checked before any work."""
+"""Devices by name, and the arithmetic that they use."""
 
 import torch
 
@@ -17,3 +17,13 @@ def device_of(name: str) -> torch.device:
         message = f"torch {torch.__version__} has no device {name!r}; it finds {found} CUDA devices"
         raise InvalidInput.single("--device", "DEVICE_MISSING", message)
     return torch.device(name)
+
+
+def use_float32(device: torch.device | str) -> None:
+    """Make convolutions and matrix products on a CUDA device exact to float32.
+
+    cuDNN rounds factors to TF32 (10 bits) by default. The setting holds for the whole process.
+    """
+    if torch.device(device).type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False

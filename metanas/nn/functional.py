@@ -7,8 +7,7 @@ Notable:
   all tasks at once. Other convolutions see the tasks side by side as groups of channels.
 - A mixture normalises, weighs and adds up its candidates in one pass each and never holds a
   normalised tensor. Its backward pass is written out; for derivatives of second order the plain
-  expression is differentiated instead. Candidates that were lowered to bf16 are summed in float32,
-  and the sum is lowered again.
+  expression is differentiated instead.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
-
-from metanas.nn.autocast import as_products, exact, unlowered
 
 NORM_EPSILON = 1e-5
 
@@ -96,9 +93,7 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     if geometry.stride == (2, 2):
         # every tap falls on an even pixel: the same as an undilated one on these alone
         return F.conv2d(x[:, :, ::2, ::2], weight, padding=1, groups=x.shape[1])
-    out: Tensor = _DilatedDepthwise.apply(  # type: ignore[no-untyped-call]
-        *as_products(x, weight)
-    )
+    out: Tensor = _DilatedDepthwise.apply(x, weight)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -164,8 +159,7 @@ def mixture(
 
     `shares` has shape (tasks, len(xs)); None means 1.
     """
-    with unlowered(xs[0].device):
-        out: Tensor = _Mixture.apply(rows, normed, shares, *xs)  # type: ignore[no-untyped-call]
+    out: Tensor = _Mixture.apply(rows, normed, shares, *xs)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -181,7 +175,7 @@ class _Mixture(torch.autograd.Function):
     def forward(
         ctx: Any, rows: Rows, normed: tuple[bool, ...], shares: Tensor | None, *xs: Tensor
     ) -> Tensor:
-        pixels = [exact(_pixels(x, rows.tasks)) for x in xs]
+        pixels = [_pixels(x, rows.tasks) for x in xs]
         counts = _counts(rows, pixels[0], len(xs[0]))
         mean, reciprocal = _statistics(pixels, normed, counts)
         scale = _scale(reciprocal, shares)
@@ -190,7 +184,7 @@ class _Mixture(torch.autograd.Function):
             total.addcmul_(part, factor)
         ctx.rows, ctx.normed = rows, normed
         ctx.save_for_backward(shares, counts, mean, reciprocal, *xs)
-        return _images(total.to(xs[0].dtype), xs[0])
+        return _images(total, xs[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -198,8 +192,8 @@ class _Mixture(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, *_gradients(gradients[0], xs, ctx.normed, shares, ctx.rows)
         scale = _scale(reciprocal, shares)
-        gradient = exact(_pixels(gradients[0], ctx.rows.tasks))
-        pixels = [exact(_pixels(x, ctx.rows.tasks)) for x in xs]
+        gradient = _pixels(gradients[0], ctx.rows.tasks)
+        pixels = [_pixels(x, ctx.rows.tasks) for x in xs]
         ones = torch.ones_like(gradient[:, None, :, 0])
         total = torch.bmm(ones, gradient)
         along = torch.stack([torch.bmm(ones, gradient * part) for part in pixels])
@@ -213,7 +207,7 @@ class _Mixture(torch.autograd.Function):
             if ctx.normed[k]:
                 change = torch.addcmul(offset[k], part[:, :support], slope[k])
                 of_x[:, :support].addcmul_(change, counts.transpose(1, 2))
-            of_xs.append(_images(of_x.to(xs[k].dtype), xs[k]))
+            of_xs.append(_images(of_x, xs[k]))
         of_shares = None if shares is None else along.sum((2, 3)).T
         return None, None, of_shares, *of_xs
 

@@ -86,21 +86,14 @@ class Mixture:
     """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
 
 
-def running(
-    shares: Sequence[Tensor], alive: Tensor | None = None
-) -> tuple[tuple[Live, ...], Tensor]:
+def running(shares: Sequence[Tensor]) -> tuple[tuple[Live, ...], Tensor]:
     """List the candidates of each kind of cell that any task has; shares `(tasks, candidates)`.
 
     `shares` of each kind are `(tasks, edges, ops)`. A device is waited for, once: what is to run
     the host has to know.
-
-    alive: all the candidates that there are, `(edges, ops)` of all kinds. With it all of them run
-        as soon as half of them have to, some with shares of zero: fewer different sets.
     """
     found = torch.cat(list(shares), dim=1)
     runs = (found.detach() > 0).any(0)
-    if alive is not None:
-        runs = runs | (alive & (2 * runs.sum() >= alive.sum()))
     live = [tuple(op for op, own in enumerate(row) if own) for row in runs.tolist()]
     ops = found.shape[2]
     index = [edge * ops + op for edge, some in enumerate(live) for op in some]

@@ -23,12 +23,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from metanas.errors import UnknownName
-from metanas.nn.autocast import exact, lowered
 from metanas.nn.functional import Rows
 from metanas.nn.ops import Op
 from metanas.nn.stem import Embedding, entry, pooled
 from metanas.spec.genotype import CELL_KINDS, Genotype, derive
-from metanas.spec.precision import Precision
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, Mixture, is_alpha, mixtures, running
 from metanas.supernet.cell import Cell
@@ -71,11 +69,6 @@ class Supernet(nn.Module):
         alpha = self.alpha[kind]
         assert isinstance(alpha, CellAlpha)
         return alpha
-
-    @property
-    def alive(self) -> Tensor:
-        """Mask the operations that are candidates on all edges of all cells, `(edges, ops)`."""
-        return torch.cat([self.cell_alpha(kind).alive for kind in CELL_KINDS])
 
     def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those of these parameters that take part; those of pruned operations do not."""
@@ -134,7 +127,6 @@ class Supernet(nn.Module):
         *,
         recompute: int = 0,
         drop: DropPath | None = None,
-        precision: Precision = Precision.FLOAT32,
     ) -> Tensor:
         """Features `(R, features)` of images `(R, C, H, W)`.
 
@@ -147,16 +139,15 @@ class Supernet(nn.Module):
             shares = [self.cell_alpha(kind)(mixing, threshold, generator) for kind in CELL_KINDS]
             mixing = mixtures(*running(shares))
         mixed_of = dict(zip(CELL_KINDS, mixing, strict=True))
-        with lowered(precision, x.device):
-            before, last = inputs = self.stem(x, rows)
-            for index, cell in enumerate(self.cells):
-                mixed = mixed_of["reduce" if cell.reduction else "normal"]
-                if drop is not None:
-                    edges = len(mixed.live)
-                    factors = drop.factors(edges, len(self.space.ops), last, rows)
-                    mixed = replace(mixed, factors=factors)
-                before, last = last, cell(before, last, rows, mixed, index < recompute)
-        features = pooled(exact(last), self.space)
+        before, last = inputs = self.stem(x, rows)
+        for index, cell in enumerate(self.cells):
+            mixed = mixed_of["reduce" if cell.reduction else "normal"]
+            if drop is not None:
+                edges = len(mixed.live)
+                factors = drop.factors(edges, len(self.space.ops), last, rows)
+                mixed = replace(mixed, factors=factors)
+            before, last = last, cell(before, last, rows, mixed, index < recompute)
+        features = pooled(last, self.space)
         return features if self.embed is None else self.embed(inputs[1], features, rows)
 
 

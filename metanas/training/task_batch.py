@@ -39,6 +39,7 @@ from metanas.data.episodes import (
 )
 from metanas.errors import Diverged
 from metanas.images.augment import affine_views, photo_views
+from metanas.nn.devices import use_float32
 from metanas.nn.functional import Rows
 from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
@@ -134,6 +135,7 @@ class MetaBatch:
         self.config, self._train, self._meta_learner = config, train, meta_learner
         self._relaxation, self._groups = relaxation, groups_of(train)
         self._fewest = min(map(len, train.values()))
+        use_float32(device)
         self._device = torch.device(device)
         supernet = Supernet(config.space, candidates(config.space, ops))
         self.layout = Layout(dict(supernet.named_parameters()))

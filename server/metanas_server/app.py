@@ -186,8 +186,6 @@ def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> 
         stack_images=config.max_stack_images,
         stack_bytes=config.max_stack_bytes,
         beat=config.max_silence / BEATS,
-        precision=config.precision,
-        graphs=0 if device == "cpu" else config.graphs,
         load=load,
     )
 

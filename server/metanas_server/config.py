@@ -10,7 +10,6 @@ from typing import Any
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
-from metanas.spec.precision import Precision
 from metanas_server.cores import MOST_WORKERS, default_devices
 from metanas_server.errors import StartError
 
@@ -58,14 +57,6 @@ class ServerConfig:
     )
     threads: int = _flag(
         0, "threads of each worker; 0 shares the cores out among those of the CPU that are busy"
-    )
-    precision: Precision = _flag(
-        Precision.FLOAT32,
-        f"what the products of a step are computed in: {', '.join(Precision)}; tf32 changes nothing"
-        " on a CPU",
-    )
-    graphs: int = _flag(
-        0, "most steps that a worker on a GPU keeps as CUDA graphs, each with the memory of a step"
     )
     tls_cert: Path | None = _flag(None, "PEM file with the server's certificate chain")
     tls_key: Path | None = _flag(None, "PEM file with the key of that certificate")
@@ -126,9 +117,6 @@ class ServerConfig:
         for name in ("max_seconds", "stop_seconds", "max_silence"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("threads", self.threads >= 0, "must be 0 or more")
-        self._check("graphs", self.graphs >= 0, "must be 0 or more")
-        on_gpu = any(name != "cpu" for name in self.devices)
-        self._check("graphs", on_gpu or not self.graphs, "needs a CUDA device in --devices")
         self._check("grace", self.grace >= 0, "must be 0 or more")
         known = bool(self.devices) and all(map(DEVICE.fullmatch, self.devices))
         self._check("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ...")
@@ -218,12 +206,12 @@ def _parser() -> argparse.ArgumentParser:
 def _metavar(each: Field[Any]) -> str:
     if each.name == "devices":
         return "NAMES"
-    words: dict[Any, str] = {int: "N", float: "SECONDS", str: "HOST:PORT", Precision: "NAME"}
+    words: dict[Any, str] = {int: "N", float: "SECONDS", str: "HOST:PORT"}
     return words.get(each.type, "PATH")
 
 
 def _reader(each: Field[Any]) -> Any:
-    if each.type in (int, float, str, Precision):
+    if each.type in (int, float, str):
         return each.type
     if each.type is bool:
         return _read_bool

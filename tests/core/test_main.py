@@ -224,7 +224,6 @@ def test_documents_that_cannot_be_compared(
         (["--episodes", "0"], "OPTION_OUT_OF_RANGE"),
         (["--together", "0"], "OPTION_OUT_OF_RANGE"),
         (["--threads", "100000"], "OPTION_OUT_OF_RANGE"),
-        (["--graphs", "4"], "OPTION_OUT_OF_RANGE"),  # on a CPU
         (["--out", "."], "EVALUATION_UNWRITABLE"),
         (["--split", "nothing"], "DATASET_SPLIT"),
     ],
@@ -238,20 +237,6 @@ def test_evaluation_with_wrong_settings(
 ) -> None:
     arguments = ["evaluate", str(checkpoint), "--data", str(data), "--queries", "2"]
     assert f"[{reason}]" in told(capsys, [*arguments, *option])
-
-
-def test_evaluations_in_other_precisions_are_others(
-    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path
-) -> None:
-    """Of the same episodes: they are compared, but not continued."""
-    full, lower = tmp_path / "full.json", tmp_path / "lower.json"
-    assert main(evaluation(checkpoint, data, full, "--episodes", "2")) == 0
-    again = evaluation(checkpoint, data, full, "--episodes", "2", "--precision", "bf16")
-    assert "[EVALUATION_SETTINGS]" in told(capsys, again)
-    again = evaluation(checkpoint, data, lower, "--episodes", "2", "--precision", "bf16")
-    assert main(again) == 0
-    assert json.loads(lower.read_text())["settings"]["precision"] == "bf16"
-    assert main(["compare", str(full), str(lower)]) == 0
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:1"])

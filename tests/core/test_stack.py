@@ -14,11 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from metanas.adaptation.adaptation import ENGINE, Adaptation, Stage, advance, footprint
-from metanas.adaptation.engine import Engine
-from metanas.adaptation.optimizer import Stack
-from metanas.adaptation.recording import Plainly, Recordings
-from metanas.adaptation.stacking import evaluate_stack
+from metanas.adaptation.adaptation import Adaptation, Stage, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.support_set import SupportSet
@@ -68,15 +64,10 @@ def begin(
     return Adaptation(checkpoint, task(shots, seed), options, generator)
 
 
-def run(adaptations: list[Adaptation], memory: int = 2**30, engine: Engine = ENGINE) -> None:
+def run(adaptations: list[Adaptation], memory: int = 2**30) -> None:
     while going := [each for each in adaptations if each.stage is not Stage.DONE]:
-        for outcome in advance(going, memory=memory, engine=engine):
+        for outcome in advance(going, memory=memory):
             assert not isinstance(outcome, Exception)
-
-
-def recording() -> Engine:
-    """Pads steps to buckets, and repeats those that come again."""
-    return Engine(recordings=Recordings(Plainly(), 32))
 
 
 def assert_same(one: Adaptation, other: Adaptation) -> None:
@@ -96,11 +87,10 @@ def assert_close(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
 @given(
     shapes=st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=4), min_size=2, max_size=4),
     bilevel=st.booleans(),
-    recorded=st.booleans(),
 )
 @settings(max_examples=12)
 def test_a_task_comes_out_of_a_stack_as_it_would_alone(
-    checkpoint: Checkpoint, shapes: list[list[int]], bilevel: bool, recorded: bool
+    checkpoint: Checkpoint, shapes: list[list[int]], bilevel: bool
 ) -> None:
     def all_of_them() -> list[Adaptation]:
         return [
@@ -115,58 +105,21 @@ def test_a_task_comes_out_of_a_stack_as_it_would_alone(
         ]
 
     together, alone = all_of_them(), all_of_them()
-    run(together, engine=recording() if recorded else ENGINE)
+    run(together)
     for each in alone:
         run([each])
     for one, other in zip(together, alone, strict=True):
         assert_same(one, other)
 
 
-@pytest.mark.parametrize("recorded", [False, True])
-def test_joining_and_leaving_change_nothing(checkpoint: Checkpoint, recorded: bool) -> None:
-    engine = recording() if recorded else ENGINE
+def test_joining_and_leaving_change_nothing(checkpoint: Checkpoint) -> None:
     alone, early, late = (begin(checkpoint, (2, 2), seed) for seed in (0, 0, 1))
     run([alone])
-    advance([early], engine=engine)
-    advance([early, late], engine=engine)
-    advance([late], engine=engine)
-    run([early, late], engine=engine)
+    advance([early])
+    advance([early, late])
+    advance([late])
+    run([early, late])
     assert_same(early, alone)
-
-
-@given(
-    shapes=st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=5), min_size=1, max_size=5),
-    batch_size=st.sampled_from([2, 5, 100]),
-    temperature=st.sampled_from([0.01, 1.0]),
-)
-@settings(max_examples=12)
-def test_a_step_in_its_bucket_finds_what_it_finds_without(
-    checkpoint: Checkpoint, shapes: list[list[int]], batch_size: int, temperature: float
-) -> None:
-    change = {
-        "batch_size": batch_size,
-        "temperature_start": temperature,
-        "temperature_end": temperature,
-    }
-
-    def found(engine: Engine) -> Iterator[Tensor | None]:
-        tasks = [
-            begin(checkpoint, tuple(shots), seed, OPTIONS.replace(change))
-            for seed, shots in enumerate(shapes)
-        ]
-        stack = Stack([each.optimizer for each in tasks])
-        updates = [each.update() for each in tasks]
-        step, gradients = evaluate_stack(checkpoint, updates, stack, recompute=0, engine=engine)
-        yield from (step.losses, step.accuracies)
-        for gradient in gradients:
-            yield from (gradient.weights, gradient.alphas, gradient.norms)
-
-    for mine, theirs in zip(found(recording()), found(ENGINE), strict=True):
-        assert mine is not None
-        assert theirs is not None
-        assert mine.shape == theirs.shape
-        assert bool(mine.isfinite().all())
-        assert float((mine - theirs).norm()) <= 1e-9 * float(theirs.norm())
 
 
 @pytest.mark.parametrize("shots", [(1, 1), (3, 2, 1), (2, 2)])

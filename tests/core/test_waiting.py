@@ -10,9 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metanas.adaptation.adaptation import ENGINE, Adaptation, Stage, advance
-from metanas.adaptation.engine import Engine
-from metanas.adaptation.recording import Plainly, Recordings
+from metanas.adaptation.adaptation import Adaptation, Stage, advance
 from metanas.checkpoint import Checkpoint
 from metanas.images.support_set import SupportSet
 from metanas.nn.ops import OPS
@@ -66,19 +64,6 @@ def test_a_step_waits_twice_and_uploads_twice(
     check_waiting(checkpoint, change)
 
 
-def test_padding_and_repeating_wait_and_upload_no_more(checkpoint: Checkpoint) -> None:
-    """But for the one comparison with the step itself."""
-    fixed = {"steps": 6, "alpha_lr": 0.0, "temperature_end": 1.0}  # always the same candidates
-    device, engine = Elsewhere(), Engine(recordings=Recordings(Plainly(), 4))
-    with device:
-        there = begin(elsewhere(checkpoint, device), OPTIONS.replace(fixed))
-        assert there[0].checkpoint.kept
-        counts = [counted(device, there, engine) for _ in range(5)]
-    assert engine.recordings
-    assert [each[DOWN] for each in counts] == [2, 2, 3, 2, 2]
-    assert [each[UP] for each in counts] == [2] * 5
-
-
 def test_so_does_one_behind_a_trunk(tmp_path: Path) -> None:
     ops = {name: OPS[name] for name in ("max_pool_3x3", "skip_connect")}
     folder = tmp_path / "tiny"
@@ -105,12 +90,10 @@ def check_waiting(checkpoint: Checkpoint, change: dict[str, int]) -> None:
             assert torch.equal(value, held(other.optimizer.params[name])), name
 
 
-def counted(
-    device: Elsewhere, adaptations: list[Adaptation], engine: Engine = ENGINE
-) -> dict[str, int]:
+def counted(device: Elsewhere, adaptations: list[Adaptation]) -> dict[str, int]:
     """What crossed in a step of these."""
     device.counts.clear()
-    advance(adaptations, engine=engine)
+    advance(adaptations)
     return dict(device.counts)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from metanas.spec.examples import Limits
-from metanas.spec.precision import Precision
 from metanas_server.config import ServerConfig, parse
 from metanas_server.errors import StartError
 
@@ -70,29 +69,6 @@ def test_names_of_no_device(names: str) -> None:
 def test_nothing_works_with_none_of_these(flag: str) -> None:
     with pytest.raises(StartError, match=flag):
         parse([flag, "0"], {})
-
-
-def test_precisions_and_graphs() -> None:
-    assert parse([], {}).precision is Precision.FLOAT32
-    assert parse(["--precision", "bf16"], {}).precision is Precision.BF16
-    config = parse(["--devices", "cpu,cuda:1", "--graphs", "8"], {"METANAS_PRECISION": "tf32"})
-    assert (config.precision, config.graphs) == (Precision.TF32, 8)
-
-
-@pytest.mark.parametrize(
-    ("flags", "variables"),
-    [
-        (["--graphs", "8", "--devices", "cpu"], {}),
-        (["--graphs", "-1", "--devices", "cuda"], {}),
-        ([], {"METANAS_PRECISION": "half"}),
-    ],
-)
-def test_precisions_and_graphs_that_make_no_sense(
-    flags: list[str], variables: dict[str, str]
-) -> None:
-    with pytest.raises(StartError) as caught:
-        parse(flags, variables)
-    assert caught.value.reason == "CONFIG_INVALID"
 
 
 def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,15 +9,9 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from metanas.adaptation.engine import Engine
-from metanas.adaptation.scheduler import make_model
-from metanas.checkpoint import load_checkpoint
-from metanas.spec.examples import Example
-from metanas.spec.precision import Precision
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from tests.server.calls import (
     CANCELLED,
@@ -209,24 +203,6 @@ def test_folders_that_do_not_do(checkpoints: Path, tmp_path: Path) -> None:
     assert answer.returncode == 1
     assert "there is no checkpoint in" in answer.stderr
     assert "Traceback" not in answer.stderr
-
-
-def test_the_precision_of_the_workers(checkpoints: Path, tmp_path: Path) -> None:
-    with serving(checkpoints, tmp_path / "data", "--precision=bf16") as server:
-        *_, last = server.api.adapt(spec(seed=3), images())
-    loaded = load_checkpoint(checkpoints / "grey")
-    given = [
-        Example(
-            each.label.decode(),
-            np.frombuffer(each.tensor.data, np.uint8).reshape(tuple(each.tensor.shape)),
-        )
-        for each in images()
-    ]
-    made = {
-        precision: make_model(loaded, given, seed=3, engine=Engine(precision=precision)).sha256
-        for precision in (Precision.FLOAT32, Precision.BF16)
-    }
-    assert last.chunk.sha256 == made[Precision.BF16] != made[Precision.FLOAT32]
 
 
 def test_a_device_that_is_not_there(checkpoints: Path, tmp_path: Path) -> None:

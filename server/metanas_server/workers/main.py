@@ -13,7 +13,6 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
-from metanas.adaptation.engine import engine_for
 from metanas.adaptation.job import AdaptedModel, Job, Progress
 from metanas.adaptation.scheduler import StackLimits, Workbench
 from metanas.checkpoint import Checkpoint, load_checkpoint
@@ -71,8 +70,7 @@ class Worker:
         self._beat = setup.beat
         self._connection, self._told = connection, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
-        engine = engine_for(torch.device(setup.device), setup.precision, setup.graphs)
-        self._bench = Workbench(stack, engine, setup.threads)
+        self._bench = Workbench(stack, setup.threads)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
@@ -201,9 +199,6 @@ def check_device(name: str) -> None:
     if (device.index or 0) >= found:
         message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
         raise StartError("DEVICE_MISSING", message)
-    # cuDNN's default is TF32 for convolutions alone. Steps have it as --precision says; the rest,
-    # trunks and statistics, goes without
-    torch.backends.cudnn.allow_tf32 = False
 
 
 def _load(setup: Setup) -> dict[str, Checkpoint]:

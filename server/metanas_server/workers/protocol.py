@@ -14,7 +14,6 @@ from metanas.errors import MetanasError
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
-from metanas.spec.precision import Precision
 from metanas_server.errors import ServiceError
 
 
@@ -33,8 +32,6 @@ class Setup:
     stack_images: most support images of a step that several jobs take together.
     stack_bytes: most bytes of activations of the same.
     beat: seconds between two signs of life of a worker that has nothing to do.
-    precision: what the products of a step are computed in.
-    graphs: most steps that are kept as CUDA graphs, on a GPU.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
     """
 
@@ -45,8 +42,6 @@ class Setup:
     stack_images: int
     stack_bytes: int
     beat: float
-    precision: Precision = Precision.FLOAT32
-    graphs: int = 0
     load: Load | None = None
 
 
