@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from metanas_client import __version__
 from metanas_client.cli import adapting, arguments, evaluating, files, server
 from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, READER_GONE, exit_code
-from metanas_client.cli.screen import Screen
+from metanas_client.cli.parser import Parser
+from metanas_client.cli.screen import Screen, accept_every_character
 from metanas_client.errors import ClientError
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="metanas",
         description="Adapts meta-trained networks to a handful of labelled images.",
         epilog=EXPLAINED,
@@ -32,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    accept_every_character()
     given = parser().parse_args(argv)
     screen = Screen(as_json=given.json)
     try:

@@ -10,13 +10,15 @@ from types import TracebackType
 from typing import Self
 
 from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE, Connection
-from metanas_client.convert import Job
+from metanas_client.checks import check_sizes, choose_checkpoint
+from metanas_client.convert import Job, spec_message
 from metanas_client.errors import (
     AdaptationCancelled,
     AdaptationFailed,
     ClientError,
     ForkedProcess,
     InvalidInput,
+    NotFound,
     TimedOut,
     Violation,
     error_for,
@@ -25,6 +27,7 @@ from metanas_client.model import Model
 from metanas_client.resources import (
     AdaptationInfo,
     Checkpoint,
+    Limits,
     ModelInfo,
     Option,
     Progress,
@@ -78,6 +81,7 @@ class AsyncClient:
             keepalive=keepalive,
         )
         self._opened: Calls | None = None
+        self._known: list[Checkpoint] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -130,9 +134,11 @@ class AsyncClient:
             request_id=request_id or str(uuid.uuid4()),
             timeout=timeout,
         )
+        spec = spec_message(job)
+        check_sizes(examples, await self._limits(checkpoint))
         calls = self._calls()
         try:
-            info = await calls.create_adaptation(job)
+            info = await calls.create_adaptation(spec, examples)
         except InvalidInput as error:
             raise name_sources(error, examples) from error
         return AsyncAdaptation(calls, info, examples)
@@ -167,6 +173,13 @@ class AsyncClient:
     async def delete_model(self, name: str) -> None:
         """Delete a model on the server."""
         await self._calls().delete_model(qualified("models", name))
+
+    async def _limits(self, checkpoint: str) -> Limits:
+        try:
+            return choose_checkpoint(self._known, checkpoint).limits
+        except (NotFound, InvalidInput):
+            self._known = await self.checkpoints()
+        return choose_checkpoint(self._known, checkpoint).limits
 
     def _calls(self) -> Calls:
         # at the first call and not before: a channel belongs to the loop that runs then

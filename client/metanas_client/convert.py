@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from difflib import get_close_matches
 
 from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
@@ -21,6 +20,7 @@ from metanas_client.resources import (
     State,
 )
 from metanas_client.support import RawImage, SupportExample, SupportSet
+from metanas_client.text import did_you_mean
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -189,9 +189,8 @@ def _checked_option(name: str, value: Option) -> Option:
     field = f"options.{name}"
     kind = OPTION_TYPES.get(name)
     if kind is None:
-        near = get_close_matches(name, OPTION_TYPES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(OPTION_TYPES)}"
-        raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option; {hint}")
+        hint = did_you_mean(name, OPTION_TYPES) or f" Known: {', '.join(OPTION_TYPES)}"
+        raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option.{hint}")
     if type(value) is not kind and not (kind is float and type(value) is int):
         expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
         raise InvalidInput.single(field, "OPTION_TYPE", f"must be {expected}, not {value!r}")

@@ -29,7 +29,10 @@ tree. Nothing of the transport gets past it.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-SHOWN_VIOLATIONS = 5
+from metanas_client.text import printable
+
+SHOWN_VIOLATIONS = 50
+"""Most wrong things that the text of an error lists; `violations` has them all."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class InvalidInput(ClientError):
         self.violations = tuple(violations)
         if not self.violations:
             raise ValueError("InvalidInput needs at least one violation")
-        shown = [str(violation) for violation in self.violations[:SHOWN_VIOLATIONS]]
+        shown = [printable(str(violation)) for violation in self.violations[:SHOWN_VIOLATIONS]]
         if len(self.violations) > SHOWN_VIOLATIONS:
             shown.append(f"and {len(self.violations) - SHOWN_VIOLATIONS} more")
         super().__init__(self.violations[0].reason, "\n".join(shown))
@@ -88,8 +91,12 @@ class Unavailable(ClientError):
 
     def __init__(self, address: str, detail: str, advice: str = "") -> None:
         self.address = address
-        message = f"no MetaNAS server answers at {address} ({detail}). {advice}"
-        super().__init__("UNAVAILABLE", message.rstrip())
+        start = (
+            f"Start one with `metanas-server --checkpoints meta_checkpoints --listen {address}`, "
+            "or name another with --server or METANAS_SERVER."
+        )
+        message = f"no MetaNAS server answers at {address} ({detail}). {advice or start}"
+        super().__init__("UNAVAILABLE", message)
 
 
 class Refused(ClientError):

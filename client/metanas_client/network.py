@@ -11,10 +11,6 @@ PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 """The first of these that is set names the proxy, as in gRPC itself."""
 NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 LARGEST_PORT = 65_535
-START = (
-    "Start a server with `metanas-server --checkpoints meta_checkpoints --listen {address}`, "
-    "or name another one with --server or METANAS_SERVER."
-)
 
 
 def check_address(address: str) -> None:
@@ -75,7 +71,7 @@ def proxy_for(address: str, environment: Mapping[str, str]) -> tuple[str, str] |
 def advice(
     address: str, detail: str, *, secure: bool, certificate: bool, proxy: tuple[str, str] | None
 ) -> str:
-    """Say what to do about a server that cannot be reached.
+    """Say what to do about a server that cannot be reached; empty if the detail tells nothing.
 
     Args:
         address: of the server.
@@ -101,7 +97,7 @@ def advice(
             "The server closed the connection, as a server with TLS does: add --tls, or --ca with "
             "the certificate of its authority."
         )
-    return START.format(address=address)
+    return ""
 
 
 def _bad_address(message: str) -> InvalidInput:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from metanas_client.errors import InvalidInput, Violation
+from metanas_client.text import did_you_mean_file
 
 Image: TypeAlias = object
 """A path, the bytes of an encoded image, or an array: uint8 (H, W, C) or (H, W), or float32/float64
@@ -19,9 +20,9 @@ Support: TypeAlias = "str | os.PathLike[str] | Mapping[str, object] | Iterable[t
 """A folder with one sub-folder a class; class -> images (a sequence of images, or one array
 (N, H, W, C)); or (class, image) pairs."""
 
-MAX_VIOLATIONS = 20
 FLOATS = {"f", "d"}
-LEFT_BY_FILE_MANAGERS = {"thumbs.db", "desktop.ini"}
+LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
+"""Files and folders that operating systems leave beside images, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -86,29 +87,32 @@ def read_folder(folder: Path) -> SupportSet:
     """
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
+        hint = "" if folder.exists() else did_you_mean_file(folder)
         raise InvalidInput.single(
             "support",
             "FOLDER_MISSING",
-            f"{folder} {what}; a support set is a folder with one sub-folder of images a class",
+            f"{folder} {what}; a support set is a folder with one sub-folder of images a class."
+            f"{hint}",
         )
     bad: list[Violation] = []
     classes: list[bytes] = []
     examples: list[SupportExample] = []
-    for entry in _visible(folder):
+    for entry in visible(folder):
         if not entry.is_dir():
             bad.append(_layout(entry, "lies beside the class folders; move it into one of them"))
             continue
         label = os.fsencode(entry.name)
         classes.append(label)
-        for path in _visible(entry):
-            if path.is_file():
-                examples.append(SupportExample(label, _read_file(path), str(path)))
-            else:
-                bad.append(
-                    _layout(path, "is no file; a class folder holds images and nothing else")
-                )
+        for path in visible(entry):
+            if not path.is_file():
+                bad.append(_layout(path, "is no file; a class folder holds only images"))
+                continue
+            try:
+                examples.append(SupportExample(label, _read_file(path, "support"), str(path)))
+            except InvalidInput as error:
+                bad += error.violations
     if bad:
-        raise InvalidInput(bad[:MAX_VIOLATIONS])
+        raise InvalidInput(bad)
     return SupportSet(tuple(classes), tuple(examples))
 
 
@@ -189,7 +193,7 @@ def _example(label: bytes, image: Image, field: str) -> SupportExample:
     match image:
         case str() | os.PathLike():
             path = Path(image)
-            return SupportExample(label, _read_file(path), str(path))
+            return SupportExample(label, _read_file(path, field), str(path))
         case bytes() | bytearray():
             return SupportExample(label, bytes(image), None)
         case RawImage():
@@ -223,15 +227,22 @@ def _little_endian_float32(view: memoryview) -> bytes:
     return array.array("f", array.array("d", view.tobytes())).tobytes()
 
 
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, field: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         why = error.strerror or str(error)
-        raise InvalidInput((Violation("support", "FILE_UNREADABLE", why, str(path)),)) from error
+        if not path.exists():
+            why += did_you_mean_file(path).replace(" Did", ". Did")
+        raise InvalidInput((Violation(field, "FILE_UNREADABLE", why, str(path)),)) from error
 
 
-def _visible(folder: Path) -> list[Path]:
+def visible(folder: Path) -> list[Path]:
+    """Return the entries of a folder by name, without hidden files and litter.
+
+    Raises:
+        InvalidInput: FILE_UNREADABLE.
+    """
     try:
         names = [entry for entry in folder.iterdir() if not _hidden(entry.name)]
     except OSError as error:
@@ -241,7 +252,7 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LEFT_BY_FILE_MANAGERS
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def _layout(path: Path, message: str) -> Violation:

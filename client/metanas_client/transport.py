@@ -12,6 +12,7 @@ from metanas_client import convert
 from metanas_client.channel import Connection, broken, open_channel, translate
 from metanas_client.errors import DownloadDamaged, ServerFault
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress
+from metanas_client.support import SupportSet
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -41,21 +42,20 @@ class Calls:
         """Close the channel; calls under way end with an error."""
         await self._channel.close()
 
-    async def create_adaptation(self, job: convert.Job) -> AdaptationInfo:
+    async def create_adaptation(self, spec: convert.Spec, support: SupportSet) -> AdaptationInfo:
         """Send a support set, once more if the connection breaks: the request id allows it."""
-        spec = convert.spec_message(job)
         try:
-            return await self._create(spec, job)
+            return await self._create(spec, support)
         except grpc.aio.AioRpcError as error:
             # gRPC repeats by itself only what fits its buffer. Nobody listens: give up.
             unreachable = grpc.ChannelConnectivity.TRANSIENT_FAILURE
             if not broken(error) or self._channel.get_state() == unreachable:
                 raise translate(error, self._connection) from error
         with self._translated():
-            return await self._create(spec, job)
+            return await self._create(spec, support)
 
-    async def _create(self, spec: convert.Spec, job: convert.Job) -> AdaptationInfo:
-        requests = convert.create_requests(spec, job.support)
+    async def _create(self, spec: convert.Spec, support: SupportSet) -> AdaptationInfo:
+        requests = convert.create_requests(spec, support)
         reply = await self._adaptations.CreateAdaptation(requests, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 

@@ -17,11 +17,19 @@ NOBODY = "127.0.0.1:1"  # a reserved port: nothing listens there
 
 
 def metanas(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return metanas_in(None, *arguments, **environment)
+
+
+def metanas_in(
+    folder: Path | None, *arguments: object, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "metanas_client", *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
+        cwd=folder,
         env={**ENVIRONMENT, **environment},
     )
 
@@ -87,7 +95,6 @@ def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> 
         "certificate and private key": ["checkpoints", *here, "--cert", text],
         "No such file": ["checkpoints", *here, "--ca", tmp_path / "none.pem"],
         "damaged": ["predict", model_file, text],
-        "text.png": ["predict", model_file, draw(tmp_path / "good.png", 0), text],
         "cannot be loaded": ["verify", text],
         "cannot read": ["show", tmp_path / "none.onnx"],
         "ends in .svg": ["show", model_file, "--picture", tmp_path / "x.gif"],
@@ -129,6 +136,82 @@ def test_a_model_file_is_shown_verified_and_used_without_a_server(
         {"image", "label", "confidence", "probabilities"},
         {"image", "label", "confidence", "probabilities"},
     ]
+
+
+def test_a_file_that_exists_is_replaced_on_demand_only(
+    server: str, folder: Path, model_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.onnx"
+    out.write_text("mine")
+    commands: list[list[object]] = [
+        ["adapt", folder, "--out", out, "--server", NOBODY],
+        ["models", "get", "x", "--out", out, "--server", NOBODY],
+        ["evaluate", "--data", folder, "--out", out, "--server", NOBODY],
+    ]
+    for command in commands:
+        done = metanas(*command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "add --force" in done.stderr
+    assert out.read_text() == "mine"
+    assert metanas("adapt", folder, "--out", out, "--force", "--server", server).returncode == 0
+    picture = tmp_path / "c.svg"
+    assert metanas("show", model_file, "--picture", picture).returncode == 0
+    assert "add --force" in metanas("show", model_file, "--picture", picture).stderr
+    assert metanas("show", model_file, "--picture", picture, "--force").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["adapt", "x", "--sede", "1"], ["usage: metanas adapt", "Did you mean --seed?"]),
+        (["models", "list", "--limt=3"], ["usage: metanas models list", "Did you mean --limit?"]),
+        (["adpt", "x"], ["usage: metanas", "Did you mean adapt?"]),
+        (["models", "lst"], ["usage: metanas models", "Did you mean list?"]),
+        (["show", "modle.onnx"], ["Did you mean model.onnx?"]),
+        (["adapt", "suport", "--out", "new.onnx"], ["Did you mean support?"]),
+    ],
+)
+def test_a_slip_of_the_pen_is_answered_with_a_suggestion(
+    arguments: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "support").mkdir()
+    done = metanas_in(tmp_path, *arguments)
+    assert done.returncode == 2
+    for text in expected:
+        assert text in done.stderr
+
+
+def test_piped_tables_are_a_line_a_row(server: str) -> None:
+    done = metanas("checkpoints", "--server", server, COLUMNS="20")
+    head, *rows = done.stdout.splitlines()
+    assert head.split("\t") == ["name", "input", "cells", "parameters", "what it is for"]
+    assert [len(row.split("\t")) for row in rows] == [5]
+
+
+def test_any_label_survives_any_console(server: str, tmp_path: Path) -> None:
+    support = class_folders(tmp_path / "support", 2, 2)
+    (support / "class0").rename(support / "кот😀")
+    (support / "class1").rename(support / "b\x1b[31m")
+    out = tmp_path / "m.onnx"
+    for encoding in ("cp1252", "ascii", "utf-8"):
+        console = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+        done = metanas("adapt", support, "--out", out, "--force", "--server", server, **console)
+        assert (done.returncode, done.stderr) == (0, "")
+        shown = metanas("show", out, **console)
+        assert shown.returncode == 0
+        assert "\x1b" not in shown.stdout
+        assert "b\\x1b[31m" in shown.stdout
+        as_json = metanas("show", out, "--json", **console)
+        assert json.loads(as_json.stdout)["labels"] == ["b\x1b[31m", "кот😀"]
+        assert as_json.stdout.isascii()
+
+
+def test_the_first_accuracy_is_the_honest_one(server: str, folder: Path, tmp_path: Path) -> None:
+    done = metanas("adapt", folder, "--out", tmp_path / "m.onnx", "--server", server)
+    named = [line for line in done.stdout.splitlines() if "accuracy" in line.split("\t")[0]]
+    assert named[0].startswith("leave-one-out accuracy\t")
+    assert named[1].startswith("accuracy on training views")
 
 
 def test_a_reader_that_has_gone_is_no_error_with_a_traceback(model_file: Path) -> None:
@@ -180,7 +263,7 @@ def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) 
     assert metanas("models", "get", made["model"], "--out", again, *here).returncode == 0
     assert again.read_bytes() == out.read_bytes()
     assert metanas("models", "delete", made["model"], *here).returncode == 0
-    gone = metanas("models", "get", made["model"], "--out", again, *here)
+    gone = metanas("models", "get", made["model"], "--out", again, "--force", *here)
     assert (gone.returncode, json.loads(gone.stderr)["error"]["reason"]) == (4, "UNKNOWN_MODEL")
 
     known = json.loads(metanas("checkpoints", *here).stdout)

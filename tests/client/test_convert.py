@@ -23,7 +23,7 @@ def test_every_option_of_the_contract_can_be_set() -> None:
 
 
 def test_an_option_with_a_typing_error_gets_a_suggestion() -> None:
-    with pytest.raises(InvalidInput, match="did you mean tuning_steps"):
+    with pytest.raises(InvalidInput, match="Did you mean tuning_steps"):
         convert.spec_message(job(tunning_steps=1))
 
 

@@ -24,6 +24,7 @@ EXPORTED = [
     "Conflict",
     "DatasetError",
     "DownloadDamaged",
+    "ForkedProcess",
     "InputSpec",
     "InvalidInput",
     "JournalMismatch",

@@ -117,14 +117,13 @@ def test_tls_against_a_server_without_is_said(server: str) -> None:
         ("CERTIFICATE_VERIFY_FAILED", True, False, "--ca"),
         ("Socket closed", True, False, "--cert"),
         ("Socket closed", False, False, "--tls"),
-        ("Connection refused", False, False, "metanas-server --checkpoints"),
-        ("Connection refused", True, True, "metanas-server --checkpoints"),
     ],
 )
 def test_the_advice_fits_the_failure(
     detail: str, secure: bool, certificate: bool, expected: str
 ) -> None:
     assert expected in advice("h:1", detail, secure=secure, certificate=certificate, proxy=None)
+    assert advice("h:1", "refused", secure=secure, certificate=certificate, proxy=None) == ""
 
 
 @pytest.mark.parametrize(

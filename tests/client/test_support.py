@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metanas_client import InvalidInput
 from metanas_client.support import RawImage, Support, image_list, raw_images, read_support
-from tests.client.conftest import draw
+from tests.client.conftest import class_folders, draw
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=4, min_side=0, max_side=5)
 IMAGES = arrays.arrays(dtype=np.uint8, shape=SHAPES) | arrays.arrays(
@@ -90,6 +90,25 @@ def test_paths_and_bytes_are_sent_as_they_lie_on_disk(tmp_path: Path) -> None:
 def test_a_folder_name_that_is_no_utf8_reaches_the_server_as_it_is(tmp_path: Path) -> None:
     os.mkdir(os.fsencode(tmp_path) + b"/\xff\xfe")
     assert read_support(tmp_path).classes == (b"\xff\xfe",)
+
+
+def test_all_bad_files_are_named_at_once(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path, 2, 30)
+    for name in ("class0/broken.png", "class1/broken.png"):
+        (folder / name).symlink_to(tmp_path / "nowhere.png")
+    for index in range(30):
+        draw(tmp_path / f"loose{index}.png", 0)
+    with pytest.raises(InvalidInput) as caught:
+        read_support(tmp_path)
+    assert len(caught.value.violations) == 32
+
+
+@pytest.mark.parametrize("name", ["__MACOSX", "@eaDir", "Icon\r", "$RECYCLE.BIN"])
+def test_the_litter_of_operating_systems_is_skipped(tmp_path: Path, name: str) -> None:
+    class_folders(tmp_path, 2, 1)
+    draw(tmp_path / name / "x.png", 0)
+    draw(tmp_path / "class0" / name / "x.png", 0)
+    assert len(read_support(tmp_path).examples) == 2
 
 
 def test_files_in_the_wrong_place_are_all_named(tmp_path: Path) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import OK
-from metanas_client.cli.screen import Screen, number, percent, size
-from metanas_client.errors import NotWritable
+from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.screen import Screen
 from metanas_client.model import Model
 from metanas_client.resources import Progress
 from metanas_client.sync import Adaptation, Client
+from metanas_client.text import number, percent, size
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -26,6 +27,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
     )
+    add_force(parser)
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
     parser.add_argument("--request-id", help="the same id never costs the work twice")
@@ -37,7 +39,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 
 def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
-    check_folder(arguments.out)
+    check_output(arguments.out, force=arguments.force)
     with Client(**shared.connection(arguments)) as client:
         adaptation = client.adapt(
             arguments.folder,
@@ -59,14 +61,6 @@ def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         show(model, arguments.out, screen)
     return OK
-
-
-def check_folder(out: Path) -> None:
-    """Refuse, before any work is done, a file that cannot be written."""
-    if out.is_dir():
-        raise NotWritable("NOT_WRITABLE", f"cannot write {out}: it is a folder; name a file")
-    if not out.parent.is_dir():
-        raise NotWritable("NOT_WRITABLE", f"cannot write {out}: there is no folder {out.parent}")
 
 
 def follow(adaptation: Adaptation, screen: Screen) -> None:
@@ -96,10 +90,10 @@ def show(model: Model, out: Path, screen: Screen) -> None:
         ("model", model.name),
         ("file", f"{out} ({size(len(model.onnx))})"),
         ("classes", str(len(model.labels))),
-        ("accuracy on views of the support set", percent(report.get("accuracy"))),
+        ("leave-one-out accuracy", percent(report.get("leave_one_out"))),
+        ("accuracy on training views", percent(report.get("accuracy"))),
         ("the same with the soft supernet", percent(report.get("accuracy_soft"))),
         ("the same right after pruning", percent(report.get("accuracy_pruned"))),
-        ("leave-one-out accuracy", percent(report.get("leave_one_out"))),
         ("edges unlike the checkpoint's", number(report.get("meta_genotype_distance"))),
         ("parameters", number(report.get("parameters"))),
         ("multiply-adds an image", number(report.get("macs"))),

@@ -10,15 +10,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from metanas_client.aio import AsyncClient
+from metanas_client.checks import choose_checkpoint
 from metanas_client.cli import arguments as shared
-from metanas_client.cli.adapting import check_folder
 from metanas_client.cli.exits import OK
-from metanas_client.cli.screen import Screen, number, percent, size
-from metanas_client.errors import InvalidInput, NotFound
+from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.screen import Screen
+from metanas_client.errors import InvalidInput
 from metanas_client.evaluation.journal import Journal
 from metanas_client.extras import needs
 from metanas_client.model import write_atomically
 from metanas_client.resources import Checkpoint
+from metanas_client.text import number, percent, size
 
 if TYPE_CHECKING:
     from metanas_client.evaluation.sampling import Sampler
@@ -52,6 +54,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add("--concurrency", type=int, default=4, metavar="N", help="episodes at a time (4)")
     add("--out", type=Path, metavar="FILE.json", help="write everything measured as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the figures into a .svg, .png or .pdf")
+    add_force(parser)
     add("--restart", action="store_true", help="forget the journal and begin anew")
     add("--keep", action="store_true", help="leave the models on the server")
     shared.add_options(parser)
@@ -100,7 +103,7 @@ async def _run(
     from metanas_client.evaluation.evaluate import evaluate as run_episodes
 
     async with AsyncClient(**shared.connection(arguments)) as client:
-        checkpoint = await _checkpoint(client, arguments.checkpoint)
+        checkpoint = choose_checkpoint(await client.checkpoints(), arguments.checkpoint)
         journal = _journal(arguments, sampler, checkpoint, stack)
         plan = Plan(
             checkpoint=checkpoint.name,
@@ -120,25 +123,13 @@ async def _run(
     return journal
 
 
-async def _checkpoint(client: AsyncClient, name: str) -> Checkpoint:
-    if name:
-        return await client.checkpoint(name)
-    found = await client.checkpoints()
-    if not found:
-        raise NotFound("UNKNOWN_CHECKPOINT", "the server has no checkpoint")
-    if len(found) > 1:
-        names = ", ".join(one.name for one in found)
-        raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", f"name one of: {names}")
-    return found[0]
-
-
 def _journal(
     arguments: argparse.Namespace, sampler: "Sampler", checkpoint: Checkpoint, stack: ExitStack
 ) -> Journal:
     if arguments.out is None:
         path = Path(stack.enter_context(TemporaryDirectory())) / "journal.jsonl"
     else:
-        path = arguments.out.with_name(arguments.out.name + JOURNAL_ENDING)
+        path = _journal_of(arguments.out)
     if arguments.restart:
         path.unlink(missing_ok=True)
     settings = {
@@ -157,13 +148,20 @@ def _journal(
     return stack.enter_context(Journal(path, settings))
 
 
+def _journal_of(out: Path) -> Path:
+    return out.with_name(out.name + JOURNAL_ENDING)
+
+
 def _check(arguments: argparse.Namespace) -> None:
     for name in ("episodes", "concurrency"):
         if vars(arguments)[name] < 1:
             raise InvalidInput.single(f"--{name}", "OUT_OF_RANGE", "must be at least 1")
-    for path in (arguments.out, arguments.plot):
+    out = arguments.out
+    # with a journal beside it, the same command goes on and may replace what it wrote
+    resumed = out is not None and _journal_of(out).exists()
+    for path in (out, arguments.plot):
         if path is not None:
-            check_folder(path)
+            check_output(path, force=arguments.force or resumed)
     if arguments.plot is not None:
         with needs("plot"):
             from metanas_client.figures import check_format

@@ -1,26 +1,45 @@
 """`metanas predict`, `show` and `verify`: what can be done with a model file, without a server."""
 
 import argparse
+import csv
 import json
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metanas_client.cli import arguments as shared
-from metanas_client.cli.exits import CHECK_FAILED, OK
-from metanas_client.cli.screen import Screen, percent, size
+from metanas_client.cli.exits import BAD_INPUT, CHECK_FAILED, OK
+from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.screen import Screen
+from metanas_client.errors import InvalidInput, Violation
 from metanas_client.extras import needs
 from metanas_client.onnx import cells
+from metanas_client.support import visible
+from metanas_client.text import percent, size
 
 if TYPE_CHECKING:
-    from metanas_client.onnx.model_file import ModelFile
+    from metanas_client.onnx.model_file import ModelFile, Prediction
 
 
 def add_commands(commands: Any) -> None:
     """Declare the commands."""
-    parser = commands.add_parser("predict", help="classify images with a model file")
+    parser = commands.add_parser(
+        "predict",
+        help="classify images with a model file",
+        description="Classifies images one after the other, so that memory does not grow with "
+        "their number. An image that cannot be read is listed, the others are classified all the "
+        "same, and the exit code is 2.",
+    )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="a file, a folder, or a pattern such as '*.jpg'"
+    )
+    parser.add_argument(
+        "--csv", action="store_true", help="print CSV with the probabilities of all classes"
+    )
     shared.add_json(parser)
     parser.set_defaults(run=predict)
 
@@ -29,6 +48,7 @@ def add_commands(commands: Any) -> None:
     parser.add_argument(
         "--picture", type=Path, metavar="FILE", help="draw the cells into a .svg, .png or .pdf"
     )
+    add_force(parser)
     shared.add_json(parser)
     parser.set_defaults(run=show)
 
@@ -46,14 +66,55 @@ def add_commands(commands: Any) -> None:
 
 def predict(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas predict`."""
-    found = _open(arguments.model).predict(arguments.images)
-    named = list(zip(map(str, arguments.images), found, strict=True))
+    model = _open(arguments.model)
+    found, bad = classify(model, image_files(arguments.images))
     if screen.as_json:
-        screen.json([{"image": name, **asdict(prediction)} for name, prediction in named])
-    else:
-        rows = [(name, one.label, percent(one.confidence)) for name, one in named]
+        good = [{"image": name, **asdict(one)} for name, one in found]
+        refused = [
+            {"image": v.source, "error": {"reason": v.reason, "message": v.message}} for v in bad
+        ]
+        screen.json([*good, *refused])
+    elif arguments.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "class", "confidence", *model.labels])
+        for name, one in found:
+            writer.writerow([name, one.label, one.confidence, *one.probabilities.values()])
+    elif found:
+        rows = [(name, one.label, percent(one.confidence)) for name, one in found]
         screen.table(("image", "class", "confidence"), rows)
-    return OK
+    if bad and not screen.as_json:
+        lines = [f"{violation.source}: {violation.message}" for violation in bad]
+        screen.complaint(
+            "\n".join([f"{len(bad)} of {len(bad) + len(found)} images failed:", *lines])
+        )
+    return BAD_INPUT if bad else OK
+
+
+def image_files(names: Iterable[str]) -> Iterator[Path]:
+    """Yield the files that names stand for: files, folders with all below them, and patterns."""
+    for name in names:
+        path = Path(name)
+        if path.is_dir():
+            yield from _files_below(path)
+        elif not path.exists() and (matches := sorted(glob(name, recursive=True))):
+            yield from map(Path, matches)
+        else:
+            yield path
+
+
+def classify(
+    model: "ModelFile", paths: Iterable[Path]
+) -> tuple[list[tuple[str, "Prediction"]], list[Violation]]:
+    """Classify images one at a time; return the predictions, and the images that failed."""
+    found: list[tuple[str, Prediction]] = []
+    bad: list[Violation] = []
+    for path in paths:
+        try:
+            found += [(str(path), one) for one in model.predict([path])]
+        except InvalidInput as error:
+            first = error.violations[0]
+            bad.append(Violation("images", first.reason, first.message, str(path)))
+    return found, bad
 
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -62,6 +123,7 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
     if arguments.picture is not None:
         with needs("plot"):
             from metanas_client.figures import draw_cells
+        check_output(arguments.picture, force=arguments.force)
         draw_cells(model.cells, arguments.picture)
     if screen.as_json:
         picture = None if arguments.picture is None else str(arguments.picture)
@@ -87,6 +149,14 @@ def verify(arguments: argparse.Namespace, screen: Screen) -> int:
         rows = [(one.name, "ok" if one.passed else "FAILED", one.detail) for one in checks]
         screen.table(("check", "", "found"), rows)
     return OK if all(check.passed for check in checks) else CHECK_FAILED
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for entry in visible(folder):
+        if entry.is_dir():
+            yield from _files_below(entry)
+        else:
+            yield entry
 
 
 def _open(path: Path) -> "ModelFile":

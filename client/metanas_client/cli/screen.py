@@ -1,48 +1,56 @@
-"""What commands print with: tables for people, JSON for programs, progress bars on a terminal.
+"""Output of the commands: tables for people, JSON for programs, progress bars on a terminal.
 
-Results go to the standard output; errors and progress to the standard error.
+Results go to the standard output; errors and progress go to the standard error. Tables are drawn
+only at a terminal, with the extra "cli"; elsewhere a row is a line, with tabs between its cells.
 """
 
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
+from importlib.util import find_spec
+from typing import TextIO, TypeAlias
 
 from metanas_client.errors import ClientError, InvalidInput
-from metanas_client.extras import needs
+from metanas_client.text import printable
 
 Advance: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+"""Called with the work that is being done, how much of it is done, and how much there is in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """Where a command shows what it has found. Tables need the extra "cli", JSON does not."""
+    """The output of one command."""
 
     as_json: bool
     """Print one JSON document and nothing else."""
 
     def json(self, value: object) -> None:
-        """Print a JSON document."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        """Print a JSON document in ASCII, which every console and every reader takes."""
+        print(json.dumps(value, indent=2))
 
     def text(self, line: str) -> None:
         """Print a line for people."""
-        print(line)
+        print(printable(line))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
         """Print a table."""
-        with needs("cli"):
-            from rich.console import Console
-            from rich.table import Table
-            from rich.text import Text
+        safe = [[printable(cell) for cell in row] for row in rows]
+        if not _drawn(sys.stdout):
+            heads = [line for line in ([title], columns) if any(line)]
+            print("\n".join("\t".join(line) for line in [*heads, *safe]))
+            return
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
         table = Table(title=title or None, title_justify="left", show_header=any(columns))
         for index, column in enumerate(columns):
             table.add_column(column, overflow="fold", no_wrap=index == 0 and len(columns) > 2)
-        for row in rows:
-            table.add_row(*(Text(cell) for cell in row))  # as Text, brackets are no markup
+        for row in safe:
+            table.add_row(*map(Text, row))  # as Text, brackets are no markup
         Console().print(table)
 
     def facts(self, rows: Sequence[tuple[str, str]], title: str = "") -> None:
@@ -52,7 +60,7 @@ class Screen:
     def error(self, error: ClientError) -> None:
         """Print an error to the standard error, as JSON where JSON was asked for."""
         if not self.as_json:
-            print(f"metanas: {error}", file=sys.stderr)
+            self.complaint(str(error))
             return
         violations = error.violations if isinstance(error, InvalidInput) else ()
         document = {
@@ -60,45 +68,40 @@ class Screen:
             "message": error.message,
             "violations": [asdict(violation) for violation in violations],
         }
-        print(json.dumps({"error": document}, ensure_ascii=False), file=sys.stderr)
+        print(json.dumps({"error": document}), file=sys.stderr)
+
+    def complaint(self, text: str) -> None:
+        """Print lines to the standard error."""
+        lines = "\n".join(printable(line) for line in text.split("\n"))
+        print(f"metanas: {lines}", file=sys.stderr)
 
     @contextmanager
     def progress(self) -> Iterator[Advance]:
-        """A progress bar while the block runs, if somebody is watching."""
-        if not sys.stderr.isatty():
+        """Show a progress bar while the block runs, at a terminal."""
+        if not _drawn(sys.stderr):
             yield lambda what, done, total: None
             return
-        with needs("cli"):
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-            from rich.progress import TimeElapsedColumn as Elapsed
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed())
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+
+        words = TextColumn("{task.description}", markup=False)
+        columns = (words, BarColumn(), MofNCompleteColumn(), Elapsed())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task("waiting", total=None)
 
             def advance(what: str, done: int, total: int) -> None:
-                bar.update(task, description=what, completed=done, total=total or None)
+                bar.update(task, description=printable(what), completed=done, total=total or None)
 
             yield advance
 
 
-def percent(share: object) -> str:
-    """A share from 0 to 1 for people; a dash where there is none."""
-    return f"{100 * share:.1f} %" if isinstance(share, int | float) else "–"
+def accept_every_character() -> None:
+    """Let the consoles escape characters that their encoding lacks, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
-def number(value: object, unit: str = "") -> str:
-    """A number for people: whole ones with thousands separated, others with three digits."""
-    match value:
-        case bool() | None:
-            return "–"
-        case int():
-            return f"{value:,}{unit}".replace(",", " ")
-        case float():
-            return f"{value:.3g}{unit}"
-    return str(value)
-
-
-def size(value: float | None) -> str:
-    """A number of bytes for people."""
-    return "–" if value is None else f"{value / 1024:.0f} KiB"
+def _drawn(stream: TextIO) -> bool:
+    return stream.isatty() and find_spec("rich") is not None

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from metanas_client.cli import arguments as shared
-from metanas_client.cli.adapting import check_folder, describe, show
+from metanas_client.cli.adapting import describe, show
 from metanas_client.cli.exits import OK
-from metanas_client.cli.screen import Screen, number, size
+from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.screen import Screen
 from metanas_client.resources import Checkpoint, ModelInfo
 from metanas_client.sync import Client
+from metanas_client.text import number, size
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -29,6 +31,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
     )
+    add_force(parser)
     _finish(parser, environment, get_model)
     parser = actions.add_parser("delete", help="delete models")
     parser.add_argument("names", nargs="+", metavar="NAME")
@@ -61,7 +64,7 @@ def list_models(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def get_model(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas models get`."""
-    check_folder(arguments.out)
+    check_output(arguments.out, force=arguments.force)
     with Client(**shared.connection(arguments)) as client:
         model = client.model(arguments.name)
     model.save(arguments.out)

@@ -24,9 +24,13 @@ from metanas_client.errors import ModelFileError
 from metanas_client.onnx.cells import Cell, read_cells
 from metanas_client.onnx.images import load_images
 from metanas_client.support import Image
+from metanas_client.text import did_you_mean_file
 
 PREFIX = "metanas."
 NOT_PROVENANCE = {"labels", "genotype", "conformance", "input", "cells"}
+MAX_BATCH_PIXELS = 4_000_000
+"""Most pixels that run together: ONNX Runtime needs some 35 bytes for each. A larger image runs
+alone."""
 ONLY_ERRORS = 3  # ONNX Runtime's severity scale: 0 verbose to 4 fatal
 
 
@@ -101,7 +105,8 @@ class ModelFile:
             data = Path(path).read_bytes()
         except OSError as error:
             why = error.strerror or str(error)
-            raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}") from error
+            hint = did_you_mean_file(Path(path))
+            raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}.{hint}") from error
         return cls(data, source=str(path))
 
     @cached_property
@@ -190,9 +195,12 @@ class ModelFile:
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(loaded):
             by_shape[image.shape].append(index)
-        for indices in by_shape.values():
-            batch = np.stack([loaded[index] for index in indices])
-            logits[indices], probabilities[indices] = self.run(batch)
+        for (height, width, *_), same in by_shape.items():
+            most = max(1, MAX_BATCH_PIXELS // (height * width))
+            for first in range(0, len(same), most):
+                indices = same[first : first + most]
+                batch = np.stack([loaded[index] for index in indices])
+                logits[indices], probabilities[indices] = self.run(batch)
         return logits, probabilities
 
     def _prediction(self, row: NDArray[np.float32]) -> Prediction:

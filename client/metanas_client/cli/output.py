@@ -1,0 +1,35 @@
+"""Files that commands write: refused before the work is done, not after it."""
+
+import argparse
+import os
+from pathlib import Path
+
+from metanas_client.errors import NotWritable
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the switch that allows to replace a file."""
+    parser.add_argument("--force", action="store_true", help="replace a file that exists")
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        NotWritable: NOT_WRITABLE, or FILE_EXISTS without `force`.
+    """
+    if path.is_dir():
+        raise _not_writable(path, "it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise _not_writable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise _not_writable(path, f"the folder {path.parent} is read-only for this user")
+    if path.exists() and not path.is_file():
+        raise _not_writable(path, "it is no regular file; name a file")
+    if path.exists() and not force:
+        message = f"{path} exists already: name another file, or add --force to replace it"
+        raise NotWritable("FILE_EXISTS", message)
+
+
+def _not_writable(path: Path, why: str) -> NotWritable:
+    return NotWritable("NOT_WRITABLE", f"cannot write {path}: {why}")

@@ -1,0 +1,56 @@
+"""Text for people: numbers with units, names that are safe at a terminal, and suggestions."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+KB, MB = 1000, 1_000_000
+NOTHING = "–"
+
+
+def printable(text: str) -> str:
+    """Escape control characters and everything else that a terminal may not show as it is."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def percent(share: object) -> str:
+    """Format a share from 0 to 1; a dash where there is none."""
+    return f"{100 * share:.1f} %" if isinstance(share, int | float) else NOTHING
+
+
+def number(value: object) -> str:
+    """Format a number: whole ones with thousands separated, others with three digits."""
+    match value:
+        case bool() | None:
+            return NOTHING
+        case int():
+            return f"{value:,}".replace(",", " ")
+        case float():
+            return f"{value:.3g}"
+    return str(value)
+
+
+def size(value: float | None) -> str:
+    """Format a number of bytes as KB or MB."""
+    if value is None:
+        return NOTHING
+    if value < KB:
+        return f"{value:.0f} bytes"
+    return f"{value / KB:.0f} KB" if value < MB - KB / 2 else f"{value / MB:.1f} MB"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that is nearest, as a sentence; empty if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def did_you_mean_file(path: Path) -> str:
+    """Suggest the file or folder beside a missing path whose name is nearest."""
+    try:
+        names = [entry.name for entry in path.absolute().parent.iterdir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
