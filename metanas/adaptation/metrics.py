@@ -1,5 +1,6 @@
 """What can be said of an adaptation from its support set alone."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,15 @@ from metanas.util.work import Parts
 LARGE = 170 * 2**20
 """Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
 
+REPORT_VIEWS = "report views"
+"""Name of the stream of the views on which the report measures; the search draws from another."""
+
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """Make a generator for one purpose: streams of other names or seeds are independent of it."""
+    digest = hashlib.sha256(f"{name} {seed}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
 
 @dataclass(frozen=True)
 class Gap:
@@ -45,13 +55,12 @@ def gap(
     checkpoint: Checkpoint, params: Params, task: SupportSet, options: AdaptConfig, seed: int
 ) -> Gap:
     """Measure the gap on one batch of the support set, each image queried by a random view."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = next(batches_of(task.labels, options.batch_size, generator))
+    rows = next(batches_of(task.labels, options.batch_size, stream(seed, "report batch")))
     (images,) = upload([task.images[rows]], checkpoint.device)
     stored: Tensor | None = None
     if task.views is not None:
         (stored,) = upload([task.views[rows]], checkpoint.device)
-    views = draw_views(images, stored, checkpoint.card.augment, _seeded(seed))
+    views = draw_views(images, stored, checkpoint.card.augment, stream(seed, REPORT_VIEWS))
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
     # a stack of two tasks that differ in how they are mixed, unless that would take much memory
@@ -81,7 +90,9 @@ def _features(
     if count > 1:
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
     rows = Rows(len(x) // 2, count)
-    arguments = (torch.cat([x] * count), rows, PerTask(tuple(relaxations)), SHARE_THRESHOLD)
+    idle = torch.Generator()  # softmax and argmax draw nothing
+    mixing = PerTask(tuple(relaxations), (idle,) * count)
+    arguments = (torch.cat([x] * count), rows, mixing, SHARE_THRESHOLD)
     again = checkpoint.card.space.cells if by_edge else 0
     with checkpoint.using:
         out: Tensor = functional_call(
@@ -98,7 +109,7 @@ def view_accuracy(
 
     The second figure is the multiply-accumulates that the network takes for an image.
     """
-    right, macs, generator = 0.0, MacCounter(), _seeded(seed)
+    right, macs, generator = 0.0, MacCounter(), stream(seed, REPORT_VIEWS)
     count = at_once(task.images, classifier.shift_pixels)
     with macs.watching(classifier.network):
         for part in torch.arange(len(task.labels)).split(count):
@@ -179,10 +190,6 @@ class MacCounter:
         if weights:
             first = out[0] if isinstance(out, tuple) else out  # the stem hands its output on twice
             self.total += weights * (first.numel() // first.shape[1])
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

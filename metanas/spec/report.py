@@ -36,8 +36,12 @@ class Report:
     """Multiply-accumulates for one image, its shifted copies included."""
     onnx_bytes: int
     accuracy_soft: float
-    """Of the soft supernet after adaptation, on views of the support images, 0 to 1. It and the
-    next one look at each view once, whatever `shift_pixels`."""
+    """Accuracy of the soft supernet after adaptation, on views of the support images, 0 to 1.
+
+    The views come from a random stream that the search does not use. Behind a trunk they are among
+    the stored views, from which the search draws too. This figure and the next ignore
+    `shift_pixels`.
+    """
     accuracy_pruned: float
     """Of the pruned network with the same weights, on the same views."""
     accuracy: float

@@ -83,9 +83,14 @@ class Noisy:
 
 
 def gumbel_like(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard Gumbel noise of a shape, drawn where the generator is."""
-    device = logits.device if generator is None else generator.device
-    uniform = torch.rand(logits.shape, generator=generator, device=device)
+    """Draw standard Gumbel noise of the shape of `logits`, on the generator's device.
+
+    Raises:
+        ValueError: there is no generator; noise never comes from torch's global one.
+    """
+    if generator is None:
+        raise ValueError("a relaxation with noise needs a generator; pass one")
+    uniform = torch.rand(logits.shape, generator=generator, device=generator.device)
     if uniform.device != logits.device:
         (uniform,) = upload([uniform], logits.device)
     return -torch.log(-torch.log(uniform.clamp(1e-9, 1 - 1e-7)))
@@ -105,27 +110,26 @@ class Argmax:
 
 @dataclass(frozen=True)
 class PerTask:
-    """A relaxation for each task of a stack, whose logits are `(tasks, ..., K)`.
+    """A relaxation and a generator for each task of a stack, whose logits are `(tasks, ..., K)`.
 
-    With `generators`, one a task, each draws from its own.
+    Each task draws from its generator alone, so its noise does not depend on the stack.
     """
 
     relaxations: tuple[Relaxation, ...]
-    generators: tuple[torch.Generator, ...] = ()
+    generators: tuple[torch.Generator, ...]
 
     def at(self, temperature: float) -> Self:
         return replace(self, relaxations=tuple(each.at(temperature) for each in self.relaxations))
 
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         first = self.relaxations[0]
-        # softmax and argmax draw nothing: tasks that are equally far share one call
-        draws = bool(self.generators) and not isinstance(first, Softmax | Argmax)
+        # softmax and argmax draw nothing: tasks at the same temperature share one call
+        draws = not isinstance(first, Softmax | Argmax)
         if not draws and all(each == first for each in self.relaxations):
-            return first.weights(logits, generator)
-        generators = self.generators or (generator,) * len(self.relaxations)
-        if len(generators) == 1:  # there may be no dimension of tasks
-            return first.weights(logits, generators[0])
-        parts = zip(self.relaxations, logits.split(1), generators, strict=True)
+            return first.weights(logits)
+        if len(self.relaxations) == 1:  # logits of a single task may lack the task dimension
+            return first.weights(logits, self.generators[0])
+        parts = zip(self.relaxations, logits.split(1), self.generators, strict=True)
         return torch.cat([each.weights(part, own) for each, part, own in parts])
 
 

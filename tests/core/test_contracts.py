@@ -104,9 +104,9 @@ class Sigmoid(Softmax):
         return torch.sigmoid(logits / self.temperature)
 
 
-class Unseeded(Gumbel):
+class Unseeded(Softmax):
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return super().weights(logits, None)
+        return super().weights(logits + torch.rand_like(logits))
 
 
 OWN = torch.Generator().manual_seed(0)

@@ -1,17 +1,24 @@
 """What is measured of an adaptation."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from metanas.adaptation.metrics import MacCounter, leave_one_out
+from metanas.adaptation.metrics import MacCounter, leave_one_out, stream
+from metanas.adaptation.scheduler import make_model
 from metanas.images.support_set import SupportSet
 from metanas.nn.ops import OPS
+from metanas.nn.stem import Stem
 from metanas.spec.genotype import Genotype, Node
+from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import DiscreteNetwork
-from metanas.testing import freeze
-from tests.core.small import TINY
+from metanas.testing import freeze, make_checkpoint
+from tests.core.small import TINY, examples
 
 
 def features_of(values: list[float], labels: list[int]) -> tuple[torch.Tensor, SupportSet]:
@@ -43,3 +50,38 @@ def test_multiply_accumulates_are_counted() -> None:
     assert counter.total == 3 * 100 * pixel
     network(torch.zeros(1, 1, 10, 10))  # nobody watches any more
     assert counter.total == 3 * 100 * pixel
+
+
+def test_streams_of_other_names_and_seeds_differ() -> None:
+    def drawn(seed: int, name: str) -> list[float]:
+        values: list[float] = torch.rand(4, generator=stream(seed, name)).tolist()
+        return values
+
+    assert drawn(1, "views") == drawn(1, "views")
+    assert drawn(1, "views") != drawn(2, "views")
+    assert drawn(1, "views") != drawn(1, "batch")
+    plain: list[float] = torch.rand(4, generator=torch.Generator().manual_seed(1)).tolist()
+    assert drawn(1, "views") != plain
+
+
+def test_the_report_measures_on_views_that_the_search_has_not_seen(tmp_path: Path) -> None:
+    options = AdaptConfig(steps=3, tuning_steps=0)
+    checkpoint = make_checkpoint(tmp_path / "tiny", size=12, options=options)
+    batches = list[set[bytes]]()
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        if isinstance(module, Stem):
+            batches.append({row.numpy().tobytes() for row in inputs[0].detach()})
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        make_model(checkpoint, examples((2, 2)), seed=3)
+    finally:
+        hook.remove()
+    searched, measured = batches[: options.steps], batches[options.steps :]
+    support = searched[0] & searched[1] & searched[2]
+    assert len(support) == 4
+    seen = searched[0] | searched[1] | searched[2]
+    assert measured
+    for batch in measured:
+        assert batch & seen <= support

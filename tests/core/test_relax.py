@@ -68,3 +68,13 @@ def test_each_task_of_a_stack_draws_from_its_own_generator() -> None:
     one, other = (PerTask(both, generators).weights(logits) for generators in seeded)
     assert torch.equal(one.flip(0), other)
     assert not torch.equal(one[0], one[1])
+
+
+def test_noise_never_comes_from_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    for relaxation in (Gumbel(), Noisy(Softmax(), 1.0)):
+        with pytest.raises(ValueError, match="generator"):
+            relaxation.weights(torch.zeros(2, 3))
+    own = (torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
+    PerTask((Gumbel(), Gumbel()), own).weights(torch.zeros(2, 4, 3))
+    assert torch.equal(torch.get_rng_state(), before)
