@@ -8,8 +8,6 @@ last, names it: at every moment a folder holds one whole checkpoint, for readers
 """
 
 import hashlib
-import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,9 +29,8 @@ from metanas.spec.genotype import CELL_KINDS, Genotype
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import RELAXATIONS, Relaxation
 from metanas.supernet.supernet import Supernet, genotype_of
+from metanas.util.files import write_atomic
 
-TEMPORARY = ".unfinished-"
-"""What the names of files begin with that are being written."""
 ALIVE_PREFIX = "alive."
 TRUNK_PREFIX = "trunk."
 
@@ -236,21 +233,6 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, value in tensors.items():
         if not bool(torch.isfinite(value).all()):
             raise Diverged(f"{name} holds NaN or infinite values")
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves the old content or the new, no mixture."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _damaged(folder: Path, what: str) -> CheckpointError:

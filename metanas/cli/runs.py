@@ -6,11 +6,12 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from metanas.checkpoint import load_checkpoint, write_atomic
+from metanas.checkpoint import load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput, MetanasError
 from metanas.runs.html_report import page
 from metanas.runs.log import CHECKPOINT, RunRecord, read_run
 from metanas.spec.genotype import Genotype
+from metanas.util.files import write_atomic
 
 PAUSE = 5.0
 """Seconds between two looks at a run that is followed."""

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from metanas.checkpoint import write_atomic
 from metanas.data.episodes import Classes
 from metanas.errors import EvaluationError
 from metanas.evaluation.evaluate import Outcome, mean_of
 from metanas.evaluation.journal import Record
+from metanas.util.files import write_atomic
 
 FROM_REPORT = {
     "support_accuracy": "accuracy",

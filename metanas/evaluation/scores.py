@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metanas.checkpoint import write_atomic
 from metanas.errors import CheckpointError, EvaluationError
 from metanas.evaluation.results import Stored, read_stored, summary_of
 from metanas.spec.card import (
@@ -16,6 +15,7 @@ from metanas.spec.card import (
     read_card,
     stored_json,
 )
+from metanas.util.files import write_atomic
 
 Scores = Mapping[str, Mapping[str, float]]
 """Setting -> figures, accuracies in percent."""

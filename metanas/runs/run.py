@@ -28,11 +28,9 @@ import torch
 
 from metanas import __version__
 from metanas.checkpoint import (
-    TEMPORARY,
     Checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_atomic,
 )
 from metanas.errors import CheckpointError, ClusterError, Diverged, InvalidInput
 from metanas.nn.pretrained import pretrained_trunk
@@ -56,6 +54,7 @@ from metanas.training.extensions import Extensions, Learner
 from metanas.training.features import OnImages
 from metanas.training.trainer import MetaTrainer, Progress
 from metanas.util import dataclass_json
+from metanas.util.files import TEMPORARY, write_atomic
 from metanas.util.formatting import duration
 from metanas.util.provenance import machine, revision
 

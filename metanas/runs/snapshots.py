@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from metanas.checkpoint import ALIVE_PREFIX, check_finite, write_atomic
+from metanas.checkpoint import ALIVE_PREFIX, check_finite
 from metanas.errors import CheckpointError, Diverged, InvalidInput
 from metanas.runs.log import CHECKPOINT, LOG_FILE, SNAPSHOT_FILE
 from metanas.spec.card import CARD_FILE
@@ -26,9 +26,10 @@ from metanas.spec.genotype import CELL_KINDS
 from metanas.training.config import RunConfig
 from metanas.training.inner_loop import Moments
 from metanas.training.trainer import MetaTrainer
-from metanas.util import dataclass_json as schema
+from metanas.util import dataclass_json
+from metanas.util.files import write_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FREE = {
     "train": (
         "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",
@@ -67,9 +68,11 @@ def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
     run = json.dumps(
         {
             "format_version": FORMAT_VERSION,
-            "config": schema.dump(trainer.config),
+            "config": dataclass_json.dump(trainer.config),
             "iteration": trainer.iteration,
-            "best": schema.dump(best),
+            "guessing": trainer.guessing,
+            "guessed": trainer.guessed,
+            "best": dataclass_json.dump(best),
             "data": trainer.data,
         }
     )
@@ -114,7 +117,7 @@ def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
             message += "name the same data, or choose another --out"
             raise CheckpointError("CHECKPOINT_FORMAT", message)
         _restore(trainer, header, tensors)
-        return schema.build(Best, header["best"])
+        return dataclass_json.build(Best, header["best"])
 
 
 def check_snapshot(folder: Path, config: RunConfig) -> None:
@@ -171,7 +174,7 @@ def _reading(folder: Path) -> Iterator[Path]:
 
 def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> None:
     try:
-        there, here = (_flat(each) for each in (schema.build(RunConfig, stored), config))
+        there, here = (_flat(each) for each in (dataclass_json.build(RunConfig, stored), config))
     except InvalidInput as error:
         message = f"{path} was written by another release, with what this one does not take: "
         message += f"{error}; resume with that release, or {what_else(path.parent)}"
@@ -193,7 +196,7 @@ def _flat(config: RunConfig) -> dict[str, Any]:
     """The values of a configuration, as JSON has them, by what `--set` calls them."""
     return {
         f"{section}.{name}" if name else section: each
-        for section, value in json.loads(json.dumps(schema.dump(config))).items()
+        for section, value in json.loads(json.dumps(dataclass_json.dump(config))).items()
         for name, each in (value.items() if isinstance(value, dict) else [("", value)])
     }
 
@@ -205,6 +208,7 @@ def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Te
         if value.shape != like.shape or value.dtype != like.dtype:
             raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}")
     trainer.iteration = int(header["iteration"])
+    trainer.guessing, trainer.guessed = int(header["guessing"]), int(header["guessed"])
     # copies: the file's tensors lie at any address, and sums would be taken in another order
     params, mean, factors = (tensors[name].clone() for name in ("params", "mean", "factors"))
     trainer.params, trainer.mean, trainer.factors = params, mean, factors

@@ -127,7 +127,7 @@ class MetaTrainer:
         self.guessing = 0
         """The last meta-iterations, in a row, in which the tasks were guessed at."""
         self.guessed = 0
-        """All such since the run began or was resumed."""
+        """All iterations of the run in which the tasks were guessed at."""
 
     @property
     def meta(self) -> Params:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +15,12 @@ import safetensors.torch
 import torch
 
 from metanas.adaptation.optimizer import Params
-from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, write_atomic
+from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.nn.ops import OPS
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.testing import make_checkpoint
+from metanas.util.files import write_atomic
 
 
 @pytest.fixture
@@ -284,3 +287,14 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomic(path, "text")  # type: ignore[arg-type]
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_written_file_obeys_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    path = tmp_path / "file"
+    before = os.umask(mask)
+    try:
+        write_atomic(path, b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == mode

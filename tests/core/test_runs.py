@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from metanas.checkpoint import load_checkpoint
 from metanas.data.episodes import Classes, Features
@@ -17,9 +18,9 @@ from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
 from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs.run import run
 from metanas.runs.signals import Wishes
-from metanas.training.config import RunConfig
+from metanas.training.config import DataConfig, RunConfig
 from metanas.training.extensions import Extensions, Learn
-from metanas.training.trainer import Progress
+from metanas.training.trainer import COLLAPSED, Progress
 from metanas.util.provenance import revision
 from tests.core.running import assert_same_run, ignore, refused, state, without_data
 from tests.core.small import RUN
@@ -68,6 +69,32 @@ def test_resuming_is_as_if_nothing_had_happened(
     best = run(config, tmp_path / "broken", resume=True, on_progress=ignore)
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
     assert state(tmp_path / "whole")[0]["best"] == vars(best)
+
+
+def test_resuming_a_run_that_guesses_is_as_if_nothing_had_happened(
+    config: RunConfig, data: Path, tmp_path: Path
+) -> None:
+    """Of black images nothing can be learned: every iteration guesses."""
+    classes = dict(np.load(data))
+    classes["images"] = np.zeros_like(classes["images"])
+    np.savez(tmp_path / "black.npz", **classes)
+    settings = replace(
+        config.train, iterations=2 * COLLAPSED, snapshot_every=1, validate_every=2 * COLLAPSED
+    )
+    black = replace(config, data=DataConfig(path=str(tmp_path / "black.npz")), train=settings)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder, iteration in ((whole, COLLAPSED), (broken, COLLAPSED // 2)):
+        with pytest.raises(Stop):
+            run(black, folder, resume=False, on_progress=stop_at(iteration + 1))
+    with pytest.raises(Stop):
+        run(black, broken, resume=True, on_progress=stop_at(COLLAPSED + 1))
+    (header, tensors), (header_too, tensors_too) = state(whole), state(broken)
+    assert header == header_too
+    assert header["guessing"] == header["guessed"] == COLLAPSED
+    assert all(torch.equal(value, tensors_too[name]) for name, value in tensors.items())
+    last = replace(black, train=replace(settings, iterations=COLLAPSED + 1))
+    with pytest.raises(Diverged, match=f"{COLLAPSED + 1} iterations did no better than guessing"):
+        run(last, broken, resume=True, on_progress=ignore)
 
 
 def test_a_run_goes_on_for_longer(config: RunConfig, finished: Path) -> None:

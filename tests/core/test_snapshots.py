@@ -100,10 +100,10 @@ def test_files_of_others_are_named(config: RunConfig, finished: Path) -> None:
 
 
 def test_another_format_is_named(config: RunConfig, finished: Path) -> None:
-    rewrite(finished, lambda header, tensors: header.update(format_version=2))
+    rewrite(finished, lambda header, tensors: header.update(format_version=1))
     error = refused(without_data(config), finished)
     assert error.reason == "CHECKPOINT_FORMAT"
-    assert "format version 2; this release reads 1" in str(error)
+    assert "format version 1; this release reads 2" in str(error)
 
 
 def test_damaged_snapshots(config: RunConfig, finished: Path) -> None:
