@@ -1,4 +1,7 @@
-"""The Python SDK of MetaNAS Server: labelled images in, a small ONNX model out.
+"""Python SDK and command line of MetaNAS Server.
+
+Labelled images and the address of a server enter; a small ONNX model leaves. The package needs
+neither torch nor onnx.
 
 ```python
 from metanas_client import Client

@@ -1,4 +1,4 @@
-"""The entry point of the command line: `metanas`, or `python -m metanas_client`."""
+"""Run the command line: `metanas`, or `python -m metanas_client`."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from metanas_client.errors import ClientError
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands."""
+    """Build the parser of all commands."""
     top = Parser(
         prog="metanas",
         description="Adapts meta-trained networks to a handful of labelled images.",
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command and return its exit code."""
     accept_every_character()
     given = parser().parse_args(argv)
     screen = Screen(as_json=given.json)

@@ -1,4 +1,4 @@
-"""The asynchronous client: handles for long work, plain values for everything else."""
+"""Asynchronous client: handles for adaptations, plain values for everything else."""
 
 import asyncio
 import os
@@ -41,7 +41,7 @@ NO_PROGRESS = 2**63 - 1  # a sequence that no progress has: all of it is left ou
 
 
 class AsyncClient:
-    """A connection to a MetaNAS server. Use it as `async with`, or call `close`.
+    """Connection to a MetaNAS server. Use it in `async with`, or call `close`.
 
     Args:
         address: host:port of the server.
@@ -110,7 +110,7 @@ class AsyncClient:
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> "AsyncAdaptation":
-        """Send a support set; the answer is a handle on the adaptation that has begun.
+        """Send a support set and return a handle on the adaptation that it starts.
 
         Args:
             support: a folder with one sub-folder a class; class -> images (paths, encoded bytes or
@@ -144,28 +144,28 @@ class AsyncClient:
         return AsyncAdaptation(calls, info, examples)
 
     async def adaptation(self, name: str) -> "AsyncAdaptation":
-        """A handle on an adaptation that was begun earlier, perhaps by another process."""
+        """Return a handle on an adaptation that this or another process started earlier."""
         calls = self._calls()
         return AsyncAdaptation(calls, await calls.get_adaptation(qualified("adaptations", name)))
 
     def adaptations(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[AdaptationInfo]:
-        """The adaptations that the server knows, the latest first; fetched a page at a time."""
+        """Iterate over the server's adaptations, the latest first. Pages are fetched on demand."""
         return self._calls().list_adaptations(page_size)
 
     async def checkpoints(self) -> list[Checkpoint]:
-        """What adaptations can start from."""
+        """Return the server's checkpoints."""
         return [found async for found in self._calls().list_checkpoints(PAGE_SIZE)]
 
     async def checkpoint(self, name: str) -> Checkpoint:
-        """One checkpoint; `NotFound`, with the names that there are, if it does not exist."""
+        """Return one checkpoint. `NotFound` lists the existing names."""
         return await self._calls().get_checkpoint(name)
 
     def models(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[ModelInfo]:
-        """The models that the server keeps, the latest first; fetched a page at a time."""
+        """Iterate over the server's models, the latest first. Pages are fetched on demand."""
         return self._calls().list_models(page_size)
 
     async def model(self, name: str) -> Model:
-        """Download a model: `models/{model}`, or just the last part."""
+        """Download a model, named `models/{model}` or by its last part."""
         calls = self._calls()
         info = await calls.get_model(qualified("models", name))
         return Model(await calls.download_model(info), info)
@@ -191,7 +191,7 @@ class AsyncClient:
 
 
 class AsyncAdaptation:
-    """A handle on an adaptation. The work goes on without it, and without this process."""
+    """Handle on an adaptation, which continues without the handle and without this process."""
 
     name: str
     """Name on the server, good for `client.adaptation(name)` at any later time."""
@@ -210,13 +210,13 @@ class AsyncAdaptation:
         return f"{type(self).__name__}({self.name!r})"
 
     async def info(self) -> AdaptationInfo:
-        """Where it stands."""
+        """Return the present state."""
         return await self._calls.get_adaptation(self.name)
 
     async def progress(self, after: int = 0) -> AsyncIterator[Progress]:
-        """All progress, from the start (or after a sequence number) to the end, however it ends.
+        """Iterate over the progress, from the start or after a sequence number to the end.
 
-        A broken connection loses and repeats nothing. Whether it succeeded is what `result` tells.
+        A broken connection loses and repeats no event. `result` tells how the adaptation ended.
         """
         async with aclosing(self._calls.watch_adaptation(self.name, after)) as events:
             async for event in events:
@@ -224,7 +224,7 @@ class AsyncAdaptation:
                     yield event
 
     async def result(self, timeout: float | None = None) -> Model:
-        """Wait for the end and download the model.
+        """Wait for the end of the adaptation and download the model.
 
         Args:
             timeout: seconds to wait at most; the adaptation goes on afterwards.
@@ -246,11 +246,11 @@ class AsyncAdaptation:
             raise TimedOut("WAIT_TIMEOUT", message) from error
 
     async def cancel(self) -> AdaptationInfo:
-        """Stop it between two steps; it may take a moment. No error if it has ended already."""
+        """Stop the adaptation after its present step. One that has ended stays as it is."""
         return await self._calls.cancel_adaptation(self.name)
 
     async def delete(self) -> None:
-        """Let the server forget it, once it has ended; its model stays."""
+        """Delete the record of an adaptation that has ended. Its model stays."""
         await self._calls.delete_adaptation(self.name)
 
     async def _end(self) -> AdaptationInfo:
@@ -273,12 +273,12 @@ class AsyncAdaptation:
 
 
 def qualified(collection: str, name: str) -> str:
-    """The full name of a resource; its last part alone will do."""
+    """Return the full name of a resource, given the full name or its last part."""
     return name if "/" in name else f"{collection}/{name}"
 
 
 def name_sources(error: InvalidInput, support: SupportSet) -> InvalidInput:
-    """The same error with the file of every example that is blamed by its index."""
+    """Return the same error, with the file of each example that it names by index."""
     return InvalidInput([_with_source(violation, support) for violation in error.violations])
 
 

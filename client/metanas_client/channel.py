@@ -1,4 +1,4 @@
-"""The connection to a server: address, TLS, token, retries; and the way from its errors to ours."""
+"""Connection to a server: address, TLS, token, retries, and the translation of gRPC errors."""
 
 import json
 import os
@@ -37,7 +37,7 @@ process, which a forked child does not have: the child must not open another."""
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """How to reach a server."""
+    """Settings of a connection to a server."""
 
     address: str = DEFAULT_ADDRESS
     """host:port."""
@@ -72,12 +72,12 @@ class Connection:
 
     @property
     def secure(self) -> bool:
-        """Whether TLS is used."""
+        """True if the connection uses TLS."""
         return self.tls or self.root_certificate is not None or self.certificate is not None
 
     @property
     def metadata(self) -> Sequence[tuple[str, str]]:
-        """What is sent with every call."""
+        """Metadata of every call."""
         return () if self.token is None else (("authorization", f"Bearer {self.token}"),)
 
 
@@ -117,7 +117,7 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
 
 
 def broken(error: grpc.aio.AioRpcError) -> bool:
-    """Whether the connection broke, so that continuing where it broke makes sense."""
+    """Tell whether the connection broke, so that the call can continue where it broke."""
     # CANCELLED comes from a server that goes down in the middle of a stream: what this side cancels
     # is an asyncio.CancelledError and never gets here.
     return error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
@@ -140,7 +140,7 @@ def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientErro
 
 
 def read_fault(error: grpc.aio.AioRpcError) -> Fault:
-    """What the server says about a failed call: code, reason, violations, when to try again."""
+    """Read code, reason, violations and retry delay from a failed call."""
     status = _status(error)
     fault = Fault(code=error.code().name, reason="", message=error.details() or error.code().name)
     if status is None:

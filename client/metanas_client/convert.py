@@ -1,4 +1,4 @@
-"""The only module that knows the messages: plain values to requests, replies to plain values."""
+"""Conversion between plain values and protobuf messages. No other module builds messages."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ _MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What an adaptation is asked for."""
+    """Request for an adaptation."""
 
     support: SupportSet
     checkpoint: str = ""
@@ -70,7 +70,7 @@ Spec = adaptation_pb2.AdaptationSpec
 
 
 def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
-    """The head of a request.
+    """Build the head of a request.
 
     Raises:
         InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, TIMEOUT_OUT_OF_RANGE: what the
@@ -97,7 +97,7 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
 def create_requests(
     spec: adaptation_pb2.AdaptationSpec, support: SupportSet
 ) -> Iterator[adaptation_service_pb2.CreateAdaptationRequest]:
-    """The stream that goes into `CreateAdaptation`."""
+    """Yield the messages of a `CreateAdaptation` stream."""
     yield adaptation_service_pb2.CreateAdaptationRequest(spec=spec)
     for example in support.examples:
         yield adaptation_service_pb2.CreateAdaptationRequest(example=_example_message(example))
@@ -124,7 +124,7 @@ def adaptation_info(message: adaptation_pb2.Adaptation) -> AdaptationInfo:
 def watch_event(
     message: adaptation_service_pb2.WatchAdaptationResponse,
 ) -> AdaptationInfo | Progress | None:
-    """Read one event of a watched adaptation; None for a kind that a later server has added."""
+    """Read one event of a watched adaptation. Kinds from later servers become None."""
     match message.WhichOneof("event"):
         case "adaptation":
             return adaptation_info(message.adaptation)
@@ -236,7 +236,7 @@ def _failure(message: failure_pb2.Failure) -> Fault:
 
 
 def code_name(code: int) -> str:
-    """Canonical name of a status code, "UNKNOWN" for one that is none."""
+    """Return the canonical name of a status code, "UNKNOWN" for an unknown number."""
     if code not in code_pb2.Code.values():
         return "UNKNOWN"
     return str(code_pb2.Code.Name(code))

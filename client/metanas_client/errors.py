@@ -1,19 +1,19 @@
-"""Everything that can go wrong between a caller and a server, as one tree.
+"""Errors of the client, as one tree.
 
 ```
 ClientError                reason (UPPER_SNAKE, stable), message; str(error) says what to do
-├── InvalidInput           what was sent is wrong; violations: where, why, and in which file
+├── InvalidInput           the input is wrong; violations: where, why, and in which file
 ├── Unavailable            no server answers at `address`
-├── Refused                the server answered, and the answer is no
+├── Refused                the server refused the call
 │   ├── NotFound           no adaptation, model or checkpoint of that name
 │   ├── NotAllowed         a token or certificate is missing, wrong, or not enough
 │   ├── Conflict           it does not fit the present state, e.g. a request id used twice
 │   ├── Busy               too much at once; retry_after: seconds, where the server says so
-│   ├── TimedOut           it took longer than it was given
+│   ├── TimedOut           the call took longer than its limit
 │   └── ServerFault        a defect of the server, or a server of another version
 ├── AdaptationFailed       the adaptation itself gave up, e.g. DIVERGED
-├── AdaptationCancelled    somebody stopped the adaptation
-├── DownloadDamaged        what arrived is not what the server has announced
+├── AdaptationCancelled    the adaptation was cancelled
+├── DownloadDamaged        the downloaded bytes differ from those announced
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
 ├── DatasetError           a data set that cannot be read, or not be sampled from as asked
 ├── JournalMismatch        an interrupted evaluation cannot be resumed with other settings
@@ -37,7 +37,7 @@ SHOWN_VIOLATIONS = 50
 
 @dataclass(frozen=True)
 class Violation:
-    """One wrong thing: where, which kind (UPPER_SNAKE), a sentence, and the file, if any."""
+    """One fault in the input: field, reason (UPPER_SNAKE), message, and the file if any."""
 
     field: str
     reason: str
@@ -65,7 +65,7 @@ class ClientError(Exception):
 
 
 class InvalidInput(ClientError):
-    """What was sent is wrong. `violations` says where; it is never empty."""
+    """The input is wrong. `violations` lists the faults and is never empty."""
 
     violations: tuple[Violation, ...]
 
@@ -80,7 +80,7 @@ class InvalidInput(ClientError):
 
     @classmethod
     def single(cls, field: str, reason: str, message: str) -> "InvalidInput":
-        """The common case of one violation."""
+        """Make the error of one violation."""
         return cls((Violation(field, reason, message),))
 
 
@@ -100,7 +100,7 @@ class Unavailable(ClientError):
 
 
 class Refused(ClientError):
-    """The server answered, and the answer is no."""
+    """The server refused the call."""
 
 
 class NotFound(Refused):
@@ -116,7 +116,7 @@ class Conflict(Refused):
 
 
 class Busy(Refused):
-    """Too much at once. `retry_after` is in seconds, None where the server does not say."""
+    """The server has too much work. `retry_after` is in seconds; None if none is given."""
 
     retry_after: float | None
 
@@ -126,7 +126,7 @@ class Busy(Refused):
 
 
 class TimedOut(Refused):
-    """It took longer than it was given."""
+    """The call took longer than its limit."""
 
 
 class ServerFault(Refused):
@@ -138,11 +138,11 @@ class AdaptationFailed(ClientError):
 
 
 class AdaptationCancelled(ClientError):
-    """Somebody stopped the adaptation."""
+    """The adaptation was cancelled."""
 
 
 class DownloadDamaged(ClientError):
-    """What arrived is not what the server has announced."""
+    """The downloaded bytes differ from those that the server announced."""
 
 
 class ModelFileError(ClientError):
@@ -189,7 +189,7 @@ class MissingExtra(ClientError):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A failure as it came over the wire: of a call, or kept with an adaptation that failed."""
+    """Failure of a call or of an adaptation, as the server sent it."""
 
     code: str
     """Canonical name, e.g. "INVALID_ARGUMENT"."""
@@ -223,7 +223,7 @@ PLAIN_BY_REASON: Mapping[str, type[ClientError]] = {
 
 
 def error_for(fault: Fault, address: str) -> ClientError:
-    """The error of this tree that stands for a fault; defined for every canonical code."""
+    """Return the error for a fault. Every canonical code has one."""
     reason = fault.reason or fault.code
     if fault.reason in PLAIN_BY_REASON:
         return PLAIN_BY_REASON[fault.reason](reason, fault.message)

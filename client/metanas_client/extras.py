@@ -1,14 +1,18 @@
-"""Optional dependencies: their absence becomes a sentence with the command that installs them."""
+"""Optional dependencies: a missing one raises an error with the command that installs it."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 
 from metanas_client.errors import MissingExtra
+
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Put imports that belong to an extra inside; `MissingExtra` if one of them is not there."""
+    """Wrap the imports of an extra. A missing package raises `MissingExtra`."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -16,3 +20,22 @@ def needs(extra: str) -> Iterator[None]:
         if module == "metanas_client":  # a defect of ours, not an installation without the extra
             raise
         raise MissingExtra(extra, module) from error
+
+
+def warn_of_two_runtimes() -> None:
+    """Warn if onnxruntime and onnxruntime-gpu are both installed, which pip cannot exclude."""
+    found = [name for name in RUNTIMES if _installed(name)]
+    if len(found) > 1:
+        warnings.warn(
+            f"{' and '.join(found)} are both installed and overwrite each other's files. Uninstall "
+            "both with pip, then install metanas-client[onnx] or metanas-client[onnx-gpu].",
+            stacklevel=2,
+        )
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Pictures, as SVG, PNG or PDF: the cells of a model, and what an evaluation has measured.
+"""Figures as SVG, PNG or PDF: the cells of a model, and the results of an evaluation.
 
 Needs the extra "plot". Figures are made without pyplot, so that neither a window system nor global
 state is touched.
@@ -56,7 +56,7 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
 
 
 def draw_evaluation(episodes: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Draw how accuracy and latency are distributed over the episodes.
+    """Draw the distributions of accuracy and latency over the episodes.
 
     Raises:
         NotWritable: PICTURE_FORMAT for an ending other than .svg, .png and .pdf; NOT_WRITABLE.
@@ -80,7 +80,7 @@ def draw_evaluation(episodes: Sequence[Mapping[str, Any]], title: str, path: Pat
 
 
 def check_format(path: Path) -> None:
-    """Refuse a name whose ending says no picture format that can be written."""
+    """Check that the ending of a name is a picture format."""
     if path.suffix.lower() not in FORMATS:
         raise NotWritable(
             "PICTURE_FORMAT", f"the name of a picture ends in {', '.join(FORMATS)}, unlike {path}"
@@ -88,7 +88,7 @@ def check_format(path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure: whole or not at all, and the same bytes for the same figure."""
+    """Write a figure as a whole. The same figure gives the same bytes."""
     check_format(path)
     kind = FORMATS[path.suffix.lower()]
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]

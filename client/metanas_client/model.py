@@ -1,4 +1,4 @@
-"""An adapted model on this side: its bytes, what is known about it, and predictions with it."""
+"""Downloaded model: its bytes, its metadata, and predictions with it."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Model:
-    """A downloaded model: a self-contained ONNX file that takes images of any size."""
+    """Downloaded model: a self-contained ONNX file that takes images of any size."""
 
     onnx: bytes
     """The file, verified against the server's SHA-256."""
@@ -42,16 +42,16 @@ class Model:
 
     @property
     def genotype(self) -> dict[str, list[list[list[object]]]]:
-        """The cells: for each kind, for each node, its two [input index, operation] pairs."""
+        """Cells by kind: for each node, its two [input index, operation] pairs."""
         return self.info.genotype
 
     @property
     def report(self) -> dict[str, object]:
-        """What was measured while the model was made."""
+        """Measurements of the adaptation."""
         return self.info.report
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the ONNX file: whole or not at all.
+        """Write the ONNX file as a whole.
 
         Raises:
             NotWritable: it cannot be written there.
@@ -81,7 +81,7 @@ class Model:
 
 
 def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it.
+    """Write a file as a whole. Readers never see a part of it.
 
     Raises:
         NotWritable: it cannot be written there.

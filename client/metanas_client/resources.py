@@ -1,4 +1,4 @@
-"""What the server tells about adaptations, models and checkpoints, as plain frozen values."""
+"""Adaptations, models and checkpoints of a server as plain frozen values."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Option = int | float | bool
 
 
 class State(Enum):
-    """Where an adaptation stands."""
+    """State of an adaptation."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -23,13 +23,13 @@ class State(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether it stays as it is."""
+        """True if the state can no longer change."""
         return self in {State.SUCCEEDED, State.FAILED, State.CANCELLED}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One sign of life of a running adaptation; measurements that were not taken are None."""
+    """Progress event of a running adaptation. Missing measurements are None."""
 
     sequence: int
     """1, 2, 3 and so on, without a gap, also when the adaptation had to begin again."""
@@ -90,20 +90,20 @@ class ModelInfo:
 
     @property
     def genotype(self) -> dict[str, list[list[list[object]]]]:
-        """The cells: for each kind, for each node, its two [input index, operation] pairs."""
+        """Cells by kind: for each node, its two [input index, operation] pairs."""
         genotype: dict[str, list[list[list[object]]]] = json.loads(self.genotype_json)
         return genotype
 
     @property
     def report(self) -> dict[str, object]:
-        """What was measured while the model was made."""
+        """Measurements of the adaptation."""
         report: dict[str, object] = json.loads(self.report_json or "{}")
         return report
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """What images are turned into before they reach the network."""
+    """Form of the images at the network's input."""
 
     channels: int
     """1 for grey, 3 for RGB."""
@@ -149,5 +149,5 @@ class Checkpoint:
     provenance: Mapping[str, str]
 
     def to_dict(self) -> dict[str, object]:
-        """Everything as plain values, ready for JSON."""
+        """Return all fields as plain values for JSON."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Support sets in every form that a caller may have them, turned into one list of examples.
+"""Support sets in all accepted forms, read into one list of examples.
 
 Arrays are taken through the buffer protocol, so numpy arrays work without importing numpy.
 """
@@ -27,7 +27,7 @@ LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.
 
 @dataclass(frozen=True)
 class RawImage:
-    """Pixels as they lie in memory: row-major, little-endian."""
+    """Pixels in row-major order, little-endian."""
 
     shape: tuple[int, ...]
     """(H, W, C) or (H, W)."""
@@ -50,7 +50,7 @@ class SupportExample:
 
 @dataclass(frozen=True)
 class SupportSet:
-    """What goes to the server."""
+    """Support set as it goes to the server."""
 
     classes: tuple[bytes, ...]
     """In the order of the model's outputs; classes without examples are included."""
@@ -79,7 +79,7 @@ def read_support(support: Support) -> SupportSet:
 
 
 def read_folder(folder: Path) -> SupportSet:
-    """One sub-folder a class, both sorted by name; hidden files are skipped.
+    """Read a folder with one sub-folder for each class, both in the order of their names.
 
     Raises:
         InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, or a folder
@@ -117,7 +117,7 @@ def read_folder(folder: Path) -> SupportSet:
 
 
 def raw_images(value: Image, field: str) -> list[RawImage]:
-    """The images of an array with 2, 3 or 4 axes.
+    """Return the images of an array with 2, 3 or 4 axes.
 
     Raises:
         InvalidInput: TENSOR_FORM, if it is no such array.
@@ -145,7 +145,7 @@ def raw_images(value: Image, field: str) -> list[RawImage]:
 
 
 def image_list(images: object, field: str) -> Iterator[tuple[str | None, bytes | RawImage]]:
-    """Each image with the file that it comes from; a single stacked array (N, H, W, C) will do.
+    """Yield each image with its file. A stacked array (N, H, W, C) counts as N images.
 
     Raises:
         InvalidInput: SUPPORT_FORM, TENSOR_FORM or FILE_UNREADABLE, with the index.

@@ -1,4 +1,4 @@
-"""The blocking client: the asynchronous one, driven by a thread of its own."""
+"""Blocking client: runs the asynchronous client on a thread of its own."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Client:
-    """A connection to a MetaNAS server. Use it as `with`, or call `close`. Threads may share it.
+    """Connection to a MetaNAS server. Use it in `with`, or call `close`. Threads can share it.
 
     The arguments, methods and errors are those of `AsyncClient`, without `await`.
     """
@@ -92,27 +92,27 @@ class Client:
         return Adaptation(self._loop, handle)
 
     def adaptation(self, name: str) -> "Adaptation":
-        """A handle on an adaptation that was begun earlier, perhaps by another process."""
+        """Return a handle on an adaptation that this or another process started earlier."""
         return Adaptation(self._loop, self._loop.run(self._client.adaptation(name)))
 
     def adaptations(self, *, page_size: int = PAGE_SIZE) -> Iterator[AdaptationInfo]:
-        """The adaptations that the server knows, the latest first; fetched a page at a time."""
+        """Iterate over the server's adaptations, the latest first. Pages are fetched on demand."""
         return self._loop.iterate(lambda: self._client.adaptations(page_size=page_size))
 
     def checkpoints(self) -> list[Checkpoint]:
-        """What adaptations can start from."""
+        """Return the server's checkpoints."""
         return self._loop.run(self._client.checkpoints())
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """One checkpoint; `NotFound`, with the names that there are, if it does not exist."""
+        """Return one checkpoint. `NotFound` lists the existing names."""
         return self._loop.run(self._client.checkpoint(name))
 
     def models(self, *, page_size: int = PAGE_SIZE) -> Iterator[ModelInfo]:
-        """The models that the server keeps, the latest first; fetched a page at a time."""
+        """Iterate over the server's models, the latest first. Pages are fetched on demand."""
         return self._loop.iterate(lambda: self._client.models(page_size=page_size))
 
     def model(self, name: str) -> Model:
-        """Download a model: `models/{model}`, or just the last part."""
+        """Download a model, named `models/{model}` or by its last part."""
         return self._loop.run(self._client.model(name))
 
     def delete_model(self, name: str) -> None:
@@ -121,7 +121,7 @@ class Client:
 
 
 class Adaptation:
-    """A handle on an adaptation. The work goes on without it, and without this process."""
+    """Handle on an adaptation, which continues without the handle and without this process."""
 
     name: str
     """Name on the server, good for `client.adaptation(name)` at any later time."""
@@ -138,11 +138,11 @@ class Adaptation:
         return f"{type(self).__name__}({self.name!r})"
 
     def info(self) -> AdaptationInfo:
-        """Where it stands."""
+        """Return the present state."""
         return self._loop.run(self._handle.info())
 
     def progress(self, after: int = 0) -> Iterator[Progress]:
-        """All progress from the start to the end; see `AsyncAdaptation.progress`."""
+        """Iterate over the progress; see `AsyncAdaptation.progress`."""
         return self._loop.iterate(lambda: self._handle.progress(after))
 
     def result(self, timeout: float | None = None) -> Model:
@@ -150,16 +150,16 @@ class Adaptation:
         return self._loop.run(self._handle.result(timeout))
 
     def cancel(self) -> AdaptationInfo:
-        """Stop it between two steps; it may take a moment. No error if it has ended already."""
+        """Stop the adaptation after its present step. One that has ended stays as it is."""
         return self._loop.run(self._handle.cancel())
 
     def delete(self) -> None:
-        """Let the server forget it, once it has ended; its model stays."""
+        """Delete the record of an adaptation that has ended. Its model stays."""
         self._loop.run(self._handle.delete())
 
 
 class LoopThread:
-    """An event loop in a thread, and the way in and out of it."""
+    """Event loop on a thread, with calls from other threads."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -172,11 +172,11 @@ class LoopThread:
 
     @property
     def running(self) -> bool:
-        """Whether it still takes work."""
+        """True while the thread runs."""
         return self._thread.is_alive()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the work over there and wait for it; interrupting the wait cancels the work."""
+        """Run a coroutine on the loop and wait for it. An interrupted wait cancels it."""
         try:
             self._check()
         except Exception:
@@ -198,7 +198,7 @@ class LoopThread:
             raise RuntimeError("a client cannot wait on its own thread; use AsyncClient there")
 
     def iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
-        """Go through an asynchronous iterator, one item at a time."""
+        """Iterate over an asynchronous iterator, one item at a time."""
         items = self.run(_made(source))
         try:
             while True:
@@ -218,7 +218,7 @@ class LoopThread:
         task.add_done_callback(self._closing.discard)
 
     def stop(self) -> None:
-        """End the loop and the thread, and what still runs there."""
+        """End the tasks, the loop and the thread."""
         self.run(_settled())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -1,4 +1,4 @@
-"""The remote calls as coroutines over plain values, each whole again after a broken connection."""
+"""Remote calls as coroutines over plain values. They continue after a broken connection."""
 
 import asyncio
 import hashlib
@@ -27,7 +27,7 @@ LONGEST_PAUSE = 2.0
 
 
 class Calls:
-    """The services behind one channel. Belongs to the event loop that it was made in."""
+    """Services behind one channel, bound to the event loop that opened it."""
 
     def __init__(self, connection: Connection) -> None:
         self.process = os.getpid()
@@ -43,7 +43,7 @@ class Calls:
         await self._channel.close()
 
     async def create_adaptation(self, spec: convert.Spec, support: SupportSet) -> AdaptationInfo:
-        """Send a support set, once more if the connection breaks: the request id allows it."""
+        """Send a support set. A broken connection repeats it, which the request id makes safe."""
         try:
             return await self._create(spec, support)
         except grpc.aio.AioRpcError as error:
@@ -60,14 +60,14 @@ class Calls:
         return convert.adaptation_info(reply.adaptation)
 
     async def get_adaptation(self, name: str) -> AdaptationInfo:
-        """Where an adaptation stands."""
+        """Return the state of an adaptation."""
         request = adaptation_service_pb2.GetAdaptationRequest(name=name)
         with self._translated():
             reply = await self._adaptations.GetAdaptation(request, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 
     async def list_adaptations(self, page_size: int) -> AsyncIterator[AdaptationInfo]:
-        """All adaptations, the latest first, fetched a page at a time."""
+        """Yield all adaptations, the latest first."""
         token = ""
         while True:
             request = adaptation_service_pb2.ListAdaptationsRequest(
@@ -82,14 +82,14 @@ class Calls:
                 return
 
     async def cancel_adaptation(self, name: str) -> AdaptationInfo:
-        """Ask for an adaptation to stop."""
+        """Cancel an adaptation."""
         request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
         with self._translated():
             reply = await self._adaptations.CancelAdaptation(request, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 
     async def delete_adaptation(self, name: str) -> None:
-        """Forget an adaptation that has ended."""
+        """Delete the record of an adaptation that has ended."""
         request = adaptation_service_pb2.DeleteAdaptationRequest(name=name)
         with self._translated():
             await self._adaptations.DeleteAdaptation(request, metadata=self._metadata)
@@ -97,7 +97,7 @@ class Calls:
     async def watch_adaptation(
         self, name: str, after_sequence: int
     ) -> AsyncGenerator[AdaptationInfo | Progress, None]:
-        """Everything that happens to an adaptation, up to and including its final state."""
+        """Yield all events of an adaptation up to its final state."""
         pause = Pause(self._connection.patience)
         while True:
             try:
@@ -134,14 +134,14 @@ class Calls:
             raise ServerFault("WATCH_ENDED", f"the server stopped telling about {name} too early")
 
     async def get_model(self, name: str) -> ModelInfo:
-        """What is known about a model."""
+        """Return a model without its bytes."""
         request = model_service_pb2.GetModelRequest(name=name)
         with self._translated():
             reply = await self._models.GetModel(request, metadata=self._metadata)
         return convert.model_info(reply.model)
 
     async def list_models(self, page_size: int) -> AsyncIterator[ModelInfo]:
-        """All models, the latest first, fetched a page at a time."""
+        """Yield all models, the latest first."""
         token = ""
         while True:
             request = model_service_pb2.ListModelsRequest(page_size=page_size, page_token=token)
@@ -160,7 +160,7 @@ class Calls:
             await self._models.DeleteModel(request, metadata=self._metadata)
 
     async def download_model(self, info: ModelInfo) -> bytes:
-        """A model's file. Goes on at the offset where the connection broke.
+        """Download a model's file. A broken connection continues at its offset.
 
         Raises:
             DownloadDamaged: the bytes are not those that the server has announced.
@@ -183,7 +183,7 @@ class Calls:
             await pause.wait()
 
     async def list_checkpoints(self, page_size: int) -> AsyncIterator[Checkpoint]:
-        """All checkpoints by name, fetched a page at a time."""
+        """Yield all checkpoints by name."""
         token = ""
         while True:
             request = checkpoint_service_pb2.ListCheckpointsRequest(
@@ -198,7 +198,7 @@ class Calls:
                 return
 
     async def get_checkpoint(self, name: str) -> Checkpoint:
-        """One checkpoint."""
+        """Return one checkpoint."""
         request = checkpoint_service_pb2.GetCheckpointRequest(name=name)
         with self._translated():
             reply = await self._checkpoints.GetCheckpoint(request, metadata=self._metadata)
@@ -213,14 +213,14 @@ class Calls:
 
 
 class Pause:
-    """Growing pauses between attempts, until patience runs out."""
+    """Growing pauses between attempts, up to a total time."""
 
     def __init__(self, patience: float) -> None:
         self._end = asyncio.get_running_loop().time() + patience
         self._length = FIRST_PAUSE
 
     def worth_it(self) -> bool:
-        """Whether another attempt fits into the patience."""
+        """Tell whether another attempt fits into the time."""
         return asyncio.get_running_loop().time() + self._length < self._end
 
     async def wait(self) -> None:
@@ -230,7 +230,7 @@ class Pause:
 
 
 def verified(info: ModelInfo, data: bytes) -> bytes:
-    """The bytes, if they are those that were announced.
+    """Return the bytes if size and SHA-256 are as announced.
 
     Raises:
         DownloadDamaged: they are not.
@@ -242,7 +242,7 @@ def verified(info: ModelInfo, data: bytes) -> bytes:
 
 
 def damaged(info: ModelInfo, found: str) -> DownloadDamaged:
-    """The error of a download that is not what was announced."""
+    """Make the error of a download that differs from its announcement."""
     return DownloadDamaged(
         "DOWNLOAD_DAMAGED",
         f"{info.name} did not arrive as announced ({info.size} bytes with sha256 {info.sha256}): "

@@ -12,7 +12,7 @@ import pytest
 from tests.architecture.sources import PACKAGES, imported, label, modules
 
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "safetensors")
-EXTRAS = ("rich", "matplotlib", "graphviz")
+EXTRAS = ("rich", "matplotlib")
 WORKER_SIDE = {"metanas_server.workers.main"}
 
 PROGRAM = """

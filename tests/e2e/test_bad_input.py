@@ -107,7 +107,7 @@ TASKS: Mapping[str, tuple[Any, list[tuple[str, str]]]] = {
     ),
     "too many bytes": (
         {label: np.zeros((2, 130, 130, 1), np.uint8) for label in ("a", "b")},
-        [("examples[3]", "TOO_MANY_BYTES")],
+        [("examples", "TOO_MANY_BYTES")],
     ),
     "empty label": ({**GOOD, "": [picture()]}, [("classes[2]", "LABEL_EMPTY")]),
     "blank label": ({**GOOD, " \t": [picture()]}, [("classes[2]", "LABEL_EMPTY")]),

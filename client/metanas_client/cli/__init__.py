@@ -1,1 +1,5 @@
-"""The command line `metanas`: one module a group of commands, one for what they all print with."""
+"""Command line `metanas`: one module for each group of commands.
+
+Arguments and a client enter; tables, JSON, files and an exit code leave. All output goes through
+`screen`.
+"""

@@ -71,7 +71,7 @@ def follow(adaptation: Adaptation, screen: Screen) -> None:
 
 
 def describe(model: Model) -> dict[str, object]:
-    """A model as plain values."""
+    """Return a model as plain values."""
     return {
         "model": model.name,
         "checkpoint": model.info.checkpoint,
@@ -84,7 +84,7 @@ def describe(model: Model) -> dict[str, object]:
 
 
 def show(model: Model, out: Path, screen: Screen) -> None:
-    """Print what was made for people."""
+    """Print the summary of an adaptation."""
     report = model.report
     rows = [
         ("model", model.name),

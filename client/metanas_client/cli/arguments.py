@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and how they become what the SDK takes."""
+"""Arguments that several commands share, and their translation for the SDK."""
 
 import argparse
 import os

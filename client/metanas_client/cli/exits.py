@@ -1,4 +1,4 @@
-"""What the command line returns to scripts."""
+"""Exit codes of the command line."""
 
 from collections.abc import Mapping
 
@@ -41,5 +41,5 @@ BY_CLASS: Mapping[type[ClientError], int] = {
 
 
 def exit_code(error: ClientError) -> int:
-    """The exit code that stands for an error."""
+    """Return the exit code of an error."""
     return next(BY_CLASS[kind] for kind in type(error).__mro__ if kind in BY_CLASS)

@@ -1,4 +1,4 @@
-"""`metanas predict`, `show` and `verify`: what can be done with a model file, without a server."""
+"""`metanas predict`, `show` and `verify`: commands on a model file, without a server."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""`metanas checkpoints` and `metanas models`: what a server has."""
+"""`metanas checkpoints` and `metanas models`: checkpoints and models of a server."""
 
 import argparse
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Evaluation of a server over episodes of a data set, with a journal that survives interruptions.
+"""Evaluation of a server over the episodes of a data set, with a journal to resume from.
 
 A folder or pack of labelled images enters; accuracies with confidence intervals leave.
 """

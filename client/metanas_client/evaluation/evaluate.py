@@ -1,4 +1,4 @@
-"""Batch evaluation: every episode through the server, every query through the exported file.
+"""Batch evaluation: the server adapts to each episode, the exported file classifies its queries.
 
 The accuracy is that of the ONNX file in ONNX Runtime, inductive: no query sees another one. Needs
 the extra "onnx".
@@ -40,7 +40,7 @@ Measured: TypeAlias = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is done with the episodes."""
+    """Settings of a batch evaluation."""
 
     checkpoint: str
     options: Mapping[str, Option]
@@ -59,7 +59,7 @@ async def evaluate(
     journal: Journal,
     on_episode: Callable[[int, Measured], None],
 ) -> None:
-    """Run the episodes that the journal does not have yet, and add them to it.
+    """Run the episodes that the journal lacks, and add them to it.
 
     Raises:
         ClientError: the first one that an episode meets; what is done stays in the journal.
@@ -126,7 +126,7 @@ async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Meas
 
 
 def query_accuracy(model: Model, episode: Episode) -> float:
-    """Share of the queries that the exported file classifies correctly."""
+    """Return the share of the queries that the exported file classifies correctly."""
     queries = [image for images in episode.queries.values() for image in images]
     wanted = [label for label, images in episode.queries.items() for _ in images]
     file = ModelFile(model.onnx, source=model.name)

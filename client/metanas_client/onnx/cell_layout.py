@@ -1,4 +1,4 @@
-"""Where the parts of a cell go in a picture: a layered layout in which no line crosses a box.
+"""Layered layout of a cell for a picture. No line crosses a box.
 
 Nodes stand in columns by their depth. A line that passes a column gets a place of its own there, so
 that it runs beside the boxes and not behind them (the dummy vertices of Sugiyama, Tagawa and Toda,
@@ -21,7 +21,7 @@ Spot = tuple[int, int]
 
 @dataclass(frozen=True)
 class Line:
-    """A connection: the spots on its way, and the node or the output where it ends."""
+    """Edge of the picture: the spots on its way, and the node or output where it ends."""
 
     spots: tuple[Spot, ...]
     target: int
@@ -32,7 +32,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Layout:
-    """A cell with places."""
+    """Places of all parts of a cell."""
 
     columns: tuple[int, ...]
     """For every input and node, and last for the output."""
@@ -52,7 +52,7 @@ class Layout:
 
 
 def lay_out(cell: Cell) -> Layout:
-    """Find a place for everything in a cell."""
+    """Place all parts of a cell."""
     inner = [0] * INPUTS + depths(cell)
     columns = (*inner, max(inner) + 1)
     lines = _lines(cell, columns)
@@ -101,7 +101,7 @@ def _stack(order: Sequence[Sequence[Spot]], columns: Sequence[int]) -> dict[Spot
 
 
 def _pull(spot: Spot, lines: Sequence[Line], heights: dict[Spot, float], forward: bool) -> float:
-    """Mean height of the neighbours in the column before (or after) the spot's own."""
+    """Return the mean height of the neighbours in the column before (or after) the spot."""
     found: list[float] = []
     for line in lines:
         way = [*line.spots, (line.target, -1)]

@@ -1,4 +1,4 @@
-"""The discrete cells of a model: read from their JSON, and written as text tables."""
+"""Discrete cells of a model, read from JSON and written as text tables."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Cell:
 
 
 def read_cells(genotype_json: str) -> tuple[Cell, ...]:
-    """Both kinds of cell.
+    """Read both kinds of cell.
 
     Raises:
         ModelFileError: GENOTYPE_MALFORMED.
@@ -41,12 +41,12 @@ def read_cells(genotype_json: str) -> tuple[Cell, ...]:
 
 
 def input_name(index: int) -> str:
-    """What people call an input of a node."""
+    """Return the name of an input of a node."""
     return ("c_{k-2}", "c_{k-1}")[index] if index < 2 else f"node {index - 2}"
 
 
 def table(cell: Cell) -> list[tuple[str, str, str]]:
-    """Rows (node, first edge, second edge) for people."""
+    """Return the rows (node, first edge, second edge) of a table."""
     return [
         (f"node {index}", _edge_text(left), _edge_text(right))
         for index, (left, right) in enumerate(cell.nodes)
@@ -54,7 +54,7 @@ def table(cell: Cell) -> list[tuple[str, str, str]]:
 
 
 def depths(cell: Cell) -> list[int]:
-    """Longest way to every node from the cell's inputs, which are at depth 0; at least 1."""
+    """Return the depth of each node: its longest path from the cell's inputs, at least 1."""
     found = [0, 0]
     for edges in cell.nodes:
         found.append(1 + max(found[index] for index, _ in edges))

@@ -1,4 +1,4 @@
-"""An ONNX file made by MetaNAS: what it says about itself, predictions, and its self-check.
+"""ONNX file made by MetaNAS: metadata, predictions and self-check.
 
 Needs the extra "onnx". The file is read through ONNX Runtime alone.
 """
@@ -21,10 +21,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from metanas_client.errors import ModelFileError
+from metanas_client.extras import warn_of_two_runtimes
 from metanas_client.onnx.cells import Cell, read_cells
 from metanas_client.onnx.images import load_images
 from metanas_client.support import Image
 from metanas_client.text import did_you_mean_file
+
+warn_of_two_runtimes()
 
 PREFIX = "metanas."
 NOT_PROVENANCE = {"labels", "genotype", "conformance", "input", "cells"}
@@ -36,7 +39,7 @@ ONLY_ERRORS = 3  # ONNX Runtime's severity scale: 0 verbose to 4 fatal
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says about one image."""
+    """Prediction for one image."""
 
     label: str
     """The most probable class."""
@@ -57,7 +60,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class Conformance:
-    """An image and what the network answered to it when the file was made."""
+    """Image, and the logits that the network gave for it at export."""
 
     image: NDArray[np.uint8]
     """(H, W, C)."""
@@ -67,7 +70,7 @@ class Conformance:
 
 
 class ModelFile:
-    """A model in ONNX Runtime, one thread. Predictions never depend on the other images.
+    """Model in ONNX Runtime with one thread. A prediction depends on its own image alone.
 
     Args:
         data: the bytes of the file.
@@ -121,7 +124,7 @@ class ModelFile:
 
     @cached_property
     def conformance(self) -> Conformance:
-        """The vector that travels with the file."""
+        """Conformance image and logits in the file."""
         raw = self._json("conformance")
         try:
             pixels = np.frombuffer(base64.b64decode(raw["image"]), dtype=np.uint8)
@@ -141,7 +144,7 @@ class ModelFile:
         return logits, probabilities
 
     def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
-        """Images of any form and size to logits, (N, ways); those of one size run as one batch."""
+        """Return the logits (N, ways) of images of any form and size. Equal sizes share batches."""
         return self._run_all(images)[0]
 
     def predict(self, images: Iterable[Image]) -> list[Prediction]:
@@ -150,7 +153,7 @@ class ModelFile:
         return [self._prediction(row) for row in rows]
 
     def check(self) -> list[Check]:
-        """The file's self-check in this ONNX Runtime; it is good if all have passed."""
+        """Run the file's self-check in this ONNX Runtime."""
         vector = self.conformance
         logits, probabilities = self.run(np.stack([vector.image, vector.image]))
         alone, _ = self.run(vector.image[None])
