@@ -25,9 +25,10 @@ RUN if [ "${DEVICE}" = cpu ]; then export PIP_EXTRA_INDEX_URL="${TORCH_CPU_INDEX
 
 COPY LICENSE README.md CHANGELOG.md pyproject.toml ./
 COPY metanas ./metanas
+COPY data ./data
 COPY protos ./protos
 COPY server ./server
-RUN pip install -c constraints.txt ".[${DEVICE}]" ./protos "./server[${DEVICE}]"
+RUN pip install -c constraints.txt ".[${DEVICE}]" ./data ./protos "./server[${DEVICE}]"
 
 
 FROM python:${PYTHON_VERSION}-slim

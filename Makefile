@@ -14,9 +14,9 @@ PIP_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
-METADATA := constraints.txt pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
-PACKAGES := -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
-SOURCES := metanas protos server client tests examples docker benchmarks
+METADATA := constraints.txt pyproject.toml data/pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
+PACKAGES := -e ./data -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
+SOURCES := metanas data protos server client tests examples docker benchmarks
 # On a GPU: make bench DEVICE=gpu
 TOPICS = $(filter-out _% accuracy page shipped study variants $(if $(filter gpu,$(DEVICE)),,gpu),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
@@ -37,7 +37,7 @@ export ORT_DISABLE_TELEMETRY ?= 1
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-install: $(INSTALLED_DEV) ## Make .venv with the four packages, editable, and everything for development
+install: $(INSTALLED_DEV) ## Make .venv with the five packages, editable, and everything for development
 
 demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classify new ones, stop
 	$(BIN)/python examples/demo.py --out demo-output

@@ -5,7 +5,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -13,6 +12,7 @@ from metanas.adaptation.views import behind_trunk
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.images.decode import decode, from_array
+from metanas.images.duplicates import shared_images
 from metanas.images.support_set import Image, Task, preprocessing_for, support_set
 from metanas.spec.examples import Example, Limits, check_examples
 from metanas.util.work import Parts
@@ -43,8 +43,10 @@ def read_task(
     check_examples(examples, limits, classes)
     card, trunk = checkpoint.card, checkpoint.trunk
     images = yield from _read_all(examples, card.input.channels, limits)
-    preprocess = preprocessing_for(images, card.input)
     labels = [example.label for example in examples]
+    if shared := list(shared_images(images, labels)):
+        raise InvalidInput(shared)
+    preprocess = preprocessing_for(images, card.input)
     support = support_set(images, labels, preprocess, classes)
     if trunk is not None:
         generator = torch.Generator().manual_seed(seed)
@@ -73,12 +75,9 @@ def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Par
 
 
 def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
-    """A decoded image, uint8: queries will come with eight bits, so the support set has no more."""
     if isinstance(image, bytes):
         return decode(image, channels=channels, limits=limits)
-    array = from_array(image, channels=channels, limits=limits)
-    whole = array if array.dtype == np.uint8 else np.rint(array * 255)
-    return whole.astype(np.uint8)
+    return from_array(image, channels=channels, limits=limits)
 
 
 def _too_many_pixels(count: int, limits: Limits) -> InvalidInput:

@@ -7,10 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metanas.errors import DatasetError
-from metanas.images.decode import from_array
-from metanas.spec.examples import Limits
-
-NO_LIMITS = Limits(max_image_bytes=2**62, max_pixels=2**62, min_side=1)
+from metanas_data.arrays import with_channels
 
 
 def fit(images: NDArray[np.uint8], size: int | None, channels: int | None) -> NDArray[np.uint8]:
@@ -32,9 +29,9 @@ def fit(images: NDArray[np.uint8], size: int | None, channels: int | None) -> ND
 
 def fit_one(image: NDArray[np.uint8], size: int | None, channels: int) -> NDArray[np.uint8]:
     """One image (H, W, C) to (channels, size, size), by an antialiased bilinear filter."""
-    converted = from_array(image, channels=channels, limits=NO_LIMITS)
+    converted = with_channels(image, channels)
     if size is None or converted.shape[:2] == (size, size):
-        return converted.astype(np.uint8).transpose(2, 0, 1)
+        return np.ascontiguousarray(converted).transpose(2, 0, 1)
     picture = Image.fromarray(converted[:, :, 0] if channels == 1 else converted)
     small = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
     return small.reshape(size, size, channels).transpose(2, 0, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "metanas": ROOT / "metanas",
+    "metanas_data": ROOT / "data" / "metanas_data",
     "metanas_protos": ROOT / "protos" / "metanas_protos",
     "metanas_server": ROOT / "server" / "metanas_server",
     "metanas_client": ROOT / "client" / "metanas_client",
@@ -31,7 +32,7 @@ def modules(package: str) -> list[Path]:
 
 
 def all_modules() -> list[Path]:
-    """All hand-written modules of the four packages."""
+    """All hand-written modules of the five packages."""
     return [path for package in PACKAGES for path in modules(package)]
 
 

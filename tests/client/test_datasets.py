@@ -77,7 +77,7 @@ def test_an_image_that_cannot_be_turned_is_named(tmp_path: Path) -> None:
     damaged = Dataset(name="made", split=None, classes={"x": (file,), "y": (file, file[:40])})
     with pytest.raises(DatasetError, match="image 1 of class 'y'") as caught:
         with_rotations(damaged)
-    assert caught.value.reason == "IMAGE_UNREADABLE"
+    assert caught.value.reason == "IMAGE_TRUNCATED"
 
 
 def test_folders_may_have_splits(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ IMAGES: Mapping[str, tuple[Any, str]] = {
     "a damaged PNG": (picture()[:41] + b"\xff\xff\xff" + picture()[44:], "IMAGE_UNREADABLE"),
     "a bomb": (png(60_000, 60_000), "IMAGE_TOO_MANY_PIXELS"),
     "a bit too large": (picture(size=(201, 200)), "IMAGE_TOO_MANY_PIXELS"),
-    "0×N": (png(0, 12), "IMAGE_TOO_SMALL"),
+    "0×N": (png(0, 12), "IMAGE_UNREADABLE"),
     "1×1": (picture(size=(1, 1)), "IMAGE_TOO_SMALL"),
     "too many bytes": (picture() + b"\0" * 20_000, "IMAGE_TOO_LARGE"),
     "four channels": (np.zeros((12, 12, 4), np.uint8), "TENSOR_CHANNELS"),
@@ -164,6 +164,20 @@ def test_images_that_cannot_be_read(client: Client, case: str) -> None:
     serves(client)
 
 
+def test_all_unreadable_images_are_named_at_once(client: Client) -> None:
+    support = {**GOOD, "bad": [b"", b"<html>", picture(60), b"GIF89a"]}
+    assert refusal(client, support) == [
+        ("examples[3].image", "IMAGE_UNREADABLE"),
+        ("examples[4].image", "IMAGE_FORMAT"),
+        ("examples[6].image", "IMAGE_FORMAT"),
+    ]
+
+
+def test_an_image_of_two_classes_is_refused(client: Client) -> None:
+    assert refusal(client, with_bad(picture(30))) == [("examples[3].image", "SAME_IMAGE")]
+    serves(client)
+
+
 def test_a_bad_file_is_called_by_its_name(client: Client, tmp_path: Path) -> None:
     for name, content in {"a/1.png": picture(), "b/1.png": picture(), "b/2.png": b"?"}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -176,7 +190,7 @@ def test_a_bad_file_is_called_by_its_name(client: Client, tmp_path: Path) -> Non
 def test_sizes_formats_and_types_may_be_mixed(client: Client) -> None:
     mixed = {
         "a": [picture(size=(5, 90)), picture(fmt="JPEG"), np.zeros((7, 9, 3), np.uint8)],
-        "b": [picture(fmt="WEBP", size=(2, 2)), np.ones((40, 3), np.float32)],
+        "b": [picture(90, fmt="WEBP", size=(2, 2)), np.ones((40, 3), np.float32)],
     }
     for checkpoint in ("grey", "colour"):
         model = client.adapt(mixed, checkpoint=checkpoint).result(timeout=60)
@@ -216,10 +230,10 @@ def test_a_checkpoint_that_does_not_exist(client: Client) -> None:
 
 
 def test_everything_wrong_at_once_is_told_at_once(client: Client) -> None:
-    support = {"a": [b"", picture()], " ": [picture()], "c": []}
+    support = {"a": [b"x" * 30_000, picture()], " ": [picture()], "c": []}
     found = refusal(client, support)
     assert {reason for _, reason in found} == {
-        "IMAGE_UNREADABLE",
+        "IMAGE_TOO_LARGE",
         "LABEL_EMPTY",
         "CLASS_WITHOUT_EXAMPLES",
     }

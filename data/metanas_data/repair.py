@@ -1,0 +1,52 @@
+"""Repairs of image files whose pixels are whole: PNG without metadata, JPEG with an end marker."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+PNG_SIGNATURE = 8
+PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
+"""The chunks that decide about pixels."""
+JPEG_END = b"\xff\xd9"
+FILLER = b"\xe9\x6c" * 256
+"""Bytes that change the pixels of a JPEG whose data ends too early, and of no other."""
+PROGRESSIVE = b"\xff\xc2"
+
+
+def is_cut_png(data: bytes) -> bool:
+    """Return whether a PNG lacks its end."""
+    return b"IEND" not in data
+
+
+def is_cut_jpeg(data: bytes) -> bool:
+    """Return whether a JPEG lacks its end marker."""
+    return not data.rstrip(b"\0").endswith(JPEG_END)
+
+
+def pixels_of_png(data: bytes) -> tuple[bytes, ...]:
+    """Return the PNG without its metadata, except for EXIF data with a correct checksum."""
+    kept = (chunk for kind, chunk in _chunks(data) if kind in PNG_PIXELS or _is_sound_exif(chunk))
+    return (data[:PNG_SIGNATURE] + b"".join(kept),)
+
+
+def complete_jpegs(data: bytes) -> tuple[bytes, ...]:
+    """Return two files with an end marker: their pixels agree if only the marker is missing.
+
+    A progressive JPEG is not completed: a missing scan cannot be told from a missing marker.
+    """
+    if not is_cut_jpeg(data) or PROGRESSIVE in data:
+        return ()
+    return data + JPEG_END, data + FILLER + JPEG_END
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each chunk of a PNG: its kind, and its bytes with length and checksum."""
+    at = PNG_SIGNATURE
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at:end]
+        at = end
+
+
+def _is_sound_exif(chunk: bytes) -> bool:
+    return chunk[4:8] == b"eXIf" and chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))
