@@ -204,7 +204,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 
 
 def _interceptors(config: ServerConfig) -> list[aio.ServerInterceptor]:
-    errors = ErrorInterceptor()
+    errors = ErrorInterceptor(config.max_request_bytes)
     if config.token_file is None:
         return [errors]
     token = _read(config.token_file, "TOKEN_INVALID").decode("utf-8", "replace").strip()

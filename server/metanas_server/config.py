@@ -17,6 +17,7 @@ PREFIX = "METANAS_"
 MIB = 2**20
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 COUNTS = (
+    "max_request_bytes",
     "max_upload_bytes",
     "max_stack",
     "max_stack_images",
@@ -81,6 +82,9 @@ class ServerConfig:
     )
     min_side: int = _flag(2, "smallest height and width of an image in pixels")
     max_label_bytes: int = _flag(256, "most bytes of a label")
+    max_request_bytes: int = _flag(
+        MIB, "most bytes of a request apart from its images: the spec of an upload, or another call"
+    )
     max_upload_bytes: int = _flag(1024 * MIB, "most bytes of all uploads that are under way")
     max_stack: int = _flag(
         16, "most adaptations at once on a worker; 1 makes them one after the other"

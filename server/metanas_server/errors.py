@@ -3,8 +3,9 @@
 ```
 ServiceError                reason, str(error) for people; retry_seconds where later may work
 ├── NotFound                UNKNOWN_ADAPTATION, UNKNOWN_MODEL
-├── InvalidRequest          NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, TIMEOUT_INVALID,
-│                           PAGE_SIZE, REQUEST_ID_TOO_LONG: with the field that is wrong
+├── InvalidRequest          NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, TIMEOUT_INVALID, PAGE_SIZE,
+│                           REQUEST_ID_TOO_LONG, REQUEST_MALFORMED, REQUEST_TOO_LARGE,
+│                           STATE_UNKNOWN: with the field that is wrong
 ├── OutOfRange              OFFSET_OUT_OF_RANGE
 ├── RequestIdReused         REQUEST_ID_REUSED
 ├── NotEnded                ADAPTATION_NOT_ENDED

@@ -59,6 +59,22 @@ def test_what_has_ended_survives_a_restart(checkpoints: Path, tmp_path: Path) ->
         assert server.api.create(once, images()).name == name
 
 
+def test_a_start_without_the_database_keeps_the_models(checkpoints: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(checkpoints, data) as server:
+        name = server.api.end_of(server.api.create(spec(), images()).name).model
+        digest, file = server.api.model(name).sha256, server.api.download(name)
+        assert server.stop() == 0
+    (data / "records.sqlite3").rename(tmp_path / "backup")
+    with serving(checkpoints, data) as server:
+        assert (data / "artefacts" / "quarantine" / digest).exists()
+        assert server.stop() == 0
+    assert "have no record and were moved to" in data.with_suffix(".log").read_text("utf-8")
+    (tmp_path / "backup").replace(data / "records.sqlite3")
+    with serving(checkpoints, data) as server:
+        assert server.api.download(name) == file
+
+
 def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) -> None:
     with serving(checkpoints, tmp_path / "data") as server:
         done = server.api.end_of(server.api.create(spec(), images()).name)
@@ -70,15 +86,15 @@ def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) 
         server.kill()
         with pytest.raises(grpc.RpcError):
             list(call)
-    (tmp_path / "data" / "artefacts" / "0.partial").write_bytes(b"cut off by the crash")
+    unfinished = tmp_path / "data" / "artefacts" / f"{64 * '0'}.01234567.partial"
+    unfinished.write_bytes(b"cut off by the crash")
     with serving(checkpoints, tmp_path / "data") as server:
         assert server.api.get(done.name) == done
         for name in (running, queued):
             assert server.api.end_of(name).state == SUCCEEDED
         ended = server.api.get(waited_for)
         assert (ended.state, ended.failure.reason) == (CANCELLED, "SERVER_STOPPING")
-        left = {path.suffix for path in (tmp_path / "data" / "artefacts").iterdir()}
-        assert left == {""}
+        assert not unfinished.exists()
 
 
 def test_stopping_hands_back_what_does_not_end_in_time(checkpoints: Path, tmp_path: Path) -> None:

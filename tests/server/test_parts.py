@@ -82,13 +82,24 @@ def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:
     assert store.path(digest).read_bytes() == b"content"
     assert store.read(digest, 3, 2) == b"te"
     assert store.read(digest, 100, 2) == b""
-    (tmp_path / "a" / "b" / "left.partial").touch()
-    other = store.put(b"other")
-    store.sweep({other})
-    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [other]
+    store.remove(digest)
     with pytest.raises(StoreError) as caught:
         store.read(digest, 0, 1)
     assert caught.value.reason == "ARTEFACT_LOST"
+
+
+def test_a_sweep_deletes_unfinished_writes_only(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    needed, unknown = store.put(b"needed"), store.put(b"unknown")
+    (tmp_path / f"{needed}.0123abcd.partial").touch()
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "notes.txt").touch()
+    store.sweep({needed})
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {needed, "quarantine", "lost+found", "notes.txt"}
+    assert (tmp_path / "quarantine" / unknown).read_bytes() == b"unknown"
+    store.sweep({needed, unknown})  # its record is back
+    assert store.read(unknown, 0, 100) == b"unknown"
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:

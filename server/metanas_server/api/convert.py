@@ -1,5 +1,9 @@
-"""Between messages and the types of the core and the server: the only place that knows both."""
+"""Convert protobuf messages to the types of the core and the server, and back.
 
+Requests are untrusted: counts and sizes are compared with their limits before any value is read.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 import numpy as np
 from google.protobuf import unknown_fields
 from google.protobuf.timestamp_pb2 import Timestamp
+from numpy.typing import NDArray
 
 from metanas.errors import InvalidInput, UnknownName, Violation
 from metanas.spec.card import CheckpointCard, check_options
@@ -29,7 +34,10 @@ from metanas_server.resources import (
     State,
 )
 
-MAX_REQUEST_ID = 128
+MAX_REQUEST_ID = 128  # bytes, as the contract says
+MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
+SHOWN_OPTIONS = 5  # numbers of unknown option fields in a message
+SHAPES = "(height, width, channels) or (height, width)"
 DTYPES: dict[int, np.dtype[Any]] = {
     example_pb2.TENSOR_TYPE_UINT8: np.dtype("<u1"),
     example_pb2.TENSOR_TYPE_FLOAT32: np.dtype("<f4"),
@@ -44,20 +52,22 @@ STATES = {
 
 
 def read_spec(
-    message: adaptation_pb2.AdaptationSpec, checkpoints: Mapping[str, CheckpointCard]
+    message: adaptation_pb2.AdaptationSpec,
+    checkpoints: Mapping[str, CheckpointCard],
+    limits: Limits,
 ) -> Spec:
-    """The spec, with the checkpoint found and the options checked against its defaults.
+    """Read the spec of an adaptation and check its options against the checkpoint's defaults.
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
-        InvalidInput: options out of bounds or unknown, classes that are not UTF-8.
+        InvalidInput: options out of bounds or unknown; too many, too long or undecodable classes.
         InvalidRequest: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
     """
     checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
     overrides = _read_options(message.options)
     card = checkpoints[checkpoint]
     check_options(card.defaults.replace(overrides), card.input, card.space)
-    if len(message.request_id.encode()) > MAX_REQUEST_ID:
+    if _longer(message.request_id, MAX_REQUEST_ID):
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
         raise InvalidRequest("spec.request_id", "REQUEST_ID_TOO_LONG", text)
     timeout = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
@@ -67,74 +77,104 @@ def read_spec(
         checkpoint=checkpoint,
         overrides=overrides,
         seed=message.seed,
-        classes=_read_classes(message.classes),
+        classes=_read_classes(message.classes, limits),
         request_id=message.request_id,
         timeout=timeout,
     )
 
 
 def read_checkpoint_name(name: str, known: Mapping[str, object]) -> str:
-    """The checkpoint's own name, from its resource name or from nothing if there is only one.
+    """Return the last part of a checkpoint's resource name.
+
+    An empty name stands for the only checkpoint of a server that has one.
 
     Raises:
-        UnknownName: UNKNOWN_CHECKPOINT, with those that there are.
+        UnknownName: UNKNOWN_CHECKPOINT; its message lists the known names.
     """
     if not name and len(known) == 1:
         return next(iter(known))
     bare = name.removeprefix("checkpoints/")
     if bare not in known:
-        raise UnknownName("checkpoint", bare, tuple(known))
+        raise UnknownName("checkpoint", bare[:MAX_NAME], tuple(known))
     return bare
 
 
 def read_id(name: str, kind: str) -> str:
-    """The last part of `adaptations/{adaptation}` or `models/{model}`; `kind` is the singular.
+    """Return the last part of `adaptations/{adaptation}` or `models/{model}`.
+
+    kind: the singular, "adaptation" or "model".
 
     Raises:
-        NotFound: it is no such name.
+        NotFound: the name has another form.
     """
-    collection, slash, id_ = name.partition("/")
-    if collection != f"{kind}s" or not slash or not id_:
-        raise NotFound(kind, name)
+    collection, slash, id_ = name[: MAX_NAME + 1].partition("/")
+    if collection != f"{kind}s" or not slash or not id_ or len(name) > MAX_NAME:
+        raise NotFound(kind, name[:MAX_NAME])
     return id_
 
 
 def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
-    """The state to filter by; None for all."""
-    return next((ours for ours, theirs in STATES.items() if theirs == state), None)
-
-
-def read_example(message: example_pb2.Example, index: int) -> Example:
-    """The example; `index` is its place in the request, for the errors.
+    """Return the state that a list is filtered by; None stands for all states.
 
     Raises:
-        InvalidInput: LABEL_NOT_UTF8, IMAGE_MISSING, TENSOR_TYPE, TENSOR_SHAPE.
+        InvalidRequest: STATE_UNKNOWN.
     """
-    label = decode_label(message.label, index)
+    if state == adaptation_pb2.ADAPTATION_STATE_UNSPECIFIED:
+        return None
+    for ours, theirs in STATES.items():
+        if theirs == state:
+            return ours
+    text = f"this server does not know state {state}; use a state of the contract"
+    raise InvalidRequest("state", "STATE_UNKNOWN", text)
+
+
+def read_example(message: example_pb2.Example, index: int, limits: Limits) -> Example:
+    """Read one example.
+
+    index: its place in the request, for the errors.
+
+    Raises:
+        InvalidInput: LABEL_TOO_LONG, LABEL_NOT_UTF8, IMAGE_MISSING, IMAGE_TOO_LARGE, TENSOR_TYPE,
+            TENSOR_SHAPE.
+    """
+    raw, field = message.label, f"examples[{index}].image"
+    if len(raw) > limits.max_label_bytes:
+        raise InvalidInput((_too_long(f"examples[{index}].label", raw, limits),))
+    label = decode_label(raw, index)
     kind = message.WhichOneof("image")
-    if kind == "encoded":
-        return Example(label, message.encoded)
-    field = f"examples[{index}].image"
     if kind is None:
         raise InvalidInput.single(field, "IMAGE_MISSING", "the example has no image; set one")
-    tensor = message.tensor
-    dtype, shape = DTYPES.get(tensor.type), tuple(tensor.shape)
+    data = message.encoded if kind == "encoded" else message.tensor.data
+    if len(data) > limits.max_image_bytes:
+        text = f"the image has {len(data)} bytes; at most {limits.max_image_bytes} are allowed"
+        raise InvalidInput.single(field, "IMAGE_TOO_LARGE", text)
+    if kind == "encoded":
+        return Example(label, data)
+    return Example(label, _read_tensor(message.tensor, field))
+
+
+def _read_tensor(
+    tensor: example_pb2.RawTensor, field: str
+) -> NDArray[np.uint8] | NDArray[np.float32]:
+    dtype = DTYPES.get(tensor.type)
     if dtype is None:
         raise InvalidInput.single(field, "TENSOR_TYPE", "set the tensor's type: uint8 or float32")
-    count = int(np.prod(shape, dtype=object))
-    if not 2 <= len(shape) <= 3 or count * dtype.itemsize != len(tensor.data):
-        text = (
-            f"{len(tensor.data)} bytes of data are no {dtype.name} tensor of shape {list(shape)};"
-            " the shape is (height, width, channels) or (height, width)"
-        )
+    dimensions = len(tensor.shape)
+    if not 2 <= dimensions <= 3:  # first: the product of many dimensions takes very long
+        text = f"the tensor has {dimensions} dimensions; send {SHAPES}"
         raise InvalidInput.single(field, "TENSOR_SHAPE", text)
-    return Example(label, np.frombuffer(tensor.data, dtype=dtype).reshape(shape))
+    shape = tuple(tensor.shape)
+    if math.prod(shape) * dtype.itemsize != len(tensor.data):
+        size = f"{len(tensor.data)} bytes of data"
+        text = f"{size} are no {dtype.name} tensor of shape {list(shape)}; send {SHAPES}"
+        raise InvalidInput.single(field, "TENSOR_SHAPE", text)
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
 
 
 def write_adaptation(
     record: AdaptationRecord, progress: ProgressRecord | None = None
 ) -> adaptation_pb2.Adaptation:
-    """The adaptation as a message."""
+    """Convert an adaptation to its message."""
     return adaptation_pb2.Adaptation(
         name=f"adaptations/{record.id}",
         state=STATES[record.state],
@@ -155,14 +195,14 @@ def write_adaptation(
 
 
 def write_progress(record: ProgressRecord) -> adaptation_pb2.Progress:
-    """The sign of life as a message."""
+    """Convert a progress record to its message."""
     fields = asdict(record)
     time = fields.pop("time")
     return adaptation_pb2.Progress(**fields, time=_time(time))
 
 
 def write_model(record: ModelRecord) -> model_pb2.Model:
-    """The model as a message."""
+    """Convert a model record to its message."""
     return model_pb2.Model(
         name=f"models/{record.id}",
         adaptation=f"adaptations/{record.id}",
@@ -177,7 +217,7 @@ def write_model(record: ModelRecord) -> model_pb2.Model:
 
 
 def write_chunk(record: ModelRecord, offset: int, data: bytes, first: bool) -> model_pb2.ModelChunk:
-    """A piece of the model's file; the first and the last one carry digest and size."""
+    """Build one chunk of a model file; the first and the last chunk carry digest and size."""
     chunk = model_pb2.ModelChunk(offset=offset, data=data)
     if first or offset + len(data) == record.size_bytes:
         chunk.sha256, chunk.size_bytes = record.sha256, record.size_bytes
@@ -185,7 +225,7 @@ def write_chunk(record: ModelRecord, offset: int, data: bytes, first: bool) -> m
 
 
 def write_checkpoint(name: str, card: CheckpointCard, limits: Limits) -> checkpoint_pb2.Checkpoint:
-    """The checkpoint's card as a message."""
+    """Convert the card of a checkpoint to its message."""
     return checkpoint_pb2.Checkpoint(
         name=f"checkpoints/{name}",
         description=card.description,
@@ -207,7 +247,8 @@ def write_checkpoint(name: str, card: CheckpointCard, limits: Limits) -> checkpo
 def _read_options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:
     unknown = unknown_fields.UnknownFieldSet(message)
     if len(unknown):
-        numbers = ", ".join(str(unknown[i].field_number) for i in range(len(unknown)))
+        shown = min(len(unknown), SHOWN_OPTIONS)
+        numbers = ", ".join(str(unknown[i].field_number) for i in range(shown))
         text = f"this server does not know option field {numbers}; it may be older than the client"
         raise InvalidInput.single("options", "OPTION_UNKNOWN", text)
     return {field.name: value for field, value in message.ListFields()}
@@ -218,17 +259,34 @@ def _write_options(options: Mapping[str, Option]) -> adaptation_pb2.AdaptationOp
     return adaptation_pb2.AdaptationOptions(**values)
 
 
-def _read_classes(names: Sequence[bytes]) -> tuple[str, ...] | None:
-    classes, bad = list[str](), list[Violation]()
+def _read_classes(names: Sequence[bytes], limits: Limits) -> tuple[str, ...] | None:
+    if len(names) > limits.max_ways:
+        text = f"{len(names)} classes are declared; at most {limits.max_ways} are allowed"
+        raise InvalidInput.single("classes", "TOO_MANY_WAYS", text)
+    classes, violations = list[str](), list[Violation]()
     for index, name in enumerate(names):
+        field = f"classes[{index}]"
+        if len(name) > limits.max_label_bytes:
+            violations.append(_too_long(field, name, limits))
+            continue
         try:
             classes.append(name.decode("utf-8"))
         except UnicodeDecodeError:
-            text = "the class name is not valid UTF-8"
-            bad.append(Violation(f"classes[{index}]", "LABEL_NOT_UTF8", text))
-    if bad:
-        raise InvalidInput(bad)
+            text = "the class name is not valid UTF-8; encode it as UTF-8"
+            violations.append(Violation(field, "LABEL_NOT_UTF8", text))
+    if violations:
+        raise InvalidInput(violations)
     return tuple(classes) or None
+
+
+def _too_long(field: str, label: bytes, limits: Limits) -> Violation:
+    text = f"the label has {len(label)} bytes; at most {limits.max_label_bytes} are allowed"
+    return Violation(field, "LABEL_TOO_LONG", text)
+
+
+def _longer(text: str, limit: int) -> bool:
+    """Tell if a text has more bytes than the limit, without encoding a long one."""
+    return len(text) > limit or len(text.encode()) > limit
 
 
 def _write_failure(failure: Failure) -> failure_pb2.Failure:
@@ -241,7 +299,7 @@ def _write_failure(failure: Failure) -> failure_pb2.Failure:
 
 
 def _time(nanoseconds: int) -> Timestamp | None:
-    """None where it has not come to that."""
+    """Convert nanoseconds since 1970; 0 means "not yet" and gives None."""
     if not nanoseconds:
         return None
     time = Timestamp()

@@ -1,22 +1,23 @@
-"""What every call goes through: the bearer token is checked, and errors become statuses."""
+"""Intercept every call: check the bearer token, parse messages, turn errors into statuses."""
 
 import hmac
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import aio
 
 from metanas.errors import MetanasError
-from metanas_server.errors import ServiceError, Unauthenticated
+from metanas_server.errors import InvalidRequest, ServiceError, Unauthenticated
 from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
 
 LOG = logging.getLogger(__name__)
-OURS = "/metanas.v1."
-OPEN_TO_ALL = "/grpc.health.v1.Health/"  # probes of service managers bring no token
+OPEN_TO_ALL = "/grpc.health.v1.Health/"  # probes of service managers send no token
 DETAILS_KEY = "grpc-status-details-bin"
 
 Context = aio.ServicerContext[Any, Any]
@@ -25,39 +26,47 @@ Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler
 
 
 async def refuse(context: Context, failure: Failure) -> None:
-    """End the call with this failure; does not return."""
+    """End the call with this failure; this function always raises."""
     status = to_status(failure)
     details = ((DETAILS_KEY, status.SerializeToString()),)
     await context.abort(code_of(failure), status.message, details)
 
 
 class ErrorInterceptor(aio.ServerInterceptor):
-    """Turns the errors of our services into statuses with details, by the one table.
+    """Turn errors of a call into statuses with details.
 
-    An error that is in no table is a defect: the caller gets a number, the log gets the rest.
+    A message that is malformed, or longer than `max_request_bytes`, ends its call with
+    INVALID_ARGUMENT before the service sees it. Only the messages after the first of a stream,
+    which carry images, may be longer. An unexpected error is a defect: the caller receives an
+    incident number, and the log has the traceback under this number.
     """
+
+    def __init__(self, max_request_bytes: int) -> None:
+        self._max_request_bytes = max_request_bytes
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(OURS):
-            return handler
+        if handler is None:
+            return None
         make, method = _parts(handler)
-        wrapped = _streaming(method) if handler.response_streaming else _unary(method)
+        request = _check_each if handler.request_streaming else _check
+        wrapped = (_streaming if handler.response_streaming else _unary)(method, request)
+        parser = _Parser(handler.request_deserializer, self._max_request_bytes)
         result: Handler = make(
             wrapped,
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=parser.parse,
             response_serializer=handler.response_serializer,
         )
         return result
 
 
 class TokenInterceptor(aio.ServerInterceptor):
-    """Lets only those in who send the token; health checks are open to all."""
+    """Refuse calls without the token; health checks need none."""
 
     def __init__(self, token: str) -> None:
-        self._wanted = f"Bearer {token}".encode()
+        self._expected = f"Bearer {token}".encode()
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -67,7 +76,7 @@ class TokenInterceptor(aio.ServerInterceptor):
             return handler
         sent = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
         given = sent if isinstance(sent, bytes) else sent.encode()
-        if hmac.compare_digest(given, self._wanted):
+        if hmac.compare_digest(given, self._expected):
             return handler
         make, _ = _parts(handler)
         turn_away = _turn_away_stream if handler.response_streaming else _turn_away
@@ -79,8 +88,49 @@ class TokenInterceptor(aio.ServerInterceptor):
         return result
 
 
+@dataclass(frozen=True)
+class _Refused:
+    """Stand in for a message that cannot be served; an error raised in a parser loses its code."""
+
+    error: InvalidRequest
+
+
+class _Parser:
+    """Parse the messages of one call."""
+
+    def __init__(self, deserialize: Any, max_request_bytes: int) -> None:
+        self._deserialize = deserialize
+        self._max_request_bytes = max_request_bytes
+        self._is_first = True
+
+    def parse(self, raw: bytes) -> Any:
+        """Parse a message; the size of the first one is checked before."""
+        is_first, self._is_first = self._is_first, False
+        if is_first and len(raw) > self._max_request_bytes:
+            text = (
+                f"the request has {len(raw)} bytes; at most {self._max_request_bytes} are allowed"
+            )
+            return _Refused(InvalidRequest("request", "REQUEST_TOO_LARGE", text))
+        try:
+            return self._deserialize(raw)
+        except DecodeError:
+            text = "the message is not valid protobuf; encode it by the contract of this server"
+            return _Refused(InvalidRequest("request", "REQUEST_MALFORMED", text))
+
+
+def _check(request: Any) -> Any:
+    if isinstance(request, _Refused):
+        raise request.error
+    return request
+
+
+async def _check_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _check(request)
+
+
 def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """How a handler of this shape is made, and its method."""
+    """Return the constructor for handlers of this shape, and the handler's method."""
     shapes = {
         (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),
         (False, True): (grpc.unary_stream_rpc_method_handler, handler.unary_stream),
@@ -90,10 +140,10 @@ def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return shapes[handler.request_streaming, handler.response_streaming]
 
 
-def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
+def _unary(method: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await method(request, context)
+            return await method(check(request), context)
         except aio.AbortError:
             raise
         except Exception as error:
@@ -102,10 +152,10 @@ def _unary(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _streaming(method: Callable[..., Any]) -> Callable[..., Any]:
+def _streaming(method: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in method(request, context):
+            async for response in method(check(request), context):
                 yield response
         except aio.AbortError:
             raise

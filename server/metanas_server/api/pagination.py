@@ -1,4 +1,4 @@
-"""Pages of a list: sizes, and opaque tokens that say where the next page begins."""
+"""Paginate lists: page sizes, and opaque tokens for the start of the next page."""
 
 import base64
 import binascii
@@ -6,36 +6,45 @@ import json
 
 from metanas_server.errors import InvalidRequest
 
-DEFAULT_SIZE, LARGEST_SIZE = 50, 500
+DEFAULT_SIZE, LARGEST_SIZE = 50, 500  # entries, as the contract says
+MAX_TOKEN = 256  # characters; the tokens of this module are shorter
+MAX_POSITION = 2**63  # of a row in SQLite
 
 
 def page_size(asked: int) -> int:
-    """How many entries a page gets.
+    """Return the number of entries of a page.
 
     Raises:
-        InvalidRequest: PAGE_SIZE, it is negative.
+        InvalidRequest: PAGE_SIZE, the number is negative.
     """
     if asked < 0:
-        raise InvalidRequest("page_size", "PAGE_SIZE", "the page size is negative")
+        raise InvalidRequest(
+            "page_size", "PAGE_SIZE", "the page size is negative; use 0 for the default"
+        )
     return min(asked or DEFAULT_SIZE, LARGEST_SIZE)
 
 
 def write_token(position: int, query: str) -> str:
-    """A token for the page from `position` on of the list that `query` stands for."""
+    """Make the token of the page that begins at a position of a list.
+
+    query: names the list and its filters.
+    """
     return base64.urlsafe_b64encode(json.dumps([query, position]).encode()).decode()
 
 
 def read_token(token: str, query: str) -> int | None:
-    """The position in a token; None for the empty token of the first page.
+    """Return the position in a token; the empty token of the first page gives None.
 
     Raises:
-        InvalidRequest: PAGE_TOKEN, it is none of ours or belongs to another query.
+        InvalidRequest: PAGE_TOKEN, the token is malformed or belongs to another list.
     """
     if not token:
         return None
     try:
-        theirs, position = json.loads(base64.urlsafe_b64decode(token.encode()))
-        if theirs == query and type(position) is int:
+        # the length comes first: a long token could nest deeper than the parser goes
+        raw = "" if len(token) > MAX_TOKEN else base64.urlsafe_b64decode(token.encode())
+        listed, position = json.loads(raw)
+        if listed == query and type(position) is int and 0 <= position < MAX_POSITION:
             return position
     except (binascii.Error, ValueError, TypeError):
         pass

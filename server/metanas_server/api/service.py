@@ -142,7 +142,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
-        spec = convert.read_spec(first.spec, self._crew.checkpoints)
+        spec = convert.read_spec(first.spec, self._crew.checkpoints, self._limits)
         self._jobs.admit(caller, spec.request_id)
         with Intake(self._limits, self._budget) as intake:
             async for part in parts:
@@ -150,7 +150,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
                     message = "every message but the first must carry an example"
                     raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
                 try:
-                    example = convert.read_example(part.example, intake.count)
+                    example = convert.read_example(part.example, intake.count, self._limits)
                 except InvalidInput as error:
                     intake.reject(error)
                 else:

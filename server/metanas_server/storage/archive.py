@@ -17,7 +17,7 @@ class Archive:
     """
 
     def __init__(self, records: Records, store: Store) -> None:
-        """Use these records and files; files that nobody needs are removed."""
+        """Use these records and files; files without a record move into quarantine."""
         self.records = records
         self.store = store
         self._lock = asyncio.Lock()

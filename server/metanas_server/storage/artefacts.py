@@ -1,15 +1,22 @@
-"""Artefacts: files named by the SHA-256 of their content, either whole or not there at all."""
+"""Store artefacts: files named by the SHA-256 of their content, written whole or not at all."""
 
 import errno
 import hashlib
+import logging
 import os
+import re
 import secrets
 from collections.abc import Collection
 from pathlib import Path
 
 from metanas_server.errors import StoreError
 
+LOG = logging.getLogger(__name__)
 PARTIAL = ".partial"
+UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
+ARTEFACT = re.compile(r"[0-9a-f]{64}")
+QUARANTINE = "quarantine"
+"""Folder within the artefacts for files without a record. Only an operator deletes them."""
 
 
 class Store:
@@ -74,11 +81,40 @@ class Store:
         """Forget these bytes, if they are there."""
         self.path(digest).unlink(missing_ok=True)
 
-    def sweep(self, keep: Collection[str]) -> None:
-        """Remove everything but the files with these digests: what a crash has left behind."""
-        for path in self._folder.iterdir():
-            if path.name not in keep:
-                path.unlink(missing_ok=True)
+    def sweep(self, needed: Collection[str]) -> None:
+        """Clear up after the last run of the server.
+
+        Unfinished writes are deleted. Artefacts without a record move into the folder
+        `quarantine`, since the records may be what is missing; a needed artefact moves back from
+        there. All other files and folders are left alone.
+
+        needed: digests that some record refers to.
+
+        Raises:
+            StoreError: STORE_FAILED or STORE_FULL.
+        """
+        quarantine = self._folder / QUARANTINE
+        try:
+            for digest in needed:
+                aside = quarantine / digest
+                if not self.path(digest).exists() and aside.exists():
+                    aside.rename(self.path(digest))
+            moved = 0
+            for path in list(self._folder.iterdir()):
+                if UNFINISHED.fullmatch(path.name):
+                    path.unlink()
+                elif ARTEFACT.fullmatch(path.name) and path.name not in needed:
+                    quarantine.mkdir(exist_ok=True)
+                    path.rename(quarantine / path.name)
+                    moved += 1
+        except OSError as error:
+            raise _store_error(error) from error
+        if moved:
+            LOG.warning(
+                "%d artefacts have no record and were moved to %s; if the database was lost, stop"
+                " the server and restore it, else delete the folder",
+                *(moved, quarantine),
+            )
 
 
 def _write(path: Path, data: bytes) -> None:
