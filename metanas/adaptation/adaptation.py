@@ -125,6 +125,17 @@ class Adaptation:
         return self.config.steps if self.stage is Stage.ADAPT else self.config.tuning_steps
 
     @property
+    def decided(self) -> Genotype:
+        """The architecture, from the stage TUNE on.
+
+        Raises:
+            ValueError: the search has not ended.
+        """
+        if self.genotype is None:
+            raise ValueError("the search has not ended; take its steps first")
+        return self.genotype
+
+    @property
     def saved(self) -> int:
         """Steps that were not needed, once it is done."""
         return self.config.steps + self.config.tuning_steps - sum(self.taken.values())
@@ -169,10 +180,9 @@ class Adaptation:
 
         Both on the CPU, wherever the adaptation is: what leaves has to run there.
         """
-        assert self.genotype is not None
-        card = self.checkpoint.card
+        card, genotype = self.checkpoint.card, self.decided
         params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
-        network = from_supernet(card.space, params, self.genotype, self.checkpoint.ops)
+        network = from_supernet(card.space, params, genotype, self.checkpoint.ops)
         chunk = max(self.config.batch_size, self.task.ways)
         features = yield from freeze_in_parts(network, self.task.images, chunk)
         return network, features

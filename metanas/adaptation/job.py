@@ -1,22 +1,22 @@
-"""One model in the making: labelled images in, a checked ONNX model and its report out.
+"""One request from top to bottom: labelled images in, a checked ONNX model and its report out.
 
-Each stage is one function of another module; this file only puts them in order and keeps the time.
+`Job._make` lists the stages in order. Each stage is a function of another module.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import nan
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from metanas.adaptation.adaptation import Adaptation, Stage, Step, start_of
-from metanas.adaptation.metrics import Gap, gap, leave_one_out, meta_features, view_accuracy
+from metanas.adaptation.metrics import gap, leave_one_out, meta_features, view_accuracy
 from metanas.adaptation.read_task import read_task
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
@@ -30,30 +30,19 @@ from metanas.spec.card import check_options
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
-from metanas.supernet.discrete import DiscreteNetwork, features_in_parts
+from metanas.spec.report import Progress, Report
+from metanas.supernet.discrete import features_in_parts
 from metanas.util.work import Parts
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where an adaptation is; figures that a stage does not have are NaN."""
-
-    stage: str
-    step: int
-    steps: int
-    loss: float = nan
-    accuracy: float = nan
-    temperature: float = nan
-    entropy: float = nan
-
-
 OnProgress = Callable[[Progress], None]
+Result = TypeVar("Result")
+Making = Generator[Progress | Adaptation | None, Step | None, Result]
+"""Work that yields progress, the adaptation when it needs a step, and None between two parts."""
 
 
 @dataclass(frozen=True)
 class AdaptedModel:
-    """What leaves: the ONNX file and all that is to be known of it."""
+    """The result of a request: the ONNX file, and the facts about it."""
 
     onnx: bytes
     sha256: str
@@ -63,42 +52,42 @@ class AdaptedModel:
 
 
 class Stopwatch:
-    """Seconds of each stage; a step that several jobs took together counts in full for each."""
+    """Measure the seconds of each stage; a step of a stack counts in full for each of its jobs."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._stage, self._since = "decode", 0.0
 
-    def add(self, stage: str, seconds: float) -> None:
-        """A stage took so much more time."""
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    def add(self, seconds: float) -> None:
+        """Count these seconds for the current stage."""
+        self.seconds[self._stage] = self.seconds.get(self._stage, 0.0) + seconds
 
     def start(self) -> None:
-        """From now on time is that of the stage that it was stopped in."""
+        """Start to count time for the current stage."""
         self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Up to now it was."""
+        """Count the time since the start."""
         now = time.perf_counter()
-        self.add(self._stage, now - self._since)
+        self.add(now - self._since)
         self._since = now
 
     def turn_to(self, stage: str) -> None:
-        """From now on time is that of this stage."""
+        """Count the time so far, and from now on for this stage."""
         self.stop()
         self._stage = stage
 
 
 def too_large() -> OutOfMemory:
-    """What becomes of a job that the device has no memory for."""
+    """Make the error of a job that does not fit into the device's memory."""
     message = "the device has too little memory for this support set; send fewer images"
     return OutOfMemory(message)
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether the device, or a library that computes on it, could not have the memory it asked for.
+    """Tell whether an error means that memory is short.
 
-    Only torch's own allocator for devices has an error of its own for that.
+    Only torch's allocator for devices has an error class of its own. Libraries say it in the text.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -107,13 +96,15 @@ def out_of_memory(error: Exception) -> bool:
 
 
 class Job:
-    """One model in the making, turn by turn; `metanas.adaptation.scheduler` gives it its turns.
+    """One request for a model, run part by part; `metanas.adaptation.scheduler` gives it its turns.
 
-    A turn is either a part of the `work` that a job does on its own (decoding, pruning, making and
-    checking the file), or a step of its `adaptation`, for which it is `ready` then. Whatever goes
-    wrong in a turn ends the job: `outcome` is then the error, or else the finished model.
+    `_make` is the request from top to bottom. It pauses after each part of its own work, and
+    whenever its `adaptation` needs a step: the job is `ready` then. Any error in a turn ends the
+    job. `outcome` is the finished model or that error.
 
-    alone: whether its steps must not be stacked with those of other jobs.
+    alone: its steps are not stacked with those of other jobs.
+    task: the decoded support set, from the start of the search on.
+    adaptation: the inner loop, from the start of the search on.
     """
 
     def __init__(  # noqa: PLR0913 (the arguments of make_model, and one)
@@ -129,222 +120,215 @@ class Job:
         should_stop: Callable[[], bool] = lambda: False,
         alone: bool = False,
     ) -> None:
-        """Take what `make_model` takes."""
+        """Take the arguments of `make_model`."""
         self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
         self.options = _resolved(options or checkpoint.card.defaults)
         self.outcome: AdaptedModel | Exception | None = None
         self.task: Task | None = None
         self.adaptation: Adaptation | None = None
+        self.ready = False
         self._on_progress, self._should_stop = on_progress, should_stop
         self._time = Stopwatch()
-        self._gap: Gap | None = None
-        self._work: Parts[None] | None = self._read(examples, classes, limits)
+        self._run = self._make(examples, classes, limits)
 
     def result(self) -> AdaptedModel:
-        """The model, once the job has ended.
+        """Return the model of a job that has ended.
 
         Raises:
-            Exception: what ended the job in its stead.
+            Exception: the error that ended the job.
         """
-        assert self.outcome is not None
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+        if isinstance(self.outcome, AdaptedModel):
+            return self.outcome
+        raise self.outcome or ValueError("the job has not ended; give it its turns first")
 
     def check(self) -> bool:
-        """Whether the job goes on; it ends here if it was asked to stop."""
+        """End the job if it was asked to stop; return whether it goes on."""
         with self._turn():
             if self.outcome is None and self._should_stop():
                 raise Cancelled
         return self.outcome is None
 
-    @property
-    def ready(self) -> bool:
-        """Whether its next turn is a step."""
-        return self._work is None and self.outcome is None
-
     def work(self) -> None:
-        """Do a part of what is to be done before the next step, or after the last one."""
-        if self._work is None or not self.check():
+        """Do one part of the job's own work, up to the next step or pause."""
+        if self.ready or not self.check():
             return
         self._time.start()
-        with self._turn():
-            try:
-                next(self._work)
-            except StopIteration:
-                self._work = self._due()
+        self._resume(None)
         self._time.stop()
 
     def decode(self) -> None:
-        """Work until the support set is read and the adaptation can begin."""
+        """Work until the support set is decoded and the search can begin."""
         while self.adaptation is None and self.outcome is None:
             self.work()
 
     def stepped(self, outcome: Step | Exception | None, seconds: float) -> None:
-        """Take note of what a step of the adaptation came to, and how long it took."""
+        """Take the result of an update, None for half a step, and the seconds that it took."""
+        self._time.add(seconds)
+        self._resume(outcome)
+
+    def _resume(self, outcome: Step | Exception | None) -> None:
+        """Run on to the next step or pause, and pass on progress on the way."""
+        self.ready = False
         with self._turn():
             if isinstance(outcome, Exception):
                 raise outcome
-            assert self.adaptation is not None
-            searching = self._gap is None
-            stage = "adapt" if searching else "tune"
-            steps = self.options.steps if searching else self.options.tuning_steps
-            self._time.add(stage, seconds)
-            if outcome is None:  # half a step
-                return
-            figures = (outcome.loss, outcome.accuracy, outcome.temperature, outcome.entropy)
-            self._on_progress(Progress(stage, outcome.step, steps, *figures))
-            self._work = self._due()
+            try:
+                pause = self._run.send(outcome)
+                while isinstance(pause, Progress):
+                    self._announce(pause)
+                    pause = next(self._run)
+                self.ready = pause is not None
+            except StopIteration as end:
+                self.outcome = end.value
+
+    def _announce(self, progress: Progress) -> None:
+        if progress.step == 0:
+            if self._should_stop():
+                raise Cancelled
+            self._time.turn_to(progress.stage)
+        self._on_progress(progress)
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Whatever a turn raises is the outcome of this job, and of no other."""
+        """Turn any error into the outcome of this job alone."""
         try:
             yield
         except Exception as error:
-            self.outcome, self._work = too_large() if out_of_memory(error) else error, None
-
-    def _due(self) -> Parts[None] | None:
-        """What is to be done now, if it is not a step."""
-        assert self.adaptation is not None
-        if self.outcome is not None or self.adaptation.stage is Stage.ADAPT:
-            return None
-        if self._gap is None:
-            return self._prune()
-        return self._finish() if self.adaptation.stage is Stage.DONE else None
-
-    def _read(
-        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> Parts[None]:
-        """Read the support set and get ready for the first step."""
-        self._begin("decode", len(examples))
-        card = self.checkpoint.card
-        check_options(self.options, card.input, card.space)
-        self.task = yield from read_task(
-            examples,
-            classes,
-            limits,
-            checkpoint=self.checkpoint,
-            views=1 if self.options.trunk_only else card.views,
-            seed=self.seed,
-        )
-        generator = torch.Generator().manual_seed(self.seed)
-        self.adaptation = Adaptation(self.checkpoint, self.task.support, self.options, generator)
-        self._announce("adapt", self.options.steps)
-
-    def _prune(self) -> Parts[None]:
-        """Measure what deciding has cost."""
-        assert self.task is not None
-        assert self.adaptation is not None
-        self._begin("prune", 1)
-        support, soft = self.task.support, self.adaptation.soft
-        self._gap = gap(self.checkpoint, soft, support, self.options, self.seed)
-        yield
-        self._announce("tune", self.options.tuning_steps)
+            self.outcome, self.ready = too_large() if out_of_memory(error) else error, False
+            self._run.close()
 
     @torch.no_grad()
-    def _finish(self) -> Parts[None]:
-        """Build the ONNX file, check it, and report."""
-        assert self.task is not None
-        assert self.adaptation is not None
-        assert self.adaptation.genotype is not None
-        task, genotype = self.task, self.adaptation.genotype
-        shift = self.options.shift_pixels
-        self._begin("export", 1)
-        network, features = yield from self.adaptation.network()
-        shown, members = of_prototypes(task.support, self.options)
-        if shift or len(shown) > len(features):
-            features = yield from features_in_parts(network, shown, shift)
-        head = linear_head(*prototypes(features, members), network.head["log_scale"].exp())
-        classifier = _classifier(network, head, task, self.checkpoint, shift)
-        logits = features[: len(task.images)] @ classifier.weight.T + classifier.bias
+    def _make(
+        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+    ) -> Making[AdaptedModel]:
+        """Make the model: decode, adapt, prune, tune, export, check, report."""
+        checkpoint, options, seed = self.checkpoint, self.options, self.seed
+        card = checkpoint.card
+
+        yield Progress("decode", 0, len(examples))
+        check_options(options, card.input, card.space)
+        views = 1 if options.trunk_only else card.views
+        task = self.task = yield from read_task(
+            examples, classes, limits, checkpoint=checkpoint, views=views, seed=seed
+        )
+        generator = torch.Generator().manual_seed(seed)
+        adaptation = self.adaptation = Adaptation(checkpoint, task.support, options, generator)
+
+        yield Progress("adapt", 0, options.steps)
+        yield from _steps(adaptation, Stage.ADAPT, options.steps)
+
+        yield Progress("prune", 0, 1)
+        cost = gap(checkpoint, adaptation.soft, task.support, options, seed)
+        yield None
+
+        yield Progress("tune", 0, options.tuning_steps)
+        yield from _steps(adaptation, Stage.TUNE, options.tuning_steps)
+
+        yield Progress("export", 0, 1)
+        genotype = adaptation.decided
+        classifier, logits = yield from _classifier(adaptation, task)
         metadata = metadata_of(
-            self.checkpoint,
+            checkpoint,
             task,
-            self.options,
-            self.seed,
+            options,
+            seed,
             genotype=genotype,
             classifier=classifier,
             logits=logits,
         )
-        proto = to_onnx(classifier, self.checkpoint.ops, metadata)
-        yield
-        self._begin("check", 1)
-        data, difference = yield from check_in_parts(proto, task.images, logits, shift)
-        self._time.turn_to("report")
-        report = yield from self._report(classifier, len(data), difference)
-        sha256 = hashlib.sha256(data).hexdigest()
-        self.outcome = AdaptedModel(data, sha256, genotype, task.support.classes, report)
+        proto = to_onnx(classifier, checkpoint.ops, metadata)
+        yield None
 
-    def _begin(self, stage: str, steps: int) -> None:
-        """From here on time is that of this stage."""
-        self._announce(stage, steps)
-        self._time.turn_to(stage)
-
-    def _announce(self, stage: str, steps: int) -> None:
-        if not self.check():
-            raise Cancelled
-        self._on_progress(Progress(stage, 0, steps))
-
-    def _report(self, classifier: Classifier, onnx_bytes: int, difference: float) -> Parts[Report]:
-        assert self.task is not None
-        assert self.adaptation is not None
-        assert self.adaptation.genotype is not None
-        assert self._gap is not None
-        task, genotype, network = self.task, self.adaptation.genotype, classifier.network
-        card, support = self.checkpoint.card, task.support
-        weights = sum(p.numel() for k, p in network.named_parameters() if ".log_scale" not in k)
-        if classifier.trunk is not None:
-            weights += sum(p.numel() for p in classifier.trunk.parameters())
-        accuracy, macs = yield from view_accuracy(classifier, support, card.augment, self.seed)
-        held_out = None
-        if max(support.shots) > 1:
-            yield
-            start = start_of(self.checkpoint, self.options)
-            features = yield from meta_features(self.checkpoint, start, support, self.options)
-            held_out = leave_one_out(features, support, classifier.scale)
-        self._time.stop()
-        return Report(
-            checkpoint=card.name,
-            checkpoint_digest=card.digest,
-            support_digest=task.digest,
-            seed=self.seed,
-            options=self.options.to_dict(),
-            ways=support.ways,
-            shots=support.shots,
-            steps=self.adaptation.taken[Stage.ADAPT],
-            tuning_steps=self.adaptation.taken[Stage.TUNE],
-            steps_saved=self.adaptation.saved,
-            seconds={stage: round(value, 6) for stage, value in self._time.seconds.items()},
-            parameters=weights + classifier.weight.numel() + classifier.bias.numel(),
-            macs=macs,
-            onnx_bytes=onnx_bytes,
-            accuracy_soft=self._gap.soft,
-            accuracy_pruned=self._gap.pruned,
-            accuracy=accuracy,
-            logit_gap=self._gap.logits,
-            leave_one_out=held_out,
-            onnx_difference=difference,
-            meta_genotype_distance=genotype.distance(self.checkpoint.meta_genotype),
-            genotype=json.loads(genotype.to_json()),
+        yield Progress("check", 0, 1)
+        onnx, difference = yield from check_in_parts(
+            proto, task.images, logits, options.shift_pixels
         )
 
+        self._time.turn_to("report")
+        measured = yield from _measure(adaptation, task, classifier, seed)
+        self._time.stop()
+        report = Report(
+            seed=seed,
+            seconds={stage: round(value, 6) for stage, value in self._time.seconds.items()},
+            onnx_bytes=len(onnx),
+            onnx_difference=difference,
+            accuracy_soft=cost.soft,
+            accuracy_pruned=cost.pruned,
+            logit_gap=cost.logits,
+            **measured,
+        )
+        sha256 = hashlib.sha256(onnx).hexdigest()
+        return AdaptedModel(onnx, sha256, genotype, task.support.classes, report)
 
-def _resolved(options: AdaptConfig) -> AdaptConfig:
-    """The options as they take effect."""
-    return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options
+
+def _steps(adaptation: Adaptation, stage: Stage, steps: int) -> Making[None]:
+    """Ask for steps until this stage of the adaptation is over."""
+    while adaptation.stage is stage:
+        step = yield adaptation
+        if step is not None:
+            figures = (step.loss, step.accuracy, step.temperature, step.entropy)
+            yield Progress(stage.value, step.step, steps, *figures)
+    yield None  # other jobs may step before the next stage begins
 
 
-def _classifier(
-    network: DiscreteNetwork,
-    head: tuple[Tensor, Tensor],
-    task: Task,
-    checkpoint: Checkpoint,
-    shift_pixels: int,
-) -> Classifier:
-    """The classifier with this head, on the CPU."""
+def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, Tensor]]:
+    """Build the classifier on the CPU; also return its logits of the support set."""
+    checkpoint, options = adaptation.checkpoint, adaptation.config
+    shift = options.shift_pixels
+    network, features = yield from adaptation.network()
+    shown, members = of_prototypes(task.support, options)
+    if shift or len(shown) > len(features):
+        features = yield from features_in_parts(network, shown, shift)
     scale = network.head["log_scale"].exp()
+    weight, bias = linear_head(*prototypes(features, members), scale)
     trunk = checkpoint.trunk
     if trunk is not None and checkpoint.device.type != "cpu":
         trunk = deepcopy(trunk).cpu()
-    return Classifier(task.preprocess, network, *head, scale, trunk, shift_pixels)
+    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk, shift)
+    return classifier, features[: len(task.images)] @ classifier.weight.T + classifier.bias
+
+
+def _measure(
+    adaptation: Adaptation, task: Task, classifier: Classifier, seed: int
+) -> Parts[dict[str, Any]]:
+    """Measure the finished model for the report."""
+    checkpoint, options, support = adaptation.checkpoint, adaptation.config, task.support
+    card, genotype = checkpoint.card, adaptation.decided
+    accuracy, macs = yield from view_accuracy(classifier, support, card.augment, seed)
+    held_out = None
+    if max(support.shots) > 1:
+        yield
+        start = start_of(checkpoint, options)
+        features = yield from meta_features(checkpoint, start, support, options)
+        held_out = leave_one_out(features, support, classifier.scale)
+    return {
+        "checkpoint": card.name,
+        "checkpoint_digest": card.digest,
+        "support_digest": task.digest,
+        "options": options.to_dict(),
+        "ways": support.ways,
+        "shots": support.shots,
+        "steps": adaptation.taken[Stage.ADAPT],
+        "tuning_steps": adaptation.taken[Stage.TUNE],
+        "steps_saved": adaptation.saved,
+        "parameters": _parameters(classifier),
+        "macs": macs,
+        "accuracy": accuracy,
+        "leave_one_out": held_out,
+        "meta_genotype_distance": genotype.distance(checkpoint.meta_genotype),
+        "genotype": json.loads(genotype.to_json()),
+    }
+
+
+def _parameters(classifier: Classifier) -> int:
+    """Count the weights of the exported network, trunk and head included."""
+    named = classifier.network.named_parameters()
+    weights = sum(value.numel() for name, value in named if ".log_scale" not in name)
+    if classifier.trunk is not None:
+        weights += sum(value.numel() for value in classifier.trunk.parameters())
+    return weights + classifier.weight.numel() + classifier.bias.numel()
+
+
+def _resolved(options: AdaptConfig) -> AdaptConfig:
+    """Return the options as they take effect."""
+    return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options

@@ -209,7 +209,8 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _adaptation(job: Job) -> Adaptation:
-    assert job.adaptation is not None
+    if job.adaptation is None:
+        raise ValueError("the job is not ready for a step")
     return job.adaptation
 
 

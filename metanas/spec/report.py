@@ -1,12 +1,26 @@
-"""What an adaptation did, in numbers: the record that goes with every model."""
+"""Progress of an adaptation while it runs, and the report that goes with its model."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 from metanas.spec.options import Option
 from metanas.util import dataclass_json as schema
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The start of a stage (step 0) or a finished step; NaN where a figure does not apply."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float = nan
+    accuracy: float = nan
+    temperature: float = nan
+    entropy: float = nan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import Workbench
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.verify import run, session
 from metanas.nn.ops import OPS, Chain, Op
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Progress
 from metanas.testing import make_checkpoint
 from tests.core.small import examples
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from metanas import __version__
-from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import make_model
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
@@ -29,7 +29,7 @@ from metanas.export.verify import TOGETHER, _run_together, run, session
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
+from metanas.spec.report import Progress, Report
 from metanas.testing import make_checkpoint
 from metanas.util.work import whole
 from tests.core.small import examples

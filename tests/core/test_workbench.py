@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import SLICE, StackLimits, Workbench, make_all, make_model
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.nn.functional import Rows
 from metanas.spec.examples import Example
+from metanas.spec.report import Progress
 from metanas.testing import make_checkpoint
 from tests.core.benches import (
     OPTIONS,

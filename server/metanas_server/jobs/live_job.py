@@ -6,10 +6,10 @@ import time
 from collections.abc import AsyncIterator
 
 from metanas.errors import MetanasError
+from metanas.spec.report import Progress
 from metanas_server.errors import ServiceError
 from metanas_server.resources import AdaptationRecord, ProgressRecord
 from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import Step
 
 Event = AdaptationRecord | ProgressRecord
 
@@ -56,19 +56,19 @@ class LiveJob:
             self.ended.set()
         self._wake()
 
-    def add(self, step: Step) -> None:
-        """Note a sign of life; tell the watchers."""
+    def add(self, progress: Progress) -> None:
+        """Store progress and wake the watchers."""
         entry = ProgressRecord(
             sequence=len(self.progress) + 1,
             attempt=self.record.attempts,
             time=time.time_ns(),
-            stage=step.stage,
-            step=step.step,
-            steps=step.steps,
-            loss=_finite(step.loss),
-            accuracy=_finite(step.accuracy),
-            temperature=_finite(step.temperature),
-            entropy=_finite(step.entropy),
+            stage=progress.stage,
+            step=progress.step,
+            steps=progress.steps,
+            loss=_finite(progress.loss),
+            accuracy=_finite(progress.accuracy),
+            temperature=_finite(progress.temperature),
+            entropy=_finite(progress.entropy),
         )
         self.progress.append(entry)
         self._log.append(entry)

@@ -13,12 +13,13 @@ from multiprocessing.connection import Connection
 import numpy as np
 import torch
 
-from metanas.adaptation.job import AdaptedModel, Job, Progress
+from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import StackLimits, Workbench
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
+from metanas.spec.report import Progress
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
 from metanas_server.storage import support_file
 from metanas_server.workers.protocol import (
@@ -143,18 +144,7 @@ class Worker:
         )
 
     def _report(self, number: int, progress: Progress) -> None:
-        self._tell(
-            Step(
-                number=number,
-                stage=progress.stage,
-                step=progress.step,
-                steps=progress.steps,
-                loss=progress.loss,
-                accuracy=progress.accuracy,
-                temperature=progress.temperature,
-                entropy=progress.entropy,
-            )
-        )
+        self._tell(Step(number=number, progress=progress))
 
 
 def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from metanas.spec.card import CheckpointCard
+from metanas.spec.report import Progress
 from metanas_server.errors import StartError, WorkerKilled, WorkerLost
 from metanas_server.workers.protocol import Ended, Made, Order, Ready, Setup, Share, Step, Stop
 
@@ -20,7 +21,7 @@ Outbox = SimpleQueue[Order | Stop | Share | None]
 class Desk:
     """One job that a worker has: where its steps go, and its outcome."""
 
-    on_step: Callable[[Step], None]
+    on_progress: Callable[[Progress], None]
     made: asyncio.Future[Made]
     killer: asyncio.TimerHandle | None = None
 
@@ -93,7 +94,7 @@ class WorkerProcess:
         self.ready = not self.ended.is_set()
         return checkpoints
 
-    def give(self, order: Order, on_step: Callable[[Step], None]) -> asyncio.Future[Made]:
+    def give(self, order: Order, on_progress: Callable[[Progress], None]) -> asyncio.Future[Made]:
         """Have a model made, beside whatever else the worker is at.
 
         The future's errors:
@@ -101,7 +102,7 @@ class WorkerProcess:
             WorkerKilled: the process was killed because another job did not stop.
             MetanasError, ServiceError: what the worker says.
         """
-        desk = Desk(on_step, asyncio.get_running_loop().create_future())
+        desk = Desk(on_progress, asyncio.get_running_loop().create_future())
         self._desks[order.number] = desk
         self._outbox.put(order)
         return desk.made
@@ -148,7 +149,7 @@ class WorkerProcess:
         """What the process has said; None at its end."""
         self.heard = asyncio.get_running_loop().time()
         if isinstance(message, Step):
-            self._desks[message.number].on_step(message)
+            self._desks[message.number].on_progress(message.progress)
         elif isinstance(message, Ended):
             self._leave(message.number, message.outcome)
         elif isinstance(message, Ready):

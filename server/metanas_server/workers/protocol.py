@@ -14,6 +14,7 @@ from metanas.errors import MetanasError
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
+from metanas.spec.report import Progress
 from metanas_server.errors import ServiceError
 
 
@@ -85,16 +86,10 @@ class Beat:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One sign of life of a job; NaN where a measurement does not apply."""
+    """Progress of a job."""
 
     number: int
-    stage: str
-    step: int
-    steps: int
-    loss: float
-    accuracy: float
-    temperature: float
-    entropy: float
+    progress: Progress
 
 
 @dataclass(frozen=True, kw_only=True)
