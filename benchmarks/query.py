@@ -37,6 +37,8 @@ CASES = (
     Case(network="paper", ways=5, shots=1, size=84, channels=3),
 )
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+SHOWN = (1, 8, 64, 256)
+"""Batches in the table; a run of other batches alone shows them all."""
 
 
 def measure(options: argparse.Namespace) -> list[Row]:
@@ -87,7 +89,7 @@ def tables(results: Results) -> dict[str, str]:
     """The table of one run."""
     header = ["model", "batch", "median ms", "25 %", "75 %", "images/s", "GFLOP/s"]
     lines = []
-    for row in results.rows:
+    for row in [row for row in results.rows if row["batch"] in SHOWN] or results.rows:
         took, batch = spread(row["seconds"]), row["batch"]
         lines.append(
             [

@@ -38,6 +38,8 @@ CASES = (
     Case(network="photos", ways=5, shots=1, size=128, channels=3),
 )
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
+SHOWN = (1, 4, 16, 64)
+"""Numbers of clients in the table; a run of others alone shows them all."""
 LEAST_EACH = 3
 """Adaptations of every client, where many share the number that was asked for."""
 
@@ -143,7 +145,8 @@ def _many(rows: Sequence[Row]) -> str:
               "adaptations"]  # fmt: skip
     alone: dict[str, float] = {}
     lines = []
-    for row in (row for row in rows if "clients" in row):
+    many = [row for row in rows if "clients" in row]
+    for row in [row for row in many if row["clients"] in SHOWN] or many:
         took = spread(row["latencies"])
         rate = took.runs / row["whole"]
         first = alone.setdefault(row["title"], rate)

@@ -10,6 +10,9 @@ from metanas_server.config import ServerConfig
 from tests.architecture.sources import ROOT, label
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").rglob("*.md")]
+GENERATED = ROOT / "docs" / "configuration.md"
+MOST_WORDS = 22_000
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -54,3 +57,15 @@ def test_figures_of_the_readme_are_measured() -> None:
     figures = re.findall(r"[+-]?[\d.]+ ± [\d.]+", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert figures
     assert [figure for figure in figures if figure not in measured] == []
+
+
+def test_documents_stay_short() -> None:
+    assert sum(len(path.read_text(encoding="utf-8").split()) for path in PAGES) <= MOST_WORDS
+
+
+@pytest.mark.parametrize("path", sorted({*PAGES} - {GENERATED}), ids=label)
+def test_paragraphs_are_not_wrapped(path: Path) -> None:
+    """A paragraph is one line, so a change of a word is a change of a line."""
+    code = re.compile(r"^```.*?^```|^:::.*?(?=^\S)|<!--.*?-->", re.MULTILINE | re.DOTALL)
+    text = code.sub("", path.read_text(encoding="utf-8"))
+    assert re.findall(r"^[A-Za-z*`].*\n(?=[A-Za-z(`*])", text, re.MULTILINE) == []
