@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("metanas: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # what is still buffered would fail again when the interpreter flushes it at its end
+        # the buffered rest would fail again when the interpreter flushes it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
     return code

@@ -115,14 +115,14 @@ class AsyncClient:
         Args:
             support: a folder with one sub-folder a class; class -> images (paths, encoded bytes or
                 arrays); or (class, image) pairs.
-            checkpoint: what to start from; may be left out when the server has exactly one.
-            seed: of everything random, 0 to 2**32 - 1.
+            checkpoint: name of a checkpoint; not needed if the server has exactly one.
+            seed: seed of all random numbers, 0 to 2**32 - 1.
             options: hyper-parameters that differ from the checkpoint's.
-            request_id: the same id never costs the server the work twice; a random one by default.
+            request_id: a repeated id returns the first adaptation; a random id by default.
             timeout: seconds that the adaptation may take on a worker.
 
         Raises:
-            InvalidInput: what is wrong with the support set or the options, and where.
+            InvalidInput: the support set or an option is wrong; lists every fault found.
             ClientError: any other of this package's errors.
         """
         examples = await asyncio.to_thread(read_support, support)
@@ -230,9 +230,9 @@ class AsyncAdaptation:
             timeout: seconds to wait at most; the adaptation goes on afterwards.
 
         Raises:
-            InvalidInput: the support set turned out to be unusable; says which example and file.
-            AdaptationFailed: it gave up.
-            AdaptationCancelled: somebody stopped it.
+            InvalidInput: the support set is unusable; names the example and the file.
+            AdaptationFailed: it failed.
+            AdaptationCancelled: it was cancelled.
             TimedOut: the timeout passed.
             ClientError: any other of this package's errors.
         """

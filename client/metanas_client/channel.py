@@ -118,8 +118,8 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
 
 def broken(error: grpc.aio.AioRpcError) -> bool:
     """Tell whether the connection broke, so that the call can continue where it broke."""
-    # CANCELLED comes from a server that goes down in the middle of a stream: what this side cancels
-    # is an asyncio.CancelledError and never gets here.
+    # A server that goes down ends a stream with CANCELLED. Cancellation on this side raises
+    # asyncio.CancelledError instead.
     return error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 

@@ -1,4 +1,4 @@
-"""Checks of a request on this side, with what the server says about its checkpoints.
+"""Checks of a request before its upload, by the limits of the server's checkpoints.
 
 They spare an upload that the server would refuse. The server checks everything again.
 """

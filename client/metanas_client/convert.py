@@ -73,8 +73,8 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
     """Build the head of a request.
 
     Raises:
-        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, TIMEOUT_OUT_OF_RANGE: what the
-            message could not even carry. All other bounds are the server's.
+        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE or TIMEOUT_OUT_OF_RANGE: values
+            that the message cannot carry. The server checks all other bounds.
     """
     if isinstance(job.seed, bool) or not 0 <= job.seed <= _MAX_SEED:
         raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", f"must be from 0 to {_MAX_SEED}")

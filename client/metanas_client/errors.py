@@ -237,7 +237,7 @@ def error_for(fault: Fault, address: str) -> ClientError:
             return Busy(reason, fault.message, fault.retry_after)
         case "CANCELLED" if fault.reason:
             return AdaptationCancelled(reason, fault.message)
-        # CANCELLED without a reason of ours is what a server that goes down leaves behind
+        # a server that goes down answers CANCELLED without a reason
         case "UNAVAILABLE" | "CANCELLED":
             return Unavailable(address, fault.message)
     return PLAIN_BY_CODE.get(fault.code, ServerFault)(reason, fault.message)

@@ -86,12 +86,12 @@ def read_folder(folder: Path) -> SupportSet:
             inside one) or FILE_UNREADABLE, naming the path.
     """
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        fault = "is a file, not a folder" if folder.exists() else "does not exist"
         hint = "" if folder.exists() else did_you_mean_file(folder)
         raise InvalidInput.single(
             "support",
             "FOLDER_MISSING",
-            f"{folder} {what}; a support set is a folder with one sub-folder of images a class."
+            f"{folder} {fault}; a support set is a folder with one sub-folder of images a class."
             f"{hint}",
         )
     bad: list[Violation] = []
@@ -120,7 +120,7 @@ def raw_images(value: Image, field: str) -> list[RawImage]:
     """Return the images of an array with 2, 3 or 4 axes.
 
     Raises:
-        InvalidInput: TENSOR_FORM, if it is no such array.
+        InvalidInput: TENSOR_FORM, for any other array.
     """
     try:
         view = memoryview(value)  # type: ignore[arg-type]
@@ -135,7 +135,7 @@ def raw_images(value: Image, field: str) -> list[RawImage]:
             f"(N, H, W, C); this one has buffer format {view.format!r} and shape {axes}",
         )
     is_float = view.format in FLOATS
-    # bytes of a whole array with a side of 0 are empty, which is what the server has to judge
+    # an array with a side of 0 has no bytes; the server judges it
     data = _little_endian_float32(view) if view.format == "d" else view.tobytes()
     if len(axes) < 4:
         return [RawImage(tuple(axes), is_float, data)]

@@ -47,7 +47,7 @@ class Calls:
         try:
             return await self._create(spec, support)
         except grpc.aio.AioRpcError as error:
-            # gRPC repeats by itself only what fits its buffer. Nobody listens: give up.
+            # gRPC repeats by itself only what fits its buffer. No server listens: give up.
             unreachable = grpc.ChannelConnectivity.TRANSIENT_FAILURE
             if not broken(error) or self._channel.get_state() == unreachable:
                 raise translate(error, self._connection) from error

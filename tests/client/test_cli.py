@@ -185,7 +185,7 @@ def test_a_slip_of_the_pen_is_answered_with_a_suggestion(
 def test_piped_tables_are_a_line_a_row(server: str) -> None:
     done = metanas("checkpoints", "--server", server, COLUMNS="20")
     head, *rows = done.stdout.splitlines()
-    assert head.split("\t") == ["name", "input", "cells", "parameters", "what it is for"]
+    assert head.split("\t") == ["name", "input", "cells", "parameters", "description"]
     assert [len(row.split("\t")) for row in rows] == [5]
 
 

@@ -96,6 +96,21 @@ def test_without_a_certificate(secured: str, authority: Path) -> None:
             client.checkpoints()
 
 
+def test_the_missing_part_of_tls_is_named(secured: str, authority: Path) -> None:
+    with Client(secured, token=TOKEN) as client, pytest.raises(Unavailable, match="add --tls"):
+        client.checkpoints()
+    with (
+        Client(secured, tls=True, token=TOKEN) as client,
+        pytest.raises(Unavailable, match="not trusted: name its authority with --ca"),
+    ):
+        client.checkpoints()
+    with (
+        Client(secured, root_certificate=authority, token=TOKEN) as client,
+        pytest.raises(Unavailable, match="See --cert, --key"),
+    ):
+        client.checkpoints()
+
+
 def test_from_the_command_line(secured: str, authority: Path, mine: Path) -> None:
     flags: list[object] = ["--server", secured, "--ca", authority]
     flags += ["--cert", mine, "--key", mine.with_suffix(".key")]

@@ -28,9 +28,9 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
     )
     add_force(parser)
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
-    parser.add_argument("--request-id", help="the same id never costs the work twice")
+    parser.add_argument("--request-id", help="a repeated id returns the first adaptation")
     shared.add_options(parser)
     shared.add_server(parser, environment)
     shared.add_json(parser)
@@ -94,7 +94,7 @@ def show(model: Model, out: Path, screen: Screen) -> None:
         ("accuracy on training views", percent(report.get("accuracy"))),
         ("the same with the soft supernet", percent(report.get("accuracy_soft"))),
         ("the same right after pruning", percent(report.get("accuracy_pruned"))),
-        ("edges unlike the checkpoint's", number(report.get("meta_genotype_distance"))),
+        ("edges that differ from the checkpoint's", number(report.get("meta_genotype_distance"))),
         ("parameters", number(report.get("parameters"))),
         ("multiply-adds an image", number(report.get("macs"))),
     ]

@@ -33,21 +33,21 @@ def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     group.add_argument(
         "--token",
         default=environment.get("METANAS_TOKEN"),
-        help="bearer token; better kept in METANAS_TOKEN, as others see the command line",
+        help="bearer token; prefer METANAS_TOKEN, since other users can see command lines",
     )
     group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
     group.add_argument(
         "--ca", type=Path, metavar="PEM", help="use TLS; trust the authority in this file"
     )
-    group.add_argument("--cert", type=Path, metavar="PEM", help="own certificate, for mutual TLS")
-    group.add_argument("--key", type=Path, metavar="PEM", help="key of the own certificate")
+    group.add_argument("--cert", type=Path, metavar="PEM", help="client certificate (mutual TLS)")
+    group.add_argument("--key", type=Path, metavar="PEM", help="private key of --cert")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and the options of an adaptation."""
-    group = parser.add_argument_group("adaptation (default: what the checkpoint says)")
+    group = parser.add_argument_group("adaptation (defaults come from the checkpoint)")
     group.add_argument(
-        "--checkpoint", default="", help="may be left out when the server has exactly one"
+        "--checkpoint", default="", help="name; not needed if the server has exactly one checkpoint"
     )
     for name, kind in OPTION_TYPES.items():
         text = OPTION_HELP[name].rstrip(".").replace("%", "%%")

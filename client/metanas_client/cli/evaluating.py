@@ -50,12 +50,12 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add("--shots", type=int, default=1, metavar="N", help="support images a class (1)")
     add("--queries", type=int, default=5, metavar="N", help="query images a class (5)")
     add("--episodes", type=int, default=100, metavar="N", help="how many episodes (100)")
-    add("--seed", type=int, default=0, help="of the sampling (0)")
+    add("--seed", type=int, default=0, help="seed of the sampling (0)")
     add("--concurrency", type=int, default=4, metavar="N", help="episodes at a time (4)")
-    add("--out", type=Path, metavar="FILE.json", help="write everything measured as JSON")
+    add("--out", type=Path, metavar="FILE.json", help="write all measurements as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the figures into a .svg, .png or .pdf")
     add_force(parser)
-    add("--restart", action="store_true", help="forget the journal and begin anew")
+    add("--restart", action="store_true", help="delete the journal and start again")
     add("--keep", action="store_true", help="leave the models on the server")
     shared.add_options(parser)
     shared.add_server(parser, environment)
@@ -157,7 +157,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if vars(arguments)[name] < 1:
             raise InvalidInput.single(f"--{name}", "OUT_OF_RANGE", "must be at least 1")
     out = arguments.out
-    # with a journal beside it, the same command goes on and may replace what it wrote
+    # with a journal beside it, the same command continues and replaces its own output
     resumed = out is not None and _journal_of(out).exists()
     for path in (out, arguments.plot):
         if path is not None:
@@ -195,7 +195,7 @@ def _show(arguments: argparse.Namespace, summary: dict[str, Any], screen: Screen
             ("support: soft, pruned, final", f"{soft}, {pruned}, {percent(support['accuracy'])}"),
             ("gap of the logits, soft to pruned", number(support["logit_gap"])),
             ("leave-one-out accuracy", percent(support["leave_one_out"])),
-            ("edges unlike the checkpoint's", number(support["meta_genotype_distance"])),
+            ("edges that differ from the checkpoint's", number(support["meta_genotype_distance"])),
             ("ONNX Runtime to torch, at most", number(summary["onnx_difference_max"])),
         ]
     )

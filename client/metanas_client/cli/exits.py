@@ -21,12 +21,12 @@ READER_GONE = 141
 
 EXPLAINED = """exit codes:
   0    done
-  1    a check failed: the model file does not compute what it should
+  1    a check failed: the model file computes wrong values
   2    bad input: an argument, a file, a support set, an option, a missing package
   3    no server answers
   4    the server refused or failed, or the adaptation did
   130  interrupted
-  141  whoever read the output has gone
+  141  the reader of the output closed it
 """
 
 BY_CLASS: Mapping[type[ClientError], int] = {

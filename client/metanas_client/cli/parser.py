@@ -1,4 +1,4 @@
-"""A parser whose errors show the usage of the sub-command and suggest what was meant."""
+"""A parser whose errors show the usage of the sub-command and suggest a correction."""
 
 import argparse
 from collections.abc import Sequence

@@ -18,13 +18,13 @@ from metanas_client.text import number, size
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     """Declare the commands."""
-    parser = commands.add_parser("checkpoints", help="list what adaptations can start from")
+    parser = commands.add_parser("checkpoints", help="list the checkpoints of the server")
     _finish(parser, environment, checkpoints)
 
     models = commands.add_parser("models", help="list, download and delete models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
     parser = actions.add_parser("list", help="list the models, the latest first")
-    parser.add_argument("--limit", type=int, metavar="N", help="so many at most")
+    parser.add_argument("--limit", type=int, metavar="N", help="largest number of models")
     _finish(parser, environment, list_models)
     parser = actions.add_parser("get", help="download a model")
     parser.add_argument("name", metavar="NAME")
@@ -45,7 +45,7 @@ def checkpoints(arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
         screen.json([checkpoint.to_dict() for checkpoint in found])
     else:
-        columns = ("name", "input", "cells", "parameters", "what it is for")
+        columns = ("name", "input", "cells", "parameters", "description")
         screen.table(columns, [_checkpoint_row(checkpoint) for checkpoint in found])
     return OK
 

@@ -35,7 +35,7 @@ FROM_REPORT = {
 BUSY_PAUSE = 1.0
 
 Measured: TypeAlias = dict[str, Any]
-"""What is kept of an episode; every value fits into JSON."""
+"""Results of an episode; every value fits into JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ async def evaluate(
     """Run the episodes that the journal lacks, and add them to it.
 
     Raises:
-        ClientError: the first one that an episode meets; what is done stays in the journal.
+        ClientError: the first one of any episode; finished episodes stay in the journal.
     """
     missing = [index for index in range(plan.episodes) if index not in journal.episodes]
     if not missing:
@@ -106,7 +106,7 @@ async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Meas
     try:
         model = await handle.result()
     except asyncio.CancelledError:
-        await handle.cancel()  # nobody is going to fetch it
+        await handle.cancel()  # its model will not be fetched
         raise
     latency = time.perf_counter() - begin
     accuracy = await asyncio.to_thread(query_accuracy, model, episode)
@@ -128,11 +128,11 @@ async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Meas
 def query_accuracy(model: Model, episode: Episode) -> float:
     """Return the share of the queries that the exported file classifies correctly."""
     queries = [image for images in episode.queries.values() for image in images]
-    wanted = [label for label, images in episode.queries.items() for _ in images]
+    expected = [label for label, images in episode.queries.items() for _ in images]
     file = ModelFile(model.onnx, source=model.name)
     best = file.logits(queries).argmax(axis=1)
     found = [file.labels[int(index)] for index in best]
-    return float(np.mean([one == other for one, other in zip(found, wanted, strict=True)]))
+    return float(np.mean([one == other for one, other in zip(found, expected, strict=True)]))
 
 
 async def _begin(

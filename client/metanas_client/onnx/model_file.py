@@ -91,7 +91,7 @@ class ModelFile:
             for key, value in metadata.items()
             if key.startswith(PREFIX)
         }
-        """What the file says about itself, without the prefix "metanas."."""
+        """Metadata of the file, without the prefix "metanas."."""
         self.labels: tuple[str, ...] = self._labels()
         """The classes in the order of the outputs."""
         self.channels: int = self._channels()
