@@ -25,12 +25,10 @@ from torch import Tensor
 
 from metanas.adaptation.optimizer import (
     Gradient,
-    Params,
     Stack,
     TaskOptimizer,
     TaskOptimizerConfig,
     Wanted,
-    views_of,
 )
 from metanas.adaptation.stacking import Update, evaluate_stack, relaxation_of
 from metanas.adaptation.views import draws
@@ -44,6 +42,7 @@ from metanas.nn.upload import upload
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import DiscreteNetwork, freeze_in_parts, from_supernet
+from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Softmax, annealed
 from metanas.supernet.supernet import genotype_of
 from metanas.util.work import Parts
@@ -291,7 +290,7 @@ def advance(
             update.generator.set_state(state)
         raise
     norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
-    alphas = views_of(stack.alphas, stack.alpha_layout)
+    alphas = stack.alpha_layout.views(stack.alphas)
     entropies = checkpoint.supernet.entropy(alphas, relaxation_of(Softmax(), updates))
     # all that the host has to know, but for which candidates are to run, in one wait
     figures = [found.losses, found.accuracies, entropies.expand_as(found.losses), *norms]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adaptation.optimizer import Params
 from metanas.adaptation.stacking import SHARE_THRESHOLD
 from metanas.adaptation.views import draw_views
 from metanas.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from metanas.nn.prototypes import held_out_logits, membership
 from metanas.nn.upload import upload
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.supernet.discrete import at_once, features_in_parts, freeze_in_parts, from_supernet
+from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 from metanas.util.work import Parts
 

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from metanas.adaptation.optimizer import FlatLayout, Wanted, views_of
+from metanas.adaptation.optimizer import Wanted
 from metanas.nn.functional import Rows
 from metanas.nn.prototypes import held_out_logits
 from metanas.supernet.alphas import Live, mixtures
+from metanas.supernet.flat_params import Layout
 from metanas.supernet.supernet import Supernet
 
 
@@ -24,7 +25,7 @@ class Form:
     """All that shapes the arithmetic of a step, whatever its numbers."""
 
     supernet: Supernet
-    layout: FlatLayout
+    layout: Layout
     """Of the weights."""
     sizes: tuple[int, int, int]
     """Of tasks, images of each, ways; padding included."""
@@ -89,7 +90,7 @@ def _losses(form: Form, batch: Batch) -> tuple[Tensor, Tensor]:
     present = members.sum(2)
     sizes = present.sum(1)
     rows = Rows(count, tasks, present / sizes[:, None] if form.uneven else None)
-    params = views_of(batch.weights, form.layout)
+    params = form.layout.views(batch.weights)
     out: Tensor = functional_call(
         form.supernet,
         params,

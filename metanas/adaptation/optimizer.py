@@ -17,10 +17,7 @@ from torch import Tensor
 
 from metanas.errors import Diverged
 from metanas.supernet.alphas import is_alpha
-
-Params = dict[str, Tensor]
-FlatLayout = tuple[tuple[str, torch.Size], ...]
-"""Names and shapes of parameters, in the order in which they lie in a flat tensor."""
+from metanas.supernet.flat_params import Layout, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,25 +40,18 @@ class TaskOptimizerConfig:
     """Plain gradient steps, as MAML takes them, instead of Adam."""
 
 
-def views_of(flat: Tensor, layout: FlatLayout) -> Params:
-    """The parameters that lie in a flat tensor `(..., numbers)`, with its leading dimensions."""
-    pieces = flat.split([shape.numel() for _, shape in layout], dim=-1)
-    parts = zip(layout, pieces, strict=True)
-    return {name: piece.view(flat.shape[:-1] + shape) for (name, shape), piece in parts}
-
-
 class _Group:
     """Some parameters as views into one flat tensor; `rates` are factors on their steps."""
 
     def __init__(self, params: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
-        self.flat = torch.cat([p.detach().reshape(-1) for p in params.values()]).clone()
+        self.layout = Layout(params)
+        self.flat = self.layout.flatten(params)
         self.gradient = torch.zeros_like(self.flat)
-        self.layout = tuple((name, p.shape) for name, p in params.items())
-        self.views = views_of(self.flat, self.layout)
+        self.views = self.layout.views(self.flat)
         self.factors: Tensor | None = None
         if rates:
-            each = [torch.full((p.numel(),), rates.get(name, 1.0)) for name, p in params.items()]
-            self.factors = torch.cat(each).to(self.flat)
+            each = torch.tensor([rates.get(name, 1.0) for name in self.layout.names])
+            self.factors = self.layout.spread(each).to(self.flat)
 
     def set_gradient(self, gradient: Tensor, norm: Tensor, clip: float) -> None:
         torch.mul(gradient, (clip / norm).clamp(max=1.0), out=self.gradient)
@@ -172,7 +162,7 @@ class Stack:
         self._optimizers = optimizers
         first = optimizers[0]
         self.weights, self.layout = _stacked([each.weights for each in optimizers])
-        self.alphas, self.alpha_layout = self.weights[..., :0], FlatLayout()
+        self.alphas, self.alpha_layout = self.weights[..., :0], Layout({})
         if first.alphas is not None:
             alphas = [each.alphas for each in optimizers if each.alphas is not None]
             self.alphas, self.alpha_layout = _stacked(alphas)
@@ -203,7 +193,7 @@ class Stack:
         return [want.alphas and each.searches for want, each in pairs]
 
 
-def _stacked(groups: Sequence[_Group]) -> tuple[Tensor, FlatLayout]:
+def _stacked(groups: Sequence[_Group]) -> tuple[Tensor, Layout]:
     first, *others = groups
     flat = torch.stack([group.flat for group in groups]) if others else first.flat
     return flat.detach(), first.layout

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from metanas.adaptation.objective import Batch, Form, Found, evaluate
-from metanas.adaptation.optimizer import Gradient, Stack, Wanted, views_of
+from metanas.adaptation.optimizer import Gradient, Stack, Wanted
 from metanas.adaptation.views import stored_views
 from metanas.checkpoint import Checkpoint
 from metanas.images.augment import affine
@@ -66,7 +66,7 @@ def evaluate_stack(
     images, views, members = _inputs(updates, checkpoint.card.augment)
     alphas = stack.alphas.detach().requires_grad_(asked.alphas)
     relaxation = relaxation_of(checkpoint.relaxation, updates)
-    own = views_of(alphas, stack.alpha_layout)
+    own = stack.alpha_layout.views(alphas)
     supernet = checkpoint.supernet
     lives, shares = running(supernet.shares(own, relaxation, SHARE_THRESHOLD))
     tasks, count, ways = members.shape

@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metanas.adaptation.job import Job
-from metanas.adaptation.optimizer import Params
 from metanas.adaptation.scheduler import make_all
 from metanas.adaptation.stacking import SHARE_THRESHOLD
 from metanas.adaptation.views import of_prototypes
@@ -34,6 +33,7 @@ from metanas.nn.upload import upload
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
+from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
 
 

@@ -6,6 +6,7 @@ arithmetic.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,14 +27,19 @@ class Layout:
         self.shapes = tuple(params[name].shape for name in self.names)
         self._sizes = [params[name].numel() for name in self.names]
         self.size = sum(self._sizes)
-        self._owner = torch.arange(len(self.names)).repeat_interleave(torch.tensor(self._sizes))
+
+    @cached_property
+    def _owner(self) -> Tensor:
+        """Index of the parameter of each element, `(size,)`."""
+        sizes = torch.tensor(self._sizes, dtype=torch.long)
+        return torch.arange(len(self.names)).repeat_interleave(sizes)
 
     def flatten(self, params: Mapping[str, Tensor]) -> Tensor:
-        """A new vector `(size,)` of these parameters."""
+        """Copy these parameters into a new vector `(size,)`."""
         return torch.cat([params[name].detach().reshape(-1) for name in self.names])
 
     def views(self, vector: Tensor) -> Params:
-        """The parameters that lie in a vector `(..., size)`, with its leading dimensions."""
+        """Return views of the parameters in a vector `(..., size)`, with its leading dimensions."""
         parts = zip(self.names, self.shapes, vector.split(self._sizes, dim=-1), strict=True)
         return {name: part.view((*vector.shape[:-1], *shape)) for name, shape, part in parts}
 
@@ -42,10 +48,10 @@ class Layout:
         return self.spread(torch.tensor([chosen(name) for name in self.names]))
 
     def spread(self, values: Tensor) -> Tensor:
-        """One value a parameter `(..., len(names))` to one an element `(..., size)`."""
+        """Repeat the value of each parameter `(..., len(names))` for its elements `(..., size)`."""
         return values[..., self._owner.to(values.device)]
 
     def gather(self, vector: Tensor) -> Tensor:
-        """Sums over the elements of each parameter, `(..., size)` to `(..., len(names))`."""
+        """Sum the elements of each parameter, `(..., size)` to `(..., len(names))`."""
         sums = vector.new_zeros(*vector.shape[:-1], len(self.names))
         return sums.index_add(-1, self._owner.to(vector.device), vector)

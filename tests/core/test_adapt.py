@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metanas.adaptation.adaptation import Adaptation, Figures, Stage, Step, advance
-from metanas.adaptation.optimizer import Gradient, Params
+from metanas.adaptation.optimizer import Gradient
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.batches import batches_of
@@ -20,6 +20,7 @@ from metanas.nn.functional import Rows
 from metanas.nn.ops import Norm
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.alphas import is_alpha
+from metanas.supernet.flat_params import Params
 from metanas.testing import make_checkpoint
 from metanas.util.work import whole
 from tests.core.small import examples

@@ -14,11 +14,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from metanas.adaptation.optimizer import Params
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import CheckpointError, Diverged, UnknownName
 from metanas.nn.ops import OPS
 from metanas.spec.card import CARD_FILE, read_card
+from metanas.supernet.flat_params import Params
 from metanas.testing import make_checkpoint
 from metanas.util.files import write_atomic
 

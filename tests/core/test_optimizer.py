@@ -11,14 +11,13 @@ from torch import Tensor
 
 from metanas.adaptation.optimizer import (
     Gradient,
-    Params,
     Stack,
     TaskOptimizer,
     TaskOptimizerConfig,
     Wanted,
-    views_of,
 )
 from metanas.errors import Diverged
+from metanas.supernet.flat_params import Params
 from tests.core.small import noise
 
 CONFIG = TaskOptimizerConfig(
@@ -50,7 +49,7 @@ def gradient_of(optimizer: TaskOptimizer, loss: Loss, wanted: Wanted) -> Gradien
     stack = Stack([optimizer])
     flats = [flat.requires_grad_() for flat in (stack.weights, stack.alphas)]
     parts = zip(flats, (stack.layout, stack.alpha_layout), strict=True)
-    value = loss({k: v for flat, layout in parts for k, v in views_of(flat, layout).items()})
+    value = loss({k: v for flat, layout in parts for k, v in layout.views(flat).items()})
     of_weights, of_alphas = torch.autograd.grad(
         value, flats, allow_unused=True, materialize_grads=True
     )

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adaptation.optimizer import Params
 from metanas.errors import Diverged, UnknownName
 from metanas.nn.functional import Rows
 from metanas.nn.ops import OPS
@@ -16,6 +15,7 @@ from metanas.spec.search_space import SearchSpace
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.cell import Cell
 from metanas.supernet.discrete import edge_name, from_supernet
+from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Gumbel, Noisy, Softmax
 from metanas.supernet.supernet import Supernet, genotype_of, initialise
 from tests.core.small import SPACE, TINY, noise, small_supernet
