@@ -1,4 +1,4 @@
-"""Many adaptations in one process, stacked on one workbench, against one after the other.
+"""Many adaptations in one process, stacked by one scheduler, against one after the other.
 
 All jobs are there from the start. Their tasks have the same ways and shots, or, `mixed`, several in
 turns. At least one task of each kind is done: with fewer jobs in stacks one after the other.
@@ -26,7 +26,7 @@ from benchmarks._results import (
     wanted,
 )
 from metanas.adaptation.job import Job
-from metanas.adaptation.scheduler import Workbench
+from metanas.adaptation.scheduler import Scheduler
 from metanas.checkpoint import Checkpoint
 
 TOPIC = "together"
@@ -67,7 +67,7 @@ def _run(checkpoint: Checkpoint, cases: Sequence[Case], jobs: int, episode: int)
     ends: list[float] = []
     start = perf_counter()
     for first in range(0, tasks, jobs):
-        bench = Workbench()
+        bench = Scheduler()
         for examples, seed in given[first : first + jobs]:
             bench.add(Job(checkpoint, examples, seed=seed))
         while bench:

@@ -1,9 +1,9 @@
 """The inner loop: adapt weights and alphas to a support set, prune, and let the weights settle.
 
 Notable:
-- An `Adaptation` is the state of one task. `advance` takes any number of them one step further,
-  all in one evaluation of the supernet, each with ways, shots and temperature of its own; what
-  becomes of a task does not depend on what it is stacked with.
+- An `Adaptation` is the state of one task. `advance` takes one step of several tasks in one
+  evaluation of the supernet. Each task has its own ways, shots and temperature. The result of a
+  task does not depend on the other tasks of its stack.
 - Every support image is queried through a random affine view of itself, against prototypes that
   leave the image out where its class has another (`metanas.nn.prototypes`). So even one shot gives
   a gradient, and the head follows the features instead of lagging behind them.
@@ -48,11 +48,11 @@ from metanas.supernet.supernet import genotype_of
 from metanas.util.work import Parts
 
 CONVERGED, NOTHING = 0.01, 1e-3
-"""A mean loss that has changed by at most this part, or by so many nats, has converged."""
+"""Largest relative and absolute (nats) change of a mean loss that has converged."""
 
 
 class Stage(StrEnum):
-    """Where an adaptation is."""
+    """Stage of an adaptation."""
 
     ADAPT = "adapt"
     TUNE = "tune"
@@ -61,7 +61,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Step:
-    """What one task-optimizer step saw."""
+    """Figures of one task-optimizer step."""
 
     step: int
     loss: float
@@ -74,7 +74,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Figures:
-    """What an update found, on the host."""
+    """Figures of an update, on the host."""
 
     loss: float
     accuracy: float
@@ -84,10 +84,10 @@ class Figures:
 
 
 class Adaptation:
-    """The inner loop of one task, taken further by `advance`.
+    """The inner loop of one task; `advance` takes its steps.
 
-    The checkpoint stays as it is. `stage` tells what the next step is; `genotype` and `soft`, the
-    supernet's parameters at the end of the search, are there from the stage TUNE on.
+    The checkpoint is not changed. `stage` is the stage of the next step. `genotype` and `soft`, the
+    supernet's parameters at the end of the search, exist from the stage TUNE on.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Adaptation:
 
     @property
     def steps(self) -> int:
-        """Steps of this stage, if none is saved."""
+        """Number of steps of this stage without early stopping."""
         return self.config.steps if self.stage is Stage.ADAPT else self.config.tuning_steps
 
     @property
@@ -136,11 +136,11 @@ class Adaptation:
 
     @property
     def saved(self) -> int:
-        """Steps that were not needed, once it is done."""
+        """Number of steps that early stopping has saved."""
         return self.config.steps + self.config.tuning_steps - sum(self.taken.values())
 
     def update(self) -> Update:
-        """The next update; the same one until `learn` was called."""
+        """Return the next update; the same one until `learn` is called."""
         if not self._plan:
             rows = next(self._batches)
             if self.stage is Stage.ADAPT and self.config.bilevel:
@@ -152,7 +152,7 @@ class Adaptation:
         return self._plan[0]
 
     def learn(self, gradient: Gradient, found: Figures) -> Step | None:
-        """Take what the update found; the step, unless another update belongs to it.
+        """Apply a gradient; return the step, or None if the step has another update.
 
         Raises:
             Diverged: the loss or the gradient is not finite; nothing has changed.
@@ -175,9 +175,9 @@ class Adaptation:
         return step
 
     def network(self) -> Parts[tuple[DiscreteNetwork, Tensor]]:
-        """The pruned network, frozen to the support set's statistics, and its features `(N, D)`.
+        """Build the pruned network, frozen to the support set; also its features `(N, D)`.
 
-        Both on the CPU, wherever the adaptation is: what leaves has to run there.
+        Both are on the CPU, where the exported network runs.
         """
         card, genotype = self.checkpoint.card, self.decided
         params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
@@ -205,7 +205,7 @@ class Adaptation:
         return annealed(start, end, self.taken[self.stage] + self._skipped, self.config.steps)
 
     def _settled(self) -> bool:
-        """Whether the loss has converged and, while searching, so has the architecture.
+        """Check that the loss has converged and, during the search, the architecture too.
 
         The mean loss of the last `patience` steps is then that of as many before, and the genotype
         was the same in all of them.
@@ -225,7 +225,7 @@ class Adaptation:
         return same and len(set(self._genotypes[-patience:])) <= 1
 
     def _spare(self) -> int:
-        """Steps that a stage which has settled can do without.
+        """Count the steps that a settled stage can skip.
 
         Pruning a mixture that has not decided costs accuracy. So a search takes its last `patience`
         steps in any case, in which the temperature falls to its end.
@@ -259,20 +259,20 @@ class Adaptation:
 
 
 def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
-    """The parameters that an adaptation begins with."""
+    """Return the start parameters of an adaptation."""
     return frozen_trunk(checkpoint.params) if config.trunk_only else checkpoint.params
 
 
 def advance(
     adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29
 ) -> list[Step | Exception | None]:
-    """One update of each, all of one checkpoint, together.
+    """Take one update of several adaptations of one checkpoint together.
 
-    memory: most bytes of activations, about, that are kept for the backward pass; what happens on
-        the edges of so many of the first cells that these suffice is evaluated again.
+    memory: approximate limit on the bytes of activations for the backward pass. Edges of the first
+        cells are evaluated again where it does not suffice.
 
-    Returns what it came to for each: a step, the error that ends it, or None if its step takes
-    another update.
+    Returns the outcome of each: a step, the error that ends it, or None if its step needs another
+    update.
 
     Raises:
         torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
@@ -311,11 +311,11 @@ def advance(
 
 
 def footprint(adaptations: Sequence[Adaptation]) -> int:
-    """About how many bytes of activations a step of these together keeps for its backward pass."""
+    """Estimate the bytes of activations that a step of these keeps for its backward pass."""
     return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
 
 
 def _images_of(adaptations: Sequence[Adaptation]) -> int:
-    """Images and views in a step of these together, padding included."""
+    """Count the images and views in a step of these, padding included."""
     count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
     return 2 * len(adaptations) * count

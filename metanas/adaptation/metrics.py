@@ -1,4 +1,4 @@
-"""What can be said of an adaptation from its support set alone."""
+"""Metrics of an adaptation, from its support set alone."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -105,9 +105,9 @@ def _features(
 def view_accuracy(
     classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
 ) -> Parts[tuple[float, int]]:
-    """Accuracy of the finished model on random views of the support images, 0 to 1.
+    """Measure the accuracy of the finished model on random views of the support images, 0 to 1.
 
-    The second figure is the multiply-accumulates that the network takes for an image.
+    The second figure counts the multiply-accumulates for one image.
     """
     right, macs, generator = 0.0, MacCounter(), stream(seed, REPORT_VIEWS)
     count = at_once(task.images, classifier.shift_pixels)
@@ -121,7 +121,7 @@ def view_accuracy(
 
 
 def _trunk_macs(classifier: Classifier) -> int:
-    """Multiply-accumulates of the trunk for an image."""
+    """Count the multiply-accumulates of the trunk for one image."""
     if classifier.trunk is None:
         return 0
     macs, size = MacCounter(), classifier.preprocess.size
@@ -134,7 +134,7 @@ def _trunk_macs(classifier: Classifier) -> int:
 def meta_features(
     checkpoint: Checkpoint, start: Params, task: SupportSet, options: AdaptConfig
 ) -> Parts[Tensor]:
-    """Features `(N, D)` of the support images before any adaptation: the pruned meta-network's.
+    """Compute features `(N, D)` of the support images by the pruned meta-network.
 
     Its parameters are `start`. Only its normalisation statistics come from these images, as
     `freeze_statistics` takes them.
@@ -156,7 +156,7 @@ def meta_features(
 
 
 def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:
-    """Accuracy on support images against prototypes that were made without them, 0 to 1.
+    """Measure the accuracy on support images against prototypes made without them, 0 to 1.
 
     Classes with one image take no part; one class at least has to have two. With features of a
     network that was adapted to the same images this says little: it is nearly always 1.
@@ -167,7 +167,7 @@ def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:
 
 
 class MacCounter:
-    """Counts multiply-accumulates while a network runs, to be divided by the number of images.
+    """Count multiply-accumulates while a network runs; divide by the number of images.
 
     Of weights with two dimensions or more: each is used once for every pixel that comes out.
     """
@@ -177,7 +177,7 @@ class MacCounter:
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[None]:
-        """Count what this network does."""
+        """Count the operations of this network."""
         hooks = [module.register_forward_hook(self._count) for module in network.modules()]
         try:
             yield

@@ -1,8 +1,8 @@
-"""The objective of a step: losses of a stack of tasks and their gradients, from tensors alone.
+"""The objective of a step: losses of a stack of tasks and their gradients.
 
 Every support image is queried through a view of itself, against prototypes that leave the image out
-where its class has another (`metanas.nn.prototypes`). Which candidates run, and all shapes, are
-given beforehand (`Form`), nothing is drawn and nobody is asked.
+where its class has another (`metanas.nn.prototypes`). The candidates that run and
+all shapes are given (`Form`). The objective draws no random numbers.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from metanas.supernet.supernet import Supernet
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """All that shapes the arithmetic of a step, whatever its numbers."""
+    """Shapes and settings of a step."""
 
     supernet: Supernet
     layout: Layout
@@ -40,7 +40,7 @@ class Form:
 
 
 class Batch(NamedTuple):
-    """The numbers of a step, of a stack of tasks; rows of zeros are padding."""
+    """Tensors of a step of a stack of tasks; rows of zeros are padding."""
 
     weights: Tensor
     """Flat, `(tasks, numbers)`, or `(numbers,)` of a single task."""
@@ -55,7 +55,7 @@ class Batch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a step found."""
+    """Losses, accuracies and gradients of a step."""
 
     losses: Tensor
     """Cross entropy of the views against held-out prototypes, `(tasks,)`."""
@@ -67,7 +67,7 @@ class Found(NamedTuple):
 
 
 def evaluate(form: Form, batch: Batch) -> Found:
-    """Losses and gradients.
+    """Compute losses and gradients.
 
     Raises:
         Diverged: no candidate runs: the shares are not finite.
@@ -84,7 +84,7 @@ def evaluate(form: Form, batch: Batch) -> Found:
 
 
 def _losses(form: Form, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Losses and accuracies `(tasks,)`."""
+    """Compute losses and accuracies `(tasks,)`."""
     tasks, count, _ = form.sizes
     members = batch.members
     present = members.sum(2)

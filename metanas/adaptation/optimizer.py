@@ -41,7 +41,7 @@ class TaskOptimizerConfig:
 
 
 class _Group:
-    """Some parameters as views into one flat tensor; `rates` are factors on their steps."""
+    """Parameters as views into one flat tensor; `rates` are factors on their steps."""
 
     def __init__(self, params: Mapping[str, Tensor], rates: Mapping[str, float]) -> None:
         self.layout = Layout(params)
@@ -59,7 +59,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be stepped."""
+    """Parameters that a step moves."""
 
     weights: bool = True
     alphas: bool = True
@@ -67,10 +67,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Gradient:
-    """The gradient of one task's loss, flat; None of what is not to be stepped.
+    """The flat gradient of one task's loss; None for parameters that the step does not move.
 
-    `norms` `(2,)` are those of both; that of None means nothing. They stay on the device: whoever
-    steps several tasks asks for all their figures at once.
+    `norms` `(2,)` are the norms of both. They stay on the device, so that one copy brings the
+    figures of all tasks to the host.
     """
 
     weights: Tensor | None
@@ -79,7 +79,7 @@ class Gradient:
 
 
 class TaskOptimizer:
-    """Holds the parameters of one task and steps them.
+    """Hold and step the parameters of one task.
 
     `params` are views to run the network with; they change in place with every step. `rates` are
     learned factors on the length of a parameter's steps (Meta-SGD), by name.
@@ -113,21 +113,21 @@ class TaskOptimizer:
 
     @property
     def searches(self) -> bool:
-        """Whether the architecture is to move at all."""
+        """The search moves the alphas."""
         return self.alphas is not None and self._config.alpha_lr > 0
 
     def snapshot(self) -> Params:
-        """A copy of the parameters."""
+        """Copy the parameters."""
         return {name: value.detach().clone() for name, value in self.params.items()}
 
     def descend(self, gradient: Gradient, norms: Sequence[float]) -> None:
-        """One step down this gradient, whose norms are known by now.
+        """Take one step down a gradient with known norms.
 
         Raises:
             Diverged: it is not finite; nothing has changed.
         """
         flats = (gradient.weights, gradient.alphas)
-        # of the task's own: what only others in its stack are to step must not end it
+        # only the norms of parameters that this task moves: others must not end it
         own = [norm for norm, flat in zip(norms, flats, strict=True) if flat is not None]
         if not all(norm < float("inf") for norm in own):
             raise Diverged("a gradient became infinite or NaN; lower the learning rates")
@@ -152,7 +152,7 @@ class TaskOptimizer:
 
 
 class Stack:
-    """The parameters of several tasks in two tensors, and the way of gradients back.
+    """The parameters of several tasks in two tensors.
 
     `weights` and `alphas` are flat: `(tasks, numbers)`, or `(numbers,)` of a single task. Those of
     several are copies: make a new stack after the optimizers have stepped.
@@ -168,14 +168,14 @@ class Stack:
             self.alphas, self.alpha_layout = _stacked(alphas)
 
     def asked(self, wanted: Sequence[Wanted]) -> Wanted:
-        """What any of the tasks is to step."""
+        """Union of the parameters that the tasks move."""
         alphas = any(self._moves(wanted))
         return Wanted(weights=any(want.weights for want in wanted), alphas=alphas)
 
     def gradients(
         self, of_weights: Tensor, of_alphas: Tensor, wanted: Sequence[Wanted]
     ) -> list[Gradient]:
-        """Each task's part of the gradients, which are flat as the parameters are."""
+        """Split flat gradients into one gradient for each task."""
         rows = [flat.reshape(len(wanted), -1) for flat in (of_weights, of_alphas)]
         norms = torch.stack([torch.linalg.vector_norm(flat, dim=1) for flat in rows], dim=1)
         return [
@@ -188,7 +188,7 @@ class Stack:
         ]
 
     def _moves(self, wanted: Sequence[Wanted]) -> list[bool]:
-        """For each task, whether its alphas are to be stepped."""
+        """List for each task if its alphas move."""
         pairs = zip(wanted, self._optimizers, strict=True)
         return [want.alphas and each.searches for want, each in pairs]
 

@@ -1,16 +1,16 @@
-"""The workbench: jobs under way on one device, taken further turn by turn, steps in stacks.
+"""The scheduler of one device: it runs jobs turn by turn and stacks their steps.
 
 Notable:
-- One step of a small task keeps a processor less than busy. Jobs of one checkpoint therefore step
+- A step of one small task does not keep a processor busy. Jobs of one checkpoint therefore step
   together, in one evaluation of the supernet (`metanas.adaptation.adaptation.advance`).
-- Nobody waits for company. A job that comes joins the next step, whatever the others are at, and
-  one that is done leaves at once; with no other job the steps are those of one task.
-- Jobs share time, not turns: who has had the least of it leads, and takes along who fits. So a
-  small task beside one of long steps waits for one of them, not for as many as it has itself.
-- What a job does on its own (decoding, checking the file) may take long too, and is done in parts,
-  for at most `SLICE` seconds between two steps.
-- All happens in one thread. Decoding and finishing beside the steps gained nothing on two cores:
-  they are mostly Python. And a step puts its tasks' weights into the checkpoint's one supernet.
+- No job waits for others. A new job joins the next step, and a finished job leaves at once. A job
+  without others steps alone.
+- Jobs share time, not turns. The job with the least time leads, and jobs that fit join its step. A
+  small task beside a large one waits for one long step, not for as many as it takes itself.
+- A job's own work (decoding, checking the file) may take long. It is done in parts, for at most
+  `SLICE` seconds between two steps.
+- Everything runs in one thread. Threads for decoding and checking gained nothing on two cores,
+  because both are mostly Python. A step also needs the checkpoint's only supernet for itself.
 """
 
 import time
@@ -28,18 +28,17 @@ from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
 
 LARGE = 85 * 2**20
-"""Bytes of activations of a task from which its steps have all threads. Below they have one: more
-have gained nothing, and beside a busy process each of the many small operations waits for them."""
+"""Bytes of activations of a task from which its steps use all threads. Smaller steps use one:
+more threads gained nothing, and many small operations would wait for busy cores."""
 SLICE = 0.25
-"""Seconds after which what a job does on its own makes room for others, and for a step."""
+"""Most seconds of a job's own work in a turn."""
 EASED = 1.02
-"""By how much a stack may be larger again after every step since one was too large: 1.4 times the
-memory after 17."""
+"""Growth of the memory limit after each step since a stack was too large: 1.4 times after 17."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackLimits:
-    """How large a stack may become."""
+    """Limits on the size of a stack."""
 
     images: int = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
@@ -64,12 +63,12 @@ class StackLimits:
             raise InvalidInput(bad)
 
 
-class Workbench:
-    """Jobs under way on one device.
+class Scheduler:
+    """Run jobs on one device.
 
-    threads: of torch for the steps of large tasks; as many as it has now if None. It may be changed
-        between two turns.
-    clock: seconds, of which jobs have their shares.
+    threads: torch threads for the steps of large tasks; None keeps the present number. It may
+        change between two turns.
+    clock: seconds that jobs share.
     """
 
     def __init__(
@@ -82,35 +81,35 @@ class Workbench:
         self.threads = threads or torch.get_num_threads()
         self._limits = limits
         self._most = float(limits.memory)
-        """Bytes of activations up to which a stack may grow, as far as it is known."""
+        """Present limit on the bytes of activations of a stack."""
         self._spent = dict[Job, float]()
-        """Seconds that each job has had, counted from those of the first in line when it came."""
+        """Seconds of each job; a new job begins with the smallest number."""
         self._put_off = False
-        """Whether the step of the last turn was: never twice running, whoever comes and goes."""
+        """The last turn put its step off; no step is put off twice in a row."""
 
     def __len__(self) -> int:
         return len(self._spent)
 
     def add(self, job: Job) -> None:
-        """Have a job made; it joins with the next turn.
+        """Add a job; it joins with the next turn.
 
         Raises:
-            ValueError: it is here already, or has ended.
+            ValueError: the job was added before, or has ended.
         """
         if job in self._spent or job.outcome is not None:
             raise ValueError("a job can be added once, before it has ended")
         self._spent[job] = min(self._spent.values(), default=0.0)
 
     def advance(self) -> list[Job]:
-        """One turn: work of jobs on their own, for a while, or a step of a stack.
+        """Take one turn: first the own work of jobs, then a step of a stack.
 
-        Returns the jobs that ended in it: those that are finished do not wait for a step of others.
-        What is wrong with a job becomes its outcome and touches no other.
+        Returns the jobs that ended. Finished jobs do not wait for a step of others. An error of a
+        job becomes its outcome and touches no other job.
         """
         line = sorted(self._spent, key=self._spent.__getitem__)
         going = [job for job in line if job.check()]
         self._work(going)
-        # they are asked again: that may have taken long
+        # ask again: the work may have taken long
         ready = [job for job in going if job.ready and job.check()]
         self._put_off = bool(self._ended()) and not self._put_off
         if ready and not self._put_off:
@@ -118,7 +117,7 @@ class Workbench:
         ended = self._ended()
         for job in ended:
             del self._spent[job]
-        if not self._spent:  # whatever else took the device's memory may be gone
+        if not self._spent:  # the device's memory may be free again
             self._most = float(self._limits.memory)
         return ended
 
@@ -126,10 +125,10 @@ class Workbench:
         return [job for job in self._spent if job.outcome is not None]
 
     def _work(self, line: Sequence[Job]) -> None:
-        """What jobs do on their own, each for a slice of time, unless it is that far ahead.
+        """Do the own work of jobs, each for a slice of time, unless a job is a slice ahead.
 
-        So small ones that are done leave together. Their callers then come back together, and a
-        stack whose tasks are at the same step runs the fewest operations.
+        Small jobs then finish together and their callers return together. A stack whose tasks are
+        at the same step runs the fewest operations.
         """
         least = min((self._spent[job] for job in line), default=0.0)
         for job in (job for job in line if self._spent[job] <= least + SLICE):
@@ -140,7 +139,7 @@ class Workbench:
             self._spent[job] += now - begun
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
-        """The first job and those that fit to it, each weighed by its support images."""
+        """Stack the first job and the jobs that fit, each weighed by its support images."""
         stack, sizes = list(ready[:1]), [_size(job) for job in ready[:1]]
         for job in ready[1:]:
             leader = stack[0]
@@ -152,7 +151,7 @@ class Workbench:
         return stack
 
     def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
-        """Whether these may step together, of these sizes."""
+        """Check the limits for jobs of these sizes."""
         largest = max(sizes)
         return (
             len(sizes) * largest <= self._limits.images
@@ -173,7 +172,7 @@ class Workbench:
         return None
 
     def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
-        """What a step came to for each of the stack; None if the stack as a whole failed."""
+        """Step a stack; return the outcome of each job, or None if the whole stack failed."""
         adaptations = [_adaptation(job) for job in stack]
         size = footprint(adaptations)
         threads = self.threads if size >= LARGE * len(stack) else 1
@@ -184,22 +183,22 @@ class Workbench:
             lacking = out_of_memory(error)
             if len(stack) == 1:
                 return [too_large() if lacking else error]
-        # by now what failed holds no memory any more
+        # the failed step holds no memory any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if lacking:
             self._most = size // 2
-        return None  # a defect may be that of a single job
+        return None  # one job alone may be the cause
 
     def _apart(self, stack: list[Job]) -> None:
-        """Halve a stack that is too large, or has a job in it that makes the others fail."""
+        """Step both halves of a stack that is too large, or in which one job makes all fail."""
         self._step(stack[: len(stack) // 2])
         self._step(stack[len(stack) // 2 :])
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run with so many threads of torch."""
+    """Set the number of torch threads for a block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -215,18 +214,18 @@ def _adaptation(job: Job) -> Adaptation:
 
 
 def _size(job: Job) -> int:
-    """Support images of a step of this job."""
+    """Count the support images of a step of this job."""
     adaptation = _adaptation(job)
     return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
 def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
-    """Give these jobs all their turns; each then has its outcome."""
-    bench = Workbench(limits)
+    """Run jobs until each has its outcome."""
+    scheduler = Scheduler(limits)
     for job in jobs:
-        bench.add(job)
-    while bench:
-        bench.advance()
+        scheduler.add(job)
+    while scheduler:
+        scheduler.advance()
 
 
 def make_model(
@@ -250,17 +249,17 @@ def make_model(
         classes: all class names in the order of the model's outputs; without it they are taken in
             the order of their first examples.
         options: how to adapt; the checkpoint's defaults if None.
-        seed: of the random views and mini-batches.
-        limits: what is refused.
-        on_progress: called at the start of every stage and after every step.
+        seed: seed of the random views and mini-batches.
+        limits: limits on the support set.
+        on_progress: called at the start of each stage and after each step.
         should_stop: asked before every turn.
 
     Raises:
-        InvalidInput: a support set that cannot be adapted to, with all that is wrong with it.
-        Cancelled: `should_stop` said so.
+        InvalidInput: a support set that cannot be used, with all its faults.
+        Cancelled: `should_stop` returned true.
         Diverged: the loss became NaN or infinite.
         OutOfMemory: the device is too small for this support set.
-        ExportMismatch: the exported file computes something else (a defect of ours).
+        ExportMismatch: the exported file computes something else (a defect of MetaNAS).
     """
     job = Job(
         checkpoint,

@@ -1,9 +1,9 @@
 """Updates of several tasks as one evaluation: padded inputs, one upload, a gradient for each.
 
 Notable:
-- What is drawn for a task is drawn on the host, from its own generator; all of it, for all tasks,
-  goes to the device in one copy.
-- The host waits for the device once here: it has to know which candidates any task runs.
+- The host draws the random numbers of each task from the task's generator. One copy brings those
+  of all tasks to the device.
+- The host waits for the device once, to learn which candidates any task runs.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ SHARE_THRESHOLD = 0.02
 
 @dataclass(frozen=True)
 class Update:
-    """One forward and backward pass of a task: which images, how mixed, what for."""
+    """One forward and backward pass of a task."""
 
     images: Tensor
     """All support images, on the device `(N, ...)`."""
@@ -56,7 +56,7 @@ def evaluate_stack(
     *,
     recompute: int,
 ) -> tuple[Found, list[Gradient]]:
-    """Losses and accuracies of the updates, and the gradient of each.
+    """Evaluate updates together: losses, accuracies and the gradient of each.
 
     Raises:
         Diverged: the shares of all tasks are not finite.
@@ -87,14 +87,14 @@ def evaluate_stack(
 
 
 def relaxation_of(searching: Relaxation, updates: Sequence[Update]) -> Relaxation:
-    """Each task's own: at its temperature, or decided."""
+    """Relaxation of a stack: each task at its temperature, or decided."""
     temperatures = [update.temperature for update in updates]
     relaxations = tuple(Argmax() if t is None else searching.at(t) for t in temperatures)
     return PerTask(relaxations, tuple(update.generator for update in updates))
 
 
 def _inputs(updates: Sequence[Update], ranges: AffineRange) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and views `(tasks, n, ...)` and members `(tasks, n, ways)`, padded with zeros."""
+    """Collect images and views `(tasks, n, ...)` and members `(tasks, n, ways)`, zero-padded."""
     rows, drawn = (
         pad_sequence(column, batch_first=True)
         for column in ([u.rows for u in updates], [u.drawn for u in updates])

@@ -1,4 +1,4 @@
-"""The one way from the host to a device: many tensors, one copy, and nobody waits for it."""
+"""Copies from the host to a device: many tensors in one asynchronous copy."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 ALIGNED = 16
-"""Bytes between which tensors of a copy begin; no type is longer."""
+"""Alignment of tensors in a copy, in bytes; no type is longer."""
 
 
 def upload(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of the host on the device that computes with them.
+    """Copy tensors from the host to a device.
 
-    On the CPU these are the tensors themselves. To a GPU they go together, from pinned memory.
+    The CPU gets the tensors themselves. A GPU gets one copy from pinned memory.
     """
     if device.type == "cpu":
         return list(tensors)
@@ -24,12 +24,12 @@ def upload(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
 
 
 def _room(tensor: Tensor) -> int:
-    """Bytes that a tensor takes, up to where the next may begin."""
+    """Size of a tensor in bytes, rounded up to the alignment."""
     return -(-tensor.nbytes // ALIGNED) * ALIGNED
 
 
 def _places(buffer: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Views into a buffer, with these shapes and types, one after the other."""
+    """Return consecutive views into a buffer with these shapes and types."""
     parts = buffer.split([_room(tensor) for tensor in tensors])
     return [
         part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)

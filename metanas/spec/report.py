@@ -25,7 +25,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Facts of one adaptation; plain data throughout."""
+    """Facts about one adaptation, as plain data."""
 
     checkpoint: str
     checkpoint_digest: str
@@ -41,7 +41,7 @@ class Report:
     tuning_steps: int
     """Steps on the pruned network's weights."""
     steps_saved: int
-    """Steps of either kind that were asked for and not needed."""
+    """Steps of both kinds that early stopping saved."""
     seconds: Mapping[str, float]
     """Stage -> seconds."""
     parameters: int
@@ -65,8 +65,8 @@ class Report:
     leave_one_out: float | None
     """Accuracy on support images *before* adaptation, against prototypes made without them.
 
-    Nothing has seen the image that is classified, so this is an honest estimate of the accuracy on
-    new images, from few of them and rather low. None if no class has two images.
+    The classified image is new to the model, so this estimates the accuracy on new images. It is
+    rather low, because prototypes have one image less. None if no class has two images.
     """
     onnx_difference: float
     """Largest difference of a logit between ONNX Runtime and torch, on the support set."""

@@ -1,6 +1,6 @@
-"""Long work in parts, so that whoever does it can turn to something else in between.
+"""Long work in parts, between which a scheduler can do other work.
 
-Such work is a generator: it yields when a part is done, and returns the result of the whole.
+The work is a generator: it yields after each part and returns the result at the end.
 """
 
 from collections.abc import Generator
@@ -11,7 +11,7 @@ Parts = Generator[None, None, Result]
 
 
 def whole(parts: Parts[Result]) -> Result:
-    """The result, with all parts done one after the other."""
+    """Do all parts and return the result."""
     while True:
         try:
             next(parts)

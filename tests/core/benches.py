@@ -1,4 +1,4 @@
-"""What tests of the workbench share: jobs, checkpoints that are slow or fail, clocks."""
+"""Helpers of the scheduler's tests: jobs, checkpoints that are slow or fail, clocks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.scheduler import Workbench
+from metanas.adaptation.scheduler import Scheduler
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.verify import run, session
 from metanas.nn.ops import OPS, Chain, Op
@@ -20,7 +20,7 @@ from tests.core.small import examples
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2)
 
 
-def work_off(bench: Workbench) -> list[Job]:
+def work_off(bench: Scheduler) -> list[Job]:
     ended = []
     while bench:
         ended += bench.advance()

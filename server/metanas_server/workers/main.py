@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.scheduler import StackLimits, Workbench
+from metanas.adaptation.scheduler import Scheduler, StackLimits
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import MetanasError
 from metanas.spec.card import CARD_FILE
@@ -71,7 +71,7 @@ class Worker:
         self._beat = setup.beat
         self._connection, self._told = connection, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
-        self._bench = Workbench(stack, setup.threads)
+        self._scheduler = Scheduler(stack, setup.threads)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
@@ -86,9 +86,9 @@ class Worker:
         examples = [Example(str(index), image) for index, image in enumerate(images)]
         options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
         job = Job(checkpoint, examples, options=options)
-        self._bench.add(job)
-        while self._bench:
-            self._bench.advance()
+        self._scheduler.add(job)
+        while self._scheduler:
+            self._scheduler.advance()
         job.result()
 
     def turn(self) -> None:
@@ -97,12 +97,12 @@ class Worker:
         The pipe is waited for only while there is nothing to do: whoever comes first begins at
         once, and whoever comes later joins between two steps.
         """
-        self._connection.poll(0 if self._bench else self._beat)
+        self._connection.poll(0 if self._scheduler else self._beat)
         while self._connection.poll(0):
             self._take(self._connection.recv())
-        if not self._bench or time.monotonic() - self._told > self._beat:
+        if not self._scheduler or time.monotonic() - self._told > self._beat:
             self._tell(Beat())
-        for job in self._bench.advance():
+        for job in self._scheduler.advance():
             number = self._numbers.pop(job)
             self._stopped.discard(number)
             self._tell(Ended(number=number, outcome=_outcome(job, number)))
@@ -114,7 +114,7 @@ class Worker:
     def _take(self, message: Order | Stop | Share) -> None:
         if isinstance(message, Share):
             torch.set_num_threads(message.threads)
-            self._bench.threads = message.threads
+            self._scheduler.threads = message.threads
         elif isinstance(message, Order):
             self._begin(message)
         elif message.number in self._numbers.values():  # else it has ended in the meantime
@@ -128,7 +128,7 @@ class Worker:
             self._tell(Ended(number=order.number, outcome=outcome))
         else:
             self._numbers[job] = order.number
-            self._bench.add(job)
+            self._scheduler.add(job)
 
     def _job(self, order: Order) -> Job:
         checkpoint = self._checkpoints[order.checkpoint]

@@ -1,4 +1,4 @@
-"""The workbench: jobs that come and go, what is stacked, and what one's fault does to others."""
+"""The scheduler: jobs that come and go, their stacks, and the effect of one job's error."""
 
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.scheduler import SLICE, StackLimits, Workbench, make_all, make_model
+from metanas.adaptation.scheduler import SLICE, Scheduler, StackLimits, make_all, make_model
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.nn.functional import Rows
@@ -39,7 +39,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
     shapes = {"a": (2, 2), "b": (1, 3, 1), "c": (2, 2, 2)}
     jobs, _ = jobs_of(checkpoint, shapes)
-    bench = Workbench()
+    bench = Scheduler()
     for job in jobs:
         bench.add(job)
     assert set(work_off(bench)) == set(jobs)
@@ -49,7 +49,7 @@ def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
 
 
 def test_a_job_is_added_once(checkpoint: Checkpoint) -> None:
-    bench, job = Workbench(), Job(checkpoint, examples((2, 2)))
+    bench, job = Scheduler(), Job(checkpoint, examples((2, 2)))
     bench.add(job)
     with pytest.raises(ValueError, match="once"):
         bench.add(job)
@@ -77,7 +77,7 @@ def test_newcomers_do_not_keep_an_old_job_from_its_turns(
 ) -> None:
     other = make_checkpoint(tmp_path / "other", size=10, options=OPTIONS)
     old = Job(checkpoint, examples((2, 2)))
-    bench = Workbench()
+    bench = Scheduler()
     bench.add(old)
     for turn in range(200):
         steps = {"steps": turn % 2, "tuning_steps": turn % 2}  # some have no step to take
@@ -93,7 +93,7 @@ def test_a_caller_who_cannot_be_asked_ends_his_own_job(checkpoint: Checkpoint) -
         raise RuntimeError("gone")
 
     jobs = [Job(checkpoint, examples((2, 2)), should_stop=ask), Job(checkpoint, examples((2, 2)))]
-    bench = Workbench()
+    bench = Scheduler()
     for job in jobs:
         bench.add(job)
     work_off(bench)
@@ -109,7 +109,7 @@ def test_limits_that_make_no_sense(wrong: dict[str, int]) -> None:
 
 def test_small_tasks_step_together_and_newcomers_join(checkpoint: Checkpoint) -> None:
     jobs, seen = jobs_of(checkpoint, {"a": (2, 2), "b": (2, 2), "late": (2, 2)})
-    bench = Workbench(clock=standing)
+    bench = Scheduler(clock=standing)
     for job in jobs[:2]:
         bench.add(job)
     turns = list[set[str]]()
@@ -139,7 +139,7 @@ def test_what_does_not_fit_goes_in_turns(
     settings: dict[str, bool],
 ) -> None:
     jobs, seen = jobs_of(pooling_checkpoint(tmp_path / "tiny", Slow), shapes, **settings)
-    bench = Workbench(limits, clock=lambda: Slow.now)
+    bench = Scheduler(limits, clock=lambda: Slow.now)
     for job in jobs:
         bench.add(job)
     work_off(bench)
@@ -151,7 +151,7 @@ def test_what_does_not_fit_goes_in_turns(
 def test_jobs_of_different_checkpoints_go_in_turns(checkpoint: Checkpoint, tmp_path: Path) -> None:
     other = make_checkpoint(tmp_path / "other", size=10, seed=1, options=OPTIONS)
     jobs = [Job(each, examples((2, 2))) for each in (checkpoint, other)]
-    bench = Workbench()
+    bench = Scheduler()
     for job in jobs:
         bench.add(job)
     work_off(bench)
@@ -169,7 +169,7 @@ def test_a_job_that_is_stopped_or_wrong_touches_no_other(checkpoint: Checkpoint)
         should_stop=lambda: any(p.stage == "adapt" and p.step == 2 for p in stopped),
     )
     wrong = Job(checkpoint, [*given, Example("broken", b"no image")])
-    bench = Workbench()
+    bench = Scheduler()
     for job in (wrong, cancelled, fine):
         bench.add(job)
     work_off(bench)
@@ -201,7 +201,7 @@ def test_a_small_task_waits_for_one_step_of_a_large_one(tmp_path: Path) -> None:
         note = partial(lambda name, progress: seen.append((name, progress)), name)
         return Job(checkpoint, examples(shots), options=options, on_progress=note)
 
-    bench = Workbench(StackLimits(padding=0.0), clock=lambda: Slow.now)
+    bench = Scheduler(StackLimits(padding=0.0), clock=lambda: Slow.now)
     large, small = job("large", (50, 50)), job("small", (1, 1))
     bench.add(large)
     while not any(progress.step == 2 for _, progress in seen):
@@ -219,7 +219,7 @@ def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path
     checkpoint = pooling_checkpoint(tmp_path / "tiny", Slow)
     still = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 10})
 
-    def durations(bench: Workbench, until: Job) -> list[float]:
+    def durations(bench: Scheduler, until: Job) -> list[float]:
         """How long each turn takes until a job has ended."""
         found = list[float]()
         while until.outcome is None:
@@ -228,8 +228,8 @@ def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path
             found.append(Slow.now - begun)
         return found
 
-    def bench_with(job: Job) -> Workbench:
-        bench = Workbench(clock=lambda: Slow.now)
+    def bench_with(job: Job) -> Scheduler:
+        bench = Scheduler(clock=lambda: Slow.now)
         bench.add(job)
         return bench
 
@@ -248,7 +248,7 @@ def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path
 
 def test_a_machine_that_stalls_still_gets_on(checkpoint: Checkpoint) -> None:
     """Every look at the clock finds a slice gone by: a turn does one part of the work at least."""
-    bench = Workbench(clock=partial(next, count(step=2 * SLICE)))
+    bench = Scheduler(clock=partial(next, count(step=2 * SLICE)))
     job = Job(checkpoint, examples((2, 2)))
     bench.add(job)
     for _ in range(100):

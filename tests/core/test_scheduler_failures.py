@@ -1,4 +1,4 @@
-"""The workbench where steps fail: stacks that do not fit, and jobs at whose fault it is."""
+"""The scheduler when steps fail: stacks that do not fit, and jobs that make a stack fail."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.adaptation.job import AdaptedModel, out_of_memory
-from metanas.adaptation.scheduler import Workbench, make_all, make_model
+from metanas.adaptation.scheduler import Scheduler, make_all, make_model
 from metanas.checkpoint import Checkpoint
 from metanas.errors import OutOfMemory
 from metanas.supernet.relaxations import RELAXATIONS
@@ -38,7 +38,7 @@ def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
     shapes = {"a": (2, 2), "b": (2, 2), "c": (2, 2), "large": (6, 6)}
     jobs, _ = jobs_of(checkpoint, shapes)
-    bench = Workbench()
+    bench = Scheduler()
     for job in jobs:
         bench.add(job)
     work_off(bench)
@@ -52,7 +52,7 @@ def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
 def test_what_did_not_fit_is_not_tried_again_at_every_step(tmp_path: Path) -> None:
     checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
     jobs, _ = jobs_of(checkpoint, dict.fromkeys("abcd", (2, 2)))
-    bench = Workbench(clock=standing)  # or what is stacked would depend on the machine
+    bench = Scheduler(clock=standing)  # or what is stacked would depend on the machine
     for job in jobs:
         bench.add(job)
     work_off(bench)
@@ -95,7 +95,7 @@ def test_sampled_relaxations_draw_the_same_after_a_failure(tmp_path: Path) -> No
 def test_a_defect_hits_the_job_that_causes_it_alone(tmp_path: Path) -> None:
     checkpoint = picky_checkpoint(tmp_path / "tiny", 20, ZeroDivisionError)
     jobs, _ = jobs_of(checkpoint, {"a": (2, 2), "b": (2, 2), "large": (6, 6)})
-    bench = Workbench()
+    bench = Scheduler()
     for job in jobs:
         bench.add(job)
     work_off(bench)
