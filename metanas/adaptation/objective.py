@@ -30,11 +30,11 @@ class Form:
     sizes: tuple[int, int, int]
     """Of tasks, images of each, ways; padding included."""
     uneven: bool
-    """Whether images are padded."""
+    """Some images are padding."""
     lives: tuple[Live, ...]
     """The candidates that run, in the cells of each kind."""
     asked: Wanted
-    """Whose gradients are taken."""
+    """Parameters whose gradients are taken."""
     recompute: int
     """Of how many of the first cells the backward pass evaluates edges again."""
 

@@ -33,7 +33,7 @@ def read_task(
         examples: labelled images, encoded or as arrays.
         classes: all class names in order; None is the order of their first examples.
         limits: what is refused.
-        checkpoint: whose input the images become.
+        checkpoint: checkpoint whose input format the images get.
         views: of each image, at most, behind a trunk.
         seed: of these views.
 

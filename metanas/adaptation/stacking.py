@@ -39,13 +39,13 @@ class Update:
     rows: Tensor
     """Which of the images, `(n,)`; on the host, as what follows."""
     drawn: Tensor
-    """What a random view of each is made of (`metanas.adaptation.views.draws`)."""
+    """Random numbers of a view of each image (`metanas.adaptation.views.draws`)."""
     members: Tensor
     """Which image belongs to which class, `(n, ways)`."""
     temperature: float | None
     """Of the relaxation; None once the architecture is decided."""
     generator: torch.Generator
-    """What the relaxation draws from."""
+    """Generator of the relaxation's noise."""
     wanted: Wanted
 
 

@@ -1,8 +1,8 @@
-"""Random views of support images, which a task-optimizer step uses as its queries.
+"""Random views of support images, the queries of a task-optimizer step.
 
-Without a trunk every step draws new affine views. Behind a trunk a view costs a run of the trunk,
-so a few views of every image are put through it beforehand, and a step draws among them. Since they
-are there, the finished model's prototypes are made of them, too.
+Without a trunk each step draws new affine views. Behind a trunk each view costs a run of the trunk.
+A few views of each image therefore run through the trunk once, and a step draws among these stored
+views. The prototypes of the finished model use the stored views too.
 """
 
 from dataclasses import replace
@@ -20,22 +20,22 @@ from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.util.work import Parts
 
 MOST = 800
-"""Views of a support set; large ones need fewer of each image."""
+"""Most stored views of a support set; a large one has fewer of each image."""
 
 
 def draw_views(
     images: Tensor, stored: Tensor | None, ranges: AffineRange, generator: torch.Generator
 ) -> Tensor:
-    """A random view of each image `(N, ...)`: among those stored, `(N, V, K)`, if there are any."""
+    """Draw a view of each image `(N, ...)`, from the stored views `(N, V, K)` if there are any."""
     rows = torch.arange(len(images))
     rows, drawn = upload([rows, draws(len(images), stored, generator)], images.device)
     return affine(images, ranges, drawn) if stored is None else stored_views(stored, rows, drawn)
 
 
 def draws(count: int, stored: Tensor | None, generator: torch.Generator) -> Tensor:
-    """What random views of so many images are made of, on the host: `(N, 6)`, or `(N,)` if stored.
+    """Draw the random numbers of `count` views on the host: `(N, 6)`, or `(N,)` if stored.
 
-    stored: all the views that there are, `(..., V, K)`.
+    stored: all stored views, `(..., V, K)`.
     """
     if stored is None:
         return affine_draws(count, generator)
@@ -43,7 +43,7 @@ def draws(count: int, stored: Tensor | None, generator: torch.Generator) -> Tens
 
 
 def stored_views(stored: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
-    """Of these images `(n,)`, the views that were drawn, `(n,)`, among those stored `(N, V, K)`."""
+    """Select the drawn views `(n,)` of images `(n,)` from the stored views `(N, V, K)`."""
     return stored.flatten(0, 1).index_select(0, rows * stored.shape[1] + drawn)
 
 
@@ -55,7 +55,7 @@ def behind_trunk(
     most: int,
     generator: torch.Generator,
 ) -> Parts[SupportSet]:
-    """The support set as the supernet sees it: what the trunk makes of its images and of views.
+    """Run the images and views of a support set through the trunk.
 
     most: the most views of an image.
     """
@@ -74,7 +74,7 @@ def behind_trunk(
 
 
 def of_prototypes(task: SupportSet, options: AdaptConfig) -> tuple[Tensor, Tensor]:
-    """What the prototypes of a finished model are made of: the support images, and stored views.
+    """Collect the inputs of a model's prototypes: the support images and the stored views.
 
     Returns these `(M, ...)`, images first, and how much each counts in the sum of its class's
     features, `(M, ways)`: an image is one, and all views of a class together are one image more. So
@@ -98,6 +98,6 @@ def photo_view(
     affine_range: AffineRange,
     generator: torch.Generator,
 ) -> Tensor:
-    """A random view of each preprocessed image `(N, C, S, S)`."""
+    """Draw a random view of each preprocessed image `(N, C, S, S)`."""
     pixels = photo_views(preprocess.undone(images).clamp(0, 1), photo_range, generator)
     return affine_views(preprocess.scaled(pixels), affine_range, generator)

@@ -37,7 +37,7 @@ class Rows:
     weights: Tensor | None = None
 
     def of(self, task: int) -> "Rows":
-        """The rows of one task on its own."""
+        """Return the rows of one task."""
         weights = None if self.weights is None else self.weights[task : task + 1]
         return Rows(self.support, 1, weights)
 
@@ -53,7 +53,7 @@ class Geometry:
 
 
 def convolve(x: Tensor, weight: Tensor, rows: Rows, geometry: Geometry) -> Tensor:
-    """Convolution of `(R, I, H, W)` with `(O, I / groups, h, w)`, or with one a task."""
+    """Convolve `(R, I, H, W)` with `(O, I / groups, h, w)`, or with one weight for each task."""
     tasks = rows.tasks
     if weight.shape[-2:] == (1, 1) and geometry == Geometry():
         return _pointwise(x, weight, tasks)
@@ -72,14 +72,14 @@ def _pointwise(x: Tensor, weight: Tensor, tasks: int) -> Tensor:
 
 
 def _side_by_side(x: Tensor, tasks: int) -> Tensor:
-    """`(tasks * N, C, H, W)` to `(N, tasks * C, H, W)`."""
+    """Turn `(tasks * N, C, H, W)` into `(N, tasks * C, H, W)`."""
     count, channels, height, width = x.shape
     parts = x.permute(0, 2, 3, 1).view(tasks, count // tasks, height, width, channels)
     return parts.permute(1, 2, 3, 0, 4).flatten(3).permute(0, 3, 1, 2)
 
 
 def _apart(x: Tensor, tasks: int) -> Tensor:
-    """The way back from `_side_by_side`."""
+    """Undo `_side_by_side`."""
     count, channels, height, width = x.shape
     parts = x.permute(0, 2, 3, 1).view(count, height, width, tasks, channels // tasks)
     return parts.permute(3, 0, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
@@ -125,14 +125,14 @@ class _DilatedDepthwise(torch.autograd.Function):
 
 
 def even_sided(x: Tensor) -> Tensor:
-    """With a row and a column of zeros at the end of `(N, C, H, W)` where these are odd."""
+    """Pad odd sides of `(N, C, H, W)` with a row or a column of zeros."""
     odd = (x.shape[2] % 2, x.shape[3] % 2)
     # without the question an even one would be copied
     return F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x
 
 
 def _lattices(x: Tensor) -> Tensor:
-    """The four lattices of every second pixel of `(N, C, H, W)` as `(4 N, C, H / 2, W / 2)`."""
+    """Split `(N, C, H, W)` into four lattices `(4 N, C, H / 2, W / 2)` of every second pixel."""
     x = even_sided(x)
     count, channels, height, width = x.shape
     cells = x.permute(0, 2, 3, 1).reshape(count, height // 2, 2, width // 2, 2, channels)
@@ -140,12 +140,12 @@ def _lattices(x: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor, rows: Rows) -> Tensor:
-    """Each task's rows `(R, C, H, W)` less the mean and over the deviation of its support set."""
+    """Normalise the rows `(R, C, H, W)` of each task by the statistics of its support set."""
     return mixture([x], (True,), None, rows)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance `(C,)` over rows and pixels of `(R, C, H, W)`."""
+    """Compute mean and biased variance `(C,)` over rows and pixels of `(R, C, H, W)`."""
     pixels = _pixels(x, 1)
     counts = _counts(Rows(len(x)), pixels, len(x))
     mean = torch.bmm(counts, pixels)
@@ -155,7 +155,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def mixture(
     xs: Sequence[Tensor], normed: tuple[bool, ...], shares: Tensor | None, rows: Rows
 ) -> Tensor:
-    """The sum of tensors `(R, C, H, W)`, each normalised if `normed` says so, times its share.
+    """Sum tensors `(R, C, H, W)` times their shares, normalised where `normed` is true.
 
     `shares` has shape (tasks, len(xs)); None means 1.
     """
@@ -213,12 +213,12 @@ class _Mixture(torch.autograd.Function):
 
 
 def _pixels(x: Tensor, tasks: int) -> Tensor:
-    """`(R, C, H, W)` as `(tasks, rows * H * W, C)`."""
+    """Turn `(R, C, H, W)` into `(tasks, rows * H * W, C)`."""
     return x.permute(0, 2, 3, 1).reshape(tasks, -1, x.shape[1])
 
 
 def _images(pixels: Tensor, like: Tensor) -> Tensor:
-    """The way back from `_pixels`."""
+    """Undo `_pixels`."""
     count, channels, height, width = like.shape
     return pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
 
@@ -236,7 +236,7 @@ def _counts(rows: Rows, pixels: Tensor, count: int) -> Tensor:
 def _statistics(
     pixels: Sequence[Tensor], normed: tuple[bool, ...], counts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Means and reciprocal deviations `(K, tasks, 1, C)`; 0 and 1 of what is not normalised."""
+    """Compute means and reciprocal deviations `(K, tasks, 1, C)`; 0 and 1 without a norm."""
     means, reciprocals = [], []
     for part, is_normed in zip(pixels, normed, strict=True):
         if not is_normed:
@@ -252,7 +252,7 @@ def _statistics(
 
 
 def _scale(reciprocal: Tensor, shares: Tensor | None) -> Tensor:
-    """Factors `(K, tasks, 1, C)` of the candidates."""
+    """Compute the factors `(K, tasks, 1, C)` of the candidates."""
     return reciprocal if shares is None else reciprocal * shares.T[:, :, None, None]
 
 
@@ -263,7 +263,7 @@ def _gradients(
     shares: Tensor | None,
     rows: Rows,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of shares and candidates that can be differentiated again."""
+    """Compute gradients of shares and candidates that can be differentiated again."""
     # of views: one candidate may have been computed from another, and only its own part is wanted
     xs = [x.view_as(x) for x in xs]
     shares = None if shares is None else shares.view_as(shares)

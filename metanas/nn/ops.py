@@ -50,7 +50,7 @@ class Norm(nn.Module):
         self.mean, self.variance = mean, variance
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift `(channels,)` that this frozen norm amounts to."""
+        """Return the scale and shift `(channels,)` of this frozen norm."""
         if self.mean is None or self.variance is None:
             raise RuntimeError("a norm can be folded only after its statistics were frozen")
         scale = torch.rsqrt(self.variance.double() + NORM_EPSILON)
@@ -98,7 +98,7 @@ class FactorizedReduce(nn.Module):
                 nn.init.kaiming_uniform_(weight, a=5**0.5)
 
     def kernel(self) -> Tensor:
-        """The two convolutions as one weight of shape (outputs, inputs, 2, 2)."""
+        """Write both convolutions as one weight of shape (outputs, inputs, 2, 2)."""
         straight, shifted = F.pad(self.straight, (0, 1, 0, 1)), F.pad(self.shifted, (1, 0, 1, 0))
         return torch.cat([straight, shifted], dim=-4)
 
@@ -129,7 +129,7 @@ class Chain(nn.ModuleList):
 
 
 def each_task(module: nn.Module, x: Tensor, tasks: int, rows: Rows | None = None) -> Tensor:
-    """Run a module that knows nothing of stacks on one task after the other.
+    """Run a module without support for stacks on one task after the other.
 
     It gets the task's rows of `x`, its slice of every parameter, and its `Rows` if these are given.
     """
@@ -159,7 +159,7 @@ def has_parameters(module: nn.Module) -> bool:
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same values with the channels innermost, in which convolutions run 2 to 4 times faster.
+    """Move the channels innermost, where convolutions run 2 to 4 times faster.
 
     It has to be asked for after the stem: with one input channel both layouts have the same
     strides, and torch then goes on in the slow one.
@@ -168,12 +168,12 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def relu_conv_norm(inputs: int, outputs: int) -> Chain:
-    """The 1x1 convolution that brings a cell input to the width of the cell."""
+    """Build the 1x1 convolution that brings a cell input to the width of the cell."""
     return Chain([nn.ReLU(), Conv(inputs, outputs), Norm(outputs)])
 
 
 def reduce_norm(inputs: int, outputs: int) -> Chain:
-    """The same for an input of twice the resolution."""
+    """Build the convolution for an input of twice the resolution."""
     return Chain([nn.ReLU(), FactorizedReduce(inputs, outputs), Norm(outputs)])
 
 

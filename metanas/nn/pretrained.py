@@ -1,6 +1,6 @@
 """Pretrained weights for trunks, from the Python packages that carry them; training alone needs it.
 
-A checkpoint holds its trunk's weights, so whoever adapts one needs no such package.
+A checkpoint holds the weights of its trunk, so an adaptation does not need the package.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The head: class prototypes, which are a linear layer in disguise.
+"""The prototype head: class prototypes, written as a linear layer.
 
 The squared Euclidean distance to a prototype c gives logits `s (2 c.x - |c|^2)` up to a term that
 is equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), so the head of a
@@ -13,17 +13,17 @@ from torch import Tensor
 
 
 def membership(labels: Tensor, ways: int) -> Tensor:
-    """Zeros and ones `(..., N, ways)` of labels `(..., N)`."""
+    """Encode labels `(..., N)` as zeros and ones `(..., N, ways)`."""
     return torch.nn.functional.one_hot(labels, ways).to(torch.get_default_dtype())
 
 
 def prototypes(features: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums `(..., ways, D)` of features `(..., N, D)` of each class, and counts `(..., ways)`."""
+    """Sum the features `(..., N, D)` of each class: sums `(..., ways, D)`, counts `(..., ways)`."""
     return members.mT @ features, members.sum(-2)
 
 
 def linear_head(sums: Tensor, counts: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight `(..., ways, D)` and bias `(..., ways)` of the layer that prototypes amount to.
+    """Write prototypes as a linear layer: weight `(..., ways, D)` and bias `(..., ways)`.
 
     The bias of a class without images is minus infinity.
     """
@@ -34,7 +34,7 @@ def linear_head(sums: Tensor, counts: Tensor, scale: Tensor) -> tuple[Tensor, Te
 
 
 def prototype_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
-    """Logits `(..., Q, ways)` of queries `(..., Q, D)` by support features `(..., N, D)`.
+    """Compute logits `(..., Q, ways)` of queries `(..., Q, D)` by support features `(..., N, D)`.
 
     `scale` has the shape of the dimensions before the last two.
     """
@@ -43,7 +43,7 @@ def prototype_logits(support: Tensor, members: Tensor, queries: Tensor, scale: T
 
 
 def held_out_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
-    """Logits `(..., N, ways)` where query i is a view of support image i.
+    """Compute logits `(..., N, ways)` of queries, where query i is a view of support image i.
 
     The prototype of its class leaves image i out. A class with a single image keeps it: there is
     nothing else to make a prototype of.

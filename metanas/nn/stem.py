@@ -1,4 +1,4 @@
-"""Both ends of a network: what the cells' inputs come from, and what their output becomes.
+"""Both ends of a network: the inputs of the first cell, and the features of the last.
 
 Without a trunk these are a stem and nothing; with one, the trunk's two maps and an
 `Embedding`.
@@ -21,7 +21,7 @@ EMBED = "embed."
 
 
 class Stem(Chain):
-    """Images `(R, C, H, W)` to both inputs of the first cell, which are one and the same.
+    """Map images `(R, C, H, W)` to both inputs of the first cell, which are the same tensor.
 
     Convolutions of 3x3 with a ReLU between them, of which the last one strides.
     """
@@ -44,11 +44,11 @@ class Stem(Chain):
         return out, out
 
     def kept(self, size: int) -> int:
-        """Numbers that an image of this side leaves for the backward pass."""
+        """Count the numbers that an image of this side keeps for the backward pass."""
         return 2 * self.before * size**2 + 2 * self.widths[0] * (-(-size // self.stride)) ** 2
 
     def emit(self, graph: Graph, images: Value) -> tuple[Value, Value]:
-        """The same in ONNX."""
+        """Emit the same computation as ONNX."""
         out = emit_chain(graph, self, images)
         return out, out
 
@@ -65,12 +65,12 @@ class Taps(nn.Module):
         return self.maps.unpack(x)
 
     def kept(self, size: int) -> int:
-        """Numbers that an image of this side leaves for the backward pass."""
+        """Count the numbers that an image of this side keeps for the backward pass."""
         return self.maps.length(size)
 
 
 def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
-    """Features `(R, D)` of the last cell's maps `(R, C, H, W)`: the means over the grid's fields.
+    """Pool the last cell's maps `(R, C, H, W)` to features `(R, D)`, a mean for each grid field.
 
     Fields of an odd side overlap in its middle.
     """
@@ -78,7 +78,7 @@ def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
 
 
 def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Value:
-    """The same in ONNX, of images of this side."""
+    """Emit the pooling as ONNX, for images of this side."""
     if space.grid == 1:
         return graph.pooled(maps)
     side = space.sides(size)[-1]
@@ -116,13 +116,13 @@ class Embedding(nn.Module):
 
     @torch.no_grad()
     def start(self) -> None:
-        """Begin near the baseline: the cells have a weight that is small, but not zero."""
+        """Start near the baseline: the cells have a small weight."""
         if not self.project.weight.is_meta:
             self.project.weight.copy_(torch.eye(len(self.project.weight))[..., None, None])
         self.log_mix.fill_(log(0.1))
 
     def forward(self, last: Tensor, features: Tensor | None, rows: Rows) -> Tensor:
-        """Features `(R, D)` of maps `(R, C, H, W)` and of the cells' features, if there are any."""
+        """Compute features `(R, D)` of maps `(R, C, H, W)` and of the cells' features, if any."""
         pooled = F.normalize(last.mean(dim=(2, 3)), dim=1)
         own = F.normalize(self.project(pooled[..., None, None], rows).flatten(1), dim=1)
         if features is None:
@@ -132,7 +132,7 @@ class Embedding(nn.Module):
         return torch.cat([own, found.flatten(0, 1)], dim=1)
 
     def emit(self, graph: Graph, last: Value, features: Value | None) -> Value:
-        """The same in ONNX; `features` are pooled already, `(N, D)`."""
+        """Emit the same as ONNX; `features` are pooled already, `(N, D)`."""
         pooled = graph.unit(graph.pooled(last))
         matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
         own = graph.unit(graph.node("Gemm", [pooled, matrix], transB=1))
@@ -143,7 +143,7 @@ class Embedding(nn.Module):
 
 
 def frozen_trunk(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """These parameters with the `Embedding` at its baseline: cells count nothing."""
+    """Return these parameters with the `Embedding` at its baseline, without the cells."""
     weight = params[f"{EMBED}project.weight"]
     identity = torch.eye(len(weight)).to(weight)[..., None, None]
     silent = torch.full_like(params[f"{EMBED}log_mix"], -torch.inf)
@@ -151,7 +151,7 @@ def frozen_trunk(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
-    """These parameters with the linear map of the `Embedding` part of the way back to the identity.
+    """Move the linear map of the `Embedding` part of the way back to the identity.
 
     keep: 0 leaves it as it is, 1 is the identity. Between a pretrained and a fine-tuned network lie
     networks better than both on what the tuning has not seen (WiSE-FT, arXiv:2109.01903).

@@ -3,7 +3,7 @@
 A relaxation is a frozen value with two methods. `weights(logits, generator)` maps logits `(..., K)`
 to non-negative weights of the same shape summing to one over the last dimension; `at(temperature)`
 is the same relaxation, warmer or colder. It knows neither ops nor images, so one call serves a
-whole table of edges and the supernet is free to evaluate the mixture in whatever order is fastest.
+whole table of edges and the supernet may evaluate the mixture in the fastest order.
 """
 
 from collections.abc import Mapping
