@@ -18,7 +18,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-PATHS = [ROOT, ROOT / "protos", ROOT / "server", ROOT / "client"]
+PATHS = [ROOT, ROOT / "protos", ROOT / "server", ROOT / "client", ROOT / "data"]
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("METANAS_")},
     "PYTHONPATH": os.pathsep.join(map(str, PATHS)),
