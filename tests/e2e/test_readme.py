@@ -23,6 +23,7 @@ NEEDED = (
     "client",
     "configs",
     "constraints.txt",
+    "data",
     "examples",
     "meta_checkpoints",
     "protos",
