@@ -1,3 +1,62 @@
-"""MetaNAS: adapt the architecture and the weights of a small network to a few labelled images."""
+"""Adapt the architecture and the weights of a small network to a few labelled images.
+
+```python
+import metanas
+
+checkpoint = metanas.load_checkpoint(Path("meta_checkpoints/omniglot"))
+model = metanas.adapt(checkpoint, metanas.read_folder(Path("examples/digits/support")), seed=0)
+Path("model.onnx").write_bytes(model.onnx)
+```
+
+The public names load when they are first used (PEP 562), so `import metanas` needs no torch.
+"""
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from metanas._api import (
+        AdaptConfig,
+        AdaptedModel,
+        Checkpoint,
+        EpisodeShape,
+        Example,
+        Genotype,
+        InvalidInput,
+        Limits,
+        MetanasError,
+        Report,
+        adapt,
+        evaluate,
+        load_checkpoint,
+        load_dataset,
+        read_folder,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "AdaptConfig",
+    "AdaptedModel",
+    "Checkpoint",
+    "EpisodeShape",
+    "Example",
+    "Genotype",
+    "InvalidInput",
+    "Limits",
+    "MetanasError",
+    "Report",
+    "__version__",
+    "adapt",
+    "evaluate",
+    "load_checkpoint",
+    "load_dataset",
+    "read_folder",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'metanas' has no attribute {name!r}")
+    import metanas._api
+
+    return getattr(metanas._api, name)

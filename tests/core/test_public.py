@@ -1,0 +1,51 @@
+"""Check the public names of the core."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import metanas
+from metanas import _api
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [
+    "AdaptConfig", "AdaptedModel", "Checkpoint", "EpisodeShape", "Example", "Genotype",
+    "InvalidInput", "Limits", "MetanasError", "Report", "__version__", "adapt", "evaluate",
+    "load_checkpoint", "load_dataset", "read_folder",
+]  # fmt: skip
+
+
+def test_the_public_names_are_frozen() -> None:
+    assert metanas.__all__ == NAMES
+    assert sorted([*_api.__all__, "__version__"]) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_public_name_is_there(name: str) -> None:
+    assert getattr(metanas, name) is not None
+
+
+def test_an_unknown_name_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'adept'"):
+        getattr(metanas, "adept")  # noqa: B009 (mypy knows that it is not there)
+
+
+def test_the_package_loads_without_torch() -> None:
+    program = "import sys, metanas; assert not {'torch', 'numpy', 'onnx'} & {*sys.modules}"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_folder_is_a_support_set(tmp_path: Path) -> None:
+    for name in ("b/2.png", "b/1.png", "a/1.png", ".git/1.png", "a/.hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    found = [(each.label, each.image) for each in metanas.read_folder(tmp_path)]
+    assert found == [("a", b"a/1.png"), ("b", b"b/1.png"), ("b", b"b/2.png")]
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(metanas.InvalidInput, match="make a sub-folder of images"):
+        metanas.read_folder(tmp_path)
