@@ -5,6 +5,7 @@ MetanasError                     reason, str(error) for people
 ├── InvalidInput                 what the caller sent is wrong; violations: all that was found
 ├── UnknownName                  a checkpoint, op ... that does not exist; lists the known ones
 ├── CheckpointError              CHECKPOINT_DAMAGED, CHECKPOINT_FORMAT, CHECKPOINT_MISSING,
+│                                CHECKPOINT_CHANGED: on disk, since it was loaded;
 │                                RUN_EXISTS, RUN_IN_USE, WRITE_FAILED: of a training run's folder;
 │                                TRUNK_MISSING, TRUNK_DAMAGED: of the weights it starts from
 ├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
@@ -32,8 +33,8 @@ Reasons of `InvalidInput`:
 - options: OPTION_OUT_OF_RANGE, OPTION_UNKNOWN, DEVICE_MISSING
 - genotypes: GENOTYPE_MALFORMED
 
-Constructors take positional arguments only: a worker process sends its errors to its parent by
-pickle, and an exception is pickled as its type and its positional arguments.
+Constructors take positional arguments only: worker processes of a meta-training send their errors
+by pickle, and an exception is pickled as its type and its positional arguments.
 """
 
 from collections.abc import Iterable, Sequence

@@ -71,6 +71,15 @@ async def serve(config: ServerConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     starting = asyncio.ensure_future(_started(config))
+    reloads = set[asyncio.Task[bool]]()
+
+    def on_hangup() -> None:
+        if starting.done() and not starting.cancelled() and starting.exception() is None:
+            task = loop.create_task(starting.result().reload())
+            reloads.add(task)
+            task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     waiting = asyncio.ensure_future(told.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():

@@ -104,6 +104,13 @@ class Server:
             await self._start(undo)
             self._undo = undo.pop_all()
 
+    async def reload(self) -> bool:
+        """Load the checkpoints again, in all workers together; running adaptations keep theirs.
+
+        Returns False, with the reason in the log, if the old ones stay in use.
+        """
+        return await self._crew.reload()
+
     async def stop(self, grace: float | None = None) -> None:
         """Refuse new work, let running work end within `grace` seconds, hand back the rest.
 
@@ -186,6 +193,7 @@ def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> 
         stack_images=config.max_stack_images,
         stack_bytes=config.max_stack_bytes,
         beat=config.max_silence / BEATS,
+        start_seconds=config.start_seconds,
         load=load,
     )
 

@@ -108,6 +108,9 @@ class ServerConfig:
     stop_seconds: float = _flag(
         20.0, "a worker that has not stopped a job after so many seconds is killed and replaced"
     )
+    start_seconds: float = _flag(
+        300.0, "a worker that has not loaded its checkpoints after so many seconds is killed"
+    )
     max_silence: float = _flag(
         120.0, "a worker that has given no sign of life for so many seconds is killed and replaced"
     )
@@ -118,7 +121,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for name in COUNTS:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_seconds", "stop_seconds", "max_silence"):
+        for name in ("max_seconds", "stop_seconds", "start_seconds", "max_silence"):
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("threads", self.threads >= 0, "must be 0 or more")
         self._check("grace", self.grace >= 0, "must be 0 or more")

@@ -21,12 +21,12 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
 └── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
-                            CHECKPOINT_MISSING, DEVICE_MISSING, WORKER_FAILED: the server
+                            CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING,
+                            WORKER_FAILED: the server
                             does not come up
 ```
 
-Constructors take positional arguments only, so that a worker process can send an error to its
-parent: an exception is pickled as its type and its positional arguments.
+A worker process sends its errors as data (`metanas_server.workers.failures`).
 """
 
 from metanas_server.resources import Failure

@@ -128,6 +128,7 @@ def setup_of(told: Told, *, beat: float) -> Setup:
         stack_images=1,
         stack_bytes=2**30,
         beat=beat,
+        start_seconds=120.0,
     )
 
 
@@ -153,10 +154,19 @@ def test_a_worker_gives_signs_of_life_while_it_makes_a_model(told: Told, tmp_pat
     setup = setup_of(told, beat=0.0)
     front, own = Pipe()
     folder = next(told.checkpoints.iterdir())
-    worker = Worker({"tiny": told.load(folder, device="cpu")}, setup, own)
+    checkpoint = told.load(folder, device="cpu")
+    worker = Worker({"tiny": checkpoint}, setup, own)
     given = tmp_path / "support"
     given.write_bytes(pack(examples((2, 2))))
-    order = Order(number=1, checkpoint="tiny", overrides={}, seed=0, classes=None, support=given)
+    order = Order(
+        number=1,
+        checkpoint="tiny",
+        digest=checkpoint.card.digest,
+        overrides={},
+        seed=0,
+        classes=None,
+        support=given,
+    )
     front.send(order)
     said = list[object]()
     while not any(isinstance(each, Ended) for each in said):

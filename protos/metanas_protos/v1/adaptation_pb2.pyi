@@ -360,7 +360,7 @@ class Progress(_message.Message):
     across attempts.
     """
     stage: _builtins.str
-    """What is being done: "decode", "adapt", "prune", "tune", "statistics", "export" or "check".
+    """What is being done: "decode", "adapt", "prune", "tune", "export" or "check".
     Other words may be added; show one that you do not know as it is.
     """
     step: _builtins.int

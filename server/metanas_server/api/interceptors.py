@@ -1,6 +1,7 @@
 """Intercept every call: check the bearer token, parse messages, turn errors into statuses."""
 
 import hmac
+import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -52,7 +53,9 @@ class ErrorInterceptor(aio.ServerInterceptor):
             return None
         make, method = _parts(handler)
         request = _check_each if handler.request_streaming else _check
-        wrapped = (_streaming if handler.response_streaming else _unary)(method, request)
+        # a coroutine, as that of the health service, writes its stream by the context
+        yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
+        wrapped = (_streaming if yields else _unary)(method, request)
         parser = _Parser(handler.request_deserializer, self._max_request_bytes)
         result: Handler = make(
             wrapped,

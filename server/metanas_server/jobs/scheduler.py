@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from metanas.errors import Cancelled, MetanasError
+from metanas.errors import Cancelled, CheckpointError, MetanasError
 from metanas.spec.card import CheckpointCard
 from metanas_server.config import ServerConfig
 from metanas_server.cores import share
 from metanas_server.errors import (
     ServiceError,
+    StartError,
     StoreError,
     TimedOut,
     Unavailable,
@@ -22,7 +23,7 @@ from metanas_server.errors import (
 from metanas_server.jobs.lifecycle import Board, stopping
 from metanas_server.jobs.live_job import LiveJob
 from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import Made, Order
+from metanas_server.workers.protocol import Made, Order, changed
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0
@@ -55,6 +56,7 @@ class Crew:
         cores: what the workers of the CPU share unless their number of threads is configured.
         """
         self.checkpoints: Mapping[str, CheckpointCard] = {}
+        """Pinned at the start and at each reload; no worker serves another digest."""
         self._config = config
         self._board = board
         self._workers = tuple(workers)
@@ -76,10 +78,37 @@ class Crew:
         Raises:
             MetanasError, ServiceError: why one of them cannot start.
         """
-        for loaded in await asyncio.gather(*(worker.start() for worker in self._workers)):
-            self.checkpoints = loaded
+        first, *others = await asyncio.gather(*(worker.start() for worker in self._workers))
+        if any(_digests(other) != _digests(first) for other in others):
+            message = "the checkpoints changed while the workers loaded them; start again"
+            raise StartError("CHECKPOINT_CHANGED", message)
+        self.checkpoints = first
         for worker in self._workers:
             self._spawn(self._tend(worker))
+
+    async def reload(self) -> bool:
+        """Load the checkpoints again in all workers, and use them if all have the same.
+
+        Jobs that run keep the checkpoint that they began with; those that wait get the new one.
+        """
+        workers = [worker for worker in self._workers if worker.ready]
+        results = await asyncio.gather(
+            *(worker.reload() for worker in workers), return_exceptions=True
+        )
+        errors = [each for each in results if isinstance(each, BaseException)]
+        loaded = [each for each in results if not isinstance(each, BaseException)]
+        same = bool(loaded) and all(_digests(each) == _digests(loaded[0]) for each in loaded)
+        use = same and not errors
+        for worker in workers:
+            worker.adopt(loaded[0] if use else None)
+        if use:
+            self.checkpoints = loaded[0]
+            LOG.info("checkpoints loaded again: %s", ", ".join(sorted(self.checkpoints)))
+        else:
+            why = errors[0] if errors else "the workers have read different files"
+            LOG.error("the checkpoints were not loaded again: %s", why)
+        self._dispatch()
+        return use
 
     async def stop(self, grace: float) -> None:
         """Let running jobs end within `grace` seconds, then stop them, and end the workers.
@@ -145,10 +174,21 @@ class Crew:
             job = self._queue[0]
             worker = self._place(job)
             if worker is None and not job.ended.is_set():
-                return
+                if not self._is_lost(job):
+                    return
+                name = job.record.checkpoint
+                self._board.end(job, CheckpointError("CHECKPOINT_CHANGED", changed(name)))
             heapq.heappop(self._queue)
             if worker is not None and not job.ended.is_set():  # else cancelled while it waited
                 self._give(job, worker)
+
+    def _holds(self, worker: WorkerProcess, job: LiveJob) -> bool:
+        card = self.checkpoints.get(job.record.checkpoint)
+        return card is not None and worker.holds(job.record.checkpoint, card.digest)
+
+    def _is_lost(self, job: LiveJob) -> bool:
+        """Return True if all workers are there and none holds the job's checkpoint."""
+        return all(each.ready and not self._holds(each, job) for each in self._workers)
 
     def _place(self, job: LiveJob) -> WorkerProcess | None:
         """The worker with the fewest jobs of those that can take this one."""
@@ -156,7 +196,8 @@ class Crew:
         open_ = list[tuple[int, WorkerProcess]]()
         for worker in self._workers:
             load = self._load(worker)
-            if worker.ready and len(load) < room and not any(other.apart for other in load):
+            able = worker.ready and self._holds(worker, job)
+            if able and len(load) < room and not any(other.apart for other in load):
                 open_.append((len(load), worker))
         return min(open_, key=lambda pair: pair[0])[1] if open_ else None
 
@@ -185,6 +226,7 @@ class Crew:
         return Order(
             number=job.number,
             checkpoint=record.checkpoint,
+            digest=self.checkpoints[record.checkpoint].digest,
             overrides=record.overrides,
             seed=record.seed,
             classes=record.classes,
@@ -242,15 +284,23 @@ class Crew:
             self._wait(job)
 
     async def _tend(self, worker: WorkerProcess) -> None:
-        """Put another process in the place of one that has died or hangs, again and again."""
+        """Put another process in the place of one that has died or hangs, again and again.
+
+        A defect on the way is logged, and the worker process is replaced all the same.
+        """
         while True:
-            await self._watch(worker)
-            LOG.warning("worker process %d has died; starting another one", worker.pid)
-            if not any(each.ready for each in self._workers):
-                await self._on_health(False)
-            await self._restart(worker)
-            await self._on_health(True)
-            self._dispatch()
+            try:
+                await self._watch(worker)
+                LOG.warning("worker process %s has died; starting another one", worker.pid)
+                if not any(each.ready for each in self._workers):
+                    await self._on_health(False)
+                await self._restart(worker)
+                await self._on_health(True)
+                self._dispatch()
+            except Exception:
+                LOG.exception("worker process %s cannot be tended; it is replaced", worker.pid)
+                worker.kill()
+                await asyncio.sleep(FIRST_PAUSE)
 
     async def _watch(self, worker: WorkerProcess) -> None:
         """Until the worker's end, which is brought about if it is silent for too long."""
@@ -269,18 +319,25 @@ class Crew:
         pause = FIRST_PAUSE
         while True:
             try:
-                self.checkpoints = await worker.start()
-            except (MetanasError, ServiceError, OSError):
+                await worker.start()
+            except Exception:
                 LOG.exception("the worker process does not start; next try in %.1f s", pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
+                for name, card in self.checkpoints.items():
+                    if not worker.holds(name, card.digest):
+                        LOG.error("worker process %s: %s", worker.pid, changed(name))
                 return
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _digests(cards: Mapping[str, CheckpointCard]) -> dict[str, str]:
+    return {name: card.digest for name, card in cards.items()}
 
 
 async def _ended(jobs: Sequence[LiveJob], seconds: float) -> None:

@@ -16,22 +16,27 @@ import torch
 from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import Scheduler, StackLimits
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.errors import MetanasError
+from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
 from metanas.spec.report import Progress
 from metanas_server.errors import ServiceError, StartError, WorkerFailed
 from metanas_server.storage import support_file
+from metanas_server.workers.failures import Failed, failed
 from metanas_server.workers.protocol import (
+    Adopt,
     Beat,
     Ended,
     Made,
     Order,
     Ready,
+    Reload,
+    Reloaded,
     Setup,
     Share,
     Step,
     Stop,
+    changed,
 )
 
 LOG = logging.getLogger(__name__)
@@ -50,7 +55,7 @@ def main(connection: Connection, setup: Setup) -> None:
         worker = Worker(checkpoints, setup, connection)
         worker.warm_up()
     except (MetanasError, ServiceError) as error:
-        connection.send(error)
+        connection.send(failed(error))
         return
     try:
         connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
@@ -67,6 +72,8 @@ class Worker:
         self, checkpoints: Mapping[str, Checkpoint], setup: Setup, connection: Connection
     ) -> None:
         self._checkpoints = checkpoints
+        self._loaded: Mapping[str, Checkpoint] | None = None
+        self._setup = setup
         self._limits = setup.limits
         self._beat = setup.beat
         self._connection, self._told = connection, 0.0
@@ -107,18 +114,33 @@ class Worker:
             self._stopped.discard(number)
             self._tell(Ended(number=number, outcome=_outcome(job, number)))
 
-    def _tell(self, message: Beat | Step | Ended) -> None:
+    def _tell(self, message: Beat | Step | Ended | Reloaded) -> None:
         self._connection.send(message)
         self._told = time.monotonic()
 
-    def _take(self, message: Order | Stop | Share) -> None:
+    def _take(self, message: Order | Stop | Share | Reload | Adopt) -> None:
         if isinstance(message, Share):
             torch.set_num_threads(message.threads)
             self._scheduler.threads = message.threads
+        elif isinstance(message, Reload):
+            self._reload()
+        elif isinstance(message, Adopt):
+            if message.use and self._loaded is not None:
+                self._checkpoints = self._loaded
+            self._loaded = None
         elif isinstance(message, Order):
             self._begin(message)
         elif message.number in self._numbers.values():  # else it has ended in the meantime
             self._stopped.add(message.number)
+
+    def _reload(self) -> None:
+        """Load the checkpoints beside those in use; jobs go on with those they began with."""
+        try:
+            self._loaded = _load(self._setup)
+        except (MetanasError, ServiceError) as error:
+            self._tell(Reloaded(failed(error)))
+        else:
+            self._tell(Reloaded({name: each.card for name, each in self._loaded.items()}))
 
     def _begin(self, order: Order) -> None:
         try:
@@ -131,7 +153,9 @@ class Worker:
             self._scheduler.add(job)
 
     def _job(self, order: Order) -> Job:
-        checkpoint = self._checkpoints[order.checkpoint]
+        checkpoint = self._checkpoints.get(order.checkpoint)
+        if checkpoint is None or checkpoint.card.digest != order.digest:
+            raise CheckpointError("CHECKPOINT_CHANGED", changed(order.checkpoint))
         return Job(
             checkpoint,
             support_file.unpack(order.support.read_bytes()),
@@ -147,7 +171,7 @@ class Worker:
         self._tell(Step(number=number, progress=progress))
 
 
-def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
+def _outcome(job: Job, number: int) -> Made | Failed:
     model = job.outcome
     if not isinstance(model, AdaptedModel):
         assert model is not None
@@ -161,8 +185,8 @@ def _outcome(job: Job, number: int) -> Made | MetanasError | ServiceError:
     )
 
 
-def _failure(error: Exception, number: int) -> MetanasError | ServiceError:
-    """The error as it is told; a defect fails its job, and the worker lives on.
+def _failure(error: Exception, number: int) -> Failed:
+    """Describe an error as data; a defect fails its job, and the worker process lives on.
 
     Raises:
         torch.AcceleratorError: the device is of no use any more to this process. Its end has the
@@ -171,9 +195,9 @@ def _failure(error: Exception, number: int) -> MetanasError | ServiceError:
     if isinstance(error, torch.AcceleratorError):
         raise error
     if isinstance(error, MetanasError | ServiceError):
-        return error
+        return failed(error)
     LOG.error("job %s failed", number, exc_info=error)
-    return WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}")
+    return failed(WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}"))
 
 
 def check_device(name: str) -> None:

@@ -1,6 +1,7 @@
 """The front's side of a worker process: start it, give it jobs, stop jobs, notice its death."""
 
 import asyncio
+import logging
 import multiprocessing
 import threading
 from collections.abc import Callable, Mapping
@@ -12,9 +13,24 @@ from typing import Any
 from metanas.spec.card import CheckpointCard
 from metanas.spec.report import Progress
 from metanas_server.errors import StartError, WorkerKilled, WorkerLost
-from metanas_server.workers.protocol import Ended, Made, Order, Ready, Setup, Share, Step, Stop
+from metanas_server.workers.failures import Failed
+from metanas_server.workers.protocol import (
+    Adopt,
+    Ended,
+    Made,
+    Order,
+    Ready,
+    Reload,
+    Reloaded,
+    Setup,
+    Share,
+    Step,
+    Stop,
+)
 
-Outbox = SimpleQueue[Order | Stop | Share | None]
+LOG = logging.getLogger(__name__)
+Outbox = SimpleQueue[Order | Stop | Share | Reload | Adopt | None]
+Cards = Mapping[str, CheckpointCard]
 
 
 @dataclass
@@ -33,12 +49,14 @@ class WorkerProcess:
     methods are called from the event loop's thread; only the pipe is read and written in others.
 
     ready: whether it can be given jobs.
+    cards: of the checkpoints that the process holds, by name.
     heard: when it last gave a sign of life, in the event loop's time.
     ended: set when the process has died; `start` begins anew with another event.
     """
 
     def __init__(self, setup: Setup) -> None:
         self.ready = False
+        self.cards: Cards = {}
         self.heard = 0.0
         self.ended = asyncio.Event()
         self._setup = setup
@@ -47,7 +65,8 @@ class WorkerProcess:
         self._connection: Connection
         self._threads: tuple[threading.Thread, ...] = ()
         self._outbox: Outbox
-        self._started: asyncio.Future[Mapping[str, CheckpointCard]]
+        self._started: asyncio.Future[Cards]
+        self._reloaded: asyncio.Future[Cards] | None = None
         self._desks = dict[int, Desk]()
         self._blamed: int | None = None
         self._share = setup.threads
@@ -62,11 +81,11 @@ class WorkerProcess:
         """The process id, None while there is no process."""
         return None if self._process is None else self._process.pid
 
-    async def start(self) -> Mapping[str, CheckpointCard]:
+    async def start(self) -> Cards:
         """Start a process in place of whatever was before; returns the checkpoints it has loaded.
 
         Raises:
-            StartError: WORKER_FAILED, it died before it was ready.
+            StartError: WORKER_FAILED, it died before it was ready, or took longer than allowed.
             MetanasError, ServiceError: why it could not load the checkpoints.
         """
         await self.close()
@@ -90,9 +109,36 @@ class WorkerProcess:
         for thread in self._threads:
             thread.daemon = True
             thread.start()
-        checkpoints = await self._started
+        late = loop.call_later(self._setup.start_seconds, self._start_is_late)
+        try:
+            self.cards = await self._started
+        finally:
+            late.cancel()
         self.ready = not self.ended.is_set()
-        return checkpoints
+        return self.cards
+
+    def holds(self, name: str, digest: str) -> bool:
+        """Return True if the process has this checkpoint with this digest."""
+        return name in self.cards and self.cards[name].digest == digest
+
+    async def reload(self) -> Cards:
+        """Have the process load the checkpoints again, beside those in use.
+
+        `adopt` has to follow. Jobs that have begun go on with their own checkpoint.
+
+        Raises:
+            WorkerLost: the process died.
+            MetanasError, ServiceError: why it could not load the checkpoints.
+        """
+        self._reloaded = asyncio.get_running_loop().create_future()
+        self._outbox.put(Reload())
+        return await self._reloaded
+
+    def adopt(self, cards: Cards | None) -> None:
+        """Have the process use the checkpoints that it loaded again; None forgets them."""
+        if cards is not None:
+            self.cards = cards
+        self._outbox.put(Adopt(cards is not None))
 
     def give(self, order: Order, on_progress: Callable[[Progress], None]) -> asyncio.Future[Made]:
         """Have a model made, beside whatever else the worker is at.
@@ -141,27 +187,38 @@ class WorkerProcess:
         self._process.close()
         self._process = None
 
+    def _start_is_late(self) -> None:
+        seconds = self._setup.start_seconds
+        message = f"the worker process was not ready after {seconds:g} s (--start-seconds)"
+        _settle(self._started, StartError("WORKER_FAILED", message))
+        self.kill()
+
     def _kill_because_of(self, number: int) -> None:
         self._blamed = number
         self.kill()
 
     def _deliver(self, message: Any) -> None:
-        """What the process has said; None at its end."""
+        """Take a message of the process; None is its end."""
         self.heard = asyncio.get_running_loop().time()
         if isinstance(message, Step):
             self._desks[message.number].on_progress(message.progress)
         elif isinstance(message, Ended):
-            self._leave(message.number, message.outcome)
+            self._leave(message.number, _outcome(message.outcome))
         elif isinstance(message, Ready):
             _settle(self._started, message.checkpoints)
-        elif isinstance(message, Exception):
-            _settle(self._started, message)
+        elif isinstance(message, Reloaded) and self._reloaded is not None:
+            _settle(self._reloaded, _outcome(message.outcome))
+        elif isinstance(message, Failed):
+            _settle(self._started, message.error())
         elif message is None:
             self._die()
 
     def _die(self) -> None:
         self.ready = False
+        self.kill()  # a reader that failed leaves a process behind
         self.ended.set()
+        if self._reloaded is not None:
+            _settle(self._reloaded, WorkerLost("WORKER_LOST", "the worker process died"))
         _settle(
             self._started,
             StartError("WORKER_FAILED", "the worker process died before it was ready"),
@@ -175,6 +232,10 @@ class WorkerProcess:
         if desk.killer is not None:
             desk.killer.cancel()
         _settle(desk.made, outcome)
+
+
+def _outcome(outcome: Any) -> Any:
+    return outcome.error() if isinstance(outcome, Failed) else outcome
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
@@ -198,11 +259,14 @@ def _enter(connection: Connection, setup: Setup) -> None:
 def _read(
     connection: Connection, loop: asyncio.AbstractEventLoop, deliver: Callable[[Any], None]
 ) -> None:
-    """Pass on what the worker says; None at the end."""
+    """Pass on each message of the worker process; None at its end, or if one cannot be read."""
     while True:
         try:
             message = connection.recv()
         except (EOFError, OSError):
+            message = None
+        except Exception:
+            LOG.exception("a message of a worker process cannot be read; the process is ended")
             message = None
         try:
             loop.call_soon_threadsafe(deliver, message)

@@ -1,8 +1,8 @@
-"""What goes through the pipe between the front and a worker process; none of it needs torch.
+"""Messages of the pipe between the front and a worker process; none of them needs torch.
 
-The front sends `Order`, `Stop` and `Share`. The worker sends `Ready` once, or the error that keeps
-it from starting, and from then on `Step` and `Ended` for each of its jobs, and `Beat` while it has
-none.
+The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Ready`
+once, or the `Failed` that keeps it from starting. Then it sends `Step` and `Ended` for each of its
+jobs, `Beat` while it has none, and one `Reloaded` for each `Reload`. Errors are data, too.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from metanas.errors import MetanasError
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
 from metanas.spec.report import Progress
-from metanas_server.errors import ServiceError
+from metanas_server.workers.failures import Failed
 
 
 class Load(Protocol):
@@ -33,6 +32,7 @@ class Setup:
     stack_images: most support images of a step that several jobs take together.
     stack_bytes: most bytes of activations of the same.
     beat: seconds between two signs of life of a worker that has nothing to do.
+    start_seconds: a process that is not ready after so long is killed.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
     """
 
@@ -43,15 +43,20 @@ class Setup:
     stack_images: int
     stack_bytes: int
     beat: float
+    start_seconds: float
     load: Load | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One job: an adaptation to make. `number` is its name from now on; `support` is a file."""
+    """One job: an adaptation to make. `number` is its name from now on; `support` is a file.
+
+    digest: of the checkpoint that the job is to start from.
+    """
 
     number: int
     checkpoint: str
+    digest: str
     overrides: Mapping[str, Option]
     seed: int
     classes: tuple[str, ...] | None
@@ -74,9 +79,28 @@ class Share:
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker has loaded its checkpoints: by name, the card."""
+    """The worker process has loaded its checkpoints: by name, the card."""
 
     checkpoints: Mapping[str, CheckpointCard]
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Load the checkpoints again, beside those in use, and answer `Reloaded`."""
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """The cards of the checkpoints that were loaded again, or the error in their place."""
+
+    outcome: Mapping[str, CheckpointCard] | Failed
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Use the checkpoints that were loaded again for the orders to come, or forget them."""
+
+    use: bool
 
 
 @dataclass(frozen=True)
@@ -108,4 +132,12 @@ class Ended:
     """A job is over: its model, or the error in its place."""
 
     number: int
-    outcome: Made | MetanasError | ServiceError
+    outcome: Made | Failed
+
+
+def changed(name: str) -> str:
+    """Say that a checkpoint on disk is not the one that the server started with."""
+    return (
+        f"checkpoint {name!r} has changed on disk since the server loaded it; put the old files "
+        "back, or have the server load the checkpoints again (SIGHUP)"
+    )

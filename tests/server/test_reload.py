@@ -1,0 +1,150 @@
+"""Checkpoints that change on disk, and errors on their way from a worker process."""
+
+import asyncio
+import multiprocessing
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from metanas import errors as core
+from metanas.errors import InvalidInput, MetanasError, Violation
+from metanas.spec.examples import Limits
+from metanas.spec.options import AdaptConfig
+from metanas.testing import make_checkpoint
+from metanas_protos.v1.checkpoint_service_pb2 import GetCheckpointRequest
+from metanas_protos.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
+from metanas_server import errors as service
+from metanas_server.errors import ServiceError, StartError
+from metanas_server.status import describe
+from metanas_server.workers.failures import failed
+from metanas_server.workers.process import WorkerProcess, _read
+from metanas_server.workers.protocol import Load, Setup
+from tests.server import failing
+from tests.server.calls import FAILED, SUCCEEDED, images, spec
+from tests.server.processes import ServerProcess, serving
+
+OPTIONS = AdaptConfig(steps=2, tuning_steps=1, patience=0)
+
+
+def digest(server: ServerProcess) -> str:
+    stub = CheckpointServiceStub(server.channel)
+    found: str = stub.GetCheckpoint(GetCheckpointRequest(name="checkpoints/grey")).checkpoint.digest
+    return found
+
+
+def made(server: ServerProcess) -> tuple[str, int]:
+    """Make a model of the checkpoint: the reason of its failure, and its state."""
+    ended = server.api.end_of(server.api.create(spec(checkpoint="grey"), images()).name)
+    return ended.failure.reason, ended.state
+
+
+def replace_workers(server: ServerProcess) -> None:
+    before = set(server.workers())
+    changes = server.health()
+    next(changes)
+    server.signal_workers(signal.SIGKILL)
+    for _ in changes:
+        if len(server.workers()) == len(before) and before.isdisjoint(server.workers()):
+            return
+
+
+def test_a_checkpoint_that_changes_on_disk_is_used_after_a_reload_only(tmp_path: Path) -> None:
+    root, data = tmp_path / "checkpoints", tmp_path / "data"
+    make_checkpoint(root / "grey", channels=1, options=OPTIONS)
+    with serving(root, data) as server:
+        pinned = digest(server)
+        make_checkpoint(root / "grey", channels=1, options=OPTIONS, seed=1)
+        assert made(server) == ("", SUCCEEDED)  # the workers hold what they have loaded
+        replace_workers(server)
+        assert made(server) == ("CHECKPOINT_CHANGED", FAILED)
+        assert digest(server) == pinned
+        server.process.send_signal(signal.SIGHUP)
+        while digest(server) == pinned:
+            pass
+        assert made(server) == ("", SUCCEEDED)
+
+
+def test_a_damaged_checkpoint_is_not_taken_by_a_reload(tmp_path: Path) -> None:
+    root, data = tmp_path / "checkpoints", tmp_path / "data"
+    make_checkpoint(root / "grey", channels=1, options=OPTIONS)
+    with serving(root, data) as server:
+        pinned = digest(server)
+        (weights,) = (root / "grey").glob("*.safetensors")
+        weights.write_bytes(b"damaged")
+        server.process.send_signal(signal.SIGHUP)
+        log = data.with_suffix(".log")
+        while "not loaded again" not in log.read_text(encoding="utf-8"):
+            pass
+        assert digest(server) == pinned
+        assert made(server) == ("", SUCCEEDED)
+
+
+def setup(root: Path, load: Load, start_seconds: float = 120.0) -> Setup:
+    return Setup(
+        checkpoints=root,
+        limits=Limits(),
+        device="cpu",
+        threads=1,
+        stack_images=1,
+        stack_bytes=2**30,
+        beat=1.0,
+        start_seconds=start_seconds,
+        load=load,
+    )
+
+
+@pytest.mark.parametrize(("load", "text"), [(failing.odd, "odd"), (failing.mute, "Mute")])
+async def test_errors_of_extensions_cross_the_pipe(tmp_path: Path, load: Load, text: str) -> None:
+    make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
+    worker = WorkerProcess(setup(tmp_path, load))
+    with pytest.raises(MetanasError) as caught:
+        await worker.start()
+    assert type(caught.value) is MetanasError
+    assert text in str(caught.value)
+    await worker.close()
+
+
+async def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
+    worker = WorkerProcess(setup(tmp_path, failing.slow, start_seconds=0.5))
+    with pytest.raises(StartError) as caught:
+        await worker.start()
+    assert caught.value.reason == "WORKER_FAILED"
+    assert "--start-seconds" in str(caught.value)
+    await worker.close()
+
+
+async def test_a_message_that_cannot_be_read_is_the_end_of_the_process() -> None:
+    front, worker = multiprocessing.Pipe()
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    reader = threading.Thread(target=_read, args=(front, loop, heard.put_nowait))
+    reader.start()
+    worker.send(failing.Unreadable())
+    assert await heard.get() is None
+    await asyncio.to_thread(reader.join)
+    front.close()
+    worker.close()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput((Violation("examples[0].image", "IMAGE_FORMAT", "is GIF"),), 3),
+        core.CheckpointError("CHECKPOINT_DAMAGED", "m"),
+        core.Cancelled(),
+        core.Diverged(),
+        core.OutOfMemory("m"),
+        core.ExportMismatch("m"),
+        core.MetanasError("R", "m"),
+        service.StartError("DEVICE_MISSING", "m"),
+        service.StoreError("ARTEFACT_LOST", "m"),
+        service.WorkerFailed("INTERNAL", "m"),
+    ],
+)
+def test_errors_are_described_alike_on_both_sides(error: MetanasError | ServiceError) -> None:
+    again = failed(error).error()
+    assert type(again) is type(error)
+    assert describe(again) == describe(error)
