@@ -125,7 +125,7 @@ def _finish(bars: Progress) -> None:
 
 
 def classify(model: Model, folder: Path) -> tuple[int, int]:
-    """How many images of a folder of class folders are classified rightly, and of how many."""
+    """Count the rightly classified images of a folder of class folders, and all images."""
     images = sorted(path for path in folder.glob("*/*") if path.is_file())
     predictions = model.predict(images)
     hits = [

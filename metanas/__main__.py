@@ -110,7 +110,7 @@ def _add_workers(train: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner | None]:
-    """What runs the tasks of an iteration, if not this process."""
+    """Make the pool that runs the tasks of an iteration; None is this process."""
     names = ("address", "device", "replacements", "patience")
     given = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
     if options.workers is None:

@@ -52,7 +52,7 @@ class Checkpoint:
 
     @property
     def device(self) -> torch.device:
-        """Where its tasks are adapted."""
+        """The device that adapts its tasks."""
         return self.params["head.log_scale"].device
 
     @cached_property
@@ -61,7 +61,7 @@ class Checkpoint:
         return self.supernet.kept(self.card.input.size)
 
     def cells_to_recompute(self, images: int, memory: int) -> int:
-        """How many of the first cells are to be evaluated again to keep at most so many bytes.
+        """Return the number of first cells to evaluate again, to keep at most so many bytes.
 
         The first, since they see the largest maps, and since the last cells' activations are gone
         by the time that the backward pass comes to them.

@@ -1,4 +1,4 @@
-"""What the examples of extensions share: a small configuration, and a few steps on digits."""
+"""Shared parts of the examples of extensions: a small configuration, a few steps on digits."""
 
 from pathlib import Path
 

@@ -84,7 +84,7 @@ def _left_behind(name: str) -> bool:
 
 
 def _instead(path: Path) -> str:
-    """What there is where a file should be."""
+    """Name the thing that lies where a file should be."""
     if path.is_dir():
         return "a folder inside a class: its images would not be seen"
     return "a link that leads nowhere" if path.is_symlink() else "not a file"

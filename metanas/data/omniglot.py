@@ -14,7 +14,7 @@ from metanas.errors import DatasetError
 
 
 def matches(names: frozenset[str]) -> bool:
-    """Whether an archive with arrays of these names is of this kind."""
+    """Return True if an archive with arrays of these names is of this kind."""
     return {"images", "class_name", "split"} <= names
 
 

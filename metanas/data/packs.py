@@ -18,7 +18,7 @@ from metanas.spec.examples import Limits
 
 
 def matches(names: frozenset[str]) -> bool:
-    """Whether an archive with arrays of these names is of this kind."""
+    """Return True if an archive with arrays of these names is of this kind."""
     return {"data", "offset", "label", "class_name", "split"} <= names
 
 

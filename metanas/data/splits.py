@@ -1,4 +1,4 @@
-"""Which classes or images belong to a split."""
+"""Splits of data sets: the classes or images that belong to each."""
 
 from typing import Any
 

@@ -27,7 +27,7 @@ class Comparison:
 
     @property
     def episodes(self) -> int:
-        """How many there are."""
+        """The number of episodes."""
         return self.won + self.lost + self.tied
 
 

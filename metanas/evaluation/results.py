@@ -55,7 +55,7 @@ class Stored:
 
 
 def record_of(index: int, outcome: Outcome) -> Record:
-    """What is kept of an episode."""
+    """The stored result of an episode."""
     report = asdict(outcome.report)
     return {
         "episode": index,

@@ -21,7 +21,7 @@ from metanas.spec.options import AdaptConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is evaluated, on which episodes."""
+    """The subject of an evaluation, and its episodes."""
 
     checkpoint: Checkpoint
     dataset: str
@@ -40,7 +40,7 @@ class Plan:
     """Added to the seed of every adaptation; not to that of the episodes."""
 
     def settings(self) -> dict[str, Any]:
-        """What identifies the evaluation, whatever the number of its episodes."""
+        """Identify the evaluation, whatever the number of its episodes."""
         return {
             "dataset": self.dataset,
             "dataset_digest": digest_of(self.classes),

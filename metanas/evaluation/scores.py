@@ -1,4 +1,4 @@
-"""What a checkpoint's card says of its accuracy, taken from stored evaluations of it."""
+"""Scores of a checkpoint's card, taken from stored evaluations of it."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -66,7 +66,7 @@ def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Map
 def check_told(
     card: CheckpointCard, stored: Stored, path: Path, free: Collection[str] = ()
 ) -> None:
-    """Whether an evaluation is what a card tells of: of this checkpoint, as it is used.
+    """Return True if an evaluation is of this checkpoint, at its defaults.
 
     free: options that may be others than the checkpoint's defaults.
 

@@ -17,7 +17,7 @@ def affine_views(images: Tensor, ranges: AffineRange, generator: torch.Generator
 
 
 def affine_draws(count: int, generator: torch.Generator) -> Tensor:
-    """What random views of so many images are made of, `(N, 6)` in 0..1."""
+    """Draw the numbers of random views of so many images, `(N, 6)` in 0..1."""
     return torch.rand(6, count, generator=generator).T
 
 

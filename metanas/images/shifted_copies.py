@@ -25,7 +25,7 @@ LOOKS = 5
 
 
 def looks(pixels: int) -> int:
-    """How many times an image is looked at if its copies are shifted by so many pixels."""
+    """Return the number of looks at an image whose copies are shifted by so many pixels."""
     return LOOKS if pixels else 1
 
 
@@ -71,6 +71,6 @@ def emit_averaged(graph: Graph, features: Value, width: int, pixels: int) -> Val
 
 
 def _corners(pixels: int) -> list[tuple[int, int]]:
-    """Where the copies begin in a framed image: top and left."""
+    """Return the origins of the copies in a framed image: top and left."""
     far = 2 * pixels
     return [(0, 0), (0, far), (far, 0), (far, far)]

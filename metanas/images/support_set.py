@@ -89,7 +89,7 @@ def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing
 
 
 def _light_border(images: Sequence[Image]) -> bool:
-    """Whether most border pixels, image by image, are lighter than middle grey."""
+    """Return True if most border pixels, image by image, are lighter than middle grey."""
     votes = []
     for image in images:
         border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])

@@ -34,7 +34,7 @@ Curve = list[tuple[int, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What is known of a run; a part that its folder lacks is empty."""
+    """The record of a run; a part that its folder lacks is empty."""
 
     folder: Path
     records: tuple[Record, ...]
@@ -61,18 +61,18 @@ class RunRecord:
 
     @property
     def iterations(self) -> int | None:
-        """How many there are to be; None if the configuration is not known."""
+        """The number of iterations to do; None if the configuration is not known."""
         train = self.config.get("train")
         planned = train.get("iterations") if isinstance(train, Mapping) else None
         return planned if isinstance(planned, int) else None
 
     @property
     def finished(self) -> bool:
-        """Whether all iterations that were asked for are done."""
+        """Return True if all iterations that were asked for are done."""
         return self.iterations is not None and self.iteration >= self.iterations
 
     def curve(self, key: str) -> Curve:
-        """What the log says of `key`, where it says a finite number."""
+        """Return the finite numbers that the log has of `key`."""
         found = ((int(r["iteration"]), number(r.get(key))) for r in self.records)
         return [(iteration, value) for iteration, value in found if value is not None]
 
@@ -158,7 +158,7 @@ def parse_line(line: bytes) -> Record | None:
 
 
 def _header(path: Path) -> Record:
-    """What a snapshot says of itself; empty if there is none or it is damaged."""
+    """Read the metadata of a snapshot; empty if there is none or it is damaged."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -173,7 +173,7 @@ def _lock(file: IO[str], folder: Path) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Whether there could be files, without leaving one, or a folder."""
+    """Check that a folder can hold files, without leaving one, or a folder."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
@@ -186,7 +186,7 @@ def _try_to_write(folder: Path) -> None:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """What goes wrong on the disk becomes a `CheckpointError`."""
+    """Turn errors of the disk into `CheckpointError`."""
     try:
         yield
     except OSError as error:
@@ -250,13 +250,13 @@ def _train(
 
 
 def _better(trainer: MetaTrainer, kept: int) -> bool:
-    """Whether a snapshot would be no worse than that of iteration `kept`; the untrained always."""
+    """Return True if a snapshot is no worse than that of iteration `kept`; the untrained always."""
     return kept == 0 or trainer.sound()
 
 
 @contextmanager
 def _diverging(folder: Path, iteration: int, kept: int) -> Iterator[None]:
-    """What diverges in an iteration, or would be written after it, is said with what is left."""
+    """Add the last snapshot to the error of an iteration that diverges."""
     try:
         yield
     except Diverged as error:

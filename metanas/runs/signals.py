@@ -9,7 +9,7 @@ from types import FrameType
 
 @dataclass
 class Wishes:
-    """What has been asked of a run since it began."""
+    """The requests to a run since it began."""
 
     stop: signal.Signals | None = None
     """The signal that asks it to snapshot and end."""
@@ -19,7 +19,7 @@ class Wishes:
     """Whether it looks at wishes by now; before, who asks it to stop interrupts it at once."""
 
     def end(self) -> bool:
-        """Whether it is to end."""
+        """Return True if the run is to end."""
         return self.stop is not None
 
     def ask(self, number: signal.Signals) -> None:

@@ -131,7 +131,7 @@ def check_snapshot(folder: Path, config: RunConfig) -> None:
 
 
 def what_else(folder: Path) -> str:
-    """What there is to do where a folder holds something of a run that cannot be resumed."""
+    """Say the way out of a folder that holds parts of a run that cannot be resumed."""
     best = folder / CHECKPOINT
     if not (best / CARD_FILE).exists():
         return "choose another --out"
@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[Path]:
-    """Where a snapshot is; what goes wrong with it becomes a `CheckpointError`."""
+    """Name the snapshot in errors of its file, as `CheckpointError`."""
     path = folder / SNAPSHOT_FILE
     try:
         yield path

@@ -25,7 +25,7 @@ DESCRIPTIVE = ("description", "scores", "provenance")
 
 @dataclass(frozen=True, kw_only=True)
 class InputSpec:
-    """How images become the network's input; the exported graph does exactly this."""
+    """The preprocessing of images to the network's input; the exported graph does exactly this."""
 
     channels: int
     """1 for grey images, 3 for RGB."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How large a task may be; counts, bytes and pixels, each at least 1 (`max_ways` at least 2).
+    """Limits of a task: counts, bytes and pixels, each at least 1 (`max_ways` at least 2).
 
     Raises:
         InvalidInput: `limits.<name>`, OPTION_OUT_OF_RANGE.

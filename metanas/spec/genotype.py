@@ -34,7 +34,7 @@ class Genotype:
         return {"normal": self.normal, "reduce": self.reduce}[kind]
 
     def distance(self, other: "Genotype") -> int:
-        """How many edges of this genotype the other does not have."""
+        """Count the edges of this genotype that the other does not have."""
         return sum(
             len(set(mine) - set(theirs))
             for kind in CELL_KINDS

@@ -1,4 +1,4 @@
-"""What a run may be given in the place of our own pieces; nothing is registered."""
+"""Extensions of a run: values in the place of the shipped ones; nothing is registered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ SWITCHES = {
 
 @dataclass(frozen=True)
 class Extensions:
-    """What names in a configuration stand for."""
+    """The values that names in a configuration stand for."""
 
     ops: Mapping[str, Op] = field(default_factory=lambda: OPS)
     relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
@@ -39,7 +39,7 @@ class Extensions:
     `metanas.runs.run`."""
 
     def check(self, config: RunConfig) -> None:
-        """Whether all that this configuration names is there, and a step can fit into memory.
+        """Check that all names of a configuration are known, and that a step can fit into memory.
 
         Raises:
             InvalidInput: a step has so many images that no machine could keep what it needs.

@@ -30,7 +30,7 @@ UNROLL = 0.01
 
 
 class Order(StrEnum):
-    """How the alphas of an inner step get their gradient."""
+    """The source of the gradient of the alphas in an inner step."""
 
     SINGLE = "single"
     """From the same backward pass as the weights."""
@@ -42,7 +42,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Moments:
-    """What Adam remembers, of `(..., size)` elements; `steps` of the weights and of the alphas."""
+    """The state of Adam, of `(..., size)` elements; `steps` of the weights and of the alphas."""
 
     first: Tensor
     second: Tensor
@@ -90,7 +90,7 @@ class Adam:
 
 @dataclass(frozen=True, kw_only=True)
 class InnerLoop:
-    """What a meta-learner is given of a stack of tasks."""
+    """The inner loops of a stack of tasks, as a meta-learner sees them."""
 
     tasks: int
     steps: int

@@ -18,7 +18,7 @@ from metanas.training.inner_loop import InnerLoop, Moments
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What the tasks of a stack came to."""
+    """The results of the tasks of a stack."""
 
     gradient: Tensor
     """Meta-gradient of each task, `(tasks, size)`, to be *subtracted*."""
@@ -30,7 +30,7 @@ class Learned:
 
 
 class MetaLearner(Protocol):
-    """What meta-training needs of a meta-learner."""
+    """The contract of a meta-learner."""
 
     def learn(self, loop: InnerLoop) -> Learned:
         """Run the inner loops of a stack of tasks."""

@@ -43,7 +43,7 @@ class Member:
         self._learn = batch(config, train, device)
 
     def learn(self, state: MetaState, tasks: range) -> TaskResults:
-        """What these tasks come to."""
+        """Run these tasks and return their sums."""
         return self._learn(state, tasks)
 
 
@@ -139,7 +139,7 @@ class Team:
 
 
 def _result(answer: Any) -> Any:
-    """What a worker answered; an error of ours as it was raised."""
+    """Return the answer of a worker; errors of the core as they were raised."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
@@ -155,7 +155,7 @@ def split(tasks: range, count: int) -> list[range]:
 
 
 def free() -> str:
-    """What nobody uses in the cluster, in words."""
+    """Describe the free resources of the cluster."""
     there = ray.available_resources()
     return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
 
@@ -196,13 +196,13 @@ class Driver:
         self._team = Team(self._workers, batch, config, train, self._warn)
 
     def learn(self, state: MetaState, tasks: range) -> TaskResults:
-        """What these tasks come to."""
+        """Run these tasks and return their sums."""
         assert self._team, "nobody is hired yet"
         return self._team(state, tasks)
 
 
 def last_line(text: str) -> str:
-    """What a traceback, or one of Ray's explanations, comes to."""
+    """Shorten a traceback, or an explanation of Ray, to its last line."""
     return "".join(text.strip().splitlines()[-1:]).strip()
 
 

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Workers:
-    """How many workers there are, where, and what is put up with."""
+    """The number of workers, their place, and the number of losses to accept."""
 
     count: int
     """Workers, at most as many as an iteration has tasks."""
@@ -170,7 +170,7 @@ def _apart() -> Iterator["Remote"]:
 
 
 class Remote:
-    """What the run knows of the process in which Ray lives (`metanas.training.ray_driver`)."""
+    """The run's side of the process that holds Ray (`metanas.training.ray_driver`)."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", channel: Connection) -> None:
         self._child = child
@@ -198,7 +198,7 @@ class Remote:
             raise ClusterError("CLUSTER_NOT_STARTED", message) from error
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """What it answers.
+        """Return its answer.
 
         Raises:
             MetanasError: what went wrong there.

@@ -21,7 +21,7 @@ CHOSEN = 10.0
 
 
 def searching(config: RunConfig, iteration: int) -> bool:
-    """Whether the alphas learn in this meta-iteration."""
+    """Return True if the alphas learn in this meta-iteration."""
     return config.search.relaxation != FIXED and iteration >= config.search.warm_up
 
 
@@ -36,7 +36,7 @@ def search_at(config: RunConfig, iteration: int) -> SearchConfig:
 
 
 def cosine(passed: float) -> float:
-    """What is left of something that falls from 1 to 0 while the share `passed` grows to 1."""
+    """Return a factor that falls from 1 to 0 while the share `passed` grows to 1."""
     return 0.5 * (1 + math.cos(math.pi * passed))
 
 

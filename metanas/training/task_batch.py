@@ -59,7 +59,7 @@ from metanas.training.schedule import search_at, searching
 
 @dataclass(frozen=True, kw_only=True)
 class MetaState:
-    """What the tasks of an iteration start from."""
+    """The state that the tasks of an iteration start from."""
 
     iteration: int
     params: Tensor
@@ -74,7 +74,7 @@ class MetaState:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskResults:
-    """What some tasks came to, in sums over them: results of several parts can be added."""
+    """Sums over the results of some tasks; those of several parts can be added."""
 
     tasks: int
     loss: float
@@ -314,7 +314,7 @@ def total(results: Iterable[TaskResults]) -> TaskResults:
 
 
 def _stored(episode: Episode) -> Tensor:
-    """What a trunk has made of an episode's images and their views, `(N, 1 + V, K)`."""
+    """Compute the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
     return torch.from_numpy(np.concatenate([episode.support, episode.query]))
 
 

@@ -136,7 +136,7 @@ class MetaTrainer:
 
     @property
     def saved(self) -> Params:
-        """What is validated and saved: the meta-parameters, or their running mean."""
+        """The parameters to validate and save: the meta-parameters, or their running mean."""
         found = self.layout.views(self.mean if self.config.train.ema else self.params)
         return tempered(found, self.config.keep)
 
@@ -297,7 +297,7 @@ class MetaTrainer:
 
     @torch.no_grad()
     def sound(self) -> bool:
-        """Whether a snapshot may take the place of one from before.
+        """Return True if a snapshot may take the place of an older one.
 
         Where the network has been guessing most of the time, none before is better. Else the tasks
         of the last iteration say what the parameters were before its step; an episode of validation
@@ -339,7 +339,7 @@ class MetaTrainer:
 
 
 def _knows(loss: float, accuracy: float, ways: int) -> bool:
-    """Whether such answers are better than guesses; if they are not numbers, they are not."""
+    """Return True if such answers are better than guesses; NaN is not."""
     return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
 
 

@@ -37,7 +37,7 @@ def build(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
 
 
 def _nearest(key: str, known: Iterable[str]) -> str:
-    """What may have been meant."""
+    """Suggest the names that may have been meant."""
     found = get_close_matches(key, known, n=1)
     return f"did you mean {found[0]}?" if found else f"known: {', '.join(known)}"
 

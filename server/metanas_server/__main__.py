@@ -99,7 +99,7 @@ async def _started(config: ServerConfig) -> Server:
 
 
 def ready_line(config: ServerConfig, server: Server) -> str:
-    """What is printed once the server answers; scripts wait for it."""
+    """Return the line that is printed once the server answers; scripts wait for it."""
     names = server.checkpoints
     listen = f"{config.listen.rpartition(':')[0]}:{server.port}"
     plural = "" if len(names) == 1 else "s"

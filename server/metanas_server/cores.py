@@ -15,7 +15,7 @@ def usable_cores() -> int:
 
 
 def quota(groups: Path, own: Path) -> float:
-    """How much time on cores control groups (v2) leave a process, in cores; infinite without one.
+    """Return the cores that control groups (v2) leave a process; infinite without one.
 
     A container's CPU limit is such a quota: it takes no cores away, but the time on them.
 

@@ -94,7 +94,7 @@ class TimedOut(ServiceError):
 
 
 class CallerLeft(ServiceError):
-    """Whoever waited for the adaptation has gone."""
+    """The caller that waited for the adaptation has gone."""
 
 
 class WorkerLost(ServiceError):

@@ -1,4 +1,4 @@
-"""What the server keeps records of: adaptations, their progress, and models."""
+"""Records of the server: adaptations, their progress, and models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from metanas.spec.options import Option
 
 
 class State(StrEnum):
-    """Where an adaptation stands."""
+    """The state of an adaptation."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -19,13 +19,13 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more will happen."""
+        """Return True if nothing more will happen."""
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a request asks for, apart from its examples; `timeout` is in seconds."""
+    """The settings of a request, apart from its examples; `timeout` is in seconds."""
 
     checkpoint: str
     overrides: Mapping[str, Option]

@@ -47,7 +47,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def describe(error: core.MetanasError | service.ServiceError) -> Failure:
-    """What is kept about an error and told to the caller."""
+    """Describe an error for the record and for the caller."""
     if isinstance(error, service.AdaptationFailed):
         return error.failure
     code = CODES_BY_REASON.get(error.reason) or next(

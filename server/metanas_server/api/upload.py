@@ -10,7 +10,7 @@ from metanas_server.errors import Overloaded
 
 
 class UploadBudget:
-    """How many bytes all uploads under way may have together."""
+    """The budget of bytes that all uploads under way share."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -55,7 +55,7 @@ class Intake:
 
     @property
     def count(self) -> int:
-        """How many examples have come, good or bad: the index of the next one."""
+        """The number of examples so far, good or bad: the index of the next one."""
         return self._count
 
     def add(self, example: Example) -> None:

@@ -31,7 +31,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What a caller asks for, complete and checked.
+    """A request of a caller, complete and checked.
 
     detached: whether it goes on without the caller.
     """

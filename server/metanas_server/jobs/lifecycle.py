@@ -20,7 +20,7 @@ LOG = logging.getLogger(__name__)
 
 
 def stopping() -> Unavailable:
-    """What everybody gets whose work the server cannot finish any more."""
+    """Make the error of work that a stopping server cannot finish."""
     return Unavailable("SERVER_STOPPING", "the server is stopping; try again in a moment")
 
 
@@ -41,7 +41,7 @@ class Board:
         self.jobs[job.record.id] = job
 
     def support(self, job: LiveJob) -> Path:
-        """Where the support set of an adaptation lies."""
+        """Return the file of an adaptation's support set."""
         return self._archive.store.path(job.record.support)
 
     def begin(self, job: LiveJob) -> None:

@@ -59,7 +59,7 @@ class Store:
         return digest
 
     def path(self, digest: str) -> Path:
-        """Where the bytes with this digest lie, if they are there."""
+        """Return the path of the bytes with this digest."""
         return self._folder / digest
 
     def read(self, digest: str, offset: int, size: int) -> bytes:

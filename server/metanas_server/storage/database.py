@@ -175,7 +175,7 @@ class Records:
         return {digest for (digest,) in rows}
 
     def needs(self, digest: str) -> bool:
-        """Whether some record still needs the file with this digest."""
+        """Return True if a record still needs the file with this digest."""
         row = self._db.execute(
             "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :it)"
             " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :it)",

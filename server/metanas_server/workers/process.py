@@ -73,7 +73,7 @@ class WorkerProcess:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device that it computes on."""
         return self._setup.device
 
     @property
@@ -248,7 +248,7 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
 
 
 def _enter(connection: Connection, setup: Setup) -> None:
-    """What runs in the process."""
+    """Run the worker; the entry point of the process."""
     # Imported here because this function is all that the front knows of the module, and the front
     # must not import torch.
     from metanas_server.workers.main import main

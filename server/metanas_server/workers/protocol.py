@@ -25,7 +25,7 @@ class Load(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """What a worker is started with.
+    """The settings that a worker process is started with.
 
     device: where it computes: cpu, cuda, cuda:0 ...
     threads: how many threads torch computes with, until a `Share` says otherwise.
