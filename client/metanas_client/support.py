@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from metanas_client.errors import InvalidInput, Violation
 from metanas_client.text import did_you_mean_file
+from metanas_data.folders import is_litter, repeated_classes
 
 Image: TypeAlias = object
 """A path, the bytes of an encoded image, or an array: uint8 (H, W, C) or (H, W), or float32/float64
@@ -21,8 +22,6 @@ Support: TypeAlias = "str | os.PathLike[str] | Mapping[str, object] | Iterable[t
 (N, H, W, C)); or (class, image) pairs."""
 
 FLOATS = {"f", "d"}
-LITTER = {"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin"}
-"""Files and folders that operating systems leave beside images, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def read_folder(folder: Path) -> SupportSet:
     """Read a folder with one sub-folder for each class, both in the order of their names.
 
     Raises:
-        InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, or a folder
-            inside one) or FILE_UNREADABLE, naming the path.
+        InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, a folder
+            inside one, or a class twice) or FILE_UNREADABLE, naming the path.
     """
     if not folder.is_dir():
         fault = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -97,7 +96,10 @@ def read_folder(folder: Path) -> SupportSet:
     bad: list[Violation] = []
     classes: list[bytes] = []
     examples: list[SupportExample] = []
-    for entry in visible(folder):
+    entries = visible(folder)
+    repeated = repeated_classes([entry for entry in entries if entry.is_dir()])
+    bad += [_layout(path, message) for path, message in repeated]
+    for entry in entries:
         if not entry.is_dir():
             bad.append(_layout(entry, "lies beside the class folders; move it into one of them"))
             continue
@@ -244,15 +246,11 @@ def visible(folder: Path) -> list[Path]:
         InvalidInput: FILE_UNREADABLE.
     """
     try:
-        names = [entry for entry in folder.iterdir() if not _hidden(entry.name)]
+        names = [entry for entry in folder.iterdir() if not is_litter(entry.name)]
     except OSError as error:
         why = error.strerror or str(error)
         raise InvalidInput((Violation("support", "FILE_UNREADABLE", why, str(folder)),)) from error
     return sorted(names, key=lambda entry: os.fsencode(entry.name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
 
 
 def _layout(path: Path, message: str) -> Violation:

@@ -102,11 +102,12 @@ def sample_episode(
     support, query = [], []
     for name in chosen:
         images = data[name]
-        if shots + (1 if repeat else queries) > len(images):
+        distinct = min(queries, 1) if repeat else queries
+        if shots + distinct > len(images):
             raise DatasetError(
                 "DATASET_TOO_FEW_IMAGES",
-                f"{shots} shots and {queries} queries need {shots + queries} images of every "
-                f"class; {name!r} has {len(images)}",
+                f"{shots} shots and {distinct} distinct queries need {shots + distinct} images of "
+                f"every class; {name!r} has {len(images)}",
             )
         order = random.permutation(len(images))[: shots + queries]
         support.append(images[order[:shots]])

@@ -12,8 +12,7 @@ from metanas.data.unreadable import Note, reason_of
 from metanas.errors import DatasetError, InvalidInput
 from metanas.images.decode import decode
 from metanas.spec.examples import Limits
-
-NO_IMAGES = frozenset({"thumbs.db", "desktop.ini"})  # what file managers leave behind
+from metanas_data.folders import is_litter, repeated_classes
 
 
 def read(
@@ -35,11 +34,13 @@ def read(
             and why; it is then skipped.
 
     Raises:
-        DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_SIZE.
+        DatasetError: DATASET_SPLIT, DATASET_EMPTY, DATASET_FORMAT, DATASET_SIZE.
     """
     classes = _folders(_split_folder(root, split))
     if not classes:
         raise DatasetError("DATASET_EMPTY", f"{root} has no class folders")
+    if repeated := [message for _, message in repeated_classes(classes)]:
+        raise DatasetError("DATASET_FORMAT", f"{root}: {'; '.join(repeated)}")
 
     def note_file(path: Path, why: str) -> None:
         note(str(path.relative_to(root)), why)
@@ -60,11 +61,11 @@ def _split_folder(root: Path, split: str | None) -> Path:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(p for p in root.iterdir() if p.is_dir() and not is_litter(p.name))
 
 
 def _images(folder: Path, note: Callable[[Path, str], None]) -> Iterator[NDArray[np.uint8]]:
-    paths = sorted(p for p in folder.iterdir() if not _left_behind(p.name))
+    paths = sorted(p for p in folder.iterdir() if not is_litter(p.name))
     if all(path.is_dir() for path in paths):  # no class, but perhaps a split
         return
     for path in paths:
@@ -77,10 +78,6 @@ def _images(folder: Path, note: Callable[[Path, str], None]) -> Iterator[NDArray
             note(path, reason_of(error))
         except OSError as error:
             note(path, error.strerror or type(error).__name__)
-
-
-def _left_behind(name: str) -> bool:
-    return name.startswith(".") or name.lower() in NO_IMAGES
 
 
 def _instead(path: Path) -> str:

@@ -35,6 +35,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
+from metanas_data.intervals import half_width95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean and the half width of its 95 % interval (normal approximation)."""
+    """A mean and the half width of its 95 % interval by Student's t; NaN for one value."""
 
     mean: float
     interval: float
@@ -130,9 +131,8 @@ def draw(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episod
 
 def mean_of(values: list[float]) -> Mean:
     """The mean over episodes with its interval."""
-    array = np.array(values)
-    deviation = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    return Mean(float(array.mean()), 1.96 * deviation / math.sqrt(len(array)))
+    width = half_width95(values)
+    return Mean(float(np.mean(values)), math.nan if width is None else width)
 
 
 def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:

@@ -42,9 +42,9 @@ def test_the_accuracies_of_each_episode_are_kept_and_compared(
     ours, theirs = (
         [cell.strip() for cell in line.strip("|").split("|")] for line in shown.splitlines()[2:]
     )
-    assert ours[:3] == ["omniglot, 5-way 1-shot, 5 + 3 steps", "4", "95.00 ± 9.80"]
+    assert ours[:3] == ["omniglot, 5-way 1-shot, 5 + 3 steps", "4", "95.00 ± 15.91"]
     assert theirs[0] == "omniglot, 5-way 1-shot, 100 + 3 steps"
-    assert theirs[3:] == ["+7.50 ± 9.38", "2 / 0 / 2"]
+    assert theirs[3:] == ["+7.50 ± 15.23", "2 / 0 / 2"]
     block = "<!-- box/accuracy accuracy -->\n<!-- / -->"
     assert shown in page.filled(block, tmp_path / "box" / "accuracy.json")
 

@@ -1,15 +1,12 @@
 """The journal of an evaluation survives interruptions and refuses other settings."""
 
-import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from metanas_client import JournalMismatch, NotWritable
 from metanas_client.evaluation.journal import Journal, read
-from metanas_client.evaluation.summary import interval95, summarise
+from metanas_client.evaluation.summary import summarise
 
 SETTINGS = {"ways": 5, "seed": 0, "options": {"steps": 3}, "classes": ("a", "b")}
 
@@ -75,14 +72,6 @@ def test_another_file_is_left_alone(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotWritable):
         Journal(tmp_path / "missing" / "j.jsonl", SETTINGS)
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
-def test_the_interval_is_that_of_the_textbook(values: list[float]) -> None:
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    expected = 1.96 * math.sqrt(variance / len(values))
-    assert interval95(values) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_summary_takes_the_episodes_that_were_asked_for() -> None:

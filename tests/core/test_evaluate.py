@@ -121,7 +121,7 @@ def test_episodes_that_the_data_cannot_give(checkpoint: Checkpoint) -> None:
 def test_the_mean_has_its_interval() -> None:
     mean = mean_of([0.0, 1.0, 1.0, 1.0])
     assert mean.mean == 0.75
-    assert mean.interval == pytest.approx(1.96 * 0.5 / 2)
+    assert mean.interval == pytest.approx(3.18244630528 * 0.5 / 2)
     assert math.isnan(mean_of([1.0]).interval)
 
 

@@ -43,9 +43,9 @@ def evaluation(folder: Path, *accuracies: float, **changes: Any) -> Path:
 def test_scores_go_into_the_card(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_card(folder)
     assert main(["scores", str(folder), str(evaluation(folder, 0.5, 0.75, 1.0))]) == 0
-    assert capsys.readouterr().out == f"{SETTING}: 75.00 ± 28.29 %, 3 episodes\n"
+    assert capsys.readouterr().out == f"{SETTING}: 75.00 ± 62.10 %, 3 episodes\n"
     after = read_card(folder)
-    assert after.scores == {SETTING: {"accuracy": 75.0, "interval95": 28.29, "episodes": 3.0}}
+    assert after.scores == {SETTING: {"accuracy": 75.0, "interval95": 62.1, "episodes": 3.0}}
     assert after.digest == before.digest
     assert replace(after, scores={}) == before
     add_scores(folder, [evaluation(folder, 0.5, 0.5, ways=5)])

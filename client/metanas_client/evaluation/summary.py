@@ -1,12 +1,11 @@
 """What an evaluation has found, in numbers. Needs the extra "onnx"."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-NORMAL_95 = 1.96  # two-sided 95 % quantile of the normal distribution
+from metanas_data.intervals import half_width95
 
 Row = Mapping[str, Any]
 
@@ -21,7 +20,7 @@ def summarise(episodes: Mapping[int, Row], runs: Sequence[Row], count: int) -> d
     return {
         "episodes": len(rows),
         "accuracy": _mean(accuracy),
-        "interval95": interval95(accuracy),
+        "interval95": half_width95(accuracy),
         "latency_seconds": percentiles(_column(rows, "latency")),
         "worker_seconds": percentiles(_column(rows, "worker_seconds")),
         "episodes_per_second": timed / seconds if seconds > 0 else None,
@@ -39,13 +38,6 @@ def summarise(episodes: Mapping[int, Row], runs: Sequence[Row], count: int) -> d
             "meta_genotype_distance": _mean(_column(rows, "meta_genotype_distance")),
         },
     }
-
-
-def interval95(values: Sequence[float]) -> float | None:
-    """Half the width of the 95 % interval of the mean: 1.96 * std / sqrt(n), std with n - 1."""
-    if len(values) < 2:
-        return None
-    return float(NORMAL_95 * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:

@@ -1,0 +1,51 @@
+"""Folders of classes: entries that are no images, and classes that are given twice.
+
+This module needs neither NumPy nor Pillow.
+"""
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+LITTER = frozenset(
+    {
+        "thumbs.db",
+        "desktop.ini",
+        "icon\r",
+        "__macosx",
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+    }
+)
+"""Files and folders that operating systems leave beside images, in lower case."""
+
+
+def is_litter(name: str) -> bool:
+    """Return whether an entry of a folder is hidden, or left by an operating system."""
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def repeated_classes(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Yield each class folder that repeats an earlier one, and a sentence that says how."""
+    names: dict[str, Path] = {}
+    places: dict[Path, Path] = {}
+    for folder in folders:
+        name = unicodedata.normalize("NFC", folder.name)
+        place = folder.resolve()
+        if name in names:
+            first = ascii(names[name].name)
+            yield (
+                folder,
+                f"the class {folder.name!a} looks like the class {first}: the same text in "
+                "another Unicode form; move the images into one folder",
+            )
+        elif place in places:
+            yield (
+                folder,
+                f"the class {folder.name!r} is a link to the class {places[place].name!r}; "
+                "remove the link",
+            )
+        names.setdefault(name, folder)
+        places.setdefault(place, folder)
