@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from metanas.errors import CheckpointError
-from metanas.spec.card import CARD_FILE
 
 LOG_FILE = "log.jsonl"
 SNAPSHOT_FILE = "snapshot.safetensors"
@@ -45,13 +44,6 @@ class RunRecord:
     """The resolved configuration, by section."""
     snapshot: int | None = None
     """Iteration at which the run would go on; None without a readable snapshot."""
-    card: Mapping[str, Any] = field(default_factory=dict)
-    """Of the best checkpoint."""
-
-    @property
-    def name(self) -> str:
-        """The configuration's name, or else the folder's."""
-        return str(self.config.get("name") or self.card.get("name") or self.folder.resolve().name)
 
     @property
     def iteration(self) -> int:
@@ -75,10 +67,6 @@ class RunRecord:
         """Return the finite numbers that the log has of `key`."""
         found = ((int(r["iteration"]), number(r.get(key))) for r in self.records)
         return [(iteration, value) for iteration, value in found if value is not None]
-
-    def best(self) -> tuple[int, float] | None:
-        """Iteration and pruned accuracy, 0 to 1, of the best validation; the first of equals."""
-        return max(self.curve("pruned"), key=lambda point: point[1], default=None)
 
 
 def number(value: object) -> float | None:
@@ -118,7 +106,6 @@ def read_run(folder: Path) -> RunRecord:
         dropped=dropped,
         config=config if isinstance(config, dict) else {},
         snapshot=iteration if isinstance(iteration, int) else None,
-        card=_json_object(folder / CHECKPOINT / CARD_FILE),
     )
 
 

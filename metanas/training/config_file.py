@@ -65,17 +65,6 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def to_toml(config: Mapping[str, Any]) -> str:
-    """A resolved configuration as the TOML that `read_config` reads back."""
-    plain = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
-    lines = [f"{key} = {toml_of(value)}" for key, value in plain.items()]
-    for section, values in config.items():
-        if isinstance(values, Mapping):
-            lines += ["", f"[{section}]"]
-            lines += [f"{key} = {toml_of(value)}" for key, value in values.items()]
-    return "\n".join(lines) + "\n"
-
-
 def toml_of(value: object) -> str:
     """A plain value in TOML."""
     if isinstance(value, bool):

@@ -1,14 +1,6 @@
 """Numbers and durations for people."""
 
 
-def number_text(value: float) -> str:
-    """A number for people: thousands apart, no more digits than it has."""
-    if value and (abs(value) < 1e-3 or abs(value) >= 1e9):
-        return f"{value:.3g}"
-    text = f"{value:,.6f}".rstrip("0").rstrip(".") if value % 1 else f"{value:,.0f}"
-    return text.replace(",", "\u202f").replace("-", "−")
-
-
 def counted(count: int, one: str, several: str) -> str:
     """So many things: `1 class`, `12 classes`."""
     return f"{count} {one if count == 1 else several}"
