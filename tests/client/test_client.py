@@ -243,7 +243,7 @@ def test_an_upload_that_breaks_is_sent_again_but_done_once(client: Client, serve
     before = {info.name for info in client.models()}
     large = {
         "a": [np.zeros((400, 400, 1), np.uint8)] * 4,
-        "b": [np.ones((400, 400, 1), np.uint8)] * 4,
+        "b": [np.full((400, 400, 1), 255, np.uint8)] * 4,
     }
     with cutting(server, [0]) as (address, proxy), Client(address) as other:
         model = other.adapt(large, options={"steps": 0, "tuning_steps": 0}).result()

@@ -148,7 +148,7 @@ def test_a_forked_process_never_hangs(server: str, parent: str, expected: str) -
 
 @pytest.mark.slow
 def test_a_server_that_has_stopped_is_noticed(checkpoints: Path, tmp_path: Path) -> None:
-    support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.ones((9, 9), np.uint8)]}
+    support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.full((9, 9), 255, np.uint8)]}
     with (
         server_process(checkpoints, tmp_path / "data") as (address, process),
         Client(address, patience=0, keepalive=1) as client,

@@ -95,7 +95,7 @@ TASKS: Mapping[str, tuple[Any, list[tuple[str, str]]]] = {
     ),
     "too many ways": (
         {str(i): [picture()] for i in range(5)},
-        [("examples[4]", "TOO_MANY_WAYS")],
+        [("classes", "TOO_MANY_WAYS")],
     ),
     "too many shots": (
         {**GOOD, "many": [picture()] * 6},
@@ -230,13 +230,11 @@ def test_a_checkpoint_that_does_not_exist(client: Client) -> None:
 
 
 def test_everything_wrong_at_once_is_told_at_once(client: Client) -> None:
-    support = {"a": [b"x" * 30_000, picture()], " ": [picture()], "c": []}
-    found = refusal(client, support)
-    assert {reason for _, reason in found} == {
-        "IMAGE_TOO_LARGE",
-        "LABEL_EMPTY",
-        "CLASS_WITHOUT_EXAMPLES",
-    }
+    large = {"a": [b"x" * 30_000, picture()], "b": [b"x" * 30_001]}
+    found = refusal(client, large)  # before the upload
+    assert [reason for _, reason in found] == ["IMAGE_TOO_LARGE"] * 2
+    found = refusal(client, {"a": [picture()], " ": [picture()], "c": []})
+    assert {reason for _, reason in found} == {"LABEL_EMPTY", "CLASS_WITHOUT_EXAMPLES"}
 
 
 def test_a_caller_that_goes_away_in_the_middle(server: Running, client: Client) -> None:

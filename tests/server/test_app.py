@@ -8,7 +8,7 @@ import pytest
 from grpc import aio
 
 from metanas.checkpoint import load_checkpoint
-from metanas.errors import CheckpointError, UnknownName
+from metanas.errors import CheckpointError
 from metanas.nn.ops import OPS
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
@@ -53,7 +53,7 @@ async def test_workers_load_checkpoints_as_they_are_told(config: ServerConfig) -
 
 async def test_an_operation_that_the_workers_do_not_know(config: ServerConfig) -> None:
     server = build_server(config, load=partial(load_checkpoint, ops={}))
-    with pytest.raises(UnknownName) as caught:
+    with pytest.raises(MetanasError) as caught:
         await server.start()
     assert caught.value.reason == "UNKNOWN_OP"
 

@@ -297,7 +297,9 @@ def test_uploads_that_are_too_many_together(api: Api) -> None:
     go_on = threading.Event()
 
     def slow() -> Iterator[AdaptRequest]:
-        yield from adapt_parts(spec(), [image(label, size=140) for label in "abc"])
+        yield from adapt_parts(
+            spec(), [image(label, index, size=140) for index, label in enumerate("abc")]
+        )
         go_on.wait(60)
 
     first = api.adaptations.Adapt(slow())
@@ -306,7 +308,7 @@ def test_uploads_that_are_too_many_together(api: Api) -> None:
         if not first.is_active():  # it came second, and it was the one to be refused
             first = api.adaptations.Adapt(slow())
         try:
-            api.adapt(spec(), [image(label, size=140) for label in "abc"])
+            api.adapt(spec(), [image(label, index, size=140) for index, label in enumerate("abc")])
         except grpc.RpcError as error:
             answer = error
     go_on.set()
