@@ -26,6 +26,10 @@ TITLES = {
 Find = Callable[[str, str], Row | None]
 """The row of a shape and a setting."""
 
+MARGIN = 0.01
+"""Equivalence margin: an interval within so much of zero shows that there is no larger effect."""
+WORDS = ("**pays**", "**has no effect above 1 point**", "**is inconclusive**", "**does harm**")
+
 
 def answers(results: Results) -> Mapping[str, str]:
     """All tables and sentences, by their names on the page."""
@@ -125,18 +129,24 @@ def _adaptation_verdict(shapes: Sequence[str], find: Find) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
 
 
-def verdict(what: str, found: Mapping[str, tuple[Mean, str]]) -> str:
-    """Where something pays and where it does not, in a sentence.
+def outcome(gain: Mean) -> str:
+    """Name a gain by its interval: a gain, a loss, none beyond the margin, or inconclusive."""
+    if gain.sign:
+        return WORDS[0] if gain.sign > 0 else WORDS[3]
+    return WORDS[1] if abs(gain.mean) + gain.interval <= MARGIN else WORDS[2]
 
-    `found` has what it gains at each place, and of how much that is the mean.
+
+def verdict(what: str, found: Mapping[str, tuple[Mean, str]]) -> str:
+    """State in a sentence where something pays and where it does not.
+
+    `found` has the gain at each place, and the number of measurements that it is the mean of.
     """
-    words = {1: "**pays**", 0: "**shows no effect**", -1: "**does harm**"}
     parts = []
-    for sign, word in words.items():
+    for word in WORDS:
         where = [
             f"{name} ({points(gain)} points, {count})"
             for name, (gain, count) in found.items()
-            if gain.sign == sign
+            if outcome(gain) == word
         ]
         if where:
             parts.append(f"{word} at {listed(where)}")

@@ -136,9 +136,11 @@ def test_what_is_wrong_shows_before_anything_is_run(
 def test_sentences_follow_from_intervals() -> None:
     gains = {"here": 0.325, "there": -0.31, "elsewhere": 0.0, "too": -0.2}
     found = {name: (Mean(gain, 0.1), "4 episodes") for name, gain in gains.items()}
+    found["near"] = (Mean(0.001, 0.009), "900 episodes")
     assert verdict("It", found) == (
         "It **pays** at here (+32.50 ± 10.00 points, 4 episodes), "
-        "**shows no effect** at elsewhere (+0.00 ± 10.00 points, 4 episodes) and "
+        "**has no effect above 1 point** at near (+0.10 ± 0.90 points, 900 episodes), "
+        "**is inconclusive** at elsewhere (+0.00 ± 10.00 points, 4 episodes) and "
         "**does harm** at there (-31.00 ± 10.00 points, 4 episodes) "
         "and too (-20.00 ± 10.00 points, 4 episodes)."
     )

@@ -181,7 +181,7 @@ def test_what_one_training_wins_and_another_loses_is_no_verdict() -> None:
         for training, level in enumerate(levels)
     ]
     shown = variants.tables(Results("variants", {}, rows))
-    assert "- B instead of A **shows no effect** at 5-way 1-shot (+10.00 ± " in shown["verdict"]
+    assert "- B instead of A **is inconclusive** at 5-way 1-shot (+10.00 ± " in shown["verdict"]
     assert "- C instead of A **pays** at 5-way 1-shot (+30.50 ± 6.35 points" in shown["verdict"]
     assert "41.0 to 81.0" in shown["accuracy"]
     assert "-10.0 to +30.0" in shown["accuracy"]

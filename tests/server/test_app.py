@@ -8,7 +8,7 @@ import pytest
 from grpc import aio
 
 from metanas.checkpoint import load_checkpoint
-from metanas.errors import CheckpointError
+from metanas.errors import CheckpointError, MetanasError
 from metanas.nn.ops import OPS
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
