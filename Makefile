@@ -3,6 +3,7 @@
 #   PYTHON    the Python (3.11 or newer) that makes the virtual environment
 #   VENV      where the virtual environment lives
 #   DEVICE    cpu or gpu: which of onnxruntime and onnxruntime-gpu is installed (they exclude each other)
+#   JOBS      processes that run the tests; the tests of a file stay together
 #   PIP_ARGS  given to every pip install. On Linux the default package index serves the CUDA build of
 #             torch (several GB); for the CPU build say
 #             make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
@@ -11,6 +12,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEVICE ?= cpu
 PIP_ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
@@ -43,7 +45,7 @@ demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classif
 	$(BIN)/python examples/demo.py --out demo-output
 
 test: $(INSTALLED_DEV) ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow or not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Dockerfile, shell scripts
 	$(BIN)/ruff format --check .
