@@ -19,12 +19,21 @@ DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 COUNTS = (
     "max_request_bytes",
     "max_upload_bytes",
+    "max_upload_bytes_per_caller",
     "max_stack",
     "max_stack_images",
     "max_stack_bytes",
     "max_queue",
     "max_jobs_per_caller",
     "max_attempts",
+)
+SPANS = (
+    "max_seconds",
+    "stop_seconds",
+    "start_seconds",
+    "max_silence",
+    "upload_idle_seconds",
+    "upload_seconds",
 )
 
 
@@ -86,6 +95,13 @@ class ServerConfig:
         MIB, "most bytes of a request apart from its images: the spec of an upload, or another call"
     )
     max_upload_bytes: int = _flag(1024 * MIB, "most bytes of all uploads that are under way")
+    max_upload_bytes_per_caller: int = _flag(
+        512 * MIB, "most bytes of the uploads that one caller has under way; an address is a caller"
+    )
+    upload_idle_seconds: float = _flag(
+        30.0, "longest wait for the next message of an upload, in seconds"
+    )
+    upload_seconds: float = _flag(600.0, "longest that an upload may take, in seconds")
     max_stack: int = _flag(
         16, "most adaptations at once on a worker; 1 makes them one after the other"
     )
@@ -121,7 +137,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         for name in COUNTS:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
-        for name in ("max_seconds", "stop_seconds", "start_seconds", "max_silence"):
+        for name in SPANS:
             self._check(name, getattr(self, name) > 0, "must be above 0")
         self._check("threads", self.threads >= 0, "must be 0 or more")
         self._check("grace", self.grace >= 0, "must be 0 or more")

@@ -13,6 +13,7 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── Overloaded              QUEUE_FULL, UPLOADS_FULL, CALLER_QUOTA: try again later
 ├── Unavailable             SERVER_STOPPING: try again later
 ├── TimedOut                ADAPTATION_TIMEOUT
+├── UploadTooSlow           UPLOAD_TOO_SLOW
 ├── CallerLeft              CALLER_LEFT: nobody was waiting any more
 ├── WorkerLost              WORKER_LOST: the worker process died, again and again
 │   └── WorkerKilled        ... or the front killed it, because another job did not stop
@@ -91,6 +92,10 @@ class Unavailable(ServiceError):
 
 class TimedOut(ServiceError):
     """The adaptation took longer than it was given."""
+
+
+class UploadTooSlow(ServiceError):
+    """An upload takes longer than its deadlines allow."""
 
 
 class CallerLeft(ServiceError):

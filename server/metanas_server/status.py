@@ -33,6 +33,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (service.UploadTooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
     (service.CallerLeft, grpc.StatusCode.CANCELLED),
     (service.ServiceError, grpc.StatusCode.INTERNAL),
 )

@@ -18,7 +18,7 @@ from metanas import errors as core
 from metanas.errors import InvalidInput, Violation
 from metanas.spec.examples import Example, Limits
 from metanas_server import errors as service
-from metanas_server.api.upload import Intake, UploadBudget
+from metanas_server.api.upload import OVERHEAD, Intake, UploadBudget
 from metanas_server.errors import NotFound, Overloaded, StartError, StoreError
 from metanas_server.resources import (
     AdaptationRecord,
@@ -154,18 +154,31 @@ def test_records_of_another_format_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_intake_gives_its_bytes_back() -> None:
-    budget = UploadBudget(10)
-    with Intake(Limits(), budget) as first:
+    most = 2 * OVERHEAD + 12
+    budget = UploadBudget(most, most)
+    with Intake(Limits(), budget, "x") as first:
         first.add(Example("a", b"123456"))
-        with Intake(Limits(), budget) as second, pytest.raises(Overloaded):
+        with Intake(Limits(), budget, "y") as second, pytest.raises(Overloaded):
             second.add(Example("a", b"123456"))
-        with Intake(Limits(), budget) as third:
+        with Intake(Limits(), budget, "y") as third:
             third.add(Example("a", b"1234"))
-    budget.take(10)
+    budget.take("x", most)
+
+
+def test_one_caller_cannot_take_the_share_of_another() -> None:
+    budget = UploadBudget(100, 60)
+    budget.take("x", 60)
+    with pytest.raises(Overloaded, match="your uploads"):
+        budget.take("x", 1)
+    budget.take("y", 40)
+    with pytest.raises(Overloaded, match="too many uploads"):
+        budget.take("z", 1)
+    budget.give_back("x", 60)
+    budget.take("z", 60)
 
 
 def test_an_intake_gives_up_when_all_is_wrong() -> None:
-    with Intake(Limits(), UploadBudget(10)) as intake:
+    with Intake(Limits(), UploadBudget(10, 10), "x") as intake:
         for index in range(19):
             intake.reject(InvalidInput.single(f"examples[{index}]", "R", "m"))
         with pytest.raises(InvalidInput):

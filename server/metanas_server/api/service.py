@@ -22,7 +22,7 @@ from metanas_protos.v1 import (
 )
 from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
 from metanas_server.api import convert, pagination
-from metanas_server.api.upload import Intake, UploadBudget
+from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
 from metanas_server.errors import AdaptationFailed, InvalidRequest, OutOfRange, StoreError
 from metanas_server.jobs.jobs import Jobs, Submission
@@ -43,7 +43,9 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 
     def __init__(self, config: ServerConfig, jobs: Jobs, crew: Crew, archive: Archive) -> None:
         self._limits = config.limits
-        self._budget = UploadBudget(config.max_upload_bytes)
+        self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
+        share = config.max_upload_bytes_per_caller
+        self._budget = UploadBudget(config.max_upload_bytes, share)
         self._jobs = jobs
         self._crew = crew
         self._archive = archive
@@ -139,12 +141,13 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def _take_in(self, parts: Parts, context: Context, *, detached: bool) -> AdaptationRecord:
         """Receive a request and submit it; what makes it hopeless ends it before its end."""
         caller = context.peer().rpartition(":")[0]
+        parts = receive(parts, *self._deadlines)
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
         spec = convert.read_spec(first.spec, self._crew.checkpoints, self._limits)
         self._jobs.admit(caller, spec.request_id)
-        with Intake(self._limits, self._budget) as intake:
+        with Intake(self._limits, self._budget, caller) as intake:
             async for part in parts:
                 if part.WhichOneof("part") != "example":
                     message = "every message but the first must carry an example"

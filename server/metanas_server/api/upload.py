@@ -1,97 +1,135 @@
-"""Takes in a support set example by example, and refuses it as soon as it is too large."""
+"""Receive a support set example by example, and refuse it as soon as it breaks a limit."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Self
 
 from metanas.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from metanas.spec.examples import Example, Limits, check_examples
-from metanas_server.errors import Overloaded
+from metanas_server.errors import Overloaded, UploadTooSlow
+
+OVERHEAD = 1024  # bytes of the objects around an image in memory
 
 
 class UploadBudget:
-    """The budget of bytes that all uploads under way share."""
+    """Limit the bytes that all uploads, and the uploads of one caller, hold at the same time."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, share: int) -> None:
         self._limit = limit
-        self._used = 0
+        self._share = share
+        self._used = Counter[str]()
 
-    def take(self, size: int) -> None:
-        """Take this many bytes.
+    def take(self, caller: str, size: int) -> None:
+        """Take bytes for an upload of this caller.
 
         Raises:
             Overloaded: UPLOADS_FULL.
         """
-        if self._used + size > self._limit:
+        if self._used[caller] + size > self._share:
+            message = "your uploads hold too many bytes together; send them one after the other"
+            raise Overloaded("UPLOADS_FULL", message)
+        if self._used.total() + size > self._limit:
             raise Overloaded("UPLOADS_FULL", "too many uploads are under way; try again shortly")
-        self._used += size
+        self._used[caller] += size
 
-    def give_back(self, size: int) -> None:
-        """Give back what was taken."""
-        self._used -= size
+    def give_back(self, caller: str, size: int) -> None:
+        """Give back bytes that were taken."""
+        self._used[caller] -= size
+        if not self._used[caller]:
+            del self._used[caller]
+
+
+async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> AsyncIterator[Any]:
+    """Yield the messages of an upload, within its deadlines.
+
+    idle: most seconds until the next message.
+    total: most seconds until the last message.
+
+    Raises:
+        UploadTooSlow: UPLOAD_TOO_SLOW.
+    """
+    loop = asyncio.get_running_loop()
+    end = loop.time() + total
+    while True:
+        try:
+            async with asyncio.timeout_at(min(loop.time() + idle, end)):
+                part = await anext(parts, None)
+        except TimeoutError:
+            limits = f"{idle:g} seconds for a message and {total:g} seconds in all"
+            text = f"the upload is too slow: it may take {limits}; send fewer or smaller images"
+            raise UploadTooSlow("UPLOAD_TOO_SLOW", text) from None
+        if part is None:
+            return
+        yield part
 
 
 class Intake:
     """The support set of one request while it arrives.
 
-    What makes it too large is refused at once, before the rest is received; everything else is
-    found at the end, all together. Use it as a context manager: leaving gives the bytes back.
+    A limit that is broken ends the upload at once, before the rest is received. All other
+    violations are reported together at the end. Use it as a context manager: leaving it gives the
+    bytes back to the budget.
     """
 
-    def __init__(self, limits: Limits, budget: UploadBudget) -> None:
+    def __init__(self, limits: Limits, budget: UploadBudget, caller: str) -> None:
         self._limits = limits
         self._budget = budget
+        self._caller = caller
         self._examples = list[Example]()
         self._shots = Counter[str]()
-        self._bad = list[Violation]()
+        self._violations = list[Violation]()
         self._bytes = 0
+        self._held = 0
         self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._budget.give_back(self._bytes)
+        self._budget.give_back(self._caller, self._held)
 
     @property
     def count(self) -> int:
-        """The number of examples so far, good or bad: the index of the next one."""
+        """Number of examples received so far, valid or not: the index of the next one."""
         return self._count
 
     def add(self, example: Example) -> None:
-        """Take an example.
+        """Add an example.
 
         Raises:
             InvalidInput: TOO_MANY_EXAMPLES, TOO_MANY_WAYS, TOO_MANY_SHOTS, TOO_MANY_BYTES.
             Overloaded: UPLOADS_FULL.
         """
         size = len(example.image) if isinstance(example.image, bytes) else example.image.nbytes
+        held = size + len(example.label) + OVERHEAD
         self._count += 1
         self._shots[example.label] += 1
         self._check_growth(example.label, size)
-        self._budget.take(size)
+        self._budget.take(self._caller, held)
+        self._held += held
         self._bytes += size
         self._examples.append(example)
 
     def reject(self, error: InvalidInput) -> None:
-        """Note what is wrong with an example that could not even be read.
+        """Note the violations of an example that cannot be read.
 
         Raises:
-            InvalidInput: when there are so many that more would not help anybody.
+            InvalidInput: there are more violations than an answer can carry.
         """
         self._count += 1
-        self._bad += error.violations
-        if len(self._bad) >= MAX_VIOLATIONS or self._count > self._limits.max_examples:
-            raise InvalidInput(self._bad)
+        self._violations += error.violations
+        if len(self._violations) >= MAX_VIOLATIONS or self._count > self._limits.max_examples:
+            raise InvalidInput(self._violations)
 
     def finish(self, classes: Sequence[str] | None) -> tuple[Example, ...]:
-        """The complete support set.
+        """Return the complete support set.
 
         Raises:
-            InvalidInput: everything that is wrong with it.
+            InvalidInput: all violations together.
         """
-        if self._bad:
-            raise InvalidInput(self._bad)
+        if self._violations:
+            raise InvalidInput(self._violations)
         check_examples(self._examples, self._limits, classes)
         return tuple(self._examples)
 
