@@ -34,7 +34,7 @@ class Progress:
     sequence: int
     """1, 2, 3 and so on, without a gap, also when the adaptation had to begin again."""
     stage: str
-    """"decode", "adapt", "prune", "tune", "statistics", "export", "check"; more may be added."""
+    """"decode", "adapt", "prune", "tune", "export", "check"; more may be added."""
     step: int
     """Steps of this stage that are done."""
     steps: int

@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from metanas import errors as core
+from metanas.checkpoint import load_checkpoint
 from metanas.errors import InvalidInput, MetanasError, Violation
 from metanas.spec.examples import Limits
 from metanas.spec.options import AdaptConfig
@@ -93,6 +95,21 @@ def setup(root: Path, load: Load, start_seconds: float = 120.0) -> Setup:
         start_seconds=start_seconds,
         load=load,
     )
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
+    worker = WorkerProcess(setup(tmp_path, load_checkpoint))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            await worker.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "grey" in await worker.start()
+    await worker.close()
 
 
 @pytest.mark.parametrize(("load", "text"), [(failing.odd, "odd"), (failing.mute, "Mute")])

@@ -66,6 +66,7 @@ class Crew:
         """A heap."""
         self._tasks = set[asyncio.Task[None]]()
         self._stopping = False
+        self._reloading = asyncio.Lock()
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -91,6 +92,10 @@ class Crew:
 
         Jobs that run keep the checkpoint that they began with; those that wait get the new one.
         """
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> bool:
         workers = [worker for worker in self._workers if worker.ready]
         results = await asyncio.gather(
             *(worker.reload() for worker in workers), return_exceptions=True

@@ -137,8 +137,8 @@ class Worker:
         """Load the checkpoints beside those in use; jobs go on with those they began with."""
         try:
             self._loaded = _load(self._setup)
-        except (MetanasError, ServiceError) as error:
-            self._tell(Reloaded(failed(error)))
+        except Exception as error:
+            self._tell(Reloaded(_failure(error, 0)))
         else:
             self._tell(Reloaded({name: each.card for name, each in self._loaded.items()}))
 

@@ -94,13 +94,14 @@ class WorkerProcess:
         self._outbox, self.ended, self._blamed = SimpleQueue(), asyncio.Event(), None
         self._share = self._setup.threads
         self._started = loop.create_future()
-        self._process = self._context.Process(
+        process = self._context.Process(
             target=_enter,
             args=(there, self._setup),
             name=f"metanas-worker-{self.device}",
             daemon=True,
         )
-        self._process.start()
+        process.start()
+        self._process = process
         there.close()  # or the end of the process would not be seen as the end of the pipe
         self._threads = (
             threading.Thread(target=_read, args=(self._connection, loop, self._deliver)),
