@@ -135,7 +135,7 @@ def test_a_full_server_is_waited_for(checkpoints: Path, data: Path, tmp_path: Pa
         running_server(checkpoints, tmp_path / "data", "--max-jobs-per-caller", 1) as address,
         Client(address) as client,
     ):
-        support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.ones((9, 9), np.uint8)]}
+        support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.full((9, 9), 255, np.uint8)]}
         long = client.adapt(support, options={"steps": 500})
         with pytest.raises(Busy) as caught:
             client.adapt(support)
