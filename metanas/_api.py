@@ -12,6 +12,7 @@ from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
+from metanas_data.folders import is_litter, repeated_classes
 
 __all__ = [
     "AdaptConfig",
@@ -35,13 +36,26 @@ __all__ = [
 def read_folder(folder: Path) -> list[Example]:
     """Read a support set: one sub-folder for each class, named by its label.
 
-    Folders and files are read in the order of their names; hidden ones are left out.
+    Folders and files are read in the order of their names. Hidden ones, and those that operating
+    systems leave behind, are left out.
 
     Raises:
-        InvalidInput: NO_EXAMPLES, the folder has no sub-folder with a file.
+        InvalidInput: NO_EXAMPLES, the folder has no sub-folder with a file; or DUPLICATE_LABEL, for
+            each sub-folder that repeats a class.
     """
-    paths = [path for path in sorted(folder.glob("[!.]*/[!.]*")) if path.is_file()]
+    classes = [path for path in _entries(folder) if path.is_dir()]
+    repeated = [
+        Violation(f"classes[{classes.index(path)}]", "DUPLICATE_LABEL", message)
+        for path, message in repeated_classes(classes)
+    ]
+    if repeated:
+        raise InvalidInput(repeated)
+    paths = [path for each in classes for path in _entries(each) if path.is_file()]
     if not paths:
         message = f"{folder} holds no images; make a sub-folder of images for each class"
         raise InvalidInput([Violation("examples", "NO_EXAMPLES", message)])
     return [Example(path.parent.name, path.read_bytes()) for path in paths]
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if not is_litter(path.name))

@@ -42,11 +42,12 @@ def check_sizes(support: SupportSet, limits: Limits) -> None:
     """Check the bytes of every image and of all images together.
 
     Raises:
-        InvalidInput: IMAGE_TOO_LARGE for every such image, with its file; or TOO_MANY_BYTES.
+        InvalidInput: IMAGE_TOO_LARGE for every such image, with its file, and beside them
+            LABEL_EMPTY and CLASS_WITHOUT_EXAMPLES; or TOO_MANY_BYTES.
     """
     too_large = list(_too_large(support, limits.max_image_bytes))
     if too_large:
-        raise InvalidInput(too_large)
+        raise InvalidInput([*too_large, *_unusable_classes(support)])
     total = sum(_bytes(example.image) for example in support.examples)
     if total > limits.max_total_bytes:
         raise InvalidInput.single(
@@ -67,6 +68,18 @@ def _too_large(support: SupportSet, limit: int) -> Iterator[Violation]:
                 f"the image has {size(found)}; the server takes {size(limit)}. Make it smaller",
                 example.source,
             )
+
+
+def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
+    """Find what the server would find next, so that one answer names it all."""
+    present = {example.label for example in support.examples}
+    for index, label in enumerate(support.classes):
+        field = f"classes[{index}]"
+        if not label.strip():
+            yield Violation(field, "LABEL_EMPTY", "the label is empty; name the class", None)
+        elif label not in present:
+            message = f"class {label.decode('utf-8', 'replace')!r} has no image; add one"
+            yield Violation(field, "CLASS_WITHOUT_EXAMPLES", message, None)
 
 
 def _bytes(image: bytes | RawImage) -> int:

@@ -386,11 +386,10 @@ def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
 
     class Runtime:
         def run(self, names: list[str], feeds: dict[str, NDArray[np.uint8]]) -> list[Any]:
-            taken.append(len(feeds["images"]))
-            return [np.zeros((len(feeds["images"]), 2), np.float32)]
+            taken.append(count := len(feeds["images"]))
+            return [np.zeros((count, 2), np.float32)]
 
-    small = [image[:10, :10] for image in large] * 20
-    for images in (large, small):
+    for images in (large, [image[:10, :10] for image in large] * 20):
         assert len(whole(_run_together(Runtime(), images, TOGETHER))) == len(images)
     assert taken == [1, 1, 1, 1, 32, 32, 16]
 

@@ -38,7 +38,15 @@ def test_the_package_loads_without_torch() -> None:
 
 
 def test_a_folder_is_a_support_set(tmp_path: Path) -> None:
-    for name in ("b/2.png", "b/1.png", "a/1.png", ".git/1.png", "a/.hidden"):
+    for name in (
+        "b/2.png",
+        "b/1.png",
+        "a/1.png",
+        ".git/1.png",
+        "a/.hidden",
+        "__MACOSX/1",
+        "a/Icon\r",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     found = [(each.label, each.image) for each in metanas.read_folder(tmp_path)]
@@ -49,3 +57,14 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(metanas.InvalidInput, match="make a sub-folder of images"):
         metanas.read_folder(tmp_path)
+
+
+def test_a_class_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").touch()
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(metanas.InvalidInput) as caught:
+        metanas.read_folder(tmp_path)
+    assert [(v.field, v.reason) for v in caught.value.violations] == [
+        ("classes[1]", "DUPLICATE_LABEL")
+    ]

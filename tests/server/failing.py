@@ -1,10 +1,11 @@
 """Loaders that fail in their own ways, for worker processes to call."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from metanas.checkpoint import Checkpoint
-from metanas.errors import MetanasError
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.errors import InvalidInput, MetanasError
 
 
 class OddError(MetanasError):
@@ -16,6 +17,13 @@ class OddError(MetanasError):
 
 class Mute(MetanasError):
     """An extension's error that never calls the constructor of its base."""
+
+    def __init__(self, *, why: str) -> None:
+        self.why = why
+
+
+class Careless(InvalidInput):
+    """An extension's error of bad input without violations."""
 
     def __init__(self, *, why: str) -> None:
         self.why = why
@@ -39,3 +47,19 @@ def mute(folder: Path, *, device: str) -> Checkpoint:
 def slow(folder: Path, *, device: str) -> Checkpoint:
     time.sleep(3600)
     raise OddError(why=f"{folder.name} on {device}")
+
+
+def held(gate: Path, folder: Path, *, device: str) -> Checkpoint:
+    """Load a checkpoint; the one process that takes the gate waits, with what it has loaded."""
+    checkpoint = load_checkpoint(folder, device=device)
+    taken = gate.with_suffix(".taken")
+    with suppress(FileNotFoundError):
+        gate.rename(taken)
+        while taken.exists():
+            time.sleep(0.01)
+    return checkpoint
+
+
+def careless(folder: Path, *, device: str) -> Checkpoint:
+    """Fail as an extension does that subclasses the error of bad input carelessly."""
+    raise Careless(why=f"{folder.name} on {device}")

@@ -2,9 +2,12 @@
 
 import asyncio
 import multiprocessing
+import os
 import resource
 import signal
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,8 @@ from metanas.testing import make_checkpoint
 from metanas_protos.v1.checkpoint_service_pb2 import GetCheckpointRequest
 from metanas_protos.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
 from metanas_server import errors as service
+from metanas_server.app import build_server
+from metanas_server.config import ServerConfig
 from metanas_server.errors import ServiceError, StartError
 from metanas_server.status import describe
 from metanas_server.workers.failures import failed
@@ -83,6 +88,65 @@ def test_a_damaged_checkpoint_is_not_taken_by_a_reload(tmp_path: Path) -> None:
         assert made(server) == ("", SUCCEEDED)
 
 
+def config(tmp_path: Path, workers: int) -> ServerConfig:
+    make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS)
+    return ServerConfig(
+        checkpoints=tmp_path / "checkpoints",
+        data=tmp_path / "data",
+        listen="127.0.0.1:0",
+        devices=("cpu",) * workers,
+        threads=1,
+    )
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    load = partial(failing.held, gate)
+    async with build_server(config(tmp_path, 2), load=load) as server:
+        first, second = server._crew._workers
+        gate.touch()
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        await until(gate.with_suffix(".taken").exists)  # it has read the old files
+        make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
+        assert await server.reload()
+        pinned = server._crew.checkpoints["grey"].digest
+        assert second.holds("grey", pinned)
+        gate.with_suffix(".taken").unlink()
+        await until(lambda: first.ready and first.holds("grey", pinned))
+
+
+async def test_reloads_at_the_same_time_end(tmp_path: Path) -> None:
+    async with build_server(config(tmp_path, 1)) as server:
+        assert all(await asyncio.gather(server.reload(), server.reload()))
+
+
+async def test_a_defect_while_a_worker_is_replaced_loses_no_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with build_server(config(tmp_path, 1)) as server:
+        (worker,) = server._crew._workers
+        defects = [ZeroDivisionError("a defect")]
+        serve = server._crew._on_health
+
+        async def on_health(healthy: bool) -> None:
+            if defects:
+                raise defects.pop()
+            await serve(healthy)
+
+        monkeypatch.setattr(server._crew, "_on_health", on_health)
+        before = worker.pid
+        assert before is not None
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: not defects and worker.ready)
+        assert worker.pid != before
+
+
 def setup(root: Path, load: Load, start_seconds: float = 120.0) -> Setup:
     return Setup(
         checkpoints=root,
@@ -112,7 +176,9 @@ async def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -
     await worker.close()
 
 
-@pytest.mark.parametrize(("load", "text"), [(failing.odd, "odd"), (failing.mute, "Mute")])
+@pytest.mark.parametrize(
+    ("load", "text"), [(failing.odd, "odd"), (failing.mute, "Mute"), (failing.careless, "Careless")]
+)
 async def test_errors_of_extensions_cross_the_pipe(tmp_path: Path, load: Load, text: str) -> None:
     make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
     worker = WorkerProcess(setup(tmp_path, load))

@@ -160,5 +160,5 @@ def test_the_front_has_no_torch(server: ServerProcess, api: Api) -> None:
 
 def test_a_device_that_is_lost_ends_the_worker_and_a_defect_does_not() -> None:
     with pytest.raises(torch.AcceleratorError):
-        _failure(torch.AcceleratorError("an illegal memory access was encountered"), 1)
-    assert isinstance(_failure(ZeroDivisionError(), 1).error(), WorkerFailed)
+        _failure(torch.AcceleratorError("an illegal memory access was encountered"), "job 1")
+    assert isinstance(_failure(ZeroDivisionError(), "job 1").error(), WorkerFailed)

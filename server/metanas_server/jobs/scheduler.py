@@ -323,6 +323,7 @@ class Crew:
     async def _restart(self, worker: WorkerProcess) -> None:
         pause = FIRST_PAUSE
         while True:
+            pinned = self.checkpoints
             try:
                 await worker.start()
             except Exception:
@@ -330,6 +331,8 @@ class Crew:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
             else:
+                if self.checkpoints is not pinned:
+                    continue  # a reload came between: the process may hold the files before it
                 for name, card in self.checkpoints.items():
                     if not worker.holds(name, card.digest):
                         LOG.error("worker process %s: %s", worker.pid, changed(name))

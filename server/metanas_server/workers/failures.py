@@ -62,18 +62,16 @@ class Failed:
 
 def failed(error: MetanasError | ServiceError) -> Failed:
     """Describe an error as data, whatever its constructor takes."""
-    if isinstance(error, InvalidInput):
-        violations, omitted = error.violations, error.omitted
-        return Failed(
-            kind="InvalidInput",
-            reason=error.reason,
-            message=error.message,
-            violations=violations,
-            omitted=omitted,
-        )
+    violations: tuple[Violation, ...] = getattr(error, "violations", ())
     known = WITH_REASON.keys() | WITH_MESSAGE.keys()
     kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in known)
-    return Failed(kind=kind, reason=str(getattr(error, "reason", "INTERNAL")), message=_text(error))
+    return Failed(
+        kind=kind,
+        reason=str(getattr(error, "reason", "INTERNAL")),
+        message=_text(error),
+        violations=violations,
+        omitted=getattr(error, "omitted", 0),
+    )
 
 
 def _text(error: Exception) -> str:

@@ -138,7 +138,7 @@ class Worker:
         try:
             self._loaded = _load(self._setup)
         except Exception as error:
-            self._tell(Reloaded(_failure(error, 0)))
+            self._tell(Reloaded(_failure(error, "loading the checkpoints again")))
         else:
             self._tell(Reloaded({name: each.card for name, each in self._loaded.items()}))
 
@@ -146,7 +146,7 @@ class Worker:
         try:
             job = self._job(order)
         except Exception as error:
-            outcome = _failure(error, order.number)
+            outcome = _failure(error, f"job {order.number}")
             self._tell(Ended(number=order.number, outcome=outcome))
         else:
             self._numbers[job] = order.number
@@ -175,7 +175,7 @@ def _outcome(job: Job, number: int) -> Made | Failed:
     model = job.outcome
     if not isinstance(model, AdaptedModel):
         assert model is not None
-        return _failure(model, number)
+        return _failure(model, f"job {number}")
     return Made(
         onnx=model.onnx,
         sha256=model.sha256,
@@ -185,7 +185,7 @@ def _outcome(job: Job, number: int) -> Made | Failed:
     )
 
 
-def _failure(error: Exception, number: int) -> Failed:
+def _failure(error: Exception, work: str) -> Failed:
     """Describe an error as data; a defect fails its job, and the worker process lives on.
 
     Raises:
@@ -196,7 +196,7 @@ def _failure(error: Exception, number: int) -> Failed:
         raise error
     if isinstance(error, MetanasError | ServiceError):
         return failed(error)
-    LOG.error("job %s failed", number, exc_info=error)
+    LOG.error("%s failed", work, exc_info=error)
     return failed(WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}"))
 
 
