@@ -63,6 +63,7 @@ def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
 @contextmanager
 def running(checkpoints: Path, data: Path, *flags: str) -> Iterator[Running]:
     """Start a server, wait until it is ready, and stop it by SIGTERM at the end."""
+    assert ROOT not in data.resolve().parents, f"{data} lies in the checkout"
     log = data.parent / f"{data.name}.log"
     with (
         log.open("a", encoding="utf-8") as errors,

@@ -29,7 +29,7 @@ def test_everything_in_the_guide_runs(checkpoints: Path, tmp_path: Path) -> None
             Image.open(path).save(tmp_path / "held-out" / name / f"{path.stem}.jpg")
     Image.open(path).save(tmp_path / "new.jpg")
     Image.open(path).save(tmp_path / "mushrooms" / "puffball" / "x.bmp")
-    with running(checkpoints, tmp_path / "data") as server:
+    with running(checkpoints, tmp_path / "metanas-data") as server:
         environment["METANAS_SERVER"] = server.address
         small = {ADDRESS: server.address, "photos": "colour", "--episodes 100": "--episodes 2"}
         for language, content in blocks(GUIDE):
