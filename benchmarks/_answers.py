@@ -1,7 +1,6 @@
-"""The tables of docs/results.md and the sentences that say what is in them, made of stored rows.
+"""Tables of the study in docs/results.md, made of stored rows.
 
-Sentences follow from intervals alone: one setting is better than another where the 95 % interval of
-their paired difference lies above zero.
+The outcome of a paired comparison follows from its 95 % interval alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,6 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks._cells import cells
 from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, WEIGHTS, steps_of
 from benchmarks._results import Results, Row, figure, milliseconds, table
 from metanas.evaluation.compare import Comparison, paired
@@ -27,12 +25,13 @@ Find = Callable[[str, str], Row | None]
 """The row of a shape and a setting."""
 
 MARGIN = 0.01
-"""Equivalence margin: an interval within so much of zero shows that there is no larger effect."""
-WORDS = ("**pays**", "**has no effect above 1 point**", "**is inconclusive**", "**does harm**")
+"""Equivalence margin: an interval within 1 point of zero excludes a larger effect."""
+COMPARED = ("won/lost/tied", "outcome")
+"""Column titles beside a difference."""
 
 
 def answers(results: Results) -> Mapping[str, str]:
-    """All tables and sentences, by their names on the page."""
+    """All tables, by their names on the page."""
     shapes = list(dict.fromkeys(row["shape"] for row in results.rows))
     rows = {(row["shape"], row["setting"]): row for row in results.rows}
     stepped = {n: row for row in results.rows if (n := steps_of(row["setting"])) is not None}
@@ -43,16 +42,12 @@ def answers(results: Results) -> Mapping[str, str]:
     return {
         "what": _what(results.rows[0]),
         "adaptation": _adaptation(shapes, find),
-        "adaptation-verdict": _adaptation_verdict(shapes, find),
         "steps": _steps(rows[shapes[0], NONE], stepped),
-        "steps-verdict": _steps_verdict(rows[shapes[0], NONE], stepped),
         "gap": _columns(shapes, find, ("soft", "pruned", "accuracy"), ("soft", "accuracy")),
-        "gap-verdict": _gap_verdict(shapes, find),
         "transduction": _columns(
             shapes, find, ("accuracy", "transductive"), ("transductive", "accuracy")
         ),
         "size": _size(shapes, find),
-        **cells(shapes[0], find),
     }
 
 
@@ -78,13 +73,10 @@ def points(mean: Mean) -> str:
     return f"{100 * mean.mean:+.2f} ± {100 * mean.interval:.2f}"
 
 
-def _told(found: Comparison) -> tuple[Mean, str]:
-    """A difference as `verdict` takes it."""
-    return found.difference, f"{found.episodes} episodes"
-
-
-def _counts(found: Comparison) -> list[str]:
-    return [points(found.difference), f"{found.won} / {found.lost} / {found.tied}"]
+def compared(found: Comparison) -> list[str]:
+    """A difference, the episodes it won, lost and tied, and its outcome."""
+    counts = f"{found.won}/{found.lost}/{found.tied}"
+    return [points(found.difference), counts, outcome(found.difference)]
 
 
 def _what(row: Row) -> str:
@@ -98,7 +90,7 @@ def _what(row: Row) -> str:
 
 
 def _adaptation(shapes: Sequence[str], find: Find) -> str:
-    header = ["", "episodes", "accuracy, %", "architecture's lead, points", "won / lost / tied"]
+    header = ["", "episodes", "accuracy, %", "architecture's lead, points", *COMPARED]
     lines = []
     for shape in shapes:
         both = find(shape, BOTH)
@@ -106,56 +98,18 @@ def _adaptation(shapes: Sequence[str], find: Find) -> str:
             row = find(shape, name)
             if row is None or both is None:
                 continue
-            lead = ["", ""] if row is both else _counts(_between(both, row))
+            lead = ["", "", ""] if row is both else compared(_between(both, row))
             first = f"{title_of(shape)}: {title}"
             accuracy = percent(mean_of(row["accuracy"]))
             lines.append([first, str(len(row["accuracy"])), accuracy, *lead])
     return table(header, lines)
 
 
-def _adaptation_verdict(shapes: Sequence[str], find: Find) -> str:
-    sentences = []
-    for other, what in (
-        (WEIGHTS, "Adapting the architecture besides the weights"),
-        (NONE, "Adapting weights and architecture instead of nothing"),
-        (PROBE, "The same against a linear probe on the frozen network"),
-    ):
-        found = {}
-        for shape in shapes:
-            both, row = find(shape, BOTH), find(shape, other)
-            if both and row:
-                found[title_of(shape)] = _told(_between(both, row))
-        sentences.append(verdict(what, found))
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
 def outcome(gain: Mean) -> str:
-    """Name a gain by its interval: a gain, a loss, none beyond the margin, or inconclusive."""
+    """Name a difference by its interval: gain, loss, equivalent within `MARGIN`, inconclusive."""
     if gain.sign:
-        return WORDS[0] if gain.sign > 0 else WORDS[3]
-    return WORDS[1] if abs(gain.mean) + gain.interval <= MARGIN else WORDS[2]
-
-
-def verdict(what: str, found: Mapping[str, tuple[Mean, str]]) -> str:
-    """State in a sentence where something pays and where it does not.
-
-    `found` has the gain at each place, and the number of measurements that it is the mean of.
-    """
-    parts = []
-    for word in WORDS:
-        where = [
-            f"{name} ({points(gain)} points, {count})"
-            for name, (gain, count) in found.items()
-            if outcome(gain) == word
-        ]
-        if where:
-            parts.append(f"{word} at {listed(where)}")
-    return f"{what} {listed(parts)}." if parts else f"{what} was not measured."
-
-
-def listed(items: Sequence[str]) -> str:
-    """Items with commas and, at the end, "and"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+        return "gain" if gain.sign > 0 else "loss"
+    return "equivalent" if abs(gain.mean) + gain.interval <= MARGIN else "inconclusive"
 
 
 def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
@@ -165,22 +119,17 @@ def _steps(still: Row, stepped: Mapping[int, Row]) -> str:
         "accuracy, %",
         "no step on these, %",
         "difference, points",
-        "won / lost / tied",
+        *COMPARED,
         "edges moved",
     ]
     lines = []
     for steps, row in stepped.items():
         count = min(len(row["accuracy"]), len(still["accuracy"]))
         means = [percent(mean_of(each["accuracy"][:count])) for each in (row, still)]
-        counts = _counts(_between(row, still))
+        counts = compared(_between(row, still))
         moved = figure(float(np.mean(row["moved"])))
         lines.append([str(steps), str(count), *means, *counts, moved])
     return table(header, lines)
-
-
-def _steps_verdict(still: Row, stepped: Mapping[int, Row]) -> str:
-    found = {f"{n} step{'s' * (n > 1)}": _told(_between(row, still)) for n, row in stepped.items()}
-    return verdict("Against no step at all, adapting", found)
 
 
 def _columns(shapes: Sequence[str], find: Find, names: Sequence[str], less: tuple[str, str]) -> str:
@@ -196,20 +145,10 @@ def _columns(shapes: Sequence[str], find: Find, names: Sequence[str], less: tupl
     for shape in shapes:
         if row := find(shape, BOTH):
             means = [percent(mean_of(row[name])) for name in names]
-            lead = _counts(paired(row[one], row[other]))
+            lead = compared(paired(row[one], row[other]))
             lines.append([title_of(shape), str(len(row["accuracy"])), *means, *lead])
-    header = ["", "episodes", *(titles[name] for name in names), difference, "won / lost / tied"]
+    header = ["", "episodes", *(titles[name] for name in names), difference, *COMPARED]
     return table(header, lines)
-
-
-def _gap_verdict(shapes: Sequence[str], find: Find) -> str:
-    rows = {title_of(shape): row for shape in shapes if (row := find(shape, BOTH))}
-    pruning = {name: _told(paired(row["pruned"], row["soft"])) for name, row in rows.items()}
-    tuning = {name: _told(paired(row["accuracy"], row["pruned"])) for name, row in rows.items()}
-    return (
-        f"- {verdict('Pruning the supernet', pruning)}\n"
-        f"- {verdict('Tuning the weights after it', tuning)}"
-    )
 
 
 def _size(shapes: Sequence[str], find: Find) -> str:

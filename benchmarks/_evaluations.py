@@ -28,7 +28,6 @@ COLUMNS = {
     "parameters": "parameters",
     "macs": "macs",
     "query_seconds": "query_seconds",
-    "embedding": "embedding",
 }
 """Column of a row -> figure of a record."""
 
@@ -73,7 +72,6 @@ def planned(
         options=checkpoint.card.defaults.replace(setting.overrides),
         together=options.together,
         transductive=setting.transductive,
-        reseed=setting.reseed,
     )
     draw(plan.classes, plan.shape, plan.seed, 0)
     return Evaluation(label=label, plan=plan, setting=setting)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from metanas.spec.options import AdaptConfig, Option
 
 BOTH, WEIGHTS, PRUNED, NONE, PROBE = "both", "weights", "pruned", "none", "probe"
-RESEEDED = "reseeded"
 SETTINGS = (BOTH, WEIGHTS, PRUNED, NONE, PROBE)
 """Those of the first table."""
 STEPS = (1, 5, 10, 20, 50, 100)
@@ -15,11 +14,9 @@ OF_SHAPES = (300, 60, 80)
 OF_STEPS = (80, 30)
 """Episodes of up to `FEW` steps, and of more."""
 FEW = 20
-OF_SEEDS = 100
 OF_VARIANTS = (200, 60)
 """Episodes of the first shape and of each further one for networks that are compared."""
 _STEPS = "steps-"
-OTHER_SEED = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +28,6 @@ class Setting:
     """WAYSxSHOTS."""
     episodes: int
     overrides: Mapping[str, Option] = field(default_factory=dict)
-    reseed: int = 0
     transductive: bool = False
 
 
@@ -72,7 +68,6 @@ def settings_of(
                 overrides=overrides_of(name, defaults),
                 transductive=name == BOTH,
             )
-    yield Setting(name=RESEEDED, shape=shapes[0], episodes=OF_SEEDS, reseed=OTHER_SEED)
     for count in steps:
         yield Setting(
             name=steps_name(count),

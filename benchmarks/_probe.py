@@ -1,4 +1,4 @@
-"""What a frozen meta-network gives: features, a linear probe on them, and where a task lies.
+"""Measure a linear probe on features of the frozen meta-network.
 
 The probe is multinomial logistic regression on the support set's features by the pruned
 meta-network, centred and of unit length (as in SimpleShot, arXiv:1911.04623), with the penalty of
@@ -20,11 +20,7 @@ ITERATIONS = 100
 
 
 def probed(plan: Plan, episodes: range) -> Iterator[Record]:
-    """The probe's accuracy on these episodes, and where each task lies.
-
-    That is how much each feature varies over the support set. The means of features are zero for
-    every task, but for roundings: norms take their statistics from that very set.
-    """
+    """The probe's accuracy on these episodes."""
     params = plan.checkpoint.params
     for index in episodes:
         episode = draw(plan.classes, plan.shape, plan.seed, index)
@@ -42,7 +38,6 @@ def probed(plan: Plan, episodes: range) -> Iterator[Record]:
             "episode": index,
             "accuracy": float(right.float().mean()),
             "support_digest": job.task.digest,
-            "embedding": [float(f"{value:.3g}") for value in support.std(0).tolist()],
         }
 
 

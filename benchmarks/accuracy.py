@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks._answers import percent, points
+from benchmarks._answers import COMPARED, compared, percent
 from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, table
 from metanas.errors import MetanasError
@@ -52,12 +52,11 @@ def difference_of(row: Row) -> Comparison:
 
 def tables(results: Results) -> dict[str, str]:
     """The table of all pairs."""
-    header = ["", "episodes", "accuracy, %", "the first less this, points", "won / lost / tied"]
+    header = ["", "episodes", "accuracy, %", "the first less this, points", *COMPARED]
     lines = []
     for row in results.rows:
         found = difference_of(row)
-        counts = f"{found.won} / {found.lost} / {found.tied}"
-        less = (["", ""], [points(found.difference), counts])
+        less = ([""] * 3, compared(found))
         for options, accuracies, more in zip(row["options"], row["accuracy"], less, strict=True):
             title = f"{row['title']}, {options['steps']} + {options['tuning_steps']} steps"
             accuracy = percent(mean_of(accuracies))

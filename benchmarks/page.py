@@ -6,8 +6,8 @@ What the shipped checkpoints come to goes into docs/results.md, README.md and th
 
 A table belongs between <!-- FOLDER/FILE TABLE --> and <!-- / -->: the file's folder, its name and
 the table's; TABLE can also be `machine`, for what was measured on. In <!-- FOLDER goals --> goes
-what all files of a folder say about our goals. A study's picture goes into docs/images. With
---check nothing is written, and a page that is not what the files say is an error.
+what all files of a folder say about our goals. With --check
+nothing is written, and a page that is not what the files say is an error.
 """
 
 import argparse
@@ -62,8 +62,6 @@ PAGES: Mapping[str, Sequence[Path]] = {
     shipped.TOPIC: (RESULTS, ROOT / "README.md", *CARDS),
 }
 """Where a topic's tables go, if not into `PAGE`: wherever there is a block for them."""
-ALT = "Edges in which the cells of two tasks differ, against the distance of the tasks"
-"""What the study's picture shows."""
 
 
 def filled(page: str, path: Path) -> str:
@@ -76,14 +74,8 @@ def filled(page: str, path: Path) -> str:
     texts = {
         **TABLES[results.topic](results),
         "machine": machine_line(results),
-        "picture": f"![{ALT}](images/{_picture(path)})",
     }
     return _put(page, f"{path.parent.name}/{path.stem}", texts)
-
-
-def _picture(path: Path) -> str:
-    """The name of the picture that belongs to these results."""
-    return f"{path.parent.name}-{path.stem}.svg"
 
 
 def _put(page: str, name: str, texts: Mapping[str, str]) -> str:
@@ -119,8 +111,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = _page(page.read_text(encoding="utf-8"), paths)
         if not options.check:
             page.write_text(text, encoding="utf-8")
-            shown = [path for path in paths if f"{_picture(path)})" in text]
-            _draw(shown, page.parent / "images")
         elif text != page.read_text(encoding="utf-8"):
             sys.exit(f"{page} is not what the results say; run this without --check")
 
@@ -141,13 +131,6 @@ def _page(text: str, paths: Sequence[Path]) -> str:
             stored = [load(path) for path in sorted(folder.glob("*.json"))]
             text = _put(text, folder.name, {"goals": goals(stored)})
     return text
-
-
-def _draw(paths: Sequence[Path], folder: Path) -> None:
-    for path in paths:
-        results = load(path)
-        if results.topic == study.TOPIC:
-            study.picture(results, folder / _picture(path))
 
 
 if __name__ == "__main__":

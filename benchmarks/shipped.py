@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from benchmarks._answers import percent, points
+from benchmarks._answers import COMPARED, compared, percent, points
 from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, load, table
 from metanas.errors import MetanasError
@@ -143,16 +143,15 @@ def _pairs(whole: Sequence[Row], rows: Sequence[Row]) -> Iterator[tuple[Row, Row
 
 
 def _against_frozen(pairs: Sequence[tuple[Row, Row]]) -> str:
-    header = ["", "frozen trunk, %", "adapted, %", "difference, points", "won / lost / tied"]
+    header = ["", "frozen trunk, %", "adapted, %", "difference, points", *COMPARED]
     lines = []
     for row, frozen in pairs:
         count = min(len(row["accuracy"]), len(frozen["accuracy"]))
         one, other = row["accuracy"][:count], frozen["accuracy"][:count]
         found = paired(one, other)
-        counts = f"{found.won} / {found.lost} / {found.tied}"
         means = [percent(mean_of(other)), percent(mean_of(one))]
         title = f"{row['dataset']}, {_shape(row)}"
-        lines.append([title, *means, points(found.difference), counts, str(count)])
+        lines.append([title, *means, *compared(found), str(count)])
     return table([*header, "episodes"], lines)
 
 

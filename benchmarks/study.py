@@ -15,10 +15,9 @@ from pathlib import Path
 import torch
 
 from benchmarks._answers import answers
-from benchmarks._cells import draw_cells
 from benchmarks._evaluations import Evaluation, add_options, measure, planned
 from benchmarks._machine import ROOT, facts
-from benchmarks._plans import BOTH, PROBE, STEPS, settings_of
+from benchmarks._plans import STEPS, settings_of
 from benchmarks._results import LOCAL, Results, load, machine_line, save
 from metanas.checkpoint import load_checkpoint
 from metanas.cli.evaluate import classes_for
@@ -29,16 +28,8 @@ TOPIC = "study"
 
 
 def tables(results: Results) -> Mapping[str, str]:
-    """All that the page gets, tables and sentences."""
+    """All tables, by their names on the page."""
     return answers(results)
-
-
-def picture(results: Results, path: Path) -> None:
-    """Draw the picture of cells and tasks, if both were measured."""
-    first = results.rows[0]["shape"]
-    rows = {row["setting"]: row for row in results.rows if row["shape"] == first}
-    if BOTH in rows and PROBE in rows:
-        draw_cells(rows[BOTH], rows[PROBE], path)
 
 
 def _evaluations(options: argparse.Namespace) -> list[Evaluation]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from rich.progress import Progress
 
-from benchmarks._answers import percent, points, ranged, title_of, verdict
+from benchmarks._answers import outcome, percent, points, ranged, title_of
 from benchmarks._evaluations import add_options, measure, planned, shape_of
 from benchmarks._machine import ROOT, facts
 from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
@@ -43,7 +43,7 @@ Rows = Mapping[str, Mapping[tuple[str, str], Sequence[Row]]]
 
 
 def tables(results: Results) -> Mapping[str, str]:
-    """All that the page gets, tables and sentences."""
+    """All tables, by their names on the page."""
     rows: dict[str, dict[tuple[str, str], list[Row]]] = {}
     for row in results.rows:
         of_variant = rows.setdefault(row["checkpoint"], {})
@@ -51,7 +51,6 @@ def tables(results: Results) -> Mapping[str, str]:
     shapes = list(dict.fromkeys(row["shape"] for row in results.rows))
     return {
         "accuracy": _accuracy(rows, shapes),
-        "verdict": _verdict(rows, shapes),
         "training": _training(rows, shapes[0]),
     }
 
@@ -59,7 +58,7 @@ def tables(results: Results) -> Mapping[str, str]:
 def _accuracy(rows: Rows, shapes: Sequence[str]) -> str:
     first, *_ = rows
     header = ["", "trainings × episodes", "accuracy, %", "of each training"]
-    header += [f"less {first}, points", "of each training"]
+    header += [f"less {first}, points", "of each training", "outcome"]
     header += ["no step, %", "architecture's lead, points", "edges moved"]
     lines = []
     for shape in shapes:
@@ -69,7 +68,9 @@ def _accuracy(rows: Rows, shapes: Sequence[str]) -> str:
             line = [f"{title_of(shape)}: {name}", " × ".join(map(str, figures.shape))]
             line += [percent(over(figures)), _spread(figures, "")]
             less = figures - accuracies(rows[first][shape, BOTH])
-            line += [points(over(less)), _spread(less, "+")] if name != first else ["", ""]
+            lead_of = over(less)
+            compared = [points(lead_of), _spread(less, "+"), outcome(lead_of)]
+            line += compared if name != first else [""] * 3
             line.append(percent(over(still)))
             lead = figures - accuracies(found[shape, WEIGHTS])
             moved = figure(float(np.mean([row["moved"] for row in both])))
@@ -87,41 +88,6 @@ def _spread(figures: Figures, sign: str) -> str:
     """The lowest and the highest of the trainings, in points."""
     means = 100 * figures.mean(axis=1)
     return f"{means.min():{sign}.1f} to {means.max():{sign}.1f}"
-
-
-def _verdict(rows: Rows, shapes: Sequence[str]) -> str:
-    first, *others = rows
-    sentences = [
-        _compared(f"{name} instead of {first}", rows[name], rows[first], BOTH, shapes)
-        for name in others
-    ]
-    for setting, what in (
-        (NONE, "adapting instead of taking no step"),
-        (WEIGHTS, "adapting the architecture besides the weights"),
-    ):
-        sentences += [
-            _compared(f"After training with {name}, {what}", found, found, setting, shapes)
-            for name, found in rows.items()
-            if found[shapes[0], BOTH][0]["searched"] or setting != WEIGHTS
-        ]
-    return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _compared(
-    what: str,
-    one: Mapping[tuple[str, str], Sequence[Row]],
-    other: Mapping[tuple[str, str], Sequence[Row]],
-    setting: str,
-    shapes: Sequence[str],
-) -> str:
-    """What the default setting of one gains over a setting of the other, in a sentence."""
-    found = {}
-    for shape in shapes:
-        gained = accuracies(one[shape, BOTH]) - accuracies(other[shape, setting])
-        trainings, episodes = gained.shape
-        count = f"{trainings} trainings on {episodes} episodes"
-        found[title_of(shape)] = (over(gained), count)
-    return verdict(what, found)
 
 
 def _training(rows: Rows, shape: str) -> str:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from metanas.evaluation.results import write_stored
-from metanas.spec.options import AdaptConfig
 
 SETTINGS = {
     "dataset": "omniglot_28.npz",
@@ -25,12 +24,12 @@ SETTINGS = {
 def evaluation(
     path: Path,
     accuracies: Sequence[float],
-    options: AdaptConfig,
+    options: Mapping[str, Any],
     figures: Mapping[str, float] | None = None,
     **changes: Any,
 ) -> str:
     """A document with these accuracies and, in every episode, these figures; returns its path."""
     shared = {**(figures or {})}
     episodes = [{"episode": i, "accuracy": value, **shared} for i, value in enumerate(accuracies)]
-    write_stored(path, {**SETTINGS, "options": options.to_dict(), **changes}, episodes)
+    write_stored(path, {**SETTINGS, "options": dict(options), **changes}, episodes)
     return str(path)
