@@ -40,6 +40,8 @@ by pickle, and an exception is pickled as its type and its positional arguments.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from metanas_data.errors import MetanasError as MetanasError
+
 MAX_VIOLATIONS = 20  # what fits into an 8 KiB gRPC trailer
 SHOWN_IN_TEXT = 3
 
@@ -51,22 +53,6 @@ class Violation:
     field: str
     reason: str
     message: str
-
-
-class MetanasError(Exception):
-    """Root of the tree. `reason` is stable and meant for programs, `str(error)` for people."""
-
-    reason: str
-    message: str
-
-    def __init__(self, reason: str, message: str, /) -> None:
-        # Exception.__init__ is left out on purpose: it would replace `args`, which __new__ has
-        # already set to what the subclass was called with and which pickle passes to it again.
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class InvalidInput(MetanasError):

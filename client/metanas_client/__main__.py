@@ -10,7 +10,7 @@ from metanas_client.cli import adapting, arguments, evaluating, files, server
 from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, READER_GONE, exit_code
 from metanas_client.cli.parser import Parser
 from metanas_client.cli.screen import Screen, accept_every_character
-from metanas_client.errors import ClientError
+from metanas_data.errors import MetanasError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = given.run(given, screen)
         sys.stdout.flush()
-    except ClientError as error:
+    except MetanasError as error:
         screen.error(error)
         return exit_code(error)
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from metanas_client.text import printable
+from metanas_data.errors import MetanasError
 
 SHOWN_VIOLATIONS = 50
 """Most wrong things that the text of an error lists; `violations` has them all."""
@@ -49,19 +50,8 @@ class Violation:
         return f"{place}: {self.message}"
 
 
-class ClientError(Exception):
-    """Root of the tree. `reason` is for programs, `str(error)` for people."""
-
-    reason: str
-    message: str
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+class ClientError(MetanasError):
+    """Root of the client's errors. `reason` is for programs, `str(error)` for people."""
 
 
 class InvalidInput(ClientError):

@@ -1,14 +1,15 @@
-"""Errors of images, data sets and records, each with a stable reason."""
+"""Errors of images, data sets and records, and the root of all errors of the project."""
 
 
-class DataError(Exception):
-    """Root of the errors. `reason` is for programs, `str(error)` for people."""
+class MetanasError(Exception):
+    """Root of all errors. `reason` is stable and for programs, `str(error)` is for people."""
 
     reason: str
     message: str
 
     def __init__(self, reason: str, message: str, /) -> None:
-        super().__init__(reason, message)
+        # Exception.__init__ is not called: `args` keeps the arguments of the subclass, from which
+        # pickle makes the error again.
         self.reason = reason
         self.message = message
 
@@ -16,7 +17,7 @@ class DataError(Exception):
         return self.message
 
 
-class ImageError(DataError):
+class ImageError(MetanasError):
     """An image that cannot be used.
 
     Reasons: IMAGE_FORMAT, IMAGE_TOO_LARGE, IMAGE_TOO_MANY_PIXELS, IMAGE_TOO_SMALL, IMAGE_TRUNCATED,

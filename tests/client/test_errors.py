@@ -1,5 +1,7 @@
 """The one table from faults to errors is total, and errors say what they should."""
 
+import pickle
+
 import grpc
 import pytest
 
@@ -75,3 +77,16 @@ def test_many_violations_are_summarised() -> None:
 def test_a_violation_names_the_file() -> None:
     violation = Violation("examples[3].image", "IMAGE_FORMAT", "no image", "cats/x.txt")
     assert str(violation) == "cats/x.txt (examples[3].image): no image"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Busy("QUEUE_FULL", "the queue is full", 3.0),
+        InvalidInput.single("--ways", "OUT_OF_RANGE", "must be at least 2"),
+        Unavailable("localhost:1", "refused"),
+    ],
+)
+def test_an_error_can_be_sent_to_another_process(error: ClientError) -> None:
+    sent = pickle.loads(pickle.dumps(error))
+    assert (type(sent), sent.reason, str(sent)) == (type(error), error.reason, str(error))

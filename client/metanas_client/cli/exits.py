@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from metanas_client.errors import (
     AdaptationCancelled,
     AdaptationFailed,
-    ClientError,
     DownloadDamaged,
     Refused,
     Unavailable,
 )
+from metanas_data.errors import MetanasError
 
 OK = 0
 CHECK_FAILED = 1
@@ -29,17 +29,17 @@ EXPLAINED = """exit codes:
   141  the reader of the output closed it
 """
 
-BY_CLASS: Mapping[type[ClientError], int] = {
+BY_CLASS: Mapping[type[MetanasError], int] = {
     Unavailable: UNREACHABLE,
     Refused: SERVER_FAILED,
     AdaptationFailed: SERVER_FAILED,
     AdaptationCancelled: SERVER_FAILED,
     DownloadDamaged: SERVER_FAILED,
-    ClientError: BAD_INPUT,
+    MetanasError: BAD_INPUT,
 }
 """By class of error; the nearest ancestor counts."""
 
 
-def exit_code(error: ClientError) -> int:
+def exit_code(error: MetanasError) -> int:
     """Return the exit code of an error."""
     return next(BY_CLASS[kind] for kind in type(error).__mro__ if kind in BY_CLASS)

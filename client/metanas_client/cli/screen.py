@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import TextIO, TypeAlias
 
-from metanas_client.errors import ClientError, InvalidInput
+from metanas_client.errors import InvalidInput
 from metanas_client.text import printable
+from metanas_data.errors import MetanasError
 
 Advance: TypeAlias = Callable[[str, int, int], None]
 """Called with the work that is being done, how much of it is done, and how much there is in all."""
@@ -57,7 +58,7 @@ class Screen:
         """Print names with their values."""
         self.table(("", ""), rows, title)
 
-    def error(self, error: ClientError) -> None:
+    def error(self, error: MetanasError) -> None:
         """Print an error to the standard error, as JSON where JSON was asked for."""
         if not self.as_json:
             self.complaint(str(error))
