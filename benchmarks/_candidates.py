@@ -14,7 +14,7 @@ from benchmarks._cases import Case, checkpoint_of, examples_of, task_of
 from benchmarks._machine import ROOT, peak, status
 from benchmarks._measure import seconds
 from metanas.adaptation.adaptation import Adaptation, Stage, advance
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint
 from metanas.spec.options import AdaptConfig
 from tests.core.textbook import textbook_adapt
@@ -35,7 +35,7 @@ def product(checkpoint: Checkpoint, case: Case, config: AdaptConfig) -> Candidat
     def run(episode: int) -> Stages:
         examples = examples_of(case, episode)
         start = perf_counter()
-        model = make_model(checkpoint, examples, options=config, seed=episode)
+        model = adapt(checkpoint, examples, options=config, seed=episode)
         return {**model.report.seconds, "whole": perf_counter() - start}
 
     return run

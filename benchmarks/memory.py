@@ -18,7 +18,7 @@ from benchmarks._results import (
     table,
 )
 from benchmarks._serving import serving
-from benchmarks.server import adapt, support_of
+from benchmarks.server import adapt_remotely, support_of
 from metanas_client import Client
 
 TOPIC = "memory"
@@ -34,7 +34,7 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
             rows.append({"threads": threads, "adaptations": 0, **server.memory()})
             for index in range(options.runs):
                 case = CASES[index % len(CASES)]
-                adapt(client, case, support_of(case, index), index)
+                adapt_remotely(client, case, support_of(case, index), index)
                 if (index + 1) % options.every == 0:
                     found = server.memory()
                     rows.append({"threads": threads, "adaptations": index + 1, **found})

@@ -27,7 +27,7 @@ from benchmarks._results import (
     wanted,
 )
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 
 TOPIC = "query"
 CASES = (
@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """A row for every case, number of threads and batch size."""
     rows = []
     for case in (case for case in CASES if wanted(case.name, options.only)):
-        model = make_model(checkpoint_of(case), examples_of(case, 0))
+        model = adapt(checkpoint_of(case), examples_of(case, 0))
         for threads in options.threads:
             rows += _measured(case, model, threads, options)
     return rows

@@ -27,7 +27,7 @@ from benchmarks._results import (
     wanted,
 )
 from benchmarks._serving import Server, serving
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas_client import Client
 from metanas_server.config import ServerConfig
 
@@ -78,16 +78,18 @@ def _overhead(server: Server, case: Case, options: argparse.Namespace) -> Row:
     with Client(server.address) as client:
 
         def remote(episode: int) -> float:
-            return seconds(partial(adapt, client, case, support_of(case, episode), episode))
+            return seconds(
+                partial(adapt_remotely, client, case, support_of(case, episode), episode)
+            )
 
         def local(episode: int) -> float:
             examples = examples_of(case, episode)
-            return seconds(lambda: make_model(checkpoint, examples, seed=episode))
+            return seconds(lambda: adapt(checkpoint, examples, seed=episode))
 
         return in_turns({"remote": remote, "local": local}, options.runs, options.budget)
 
 
-def adapt(client: Client, case: Case, support: Support, seed: int) -> None:
+def adapt_remotely(client: Client, case: Case, support: Support, seed: int) -> None:
     """From sending the support set to having the verified file."""
     client.adapt(support, checkpoint=SHIPPED[case.network], seed=seed).result()
 
@@ -100,7 +102,7 @@ def _load(server: Server, case: Case, clients: int, options: argparse.Namespace)
     def calls(number: int) -> list[float]:
         with Client(server.address) as client:
             support = support_of(case, number)
-            work = partial(adapt, client, case, support, number)
+            work = partial(adapt_remotely, client, case, support, number)
             work()  # connects, and warms up both sides
             barrier.wait()
             return [seconds(work) for _ in range(each)]

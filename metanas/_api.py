@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.scheduler import make_model as adapt
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.data import load as load_dataset
 from metanas.errors import InvalidInput, MetanasError, Violation

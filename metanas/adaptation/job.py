@@ -107,7 +107,7 @@ class Job:
     adaptation: the inner loop, from the start of the search on.
     """
 
-    def __init__(  # noqa: PLR0913 (the arguments of make_model, and one)
+    def __init__(  # noqa: PLR0913 (the arguments of adapt, and one)
         self,
         checkpoint: Checkpoint,
         examples: Sequence[Example],
@@ -120,7 +120,7 @@ class Job:
         should_stop: Callable[[], bool] = lambda: False,
         alone: bool = False,
     ) -> None:
-        """Take the arguments of `make_model`."""
+        """Take the arguments of `adapt`."""
         self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
         self.options = _resolved(options or checkpoint.card.defaults)
         self.outcome: AdaptedModel | Exception | None = None

@@ -228,7 +228,7 @@ def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
         scheduler.advance()
 
 
-def make_model(
+def adapt(
     checkpoint: Checkpoint,
     examples: Sequence[Example],
     *,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import metanas
 from benchmarks import adapt, export, memory, page, query, server, together
 from benchmarks._cases import SHIPPED, Case, checkpoint_of, examples_of, task_of
 from benchmarks._goals import goals
@@ -24,7 +25,6 @@ from benchmarks._profile import KINDS, PARTS, parts_of
 from benchmarks._results import Results, Row, figure, load, save, table
 from benchmarks._work import work_of
 from benchmarks.scaling import BASE, SIZES
-from metanas.adaptation.scheduler import make_model
 from metanas.export.onnx_model import to_onnx
 
 
@@ -160,7 +160,7 @@ def test_every_case_has_a_network_and_images(network: str, size: int, channels: 
 def test_what_is_exported_is_what_a_request_gets(case: Case) -> None:
     checkpoint = checkpoint_of(case)
     options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
-    model = make_model(checkpoint, examples_of(case, 0), options=options)
+    model = metanas.adapt(checkpoint, examples_of(case, 0), options=options)
     classifier = export.classifier_of(checkpoint, task_of(checkpoint, case, 0))
     measured = to_onnx(classifier, checkpoint.ops, {})
     assert measured.graph == onnx.load_from_string(model.onnx).graph

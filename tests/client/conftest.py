@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
@@ -105,7 +105,7 @@ def model_file(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (6, 20, 20, 1), dtype=np.uint8)
     examples = [Example(label, image) for label, image in zip("aabbüü", images, strict=True)]
-    made = make_model(load_checkpoint(checkpoints / "tiny"), examples)
+    made = adapt(load_checkpoint(checkpoints / "tiny"), examples)
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     path.write_bytes(made.onnx)
     return path

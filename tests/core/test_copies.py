@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metanas.adaptation.job import Job
 from metanas.adaptation.metrics import meta_features
-from metanas.adaptation.scheduler import make_all, make_model
+from metanas.adaptation.scheduler import adapt, make_all
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput
 from metanas.evaluation.evaluate import supernet_logits
@@ -175,13 +175,13 @@ def test_a_model_is_prototypes_of_averaged_features(
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     found = run(session(model.onnx), queries)
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
-    once = make_model(checkpoint, given, options=OPTIONS)
+    once = adapt(checkpoint, given, options=OPTIONS)
     assert np.abs(run(session(once.onnx), queries) - expected).max() > 10 * tolerance
 
 
 def test_steps_and_architecture_stay_as_they_are(checkpoint: Checkpoint) -> None:
     once, shifted = (
-        make_model(checkpoint, examples((2, 2)), options=options) for options in (OPTIONS, SHIFTED)
+        adapt(checkpoint, examples((2, 2)), options=options) for options in (OPTIONS, SHIFTED)
     )
     assert once.genotype == shifted.genotype
     assert once.report.parameters == shifted.report.parameters
@@ -224,7 +224,7 @@ def test_a_shift_stays_below_a_quarter_of_the_side(checkpoint: Checkpoint) -> No
     attempts = (
         lambda: replace(RUN, adapt=far),  # 12 pixels, here and below
         lambda: replace(checkpoint.card, defaults=far),
-        lambda: make_model(checkpoint, examples((1, 1)), options=far),
+        lambda: adapt(checkpoint, examples((1, 1)), options=far),
     )
     for attempt in attempts:
         with pytest.raises(InvalidInput, match="at most 2") as caught:
@@ -236,5 +236,5 @@ def test_a_trunk_runs_once(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("photo") / "photo"
     photo = make_checkpoint(folder, size=32, channels=3, trunk=True, options=OPTIONS)
     with pytest.raises(InvalidInput, match="trunk") as caught:
-        make_model(photo, examples((1, 1), channels=3), options=SHIFTED)
+        adapt(photo, examples((1, 1), channels=3), options=SHIFTED)
     assert findings(caught) == {("options.shift_pixels", "OPTION_OUT_OF_RANGE")}

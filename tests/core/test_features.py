@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.errors import DatasetError
 from metanas.images.support_set import Preprocessing
@@ -110,7 +110,7 @@ def test_a_run_behind_a_trunk(config: RunConfig, tmp_path: Path) -> None:
     assert checkpoint.trunk is not None
     for name, value in published.state_dict().items():
         assert torch.equal(checkpoint.trunk.state_dict()[name], value), name
-    assert make_model(checkpoint, examples((2, 2), size=20, channels=3)).onnx
+    assert adapt(checkpoint, examples((2, 2), size=20, channels=3)).onnx
 
 
 def test_a_run_behind_a_trunk_is_resumed(config: RunConfig, tmp_path: Path) -> None:

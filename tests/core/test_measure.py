@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from metanas.adaptation.metrics import MacCounter, leave_one_out, stream
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.images.support_set import SupportSet
 from metanas.nn.ops import OPS
 from metanas.nn.stem import Stem
@@ -75,7 +75,7 @@ def test_the_report_measures_on_views_that_the_search_has_not_seen(tmp_path: Pat
 
     hook = register_module_forward_pre_hook(note)
     try:
-        make_model(checkpoint, examples((2, 2)), seed=3)
+        adapt(checkpoint, examples((2, 2)), seed=3)
     finally:
         hook.remove()
     searched, measured = batches[: options.steps], batches[options.steps :]

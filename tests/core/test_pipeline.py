@@ -22,7 +22,7 @@ from PIL import Image
 
 from metanas import __version__
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.export.verify import TOGETHER, _run_together, run, session
@@ -61,7 +61,7 @@ def predict(model: AdaptedModel, given: Sequence[Example]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Checkpoint) -> AdaptedModel:
-    return make_model(checkpoint, examples((2, 1, 3)), seed=5)
+    return adapt(checkpoint, examples((2, 1, 3)), seed=5)
 
 
 def test_the_file_explains_itself(model: AdaptedModel, checkpoint: Checkpoint) -> None:
@@ -106,16 +106,16 @@ def test_the_report(model: AdaptedModel, checkpoint: Checkpoint) -> None:
 
 
 def test_one_shot_has_nothing_to_leave_out(checkpoint: Checkpoint) -> None:
-    assert make_model(checkpoint, examples((1, 1))).report.leave_one_out is None
+    assert adapt(checkpoint, examples((1, 1))).report.leave_one_out is None
 
 
 def test_the_same_request_gives_the_same_bytes(model: AdaptedModel, checkpoint: Checkpoint) -> None:
     torch.rand(3)  # whatever the global generator's state
     state = torch.get_rng_state()
-    again = make_model(checkpoint, examples((2, 1, 3)), seed=5)
+    again = adapt(checkpoint, examples((2, 1, 3)), seed=5)
     assert (again.onnx, again.genotype) == (model.onnx, model.genotype)
     assert torch.equal(state, torch.get_rng_state())
-    other = make_model(checkpoint, examples((2, 1, 3)), seed=6)
+    other = adapt(checkpoint, examples((2, 1, 3)), seed=6)
     assert other.sha256 != model.sha256
 
 
@@ -123,7 +123,7 @@ def test_a_checkpoint_loaded_again_gives_the_same_bytes(
     model: AdaptedModel, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     save_checkpoint(tmp_path / "copy", checkpoint.card, checkpoint.supernet, checkpoint.params)
-    again = make_model(load_checkpoint(tmp_path / "copy"), examples((2, 1, 3)), seed=5)
+    again = adapt(load_checkpoint(tmp_path / "copy"), examples((2, 1, 3)), seed=5)
     assert again.sha256 == model.sha256
 
 
@@ -132,11 +132,11 @@ import sys
 from pathlib import Path
 import torch
 from metanas.checkpoint import load_checkpoint
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from tests.core.small import examples
 
 torch.set_num_threads(1)
-print(make_model(load_checkpoint(Path(sys.argv[1])), examples((2, 1, 3)), seed=5).sha256)
+print(adapt(load_checkpoint(Path(sys.argv[1])), examples((2, 1, 3)), seed=5).sha256)
 """
 
 
@@ -159,24 +159,24 @@ def test_every_process_gives_the_same_bytes(
 @pytest.mark.parametrize("shots", [(1, 1), (5, 1, 2), (1,) * 20, (8, 8)])
 def test_any_ways_and_shots(checkpoint: Checkpoint, shots: tuple[int, ...]) -> None:
     given = examples(shots)
-    made = make_model(checkpoint, given)
+    made = adapt(checkpoint, given)
     assert made.report.shots == shots
     assert made.labels == tuple(dict.fromkeys(example.label for example in given))
 
 
 def test_a_hundred_ways(checkpoint: Checkpoint) -> None:
-    made = make_model(checkpoint, examples((1,) * 100), options=OPTIONS.replace({"steps": 1}))
+    made = adapt(checkpoint, examples((1,) * 100), options=OPTIONS.replace({"steps": 1}))
     assert made.report.ways == len(made.labels) == 100
 
 
 def test_classes_in_the_callers_order(checkpoint: Checkpoint) -> None:
     given = examples((2, 2, 2))
     order = [given[4].label, given[0].label, given[2].label]
-    made = make_model(checkpoint, given, classes=order)
+    made = adapt(checkpoint, given, classes=order)
     assert made.labels == tuple(order)
     assert made.report.shots == (2, 2, 2)
     with pytest.raises(InvalidInput) as caught:
-        make_model(checkpoint, given, classes=[*order, "nobody"])
+        adapt(checkpoint, given, classes=[*order, "nobody"])
     assert caught.value.reason == "CLASS_WITHOUT_EXAMPLES"
 
 
@@ -198,7 +198,7 @@ def test_classes_in_the_callers_order(checkpoint: Checkpoint) -> None:
 def test_options(checkpoint: Checkpoint, change: dict[str, Any]) -> None:
     options = OPTIONS.replace(change)
     seen: list[Progress] = []
-    made = make_model(checkpoint, examples((3, 1, 2)), options=options, on_progress=seen.append)
+    made = adapt(checkpoint, examples((3, 1, 2)), options=options, on_progress=seen.append)
     assert made.report.options == options.to_dict()
     assert sum(p.stage == "adapt" for p in seen) == options.steps + 1
     assert sum(p.stage == "tune" for p in seen) == options.tuning_steps + 1
@@ -209,7 +209,7 @@ def test_options(checkpoint: Checkpoint, change: dict[str, Any]) -> None:
 
 def test_progress_comes_stage_by_stage_and_step_by_step(checkpoint: Checkpoint) -> None:
     seen: list[Progress] = []
-    make_model(checkpoint, examples((2, 2)), on_progress=seen.append)
+    adapt(checkpoint, examples((2, 2)), on_progress=seen.append)
     assert list(dict.fromkeys(p.stage for p in seen)) == STAGES
     steps = [(p.step, p.steps) for p in seen if p.stage == "adapt"]
     assert steps == [(0, 3), (1, 3), (2, 3), (3, 3)]
@@ -224,7 +224,7 @@ def test_cancelling_in_any_stage(checkpoint: Checkpoint, stage: str, following: 
     before = {name: value.clone() for name, value in checkpoint.params.items()}
     seen: list[Progress] = []
     with pytest.raises(Cancelled) as caught:
-        make_model(
+        adapt(
             checkpoint,
             examples((2, 2)),
             on_progress=seen.append,
@@ -239,7 +239,7 @@ def test_cancelling_in_any_stage(checkpoint: Checkpoint, stage: str, following: 
 def test_cancelling_between_two_steps(checkpoint: Checkpoint) -> None:
     seen: list[Progress] = []
     with pytest.raises(Cancelled):
-        make_model(
+        adapt(
             checkpoint,
             examples((2, 2)),
             on_progress=seen.append,
@@ -255,7 +255,7 @@ def test_absurd_learning_rates_diverge_or_are_survived(
     options = OPTIONS.replace({"steps": 10, "weight_lr": 1.0, "alpha_lr": 1.0, **change})
     before = {name: value.clone() for name, value in checkpoint.params.items()}
     with suppress(Diverged):
-        assert make_model(checkpoint, examples((2, 2)), options=options).onnx
+        assert adapt(checkpoint, examples((2, 2)), options=options).onnx
     assert all(torch.equal(before[k], v) for k, v in checkpoint.params.items())
 
 
@@ -278,7 +278,7 @@ def test_files_and_arrays_of_the_same_image_give_the_same_model(
     digests = set()
     for form in forms:
         converted = [Example(e.label, form(np.asarray(e.image))) for e in given]
-        digests.add(make_model(colour if channels == 3 else checkpoint, converted).sha256)
+        digests.add(adapt(colour if channels == 3 else checkpoint, converted).sha256)
     assert len(digests) == 1
 
 
@@ -288,7 +288,7 @@ def test_floats_are_rounded_to_the_eight_bits_that_queries_have(checkpoint: Chec
     for off in (-0.4, 0.0, 0.4):
         floats = [((image + off) / 255).astype(np.float32) for image in images]
         given = [Example(label, image) for label, image in zip("ab", floats, strict=True)]
-        digests.add(make_model(checkpoint, given).sha256)
+        digests.add(adapt(checkpoint, given).sha256)
     assert len(digests) == 1
 
 
@@ -296,7 +296,7 @@ def test_images_of_mixed_sizes_and_channels(checkpoint: Checkpoint, colour: Chec
     grey, rgb = examples((1, 1), size=9), examples((1, 1), size=30, channels=3)
     mixed = [*grey, *(Example(e.label, png(np.asarray(e.image))) for e in rgb)]
     for each in (checkpoint, colour):
-        made = make_model(each, mixed)
+        made = adapt(each, mixed)
         assert made.report.shots == (2, 2)
 
 
@@ -313,7 +313,7 @@ def test_light_support_sets_are_inverted_and_so_are_their_queries(
     negative = [Example(e.label, (255 - np.asarray(e.image)).astype(np.uint8)) for e in given]
     # Adam's first step has the same length however small a gradient is, rounding errors included
     options = card.defaults.replace({"weight_lr": 1e-6, "alpha_lr": 1e-6})
-    one, two = (make_model(dark, each, options=options) for each in (given, negative))
+    one, two = (adapt(dark, each, options=options) for each in (given, negative))
     assert one.genotype == two.genotype
     logits = [
         run(session(made.onnx), [np.asarray(e.image) for e in sent])
@@ -328,7 +328,7 @@ def test_every_image_that_cannot_be_read_is_named(checkpoint: Checkpoint) -> Non
     given[2] = Example(given[2].label, np.full((8, 8, 1), np.nan, np.float32))
     given[3] = Example(given[3].label, png(np.asarray(given[3].image))[:40])
     with pytest.raises(InvalidInput) as caught:
-        make_model(checkpoint, given)
+        adapt(checkpoint, given)
     found = [(v.field, v.reason) for v in caught.value.violations]
     assert found == [
         ("examples[1].image", "IMAGE_FORMAT"),
@@ -356,7 +356,7 @@ def test_tasks_beyond_the_limits(
     seen: list[Progress] = []
     given = examples(shots) if shots else []
     with pytest.raises(InvalidInput) as caught:
-        make_model(checkpoint, given, limits=limits, on_progress=seen.append)
+        adapt(checkpoint, given, limits=limits, on_progress=seen.append)
     assert caught.value.reason == reason
     assert [p.stage for p in seen] == ["decode"]
 
@@ -380,7 +380,7 @@ def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
     random = np.random.default_rng(0)
     large = [random.integers(0, 256, (1100, 1000, 1), dtype=np.uint8) for _ in range(4)]
     given = [Example(str(i % 2), image) for i, image in enumerate(large)]
-    made = make_model(checkpoint, given)
+    made = adapt(checkpoint, given)
     assert made.report.onnx_difference < 1e-3
     taken: list[int] = []
 
@@ -397,5 +397,5 @@ def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
 def test_adaptation_learns_the_task(checkpoint: Checkpoint) -> None:
     given = examples((5, 5, 5))
     options = OPTIONS.replace({"steps": 15, "tuning_steps": 15})
-    made = make_model(checkpoint, given, options=options)
+    made = adapt(checkpoint, given, options=options)
     assert np.mean([a == e.label for a, e in zip(predict(made, given), given, strict=True)]) > 0.9

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.errors import CheckpointError, UnknownName
 from metanas.runs.run import run
@@ -114,7 +114,7 @@ def test_learned_rates_and_plain_steps_go_with_the_checkpoint(
     assert len({round(rate, 6) for rate in checkpoint.card.rates.values()}) > 3
     plain = replace(checkpoint, card=replace(checkpoint.card, rates={}))
     support = examples((2, 2, 2), size=12)
-    assert make_model(checkpoint, support).onnx != make_model(plain, support).onnx
+    assert adapt(checkpoint, support).onnx != adapt(plain, support).onnx
 
 
 @pytest.mark.parametrize("relaxation", ["gdas", "fixed"])
@@ -127,7 +127,7 @@ def test_a_checkpoint_adapts_as_it_was_trained(
     run(replace(config, search=search, space=space), tmp_path, resume=False, on_progress=ignore)
     checkpoint = load_checkpoint(tmp_path / "checkpoint")
     assert checkpoint.relaxation == RELAXATIONS[relaxation]
-    model = make_model(checkpoint, examples((2, 2, 2), size=12))
+    model = adapt(checkpoint, examples((2, 2, 2), size=12))
     if relaxation == "fixed":
         assert json.dumps(model.report.genotype) == json.dumps(json.loads(GENOTYPE.to_json()))
     card = tmp_path / "checkpoint" / "checkpoint.json"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.scheduler import SLICE, Scheduler, StackLimits, make_all, make_model
+from metanas.adaptation.scheduler import SLICE, Scheduler, StackLimits, adapt, make_all
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.nn.functional import Rows
@@ -45,7 +45,7 @@ def test_each_job_comes_out_as_it_would_alone(checkpoint: Checkpoint) -> None:
     assert set(work_off(bench)) == set(jobs)
     for seed, (job, shots) in enumerate(zip(jobs, shapes.values(), strict=True)):
         given = examples(shots, seed=seed)
-        assert_same_model(job.result(), make_model(checkpoint, given, seed=seed), given)
+        assert_same_model(job.result(), adapt(checkpoint, given, seed=seed), given)
 
 
 def test_a_job_is_added_once(checkpoint: Checkpoint) -> None:
@@ -61,10 +61,10 @@ def test_a_job_is_added_once(checkpoint: Checkpoint) -> None:
 def test_two_threads_may_use_one_checkpoint(checkpoint: Checkpoint) -> None:
     before = {name: value.clone() for name, value in checkpoint.supernet.named_parameters()}
     given = examples((2, 2))
-    expected = [make_model(checkpoint, given, seed=seed).sha256 for seed in range(6)]
+    expected = [adapt(checkpoint, given, seed=seed).sha256 for seed in range(6)]
 
     def make(seed: int) -> str:
-        return make_model(checkpoint, given, seed=seed).sha256
+        return adapt(checkpoint, given, seed=seed).sha256
 
     with ThreadPoolExecutor(3) as pool:
         assert list(pool.map(make, range(6))) == expected
@@ -178,7 +178,7 @@ def test_a_job_that_is_stopped_or_wrong_touches_no_other(checkpoint: Checkpoint)
     assert max(p.step for p in stopped if p.stage == "adapt") == 2
     with pytest.raises(Cancelled):
         cancelled.result()
-    assert_same_model(fine.result(), make_model(checkpoint, given), given)
+    assert_same_model(fine.result(), adapt(checkpoint, given), given)
 
 
 class Slow(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metanas.adaptation.job import AdaptedModel, out_of_memory
-from metanas.adaptation.scheduler import Scheduler, make_all, make_model
+from metanas.adaptation.scheduler import Scheduler, adapt, make_all
 from metanas.checkpoint import Checkpoint
 from metanas.errors import OutOfMemory
 from metanas.supernet.relaxations import RELAXATIONS
@@ -45,7 +45,7 @@ def test_a_stack_that_does_not_fit_is_halved(tmp_path: Path) -> None:
     assert isinstance(jobs[3].outcome, OutOfMemory)
     assert "fewer images" in str(jobs[3].outcome)
     assert all(isinstance(job.outcome, AdaptedModel) for job in jobs[:3])
-    alone = make_model(checkpoint, examples((2, 2)), seed=0)
+    alone = adapt(checkpoint, examples((2, 2)), seed=0)
     assert_same_model(jobs[0].result(), alone, examples((2, 2)))
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from metanas.adaptation.adaptation import Adaptation, Stage
 from metanas.adaptation.job import Job
-from metanas.adaptation.scheduler import make_all, make_model
+from metanas.adaptation.scheduler import adapt, make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import Cancelled, CheckpointError, InvalidInput
 from metanas.evaluation.evaluate import EpisodeShape, evaluate, supernet_logits
@@ -119,7 +119,7 @@ def test_many_images_are_as_one(checkpoint: Checkpoint) -> None:
 
 def test_a_model_behind_a_trunk(checkpoint: Checkpoint) -> None:
     given = pictures((2, 1, 3))
-    model, again = (make_model(checkpoint, given, seed=1) for _ in range(2))
+    model, again = (adapt(checkpoint, given, seed=1) for _ in range(2))
     assert model.onnx == again.onnx
     loaded = session(model.onnx)
     together = loaded.run(["logits"], {"images": np.stack(images_of(given))})[0]
@@ -189,7 +189,7 @@ def test_views_differ_and_the_seed_draws_them(checkpoint: Checkpoint) -> None:
 
 def test_together_as_alone(checkpoint: Checkpoint) -> None:
     tasks = [pictures(shots, seed) for seed, shots in enumerate([(2, 1), (1, 1, 2), (3, 2)])]
-    alone = [make_model(checkpoint, given) for given in tasks]
+    alone = [adapt(checkpoint, given) for given in tasks]
     jobs = [Job(checkpoint, given) for given in tasks]
     make_all(jobs)
     for given, job, model in zip(tasks, jobs, alone, strict=True):
@@ -212,10 +212,10 @@ def test_steps_change_the_embedding(checkpoint: Checkpoint) -> None:
 def test_the_trunk_alone_is_nearest_prototype_by_cosine(checkpoint: Checkpoint) -> None:
     given, queries = pictures((3, 2)), images_of(pictures((4, 4), seed=0))
     options = OPTIONS.replace({"trunk_only": True})
-    model = make_model(checkpoint, given, options=options)
+    model = adapt(checkpoint, given, options=options)
     assert model.report.steps == model.report.tuning_steps == 0
     assert model.report.logit_gap == 0
-    assert model.report.macs < make_model(checkpoint, given).report.macs
+    assert model.report.macs < adapt(checkpoint, given).report.macs
     job = Job(checkpoint, given)
     job.decode()
     assert job.task is not None
@@ -268,7 +268,7 @@ def test_prototypes_are_of_views_too(checkpoint: Checkpoint) -> None:
 def test_without_a_trunk_there_is_no_trunk_alone(tmp_path: Path) -> None:
     grey = make_checkpoint(tmp_path / "grey", size=12)
     with pytest.raises(InvalidInput) as error:
-        make_model(grey, examples((1, 1)), options=OPTIONS.replace({"trunk_only": True}))
+        adapt(grey, examples((1, 1)), options=OPTIONS.replace({"trunk_only": True}))
     assert findings(error) == {("options.trunk_only", "OPTION_OUT_OF_RANGE")}
 
 

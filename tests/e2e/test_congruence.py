@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.images.decode import decode
@@ -72,7 +72,7 @@ def here(
 ) -> AdaptedModel:
     """The adaptation in this process."""
     examples = [Example(label, image) for label, images in support.items() for image in images]
-    return make_model(load_checkpoint(checkpoint), examples, options=options, seed=seed)
+    return adapt(load_checkpoint(checkpoint), examples, options=options, seed=seed)
 
 
 def there(client: Client, support: object, checkpoint: str = "grey", seed: int = 0) -> Model:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from tests.e2e.running import DIGITS, ROOT, running
@@ -46,7 +46,7 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
         for folder in sorted((DIGITS / "support").iterdir())
         for path in sorted(folder.iterdir())[:1]
     ]
-    model = make_model(load_checkpoint(checkpoints / name), support)
+    model = adapt(load_checkpoint(checkpoints / name), support)
     (tmp_path / "mushrooms.onnx").write_bytes(model.onnx)
     Image.open(next((DIGITS / "query" / "7").iterdir())).save(tmp_path / "new.jpg")
     program = next(content for language, content in blocks(GUIDE) if language == "python")

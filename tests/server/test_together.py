@@ -19,7 +19,7 @@ from grpc import aio
 from numpy.typing import NDArray
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.scheduler import make_model
+from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
@@ -124,7 +124,7 @@ def in_process(checkpoint: Path, seed: int) -> AdaptedModel:
         )
         for each in images(("a", "b", "c"), seed=40)
     ]
-    return make_model(loaded, examples, options=options, seed=seed)
+    return adapt(loaded, examples, options=options, seed=seed)
 
 
 def logits(onnx: bytes, query: NDArray[Any]) -> NDArray[Any]:
