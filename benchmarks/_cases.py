@@ -150,15 +150,8 @@ def classes_at_hand() -> Classes:
 
 def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
     """The support set of an episode as an adaptation by the checkpoint's defaults reads it."""
-    reading = read_task(
-        examples_of(case, episode),
-        None,
-        Limits(),
-        checkpoint=checkpoint,
-        views=checkpoint.card.views,
-        seed=episode,
-    )
-    return whole(reading)
+    examples = examples_of(case, episode)
+    return whole(read_task(examples, None, Limits(), checkpoint=checkpoint, seed=episode))
 
 
 def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:

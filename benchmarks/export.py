@@ -94,7 +94,7 @@ def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
     freeze_statistics(network, support.images, options.batch_size)
     network.requires_grad_(False)
     scale = network.head["log_scale"].exp()
-    shown, members = of_prototypes(support, options)
+    shown, members = of_prototypes(support)
     features = features_of(network, shown, options.shift_pixels)
     head = linear_head(*prototypes(features, members), scale)
     trunk = checkpoint.trunk

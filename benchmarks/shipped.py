@@ -2,8 +2,7 @@
 
     python -m metanas evaluate meta_checkpoints/omniglot --data data/omniglot_28.npz --out 5w1s.json
     python -m metanas evaluate meta_checkpoints/photos --data ... --out a.json
-    python -m metanas evaluate meta_checkpoints/photos --data ... --set trunk_only=true --out b.json
-    python -m benchmarks.shipped meta_checkpoints/photos a.json b.json ... --out shipped/photos.json
+    python -m benchmarks.shipped meta_checkpoints/photos a.json ... --out shipped/photos.json
 
 The last command keeps the figures of every episode beside those that it kept before of the same
 checkpoint. Where one was evaluated with its frozen trunk alone, too, it is compared with that, on
@@ -63,7 +62,7 @@ def row_of(card: CheckpointCard, path: Path) -> Row:
         EvaluationError: the checkpoint's card would not name it (`metanas.evaluation.scores`).
     """
     stored = read_stored(path)
-    check_told(card, stored, path, free=["trunk_only"])
+    check_told(card, stored, path)
     settings = {key: stored.settings[key] for key in KEPT}
     return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
 
@@ -84,7 +83,7 @@ def beside(rows: Sequence[Row], kept: Sequence[Row]) -> list[Row]:
 
 def tables(results: Results) -> Mapping[str, str]:
     """Accuracies by shape, and where there is a frozen trunk, what is gained on it."""
-    whole = [row for row in results.rows if not row["options"]["trunk_only"]]
+    whole = [row for row in results.rows if not _frozen(row)]
     whole.sort(key=lambda row: (row["dataset"], -row["ways"], row["shots"]))
     found = {"accuracy": _accuracies(whole), "stages": _stages(whole)}
     if pairs := list(_pairs(whole, results.rows)):
@@ -133,10 +132,15 @@ def _stages(rows: Sequence[Row]) -> str:
     return table(header, lines)
 
 
+def _frozen(row: Row) -> bool:
+    """Return True for the frozen trunk alone, measured with an option of earlier revisions."""
+    return bool(row["options"].get("trunk_only"))
+
+
 def _pairs(whole: Sequence[Row], rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
     """Rows with their likes of the frozen trunk alone."""
     alike = ("dataset_digest", "ways", "shots", "queries", "seed")
-    frozen = {tuple(row[key] for key in alike): row for row in rows if row["options"]["trunk_only"]}
+    frozen = {tuple(row[key] for key in alike): row for row in rows if _frozen(row)}
     for row in whole:
         if (key := tuple(row[name] for name in alike)) in frozen:
             yield row, frozen[key]

@@ -37,7 +37,6 @@ from metanas.errors import Diverged
 from metanas.images.batches import batches_of, halves
 from metanas.images.support_set import SupportSet
 from metanas.nn.prototypes import membership
-from metanas.nn.stem import frozen_trunk
 from metanas.nn.upload import upload
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
@@ -106,7 +105,7 @@ class Adaptation:
         self._views: Tensor | None = None
         if task.views is not None:
             (self._views,) = upload([task.views], checkpoint.device)
-        live = checkpoint.supernet.live(start_of(checkpoint, config))
+        live = checkpoint.supernet.live(checkpoint.params)
         self.optimizer = self._optimizer(live, config.alpha_lr)
         self._skipped = 0
         """Steps of this stage that are not needed."""
@@ -256,11 +255,6 @@ class Adaptation:
         self.optimizer = self._optimizer(self.soft, 0.0)
         self._losses, self._genotypes, self._skipped = [], [], 0
         self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
-
-
-def start_of(checkpoint: Checkpoint, config: AdaptConfig) -> Params:
-    """Return the start parameters of an adaptation."""
-    return frozen_trunk(checkpoint.params) if config.trunk_only else checkpoint.params
 
 
 def advance(

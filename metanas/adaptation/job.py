@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from metanas.adaptation.adaptation import Adaptation, Stage, Step, start_of
+from metanas.adaptation.adaptation import Adaptation, Stage, Step
 from metanas.adaptation.metrics import gap, leave_one_out, meta_features, view_accuracy
 from metanas.adaptation.read_task import read_task
 from metanas.adaptation.views import of_prototypes
@@ -122,7 +122,7 @@ class Job:
     ) -> None:
         """Take the arguments of `adapt`."""
         self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
-        self.options = _resolved(options or checkpoint.card.defaults)
+        self.options = options or checkpoint.card.defaults
         self.outcome: AdaptedModel | Exception | None = None
         self.task: Task | None = None
         self.adaptation: Adaptation | None = None
@@ -207,9 +207,8 @@ class Job:
 
         yield Progress("decode", 0, len(examples))
         check_options(options, card.input, card.space)
-        views = 1 if options.trunk_only else card.views
         task = self.task = yield from read_task(
-            examples, classes, limits, checkpoint=checkpoint, views=views, seed=seed
+            examples, classes, limits, checkpoint=checkpoint, seed=seed
         )
         generator = torch.Generator().manual_seed(seed)
         adaptation = self.adaptation = Adaptation(checkpoint, task.support, options, generator)
@@ -276,7 +275,7 @@ def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, T
     checkpoint, options = adaptation.checkpoint, adaptation.config
     shift = options.shift_pixels
     network, features = yield from adaptation.network()
-    shown, members = of_prototypes(task.support, options)
+    shown, members = of_prototypes(task.support)
     if shift or len(shown) > len(features):
         features = yield from features_in_parts(network, shown, shift)
     scale = network.head["log_scale"].exp()
@@ -298,8 +297,7 @@ def _measure(
     held_out = None
     if max(support.shots) > 1:
         yield
-        start = start_of(checkpoint, options)
-        features = yield from meta_features(checkpoint, start, support, options)
+        features = yield from meta_features(checkpoint, support, options)
         held_out = leave_one_out(features, support, classifier.scale)
     return {
         "checkpoint": card.name,
@@ -327,8 +325,3 @@ def _parameters(classifier: Classifier) -> int:
     if classifier.trunk is not None:
         weights += sum(value.numel() for value in classifier.trunk.parameters())
     return weights + classifier.weight.numel() + classifier.bias.numel()
-
-
-def _resolved(options: AdaptConfig) -> AdaptConfig:
-    """Return the options as they take effect."""
-    return replace(options, steps=0, tuning_steps=0) if options.trunk_only else options

@@ -131,24 +131,22 @@ def _trunk_macs(classifier: Classifier) -> int:
 
 
 @torch.no_grad()
-def meta_features(
-    checkpoint: Checkpoint, start: Params, task: SupportSet, options: AdaptConfig
-) -> Parts[Tensor]:
+def meta_features(checkpoint: Checkpoint, task: SupportSet, options: AdaptConfig) -> Parts[Tensor]:
     """Compute features `(N, D)` of the support images by the pruned meta-network.
 
-    Its parameters are `start`. Only its normalisation statistics come from these images, as
-    `freeze_statistics` takes them.
+    Only its normalisation statistics come from these images, as `freeze_statistics` takes them.
     """
+    params = checkpoint.params
     count, chunk, shift = len(task.images), options.batch_size, options.shift_pixels
     if count * looks(shift) <= chunk:
         (images,) = upload([with_copies(task.images, shift)], checkpoint.device)
         arguments = (images, Rows(count), Argmax())
         with checkpoint.using:
             features: Tensor = functional_call(
-                checkpoint.supernet, start, arguments, tie_weights=False
+                checkpoint.supernet, params, arguments, tie_weights=False
             )
         return averaged(features.cpu(), shift)
-    params = {name: value.cpu() for name, value in start.items()}
+    params = {name: value.cpu() for name, value in params.items()}
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
     features = yield from freeze_in_parts(network, task.images, chunk)

@@ -24,7 +24,6 @@ def read_task(
     limits: Limits,
     *,
     checkpoint: Checkpoint,
-    views: int,
     seed: int,
 ) -> Parts[Task]:
     """Check and decode a support set, image by image.
@@ -34,8 +33,7 @@ def read_task(
         classes: all class names in order; None is the order of their first examples.
         limits: what is refused.
         checkpoint: checkpoint whose input format the images get.
-        views: of each image, at most, behind a trunk.
-        seed: of these views.
+        seed: seed of the views behind a trunk.
 
     Raises:
         InvalidInput: with all that is wrong with it.
@@ -50,7 +48,7 @@ def read_task(
     support = support_set(images, labels, preprocess, classes)
     if trunk is not None:
         generator = torch.Generator().manual_seed(seed)
-        support = yield from behind_trunk(support, preprocess, trunk, card, views, generator)
+        support = yield from behind_trunk(support, preprocess, trunk, card, generator)
     digest = _support_digest(images, labels, support.classes)
     return Task(tuple(images), preprocess, support, digest)
 

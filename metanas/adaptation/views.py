@@ -16,7 +16,7 @@ from metanas.nn.prototypes import membership
 from metanas.nn.trunk import CHUNK, Trunk
 from metanas.nn.upload import upload
 from metanas.spec.card import CheckpointCard
-from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
+from metanas.spec.options import AffineRange, PhotoRange
 from metanas.util.work import Parts
 
 MOST = 800
@@ -52,14 +52,10 @@ def behind_trunk(
     preprocess: Preprocessing,
     trunk: Trunk,
     card: CheckpointCard,
-    most: int,
     generator: torch.Generator,
 ) -> Parts[SupportSet]:
-    """Run the images and views of a support set through the trunk.
-
-    most: the most views of an image.
-    """
-    count = max(1, min(most, MOST // len(support.images)))
+    """Run the images and views of a support set through the trunk."""
+    count = max(1, min(card.views, MOST // len(support.images)))
     device = next(trunk.parameters()).device
     images, views = [], []
     for part in support.images.split(CHUNK):
@@ -73,7 +69,7 @@ def behind_trunk(
     return replace(support, images=torch.cat(images), views=torch.cat(views))
 
 
-def of_prototypes(task: SupportSet, options: AdaptConfig) -> tuple[Tensor, Tensor]:
+def of_prototypes(task: SupportSet) -> tuple[Tensor, Tensor]:
     """Collect the inputs of a model's prototypes: the support images and the stored views.
 
     Returns these `(M, ...)`, images first, and how much each counts in the sum of its class's
@@ -81,7 +77,7 @@ def of_prototypes(task: SupportSet, options: AdaptConfig) -> tuple[Tensor, Tenso
     they say much of a class of one image, and little of one of many.
     """
     members = membership(task.labels, task.ways)
-    if task.views is None or options.trunk_only:
+    if task.views is None:
         return task.images, members
     count = task.views.shape[1]
     shares = members / (members.sum(0) * count)

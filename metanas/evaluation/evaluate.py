@@ -191,7 +191,7 @@ def supernet_logits(
 ) -> Tensor:
     """Logits (Q, ways) of queries by a job's supernet with these parameters, mixed like this."""
     assert job.task is not None
-    _, members = of_prototypes(job.task.support, job.options)
+    _, members = of_prototypes(job.task.support)
     shown, queried = supernet_features(job, queries, params, relaxation, transductive=transductive)
     return prototype_logits(shown, members, queried, params["head.log_scale"].exp().cpu())
 
@@ -212,7 +212,7 @@ def supernet_features(
     """
     assert job.task is not None
     checkpoint, support = job.checkpoint, job.task.support
-    shown, _ = of_prototypes(support, job.options)
+    shown, _ = of_prototypes(support)
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
     shown, queried = upload([shown, pixels], checkpoint.device)
     if checkpoint.trunk is not None:

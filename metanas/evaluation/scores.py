@@ -1,7 +1,7 @@
 """Scores of a checkpoint's card, taken from stored evaluations of it."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,12 +63,8 @@ def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Map
     return name, {**percent, "episodes": float(summary["episodes"])}
 
 
-def check_told(
-    card: CheckpointCard, stored: Stored, path: Path, free: Collection[str] = ()
-) -> None:
-    """Return True if an evaluation is of this checkpoint, at its defaults.
-
-    free: options that may be others than the checkpoint's defaults.
+def check_told(card: CheckpointCard, stored: Stored, path: Path) -> None:
+    """Check that an evaluation is of this checkpoint, at its defaults.
 
     Raises:
         EvaluationError: it is not, or has too few episodes.
@@ -78,8 +74,7 @@ def check_told(
         message = f"{path} is of another checkpoint than {card.name} as it is now; evaluate it anew"
         raise EvaluationError("EVALUATION_SETTINGS", message)
     defaults, options = json.loads(json.dumps(card.defaults.to_dict())), settings["options"]
-    other = [name for name, value in defaults.items() if options.get(name) != value]
-    if other := [name for name in other if name not in free]:
+    if other := [name for name, value in defaults.items() if options.get(name) != value]:
         message = f"{path} is with {other[0]} = {options.get(other[0])}, not the checkpoint's "
         message += "default; a card tells of its defaults, so evaluate without --set"
         raise EvaluationError("EVALUATION_SETTINGS", message)

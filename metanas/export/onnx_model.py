@@ -70,10 +70,9 @@ def to_onnx(
     for cell in network.cells:
         assert isinstance(cell, DiscreteCell)
         before, last = last, _emit_cell(graph, cell, before, last, ops)
-    features = emit_pooled(graph, last, space, size) if network.cells else None
+    features = emit_pooled(graph, last, space, size)
     if network.embed is not None:
         features = network.embed.emit(graph, inputs[1], features)
-    assert features is not None
     features = emit_averaged(graph, features, classifier.weight.shape[1], shift)
     parts = (classifier.weight, classifier.bias)
     head = [graph.constant(part.float().numpy(force=True)) for part in parts]

@@ -121,33 +121,21 @@ class Embedding(nn.Module):
             self.project.weight.copy_(torch.eye(len(self.project.weight))[..., None, None])
         self.log_mix.fill_(log(0.1))
 
-    def forward(self, last: Tensor, features: Tensor | None, rows: Rows) -> Tensor:
-        """Compute features `(R, D)` of maps `(R, C, H, W)` and of the cells' features, if any."""
+    def forward(self, last: Tensor, features: Tensor, rows: Rows) -> Tensor:
+        """Compute features `(R, D)` of maps `(R, C, H, W)` and of the cells' features."""
         pooled = F.normalize(last.mean(dim=(2, 3)), dim=1)
         own = F.normalize(self.project(pooled[..., None, None], rows).flatten(1), dim=1)
-        if features is None:
-            return own
         mix = self.log_mix.exp().reshape(-1, 1, 1)
         found = F.normalize(features, dim=1).unflatten(0, (rows.tasks, -1)) * mix
         return torch.cat([own, found.flatten(0, 1)], dim=1)
 
-    def emit(self, graph: Graph, last: Value, features: Value | None) -> Value:
+    def emit(self, graph: Graph, last: Value, features: Value) -> Value:
         """Emit the same as ONNX; `features` are pooled already, `(N, D)`."""
         pooled = graph.unit(graph.pooled(last))
         matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
         own = graph.unit(graph.node("Gemm", [pooled, matrix], transB=1))
-        if features is None:
-            return own
         mix = graph.constant(self.log_mix.exp().numpy(force=True))
         return graph.concat([own, graph.node("Mul", [graph.unit(features), mix])], axis=1)
-
-
-def frozen_trunk(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return these parameters with the `Embedding` at its baseline, without the cells."""
-    weight = params[f"{EMBED}project.weight"]
-    identity = torch.eye(len(weight)).to(weight)[..., None, None]
-    silent = torch.full_like(params[f"{EMBED}log_mix"], -torch.inf)
-    return {**params, f"{EMBED}project.weight": identity, f"{EMBED}log_mix": silent}
 
 
 def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
@@ -161,9 +149,3 @@ def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
         return dict(params)
     identity = torch.eye(len(params[name])).to(params[name])[..., None, None]
     return {**params, name: torch.lerp(params[name], identity, keep)}
-
-
-def is_frozen(params: Mapping[str, Tensor]) -> bool:
-    """Return True if these are parameters of a frozen trunk alone."""
-    mix = params.get(f"{EMBED}log_mix")
-    return mix is not None and bool(mix.isneginf().all())

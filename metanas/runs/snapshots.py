@@ -91,13 +91,12 @@ def sha256_of(run: str, tensors: Mapping[str, Tensor]) -> str:
 
 def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
     """The tensors of a snapshot."""
-    tensors = {"params": trainer.params, "mean": trainer.mean, "factors": trainer.factors}
+    tensors = {"params": trainer.params, "factors": trainer.factors}
     for name, moments in (("moments", trainer.moments), ("outer", trainer.outer)):
         tensors |= {f"{name}.{key}": value for key, value in vars(moments).items()}
     for kind in CELL_KINDS:
         tensors[ALIVE_PREFIX + kind] = trainer.supernet.cell_alpha(kind).alive.to(torch.uint8)
-    # safetensors refuses tensors that share memory, as parameters and their mean may
-    return {name: value.clone() for name, value in tensors.items()}
+    return tensors
 
 
 def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
@@ -210,8 +209,7 @@ def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Te
     trainer.iteration = int(header["iteration"])
     trainer.guessing, trainer.guessed = int(header["guessing"]), int(header["guessed"])
     # copies: the file's tensors lie at any address, and sums would be taken in another order
-    params, mean, factors = (tensors[name].clone() for name in ("params", "mean", "factors"))
-    trainer.params, trainer.mean, trainer.factors = params, mean, factors
+    trainer.params, trainer.factors = tensors["params"].clone(), tensors["factors"].clone()
     trainer.moments, trainer.outer = (
         Moments(**{key: tensors[f"{name}.{key}"].clone() for key in ("first", "second", "steps")})
         for name in ("moments", "outer")

@@ -80,11 +80,6 @@ def check_options(options: AdaptConfig, spec: InputSpec, space: SearchSpace) -> 
     shift_error = f"must be less than a quarter of the input's side of {spec.size} pixels, at most "
     checks = (
         (
-            "trunk_only",
-            bool(space.trunk) or not options.trunk_only,
-            "this checkpoint has no trunk; leave trunk_only out",
-        ),
-        (
             "shift_pixels",
             not space.trunk or options.shift_pixels == 0,
             "must be 0 with a pretrained trunk, which would have to run five times",

@@ -34,9 +34,6 @@ class AdaptConfig:
     every step."""
     bilevel: bool = False
     """Alphas on one half of the support set and weights on the other, first order."""
-    trunk_only: bool = False
-    """The pretrained trunk and class prototypes are all of the model: no cells, no steps. For
-    checkpoints that have a trunk; what the cells are worth shows against this."""
     shift_pixels: int = 0
     """The model also looks at four copies of each image, shifted diagonally by so many pixels of
     its input, and averages the features of all five: five times the arithmetic of a query, nothing
@@ -73,7 +70,6 @@ class AdaptConfig:
             ),
             "patience": (_whole(self.patience, 0, 500), "a whole number from 0 to 500"),
             "bilevel": (isinstance(self.bilevel, bool), "true or false"),
-            "trunk_only": (isinstance(self.trunk_only, bool), "true or false"),
             "shift_pixels": (_whole(self.shift_pixels, 0, 16), "a whole number from 0 to 16"),
         }
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.nn.functional import Rows, moments
 from metanas.nn.ops import Norm, Op, reduce_norm, relu_conv_norm
-from metanas.nn.stem import Embedding, entry, halves_before, is_frozen, pooled
+from metanas.nn.stem import Embedding, entry, halves_before, pooled
 from metanas.spec.genotype import Genotype, Node
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.flat_params import Params
@@ -78,12 +78,10 @@ def edge_name(node: int, source: int) -> str:
 class DiscreteNetwork(nn.Module):
     """Stem, discrete cells, global average pooling: images `(N, C, H, W)` to features `(N, D)`.
 
-    After a trunk: its maps `(N, K)` to features. Without `cells` these are the trunk's alone.
+    After a trunk: its maps `(N, K)` to features.
     """
 
-    def __init__(
-        self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op], *, cells: bool = True
-    ) -> None:
+    def __init__(self, space: SearchSpace, genotype: Genotype, ops: Mapping[str, Op]) -> None:
         super().__init__()
         self.space = space
         self.genotype = genotype
@@ -91,7 +89,7 @@ class DiscreteNetwork(nn.Module):
         self.embed = Embedding(space) if space.trunk else None
         self.cells = nn.ModuleList()
         widths = self.stem.widths
-        for index, channels in enumerate(space.channels if cells else ()):
+        for index, channels in enumerate(space.channels):
             nodes = genotype.reduce if index in space.reductions else genotype.normal
             self.cells.append(DiscreteCell(space, index, widths, nodes, ops))
             widths = (widths[1], space.nodes * channels)
@@ -105,7 +103,7 @@ class DiscreteNetwork(nn.Module):
         features = pooled(last, self.space)
         if self.embed is None:
             return features
-        out: Tensor = self.embed(inputs[1], features if self.cells else None, rows)
+        out: Tensor = self.embed(inputs[1], features, rows)
         return out
 
 
@@ -114,7 +112,7 @@ def from_supernet(
 ) -> DiscreteNetwork:
     """The network of this genotype with the supernet's weights, copied."""
     with torch.device("meta"):  # shapes only: every tensor is about to be replaced
-        network = DiscreteNetwork(space, genotype, ops, cells=not is_frozen(params))
+        network = DiscreteNetwork(space, genotype, ops)
     expected = network.state_dict()
     weights = {k: v for k, v in params.items() if k in expected}
     for index, cell in enumerate(network.cells):

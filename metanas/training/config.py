@@ -199,9 +199,6 @@ class TrainConfig:
     """Largest gradient norm in the task optimizer."""
     drop_path: float = 0.0
     """Probability that an operation other than the identity is left out, for each image."""
-    ema: float = 0.0
-    """Decay of a running mean of the meta-parameters, which is then what is validated and saved;
-    0 is none. 0.999 averages over about a thousand iterations."""
     validate_every: int = 500
     """Meta-iterations between validations."""
     validation_episodes: int = 200
@@ -240,7 +237,7 @@ class TrainConfig:
             for name in ("meta_lr_weights", "meta_lr_alphas"):
                 if getattr(self, name) > ADAM_FARTHEST:
                     checks[name] = (False, what)
-        for name in ("beta1", "drop_path", "ema"):
+        for name in ("beta1", "drop_path"):
             if getattr(self, name) >= 1:
                 checks[name] = (False, "must be below 1")
         _refuse("train", checks)

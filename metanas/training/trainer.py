@@ -89,7 +89,7 @@ class Progress:
 class MetaTrainer:
     """The state of a run: meta-parameters and optimizers; `iterate` advances it.
 
-    `params`, `mean`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
+    `params`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
     names and numbers. `learn` runs the inner loops; by default in this process.
 
     Raises:
@@ -119,7 +119,6 @@ class MetaTrainer:
         self.params = self.layout.flatten(named)
         self.supernet.requires_grad_(False)
         self._fix()
-        self.mean = self.params.clone()
         self.factors = torch.zeros(len(self.layout.names))
         self.moments = Moments.zero(self.layout.size)
         self.outer = Moments.zero(self.layout.size + len(self.factors))
@@ -136,9 +135,8 @@ class MetaTrainer:
 
     @property
     def saved(self) -> Params:
-        """The parameters to validate and save: the meta-parameters, or their running mean."""
-        found = self.layout.views(self.mean if self.config.train.ema else self.params)
-        return tempered(found, self.config.keep)
+        """The parameters to validate and save."""
+        return tempered(self.meta, self.config.keep)
 
     @property
     def rates(self) -> dict[str, float]:
@@ -166,7 +164,6 @@ class MetaTrainer:
             alive = checkpoint.supernet.cell_alpha(kind).alive
             self.supernet.cell_alpha(kind).alive.copy_(alive)
         self._fix()
-        self.mean = self.params.clone()
 
     def iterate(self) -> Progress:
         """One meta-iteration.
@@ -243,8 +240,6 @@ class MetaTrainer:
         moments = results.moments
         first, second = moments.first / tasks, moments.second / tasks
         self.moments = Moments(first=first, second=second, steps=moments.steps)
-        decay = min(settings.ema, (1 + self.iteration) / (10 + self.iteration))
-        self.mean = torch.lerp(self.params, self.mean, decay)
         return outer_steps
 
     def _narrow(self) -> None:
@@ -256,7 +251,6 @@ class MetaTrainer:
             prune(self.supernet, self.meta, search)
         if 0 < search.settle <= self.iteration:
             settle(self.supernet, self.meta, search)
-            settle(self.supernet, self.layout.views(self.mean), search)
 
     def _progress(
         self,

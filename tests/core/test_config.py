@@ -177,7 +177,6 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
         ("train", {"validation_episodes": 0}),
         ("train", {"outer": "lion"}),
         ("train", {"drop_path": 1.0}),
-        ("train", {"ema": 1.0}),
         ("train", {"snapshot_every": 0}),
         ("train", {"snapshot_seconds": 0.0}),
         ("train", {"log_every": 0}),

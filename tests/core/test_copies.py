@@ -212,7 +212,7 @@ def test_features_before_adaptation_do_not_depend_on_how_they_are_computed(
 
     def features(**changes: int) -> Tensor:
         options = SHIFTED.replace(changes)
-        return whole(meta_features(checkpoint, checkpoint.params, support, options))
+        return whole(meta_features(checkpoint, support, options))
 
     torch.testing.assert_close(features(batch_size=30), features(batch_size=6), atol=1e-4, rtol=0)
     assert not torch.allclose(features(), features(shift_pixels=0), atol=1e-2)

@@ -22,7 +22,6 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "gradient_clip": [0, -1, 1e7, NAN],
     "patience": [-1, 501, 1.5, True],
     "bilevel": [1, 0, "yes", None],
-    "trunk_only": [1, "yes", None],
     "shift_pixels": [-1, 17, 1.0, True],
 }
 GOOD_OPTIONS: dict[str, list[Any]] = {
@@ -36,7 +35,6 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "gradient_clip": [1e-9, 1_000_000],
     "patience": [0, 500],
     "bilevel": [True, False],
-    "trunk_only": [True, False],
     "shift_pixels": [0, 16],
 }
 

@@ -138,7 +138,7 @@ def test_one_bit_is_enough(config: RunConfig, finished: Path) -> None:
         lambda tensors: tensors.pop("alive.normal"),
         lambda tensors: tensors.update(params=torch.zeros(2, 2)),
         lambda tensors: tensors.update(factors=tensors["factors"].double()),
-        lambda tensors: tensors["mean"].fill_(torch.nan),
+        lambda tensors: tensors["factors"].fill_(torch.nan),
         lambda tensors: tensors["outer.second"].fill_(torch.inf),
     ],
 )

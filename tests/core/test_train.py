@@ -132,20 +132,6 @@ def test_adam_begins_on_the_alphas_where_the_search_begins() -> None:
         torch.testing.assert_close(step, torch.full_like(step, size), rtol=1e-3, atol=0)
 
 
-def test_a_running_mean_is_what_is_validated_and_saved() -> None:
-    run = with_learner(Steady(), iterations=9, ema=0.9)
-    for iteration in range(3):
-        mean, before = copy(run.saved), run.iteration
-        run.iterate()
-        decay = min(0.9, (1 + before) / (10 + before))
-        expected = decay * mean["stem.0.weight"] + (1 - decay) * run.meta["stem.0.weight"]
-        torch.testing.assert_close(run.saved["stem.0.weight"], expected)
-        assert iteration == before
-    saved = run.validate(Argmax())
-    run.params.zero_()
-    assert run.validate(Argmax()) == saved
-
-
 def test_learned_rates_move_with_their_gradient() -> None:
     run = with_learner(Steady(), learned_rates=True, meta_lr_rates=0.2)
     run.iterate()

@@ -209,34 +209,6 @@ def test_steps_change_the_embedding(checkpoint: Checkpoint) -> None:
         assert not torch.equal(moved[name], checkpoint.params[name]), name
 
 
-def test_the_trunk_alone_is_nearest_prototype_by_cosine(checkpoint: Checkpoint) -> None:
-    given, queries = pictures((3, 2)), images_of(pictures((4, 4), seed=0))
-    options = OPTIONS.replace({"trunk_only": True})
-    model = adapt(checkpoint, given, options=options)
-    assert model.report.steps == model.report.tuning_steps == 0
-    assert model.report.logit_gap == 0
-    assert model.report.macs < adapt(checkpoint, given).report.macs
-    job = Job(checkpoint, given)
-    job.decode()
-    assert job.task is not None
-    assert checkpoint.trunk is not None
-
-    def pooled(image: Image) -> Tensor:
-        assert job.task is not None
-        assert checkpoint.trunk is not None
-        last = checkpoint.trunk.maps.unpack(checkpoint.trunk(job.task.preprocess(image)))[1]
-        return F.normalize(last.mean((2, 3)), dim=1)[0]
-
-    support = [pooled(image) for image in images_of(given)]
-    centres = torch.stack([torch.stack(support[:3]).mean(0), torch.stack(support[3:]).mean(0)])
-    found = torch.stack([pooled(image) for image in queries])
-    expected = torch.cdist(found, centres).square().neg()
-    scale = checkpoint.params["head.log_scale"].exp()
-    margins = (scale * (expected[:, 0] - expected[:, 1])).numpy()
-    logits = run(session(model.onnx), queries)
-    np.testing.assert_allclose(logits[:, 0] - logits[:, 1], margins, rtol=1e-3, atol=1e-4)
-
-
 def test_prototypes_are_of_views_too(checkpoint: Checkpoint) -> None:
     """The views of a class together are one image more; by hand, for classes of three and one."""
     given, queries = pictures((3, 1)), images_of(pictures((2, 2), seed=5))
@@ -263,13 +235,6 @@ def test_prototypes_are_of_views_too(checkpoint: Checkpoint) -> None:
     params = job.adaptation.optimizer.snapshot()
     soft = supernet_logits(job, queries, params, Argmax()).numpy()
     np.testing.assert_allclose(soft[:, 0] - soft[:, 1], margins, rtol=1e-3, atol=1e-4)
-
-
-def test_without_a_trunk_there_is_no_trunk_alone(tmp_path: Path) -> None:
-    grey = make_checkpoint(tmp_path / "grey", size=12)
-    with pytest.raises(InvalidInput) as error:
-        adapt(grey, examples((1, 1)), options=OPTIONS.replace({"trunk_only": True}))
-    assert findings(error) == {("options.trunk_only", "OPTION_OUT_OF_RANGE")}
 
 
 def test_it_is_evaluated_as_any_other(checkpoint: Checkpoint) -> None:

@@ -101,17 +101,6 @@ def test_in_process_and_through_the_server(
     assert {**served.report, **unmeasured} == {**json.loads(own.report.to_json()), **unmeasured}
 
 
-def test_the_trunk_alone_through_the_server(checkpoints: Path, client: Client) -> None:
-    options = {"trunk_only": True}
-    served = client.adapt(few(), checkpoint="photo", options=options).result(60)
-    own = here(checkpoints / "photo", few(), options=OPTIONS.replace(options))
-    assert served.report["steps"] == own.report.steps == 0
-    queries = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(logits(served.onnx, queries), logits(own.onnx, queries))
-    with pytest.raises(InvalidInput, match="trunk"):
-        client.adapt(few(), checkpoint="grey", options=options).result(60)
-
-
 def test_several_looks_through_the_server(checkpoints: Path, client: Client) -> None:
     options = {"shift_pixels": 2}
     served = client.adapt(few(), checkpoint="colour", options=options).result(60)

@@ -201,7 +201,6 @@ def test_declared_classes(api: Api, classes: list[bytes], field: str, reason: st
         (AdaptationOptions(batch_size=0), "options.batch_size"),
         (AdaptationOptions(shift_pixels=-1), "options.shift_pixels"),
         (AdaptationOptions(shift_pixels=4), "options.shift_pixels"),  # of 16 pixels
-        (AdaptationOptions(trunk_only=True), "options.trunk_only"),  # there is none
     ],
 )
 def test_options(api: Api, options: AdaptationOptions, field: str) -> None:

@@ -138,7 +138,6 @@ class AdaptationOptions(_message.Message):
     GRADIENT_CLIP_FIELD_NUMBER: _builtins.int
     BILEVEL_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
-    TRUNK_ONLY_FIELD_NUMBER: _builtins.int
     SHIFT_PIXELS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Steps on weights and architecture together, 0 to 500."""
@@ -162,10 +161,6 @@ class AdaptationOptions(_message.Message):
     """A stage ends early when its loss has stopped to fall, and the architecture to change, for so
     many steps, 0 to 500; 0 takes every step.
     """
-    trunk_only: _builtins.bool
-    """The pretrained trunk and class prototypes are all of the model: no cells, and no steps. For
-    checkpoints that have a trunk.
-    """
     shift_pixels: _builtins.int
     """The model also looks at four copies of each image, shifted diagonally by so many pixels of its
     input, and averages the features of all five: somewhat more accurate, for five times the
@@ -185,12 +180,11 @@ class AdaptationOptions(_message.Message):
         gradient_clip: _builtins.float | None = ...,
         bilevel: _builtins.bool | None = ...,
         patience: _builtins.int | None = ...,
-        trunk_only: _builtins.bool | None = ...,
         shift_pixels: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_trunk_only", b"_trunk_only", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "trunk_only", b"trunk_only", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha_lr: _TypeAlias = _typing.Literal["alpha_lr"]  # noqa: Y015
     _WhichOneofArgType__alpha_lr: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr"]  # noqa: Y015
@@ -210,8 +204,6 @@ class AdaptationOptions(_message.Message):
     _WhichOneofArgType__temperature_end: _TypeAlias = _typing.Literal["_temperature_end", b"_temperature_end"]  # noqa: Y015
     _WhichOneofReturnType__temperature_start: _TypeAlias = _typing.Literal["temperature_start"]  # noqa: Y015
     _WhichOneofArgType__temperature_start: _TypeAlias = _typing.Literal["_temperature_start", b"_temperature_start"]  # noqa: Y015
-    _WhichOneofReturnType__trunk_only: _TypeAlias = _typing.Literal["trunk_only"]  # noqa: Y015
-    _WhichOneofArgType__trunk_only: _TypeAlias = _typing.Literal["_trunk_only", b"_trunk_only"]  # noqa: Y015
     _WhichOneofReturnType__tuning_steps: _TypeAlias = _typing.Literal["tuning_steps"]  # noqa: Y015
     _WhichOneofArgType__tuning_steps: _TypeAlias = _typing.Literal["_tuning_steps", b"_tuning_steps"]  # noqa: Y015
     _WhichOneofReturnType__weight_lr: _TypeAlias = _typing.Literal["weight_lr"]  # noqa: Y015
@@ -234,8 +226,6 @@ class AdaptationOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_end) -> _WhichOneofReturnType__temperature_end | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_start) -> _WhichOneofReturnType__temperature_start | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__trunk_only) -> _WhichOneofReturnType__trunk_only | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tuning_steps) -> _WhichOneofReturnType__tuning_steps | None: ...
     @_typing.overload

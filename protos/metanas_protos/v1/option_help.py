@@ -13,6 +13,5 @@ OPTION_HELP: Mapping[str, str] = {
     'gradient_clip': 'Largest norm of the gradient, above 0 and at most 1e6.',
     'bilevel': 'First-order bilevel: architecture on one half of the support set, weights on the other.',
     'patience': 'A stage ends early when its loss has stopped to fall, and the architecture to change, for so many steps, 0 to 500; 0 takes every step.',
-    'trunk_only': 'The pretrained trunk and class prototypes are all of the model: no cells, and no steps. For checkpoints that have a trunk.',
     'shift_pixels': "The model also looks at four copies of each image, shifted diagonally by so many pixels of its input, and averages the features of all five: somewhat more accurate, for five times the arithmetic of a query. 0 to 16 and less than a quarter of the input's side; 0 looks once. For checkpoints without a trunk.",
 }
