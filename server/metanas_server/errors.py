@@ -14,11 +14,9 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── Unavailable             SERVER_STOPPING: try again later
 ├── TimedOut                ADAPTATION_TIMEOUT
 ├── UploadTooSlow           UPLOAD_TOO_SLOW
-├── CallerLeft              CALLER_LEFT: nobody was waiting any more
 ├── WorkerLost              WORKER_LOST: the worker process died, again and again
 │   └── WorkerKilled        ... or the front killed it, because another job did not stop
 ├── WorkerFailed            INTERNAL: a defect showed up in the worker
-├── AdaptationFailed        the reason of `Adaptation.failure`: what a caller of `Adapt` gets
 ├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
 └── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
@@ -29,8 +27,6 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).
 """
-
-from metanas_server.resources import Failure
 
 
 class ServiceError(Exception):
@@ -98,10 +94,6 @@ class UploadTooSlow(ServiceError):
     """An upload takes longer than its deadlines allow."""
 
 
-class CallerLeft(ServiceError):
-    """The caller that waited for the adaptation has gone."""
-
-
 class WorkerLost(ServiceError):
     """The worker process died while it was at it."""
 
@@ -112,15 +104,6 @@ class WorkerKilled(WorkerLost):
 
 class WorkerFailed(ServiceError):
     """The worker met an error that is nobody's input: a defect."""
-
-
-class AdaptationFailed(ServiceError):
-    """The adaptation that was waited for has ended without a model."""
-
-    def __init__(self, failure: Failure, /) -> None:
-        super().__init__(failure.reason, failure.message)
-        self.args = (failure,)
-        self.failure = failure
 
 
 class StoreError(ServiceError):

@@ -75,7 +75,6 @@ class AdaptationRecord:
     classes: the class names that the caller declared, in order; None if none were.
     labels: the class names in the order of the model's outputs.
     support: digest of the stored support set while it may still be needed.
-    detached: whether it goes on without a caller.
     timeout: seconds it may run on a worker.
     """
 
@@ -90,7 +89,6 @@ class AdaptationRecord:
     support: str
     request_id: str
     request_digest: str
-    detached: bool
     timeout: float
     attempts: int = 0
     create_time: int

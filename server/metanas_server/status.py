@@ -34,7 +34,6 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
     (service.UploadTooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (service.CallerLeft, grpc.StatusCode.CANCELLED),
     (service.ServiceError, grpc.StatusCode.INTERNAL),
 )
 
@@ -49,8 +48,6 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 def describe(error: core.MetanasError | service.ServiceError) -> Failure:
     """Describe an error for the record and for the caller."""
-    if isinstance(error, service.AdaptationFailed):
-        return error.failure
     code = CODES_BY_REASON.get(error.reason) or next(
         code for kind, code in CODES if isinstance(error, kind)
     )

@@ -1,6 +1,5 @@
-"""What the tests of the server say to it: requests made by hand, and errors taken apart."""
+"""Requests by hand for the tests of the server, and errors taken apart."""
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
+from grpc import aio
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from metanas_protos.v1 import (
@@ -23,15 +23,26 @@ from metanas_protos.v1 import (
 )
 from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions, AdaptationSpec
 from metanas_protos.v1.adaptation_service_pb2 import (
-    AdaptRequest,
-    AdaptResponse,
     CreateAdaptationRequest,
+    WatchAdaptationRequest,
+    WatchAdaptationResponse,
 )
 from metanas_protos.v1.example_pb2 import Example, RawTensor
+from metanas_protos.v1.failure_pb2 import Failure
 
 SECONDS = 60
 LONG = AdaptationOptions(steps=500, tuning_steps=500)
 """Options of an adaptation that takes longer than any test wants to wait."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful adaptation: all events of its watch, its final state, the model, its bytes."""
+
+    events: list[WatchAdaptationResponse]
+    adaptation: Adaptation
+    model: model_pb2.Model
+    onnx: bytes
 
 
 class Api:
@@ -42,15 +53,23 @@ class Api:
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
         self.checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(channel)
 
-    def adapt(self, spec: AdaptationSpec, examples: Iterable[Example]) -> list[AdaptResponse]:
-        return list(self.adaptations.Adapt(adapt_parts(spec, examples), timeout=SECONDS))
+    def adapt(self, spec: AdaptationSpec, examples: Iterable[Example]) -> Answer:
+        """Create an adaptation, watch it to its end, and download the model."""
+        events = list(self.watch(self.create(spec, examples).name))
+        ended = events[-1].adaptation
+        assert ended.state == SUCCEEDED, ended.failure
+        onnx = b"".join(chunk.data for chunk in self.download(ended.model))
+        return Answer(events, ended, self.model(ended.model), onnx)
 
     def create(self, spec: AdaptationSpec, examples: Iterable[Example]) -> Adaptation:
-        parts = itertools.chain(
-            [CreateAdaptationRequest(spec=spec)],
-            (CreateAdaptationRequest(example=example) for example in examples),
-        )
-        return self.adaptations.CreateAdaptation(parts, timeout=SECONDS).adaptation
+        request = parts(spec, examples)
+        return self.adaptations.CreateAdaptation(request, timeout=SECONDS).adaptation
+
+    def failure(self, spec: AdaptationSpec, examples: Iterable[Example]) -> Failure:
+        """Create an adaptation and wait until it has failed."""
+        ended = self.end_of(self.create(spec, examples).name)
+        assert ended.state == FAILED
+        return ended.failure
 
     def get(self, name: str) -> Adaptation:
         request = adaptation_service_pb2.GetAdaptationRequest(name=name)
@@ -60,10 +79,8 @@ class Api:
         request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
         return self.adaptations.CancelAdaptation(request, timeout=SECONDS).adaptation
 
-    def watch(
-        self, name: str, after: int = 0
-    ) -> Iterator[adaptation_service_pb2.WatchAdaptationResponse]:
-        request = adaptation_service_pb2.WatchAdaptationRequest(name=name, after_sequence=after)
+    def watch(self, name: str, after: int = 0) -> Iterator[WatchAdaptationResponse]:
+        request = WatchAdaptationRequest(name=name, after_sequence=after)
         return iter(self.adaptations.WatchAdaptation(request, timeout=SECONDS))
 
     def end_of(self, name: str) -> Adaptation:
@@ -85,14 +102,27 @@ class Api:
 
     def serves(self) -> None:
         """The next request is served."""
-        last = self.adapt(spec(), images())[-1]
-        assert last.chunk.sha256
+        assert self.adapt(spec(), images()).onnx
 
 
-def adapt_parts(spec: AdaptationSpec, examples: Iterable[Example]) -> Iterator[AdaptRequest]:
-    yield AdaptRequest(spec=spec)
+async def create(channel: aio.Channel, spec: AdaptationSpec, examples: Iterable[Example]) -> str:
+    """Create an adaptation in an event loop; returns its name."""
+    stub = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
+    return (await stub.CreateAdaptation(parts(spec, examples))).adaptation.name
+
+
+async def end_of(channel: aio.Channel, name: str) -> Adaptation:
+    """Wait for the end of an adaptation in an event loop; returns its final state."""
+    stub = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
+    call = stub.WatchAdaptation(WatchAdaptationRequest(name=name))
+    return [event async for event in call][-1].adaptation
+
+
+def parts(spec: AdaptationSpec, examples: Iterable[Example]) -> Iterator[CreateAdaptationRequest]:
+    """The messages of a request."""
+    yield CreateAdaptationRequest(spec=spec)
     for example in examples:
-        yield AdaptRequest(example=example)
+        yield CreateAdaptationRequest(example=example)
 
 
 def spec(**fields: Any) -> AdaptationSpec:

@@ -1,4 +1,4 @@
-"""Both doors of the adaptation service, and all that can be done with an adaptation."""
+"""Adaptations: create, watch, cancel, list and delete them."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import grpc
 import onnx
 import pytest
 
-from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_protos.v1.adaptation_service_pb2 import (
     DeleteAdaptationRequest,
     ListAdaptationsRequest,
@@ -21,7 +20,6 @@ from tests.server.calls import (
     RUNNING,
     SUCCEEDED,
     Api,
-    adapt_parts,
     image,
     images,
     refused,
@@ -34,13 +32,10 @@ def flags() -> tuple[str, ...]:
     return ("--max-stack=1",)
 
 
-def test_adapt_streams_acceptance_progress_result_and_the_model(api: Api) -> None:
-    responses = api.adapt(spec(seed=7), images())
-    kinds = [response.WhichOneof("event") for response in responses]
-    assert kinds[0] == "adaptation"
-    order = list(dict.fromkeys(kinds))
-    assert order == ["adaptation", "progress", "result", "chunk"]
-    progress = [r.progress for r in responses if r.HasField("progress")]
+def test_a_watch_has_every_progress_and_the_model_can_be_downloaded(api: Api) -> None:
+    answer = api.adapt(spec(seed=7), images())
+    assert [answer.events[i].HasField("adaptation") for i in (0, -1)] == [True, True]
+    progress = [event.progress for event in answer.events if event.HasField("progress")]
     assert [each.sequence for each in progress] == list(range(1, len(progress) + 1))
     assert {"decode", "adapt", "tune", "export", "check"} <= {each.stage for each in progress}
     steps = [each for each in progress if each.stage == "adapt" and each.step]
@@ -48,23 +43,21 @@ def test_adapt_streams_acceptance_progress_result_and_the_model(api: Api) -> Non
     assert all(each.HasField("loss") and each.HasField("temperature") for each in steps)
     assert not progress[0].HasField("loss")
 
-    result = next(r.result for r in responses if r.HasField("result"))
-    onnx_file = b"".join(r.chunk.data for r in responses)
-    assert hashlib.sha256(onnx_file).hexdigest() == result.model.sha256
-    assert len(onnx_file) == result.model.size_bytes
-    onnx.checker.check_model(onnx.load_from_string(onnx_file))
-    assert list(result.model.labels) == ["a", "b"]
-    assert {"normal", "reduce"} == set(json.loads(result.model.genotype_json))
-    assert json.loads(result.model.report_json)["seed"] == 7
-    assert result.adaptation.state == SUCCEEDED
-    assert result.adaptation.model == result.model.name
-    assert result.adaptation.attempts == 1
+    model = answer.model
+    assert hashlib.sha256(answer.onnx).hexdigest() == model.sha256
+    assert len(answer.onnx) == model.size_bytes
+    onnx.checker.check_model(onnx.load_from_string(answer.onnx))
+    assert list(model.labels) == ["a", "b"]
+    assert {"normal", "reduce"} == set(json.loads(model.genotype_json))
+    assert json.loads(model.report_json)["seed"] == 7
+    assert answer.adaptation.model == model.name
+    assert answer.adaptation.attempts == 1
 
 
 def test_the_same_request_gives_the_same_bytes(api: Api) -> None:
-    digests = {api.adapt(spec(seed=3), images())[-1].chunk.sha256 for _ in range(2)}
+    digests = {api.adapt(spec(seed=3), images()).model.sha256 for _ in range(2)}
     assert len(digests) == 1
-    assert api.adapt(spec(seed=3), images(seed=90))[-1].chunk.sha256 not in digests
+    assert api.adapt(spec(seed=3), images(seed=90)).model.sha256 not in digests
 
 
 def test_create_answers_at_once_and_goes_on_alone(api: Api) -> None:
@@ -81,10 +74,10 @@ def test_create_answers_at_once_and_goes_on_alone(api: Api) -> None:
 def test_declared_classes_give_the_order_of_the_outputs(api: Api) -> None:
     declared = spec(classes=[b"b", "ä".encode(), b"a"])
     examples = [*images(), image("ä", 7), image("ä", 8), image("ä", 9)]
-    result = next(r.result for r in api.adapt(declared, examples) if r.HasField("result"))
-    assert list(result.model.labels) == ["b", "ä", "a"]
-    assert json.loads(result.model.report_json)["shots"] == [2, 3, 2]
-    assert list(result.adaptation.labels) == ["b", "ä", "a"]
+    answer = api.adapt(declared, examples)
+    assert list(answer.model.labels) == ["b", "ä", "a"]
+    assert json.loads(answer.model.report_json)["shots"] == [2, 3, 2]
+    assert list(answer.adaptation.labels) == ["b", "ä", "a"]
 
 
 def test_watching_begins_where_one_likes(api: Api) -> None:
@@ -121,25 +114,6 @@ def test_cancelling_what_still_waits(api: Api) -> None:
     assert api.end_of(first).state == CANCELLED
 
 
-def test_dropping_an_adapt_call_cancels_the_work(api: Api) -> None:
-    call = api.adaptations.Adapt(adapt_parts(spec(options=LONG), images()))
-    name = next(call).adaptation.name
-    api.until_running(name)
-    call.cancel()
-    ended = api.end_of(name)
-    assert (ended.state, ended.failure.reason) == (CANCELLED, "CALLER_LEFT")
-    api.serves()
-
-
-def test_a_deadline_ends_the_work_too(api: Api) -> None:
-    call = api.adaptations.Adapt(adapt_parts(spec(options=LONG), images()), timeout=2)
-    name = next(call).adaptation.name
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert api.end_of(name).failure.reason == "CALLER_LEFT"
-
-
 def test_dropping_a_watch_cancels_nothing(api: Api) -> None:
     name = api.create(spec(options=LONG), images()).name
     api.until_running(name)  # drops its watch
@@ -151,9 +125,9 @@ def test_dropping_a_watch_cancels_nothing(api: Api) -> None:
 def test_a_timeout_of_the_request(api: Api) -> None:
     limited = spec(options=LONG)
     limited.timeout.FromMilliseconds(300)
-    answer = refused(api.adapt, limited, images())
-    assert answer.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert answer.reason == "ADAPTATION_TIMEOUT"
+    failure = api.failure(limited, images())
+    assert failure.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+    assert failure.reason == "ADAPTATION_TIMEOUT"
     api.serves()
 
 
@@ -170,14 +144,14 @@ def test_a_failed_adaptation_can_be_looked_at_later(api: Api) -> None:
     assert not ended.model
 
 
-def test_a_request_id_never_runs_twice_at_either_door(api: Api) -> None:
+def test_a_request_id_never_runs_twice(api: Api) -> None:
     once = spec(request_id=str(uuid.uuid4()))
     created = api.create(once, images())
     assert api.create(once, images()).name == created.name
-    result = next(r.result for r in api.adapt(once, images()) if r.HasField("result"))
-    assert result.adaptation.name == created.name
-    assert result.adaptation.attempts == 1
-    assert result.adaptation.request_id == once.request_id
+    ended = api.end_of(created.name)
+    assert ended.attempts == 1
+    assert ended.request_id == once.request_id
+    assert api.create(once, images()) == ended
 
 
 def test_the_same_request_sent_at_the_same_time(api: Api) -> None:
@@ -215,31 +189,6 @@ def test_the_request_id_of_a_cancelled_adaptation_is_free_again(api: Api) -> Non
     assert again != name
     api.cancel(again)
     api.end_of(again)
-
-
-def test_two_callers_of_one_request_and_one_leaves(api: Api) -> None:
-    once = spec(request_id=str(uuid.uuid4()), options=LONG)
-    calls = [api.adaptations.Adapt(adapt_parts(once, images())) for _ in range(2)]
-    names = {next(call).adaptation.name for call in calls}
-    assert len(names) == 1
-    name = names.pop()
-    calls[0].cancel()
-    api.until_running(name)
-    before = api.get(name).progress.sequence
-    assert any(e.HasField("progress") for e in api.watch(name, after=before))
-    assert api.get(name).state == RUNNING
-    calls[1].cancel()
-    assert api.end_of(name).failure.reason == "CALLER_LEFT"
-
-
-def test_create_makes_a_waited_for_adaptation_go_on_alone(api: Api) -> None:
-    options = AdaptationOptions(steps=40)
-    once = spec(request_id=str(uuid.uuid4()), options=options)
-    call = api.adaptations.Adapt(adapt_parts(once, images()))
-    name = next(call).adaptation.name
-    assert api.create(once, images()).name == name
-    call.cancel()
-    assert api.end_of(name).state == SUCCEEDED
 
 
 def test_lists_come_in_pages_the_latest_first(api: Api) -> None:

@@ -10,11 +10,12 @@ from grpc import aio
 from metanas.checkpoint import load_checkpoint
 from metanas.errors import CheckpointError, MetanasError
 from metanas.nn.ops import OPS
-from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
+from metanas_protos.v1.model_service_pb2 import GetModelRequest
+from metanas_protos.v1.model_service_pb2_grpc import ModelServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
-from tests.server.calls import adapt_parts, images, spec
+from tests.server.calls import create, end_of, images, spec
 
 
 @pytest.fixture
@@ -31,8 +32,9 @@ def config(checkpoints: Path, tmp_path: Path) -> ServerConfig:
 async def adapt(port: int) -> str:
     """The digest of a model that the server at this port makes."""
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = AdaptationServiceStub(channel).Adapt(adapt_parts(spec(), images()))
-        return [response async for response in call][-1].chunk.sha256
+        ended = await end_of(channel, await create(channel, spec(), images()))
+        answer = await ModelServiceStub(channel).GetModel(GetModelRequest(name=ended.model))
+    return answer.model.sha256
 
 
 async def test_a_server_starts_and_stops_again_and_again(config: ServerConfig) -> None:

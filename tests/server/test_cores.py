@@ -11,6 +11,7 @@ import pytest
 from grpc import aio
 
 from metanas.spec.examples import Limits
+from metanas_protos.v1.adaptation_service_pb2 import CancelAdaptationRequest
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
@@ -20,7 +21,7 @@ from metanas_server.workers.main import Worker
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Beat, Ended, Made, Order, Setup
 from tests.core.small import examples
-from tests.server.calls import LONG, adapt_parts, images, spec
+from tests.server.calls import LONG, SUCCEEDED, create, end_of, images, spec
 from tests.server.telling import LABELS, Told
 
 
@@ -79,17 +80,17 @@ async def test_those_who_are_busy_share_the_cores(told: Told, tmp_path: Path) ->
     ):
         stub = AdaptationServiceStub(channel)
         first, second = server.worker_pids
-        one = stub.Adapt(adapt_parts(spec(options=LONG), images(LABELS)))
+        one = await create(channel, spec(options=LONG), images(LABELS))
         await until(told, {first: cores})
-        other = stub.Adapt(adapt_parts(spec(options=LONG), images(LABELS)))
+        other = await create(channel, spec(options=LONG), images(LABELS))
         await until(told, dict.fromkeys((first, second), share(cores, 2)))
         os.kill(second, signal.SIGKILL)
         while second in server.worker_pids or len(server.worker_pids) < 2:
             await asyncio.sleep(0.05)
         await until(told, dict.fromkeys(server.worker_pids, share(cores, 2)))
-        other.cancel()
+        await stub.CancelAdaptation(CancelAdaptationRequest(name=other))
         await until(told, {first: cores})
-        one.cancel()
+        await stub.CancelAdaptation(CancelAdaptationRequest(name=one))
 
 
 async def until(told: Told, wanted: dict[int, int]) -> None:
@@ -113,8 +114,8 @@ async def test_a_configured_number_of_threads_is_shared_with_nobody(
         build_server(config, load=told.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        call = AdaptationServiceStub(channel).Adapt(adapt_parts(spec(), images(LABELS)))
-        assert [response async for response in call][-1].chunk.sha256
+        name = await create(channel, spec(), images(LABELS))
+        assert (await end_of(channel, name)).state == SUCCEEDED
     assert set(told.threads().values()) == {config.threads}
 
 

@@ -43,7 +43,6 @@ RECORD = AdaptationRecord(
     support="s" * 64,
     request_id="",
     request_digest="d",
-    detached=True,
     timeout=1.5,
     create_time=2**62,
 )
@@ -205,10 +204,6 @@ ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] =
     (service.StoreError("STORE_FULL", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.StoreError("STORE_FAILED", "m"), grpc.StatusCode.INTERNAL),
     (service.StoreError("ARTEFACT_LOST", "m"), grpc.StatusCode.DATA_LOSS),
-    (
-        service.AdaptationFailed(Failure(code=4, reason="R", message="m")),
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-    ),
 ]
 
 

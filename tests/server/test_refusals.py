@@ -10,7 +10,7 @@ import pytest
 
 from metanas_protos.v1 import example_pb2
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions, AdaptationSpec
-from metanas_protos.v1.adaptation_service_pb2 import AdaptRequest, CreateAdaptationRequest
+from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
 from metanas_protos.v1.checkpoint_service_pb2 import (
     GetCheckpointRequest,
     ListCheckpointsRequest,
@@ -19,11 +19,12 @@ from metanas_protos.v1.example_pb2 import Example, RawTensor
 from tests.server.calls import (
     CANCELLED,
     LONG,
+    SUCCEEDED,
     Api,
     Refusal,
-    adapt_parts,
     image,
     images,
+    parts,
     refused,
     spec,
 )
@@ -60,12 +61,13 @@ def tensor(*shape: int, kind: int = example_pb2.TENSOR_TYPE_UINT8, size: int) ->
 
 def test_the_spec_comes_first_and_examples_after_it(api: Api) -> None:
     sound = spec()
-    for parts in (
-        [],
-        [AdaptRequest()],
-        [AdaptRequest(example=image("a"))],
+    none = list[CreateAdaptationRequest]()
+    for sent in (
+        none,
+        [CreateAdaptationRequest()],
+        [CreateAdaptationRequest(example=image("a"))],
     ):
-        answer = refused(lambda sent: list(api.adaptations.Adapt(iter(sent))), parts)
+        answer = refused(api.adaptations.CreateAdaptation, iter(sent))
         assert (answer.code, answer.violations) == (INVALID, [("spec", "NO_SPEC")])
     for second in (CreateAdaptationRequest(spec=sound), CreateAdaptationRequest()):
         first = CreateAdaptationRequest(spec=sound)
@@ -116,11 +118,10 @@ TASKS: dict[str, tuple[list[Example], list[tuple[str, str]]]] = {
 }
 
 
-@pytest.mark.parametrize("door", ["adapt", "create"])
 @pytest.mark.parametrize("case", TASKS)
-def test_support_sets(api: Api, case: str, door: str) -> None:
+def test_support_sets(api: Api, case: str) -> None:
     examples, expected = TASKS[case]
-    answer = refused({"adapt": api.adapt, "create": api.create}[door], spec(), examples)
+    answer = refused(api.create, spec(), examples)
     assert (answer.code, answer.violations) == (INVALID, expected)
     assert answer.reason == expected[0][1]
     api.serves()
@@ -130,9 +131,9 @@ def test_pixels_are_looked_at_by_the_worker(api: Api) -> None:
     pixels = np.full((4, 4, 1), np.nan, "<f4")
     nan = RawTensor(shape=pixels.shape, type=example_pb2.TENSOR_TYPE_FLOAT32, data=pixels.tobytes())
     bad = [Example(label=b"a", encoded=b"?"), Example(label=b"b", tensor=nan)]
-    answer = refused(api.adapt, spec(), [*images(), *bad])
-    assert answer.code is INVALID
-    assert answer.violations == [
+    failure = api.failure(spec(), [*images(), *bad])
+    assert failure.code == INVALID.value[0]
+    assert [(each.field, each.reason) for each in failure.violations] == [
         ("examples[4].image", "IMAGE_FORMAT"),
         ("examples[5].image", "TENSOR_NOT_FINITE"),
     ]
@@ -142,7 +143,7 @@ def test_pixels_are_looked_at_by_the_worker(api: Api) -> None:
 def test_a_message_beyond_all_limits_ends_the_call_only(api: Api) -> None:
     huge = Example(label=b"a", encoded=bytes(MAX_IMAGE_BYTES + 100_000))
     with pytest.raises(grpc.RpcError) as caught:
-        api.adapt(spec(), [huge])
+        api.create(spec(), [huge])
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     api.serves()
 
@@ -150,14 +151,14 @@ def test_a_message_beyond_all_limits_ends_the_call_only(api: Api) -> None:
 def test_a_refused_upload_is_not_received_to_its_end(api: Api) -> None:
     sent = 0
 
-    def endless() -> Iterator[AdaptRequest]:
+    def endless() -> Iterator[CreateAdaptationRequest]:
         nonlocal sent
-        yield AdaptRequest(spec=spec())
+        yield CreateAdaptationRequest(spec=spec())
         while True:
             sent += 1
-            yield AdaptRequest(example=image("a"))
+            yield CreateAdaptationRequest(example=image("a"))
 
-    answer = refused(lambda: list(api.adaptations.Adapt(endless())))
+    answer = refused(api.adaptations.CreateAdaptation, endless())
     assert answer.reason == "TOO_MANY_SHOTS"
     assert sent < 100_000
 
@@ -295,22 +296,21 @@ def test_uploads_that_are_too_many_together(api: Api) -> None:
     """The first upload stays open at 60 000 bytes, the second one would go beyond 100 000."""
     go_on = threading.Event()
 
-    def slow() -> Iterator[AdaptRequest]:
-        yield from adapt_parts(
-            spec(), [image(label, index, size=140) for index, label in enumerate("abc")]
-        )
+    def slow() -> Iterator[CreateAdaptationRequest]:
+        yield from parts(spec(), large)
         go_on.wait(60)
 
-    first = api.adaptations.Adapt(slow())
+    large = [image(label, index, size=140) for index, label in enumerate("abc")]
+    first = api.adaptations.CreateAdaptation.future(slow())
     answer: Any = None
     while answer is None:  # until the first upload has arrived
-        if not first.is_active():  # it came second, and it was the one to be refused
-            first = api.adaptations.Adapt(slow())
+        if first.done():  # it came second, and it was the one to be refused
+            first = api.adaptations.CreateAdaptation.future(slow())
         try:
-            api.adapt(spec(), [image(label, index, size=140) for index, label in enumerate("abc")])
+            api.adapt(spec(), large)
         except grpc.RpcError as error:
             answer = error
     go_on.set()
     assert answer.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert list(first)[-1].chunk.sha256
+    assert api.end_of(first.result().adaptation.name).state == SUCCEEDED
     api.serves()

@@ -9,9 +9,10 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from metanas_protos.v1.adaptation_service_pb2 import WatchAdaptationRequest
 from metanas_protos.v1.checkpoint_service_pb2 import ListCheckpointsRequest
 from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
-from tests.server.calls import adapt_parts, images, refusal_of, refused, spec
+from tests.server.calls import images, parts, refusal_of, refused, spec
 from tests.server.processes import ServerProcess, run, serving
 
 TOKEN = "correct-horse-battery"
@@ -41,7 +42,8 @@ def test_without_the_token_nobody_gets_in(guarded: ServerProcess, metadata: Any)
     for do in (
         lambda: api.checkpoints.ListCheckpoints(ListCheckpointsRequest(), metadata=metadata),
         lambda: list(api.models.DownloadModel(DownloadModelRequest(), metadata=metadata)),
-        lambda: list(api.adaptations.Adapt(adapt_parts(spec(), images()), metadata=metadata)),
+        lambda: list(api.adaptations.WatchAdaptation(WatchAdaptationRequest(), metadata=metadata)),
+        lambda: api.adaptations.CreateAdaptation(parts(spec(), images()), metadata=metadata),
     ):
         answer = refused(do)
         assert (answer.code, answer.reason) == (
@@ -52,10 +54,9 @@ def test_without_the_token_nobody_gets_in(guarded: ServerProcess, metadata: Any)
 
 
 def test_with_the_token_one_gets_in_and_probes_need_none(guarded: ServerProcess) -> None:
-    parts = adapt_parts(spec(), images())
     metadata = (("authorization", f"Bearer {TOKEN}"),)
-    responses = list(guarded.api.adaptations.Adapt(parts, metadata=metadata))
-    assert responses[-1].chunk.sha256
+    create = guarded.api.adaptations.CreateAdaptation
+    assert create(parts(spec(), images()), metadata=metadata).adaptation.name
     assert next(guarded.health()) == HealthCheckResponse.SERVING
 
 

@@ -23,23 +23,22 @@ from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
-from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
-from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
 from tests.server import deadly
 from tests.server.calls import (
     CANCELLED,
+    FAILED,
     LONG,
     QUEUED,
     RUNNING,
     SUCCEEDED,
+    Answer,
     Api,
-    adapt_parts,
+    create,
+    end_of,
     image,
     images,
-    refusal_of,
-    refused,
     spec,
 )
 from tests.server.deadly import DEADLY
@@ -78,21 +77,20 @@ def states(api: Api, names: list[str]) -> list[int]:
 
 
 def test_every_caller_gets_the_model_of_its_own_images(api: Api) -> None:
-    def adapt(caller: int) -> list[AdaptResponse]:
+    def adapt(caller: int) -> Answer:
         own = spec(seed=caller, options=SOME)
         return api.adapt(own, images(labels(caller), seed=100 * caller))
 
     with ThreadPoolExecutor(CALLERS) as pool:
         answers = list(pool.map(adapt, range(CALLERS)))
-    assert len({answer[0].adaptation.name for answer in answers}) == CALLERS
+    assert len({answer.adaptation.name for answer in answers}) == CALLERS
     for caller, answer in enumerate(answers):
-        result = next(r.result for r in answer if r.HasField("result"))
-        assert tuple(result.model.labels) == labels(caller)
-        assert result.adaptation.name == answer[0].adaptation.name
-        assert json.loads(result.model.report_json)["seed"] == caller
-        steps = [r.progress for r in answer if r.progress.stage == "adapt"]
+        assert tuple(answer.model.labels) == labels(caller)
+        assert answer.events[0].adaptation.name == answer.adaptation.name
+        assert json.loads(answer.model.report_json)["seed"] == caller
+        steps = [each.progress for each in answer.events if each.progress.stage == "adapt"]
         assert [each.step for each in steps] == list(range(SOME.steps + 1))
-        session = onnxruntime.InferenceSession(b"".join(r.chunk.data for r in answer))
+        session = onnxruntime.InferenceSession(answer.onnx)
         assert session.get_outputs()[0].shape[-1] == len(labels(caller))
 
 
@@ -154,7 +152,7 @@ def test_one_that_runs_out_of_time_and_the_others_go_on(api: Api) -> None:
     (other,) = start(api, 1)
     limited = spec(options=LONG)
     limited.timeout.FromMilliseconds(300)
-    assert refused(api.adapt, limited, images()).reason == "ADAPTATION_TIMEOUT"
+    assert api.failure(limited, images()).reason == "ADAPTATION_TIMEOUT"
     assert api.get(other).attempts == 1
     assert states(api, [other]) == [RUNNING]
     cancel(api, [other])
@@ -164,8 +162,8 @@ def test_an_image_that_is_none_is_one_callers_trouble(api: Api) -> None:
     others = start(api, 2)
     broken = image("b")
     broken.encoded = b"no image"
-    answer = refused(api.adapt, spec(), [image("a"), broken])
-    assert answer.violations == [("examples[1].image", "IMAGE_FORMAT")]
+    (violation,) = api.failure(spec(), [image("a"), broken]).violations
+    assert (violation.field, violation.reason) == ("examples[1].image", "IMAGE_FORMAT")
     assert states(api, others) == [RUNNING] * 2
     cancel(api, others)
 
@@ -263,16 +261,7 @@ async def test_one_that_kills_its_workers_takes_nobody_along(
         build_server(config, load=deadly.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
-        stub = AdaptationServiceStub(channel)
-        calls = [stub.Adapt(adapt_parts(each, images())) for each in requests]
-        ends = await asyncio.gather(*map(end_of, calls))
-    assert ends == ["SUCCEEDED", "WORKER_LOST", "SUCCEEDED"]
-
-
-async def end_of(call: Any) -> str:
-    """The reason of a call's error, or that it brought a model."""
-    try:
-        responses = [response async for response in call]
-    except aio.AioRpcError as error:
-        return refusal_of(error).reason
-    return "SUCCEEDED" if responses[-1].chunk.sha256 else "no model"
+        names = [await create(channel, each, images()) for each in requests]
+        ends = await asyncio.gather(*(end_of(channel, name) for name in names))
+    assert [each.state for each in ends] == [SUCCEEDED, FAILED, SUCCEEDED]
+    assert ends[1].failure.reason == "WORKER_LOST"

@@ -6,46 +6,38 @@ from pathlib import Path
 
 import grpc
 
-from metanas_protos.v1.adaptation_service_pb2 import AdaptRequest
-from tests.server.calls import adapt_parts, images, refusal_of, spec
+from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
+from tests.server.calls import images, parts, refused, spec
 from tests.server.processes import serving
 
 
 def test_an_upload_that_stops_is_ended(checkpoints: Path, tmp_path: Path) -> None:
     over = threading.Event()
 
-    def stalled() -> Iterator[AdaptRequest]:
-        yield from adapt_parts(spec(), images())
+    def stalled() -> Iterator[CreateAdaptationRequest]:
+        yield from parts(spec(), images())
         over.wait(60)
 
     flags = ("--upload-idle-seconds=0.5", "--max-upload-bytes=10000")
     with serving(checkpoints, tmp_path / "data", *flags) as server:
-        call = server.api.adaptations.Adapt(stalled())
-        try:
-            list(call)
-        except grpc.RpcError as error:
-            found = refusal_of(error)
+        refusal = refused(server.api.adaptations.CreateAdaptation, stalled())
         over.set()
-        assert found.code is grpc.StatusCode.DEADLINE_EXCEEDED
-        assert found.reason == "UPLOAD_TOO_SLOW"
+        assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert refusal.reason == "UPLOAD_TOO_SLOW"
         server.api.serves()  # its bytes have been given back
 
 
 def test_an_upload_that_trickles_is_ended(checkpoints: Path, tmp_path: Path) -> None:
     over = threading.Event()
 
-    def trickling() -> Iterator[AdaptRequest]:
-        for part in adapt_parts(spec(), images() * 500):
+    def trickling() -> Iterator[CreateAdaptationRequest]:
+        for part in parts(spec(), images() * 500):
             yield part
             if over.wait(0.05):
                 return
 
     with serving(checkpoints, tmp_path / "data", "--upload-seconds=1") as server:
-        call = server.api.adaptations.Adapt(trickling())
-        try:
-            list(call)
-        except grpc.RpcError as error:
-            found = refusal_of(error)
+        refusal = refused(server.api.adaptations.CreateAdaptation, trickling())
         over.set()
-        assert found.reason == "UPLOAD_TOO_SLOW"
+        assert refusal.reason == "UPLOAD_TOO_SLOW"
         server.api.serves()

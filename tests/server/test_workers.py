@@ -20,9 +20,9 @@ from tests.server.calls import (
     FAILED,
     LONG,
     QUEUED,
+    RUNNING,
     SUCCEEDED,
     Api,
-    adapt_parts,
     image,
     images,
     refused,
@@ -54,14 +54,13 @@ def test_a_killed_worker_costs_an_attempt_and_no_job(server: ServerProcess, api:
 
 
 def test_the_watchers_see_that_it_waits_again(server: ServerProcess, api: Api) -> None:
-    call = api.adaptations.Adapt(adapt_parts(spec(options=SOME), images()))
-    name = next(call).adaptation.name
+    name = api.create(spec(options=SOME), images()).name
     api.until_running(name)
+    watch = api.watch(name)
+    assert next(watch).adaptation.state == RUNNING
     server.signal_workers(signal.SIGKILL)
-    responses = list(call)
-    states = [r.adaptation.state for r in responses if r.HasField("adaptation")]
-    assert QUEUED in states
-    assert responses[-1].chunk.sha256
+    states = [event.adaptation.state for event in watch if event.HasField("adaptation")]
+    assert states == [QUEUED, RUNNING, SUCCEEDED]
 
 
 def test_a_job_that_kills_its_workers_is_given_up(server: ServerProcess, api: Api) -> None:

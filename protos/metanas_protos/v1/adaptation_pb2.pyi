@@ -39,7 +39,7 @@ class _AdaptationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adapt
     ADAPTATION_STATE_FAILED: _AdaptationState.ValueType  # 4
     """Given up; `failure` says why. Final."""
     ADAPTATION_STATE_CANCELLED: _AdaptationState.ValueType  # 5
-    """Stopped because somebody asked for it, or because the caller of `Adapt` went away. Final."""
+    """Stopped by `CancelAdaptation`. Final."""
 
 class AdaptationState(_AdaptationState, metaclass=_AdaptationStateEnumTypeWrapper):
     """Where an adaptation stands."""
@@ -55,7 +55,7 @@ ADAPTATION_STATE_SUCCEEDED: AdaptationState.ValueType  # 3
 ADAPTATION_STATE_FAILED: AdaptationState.ValueType  # 4
 """Given up; `failure` says why. Final."""
 ADAPTATION_STATE_CANCELLED: AdaptationState.ValueType  # 5
-"""Stopped because somebody asked for it, or because the caller of `Adapt` went away. Final."""
+"""Stopped by `CancelAdaptation`. Final."""
 Global___AdaptationState: _TypeAlias = AdaptationState  # noqa: Y015
 
 @_typing.final
@@ -80,10 +80,9 @@ class AdaptationSpec(_message.Message):
     """
     request_id: _builtins.str
     """Chosen by the caller, best a random UUID; at most 128 bytes. Sending a request again with the
-    same id never runs it twice: the answer is about the adaptation that the first one made, no
-    matter which of `Adapt` and `CreateAdaptation` either was. The same id with a different
-    request is refused with REQUEST_ID_REUSED. The id of an adaptation that was cancelled is free
-    again.
+    same id never runs it twice: the answer is about the adaptation that the first one made. The
+    same id with a different request is refused with REQUEST_ID_REUSED. The id of an adaptation
+    that was cancelled is free again.
     """
     @_builtins.property
     def options(self) -> Global___AdaptationOptions:

@@ -9,7 +9,6 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from metanas_protos.v1 import adaptation_pb2 as _adaptation_pb2
 from metanas_protos.v1 import example_pb2 as _example_pb2
-from metanas_protos.v1 import model_pb2 as _model_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -20,114 +19,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-@_typing.final
-class AdaptRequest(_message.Message):
-    """One part of what goes into `Adapt`."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SPEC_FIELD_NUMBER: _builtins.int
-    EXAMPLE_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def spec(self) -> _adaptation_pb2.AdaptationSpec:
-        """What to do."""
-
-    @_builtins.property
-    def example(self) -> _example_pb2.Example:
-        """One labelled image."""
-
-    def __init__(
-        self,
-        *,
-        spec: _adaptation_pb2.AdaptationSpec | None = ...,
-        example: _example_pb2.Example | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "part", b"part", "spec", b"spec"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["example", b"example", "part", b"part", "spec", b"spec"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["spec", "example"]  # noqa: Y015
-    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
-
-Global___AdaptRequest: _TypeAlias = AdaptRequest  # noqa: Y015
-
-@_typing.final
-class AdaptResponse(_message.Message):
-    """One part of what comes out of `Adapt`. In order: the adaptation, as soon as it is accepted and
-    again when a worker begins; progress; the result; the chunks of the model.
-    """
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTATION_FIELD_NUMBER: _builtins.int
-    PROGRESS_FIELD_NUMBER: _builtins.int
-    RESULT_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def adaptation(self) -> _adaptation_pb2.Adaptation:
-        """The adaptation was accepted, or its state has changed."""
-
-    @_builtins.property
-    def progress(self) -> _adaptation_pb2.Progress:
-        """A sign of life."""
-
-    @_builtins.property
-    def result(self) -> Global___AdaptationResult:
-        """The adaptation has succeeded."""
-
-    @_builtins.property
-    def chunk(self) -> _model_pb2.ModelChunk:
-        """A piece of the model's bytes; they follow the result, from offset 0 to the end."""
-
-    def __init__(
-        self,
-        *,
-        adaptation: _adaptation_pb2.Adaptation | None = ...,
-        progress: _adaptation_pb2.Progress | None = ...,
-        result: Global___AdaptationResult | None = ...,
-        chunk: _model_pb2.ModelChunk | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "chunk", b"chunk", "event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "chunk", b"chunk", "event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["adaptation", "progress", "result", "chunk"]  # noqa: Y015
-    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
-
-Global___AdaptResponse: _TypeAlias = AdaptResponse  # noqa: Y015
-
-@_typing.final
-class AdaptationResult(_message.Message):
-    """What a successful adaptation has made."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    ADAPTATION_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def adaptation(self) -> _adaptation_pb2.Adaptation:
-        """The adaptation in its final state."""
-
-    @_builtins.property
-    def model(self) -> _model_pb2.Model:
-        """The model, without its bytes."""
-
-    def __init__(
-        self,
-        *,
-        adaptation: _adaptation_pb2.Adaptation | None = ...,
-        model: _model_pb2.Model | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "model", b"model"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "model", b"model"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AdaptationResult: _TypeAlias = AdaptationResult  # noqa: Y015
 
 @_typing.final
 class CreateAdaptationRequest(_message.Message):

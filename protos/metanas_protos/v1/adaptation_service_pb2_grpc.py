@@ -27,8 +27,8 @@ if _version_not_supported:
 
 class AdaptationServiceStub:
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
@@ -42,11 +42,6 @@ class AdaptationServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Adapt = channel.stream_stream(
-                '/metanas.v1.AdaptationService/Adapt',
-                request_serializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptRequest.SerializeToString,
-                response_deserializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptResponse.FromString,
-                _registered_method=True)
         self.CreateAdaptation = channel.stream_unary(
                 '/metanas.v1.AdaptationService/CreateAdaptation',
                 request_serializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.CreateAdaptationRequest.SerializeToString,
@@ -81,8 +76,8 @@ class AdaptationServiceStub:
 
 class AdaptationServiceServicer:
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
@@ -90,19 +85,10 @@ class AdaptationServiceServicer:
     a `google.rpc.RetryInfo` that says when.
     """
 
-    def Adapt(self, request_iterator, context):
-        """Adapts while the caller waits: the spec and then the examples go in; progress, the result and
-        the model itself come out. Dropping the call cancels the work, unless another call with the
-        same `request_id` is waiting too, or it was made by `CreateAdaptation`. A failed adaptation
-        ends the call with the error that `Adaptation.failure` describes.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
     def CreateAdaptation(self, request_iterator, context):
         """Accepts an adaptation and answers at once: the spec and then the examples go in, and the
-        queued adaptation comes out. It goes on without the caller, and after a restart of the server.
+        queued adaptation comes out. It goes on without the caller, and after a restart of the server;
+        `CancelAdaptation` stops it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,11 +135,6 @@ class AdaptationServiceServicer:
 
 def add_AdaptationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Adapt': grpc.stream_stream_rpc_method_handler(
-                    servicer.Adapt,
-                    request_deserializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptRequest.FromString,
-                    response_serializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptResponse.SerializeToString,
-            ),
             'CreateAdaptation': grpc.stream_unary_rpc_method_handler(
                     servicer.CreateAdaptation,
                     request_deserializer=metanas__protos_dot_v1_dot_adaptation__service__pb2.CreateAdaptationRequest.FromString,
@@ -194,41 +175,14 @@ def add_AdaptationServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AdaptationService:
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
     instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
     a `google.rpc.RetryInfo` that says when.
     """
-
-    @staticmethod
-    def Adapt(request_iterator,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.stream_stream(
-            request_iterator,
-            target,
-            '/metanas.v1.AdaptationService/Adapt',
-            metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptRequest.SerializeToString,
-            metanas__protos_dot_v1_dot_adaptation__service__pb2.AdaptResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
 
     @staticmethod
     def CreateAdaptation(request_iterator,

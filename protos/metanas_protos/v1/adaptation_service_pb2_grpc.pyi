@@ -28,8 +28,8 @@ GRPC_VERSION: str
 
 class AdaptationServiceStub:
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
@@ -41,15 +41,10 @@ class AdaptationServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AdaptationServiceAsyncStub: ...
-    Adapt: _grpc.StreamStreamMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]
-    """Adapts while the caller waits: the spec and then the examples go in; progress, the result and
-    the model itself come out. Dropping the call cancels the work, unless another call with the
-    same `request_id` is waiting too, or it was made by `CreateAdaptation`. A failed adaptation
-    ends the call with the error that `Adaptation.failure` describes.
-    """
     CreateAdaptation: _grpc.StreamUnaryMultiCallable[_adaptation_service_pb2.CreateAdaptationRequest, _adaptation_service_pb2.CreateAdaptationResponse]
     """Accepts an adaptation and answers at once: the spec and then the examples go in, and the
-    queued adaptation comes out. It goes on without the caller, and after a restart of the server.
+    queued adaptation comes out. It goes on without the caller, and after a restart of the server;
+    `CancelAdaptation` stops it.
     """
     GetAdaptation: _grpc.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetAdaptationRequest, _adaptation_service_pb2.GetAdaptationResponse]
     """Tells where an adaptation stands. NOT_FOUND with UNKNOWN_ADAPTATION if there is none."""
@@ -71,8 +66,8 @@ class AdaptationServiceStub:
 @_typing.type_check_only
 class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
@@ -81,15 +76,10 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Adapt: _aio.StreamStreamMultiCallable[_adaptation_service_pb2.AdaptRequest, _adaptation_service_pb2.AdaptResponse]  # type: ignore[assignment]
-    """Adapts while the caller waits: the spec and then the examples go in; progress, the result and
-    the model itself come out. Dropping the call cancels the work, unless another call with the
-    same `request_id` is waiting too, or it was made by `CreateAdaptation`. A failed adaptation
-    ends the call with the error that `Adaptation.failure` describes.
-    """
     CreateAdaptation: _aio.StreamUnaryMultiCallable[_adaptation_service_pb2.CreateAdaptationRequest, _adaptation_service_pb2.CreateAdaptationResponse]  # type: ignore[assignment]
     """Accepts an adaptation and answers at once: the spec and then the examples go in, and the
-    queued adaptation comes out. It goes on without the caller, and after a restart of the server.
+    queued adaptation comes out. It goes on without the caller, and after a restart of the server;
+    `CancelAdaptation` stops it.
     """
     GetAdaptation: _aio.UnaryUnaryMultiCallable[_adaptation_service_pb2.GetAdaptationRequest, _adaptation_service_pb2.GetAdaptationResponse]  # type: ignore[assignment]
     """Tells where an adaptation stands. NOT_FOUND with UNKNOWN_ADAPTATION if there is none."""
@@ -110,8 +100,8 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
 
 class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
     """Adapts a meta-trained network, architecture and weights, to a task that comes as a handful of
-    labelled images. There are two doors: `Adapt` for callers that wait, `CreateAdaptation` for those
-    that do not. Behind them is one queue, and both make the same resources.
+    labelled images. `CreateAdaptation` starts the work, `WatchAdaptation` follows it to its end, and
+    `ModelService.DownloadModel` fetches the model.
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
@@ -120,25 +110,14 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def Adapt(
-        self,
-        request_iterator: _MaybeAsyncIterator[_adaptation_service_pb2.AdaptRequest],
-        context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_adaptation_service_pb2.AdaptResponse], _abc.AsyncIterator[_adaptation_service_pb2.AdaptResponse]]:
-        """Adapts while the caller waits: the spec and then the examples go in; progress, the result and
-        the model itself come out. Dropping the call cancels the work, unless another call with the
-        same `request_id` is waiting too, or it was made by `CreateAdaptation`. A failed adaptation
-        ends the call with the error that `Adaptation.failure` describes.
-        """
-
-    @_abc_1.abstractmethod
     def CreateAdaptation(
         self,
         request_iterator: _MaybeAsyncIterator[_adaptation_service_pb2.CreateAdaptationRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_adaptation_service_pb2.CreateAdaptationResponse, _abc.Awaitable[_adaptation_service_pb2.CreateAdaptationResponse]]:
         """Accepts an adaptation and answers at once: the spec and then the examples go in, and the
-        queued adaptation comes out. It goes on without the caller, and after a restart of the server.
+        queued adaptation comes out. It goes on without the caller, and after a restart of the server;
+        `CancelAdaptation` stops it.
         """
 
     @_abc_1.abstractmethod

@@ -3,7 +3,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 from grpc import aio
@@ -20,11 +19,10 @@ from metanas_protos.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from metanas_protos.v1.adaptation_service_pb2 import AdaptResponse
 from metanas_server.api import convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
-from metanas_server.errors import AdaptationFailed, InvalidRequest, OutOfRange, StoreError
+from metanas_server.errors import InvalidRequest, OutOfRange, StoreError
 from metanas_server.jobs.jobs import Jobs, Submission
 from metanas_server.jobs.scheduler import Crew
 from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
@@ -33,13 +31,11 @@ from metanas_server.storage.artefacts import Store
 
 CHUNK = 256 * 1024
 Context = aio.ServicerContext[Any, Any]
-Parts = AsyncIterator[Any]
-"""AdaptRequest or CreateAdaptationRequest: the parts are the same."""
-Responses = AsyncIterator[AdaptResponse]
+Parts = AsyncIterator[adaptation_service_pb2.CreateAdaptationRequest]
 
 
 class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
-    """Adaptations: both doors, and everything about those that there are."""
+    """Adaptations: create, follow, list, cancel and delete them."""
 
     def __init__(self, config: ServerConfig, jobs: Jobs, crew: Crew, archive: Archive) -> None:
         self._limits = config.limits
@@ -50,40 +46,11 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         self._crew = crew
         self._archive = archive
 
-    async def Adapt(self, request_iterator: Parts, context: Context) -> Responses:
-        """See the contract."""
-        record = await self._take_in(request_iterator, context, detached=False)
-        self._jobs.wait_for(record.id)
-        # A callback, since a generator is not told at once when its caller goes away.
-        left = partial(self._left, record.id)
-        context.add_done_callback(left)  # type: ignore[arg-type]  # its stub has no Protocol
-        async for event in self._jobs.events(record.id):
-            if isinstance(event, ProgressRecord):
-                yield AdaptResponse(progress=convert.write_progress(event))
-            elif not event.state.final:
-                yield AdaptResponse(adaptation=convert.write_adaptation(event))
-            else:
-                record = event
-        if record.failure is not None:
-            raise AdaptationFailed(record.failure)
-        model = self._archive.records.model(record.model)
-        adaptation = convert.write_adaptation(*self._jobs.get(record.id))
-        yield AdaptResponse(
-            result=adaptation_service_pb2.AdaptationResult(
-                adaptation=adaptation, model=convert.write_model(model)
-            )
-        )
-        async for chunk in chunks(self._archive.store, model, 0):
-            yield AdaptResponse(chunk=chunk)
-
-    def _left(self, id_: str, _: Any) -> None:
-        self._jobs.leave(id_)
-
     async def CreateAdaptation(
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the contract."""
-        record = await self._take_in(request_iterator, context, detached=True)
+        record = await self._take_in(request_iterator, context)
         return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(record.id))
 
     async def GetAdaptation(
@@ -138,7 +105,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     def _show(self, id_: str) -> adaptation_pb2.Adaptation:
         return convert.write_adaptation(*self._jobs.get(id_))
 
-    async def _take_in(self, parts: Parts, context: Context, *, detached: bool) -> AdaptationRecord:
+    async def _take_in(self, parts: Parts, context: Context) -> AdaptationRecord:
         """Receive a request and submit it; what makes it hopeless ends it before its end."""
         caller = context.peer().rpartition(":")[0]
         parts = receive(parts, *self._deadlines)
@@ -159,9 +126,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
                 else:
                     intake.add(example)
             examples = intake.finish(spec.classes)
-            return await self._jobs.submit(
-                Submission(spec=spec, examples=examples, caller=caller, detached=detached)
-            )
+            return await self._jobs.submit(Submission(spec=spec, examples=examples, caller=caller))
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

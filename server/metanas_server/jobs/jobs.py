@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from metanas.errors import Cancelled, UnknownName
 from metanas.spec.examples import Example
 from metanas_server.config import ServerConfig
-from metanas_server.errors import CallerLeft, NotEnded, Overloaded, RequestIdReused
+from metanas_server.errors import NotEnded, Overloaded, RequestIdReused
 from metanas_server.jobs.lifecycle import Board, stopping
 from metanas_server.jobs.live_job import Event, LiveJob
 from metanas_server.jobs.scheduler import Crew
@@ -31,15 +31,11 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """A request of a caller, complete and checked.
-
-    detached: whether it goes on without the caller.
-    """
+    """A request of a caller, complete and checked."""
 
     spec: Spec
     examples: tuple[Example, ...]
     caller: str
-    detached: bool
 
 
 class Jobs:
@@ -60,9 +56,7 @@ class Jobs:
         checkpoints = self._crew.checkpoints
         for record in self._records.unfinished():
             live = self._enqueue(replace(record, state=State.QUEUED), caller="")
-            if not record.detached:
-                self._crew.end(live, stopping())
-            elif record.checkpoint not in checkpoints:
+            if record.checkpoint not in checkpoints:
                 error = UnknownName("checkpoint", record.checkpoint, tuple(checkpoints))
                 self._crew.end(live, error)
 
@@ -149,21 +143,6 @@ class Jobs:
                 yield entry
         yield record
 
-    def wait_for(self, id_: str) -> None:
-        """Somebody waits for this adaptation; `leave` is the counterpart."""
-        live = self._board.get(id_)
-        if live is not None:
-            live.waiting += 1
-
-    def leave(self, id_: str) -> None:
-        """Somebody has stopped waiting: the last one to leave switches off the light."""
-        live = self._board.get(id_)
-        if live is None:
-            return
-        live.waiting -= 1
-        if live.waiting == 0 and not live.record.detached:
-            self._crew.end(live, CallerLeft("CALLER_LEFT", "the caller went away"))
-
     def cancel(self, id_: str) -> None:
         """Stop an adaptation between two steps; one that has ended stays as it is.
 
@@ -198,13 +177,7 @@ class Jobs:
             message = f"request id {record.request_id!r} stands for another request; make a new one"
             raise RequestIdReused("REQUEST_ID_REUSED", message)
         live = self._board.get(record.id)
-        if live is None:
-            return record
-        if asked.detached and not live.record.detached:
-            detached = replace(live.record, detached=True)
-            self._records.update(detached)
-            live.record = detached
-        return live.record
+        return record if live is None else live.record
 
     def _record(self, asked: Submission, digest: str) -> AdaptationRecord:
         longest = self._config.max_seconds
@@ -219,7 +192,6 @@ class Jobs:
             support="",
             request_id=asked.spec.request_id,
             request_digest=digest,
-            detached=asked.detached,
             timeout=longest if asked.spec.timeout is None else min(asked.spec.timeout, longest),
             create_time=time.time_ns(),
         )

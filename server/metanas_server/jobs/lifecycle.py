@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metanas.errors import Cancelled, MetanasError
-from metanas_server.errors import CallerLeft, ServiceError, StoreError, Unavailable
+from metanas_server.errors import ServiceError, StoreError, Unavailable
 from metanas_server.jobs.live_job import LiveJob
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
 from metanas_server.status import describe
@@ -99,10 +99,9 @@ class Board:
         """End without a model; nothing happens to a job that has ended already."""
         if job.ended.is_set():
             return
-        cancelled = isinstance(why, Cancelled | CallerLeft | Unavailable)
         ended = replace(
             job.record,
-            state=State.CANCELLED if cancelled else State.FAILED,
+            state=State.CANCELLED if isinstance(why, Cancelled) else State.FAILED,
             end_time=time.time_ns(),
             failure=describe(why),
             support="",
@@ -117,10 +116,7 @@ class Board:
             self._leave(job, ended)
 
     def hand_back(self, job: LiveJob) -> None:
-        """The server goes: what has no caller stays queued for its next run, all else ends."""
-        if not job.record.detached:
-            self.end(job, stopping())
-            return
+        """Leave an adaptation queued for the next run of the server."""
         try:
             self._records.update(replace(job.record, state=State.QUEUED))
         except StoreError:

@@ -19,7 +19,6 @@ class LiveJob:
 
     number: its place in the queue, and its name for a worker.
     caller: who asked for it.
-    waiting: how many `Adapt` calls wait for it.
     losses: how many workers have died with it.
     apart: whether it is to have a worker to itself.
     company: whether others have been on its worker in this attempt.
@@ -32,7 +31,6 @@ class LiveJob:
         self.number = number
         self.record = record
         self.caller = caller
-        self.waiting = 0
         self.losses = 0
         self.apart = False
         self.company = False

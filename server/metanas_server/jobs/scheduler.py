@@ -118,7 +118,7 @@ class Crew:
     async def stop(self, grace: float) -> None:
         """Let running jobs end within `grace` seconds, then stop them, and end the workers.
 
-        What goes on without a caller is handed back: it stays in the records as queued.
+        Jobs that have not ended stay in the records as queued.
         """
         self._stopping = True
         jobs = [job for job in self._board.jobs.values() if not job.ended.is_set()]

@@ -18,7 +18,7 @@ from metanas_server.resources import (
     State,
 )
 
-FORMAT = 1
+FORMAT = 2
 BUSY_SECONDS = 5.0
 
 # What is searched for has a column; all else is in `body`, as JSON.
@@ -189,7 +189,7 @@ class Records:
             script = f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
             self._db.executescript(script)
         elif version != FORMAT:
-            message = f"{path} has format {version}, this server reads format {FORMAT}"
+            message = f"{path} has format {version}, not {FORMAT}; use another --data folder"
             raise StartError("DATA_NOT_WRITABLE", message)
 
     @contextmanager
