@@ -5,20 +5,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from metanas.errors import CheckpointError, InvalidInput, Violation
+from metanas.errors import CheckpointError, InvalidInput
 from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.spec.search_space import SearchSpace
 from metanas.spec.trunk_plans import TRUNKS
 from metanas.util import dataclass_json as schema
+from metanas.util.fields import Count, OneOf, Positive, Range, check, require
 
 FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
 PAGE_FILE = "README.md"
 WEIGHTS_FILES = "weights-*.safetensors"
 """What weights are called, of which those that the card names count."""
-TASK_OPTIMIZERS = ("adam", "sgd")
+TaskOptimizer = Annotated[str, OneOf(("adam", "sgd"))]
 DESCRIPTIVE = ("description", "scores", "provenance")
 """Fields of a card that do not change the result of an adaptation."""
 
@@ -27,17 +28,20 @@ DESCRIPTIVE = ("description", "scores", "provenance")
 class InputSpec:
     """The preprocessing of images to the network's input; the exported graph does exactly this."""
 
-    channels: int
+    channels: Annotated[int, OneOf((1, 3))]
     """1 for grey images, 3 for RGB."""
-    size: int
+    size: Annotated[int, Range(8, 512)]
     """Side in pixels to which images are resized (bilinear, antialiased, aspect not kept)."""
     mean: tuple[float, ...]
     """Per channel, subtracted from pixels scaled to 0..1."""
-    std: tuple[float, ...]
+    std: tuple[Positive, ...]
     """Per channel, divided by afterwards."""
     dark_background: bool = False
     """The network expects light strokes on a dark ground. A support set whose borders are mostly
     light is inverted, and so are the queries of its model."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def check_input(spec: InputSpec, space: SearchSpace) -> None:
@@ -48,51 +52,47 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
     """
     blocks = TRUNKS.get(space.trunk, ())
     reduced = blocks[space.taps[1]].reduced if blocks else 1
-    checks = (
-        ("size", 8 <= spec.size <= 512, "must be 8 to 512 pixels"),
-        ("size", spec.size % reduced == 0, f"must be a multiple of {reduced} with this trunk"),
+    require(
         (
-            "size",
+            "input.size",
+            spec.size % reduced == 0,
+            f"must be a multiple of {reduced} with this trunk",
+        ),
+        (
+            "input.size",
             min(space.sides(spec.size)) >= space.grid,
             "is so small that the last cell's maps have no quarters; use space.grid = 1",
         ),
-        ("channels", spec.channels == space.input_channels, "must equal space.input_channels"),
-        ("mean", len(spec.mean) == spec.channels, "must have one value a channel"),
-        ("std", len(spec.std) == spec.channels, "must have one value a channel"),
-        ("std", all(value > 0 for value in spec.std), "must be above 0"),
+        (
+            "input.channels",
+            spec.channels == space.input_channels,
+            "must equal space.input_channels",
+        ),
+        ("input.mean", len(spec.mean) == spec.channels, "must have one value a channel"),
+        ("input.std", len(spec.std) == spec.channels, "must have one value a channel"),
     )
-    bad = [
-        Violation(f"input.{name}", "OPTION_OUT_OF_RANGE", what)
-        for name, ok, what in checks
-        if not ok
-    ]
-    if bad:
-        raise InvalidInput(bad)
 
 
-def check_options(options: AdaptConfig, spec: InputSpec, space: SearchSpace) -> None:
+def check_options(
+    options: AdaptConfig, spec: InputSpec, space: SearchSpace, section: str = "options"
+) -> None:
     """Check that networks of this input and search space can be adapted with these options.
+
+    section: name of the options in errors.
 
     Raises:
         InvalidInput: they cannot.
     """
     most = (spec.size - 1) // 4
-    shift_error = f"must be less than a quarter of the input's side of {spec.size} pixels, at most "
-    checks = (
+    limit = f"must be less than a quarter of the input's side of {spec.size} pixels, at most {most}"
+    require(
         (
-            "shift_pixels",
+            f"{section}.shift_pixels",
             not space.trunk or options.shift_pixels == 0,
             "must be 0 with a pretrained trunk, which would have to run five times",
         ),
-        ("shift_pixels", options.shift_pixels <= most, f"{shift_error}{most}"),
+        (f"{section}.shift_pixels", options.shift_pixels <= most, limit),
     )
-    bad = [
-        Violation(f"options.{name}", "OPTION_OUT_OF_RANGE", what)
-        for name, ok, what in checks
-        if not ok
-    ]
-    if bad:
-        raise InvalidInput(bad)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +107,13 @@ class CheckpointCard:
     augment: AffineRange
     relaxation: str = "darts"
     """Name of the relaxation that meta-training searched with, and adaptation does."""
-    task_optimizer: str = "adam"
+    task_optimizer: TaskOptimizer = "adam"
     """"adam", or "sgd" for the plain gradient steps of MAML and its kin."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
     photo: PhotoRange = field(default_factory=PhotoRange)
     """With a trunk: the views of support images are these, and then those of `augment`."""
-    views: int = 4
+    views: Count = 4
     """With a trunk: how many views of a support image are put through it."""
     parameters: int
     """Weights of the supernet."""
@@ -129,14 +129,10 @@ class CheckpointCard:
     """Identity of the checkpoint: `digest_of` its stored card."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", digest_of(schema.dump(self)))
+        check(self)
         check_input(self.input, self.space)
-        check_options(self.defaults, self.input, self.space)
-        if self.task_optimizer not in TASK_OPTIMIZERS:
-            message = f"must be one of {', '.join(TASK_OPTIMIZERS)}"
-            raise InvalidInput.single("task_optimizer", "OPTION_OUT_OF_RANGE", message)
-        if self.views < 1:
-            raise InvalidInput.single("views", "OPTION_OUT_OF_RANGE", "must be at least 1")
+        check_options(self.defaults, self.input, self.space, "defaults")
+        object.__setattr__(self, "digest", digest_of(schema.dump(self)))
 
     @property
     def ops(self) -> tuple[str, ...]:

@@ -1,67 +1,57 @@
 """The search space: every size of a supernet, as data of its checkpoint."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from metanas.errors import InvalidInput, Violation
 from metanas.spec.trunk_plans import TRUNKS
+from metanas.util.fields import Natural, OneOf, Range, check, require
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """Sizes of a supernet; nothing about it is a constant in code."""
+    """The sizes of a supernet."""
 
-    input_channels: int
+    input_channels: Annotated[int, OneOf((1, 3))]
     """1 for grey images, 3 for RGB."""
     ops: tuple[str, ...]
     """Names of the candidate operations on every edge."""
-    channels: tuple[int, ...]
+    channels: tuple[Annotated[int, Range(2, 512)], ...]
     """Width of each cell; a cell's output has `nodes` times as many channels."""
-    reductions: tuple[int, ...]
+    reductions: tuple[Natural, ...]
     """Indices of the cells that halve the resolution."""
-    nodes: int = 3
+    nodes: Annotated[int, Range(1, 6)] = 3
     """Intermediate nodes of a cell."""
-    stem_channels: tuple[int, ...] = (48,)
+    stem_channels: tuple[Annotated[int, Range(1, 1024)], ...] = (48,)
     """Output channels of the stem's convolutions. One at full resolution before the one that
     strides costs little and sees the finest strokes where they are."""
-    stem_stride: int = 1
+    stem_stride: Annotated[int, OneOf((1, 2, 4))] = 1
     """Stride of the last of them."""
-    grid: int = 1
-    """The last maps are averaged over their whole, or with 2 over their quarters: features that say
-    where something is, and four times as many."""
-    partial: int = 1
+    grid: Annotated[int, OneOf((1, 2))] = 1
+    """The last maps are averaged over their whole, or with 2 over each quarter: four times the
+    features, which then say where something is."""
+    partial: Annotated[int, Range(1, 16)] = 1
     """Operations run on one of so many equal parts of the channels (PC-DARTS); 1 is all."""
-    trunk: str = ""
-    """Pretrained trunk in the stem's place: "efficientnet-lite0", or empty for none."""
+    trunk: Annotated[str, OneOf(("", *TRUNKS))] = ""
+    """Pretrained trunk in place of the stem; empty for none."""
     taps: tuple[int, int] = (10, 15)
     """Blocks of the trunk whose outputs are the first cell's inputs; it ends with the second."""
 
     def __post_init__(self) -> None:
-        checks = (
-            ("input_channels", self.input_channels in (1, 3), "must be 1 (grey) or 3 (RGB)"),
+        check(self)
+        require(
             ("ops", len(set(self.ops)) == len(self.ops) > 0, "must be distinct names, one or more"),
-            ("channels", 1 <= len(self.channels) <= 20, "must name 1 to 20 cells"),
-            ("channels", all(2 <= c <= 512 for c in self.channels), "must each be 2 to 512"),
+            ("channels", 1 <= self.cells <= 20, "must name 1 to 20 cells"),
             (
                 "reductions",
-                all(0 <= r < self.cells for r in self.reductions),
+                all(r < self.cells for r in self.reductions),
                 "must be indices of cells",
             ),
-            ("nodes", 1 <= self.nodes <= 6, "must lie in 1 to 6"),
             ("stem_channels", 1 <= len(self.stem_channels) <= 4, "must name 1 to 4 convolutions"),
             (
-                "stem_channels",
-                all(1 <= c <= 1024 for c in self.stem_channels),
-                "must each lie in 1 to 1024",
-            ),
-            ("partial", 1 <= self.partial <= 16, "must lie in 1 to 16"),
-            (
                 "partial",
-                self.partial < 1 or all(c % self.partial == 0 for c in self.channels),
+                not any(c % self.partial for c in self.channels),
                 "must divide every width",
             ),
-            ("grid", self.grid in (1, 2), "must be 1 or 2"),
-            ("stem_stride", self.stem_stride in (1, 2, 4), "must be 1, 2 or 4"),
-            ("trunk", self.trunk in ("", *TRUNKS), f"must be empty or one of {', '.join(TRUNKS)}"),
             (
                 "stem_channels",
                 self._stem_fits,
@@ -70,13 +60,6 @@ class SearchSpace:
             ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
             ("input_channels", not self.trunk or self.input_channels == 3, "must be 3 for a trunk"),
         )
-        bad = [
-            Violation(f"space.{name}", "OPTION_OUT_OF_RANGE", what)
-            for name, ok, what in checks
-            if not ok
-        ]
-        if bad:
-            raise InvalidInput(tuple(bad))
 
     @property
     def _stem_fits(self) -> bool:

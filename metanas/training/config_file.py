@@ -4,10 +4,8 @@ Unknown keys are errors.
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +29,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         message = f"is a JSON {type(raw).__name__}; a configuration is an object of sections"
         raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", message)
     _merge(raw, parse_overrides(overrides))
-    try:
-        return schema.build(RunConfig, raw)
-    except InvalidInput as error:  # the options of an adaptation are a section here
-        named = [
-            replace(each, field=re.sub(r"^options\.", "adapt.", each.field))
-            for each in error.violations
-        ]
-        raise InvalidInput(named, error.omitted) from error
+    return schema.build(RunConfig, raw)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

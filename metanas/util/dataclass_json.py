@@ -11,35 +11,35 @@ from metanas.errors import InvalidInput, Violation
 T = TypeVar("T")
 
 
-def build(kind: type[T], raw: Mapping[str, Any], where: str = "") -> T:
-    """An instance of the dataclass `kind` from a mapping, nested ones included.
+def build(kind: type[T], raw: Mapping[str, Any]) -> T:
+    """Build an instance of the dataclass `kind` from a mapping, nested ones included.
 
     Raises:
         InvalidInput: unknown, missing or mistyped keys, all of them at once (reasons
-            CONFIG_UNKNOWN_KEY, CONFIG_MISSING_KEY, CONFIG_TYPE), or what `kind` itself refuses.
+            CONFIG_UNKNOWN_KEY, CONFIG_MISSING_KEY, CONFIG_TYPE), or values that `kind` refuses.
     """
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
     bad = [
-        Violation(where + key, "CONFIG_UNKNOWN_KEY", "no such key; " + _nearest(key, known))
+        Violation(key, "CONFIG_UNKNOWN_KEY", f"no such key; {nearest(key, known)}")
         for key in raw
         if key not in known
     ]
     values: dict[str, Any] = {}
     for name, spec in known.items():
         if name in raw:
-            values[name] = _convert(hints[name], raw[name], where + name, bad)
+            values[name] = _convert(hints[name], raw[name], name, bad)
         elif spec.default is MISSING and spec.default_factory is MISSING:
-            bad.append(Violation(where + name, "CONFIG_MISSING_KEY", "this key is required"))
+            bad.append(Violation(name, "CONFIG_MISSING_KEY", "this key is required"))
     if bad:
         raise InvalidInput(bad)
     return kind(**values)
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
-    """Suggest the names that may have been meant."""
-    found = get_close_matches(key, known, n=1)
-    return f"did you mean {found[0]}?" if found else f"known: {', '.join(known)}"
+def nearest(key: str, known: Iterable[str]) -> str:
+    """Suggest the name that may have been meant, or list all."""
+    matches = get_close_matches(key, known, n=1)
+    return f"did you mean {matches[0]}?" if matches else f"known: {', '.join(known)}"
 
 
 def dump(value: Any) -> dict[str, Any]:
@@ -62,9 +62,9 @@ def _convert(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:
 
 def _nested(kind: Any, value: Mapping[str, Any], where: str, bad: list[Violation]) -> Any:
     try:
-        return build(kind, value, where + ".")
+        return build(kind, value)
     except InvalidInput as error:
-        bad.extend(error.violations)
+        bad.extend(error.within(where).violations)
         return value
 
 

@@ -101,9 +101,9 @@ def test_wrong_values_in_a_configuration(override: str, field: str, reason: str)
         ("trian.iterations = 5", "trian: no such key; did you mean train?"),
         ("input.colour = 5", "no such key; known: channels, size, mean, std, dark_background"),
         ("data = 3", "data: expected a table of keys, got 3"),
-        ("train.weight_lr = inf", "train.weight_lr: must be finite"),
+        ("train.weight_lr = inf", "train.weight_lr: must be a number >= 0, not inf"),
         ("space.ops = []", "space.ops: must be distinct names"),
-        ("input.size = 1", "input.size: must be 8 to 512 pixels"),
+        ("input.size = 1", "input.size: must be an integer from 8 to 512, not 1"),
         ("search.warm_up = 20000", "search.warm_up: must be below train.iterations = "),
     ],
 )
@@ -196,14 +196,14 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
 def test_training_settings_out_of_bounds(section: str, change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(getattr(RUN, section), **change)
-    assert findings(caught) == {(f"{section}.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+    assert findings(caught) == {(next(iter(change)), "OPTION_OUT_OF_RANGE")}
 
 
 def test_steps_for_sgd_are_refused_for_adam() -> None:
     """Every weight would move by 1 in each iteration, whatever its gradient."""
     with pytest.raises(InvalidInput) as caught:
         replace(RUN.train, meta_learner="fomaml", task_optimizer="sgd", outer="adam")
-    names = {"train.meta_lr_weights", "train.meta_lr_alphas"}
+    names = {"meta_lr_weights", "meta_lr_alphas"}
     assert findings(caught) == {(name, "OPTION_OUT_OF_RANGE") for name in names}
     assert "1e-3 is usual" in str(caught.value)
     small = replace(RUN.train, outer="adam", meta_lr_weights=1e-3, meta_lr_alphas=1e-2)
@@ -225,7 +225,7 @@ def test_reptile_learns_rates_from_the_second_step_on() -> None:
 def test_task_settings_out_of_bounds(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(TaskConfig(), **change)
-    assert findings(caught) == {(f"task.{next(iter(change))}", "OPTION_OUT_OF_RANGE")}
+    assert findings(caught) == {(next(iter(change)), "OPTION_OUT_OF_RANGE")}
 
 
 def test_the_defaults_are_within_bounds() -> None:
@@ -256,7 +256,7 @@ def test_the_defaults_are_within_bounds() -> None:
 def test_search_spaces_out_of_bounds(change: dict[str, Any], name: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(TINY, **change)
-    assert (f"space.{name}", "OPTION_OUT_OF_RANGE") in findings(caught)
+    assert (name, "OPTION_OUT_OF_RANGE") in findings(caught)
 
 
 def test_the_space_knows_its_sizes() -> None:
@@ -271,7 +271,11 @@ def test_the_space_knows_its_sizes() -> None:
 def test_inputs_that_do_not_fit(change: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(RUN, input=replace(RUN.input, **change))
-    assert (f"input.{next(iter(change))}", "OPTION_OUT_OF_RANGE") in findings(caught)
+    (name,) = change
+    assert findings(caught) & {
+        (name, "OPTION_OUT_OF_RANGE"),
+        (f"input.{name}", "OPTION_OUT_OF_RANGE"),
+    }
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a"])

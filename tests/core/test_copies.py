@@ -1,6 +1,7 @@
 """Models that look at each image five times: the same as averaging features by hand."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -221,15 +222,15 @@ def test_features_before_adaptation_do_not_depend_on_how_they_are_computed(
 def test_a_shift_stays_below_a_quarter_of_the_side(checkpoint: Checkpoint) -> None:
     far = OPTIONS.replace({"shift_pixels": 3})
     replace(RUN, adapt=far, input=replace(RUN.input, size=13))
-    attempts = (
-        lambda: replace(RUN, adapt=far),  # 12 pixels, here and below
-        lambda: replace(checkpoint.card, defaults=far),
-        lambda: adapt(checkpoint, examples((1, 1)), options=far),
-    )
-    for attempt in attempts:
+    attempts: dict[str, Callable[[], object]] = {
+        "adapt": lambda: replace(RUN, adapt=far),  # 12 pixels, here and below
+        "defaults": lambda: replace(checkpoint.card, defaults=far),
+        "options": lambda: adapt(checkpoint, examples((1, 1)), options=far),
+    }
+    for section, attempt in attempts.items():
         with pytest.raises(InvalidInput, match="at most 2") as caught:
             attempt()
-        assert findings(caught) == {("options.shift_pixels", "OPTION_OUT_OF_RANGE")}
+        assert findings(caught) == {(f"{section}.shift_pixels", "OPTION_OUT_OF_RANGE")}
 
 
 def test_a_trunk_runs_once(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from metanas.__main__ import main
 from metanas.training.config import RunConfig
+from metanas.training.config_file import toml_of
 from metanas.training.keys import page, sections
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -33,10 +34,9 @@ def test_every_key_is_there_with_its_default_and_a_meaning() -> None:
         known = {one.name: one for one in fields(kind) if name or one.name not in names}
         assert [key.name for key in keys] == list(known)
         for key in keys:
-            assert key.meaning, key.name
+            assert key.help, key.name
             default = known[key.name].default
-            if default is MISSING:
-                assert key.default == ""
-            else:
-                read = tomllib.loads(f"key = {key.default}")["key"]
+            assert key.default == default
+            if default is not MISSING:
+                read = tomllib.loads(f"key = {toml_of(default)}")["key"]
                 assert read == (list(default) if isinstance(default, tuple) else default)

@@ -62,13 +62,13 @@ def test_options_at_their_bounds(name: str, value: Any) -> None:
 def test_all_wrong_options_are_reported_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         AdaptConfig(steps=-1, weight_lr=2.0)
-    assert {name for name, _ in findings(caught)} == {"options.steps", "options.weight_lr"}
+    assert {name for name, _ in findings(caught)} == {"steps", "weight_lr"}
 
 
 def test_the_temperature_does_not_rise() -> None:
     with pytest.raises(InvalidInput) as caught:
         AdaptConfig(temperature_start=0.1, temperature_end=0.2)
-    assert findings(caught) == {("options.temperature_end", "OPTION_OUT_OF_RANGE")}
+    assert findings(caught) == {("temperature_end", "OPTION_OUT_OF_RANGE")}
 
 
 def test_unknown_options_are_named() -> None:

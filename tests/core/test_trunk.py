@@ -280,11 +280,11 @@ def test_damaged_trunks_are_refused(tmp_path: Path, damage: Damage) -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"trunk": "resnet"}, "space.trunk"),
-        ({"taps": (10, 16)}, "space.taps"),
-        ({"taps": (15, 10)}, "space.taps"),
-        ({"taps": (4, 15)}, "space.taps"),
-        ({"input_channels": 1}, "space.input_channels"),
+        ({"trunk": "resnet"}, "trunk"),
+        ({"taps": (10, 16)}, "taps"),
+        ({"taps": (15, 10)}, "taps"),
+        ({"taps": (4, 15)}, "taps"),
+        ({"input_channels": 1}, "input_channels"),
     ],
 )
 def test_impossible_trunks_are_refused(changes: dict[str, object], field: str) -> None:

@@ -1,0 +1,167 @@
+"""Options that are declared once, as fields of a dataclass: type, bounds, default and help.
+
+```
+steps: Annotated[int, Range(0, 500)] = 10
+\"\"\"Task-optimizer steps on weights and alphas together.\"\"\"
+```
+
+`check` refuses values out of bounds, and `describe` reads the declarations for help and pages.
+"""
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from dataclasses import dataclass, fields
+from itertools import pairwise
+from math import inf
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from metanas.errors import InvalidInput, Violation
+
+WORDS = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
+"""Types in the words of users."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number. A number without bounds has to be finite, too."""
+
+    least: float = -inf
+    most: float = inf
+    above: float = -inf
+    below: float = inf
+
+    def allows(self, value: float) -> bool:
+        """Return True if the number lies within the bounds; NaN lies in none."""
+        return self.least <= value <= self.most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        """Return the bounds as text: "from 0 to 500", ">= 0, < 1"."""
+        if -inf < self.least and self.most < inf:
+            return f"from {self.least} to {self.most}"
+        bounds = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
+        return ", ".join(f"{sign} {each}" for sign, each in bounds.items() if abs(each) < inf)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The values that an option can have."""
+
+    values: tuple[Any, ...]
+
+    def allows(self, value: object) -> bool:
+        """Return True if the value is one of them."""
+        return value in self.values
+
+    def __str__(self) -> str:
+        """Return the values in words: "one of 1, 2"."""
+        return f"one of {', '.join(map(json.dumps, self.values))}"
+
+
+Count = Annotated[int, Range(least=1)]
+Natural = Annotated[int, Range(least=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Positive = Annotated[float, Range(above=0)]
+Fraction = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One option of a dataclass."""
+
+    name: str
+    kind: str
+    """Type and bounds as text: "an integer from 0 to 500"."""
+    default: Any
+    """`dataclasses.MISSING` for an option that has to be given."""
+    help: str
+    """The text below the field, on one line."""
+
+
+def check(options: Any) -> None:
+    """Check each field of a dataclass against its type and bounds.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE, for all wrong fields at once.
+    """
+    require(
+        *(
+            (name, False, f"must be {_words(hint)}, not {getattr(options, name)!r}")
+            for name, hint in _hints(type(options)).items()
+            if not _allows(hint, getattr(options, name))
+        )
+    )
+
+
+def require(*conditions: tuple[str, bool, str]) -> None:
+    """Check conditions that one range cannot say, such as those on two fields.
+
+    conditions: name of the field, the condition, and the message where it does not hold.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE, for all conditions that do not hold.
+    """
+    bad = [
+        Violation(name, "OPTION_OUT_OF_RANGE", text)
+        for name, holds, text in conditions
+        if not holds
+    ]
+    if bad:
+        raise InvalidInput(bad)
+
+
+def describe(kind: type[Any]) -> list[Declaration]:
+    """Return the options of a dataclass, but for fields that are dataclasses themselves."""
+    texts, hints = _texts(kind), _hints(kind)
+    return [
+        Declaration(each.name, _words(hints[each.name]), each.default, texts.get(each.name, ""))
+        for each in fields(kind)
+        if _words(hints[each.name])
+    ]
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _texts(kind: type) -> dict[str, str]:
+    """Return the texts below the fields of a dataclass, by name, from its source."""
+    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(made, ast.ClassDef)
+    texts = {}
+    for field, below in pairwise(made.body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
+                texts[name] = " ".join(str(text).split())
+    return texts
+
+
+def _split(hint: Any) -> tuple[Any, tuple[Range | OneOf, ...]]:
+    """Return a type, and its bounds."""
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+
+
+def _allows(hint: Any, value: Any) -> bool:
+    kind, bounds = _split(hint)
+    if get_origin(kind) is tuple:
+        each, *others = get_args(kind)
+        fits = type(value) is tuple and (Ellipsis in others or len(value) == 1 + len(others))
+        return fits and all(_allows(each, entry) for entry in value)
+    if kind is float:
+        fits = type(value) in (int, float) and -inf < value < inf
+    else:
+        fits = kind not in WORDS or type(value) is kind
+    return fits and all(bound.allows(value) for bound in bounds)
+
+
+def _words(hint: Any) -> str:
+    """Return type and bounds in the words of users; nothing for what has none."""
+    kind, bounds = _split(hint)
+    if get_origin(kind) is tuple:
+        each, *others = get_args(kind)
+        several = re.sub(r"^an? (\w+)", r"\1s", _words(each))
+        return f"a list of {several}" if Ellipsis in others else f"two {several}"
+    one_of = any(isinstance(bound, OneOf) for bound in bounds)
+    return " ".join(([] if one_of else [WORDS.get(kind, "")]) + list(map(str, bounds)))
