@@ -1,7 +1,7 @@
-"""The command `metanas-server`: reads the configuration, runs the server until it is told to stop.
+"""The command `metanas-server`: read the configuration and run the server until a signal.
 
-Exit codes: 0 after a stop by SIGTERM or SIGINT, 1 when the server cannot start, 2 when the command
-line is wrong.
+Exit codes: 0 after SIGTERM or SIGINT, 130 after a second one, 2 if the server cannot start. Code 1
+with a traceback is a defect.
 """
 
 import asyncio
@@ -17,39 +17,37 @@ from metanas_server.app import Server, build_server
 from metanas_server.config import ServerConfig, parse
 from metanas_server.errors import ServiceError
 
-HURRIED = 130
+SECOND_SIGNAL = 130
 ENVIRONMENT = {
-    # torch's threads sleep while they wait for one another: spinning, they take the cores from the
-    # other processes, and where all cores are busy an adaptation takes ten times as long
+    # Idle threads of torch sleep. If they spin, they take the cores from other processes, and an
+    # adaptation on a busy machine takes ten times as long.
     "OMP_WAIT_POLICY": "PASSIVE",
-    # with glibc's allocator activations of 4 MiB and more go back to the system as soon as they are
-    # free, and come in huge pages: holes in its heap made the peak 1.7 times as high
+    # glibc returns blocks of 4 MiB and more to the system at once, and takes them in huge pages.
+    # Holes in its heap made the peak 1.7 times as high.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194304",
-    # ONNX Runtime 1.31 and later reports its use to its makers otherwise
+    # ONNX Runtime 1.31 and later reports its use to Microsoft by default.
     "ORT_DISABLE_TELEMETRY": "1",
 }
-"""What the worker processes inherit unless the environment says something else."""
+"""Variables of the worker processes, unless the environment has values for them."""
 ALLOCATOR = "tcmalloc_minimal"
-"""The allocator that they use where it is installed: it keeps large activations for the next ones
-without leaving holes, and so spares the clearing of fresh pages, a third of a step on large images.
+"""The allocator of the worker processes where it is installed.
+
+It reuses the memory of large activations without holes in the heap. The system then clears fewer
+fresh pages, which saves a third of the time of a step on large images.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server; returns the exit code."""
+    """Run the server and return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
-    except ServiceError as error:
-        print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
-        return 2
-    for name, value in (ENVIRONMENT | _allocator()).items():
-        os.environ.setdefault(name, value)
-    try:
+        for name, value in (ENVIRONMENT | _allocator()).items():
+            os.environ.setdefault(name, value)
         asyncio.run(serve(config))
     except (MetanasError, ServiceError) as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
@@ -59,14 +57,14 @@ def _allocator() -> dict[str, str]:
 
 
 async def serve(config: ServerConfig) -> None:
-    """Run a server until SIGTERM or SIGINT; a second one ends the process at once."""
-    told = asyncio.Event()
+    """Run a server until SIGTERM or SIGINT; a second signal ends the process at once."""
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
-        if told.is_set():
-            os._exit(HURRIED)
-        told.set()
+        if stopped.is_set():
+            os._exit(SECOND_SIGNAL)
+        stopped.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
@@ -80,7 +78,7 @@ async def serve(config: ServerConfig) -> None:
             task.add_done_callback(reloads.discard)
 
     loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    waiting = asyncio.ensure_future(told.wait())
+    waiting = asyncio.ensure_future(stopped.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
@@ -99,12 +97,12 @@ async def _started(config: ServerConfig) -> Server:
 
 
 def ready_line(config: ServerConfig, server: Server) -> str:
-    """Return the line that is printed once the server answers; scripts wait for it."""
+    """Return the line to print when the server answers calls; scripts wait for it."""
     names = server.checkpoints
     listen = f"{config.listen.rpartition(':')[0]}:{server.port}"
     plural = "" if len(names) == 1 else "s"
-    what = f"{', '.join(config.devices)}, {len(names)} checkpoint{plural}: {', '.join(names)}"
-    return f"metanas-server ready on {listen} ({what})"
+    contents = f"{', '.join(config.devices)}, {len(names)} checkpoint{plural}: {', '.join(names)}"
+    return f"metanas-server ready on {listen} ({contents})"
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import socket
+import ssl
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
@@ -173,13 +174,13 @@ def lock_folder(folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        message = f"--data {folder} cannot be written: {error.strerror}"
+        message = f"--data {folder} cannot be written: {error.strerror}; choose another folder"
         raise StartError("DATA_NOT_WRITABLE", message) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        message = f"--data {folder} is in use by another server; give each one a folder of its own"
+        message = f"--data {folder} is in use by another server; stop it or choose another folder"
         raise StartError("DATA_IN_USE", message) from error
     return handle
 
@@ -224,31 +225,35 @@ def _interceptors(config: ServerConfig) -> list[aio.ServerInterceptor]:
 
 def _bind(server: aio.Server, config: ServerConfig) -> int:
     credentials = _credentials(config)
+    _check_address(config)
     try:
         if credentials is None:
             return server.add_insecure_port(config.listen)
         return server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
-        raise _why_not(config) from error
+        message = f"cannot listen on {config.listen}; choose another --listen"
+        raise StartError("ADDRESS_INVALID", message) from error
 
 
-def _why_not(config: ServerConfig) -> StartError:
-    """The reason for a port that grpc cannot bind: it does not say, the operating system does."""
+def _check_address(config: ServerConfig) -> None:
+    """Bind a plain socket for a moment: grpc logs the cause of a failure, but does not return it.
+
+    Raises:
+        StartError: PORT_IN_USE, ADDRESS_INVALID.
+    """
     port = int(config.listen.rpartition(":")[2])
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as grpc does
             probe.bind(address)
-    except OSError as error:
-        in_use = error.errno == errno.EADDRINUSE
-        message = f"cannot listen on {config.listen}: {error.strerror}"
-        return StartError("PORT_IN_USE" if in_use else "ADDRESS_INVALID", message)
-    if config.tls_cert is not None:
-        message = f"--tls-cert {config.tls_cert} and --tls-key {config.tls_key} do not work"
-        return StartError("TLS_INVALID", message)
-    return StartError("ADDRESS_INVALID", f"cannot listen on {config.listen}")
+    except (OSError, UnicodeError) as error:
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        cause = error.strerror if isinstance(error, OSError) else "the host is no valid name"
+        message = f"cannot listen on {config.listen}: {cause}; choose another --listen"
+        raise StartError("PORT_IN_USE" if in_use else "ADDRESS_INVALID", message) from error
 
 
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
@@ -258,6 +263,17 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     authorities = None
     if config.tls_client_ca is not None:
         authorities = _read(config.tls_client_ca, "TLS_INVALID")
+    check = ssl.SSLContext(
+        ssl.PROTOCOL_TLS_SERVER
+    )  # grpc logs the causes, but does not return them
+    try:
+        check.load_cert_chain(config.tls_cert, config.tls_key, password="")
+        if config.tls_client_ca is not None:
+            check.load_verify_locations(config.tls_client_ca)
+    except ssl.SSLError as error:
+        flags = "--tls-cert, --tls-key and --tls-client-ca"
+        message = f"TLS is not possible with {flags}: {error.reason or error}; give PEM files"
+        raise StartError("TLS_INVALID", message) from error
     return grpc.ssl_server_credentials(
         [pair], root_certificates=authorities, require_client_auth=authorities is not None
     )
@@ -267,4 +283,5 @@ def _read(path: Path, reason: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise StartError(reason, f"{path} cannot be read: {error.strerror}") from error
+        message = f"{path} cannot be read: {error.strerror}; give a readable file"
+        raise StartError(reason, message) from error

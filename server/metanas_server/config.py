@@ -5,8 +5,9 @@ import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
@@ -15,6 +16,8 @@ from metanas_server.errors import StartError
 
 PREFIX = "METANAS_"
 MIB = 2**20
+MAX_IMAGE_BYTES, MAX_SECONDS, MAX_THREADS = 2**30, 1_000_000, 1024
+"""Upper bounds of options; larger values overflow in gRPC, in timers and in torch."""
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 COUNTS = (
     "max_request_bytes",
@@ -43,10 +46,10 @@ def _flag(default: Any, help_: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """Everything that can be chosen about a server.
+    """The options of a server.
 
     Raises:
-        StartError: a value that makes no sense, with the flag's name in the message.
+        StartError: a value is invalid; the message names the flag.
     """
 
     checkpoints: Path = _flag(
@@ -138,9 +141,14 @@ class ServerConfig:
         for name in COUNTS:
             self._check(name, getattr(self, name) >= 1, "must be at least 1")
         for name in SPANS:
-            self._check(name, getattr(self, name) > 0, "must be above 0")
-        self._check("threads", self.threads >= 0, "must be 0 or more")
-        self._check("grace", self.grace >= 0, "must be 0 or more")
+            text = f"must be above 0 and at most {MAX_SECONDS}"
+            self._check(name, 0 < getattr(self, name) <= MAX_SECONDS, text)
+        for name, most in (
+            ("max_image_bytes", MAX_IMAGE_BYTES),
+            ("threads", MAX_THREADS),
+            ("grace", MAX_SECONDS),
+        ):
+            self._check(name, 0 <= getattr(self, name) <= most, f"must be 0 to {most}")
         known = bool(self.devices) and all(map(DEVICE.fullmatch, self.devices))
         self._check("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ...")
         both = (self.tls_cert is None) == (self.tls_key is None)
@@ -152,7 +160,7 @@ class ServerConfig:
 
     @property
     def limits(self) -> Limits:
-        """The part of the configuration that the core checks support sets against."""
+        """The limits of a support set, for the core."""
         return Limits(**{each.name: getattr(self, each.name) for each in fields(Limits)})
 
     @property
@@ -185,11 +193,11 @@ class ServerConfig:
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
-    """The configuration from flags, then from METANAS_* variables, then from defaults.
+    """Read the configuration from flags, METANAS_* variables and defaults, in this order.
 
     Raises:
-        SystemExit: `--help`, or a flag that argparse refuses.
-        StartError: a value that makes no sense.
+        SystemExit: `--help` or `--version`.
+        StartError: CONFIG_INVALID, ADDRESS_INVALID, LISTEN_INSECURE.
     """
     parser = _parser()
     given = vars(parser.parse_args(arguments))
@@ -206,15 +214,24 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
     return ServerConfig(**values)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Report a wrong command line as one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StartError("CONFIG_INVALID", f"{message}; see metanas-server --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="metanas-server",
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
         epilog="Every flag can be given as an environment variable instead: --max-ways as"
-        f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 1 when the server"
-        " cannot start, 2 when the configuration is wrong.",
+        f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
+        " cannot start.",
         argument_default=argparse.SUPPRESS,
     )
+    release = f"%(prog)s {version('metanas-server')}"
+    parser.add_argument("--version", action="version", version=release)
     for each in fields(ServerConfig):
         help_ = f"{each.metadata['help']} ({_show(each)})".replace("%", "%%")
         if each.type is bool:
@@ -244,7 +261,7 @@ def _reader(each: Field[Any]) -> Any:
 def _read_bool(text: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in words:
-        raise ValueError("say 1 or 0")
+        raise ValueError("use 1 or 0")
     return words[text.lower()]
 
 

@@ -104,7 +104,7 @@ def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProces
 
 
 def run(checkpoints: Path, data: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    """Run a server that is not expected to come up."""
+    """Run the command until it ends: a server that cannot start."""
     return subprocess.run(
         command(checkpoints, data, *flags),
         capture_output=True,

@@ -22,7 +22,7 @@ from tests.server.calls import (
     refused,
     spec,
 )
-from tests.server.processes import ENVIRONMENT, command, run, serving
+from tests.server.processes import ENVIRONMENT, command, serving
 
 SOME = AdaptationOptions(steps=30)
 
@@ -172,48 +172,6 @@ def test_a_signal_while_it_starts(checkpoints: Path, tmp_path: Path) -> None:
         said, errors = process.communicate(timeout=60)
     assert (process.returncode, said) == (0, "")
     assert "Traceback" not in errors
-
-
-def test_two_servers_on_one_port_or_folder(checkpoints: Path, tmp_path: Path) -> None:
-    with serving(checkpoints, tmp_path / "data") as server:
-        taken = run(checkpoints, tmp_path / "other", "--listen", server.address)
-        assert (taken.returncode, taken.stdout) == (1, "")
-        said = taken.stderr.strip().splitlines()[-1]
-        assert said == (
-            f"metanas-server: cannot listen on {server.address}: Address already in use"
-            " (PORT_IN_USE)"
-        )
-        shared = run(checkpoints, tmp_path / "data")
-        assert shared.returncode == 1
-        assert shared.stderr.strip().splitlines()[-1] == (
-            f"metanas-server: --data {tmp_path / 'data'} is in use by another server;"
-            " give each one a folder of its own (DATA_IN_USE)"
-        )
-        server.api.serves()
-
-
-def test_folders_that_do_not_do(checkpoints: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    answer = run(checkpoints, tmp_path / "file" / "data")
-    assert (answer.returncode, answer.stdout) == (1, "")
-    assert "cannot be written: Not a directory" in answer.stderr
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "records.sqlite3").write_text("no data base, but long enough" * 100)
-    answer = run(checkpoints, tmp_path / "broken")
-    assert answer.returncode == 1
-    assert "records.sqlite3" in answer.stderr
-    answer = run(tmp_path / "none", tmp_path / "data")
-    assert answer.returncode == 1
-    assert "there is no checkpoint in" in answer.stderr
-    assert "Traceback" not in answer.stderr
-
-
-def test_a_device_that_is_not_there(checkpoints: Path, tmp_path: Path) -> None:
-    answer = run(checkpoints, tmp_path / "data", "--devices=cpu,cuda:99")
-    assert (answer.returncode, answer.stdout) == (1, "")
-    assert answer.stderr.strip().endswith("CUDA devices here (DEVICE_MISSING)")
-    assert "--devices cuda:99" in answer.stderr
-    assert "Traceback" not in answer.stderr
 
 
 def test_a_checkpoint_that_is_gone_after_a_restart(checkpoints: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from metanas_protos.v1.adaptation_service_pb2 import WatchAdaptationRequest
 from metanas_protos.v1.checkpoint_service_pb2 import ListCheckpointsRequest
 from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
 from tests.server.calls import images, parts, refusal_of, refused, spec
-from tests.server.processes import ServerProcess, run, serving
+from tests.server.processes import ServerProcess, serving
 
 TOKEN = "correct-horse-battery"
 
@@ -82,39 +82,6 @@ def test_reflection_needs_the_token_too(guarded: ServerProcess) -> None:
         services(guarded)
     assert refusal_of(caught.value).reason == "UNAUTHENTICATED"
     assert services(guarded, (("authorization", f"Bearer {TOKEN}"),))
-
-
-@pytest.mark.parametrize(
-    ("flags", "code", "words"),
-    [
-        (["--listen=0.0.0.0:0"], 2, "--insecure-listen"),
-        (["--listen=[::]:0"], 2, "--insecure-listen"),
-        (["--listen=nowhere"], 2, "HOST:PORT"),
-        (["--listen=127.0.0.1:99999"], 2, "HOST:PORT"),
-        (["--tls-cert=cert.pem"], 2, "--tls-key"),
-        (["--tls-client-ca=ca.pem"], 2, "--tls-cert"),
-        (["--tls-cert=none.pem", "--tls-key=none.key"], 1, "none.key cannot be read"),
-        (["--tls-cert={junk}", "--tls-key={junk}"], 1, "do not work"),
-        (["--token-file=none"], 1, "none cannot be read"),
-        (["--token-file={empty}"], 1, "must hold a token"),
-        (["--devices=abacus"], 2, "--devices"),
-        (["--max-queue=0"], 2, "--max-queue"),
-        (["--max-ways=1"], 2, "--max-ways"),
-        (["--grace=-1"], 2, "--grace"),
-        (["--listen=256.256.256.256:0", "--insecure-listen"], 1, "cannot listen"),
-    ],
-)
-def test_servers_that_do_not_start(
-    checkpoints: Path, tmp_path: Path, flags: list[str], code: int, words: str
-) -> None:
-    junk, empty = tmp_path / "junk", tmp_path / "empty"
-    junk.write_text("-----BEGIN CERTIFICATE-----\nxxx\n-----END CERTIFICATE-----\n")
-    empty.write_text("\n")
-    filled = [flag.format(junk=junk, empty=empty) for flag in flags]
-    done = run(checkpoints, tmp_path / "data", *filled)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert words in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
 
 
 def test_beyond_loopback_when_it_is_asked_for(checkpoints: Path, tmp_path: Path) -> None:

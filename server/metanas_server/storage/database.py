@@ -51,10 +51,10 @@ class Records:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open the records, or begin them.
+        """Open the database; create it if it is missing.
 
         Raises:
-            StartError: DATA_NOT_WRITABLE, the file cannot be used or is of another version.
+            StartError: DATA_NOT_WRITABLE, the file is damaged, not writable or of another version.
         """
         try:
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
@@ -62,7 +62,8 @@ class Records:
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._prepare(path)
         except sqlite3.Error as error:
-            raise StartError("DATA_NOT_WRITABLE", f"cannot use {path}: {error}") from error
+            message = f"cannot use the database {path}: {error}; restore a backup of --data"
+            raise StartError("DATA_NOT_WRITABLE", message) from error
 
     def close(self) -> None:
         """Close the file; no other method works afterwards."""
@@ -189,8 +190,15 @@ class Records:
             script = f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
             self._db.executescript(script)
         elif version != FORMAT:
-            message = f"{path} has format {version}, not {FORMAT}; use another --data folder"
+            message = (
+                f"the database {path} has format {version}, and this server reads {FORMAT};"
+                " use the release that wrote it or another --data"
+            )
             raise StartError("DATA_NOT_WRITABLE", message)
+        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if result != "ok":
+            raise sqlite3.DatabaseError("the file is damaged")
+        self._db.execute("SELECT support, sha256 FROM adaptations, models LIMIT 1")
 
     @contextmanager
     def _change(self) -> Iterator[None]:

@@ -209,9 +209,12 @@ def check_device(name: str) -> None:
     device = torch.device(name)
     if device.type == "cpu":
         return
-    found = torch.cuda.device_count()
-    if (device.index or 0) >= found:
-        message = f"--devices {name}: torch {torch.__version__} finds {found} CUDA devices here"
+    count = torch.cuda.device_count()
+    if (device.index or 0) >= count:
+        message = (
+            f"--devices {name}: torch {torch.__version__} has {count} CUDA devices here;"
+            " use cpu, or check nvidia-smi and the CUDA build of torch"
+        )
         raise StartError("DEVICE_MISSING", message)
 
 
@@ -219,7 +222,10 @@ def _load(setup: Setup) -> dict[str, Checkpoint]:
     root = setup.checkpoints
     folders = sorted(path.parent for path in root.glob(f"*/{CARD_FILE}"))
     if not folders:
-        message = f"there is no checkpoint in {root}: no folder in it has a {CARD_FILE}"
+        message = (
+            f"--checkpoints {root} contains no checkpoint: no folder in it has a {CARD_FILE};"
+            " give the folder above the checkpoints"
+        )
         raise StartError("CHECKPOINT_MISSING", message)
     load = setup.load or load_checkpoint
     return {folder.name: load(folder, device=setup.device) for folder in folders}

@@ -1,0 +1,170 @@
+"""Starts that fail: one line that says what to do, and exit code 2. Each row is a real process."""
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.server.processes import run, serving
+
+FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version = "
+
+
+def fails(checkpoints: Path, data: Path, *flags: str) -> str:
+    """Run a server that cannot start; return the line that it prints."""
+    done = run(checkpoints, data, *flags)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("metanas-server: ")
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--frobnicate"], "unrecognized arguments: --frobnicate; see metanas-server --help"),
+        (["--max-ways=many"], "argument --max-ways: invalid int value"),
+        (["--max-ways=1"], "--max-ways"),
+        (["--max-queue=0"], "--max-queue must be at least 1"),
+        (["--max-image-bytes=3000000000"], "--max-image-bytes must be 0 to 1073741824"),
+        (["--max-silence=inf"], "--max-silence must be above 0 and at most"),
+        (["--grace=nan"], "--grace must be 0 to"),
+        (["--threads=100000"], "--threads must be 0 to"),
+        (["--devices=abacus"], "--devices must name"),
+        (["--devices=cpu,cuda:99"], "--devices cuda:99: torch"),
+        (["--listen=nowhere"], "is not HOST:PORT"),
+        (["--listen=127.0.0.1:99999"], "is not HOST:PORT"),
+        (["--listen=0.0.0.0:0"], "--insecure-listen"),
+        (["--listen=[::]:0"], "--insecure-listen"),
+        (["--listen=256.256.256.256:0", "--insecure-listen"], "choose another --listen"),
+        (["--listen=a..b:0", "--insecure-listen"], "choose another --listen"),
+        (["--tls-cert=cert.pem"], "--tls-key"),
+        (["--tls-client-ca=ca.pem"], "--tls-client-ca needs --tls-cert"),
+        (["--tls-cert=none.pem", "--tls-key=none.key"], "none.key cannot be read"),
+        (["--tls-cert={junk}", "--tls-key={junk}"], "give PEM files (TLS_INVALID)"),
+        (["--token-file=none"], "none cannot be read"),
+        (["--token-file={empty}"], "must hold"),
+        (["--checkpoints=none"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
+        (["--checkpoints={junk}"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
+        (["--data={junk}/data"], "Not a directory; choose another folder (DATA_NOT_WRITABLE)"),
+        (["--data={junk}"], "File exists; choose another folder (DATA_NOT_WRITABLE)"),
+        (["--data=/proc/metanas"], "choose another folder (DATA_NOT_WRITABLE)"),
+    ],
+)
+def test_options_that_cannot_be_used(
+    checkpoints: Path, tmp_path: Path, flags: list[str], words: str
+) -> None:
+    junk, empty = tmp_path / "junk", tmp_path / "empty"
+    junk.write_text("-----BEGIN CERTIFICATE-----\nxxx\n-----END CERTIFICATE-----\n")
+    empty.write_text("\n")
+    filled = [flag.format(junk=junk, empty=empty) for flag in flags]
+    assert words in fails(checkpoints, tmp_path / "data", *filled)
+
+
+def garbage(path: Path) -> None:
+    path.write_text("no database, but long enough" * 100)
+
+
+def folder(path: Path) -> None:
+    path.mkdir()
+
+
+def of_a_later_release(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.executescript(f"{FOREIGN} 99")
+
+
+def of_another_program(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.executescript(f"{FOREIGN} 1")
+
+
+@pytest.mark.parametrize("write", [garbage, folder, of_a_later_release, of_another_program])
+def test_databases_that_cannot_be_read(
+    checkpoints: Path, tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    write(tmp_path / "records.sqlite3")
+    line = fails(checkpoints, tmp_path)
+    assert f"the database {tmp_path / 'records.sqlite3'}" in line
+    assert line.endswith("(DATA_NOT_WRITABLE)")
+
+
+def test_a_database_with_a_damaged_page(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        assert server.stop() == 0
+    path = tmp_path / "data" / "records.sqlite3"
+    damaged = bytearray(path.read_bytes())
+    damaged[4096:] = b"\xff" * (len(damaged) - 4096)
+    path.write_bytes(damaged)
+    assert "restore a backup" in fails(checkpoints, tmp_path / "data")
+
+
+def cut(folder: Path) -> None:
+    (weights,) = folder.glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+def remove_weights(folder: Path) -> None:
+    (weights,) = folder.glob("*.safetensors")
+    weights.unlink()
+
+
+def break_card(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text("{")
+
+
+def raise_format(folder: Path) -> None:
+    (folder / "checkpoint.json").write_text('{"format_version": 99}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut, "CHECKPOINT_DAMAGED"),
+        (remove_weights, "CHECKPOINT_MISSING"),
+        (break_card, "CHECKPOINT_DAMAGED"),
+        (raise_format, "CHECKPOINT_FORMAT"),
+    ],
+)
+def test_damaged_checkpoints(
+    checkpoints: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    shutil.copytree(checkpoints, tmp_path / "checkpoints")
+    damage(tmp_path / "checkpoints" / "grey")
+    line = fails(tmp_path / "checkpoints", tmp_path / "data")
+    assert str(tmp_path / "checkpoints" / "grey") in line
+    assert line.endswith(f"({reason})")
+
+
+def test_two_servers_with_one_port_or_one_folder(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        line = fails(checkpoints, tmp_path / "other", "--listen", server.address)
+        assert line == (
+            f"metanas-server: cannot listen on {server.address}: Address already in use;"
+            " choose another --listen (PORT_IN_USE)"
+        )
+        line = fails(checkpoints, tmp_path / "data")
+        assert line == (
+            f"metanas-server: --data {tmp_path / 'data'} is in use by another server;"
+            " stop it or choose another folder (DATA_IN_USE)"
+        )
+        server.api.serves()
+
+
+def test_folders_of_a_file_system_are_ignored(checkpoints: Path, tmp_path: Path) -> None:
+    """The root of a mounted volume has a folder `lost+found`."""
+    shutil.copytree(checkpoints, tmp_path / "checkpoints")
+    for place in ("checkpoints", "data", "data/artefacts"):
+        (tmp_path / place / "lost+found").mkdir(parents=True)
+    with serving(tmp_path / "checkpoints", tmp_path / "data") as server:
+        assert "2 checkpoints: colour, grey" in server.ready
+        server.api.serves()
+
+
+def test_the_version(checkpoints: Path, tmp_path: Path) -> None:
+    done = run(checkpoints, tmp_path / "data", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"metanas-server {version('metanas-server')}\n"
