@@ -16,7 +16,7 @@ class AdaptConfig:
     """The adaptation to a task. A request may override each field within its bounds."""
 
     steps: Annotated[int, Range(0, 500)] = 10
-    """Task-optimizer steps on weights and alphas together."""
+    """Task-optimizer steps on weights and architecture parameters (alphas) together."""
     tuning_steps: Annotated[int, Range(0, 500)] = 5
     """Steps on the weights alone after pruning."""
     weight_lr: Fraction = 1e-3

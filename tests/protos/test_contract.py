@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from google.protobuf.descriptor import FieldDescriptor
 
 from metanas.spec.examples import Limits
 from metanas.spec.options import AdaptConfig
+from metanas.util.fields import describe
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -16,8 +18,14 @@ from metanas_protos.v1 import (
     checkpoint_service_pb2,
     model_service_pb2,
 )
+from metanas_protos.v1.option_help import OPTION_HELP
 
 PROTOS = Path(__file__).resolve().parents[2] / "protos"
+OPTION_TYPES = {
+    FieldDescriptor.TYPE_BOOL: "boolean",
+    FieldDescriptor.TYPE_INT32: "integer",
+    FieldDescriptor.TYPE_DOUBLE: "number",
+}
 SOURCES = sorted((PROTOS / "metanas_protos" / "v1").glob("*.proto"))
 
 
@@ -63,8 +71,13 @@ def test_a_break_of_the_contract_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_options_are_those_of_the_core() -> None:
-    theirs = {field.name for field in adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields}
-    assert theirs == set(AdaptConfig().to_dict())
+    """A new option is one field of `AdaptConfig`, and one of the message with the same text."""
+    declared, there = describe(AdaptConfig), adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields
+    assert [field.name for field in there] == [option.name for option in declared]
+    for field, option in zip(there, declared, strict=True):
+        assert OPTION_TYPES[field.type] in option.kind
+        bounds = "" if option.kind == "a boolean" else f" {option.kind.capitalize()}."
+        assert OPTION_HELP[field.name] == option.help + bounds
 
 
 def test_the_limits_are_those_of_the_core() -> None:

@@ -135,36 +135,41 @@ class AdaptationOptions(_message.Message):
     TEMPERATURE_END_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
     GRADIENT_CLIP_FIELD_NUMBER: _builtins.int
-    BILEVEL_FIELD_NUMBER: _builtins.int
     PATIENCE_FIELD_NUMBER: _builtins.int
+    BILEVEL_FIELD_NUMBER: _builtins.int
     SHIFT_PIXELS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Steps on weights and architecture together, 0 to 500."""
-    tuning_steps: _builtins.int
-    """Steps on the weights of the pruned network afterwards, 0 to 500."""
-    weight_lr: _builtins.float
-    """Learning rate of the weights, 0 to 1."""
-    alpha_lr: _builtins.float
-    """Learning rate of the architecture parameters, 0 to 1; 0 keeps the meta-learned architecture."""
-    temperature_start: _builtins.float
-    """Temperature of the relaxation at the first step, above 0 and at most 10."""
-    temperature_end: _builtins.float
-    """Temperature at the last step, above 0 and at most `temperature_start`."""
-    batch_size: _builtins.int
-    """Support images a step, 1 to 1000; larger support sets are gone through in mini-batches."""
-    gradient_clip: _builtins.float
-    """Largest norm of the gradient, above 0 and at most 1e6."""
-    bilevel: _builtins.bool
-    """First-order bilevel: architecture on one half of the support set, weights on the other."""
-    patience: _builtins.int
-    """A stage ends early when its loss has stopped to fall, and the architecture to change, for so
-    many steps, 0 to 500; 0 takes every step.
+    """Task-optimizer steps on weights and architecture parameters (alphas) together. An integer from
+    0 to 500.
     """
+    tuning_steps: _builtins.int
+    """Steps on the weights alone after pruning. An integer from 0 to 500."""
+    weight_lr: _builtins.float
+    """Step size on the weights. A number from 0 to 1."""
+    alpha_lr: _builtins.float
+    """Step size on the alphas; 0 keeps the meta-architecture. A number from 0 to 1."""
+    temperature_start: _builtins.float
+    """Temperature of the relaxation at the first step. A number from 0.001 to 10."""
+    temperature_end: _builtins.float
+    """Temperature at the last step, at most `temperature_start`. A number from 0.001 to 10."""
+    batch_size: _builtins.int
+    """Support images of a step; larger support sets go through in mini-batches. An integer from 1 to
+    1000.
+    """
+    gradient_clip: _builtins.float
+    """Largest gradient norm. A number > 0, <= 1000000."""
+    patience: _builtins.int
+    """A stage ends early once the mean loss of so many steps equals that of as many before and the
+    architecture stayed the same; a search cools for as many more steps. 0 takes all steps. An
+    integer from 0 to 500.
+    """
+    bilevel: _builtins.bool
+    """Alphas on one half of the support set and weights on the other, first order."""
     shift_pixels: _builtins.int
-    """The model also looks at four copies of each image, shifted diagonally by so many pixels of its
-    input, and averages the features of all five: somewhat more accurate, for five times the
-    arithmetic of a query. 0 to 16 and less than a quarter of the input's side; 0 looks once. For
-    checkpoints without a trunk.
+    """The model averages the features of each image and of four copies, shifted diagonally by so many
+    pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a
+    quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. An integer
+    from 0 to 16.
     """
     def __init__(
         self,
@@ -177,8 +182,8 @@ class AdaptationOptions(_message.Message):
         temperature_end: _builtins.float | None = ...,
         batch_size: _builtins.int | None = ...,
         gradient_clip: _builtins.float | None = ...,
-        bilevel: _builtins.bool | None = ...,
         patience: _builtins.int | None = ...,
+        bilevel: _builtins.bool | None = ...,
         shift_pixels: _builtins.int | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
