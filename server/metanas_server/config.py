@@ -128,7 +128,8 @@ class ServerConfig:
         20.0, "a worker that has not stopped a job after so many seconds is killed and replaced"
     )
     start_seconds: float = _flag(
-        300.0, "a worker that has not loaded its checkpoints after so many seconds is killed"
+        300.0,
+        "longest that a worker may take to load the checkpoints, in seconds; then it is killed",
     )
     max_silence: float = _flag(
         120.0, "a worker that has given no sign of life for so many seconds is killed and replaced"

@@ -60,6 +60,13 @@ def held(gate: Path, folder: Path, *, device: str) -> Checkpoint:
     return checkpoint
 
 
+def paused(pause: Path, folder: Path, *, device: str) -> Checkpoint:
+    """Load a checkpoint, after as many seconds as the file `pause` says."""
+    with suppress(FileNotFoundError):
+        time.sleep(float(pause.read_text(encoding="ascii")))
+    return load_checkpoint(folder, device=device)
+
+
 def careless(folder: Path, *, device: str) -> Checkpoint:
     """Fail as an extension does that subclasses the error of bad input carelessly."""
     raise Careless(why=f"{folder.name} on {device}")

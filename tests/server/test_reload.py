@@ -7,6 +7,7 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from metanas_protos.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
 from metanas_server import errors as service
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
-from metanas_server.errors import ServiceError, StartError
+from metanas_server.errors import ServiceError, StartError, WorkerLost
 from metanas_server.status import describe
 from metanas_server.workers.failures import failed
 from metanas_server.workers.process import WorkerProcess, _read
@@ -124,6 +125,30 @@ async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_pat
 async def test_reloads_at_the_same_time_end(tmp_path: Path) -> None:
     async with build_server(config(tmp_path, 1)) as server:
         assert all(await asyncio.gather(server.reload(), server.reload()))
+
+
+async def test_a_reload_may_take_longer_than_the_longest_silence(tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    settings = replace(config(tmp_path, 1), max_silence=3)
+    async with build_server(settings, load=partial(failing.paused, pause)) as server:
+        pids = server.worker_pids
+        pause.write_text("7", encoding="ascii")
+        assert await server.reload()
+        assert server.worker_pids == pids
+
+
+async def test_a_reload_that_takes_too_long_ends_the_process(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS)
+    pause = tmp_path / "pause"
+    load = partial(failing.paused, pause)
+    worker = WorkerProcess(setup(tmp_path / "checkpoints", load))
+    await worker.start()
+    pause.write_text("3600", encoding="ascii")
+    worker._setup = replace(worker._setup, start_seconds=0.5)
+    with pytest.raises(WorkerLost):
+        await worker.reload()
+    assert worker.ended.is_set()
+    await worker.close()
 
 
 async def test_a_defect_while_a_worker_is_replaced_loses_no_worker(

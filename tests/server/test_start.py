@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from metanas_server.storage.database import FORMAT
 from tests.server.processes import run, serving
 
-FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version = "
+FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version ="
 
 
 def fails(checkpoints: Path, data: Path, *flags: str) -> str:
@@ -74,12 +75,12 @@ def folder(path: Path) -> None:
 
 def of_a_later_release(path: Path) -> None:
     with sqlite3.connect(path) as database:
-        database.executescript(f"{FOREIGN} 99")
+        database.executescript(f"{FOREIGN} {FORMAT + 1}")
 
 
 def of_another_program(path: Path) -> None:
     with sqlite3.connect(path) as database:
-        database.executescript(f"{FOREIGN} 1")
+        database.executescript(f"{FOREIGN} {FORMAT}")
 
 
 @pytest.mark.parametrize("write", [garbage, folder, of_a_later_release, of_another_program])

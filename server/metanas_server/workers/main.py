@@ -6,8 +6,10 @@ so that the front answers while models are being made, and outlives whatever hap
 
 import logging
 import signal
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -136,11 +138,29 @@ class Worker:
     def _reload(self) -> None:
         """Load the checkpoints beside those in use; jobs go on with those they began with."""
         try:
-            self._loaded = _load(self._setup)
+            with self._beating():
+                self._loaded = _load(self._setup)
         except Exception as error:
             self._tell(Reloaded(_failure(error, "loading the checkpoints again")))
         else:
             self._tell(Reloaded({name: each.card for name, each in self._loaded.items()}))
+
+    @contextmanager
+    def _beating(self) -> Iterator[None]:
+        """Send beats from a thread meanwhile; this thread must not use the pipe."""
+        done = threading.Event()
+
+        def beat() -> None:
+            while not done.wait(self._beat):
+                self._tell(Beat())
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _begin(self, order: Order) -> None:
         try:

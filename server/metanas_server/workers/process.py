@@ -29,6 +29,7 @@ from metanas_server.workers.protocol import (
 )
 
 LOG = logging.getLogger(__name__)
+NO_JOB = 0  # jobs count from 1
 Outbox = SimpleQueue[Order | Stop | Share | Reload | Adopt | None]
 Cards = Mapping[str, CheckpointCard]
 
@@ -127,13 +128,20 @@ class WorkerProcess:
 
         `adopt` has to follow. Jobs that have begun go on with their own checkpoint.
 
+        A process that takes longer than `start_seconds` is killed; its jobs lose no attempt.
+
         Raises:
             WorkerLost: the process died.
-            MetanasError, ServiceError: why it could not load the checkpoints.
+            MetanasError, ServiceError: the checkpoints cannot be loaded.
         """
-        self._reloaded = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._reloaded = loop.create_future()
         self._outbox.put(Reload())
-        return await self._reloaded
+        late = loop.call_later(self._setup.start_seconds, self._kill_because_of, NO_JOB)
+        try:
+            return await self._reloaded
+        finally:
+            late.cancel()
 
     def adopt(self, cards: Cards | None) -> None:
         """Have the process use the checkpoints that it loaded again; None forgets them."""

@@ -32,7 +32,7 @@ class Setup:
     stack_images: most support images of a step that several jobs take together.
     stack_bytes: most bytes of activations of the same.
     beat: seconds between two signs of life of a worker that has nothing to do.
-    start_seconds: a process that is not ready after so long is killed.
+    start_seconds: most seconds to load the checkpoints; then the process is killed.
     load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
     """
 
