@@ -22,7 +22,7 @@ from benchmarks._results import LOCAL, Results, load, machine_line, save
 from metanas.checkpoint import load_checkpoint
 from metanas.cli.evaluate import classes_for
 from metanas.errors import MetanasError
-from metanas.runs.screen import bar
+from metanas.runs.progress import bar
 
 TOPIC = "study"
 

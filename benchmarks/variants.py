@@ -30,7 +30,7 @@ from benchmarks._trainings import Figures, over
 from benchmarks._variants import GROUPS, Variant, trained
 from metanas.cli.evaluate import classes_for
 from metanas.errors import InvalidInput, MetanasError
-from metanas.runs.screen import bar
+from metanas.runs.progress import bar
 from metanas.training.config import FIXED
 
 TOPIC = "variants"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from metanas_client import __version__
 from metanas_client.cli import adapting, arguments, evaluating, files, server
 from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, READER_GONE, exit_code
-from metanas_client.cli.parser import Parser
 from metanas_client.cli.screen import Screen, accept_every_character
 from metanas_data.errors import MetanasError
+from metanas_data.suggest import Parser
 
 
 def parser() -> argparse.ArgumentParser:

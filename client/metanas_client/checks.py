@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from metanas_client.errors import InvalidInput, NotFound, Violation
 from metanas_client.resources import Checkpoint, Limits
 from metanas_client.support import RawImage, SupportSet
-from metanas_client.text import did_you_mean, size
+from metanas_client.text import size
+from metanas_data.suggest import did_you_mean
 
 PREFIX = "checkpoints/"
 

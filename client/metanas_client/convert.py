@@ -20,7 +20,7 @@ from metanas_client.resources import (
     State,
 )
 from metanas_client.support import RawImage, SupportExample, SupportSet
-from metanas_client.text import did_you_mean
+from metanas_data.suggest import did_you_mean
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from metanas_client.errors import InvalidInput, Violation
-from metanas_client.text import did_you_mean_file
 from metanas_data.folders import is_litter, repeated_classes
+from metanas_data.suggest import did_you_mean_file
 
 Image: TypeAlias = object
 """A path, the bytes of an encoded image, or an array: uint8 (H, W, C) or (H, W), or float32/float64

@@ -1,8 +1,4 @@
-"""Text for people: numbers with units, names that are safe at a terminal, and suggestions."""
-
-from collections.abc import Iterable
-from difflib import get_close_matches
-from pathlib import Path
+"""Text for people: numbers with units, and names that are safe at a terminal."""
 
 KB, MB = 1000, 1_000_000
 NOTHING = "–"
@@ -39,18 +35,3 @@ def size(value: float | None) -> str:
     if value < KB:
         return f"{value:.0f} bytes"
     return f"{value / KB:.0f} KB" if value < MB - KB / 2 else f"{value / MB:.1f} MB"
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Suggest the known name that is nearest, as a sentence; empty if none is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-def did_you_mean_file(path: Path) -> str:
-    """Suggest the file or folder beside a missing path whose name is nearest."""
-    try:
-        names = [entry.name for entry in path.absolute().parent.iterdir()]
-    except OSError:
-        return ""
-    return did_you_mean(path.name, names)

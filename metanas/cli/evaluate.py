@@ -16,15 +16,16 @@ from metanas.data.unreadable import HOW
 from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
 from metanas.evaluation.compare import LEAST, compare
 from metanas.evaluation.evaluate import EpisodeShape, mean_of
-from metanas.evaluation.journal import Record
+from metanas.evaluation.journal import ENDING, Record
 from metanas.evaluation.results import Stored, read_stored
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
 from metanas.nn.devices import device_of
-from metanas.runs.screen import bar
+from metanas.runs.progress import bar
 from metanas.training.config import MOST_THREADS
 from metanas.training.config_file import parse_overrides
 from metanas.util.formatting import counted
+from metanas_data.suggest import existing
 
 PREFERRED_SPLIT = "val"
 SHOWN = {
@@ -55,8 +56,8 @@ def add_commands(commands: Any) -> None:
         description="Mean difference of two evaluations on the same episodes, with its 95 % "
         "interval. Reads what `evaluate --out` of this program and of the client write.",
     )
-    command.add_argument("one", type=Path, metavar="A.json")
-    command.add_argument("other", type=Path, metavar="B.json")
+    command.add_argument("one", type=existing, metavar="A.json")
+    command.add_argument("other", type=existing, metavar="B.json")
     command.set_defaults(run=_compare)
     command = commands.add_parser(
         "scores",
@@ -65,8 +66,8 @@ def add_commands(commands: Any) -> None:
         "its card, from which a server tells them. Reads what `evaluate --out` of this program and "
         "of the client write. The checkpoint's digest stays as it is.",
     )
-    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    command.add_argument("evaluations", type=Path, nargs="+", metavar="A.json")
+    command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
+    command.add_argument("evaluations", type=existing, nargs="+", metavar="A.json")
     command.set_defaults(run=_scores)
 
 
@@ -76,8 +77,8 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "files; also says what the pruned network before tuning and the soft supernet would have "
         "answered. With --out every episode is kept in a journal, and the same command goes on."
     )
-    command.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
-    command.add_argument("--data", type=Path, required=True, help="npz, or folder of classes")
+    command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
+    command.add_argument("--data", type=existing, required=True, help="npz, or folder of classes")
     command.add_argument(
         "--unreadable",
         choices=HOW,
@@ -183,6 +184,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InvalidInput(bad)
     if arguments.out and arguments.out.is_dir():
         message = f"{arguments.out} is a folder; name a file that ends in .json"
+        raise EvaluationError("EVALUATION_UNWRITABLE", message)
+    if arguments.out and arguments.out.exists() and not Path(f"{arguments.out}{ENDING}").exists():
+        message = f"{arguments.out} exists, without a journal to continue; name another --out"
         raise EvaluationError("EVALUATION_UNWRITABLE", message)
 
 

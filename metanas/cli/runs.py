@@ -3,23 +3,25 @@
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from metanas.errors import CheckpointError
 from metanas.runs.log import read_run
+from metanas_data.suggest import existing
 
 PAUSE = 5.0
 """Seconds between two reads of the log of a run that is followed."""
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Give a command line the commands of this module."""
+def add_commands(commands: Any) -> None:
+    """Declare the commands."""
     board = commands.add_parser(
         "tensorboard",
         help="export the log of a run for TensorBoard",
         description="Write the log of a run as events of TensorBoard. View them with "
         "`tensorboard --logdir RUN`. Needs the extra metanas[watch].",
     )
-    board.add_argument("folder", type=Path, metavar="RUN", help="folder of the run")
+    board.add_argument("folder", type=existing, metavar="RUN", help="folder of the run")
     board.add_argument(
         "--out", type=Path, help="folder of the events (default: tensorboard in the run's)"
     )

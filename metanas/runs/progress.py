@@ -1,120 +1,92 @@
-"""Progress of a long run for people at a terminal, or for the file that its output goes to."""
+"""Progress of long work: a bar at a terminal, plain lines elsewhere. Needs the extra "train"."""
 
 import math
+import os
+import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
-from metanas.runs.screen import bar
-from metanas.training.trainer import Progress as Seen
+from metanas.training.trainer import Progress as Iteration
 from metanas.util.formatting import duration
 
 WINDOW = 300.0
-"""Seconds over which the rate is measured, so that some validations are within."""
-QUIET = 60.0
-"""Seconds between two lines where there is no terminal; validations are told in any case."""
+"""Seconds over which the rate is measured; a few validations fall into them."""
+INTERVAL = 60.0
+"""Seconds between two plain lines; each validation has a line of its own."""
 
 
-@dataclass
-class Rate:
-    """Iterations a second, over the last `WINDOW` seconds of this process.
+def bar(console: Console | None = None) -> Progress:
+    """Make a progress bar, which is drawn at a terminal only.
 
-    Iterations of before a run was resumed do not count.
+    Each task needs a field `seen`: the last result in a few words.
+    """
+    console = console or Console()
+    return Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[seen]}", markup=False),
+        console=console,
+        disable=not console.is_terminal,
+        speed_estimate_period=WINDOW,
+    )
+
+
+class TrainingDisplay:
+    """Display of a run: a bar with the validations above it, or plain lines.
+
+    The run goes on inside `with display.bar:`.
     """
 
-    clock: Callable[[], float] = time.monotonic
-    seen: deque[tuple[float, int]] = field(default_factory=deque)
+    def __init__(
+        self, iterations: int, closed: Callable[[], None], console: Console | None = None
+    ) -> None:
+        """Take the number of iterations, and a call for a closed output, as by `| head`."""
+        self.bar = bar(console)
+        self._task = self.bar.add_task("train", total=iterations, seen="")
+        self._iterations, self._closed = iterations, closed
+        self._printed = -math.inf
 
-    def add(self, iteration: int) -> None:
-        """`iteration` is done now."""
-        now = self.clock()
-        self.seen.append((now, iteration))
-        while len(self.seen) > 2 and self.seen[1][0] < now - WINDOW:
-            self.seen.popleft()
+    def iteration(self, done: Iteration) -> None:
+        """Show a meta-iteration after its end."""
+        seen = f"loss {done.loss:.3f} · accuracy {done.accuracy:.1%}"
+        validated = not math.isnan(done.pruned)
+        if validated:
+            seen += f" · validation {done.pruned:.1%} pruned, {done.soft:.1%} soft"
+        self.bar.update(self._task, completed=done.iteration, seen=seen)
+        left = self.bar.tasks[0].time_remaining
+        more = f" · {duration(left)} left" if left else ""
+        due = validated or done.iteration == self._iterations
+        self._print(f"{done.iteration}/{self._iterations} · {seen}{more}", due)
 
-    @property
-    def value(self) -> float | None:
-        """Iterations a second; None before two of them are done."""
-        if len(self.seen) < 2:
-            return None
-        (began, first), (ended, last) = self.seen[0], self.seen[-1]
-        return (last - first) / (ended - began) if ended > began else None
+    def images(self, done: int, count: int) -> None:
+        """Show the number of images that have gone through the trunk."""
+        seen = f"trunk: {done} of {count} images"
+        self.bar.update(self._task, seen=seen)
+        self._print(seen, done == count)
 
-
-def figures(seen: Seen) -> str:
-    """What is said of an iteration beside its number."""
-    text = f"loss {seen.loss:.3f} · accuracy {seen.accuracy:.1%}"
-    if not math.isnan(seen.pruned):
-        text += f" · validation {seen.pruned:.1%} pruned, {seen.soft:.1%} soft"
-    return text
-
-
-def pace(rate: float | None, left: int) -> str:
-    """The rate, and how long `left` iterations will take at it."""
-    if not rate:
-        return ""
-    speed = f"{rate:.1f} it/s" if rate >= 1 else f"{1 / rate:.1f} s/it"
-    return f"{speed} · {duration(left / rate)} left" if left else speed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What shows a run as it goes on."""
-
-    iteration: Callable[[Seen], None]
-    """To be called after every meta-iteration."""
-    images: Callable[[int, int], None]
-    """To be called with how many images have gone through the trunk, and of how many."""
-
-
-@contextmanager
-def watching(iterations: int, console: Console) -> Iterator[Shown]:
-    """Show a run of so many iterations: as a bar, or as lines without a terminal."""
-    if not console.is_terminal:
-        yield _lines(iterations, console)
-        return
-    with bar(console, left=TextColumn("{task.fields[pace]}")) as shown:
-        task = shown.add_task("train", total=iterations, pace="", seen="")
-        rate = Rate()
-
-        def iteration(seen: Seen) -> None:
-            rate.add(seen.iteration)
-            text = pace(rate.value, iterations - seen.iteration)
-            shown.update(task, completed=seen.iteration, pace=text, seen=figures(seen))
-            if not math.isnan(seen.pruned):
-                shown.console.print(f"{seen.iteration}/{iterations} · {figures(seen)}")
-
-        def images(done: int, count: int) -> None:
-            shown.update(task, seen=f"trunk: {done} of {count} images")
-
-        yield Shown(iteration=iteration, images=images)
-
-
-def _lines(iterations: int, console: Console) -> Shown:
-    rate, told = Rate(), -math.inf
-
-    def due(certainly: bool) -> bool:
-        nonlocal told
+    def _print(self, line: str, due: bool) -> None:
         now = time.monotonic()
-        if not certainly and now - told < QUIET:
-            return False
-        told = now
-        return True
+        if due or (self.bar.disable and now - self._printed >= INTERVAL):
+            self._printed = now
+            try:
+                print(line, flush=True)
+            except BrokenPipeError:
+                discard_output()
+                self._closed()
 
-    def iteration(seen: Seen) -> None:
-        rate.add(seen.iteration)
-        left = iterations - seen.iteration
-        if due(left == 0 or not math.isnan(seen.pruned)):
-            parts = (f"{seen.iteration}/{iterations}", figures(seen), pace(rate.value, left))
-            console.print(" · ".join(part for part in parts if part))
 
-    def images(done: int, count: int) -> None:
-        if due(done == count):
-            console.print(f"trunk: {done} of {count} images")
-
-    return Shown(iteration=iteration, images=images)
+def discard_output() -> None:
+    """Discard the standard output; the buffered rest would fail again at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

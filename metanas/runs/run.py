@@ -44,7 +44,7 @@ from metanas.runs.log import (
     read_run,
     seconds_of,
 )
-from metanas.runs.signals import Wishes
+from metanas.runs.signals import Requests
 from metanas.runs.snapshots import Best, check_snapshot, load_snapshot, save_snapshot, what_else
 from metanas.spec.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.training.checks import check_start
@@ -68,7 +68,7 @@ def run(
     *,
     resume: bool,
     on_progress: Callable[[Progress], None],
-    wishes: Wishes | None = None,
+    requests: Requests | None = None,
     extensions: Extensions | None = None,
     learner: Learner | None = None,
     on_images: OnImages = lambda done, images: None,
@@ -77,8 +77,8 @@ def run(
 
     The folder is this process's own for as long.
 
-    wishes: begun when the data are there; then looked at after every iteration: who sets `stop`
-        gets a snapshot, and the run ends.
+    requests: started when the data are read, and then checked after every iteration; `stop` ends
+        the run with a snapshot.
     extensions: what the configuration's names stand for, the data set's included.
     learner: makes what runs the inner loops; by default they run in this process.
     on_images: called while a trunk goes through the data, before the first iteration.
@@ -115,8 +115,8 @@ def run(
     trainer = MetaTrainer(config, train, val, extensions=extensions, learn=learn)
     if start:
         trainer.start_from(start)
-    wishes = wishes or Wishes()
-    wishes.begun = True
+    requests = requests or Requests()
+    requests.started = True
     with _own(folder):
         if not resume:  # another process may have begun and ended one while this one read the data
             _refuse_another(folder)
@@ -125,7 +125,7 @@ def run(
             _rewind_log(folder / LOG_FILE, trainer.iteration)
             if not resume:  # whoever cannot write hears of it now; and there is one to resume
                 save_snapshot(folder, trainer, best)
-        return _train(trainer, folder, best, trunk, on_progress, wishes)
+        return _train(trainer, folder, best, trunk, on_progress, requests)
 
 
 def _check_left(folder: Path, iterations: int) -> None:
@@ -216,11 +216,11 @@ def _train(
     best: Best,
     trunk: Trunk | None,
     on_progress: Callable[[Progress], None],
-    wishes: Wishes,
+    requests: Requests,
 ) -> Best:
     settings = trainer.config.train
     written, kept, due = time.monotonic(), trainer.iteration, False
-    while trainer.iteration < settings.iterations and not wishes.end():
+    while trainer.iteration < settings.iterations and not requests.stopping():
         with _diverging(folder, trainer.iteration + 1, kept):
             try:
                 seen = trainer.iterate()
@@ -228,7 +228,7 @@ def _train(
                 if _better(trainer, kept):
                     with _writing(folder):
                         save_snapshot(folder, trainer, best)
-                if wishes.end():  # who asks us to end may have asked the cluster, too
+                if requests.stopping():  # the cluster may have had the same signal
                     return best
                 raise
             on_progress(seen)
@@ -239,11 +239,11 @@ def _train(
                     _save(folder / CHECKPOINT, trainer, seen, trunk)
                 if validated or seen.iteration % settings.log_every == 0:
                     _log(folder / LOG_FILE, seen)
-                due |= seen.iteration % settings.snapshot_every == 0 or wishes.snapshot
+                due |= seen.iteration % settings.snapshot_every == 0 or requests.snapshot
                 due |= time.monotonic() - written > settings.snapshot_seconds
-                due |= wishes.end() or seen.iteration == settings.iterations
+                due |= requests.stopping() or seen.iteration == settings.iterations
                 if due and _better(trainer, kept):
-                    wishes.snapshot = due = False
+                    requests.snapshot = due = False
                     save_snapshot(folder, trainer, best)
                     written, kept = time.monotonic(), trainer.iteration
     return best

@@ -1,4 +1,4 @@
-"""Signals as wishes that a long loop looks at between two steps."""
+"""Signals as requests, which a long loop reads between two steps."""
 
 import signal
 from collections.abc import Iterator
@@ -8,55 +8,53 @@ from types import FrameType
 
 
 @dataclass
-class Wishes:
+class Requests:
     """The requests to a run since it began."""
 
     stop: signal.Signals | None = None
-    """The signal that asks it to snapshot and end."""
+    """The signal that asks the run for a snapshot and its end."""
     snapshot: bool = False
-    """Whether it is to snapshot and go on."""
-    begun: bool = False
-    """Whether it looks at wishes by now; before, who asks it to stop interrupts it at once."""
+    """Take a snapshot and continue."""
+    started: bool = False
+    """The run reads its requests from now on; before, a request to stop interrupts it at once."""
 
-    def end(self) -> bool:
+    def stopping(self) -> bool:
         """Return True if the run is to end."""
         return self.stop is not None
 
-    def ask(self, number: signal.Signals) -> None:
-        """Ask it to end as this signal does.
+    def end(self, number: signal.Signals) -> None:
+        """Ask the run to end as this signal does.
 
         Raises:
-            KeyboardInterrupt: it does not look at wishes yet.
+            KeyboardInterrupt: the run does not read its requests yet.
         """
         self.stop = number
-        if not self.begun:
+        if not self.started:
             raise KeyboardInterrupt
 
 
 @contextmanager
-def listening() -> Iterator[Wishes]:
-    """Turn SIGTERM and SIGINT into a wish to stop, and SIGUSR1 (where there is one) to snapshot.
+def handle_signals() -> Iterator[Requests]:
+    """Turn SIGTERM and SIGINT into a request to stop, and SIGUSR1 into one for a snapshot.
 
-    What has not begun, and a second SIGINT, interrupts at once (KeyboardInterrupt). The handlers of
-    before are put back at the end.
+    A run that has not started, and a second SIGINT, raise KeyboardInterrupt at once. The former
+    handlers are put back at the end.
     """
-    wishes = Wishes()
+    requests = Requests()
 
     def stop(number: int, frame: FrameType | None) -> None:
-        again = wishes.stop is not None and number == signal.SIGINT
-        wishes.ask(signal.Signals(number))
+        again = requests.stop is not None and number == signal.SIGINT
+        requests.end(signal.Signals(number))
         if again:
             raise KeyboardInterrupt
 
     def snapshot(number: int, frame: FrameType | None) -> None:
-        wishes.snapshot = True
+        requests.snapshot = True
 
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop}
-    if "SIGUSR1" in signal.Signals.__members__:
-        handlers[signal.Signals["SIGUSR1"]] = snapshot
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGUSR1: snapshot}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield wishes
+        yield requests
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -166,7 +166,9 @@ def read_card(folder: Path) -> CheckpointCard:
     try:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        message = f"{folder} is no checkpoint: it has no {CARD_FILE}"
+        inside = ", ".join(sorted(path.parent.name for path in folder.glob(f"*/{CARD_FILE}")))
+        hint = f"; choose one of the checkpoints in it: {inside}" if inside else ""
+        message = f"{folder} is no checkpoint: it has no {CARD_FILE}{hint}"
         raise CheckpointError("CHECKPOINT_MISSING", message) from error
     except (OSError, ValueError) as error:
         raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error

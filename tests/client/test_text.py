@@ -1,12 +1,10 @@
 """Numbers, escapes and suggestions for people."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metanas_client.text import did_you_mean, did_you_mean_file, printable, size
+from metanas_client.text import printable, size
 
 
 @pytest.mark.parametrize(
@@ -33,11 +31,3 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
 
 def test_escape_sequences_are_shown() -> None:
     assert printable("a\x1b[31m\n\u202eb") == "a\\x1b[31m\\n\\u202eb"
-
-
-def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:
-    assert did_you_mean("omniglt", ["photos", "omniglot"]) == " Did you mean omniglot?"
-    assert did_you_mean("xyz", ["photos", "omniglot"]) == ""
-    (tmp_path / "model.onnx").touch()
-    assert did_you_mean_file(tmp_path / "modle.onnx") == " Did you mean model.onnx?"
-    assert did_you_mean_file(tmp_path / "none" / "x") == ""

@@ -17,7 +17,7 @@ import torch
 from metanas.data.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
 from metanas.runs.run import run
-from metanas.runs.signals import Wishes
+from metanas.runs.signals import Requests
 from metanas.supernet.alphas import is_alpha
 from metanas.training.config import DataConfig, RunConfig
 from metanas.training.dataset import classes_of
@@ -205,14 +205,14 @@ def test_workers_that_keep_dying_end_the_run_which_others_resume(
 def test_resumed_with_as_many_workers_it_is_the_same_bits(
     three: Learn, config: RunConfig, tmp_path: Path
 ) -> None:
-    wishes = Wishes()
+    requests = Requests()
 
     def stop(seen: Progress) -> None:
-        wishes.stop = signal.SIGTERM if seen.iteration == 2 else None
+        requests.stop = signal.SIGTERM if seen.iteration == 2 else None
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_with(three, config, whole)
-    train_with(three, config, broken, on_progress=stop, wishes=wishes)
+    train_with(three, config, broken, on_progress=stop, requests=requests)
     assert state(broken)[0]["iteration"] == 2
     train_with(three, config, broken, resume=True)
     assert_same_run(whole, broken)

@@ -1,4 +1,4 @@
-"""`python -m metanas`: what is said of inputs that cannot be used."""
+"""The command line of the core, in this process and in processes of its own."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import metanas
 from metanas.__main__ import main
 from metanas.testing import make_checkpoint
 from tests.core.small import synthetic
@@ -115,12 +116,6 @@ def test_workers_without_ray(
     assert "[EXTRA_MISSING]" in text
 
 
-def test_training_without_a_configuration(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    assert "[CONFIG_UNREADABLE]" in told(capsys, ["train", str(tmp_path / "no.toml")])
-
-
 def evaluation(checkpoint: Path, data: Path, out: Path, *more: str) -> list[str]:
     arguments = ["evaluate", str(checkpoint), "--data", str(data), "--ways", "3", "--queries", "2"]
     return [*arguments, "--set", "steps=1", "--out", str(out), *more]
@@ -202,6 +197,10 @@ def test_an_evaluation_does_not_destroy_another(
     again = evaluation(checkpoint, data, out, "--episodes", "1", "--seed", "5")
     assert "[EVALUATION_SETTINGS]" in told(capsys, again)
     assert out.read_bytes() == before
+    other = tmp_path / "notes.json"
+    other.write_text("mine")
+    assert "[EVALUATION_UNWRITABLE]" in told(capsys, evaluation(checkpoint, data, other))
+    assert other.read_text() == "mine"
 
 
 def test_documents_that_cannot_be_compared(
@@ -209,9 +208,8 @@ def test_documents_that_cannot_be_compared(
 ) -> None:
     torn = tmp_path / "torn.json"
     torn.write_text('{"settings": ')
-    missing = str(tmp_path / "missing.json")
-    assert "[EVALUATION_FORMAT]" in told(capsys, ["compare", str(torn), missing])
-    assert "[EVALUATION_MISSING]" in told(capsys, ["compare", missing, str(torn)])
+    assert "[EVALUATION_FORMAT]" in told(capsys, ["compare", str(torn), str(torn)])
+    assert "[EVALUATION_MISSING]" in told(capsys, ["compare", str(tmp_path), str(torn)])
 
 
 @pytest.mark.parametrize(
@@ -267,7 +265,88 @@ def test_nobody_reads_what_is_printed(checkpoint: Path, data: Path, tmp_path: Pa
 
 
 def test_evaluation_of_no_checkpoint(
-    capsys: pytest.CaptureFixture[str], data: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    arguments = ["evaluate", str(tmp_path), "--data", str(data)]
-    assert "[CHECKPOINT_MISSING]" in told(capsys, arguments)
+    text = told(capsys, ["evaluate", str(data.parent), "--data", str(data)])
+    assert "choose one of the checkpoints in it: tiny [CHECKPOINT_MISSING]" in text
+    (tmp_path / "empty").mkdir()
+    text = told(capsys, ["evaluate", str(tmp_path / "empty"), "--data", str(data)])
+    assert text.endswith("has no checkpoint.json [CHECKPOINT_MISSING]\n")
+
+
+def run_in(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a process of its own."""
+    command = [sys.executable, "-m", "metanas", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command", "expected"),
+    [
+        ([], "", "the following arguments are required: COMMAND"),
+        (["trian", "run.toml"], "", "Did you mean train?"),
+        (["train", "rnu.toml"], " train", "there is no rnu.toml. Did you mean run.toml?"),
+        (["train", "run.toml", "--uot=x"], " train", "Did you mean --out?"),
+        (["evaluate", "tiny"], " evaluate", "the following arguments are required: --data"),
+        (["evaluate", "tniy", "--data", "tiny"], " evaluate", "Did you mean tiny?"),
+        (["evaluate", "tiny", "--data", "tinny"], " evaluate", "--data: there is no tinny."),
+        (
+            ["evaluate", "tiny", "--data", "tiny", "--unreadable", "skp"],
+            " evaluate",
+            "Did you mean skip?",
+        ),
+        (["compare", "a.jsn", "a.json"], " compare", "Did you mean a.json?"),
+        (["scores", "tiny", "a.jsn"], " scores", "Did you mean a.json?"),
+        (["tensorboard", "tinyy"], " tensorboard", "Did you mean tiny?"),
+        (["keys", "--all"], " keys", "unrecognized arguments: --all."),
+    ],
+)
+def test_usage_errors_show_the_usage_of_the_command(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    command: str,
+    expected: str,
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "run.toml").touch()
+    (tmp_path / "a.json").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"usage: python -m metanas{command} [-h]")
+    assert expected in " ".join(error.split())
+
+
+def test_a_process_ends_with_a_suggestion(tmp_path: Path) -> None:
+    override = "train.iteratons=1"
+    for option, expected in (
+        ("--ste", "Did you mean --set?"),
+        ("--set", "did you mean iterations?"),
+    ):
+        done = run_in(tmp_path, "train", str(SHIPPED), "--out", "run", option, override)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert expected in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version(tmp_path: Path) -> None:
+    done = run_in(tmp_path, "--version")
+    assert (done.returncode, done.stdout) == (0, f"metanas {metanas.__version__}\n")
+
+
+def test_a_piped_evaluation_prints_results_alone(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    done = run_in(tmp_path, *evaluation(checkpoint, data, tmp_path / "one.json"), "--episodes=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, *lines = done.stdout.splitlines()
+    assert first == "data.npz, split val: 1 episode, 3-way 1-shot, 2 queries a class"
+    assert [line.split("  ")[0] for line in lines] == [
+        "exported",
+        "pruned, not tuned",
+        "soft supernet",
+    ]

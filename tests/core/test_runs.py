@@ -17,7 +17,7 @@ from metanas.data.episodes import Classes, Features
 from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
 from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs.run import run
-from metanas.runs.signals import Wishes
+from metanas.runs.signals import Requests
 from metanas.training.config import DataConfig, RunConfig
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.trainer import COLLAPSED, Progress
@@ -251,17 +251,17 @@ def test_snapshots_have_a_rhythm_of_their_own(config: RunConfig, tmp_path: Path)
 
 
 def test_a_wish_is_granted_after_the_iteration(config: RunConfig, tmp_path: Path) -> None:
-    wishes = Wishes()
+    requests = Requests()
     found: list[object] = []
 
     def wish(seen: Progress) -> None:
         found.append(state(tmp_path)[0]["iteration"])
-        wishes.snapshot = seen.iteration == 1
-        wishes.stop = signal.SIGTERM if seen.iteration == 4 else None
+        requests.snapshot = seen.iteration == 1
+        requests.stop = signal.SIGTERM if seen.iteration == 4 else None
 
     settings = replace(config.train, snapshot_every=99, validate_every=99)
     rare = replace(config, train=settings)
-    run(rare, tmp_path, resume=False, on_progress=wish, wishes=wishes)
+    run(rare, tmp_path, resume=False, on_progress=wish, requests=requests)
     assert found == [0, 1, 1, 1]
     assert state(tmp_path)[0]["iteration"] == 4
 
@@ -282,11 +282,11 @@ def test_no_snapshot_is_taken_of_a_network_that_guesses(config: RunConfig, finis
     """On a rhythm, when asked to, or at the end."""
     before = (finished / SNAPSHOT_FILE).read_bytes()
     wild: dict[str, Any] = {"weight_lr": 1e20, "iterations": 6, "snapshot_every": 1}
-    wishes = Wishes(snapshot=True)
+    requests = Requests(snapshot=True)
     changed = replace(config, train=replace(config.train, **wild))
-    run(changed, finished, resume=True, on_progress=ignore, wishes=wishes)
+    run(changed, finished, resume=True, on_progress=ignore, requests=requests)
     assert (finished / SNAPSHOT_FILE).read_bytes() == before
-    assert wishes.snapshot  # for an iteration that is better
+    assert requests.snapshot  # for an iteration that is better
 
 
 def test_a_run_that_has_learned_nothing_yet_can_be_stopped(
@@ -294,12 +294,12 @@ def test_a_run_that_has_learned_nothing_yet_can_be_stopped(
 ) -> None:
     """Slow beginnings would else be lost: no snapshot of before is any better."""
     slow = replace(config, train=replace(config.train, meta_lr_weights=1e-9, meta_lr_alphas=1e-9))
-    wishes = Wishes()
+    requests = Requests()
 
     def stop(seen: Progress) -> None:
-        wishes.stop = signal.SIGTERM if seen.iteration == 2 else None
+        requests.stop = signal.SIGTERM if seen.iteration == 2 else None
 
-    run(slow, tmp_path, resume=False, on_progress=stop, wishes=wishes)
+    run(slow, tmp_path, resume=False, on_progress=stop, requests=requests)
     assert state(tmp_path)[0]["iteration"] == 2
 
 

@@ -207,7 +207,7 @@ def test_nobody_reads_what_it_prints(train: list[str], tmp_path: Path) -> None:
         assert victim.stderr
         assert victim.stdout.readline().startswith("1/4000")
         victim.stdout.close()
-        again = f"go on with --resume --out {folder} and the same --set"
+        again = f"continue with --resume --out {folder} and the same --set"
         assert victim.stderr.read() == f"stopped by SIGPIPE; {again}\n"
     assert victim.returncode == 128 + signal.SIGPIPE
     assert 0 < reached(folder) < 4000

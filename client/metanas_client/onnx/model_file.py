@@ -25,7 +25,7 @@ from metanas_client.extras import warn_of_two_runtimes
 from metanas_client.onnx.cells import Cell, read_cells
 from metanas_client.onnx.images import load_images
 from metanas_client.support import Image
-from metanas_client.text import did_you_mean_file
+from metanas_data.suggest import did_you_mean_file
 
 warn_of_two_runtimes()
 

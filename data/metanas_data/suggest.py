@@ -1,0 +1,60 @@
+"""Suggestions for misspelt names, and a parser of command lines that makes them."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Suggest the known name that is nearest, as a sentence; empty if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]}?" if near else ""
+
+
+def did_you_mean_file(path: Path) -> str:
+    """Suggest the file or folder beside a missing path whose name is nearest."""
+    try:
+        names = [entry.name for entry in path.absolute().parent.iterdir()]
+    except OSError:
+        return ""
+    return did_you_mean(path.name, names)
+
+
+class Parser(argparse.ArgumentParser):
+    """Report unknown arguments where they were given; argparse alone blames the top command.
+
+    Errors show the usage of the sub-command and suggest a correction. They end the program with
+    exit code 2.
+    """
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Parse as argparse does; unknown arguments end the program."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(unknown)
+        return parsed, unknown
+
+    def _refuse(self, arguments: list[str]) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        hints = [did_you_mean(one.partition("=")[0], options) for one in arguments]
+        self.error(f"unrecognized arguments: {' '.join(arguments)}.{''.join(hints)}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        hint = did_you_mean(str(value), known)
+        message = f"invalid choice: {value!r}.{hint} Choose from {', '.join(known)}."
+        raise argparse.ArgumentError(action, message)
+
+
+def existing(text: str) -> Path:
+    """Read the path of a file or folder that has to exist; a type of argparse."""
+    path = Path(text)
+    if not path.exists():
+        raise argparse.ArgumentTypeError(f"there is no {path}.{did_you_mean_file(path)}")
+    return path
