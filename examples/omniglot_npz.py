@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("folders", type=Path, nargs="+", help="of alphabets")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if options.out.exists():
+        parser.error(f"{options.out} exists; name another file")
     found = {path.name: path for folder in options.folders for path in folder.iterdir()}
     if missing := sorted({*TRAIN, *VAL} - set(found)):
         parser.error(f"there is no alphabet {missing[0]}; unpack both archives and name both")
