@@ -26,10 +26,10 @@ from benchmarks._results import (
     table,
 )
 from metanas.data.episodes import Classes, Features
+from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
 from metanas.training.config_file import read_config
 from metanas.training.extensions import Extensions, Learn
-from metanas.training.inner_loop import Moments
 from metanas.training.ray_pool import Workers, cluster
 from metanas.training.task_batch import MetaState, TaskResults
 from metanas.training.trainer import MetaTrainer
@@ -94,7 +94,7 @@ def batch(config: RunConfig, train: Classes | Features, device: str) -> Learn:
             accuracy=0.0,
             gradient=torch.zeros_like(state.params),
             factors=torch.zeros_like(state.factors),
-            moments=Moments.zero(len(state.params)),
+            moments=Moments.zero(state.params, (2,)),
         )
 
     return answer

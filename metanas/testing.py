@@ -23,11 +23,12 @@ from metanas.nn.trunk import Trunk
 from metanas.spec.card import CheckpointCard, InputSpec
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.spec.search_space import SearchSpace
+from metanas.supernet.adam import Moments
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import Relaxation
 from metanas.supernet.supernet import Supernet, initialise
-from metanas.training.inner_loop import Adam, InnerLoop, Moments
+from metanas.training.inner_loop import InnerLoop
 from metanas.training.meta_learners import MetaLearner
 
 STRIDES = (1, 2)
@@ -122,8 +123,7 @@ def _quadratic(layout: Layout, start: Tensor, away: Tensor) -> InnerLoop:
         factors=torch.zeros(len(layout.names)),
         loss=lambda theta, number: 0.5 * (theta - start - away).square()[:, _used(layout)].sum(1),
         alphas=alphas,
-        adam=Adam(),
-        moments=Moments.zero(layout.size),
+        moments=Moments.zero(start, (2,)),
     )
 
 

@@ -19,18 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import nan
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metanas.adaptation.optimizer import (
-    Gradient,
-    Stack,
-    TaskOptimizer,
-    TaskOptimizerConfig,
-    Wanted,
-)
-from metanas.adaptation.stacking import Update, evaluate_stack, relaxation_of
+from metanas.adaptation.objective import Update, evaluate
+from metanas.adaptation.optimizer import Moves, TaskOptimizer
 from metanas.adaptation.views import draws
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
@@ -42,7 +37,7 @@ from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import DiscreteNetwork, freeze_in_parts, from_supernet
 from metanas.supernet.flat_params import Params
-from metanas.supernet.relaxations import Softmax, annealed
+from metanas.supernet.relaxations import annealed
 from metanas.supernet.supernet import genotype_of
 from metanas.util.work import Parts
 
@@ -71,15 +66,14 @@ class Step:
     """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Figures of an update, on the host."""
 
     loss: float
     accuracy: float
     entropy: float
-    norms: tuple[float, float]
-    """Of the gradients of weights and alphas."""
+    weight_norm: float
+    alpha_norm: float
 
 
 class Adaptation:
@@ -105,8 +99,7 @@ class Adaptation:
         self._views: Tensor | None = None
         if task.views is not None:
             (self._views,) = upload([task.views], checkpoint.device)
-        live = checkpoint.supernet.live(checkpoint.params)
-        self.optimizer = self._optimizer(live, config.alpha_lr)
+        self.optimizer = self._optimizer(checkpoint.supernet.live(checkpoint.params), config)
         self._skipped = 0
         """Steps of this stage that are not needed."""
         self._generator = generator
@@ -144,29 +137,31 @@ class Adaptation:
             rows = next(self._batches)
             if self.stage is Stage.ADAPT and self.config.bilevel:
                 rows, held_out = halves(rows, self.task.labels)
-                turns = [(held_out, Wanted(weights=False)), (rows, Wanted(alphas=False))]
+                turns = [(held_out, Moves(weights=False)), (rows, Moves(alphas=False))]
             else:
-                turns = [(rows, Wanted())]
+                turns = [(rows, Moves())]
             self._plan = [self._update(*turn) for turn in turns]
         return self._plan[0]
 
-    def learn(self, gradient: Gradient, found: Figures) -> Step | None:
-        """Apply a gradient; return the step, or None if the step has another update.
+    def learn(self, gradient: Tensor, figures: Figures) -> Step | None:
+        """Apply a gradient `(size,)`; return the step, or None if the step has another update.
 
         Raises:
             Diverged: the loss or the gradient is not finite; nothing has changed.
         """
-        if not found.loss < float("inf"):
+        if not figures.loss < float("inf"):
             raise Diverged
-        self.optimizer.descend(gradient, found.norms)
-        update = self._plan.pop(0)
+        update = self._plan[0]
+        norms = figures.weight_norm, figures.alpha_norm
+        self.optimizer.descend(gradient, norms, update.moves)
+        self._plan.pop(0)
         if self._plan:
             return None
         self.taken[self.stage] += 1
-        self._losses.append(found.loss)
-        step = Step(self.taken[self.stage], found.loss, found.accuracy)
+        self._losses.append(figures.loss)
+        step = Step(self.taken[self.stage], figures.loss, figures.accuracy)
         if update.temperature is not None:
-            step = replace(step, temperature=update.temperature, entropy=found.entropy)
+            step = replace(step, temperature=update.temperature, entropy=figures.entropy)
         if not self._skipped and self._settled():
             self._skipped = self._spare()
         if self.taken[self.stage] + self._skipped == self.steps:
@@ -185,8 +180,9 @@ class Adaptation:
         features = yield from freeze_in_parts(network, self.task.images, chunk)
         return network, features
 
-    def _update(self, rows: Tensor, wanted: Wanted) -> Update:
+    def _update(self, rows: Tensor, moves: Moves) -> Update:
         return Update(
+            self.optimizer,
             self._images,
             self._views,
             rows,
@@ -194,7 +190,7 @@ class Adaptation:
             membership(self.task.labels[rows], self.task.ways),
             self._temperature(),
             self._generator,
-            wanted,
+            moves,
         )
 
     def _temperature(self) -> float | None:
@@ -238,21 +234,15 @@ class Adaptation:
         else:
             self._decide()
 
-    def _optimizer(self, params: Params, alpha_lr: float) -> TaskOptimizer:
-        config, card = self.config, self.checkpoint.card
-        settings = TaskOptimizerConfig(
-            weight_lr=config.weight_lr,
-            alpha_lr=alpha_lr,
-            gradient_clip=config.gradient_clip,
-            plain=card.task_optimizer == "sgd",
-        )
-        return TaskOptimizer(params, settings, card.rates)
+    def _optimizer(self, params: Params, options: AdaptConfig) -> TaskOptimizer:
+        card = self.checkpoint.card
+        return TaskOptimizer(params, options, plain=card.task_optimizer == "sgd", rates=card.rates)
 
     def _decide(self) -> None:
         """Fix the architecture; the weights go on with a fresh state of Adam."""
         self.soft = self.optimizer.snapshot()
         self.genotype = genotype_of(self.checkpoint.supernet, self.soft)
-        self.optimizer = self._optimizer(self.soft, 0.0)
+        self.optimizer = self._optimizer(self.soft, replace(self.config, alpha_lr=0.0))
         self._losses, self._genotypes, self._skipped = [], [], 0
         self.stage = Stage.TUNE if self.config.tuning_steps else Stage.DONE
 
@@ -272,30 +262,21 @@ def advance(
         torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
     """
     updates = [adaptation.update() for adaptation in adaptations]
-    stack = Stack([adaptation.optimizer for adaptation in adaptations])
     checkpoint = adaptations[0].checkpoint
     recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
-            found, gradients = evaluate_stack(checkpoint, updates, stack, recompute=recompute)
+            gradients, figures = evaluate(checkpoint, updates, recompute)
     except Exception:
         for update, state in zip(updates, drawn, strict=True):
             update.generator.set_state(state)
         raise
-    norms = torch.stack([gradient.norms for gradient in gradients], dim=1)
-    alphas = stack.alpha_layout.views(stack.alphas)
-    entropies = checkpoint.supernet.entropy(alphas, relaxation_of(Softmax(), updates))
-    # all that the host has to know, but for which candidates are to run, in one wait
-    figures = [found.losses, found.accuracies, entropies.expand_as(found.losses), *norms]
-    rows = torch.stack(figures, dim=1).tolist()
+    rows = figures.tolist()  # the host waits once for all figures
     outcomes = list[Step | Exception | None]()
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
-        loss, accuracy, entropy, *own = row
         try:
-            outcomes.append(
-                adaptation.learn(gradient, Figures(loss, accuracy, entropy, (own[0], own[1])))
-            )
+            outcomes.append(adaptation.learn(gradient, Figures(*row)))
         except Diverged as error:  # this task; others have taken their step already
             # its traceback would hold all that this step has allocated
             outcomes.append(error.with_traceback(None))

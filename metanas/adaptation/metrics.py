@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from metanas.adaptation.stacking import SHARE_THRESHOLD
+from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.views import draw_views
 from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier

@@ -1,110 +1,128 @@
-"""The objective of a step: losses of a stack of tasks and their gradients.
+"""The objective of a step: losses of a stack of tasks and the gradient of each, evaluated together.
 
-Every support image is queried through a view of itself, against prototypes that leave the image out
-where its class has another (`metanas.nn.prototypes`). The candidates that run and
-all shapes are given (`Form`). The objective draws no random numbers.
+Notable:
+- Every support image is queried through a view of itself, against prototypes that leave the image
+  out where its class has another (`metanas.nn.prototypes`).
+- The host draws the random numbers of each task from the task's generator. One copy brings those
+  of all tasks to the device.
+- The host waits for the device once, to learn which candidates any task runs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
-from metanas.adaptation.optimizer import Wanted
+from metanas.adaptation.optimizer import Moves, TaskOptimizer
+from metanas.adaptation.views import stored_views
+from metanas.checkpoint import Checkpoint
+from metanas.images.augment import affine
 from metanas.nn.functional import Rows
 from metanas.nn.prototypes import held_out_logits
-from metanas.supernet.alphas import Live, mixtures
-from metanas.supernet.flat_params import Layout
-from metanas.supernet.supernet import Supernet
+from metanas.nn.upload import upload
+from metanas.spec.options import AffineRange
+from metanas.supernet.alphas import mixtures, running
+from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
+
+SHARE_THRESHOLD = 0.02
+"""Candidates with at most this share of their node are not evaluated in a step."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Form:
-    """Shapes and settings of a step."""
+@dataclass(frozen=True)
+class Update:
+    """One forward and backward pass of a task."""
 
-    supernet: Supernet
-    layout: Layout
-    """Of the weights."""
-    sizes: tuple[int, int, int]
-    """Of tasks, images of each, ways; padding included."""
-    uneven: bool
-    """Some images are padding."""
-    lives: tuple[Live, ...]
-    """The candidates that run, in the cells of each kind."""
-    asked: Wanted
-    """Parameters whose gradients are taken."""
-    recompute: int
-    """Of how many of the first cells the backward pass evaluates edges again."""
-
-
-class Batch(NamedTuple):
-    """Tensors of a step of a stack of tasks; rows of zeros are padding."""
-
-    weights: Tensor
-    """Flat, `(tasks, numbers)`, or `(numbers,)` of a single task."""
-    shares: Tensor
-    """Of the candidates that run, `(tasks, candidates)`."""
+    optimizer: TaskOptimizer
     images: Tensor
-    """`(tasks, N, ...)`."""
-    views: Tensor
-    """A view of each image."""
+    """All support images, on the device `(N, ...)`."""
+    stored: Tensor | None
+    """Views of each to draw from, `(N, V, K)`, if there are any."""
+    rows: Tensor
+    """Indices of the images that take part, `(n,)`; on the host, as the next two."""
+    drawn: Tensor
+    """Random numbers of a view of each image (`metanas.adaptation.views.draws`)."""
     members: Tensor
-    """Which image belongs to which class, `(tasks, N, ways)`."""
+    """Zeros and ones: the class of each image, `(n, ways)`."""
+    temperature: float | None
+    """Temperature of the relaxation; None once the architecture is decided."""
+    generator: torch.Generator
+    """Generator of the relaxation's noise."""
+    moves: Moves
 
 
-class Found(NamedTuple):
-    """Losses, accuracies and gradients of a step."""
+def evaluate(
+    checkpoint: Checkpoint, updates: Sequence[Update], recompute: int
+) -> tuple[Tensor, Tensor]:
+    """Evaluate the updates of several tasks together.
 
-    losses: Tensor
-    """Cross entropy of the views against held-out prototypes, `(tasks,)`."""
-    accuracies: Tensor
-    """`(tasks,)`."""
-    of_weights: Tensor
-    """Gradient of the sum of the losses, flat as the weights; zeros if it was not asked for."""
-    of_shares: Tensor
+    recompute: number of the first cells whose edges the backward pass evaluates again.
 
-
-def evaluate(form: Form, batch: Batch) -> Found:
-    """Compute losses and gradients.
+    Returns the gradients `(tasks, size)`, and the figures `(tasks, 5)` of each task: loss,
+    accuracy, entropy, norm of the gradient of the weights, norm of that of the alphas.
 
     Raises:
-        Diverged: no candidate runs: the shares are not finite.
+        Diverged: no candidate runs: the shares of all tasks are not finite.
     """
-    weights = batch.weights.detach().requires_grad_(form.asked.weights)
-    shares = batch.shares.detach().requires_grad_(form.asked.alphas)
-    losses, accuracies = _losses(form, batch._replace(weights=weights, shares=shares))
-    leaves = [leaf for leaf in (weights, shares) if leaf.requires_grad]
-    found = iter(torch.autograd.grad(losses.sum(), leaves) if leaves else ())
-    of = [
-        next(found) if leaf.requires_grad else torch.zeros_like(leaf) for leaf in (weights, shares)
-    ]
-    return Found(losses.detach(), accuracies.detach(), *of)
-
-
-def _losses(form: Form, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Compute losses and accuracies `(tasks,)`."""
-    tasks, count, _ = form.sizes
-    members = batch.members
+    supernet, layout = checkpoint.supernet, updates[0].optimizer.layout
+    images, views, members = _inputs(updates, checkpoint.card.augment)
+    thetas = [update.optimizer.theta for update in updates]
+    theta = (torch.stack(thetas) if len(thetas) > 1 else thetas[0]).detach().requires_grad_()
+    params = layout.views(theta)
+    relaxation = _relaxation(checkpoint.relaxation, updates)
+    mixing = mixtures(*running(supernet.shares(params, relaxation, SHARE_THRESHOLD)))
+    tasks, count, _ = members.shape
     present = members.sum(2)
     sizes = present.sum(1)
-    rows = Rows(count, tasks, present / sizes[:, None] if form.uneven else None)
-    params = form.layout.views(batch.weights)
+    uneven = len({len(update.rows) for update in updates}) > 1
+    rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
+    x = torch.cat([images, views], dim=1).flatten(0, 1)
     out: Tensor = functional_call(
-        form.supernet,
-        params,
-        (
-            torch.cat([batch.images, batch.views], dim=1).flatten(0, 1),
-            rows,
-            mixtures(form.lives, batch.shares),
-        ),
-        {"recompute": form.recompute},
-        tie_weights=False,
+        supernet, params, (x, rows, mixing), {"recompute": recompute}, tie_weights=False
     )
-    support, views = out.unflatten(0, (tasks, -1)).split(count, dim=1)
+    support, queries = out.unflatten(0, (tasks, -1)).split(count, dim=1)
     scale = params["head.log_scale"].exp().reshape(tasks)
-    logits = held_out_logits(support, members, views, scale)
-    chosen = torch.where(members > 0, logits.log_softmax(-1), 0.0)
-    right = (logits.argmax(2) == members.argmax(2)) * present
-    return -chosen.sum((1, 2)) / sizes, right.sum(1) / sizes
+    logits = held_out_logits(support, members, queries, scale)
+    losses = -torch.where(members > 0, logits.log_softmax(-1), 0.0).sum((1, 2)) / sizes
+    (slope,) = torch.autograd.grad(losses.sum(), theta)
+    gradients = slope.reshape(tasks, -1)
+    right = ((logits.argmax(2) == members.argmax(2)) * present).sum(1) / sizes
+    entropies = supernet.entropy(params, _relaxation(Softmax(), updates)).expand_as(losses)
+    norms = [torch.linalg.vector_norm(each, dim=1) for each in layout.halves(gradients)]
+    return gradients, torch.stack([losses.detach(), right, entropies, *norms], dim=1)
+
+
+def _relaxation(searching: Relaxation, updates: Sequence[Update]) -> Relaxation:
+    """Return the relaxation of a stack: each task at its temperature, or decided."""
+    temperatures = [update.temperature for update in updates]
+    relaxations = tuple(Argmax() if t is None else searching.at(t) for t in temperatures)
+    return PerTask(relaxations, tuple(update.generator for update in updates))
+
+
+def _inputs(updates: Sequence[Update], ranges: AffineRange) -> tuple[Tensor, Tensor, Tensor]:
+    """Collect images and views `(tasks, n, ...)` and members `(tasks, n, ways)`, zero-padded."""
+    rows, drawn = (
+        pad_sequence(column, batch_first=True)
+        for column in ([u.rows for u in updates], [u.drawn for u in updates])
+    )
+    count, ways = rows.shape[1], max(update.members.shape[1] for update in updates)
+    members = torch.stack(
+        [
+            F.pad(each, (0, ways - each.shape[1], 0, count - len(each)))
+            for each in (update.members for update in updates)
+        ]
+    )
+    rows, drawn, members = upload([rows, drawn, members], updates[0].images.device)
+    images = updates[0].images.new_zeros(*rows.shape, *updates[0].images.shape[1:])
+    views = torch.zeros_like(images)
+    for task, update in enumerate(updates):
+        own = slice(len(update.rows))
+        torch.index_select(update.images, 0, rows[task, own], out=images[task, own])
+        if update.stored is not None:
+            views[task, own] = stored_views(update.stored, rows[task, own], drawn[task, own])
+    if updates[0].stored is None:  # all at once; of an image of zeros every view is zeros
+        views = affine(images.flatten(0, 1), ranges, drawn.flatten(0, 1)).view_as(images)
+    return images, views, members

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from metanas.adaptation.job import Job
+from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.scheduler import make_all
-from metanas.adaptation.stacking import SHARE_THRESHOLD
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
 from metanas.data.episodes import Classes, Episode, sample_episode

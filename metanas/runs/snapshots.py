@@ -23,8 +23,8 @@ from metanas.errors import CheckpointError, Diverged, InvalidInput
 from metanas.runs.log import CHECKPOINT, LOG_FILE, SNAPSHOT_FILE
 from metanas.spec.card import CARD_FILE
 from metanas.spec.genotype import CELL_KINDS
+from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
-from metanas.training.inner_loop import Moments
 from metanas.training.trainer import MetaTrainer
 from metanas.util import dataclass_json
 from metanas.util.files import write_atomic

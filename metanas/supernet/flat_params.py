@@ -27,6 +27,11 @@ class Layout:
         self.shapes = tuple(params[name].shape for name in self.names)
         self._sizes = [params[name].numel() for name in self.names]
         self.size = sum(self._sizes)
+        self.groups = (
+            sum(params[name].numel() for name in self.names if not is_alpha(name)),
+            sum(params[name].numel() for name in self.names if is_alpha(name)),
+        )
+        """Numbers of elements of the weights and of the alphas."""
 
     @cached_property
     def _owner(self) -> Tensor:
@@ -42,6 +47,11 @@ class Layout:
         """Return views of the parameters in a vector `(..., size)`, with its leading dimensions."""
         parts = zip(self.names, self.shapes, vector.split(self._sizes, dim=-1), strict=True)
         return {name: part.view((*vector.shape[:-1], *shape)) for name, shape, part in parts}
+
+    def halves(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Return views of the weights and of the alphas in a vector `(..., size)`."""
+        weights, alphas = vector.split(self.groups, dim=-1)
+        return weights, alphas
 
     def where(self, chosen: Callable[[str], bool]) -> Tensor:
         """Mask the elements `(size,)` of parameters whose name is chosen."""

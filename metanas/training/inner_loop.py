@@ -19,12 +19,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from metanas.supernet.adam import Moments, direction
 from metanas.supernet.flat_params import Layout
 
 Loss = Callable[[Tensor, int], Tensor]
 """Parameters `(tasks, size)` and the number of an episode -> loss of each task, `(tasks,)`."""
 
-ADAM_EPSILON = 1e-8
 UNROLL = 0.01
 """Length of the finite difference's step (DARTS, below eq. 8)."""
 
@@ -38,54 +38,6 @@ class Order(StrEnum):
     """From an episode of their own, at the weights as they are."""
     SECOND = "second"
     """From an episode of their own, at the weights one step further."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moments:
-    """The state of Adam, of `(..., size)` elements; `steps` of the weights and of the alphas."""
-
-    first: Tensor
-    second: Tensor
-    steps: Tensor
-
-    @staticmethod
-    def zero(size: int) -> "Moments":
-        """Before the first step."""
-        return Moments(first=torch.zeros(size), second=torch.zeros(size), steps=torch.zeros(2))
-
-    def to(self, device: torch.device) -> "Moments":
-        """The same on a device."""
-        first, second = self.first.to(device), self.second.to(device)
-        return Moments(first=first, second=second, steps=self.steps.to(device))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Adam (Kingma & Ba, arXiv:1412.6980) on vectors: moments in, moments and direction out."""
-
-    beta1: float = 0.9
-    beta2: float = 0.999
-
-    def __call__(
-        self, moments: Moments, gradient: Tensor, group: Tensor, moving: Tensor
-    ) -> tuple[Moments, Tensor]:
-        """One step along a gradient `(..., size)`.
-
-        group: which count of steps an element has, `(size,)`.
-        moving: whether elements of each group take the step; others keep their moments and get a
-            direction of zero.
-        """
-        steps = moments.steps + moving.to(moments.steps.dtype)
-        moves = moving[group]
-        first = torch.lerp(gradient, moments.first, self.beta1)
-        second = torch.lerp(gradient.square(), moments.second, self.beta2)
-        first = torch.where(moves, first, moments.first)
-        second = torch.where(moves, second, moments.second)
-        counted = steps.clamp(min=1)
-        bias1, bias2 = 1 - self.beta1**counted, 1 - self.beta2**counted
-        size = (second / bias2[group]).sqrt() + ADAM_EPSILON
-        direction = torch.where(moves, first / bias1[group] / size, 0.0)
-        return Moments(first=first, second=second, steps=steps), direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +63,10 @@ class InnerLoop:
     """L2 penalty on the alphas."""
     clip: float = float("inf")
     """Largest norm of a task's gradient of the weights, and likewise of the alphas."""
-    adam: Adam
-    """The task optimizer of those meta-learners that have one beyond plain gradient steps."""
+    beta1: float = 0.9
+    """Decay of the mean gradient, for meta-learners whose task optimizer is Adam."""
     moments: Moments
-    """Its state at the start of every task."""
+    """State of Adam at the start of every task."""
 
     def begin(self) -> Tensor:
         """The start of every task, `(tasks, size)`, a tensor of its own."""
@@ -123,6 +75,11 @@ class InnerLoop:
     def scaled(self, rates: Tensor, factors: Tensor) -> Tensor:
         """Rates times the learned factors `(..., parameters)`."""
         return rates * self.layout.spread(factors.exp())
+
+    def adam(self, moments: Moments, gradient: Tensor) -> tuple[Moments, Tensor]:
+        """Return the state of Adam after a step along `(tasks, size)`, and the step of length 1."""
+        moving = [bool(part.any()) for part in self.layout.halves(self.rates)]
+        return direction(moments, gradient, self.layout.groups, moving, self.beta1)
 
     def gradient(self, theta: Tensor, step: int, *, differentiable: bool = False) -> Tensor:
         """Gradient `(tasks, size)` of the loss of a step at `(tasks, size)`, decayed and clipped.

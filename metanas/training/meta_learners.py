@@ -13,7 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from metanas.training.inner_loop import InnerLoop, Moments
+from metanas.supernet.adam import Moments
+from metanas.training.inner_loop import InnerLoop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +51,12 @@ class Reptile:
     def learn(self, loop: InnerLoop) -> Learned:
         theta, moments = loop.begin(), loop.moments
         rates = loop.scaled(loop.rates, loop.factors)
-        group = loop.alphas.long()
-        moving = torch.stack([(loop.rates * (loop.alphas == g)).any() for g in (False, True)])
         factors = theta.new_zeros(loop.tasks, len(loop.factors))
         taken = torch.zeros_like(theta)
         for step in range(loop.steps):
             gradient = loop.gradient(theta, step)
             factors -= loop.layout.gather(gradient * taken)
-            moments, direction = loop.adam(moments, gradient, group, moving)
+            moments, direction = loop.adam(moments, gradient)
             taken = rates * direction
             theta = theta - taken
         return Learned(gradient=loop.start - theta, factors=factors, moments=moments)

@@ -46,13 +46,14 @@ from metanas.nn.partial_channels import candidates
 from metanas.nn.prototypes import logits_in_turn
 from metanas.spec.card import InputSpec
 from metanas.spec.genotype import CELL_KINDS
+from metanas.supernet.adam import Moments
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.drop_path import DropPath
 from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.supernet.supernet import Supernet
 from metanas.training.config import RunConfig
-from metanas.training.inner_loop import Adam, InnerLoop, Moments, Order
+from metanas.training.inner_loop import InnerLoop, Order
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.schedule import search_at, searching
 
@@ -268,7 +269,7 @@ class MetaBatch:
             alphas=alphas,
             alpha_decay=search.alpha_decay,
             clip=config.gradient_clip,
-            adam=Adam(beta1=config.beta1),
+            beta1=config.beta1,
             moments=state.moments.to(device),
         )
 

@@ -35,6 +35,7 @@ from metanas.nn.partial_channels import candidates
 from metanas.nn.prototypes import membership, prototype_logits
 from metanas.nn.stem import tempered
 from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.supernet.adam import Moments, direction
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Layout, Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
@@ -42,7 +43,6 @@ from metanas.supernet.supernet import Supernet, genotype_of, initialise
 from metanas.training.checks import VALIDATION_QUERIES, check_data, check_start
 from metanas.training.config import RunConfig
 from metanas.training.extensions import Extensions, Learn
-from metanas.training.inner_loop import Adam, Moments
 from metanas.training.schedule import cosine, fix, prune, search_at, searching, settle
 from metanas.training.task_batch import MetaState, TaskResults, network_input, ways_of
 
@@ -120,8 +120,8 @@ class MetaTrainer:
         self.supernet.requires_grad_(False)
         self._fix()
         self.factors = torch.zeros(len(self.layout.names))
-        self.moments = Moments.zero(self.layout.size)
-        self.outer = Moments.zero(self.layout.size + len(self.factors))
+        self.moments = Moments.zero(self.params, (2,))
+        self.outer = Moments.zero(torch.cat([self.params, self.factors]), (3,))
         self.iteration = 0
         self.guessing = 0
         """The last meta-iterations, in a row, in which the tasks were guessed at."""
@@ -223,13 +223,11 @@ class MetaTrainer:
         if not searching(self.config, self.iteration):
             gradient = torch.where(alphas, 0.0, gradient)
         factors = results.factors / tasks * settings.learned_rates
-        direction = torch.cat([gradient, factors])
-        outer = self.outer
+        outer, step = self.outer, torch.cat([gradient, factors])
         if settings.outer == "adam":
-            group = torch.cat([alphas.long(), torch.zeros(len(factors), dtype=torch.long)])
-            moving = torch.tensor([True, searching(self.config, self.iteration)])
-            outer, direction = Adam()(outer, direction, group, moving)
-        of_params, of_factors = direction.split([self.layout.size, len(factors)])
+            moving = True, searching(self.config, self.iteration), True
+            outer, step = direction(outer, step, (*self.layout.groups, len(factors)), moving)
+        of_params, of_factors = step.split([self.layout.size, len(factors)])
         lengths = torch.where(alphas, outer_steps[1], outer_steps[0]).to(gradient)
         params = self.params - lengths * of_params
         if not bool(torch.isfinite(params).all()):

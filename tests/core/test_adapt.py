@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metanas.adaptation.adaptation import Adaptation, Figures, Stage, Step, advance
-from metanas.adaptation.optimizer import Gradient
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.batches import batches_of
@@ -298,7 +297,7 @@ def told(adaptation: Adaptation, losses: Iterable[float]) -> list[Step]:
             break
         adaptation.update()
         step = adaptation.learn(
-            Gradient(None, None, torch.zeros(2)), Figures(loss, 1.0, 0.5, (0.0, 0.0))
+            torch.zeros_like(adaptation.optimizer.theta), Figures(loss, 1.0, 0.5, 0.0, 0.0)
         )
         assert step is not None
         seen.append(step)

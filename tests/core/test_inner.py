@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from metanas.supernet.adam import Moments
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Layout
-from metanas.training.inner_loop import Adam, InnerLoop, Loss, Moments, Order
+from metanas.training.inner_loop import InnerLoop, Loss, Order
 from metanas.training.meta_learners import Maml, Reptile
 from tests.core.small import noise
 
@@ -46,8 +47,7 @@ def loop_of(loss: Loss = smooth, order: Order = Order.SINGLE, tasks: int = TASKS
         order=order,
         alphas=alphas,
         alpha_decay=0.1,
-        adam=Adam(),
-        moments=Moments.zero(layout.size),
+        moments=Moments.zero(start, (2,)),
     )
 
 

@@ -9,20 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from metanas.adaptation.optimizer import (
-    Gradient,
-    Stack,
-    TaskOptimizer,
-    TaskOptimizerConfig,
-    Wanted,
-)
+from metanas.adaptation.optimizer import Moves, TaskOptimizer
 from metanas.errors import Diverged
+from metanas.spec.options import AdaptConfig
 from metanas.supernet.flat_params import Params
 from tests.core.small import noise
 
-CONFIG = TaskOptimizerConfig(
-    weight_lr=0.03, alpha_lr=0.2, alpha_decay=0.01, beta1=0.8, beta2=0.9, gradient_clip=3.0
-)
+OPTIONS = AdaptConfig(weight_lr=0.03, alpha_lr=0.2, gradient_clip=3.0)
 
 
 def start() -> Params:
@@ -45,39 +38,30 @@ def loss_of(params: Params, step: int) -> Tensor:
 Loss = Callable[[Params], Tensor]
 
 
-def gradient_of(optimizer: TaskOptimizer, loss: Loss, wanted: Wanted) -> Gradient:
-    stack = Stack([optimizer])
-    flats = [flat.requires_grad_() for flat in (stack.weights, stack.alphas)]
-    parts = zip(flats, (stack.layout, stack.alpha_layout), strict=True)
-    value = loss({k: v for flat, layout in parts for k, v in layout.views(flat).items()})
-    of_weights, of_alphas = torch.autograd.grad(
-        value, flats, allow_unused=True, materialize_grads=True
-    )
-    (gradient,) = stack.gradients(of_weights, of_alphas, [wanted])
-    return gradient
+def gradient_of(optimizer: TaskOptimizer, loss: Loss) -> Tensor:
+    theta = optimizer.theta.clone().requires_grad_()
+    return torch.autograd.grad(loss(optimizer.layout.views(theta)), theta)[0]
 
 
 def take_step(
     optimizer: TaskOptimizer, loss: Loss, *, weights: bool = True, alphas: bool = True
 ) -> None:
-    gradient = gradient_of(optimizer, loss, Wanted(weights, alphas))
-    optimizer.descend(gradient, gradient.norms.tolist())
+    gradient = gradient_of(optimizer, loss)
+    norms = [float(part.norm()) for part in optimizer.layout.halves(gradient)]
+    optimizer.descend(gradient, norms, Moves(weights, alphas))
 
 
 class Reference:
     """Two Adams on separate tensors."""
 
-    def __init__(self, params: Params, config: TaskOptimizerConfig = CONFIG) -> None:
+    def __init__(self, params: Params) -> None:
         self.params = {k: v.clone().requires_grad_() for k, v in params.items()}
-        self.clip = config.gradient_clip
+        self.clip = OPTIONS.gradient_clip
         self.weights = [v for k, v in self.params.items() if not k.startswith("alpha.")]
         self.alphas = [v for k, v in self.params.items() if k.startswith("alpha.")]
-        betas = (config.beta1, config.beta2)
         self.adams = {
-            "weights": torch.optim.Adam(self.weights, lr=config.weight_lr, betas=betas),
-            "alphas": torch.optim.Adam(
-                self.alphas, lr=config.alpha_lr, betas=betas, weight_decay=config.alpha_decay
-            ),
+            "weights": torch.optim.Adam(self.weights, lr=OPTIONS.weight_lr),
+            "alphas": torch.optim.Adam(self.alphas, lr=OPTIONS.alpha_lr),
         }
 
     def step(self, loss: Tensor, *which: str) -> None:
@@ -99,7 +83,7 @@ def assert_same(optimizer: TaskOptimizer, reference: Reference) -> None:
 
 
 def test_both_from_one_backward_pass() -> None:
-    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
+    optimizer, reference = TaskOptimizer(start(), OPTIONS), Reference(start())
     for step in range(6):
         take_step(optimizer, partial(loss_of, step=step))
         reference.step(loss_of(reference.params, step), "weights", "alphas")
@@ -108,7 +92,7 @@ def test_both_from_one_backward_pass() -> None:
 
 def test_in_turn() -> None:
     """A step on the alphas leaves no trace in the weights' state of Adam, and vice versa."""
-    optimizer, reference = TaskOptimizer(start(), CONFIG), Reference(start())
+    optimizer, reference = TaskOptimizer(start(), OPTIONS), Reference(start())
     for step in range(6):
         take_step(optimizer, partial(loss_of, step=step), weights=False)
         reference.step(loss_of(reference.params, step), "alphas")
@@ -119,7 +103,7 @@ def test_in_turn() -> None:
 
 
 def test_an_alpha_rate_of_zero_leaves_the_architecture_alone() -> None:
-    optimizer = TaskOptimizer(start(), TaskOptimizerConfig(weight_lr=0.1, alpha_lr=0.0))
+    optimizer = TaskOptimizer(start(), AdaptConfig(weight_lr=0.1, alpha_lr=0.0))
     for step in range(3):
         take_step(optimizer, partial(loss_of, step=step))
     after = optimizer.snapshot()
@@ -129,13 +113,13 @@ def test_an_alpha_rate_of_zero_leaves_the_architecture_alone() -> None:
 
 
 def test_plain_steps_go_down_the_clipped_gradient() -> None:
-    plain = replace(CONFIG, plain=True, alpha_decay=0.0, gradient_clip=1e9)
-    optimizer = TaskOptimizer(start(), plain)
+    options = replace(OPTIONS, gradient_clip=1e6)
+    optimizer = TaskOptimizer(start(), options, plain=True)
     leaves = {name: value.requires_grad_() for name, value in start().items()}
     loss_of(leaves, 0).backward()
     take_step(optimizer, partial(loss_of, step=0))
     for name, value in optimizer.snapshot().items():
-        rate = plain.alpha_lr if name.startswith("alpha.") else plain.weight_lr
+        rate = options.alpha_lr if name.startswith("alpha.") else options.weight_lr
         gradient = leaves[name].grad
         step = torch.zeros(()) if gradient is None else rate * gradient
         torch.testing.assert_close(value, leaves[name].detach() - step, atol=1e-5, rtol=1e-5)
@@ -143,8 +127,9 @@ def test_plain_steps_go_down_the_clipped_gradient() -> None:
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_learned_rates_scale_the_steps_of_their_parameters(plain: bool) -> None:
-    config, rates = replace(CONFIG, plain=plain), {"stem": 0.5, "alpha.normal.ops": 3.0}
-    ordinary, scaled = TaskOptimizer(start(), config), TaskOptimizer(start(), config, rates)
+    rates = {"stem": 0.5, "alpha.normal.ops": 3.0}
+    ordinary = TaskOptimizer(start(), OPTIONS, plain=plain)
+    scaled = TaskOptimizer(start(), OPTIONS, plain=plain, rates=rates)
     for optimizer in (ordinary, scaled):
         take_step(optimizer, partial(loss_of, step=0))
     for name, value in start().items():
@@ -153,14 +138,14 @@ def test_learned_rates_scale_the_steps_of_their_parameters(plain: bool) -> None:
 
 
 def test_unused_parameters_get_a_gradient_of_zero() -> None:
-    optimizer = TaskOptimizer(start(), CONFIG)
+    optimizer = TaskOptimizer(start(), OPTIONS)
     take_step(optimizer, partial(loss_of, step=0))
     assert torch.equal(optimizer.snapshot()["unused"], start()["unused"])
 
 
 def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
     given = start()
-    optimizer = TaskOptimizer(given, CONFIG)
+    optimizer = TaskOptimizer(given, OPTIONS)
     snapshot = optimizer.snapshot()
     take_step(optimizer, partial(loss_of, step=0))
     for name, value in start().items():
@@ -170,14 +155,14 @@ def test_a_snapshot_does_not_move_and_what_came_in_is_not_written_to() -> None:
 
 def test_without_alphas_there_are_just_weights() -> None:
     params = {k: v for k, v in start().items() if not k.startswith("alpha.")}
-    optimizer = TaskOptimizer(params, CONFIG)
+    optimizer = TaskOptimizer(params, OPTIONS)
     take_step(optimizer, lambda own: (own["stem"] * own["scale"]).sum())
     assert not torch.equal(optimizer.snapshot()["stem"], params["stem"])
 
 
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
 def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
-    optimizer = TaskOptimizer(start(), CONFIG)
+    optimizer = TaskOptimizer(start(), OPTIONS)
     with pytest.raises(Diverged) as caught:
         take_step(optimizer, lambda own: loss_of(own, 0) * factor)
     assert caught.value.reason == "DIVERGED"
@@ -186,9 +171,9 @@ def test_what_is_not_finite_diverges_and_changes_nothing(factor: float) -> None:
 
 
 def test_what_only_others_of_a_stack_step_does_not_end_a_task() -> None:
-    optimizer, before = TaskOptimizer(start(), CONFIG), start()
-    gradient = gradient_of(optimizer, partial(loss_of, step=0), Wanted(alphas=False))
-    optimizer.descend(gradient, (float(gradient.norms[0]), math.inf))
+    optimizer, before = TaskOptimizer(start(), OPTIONS), start()
+    gradient = gradient_of(optimizer, partial(loss_of, step=0))
+    optimizer.descend(gradient, (1.0, math.inf), Moves(alphas=False))
     after = optimizer.snapshot()
     assert torch.equal(after["alpha.normal.ops"], before["alpha.normal.ops"])
     assert not torch.equal(after["stem"], before["stem"])
