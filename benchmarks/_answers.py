@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks._plans import BOTH, NONE, PROBE, PRUNED, WEIGHTS, steps_of
 from benchmarks._results import Results, Row, figure, milliseconds, table
 from metanas.evaluation.compare import Comparison, paired
-from metanas.evaluation.evaluate import Mean, mean_of
+from metanas_data.intervals import Mean, mean_of
 
 TITLES = {
     BOTH: "weights and architecture",

@@ -13,10 +13,11 @@ from benchmarks._probe import probed
 from benchmarks._results import Row
 from metanas.checkpoint import Checkpoint
 from metanas.data.episodes import Classes
-from metanas.errors import EvaluationError, InvalidInput
+from metanas.errors import InvalidInput
 from metanas.evaluation.evaluate import EpisodeShape, draw
-from metanas.evaluation.journal import Record
 from metanas.evaluation.resume import Plan, measured, run_plan
+from metanas_data.errors import EvaluationError
+from metanas_data.journal import Record
 
 QUERIES = 5
 COLUMNS = {

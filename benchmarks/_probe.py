@@ -5,21 +5,21 @@ meta-network, centred and of unit length (as in SimpleShot, arXiv:1911.04623), w
 half the squared weights that is the usual default. Nothing is adapted.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from metanas.evaluation.evaluate import draw, images_of, job_of, supernet_features
-from metanas.evaluation.journal import Record
 from metanas.evaluation.resume import Plan
 from metanas.supernet.relaxations import Argmax
+from metanas_data.journal import Record
 
 ITERATIONS = 100
 
 
-def probed(plan: Plan, episodes: range) -> Iterator[Record]:
+def probed(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """The probe's accuracy on these episodes."""
     params = plan.checkpoint.params
     for index in episodes:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from metanas.evaluation.evaluate import Mean, mean_of
+from metanas_data.intervals import Mean, mean_of
 
 Figures = NDArray[np.float64]
 """A figure of each training on each episode: (trainings, episodes)."""

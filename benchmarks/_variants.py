@@ -17,13 +17,13 @@ import numpy as np
 from rich.progress import Progress
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.evaluation.journal import Journal
 from metanas.runs.log import CHECKPOINT, SNAPSHOT_FILE
 from metanas.runs.run import run
 from metanas.spec.genotype import CELL_KINDS, Genotype, Node
 from metanas.spec.search_space import SearchSpace
 from metanas.training.config_file import read_config
 from metanas.training.trainer import Progress as Seen
+from metanas_data.journal import Journal
 
 COST_FILE = "cost.jsonl"
 
@@ -176,13 +176,13 @@ def trained(
         def done(seen: Seen) -> None:
             nonlocal last
             now = process_time()
-            if seen.iteration > len(spent.records):  # else done again after a kill
-                spent.add([{"episode": seen.iteration - 1, "seconds": now - last}])
+            if seen.iteration > len(spent.episodes):  # else done again after a kill
+                spent.add({"episode": seen.iteration - 1, "seconds": now - last})
             last = now
             shown.update(task, completed=seen.iteration)
 
         run(settings, folder, resume=(folder / SNAPSHOT_FILE).exists(), on_progress=done)
-        seconds = sum(record["seconds"] for record in spent.records)
+        seconds = sum(record["seconds"] for record in spent.episodes.values())
     shown.remove_task(task)
     return Trained(checkpoint=load_checkpoint(folder / CHECKPOINT), seconds=seconds)
 

@@ -18,15 +18,15 @@ from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, table
 from metanas.errors import MetanasError
 from metanas.evaluation.compare import Comparison, compare, paired
-from metanas.evaluation.evaluate import mean_of
-from metanas.evaluation.results import Stored, read_stored
+from metanas_data.evaluations import StoredEvaluation, read_evaluation
+from metanas_data.intervals import mean_of
 
 TOPIC = "accuracy"
 KEPT = ("checkpoint", "checkpoint_digest", "dataset", "split", "classes", "queries", "seed")
 """Settings of the first evaluation that go into a row."""
 
 
-def row_of(one: Stored, other: Stored) -> Row:
+def row_of(one: StoredEvaluation, other: StoredEvaluation) -> Row:
     """Two evaluations as they are stored, on the episodes that both have.
 
     Raises:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--out", type=Path, default=LOCAL / f"{TOPIC}.json", help="%(default)s")
     options = made.parse_args(arguments)
     try:
-        one, other = read_stored(options.one), read_stored(options.other)
+        one, other = read_evaluation(options.one), read_evaluation(options.other)
         if one.settings["checkpoint_digest"] != other.settings["checkpoint_digest"]:
             made.error("these are of two checkpoints; evaluate one of them twice")
         row = row_of(one, other)

@@ -28,8 +28,9 @@ from benchmarks._results import (
 from metanas.adaptation.job import Job
 from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.evaluation.evaluate import EpisodeShape, evaluate, mean_of
+from metanas.evaluation.evaluate import EpisodeShape, evaluate
 from metanas.nn.devices import device_of
+from metanas_data.intervals import mean_of
 
 TOPIC = "gpu"
 CASE = Case(network="shipped", ways=5, shots=1)

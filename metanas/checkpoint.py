@@ -29,7 +29,7 @@ from metanas.spec.genotype import CELL_KINDS, Genotype
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import RELAXATIONS, Relaxation
 from metanas.supernet.supernet import Supernet, genotype_of
-from metanas.util.files import write_atomic
+from metanas_data.files import write_atomic
 
 ALIVE_PREFIX = "alive."
 TRUNK_PREFIX = "trunk."

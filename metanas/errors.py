@@ -11,9 +11,7 @@ MetanasError                     reason, str(error) for people
 ├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
 │                                DATASET_SIZE, DATASET_IMAGE, DATASET_TOO_FEW_CLASSES,
 │                                DATASET_TOO_FEW_IMAGES
-├── EvaluationError              EVALUATION_MISSING, EVALUATION_FORMAT, EVALUATION_SETTINGS,
-│                                EVALUATION_BUSY, EVALUATION_UNWRITABLE, EPISODES_DIFFER,
-│                                TOO_FEW_EPISODES
+├── EvaluationError              of `metanas_data.errors`
 ├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
 │                                CLUSTER_LOST, WORKERS_DIED, WORKER_FAILED, EXTRA_MISSING
 ├── Cancelled                    CANCELLED: the caller asked for the work to stop
@@ -112,10 +110,6 @@ class CheckpointError(MetanasError):
 
 class DatasetError(MetanasError):
     """A data set on disk cannot be used."""
-
-
-class EvaluationError(MetanasError):
-    """A stored evaluation cannot be used, compared, or written."""
 
 
 class ClusterError(MetanasError):

@@ -16,14 +16,14 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) say
 ├── DownloadDamaged        the downloaded bytes differ from those announced
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
 ├── DatasetError           a data set that cannot be read, or not be sampled from as asked
-├── JournalMismatch        an interrupted evaluation cannot be resumed with other settings
 ├── NotWritable            a result cannot be written where it was asked for
 ├── ForkedProcess          a forked process cannot use the connections of its parent
 └── MissingExtra           an optional dependency is not installed
 ```
 
 `error_for` is the one table from the canonical code and the reason of a failure to a class of this
-tree. Nothing of the transport gets past it.
+tree. Nothing of the transport gets past it. `metanas evaluate` also ends with an `EvaluationError`
+of `metanas_data.errors`, for a journal or a result file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -141,10 +141,6 @@ class ModelFileError(ClientError):
 
 class DatasetError(ClientError):
     """A data set that cannot be read, or not be sampled from as asked."""
-
-
-class JournalMismatch(ClientError):
-    """An interrupted evaluation cannot be resumed with other settings."""
 
 
 class NotWritable(ClientError):

@@ -4,13 +4,13 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
 from metanas_client.errors import NotWritable
 from metanas_client.extras import needs
 from metanas_client.resources import ModelInfo
 from metanas_client.support import Image
+from metanas_data.files import write_atomic
 
 if TYPE_CHECKING:
     from metanas_client.onnx.model_file import ModelFile, Prediction
@@ -87,25 +87,7 @@ def write_atomically(target: Path, data: bytes) -> None:
         NotWritable: it cannot be written there.
     """
     try:
-        with NamedTemporaryFile(
-            dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as temporary:
-            try:
-                temporary.write(data)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-                os.chmod(temporary.name, 0o666 & ~_umask())
-                os.replace(temporary.name, target)
-            except BaseException:
-                os.unlink(temporary.name)
-                raise
+        write_atomic(target, data)
     except OSError as error:
         why = error.strerror or str(error)
         raise NotWritable("NOT_WRITABLE", f"cannot write {target}: {why}") from error
-
-
-def _umask() -> int:
-    # the only way to read it is to set it; NamedTemporaryFile makes files that only the owner reads
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,19 +1,34 @@
-"""Confidence intervals of a mean, by Student's t distribution."""
+"""Means with their confidence intervals, by Student's t distribution."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 LEVEL = 0.95
 
 
-def half_width95(values: Sequence[float]) -> float | None:
-    """Return half the width of the 95 % interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
-        return None
+@dataclass(frozen=True)
+class Mean:
+    """A mean and half the width of its 95 % interval by Student's t; NaN for one value."""
+
+    mean: float
+    interval: float
+
+    @property
+    def sign(self) -> int:
+        """1 if the interval lies above zero, -1 if below, 0 if it contains zero."""
+        return (self.mean > self.interval) - (self.mean < -self.interval)
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Return the mean of at least one value with its interval."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Mean(mean, math.nan)
     deviation = float(np.std(values, ddof=1))
-    return quantile95(len(values) - 1) * deviation / math.sqrt(len(values))
+    return Mean(mean, quantile95(count - 1) * deviation / math.sqrt(count))
 
 
 def quantile95(freedom: int) -> float:

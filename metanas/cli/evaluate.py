@@ -13,11 +13,9 @@ from metanas import data
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.data.episodes import Classes, with_rotations
 from metanas.data.unreadable import HOW
-from metanas.errors import DatasetError, EvaluationError, InvalidInput, Violation
+from metanas.errors import DatasetError, InvalidInput, Violation
 from metanas.evaluation.compare import LEAST, compare
-from metanas.evaluation.evaluate import EpisodeShape, mean_of
-from metanas.evaluation.journal import ENDING, Record
-from metanas.evaluation.results import Stored, read_stored
+from metanas.evaluation.evaluate import EpisodeShape
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
 from metanas.nn.devices import device_of
@@ -25,6 +23,10 @@ from metanas.runs.progress import bar
 from metanas.training.config import MOST_THREADS
 from metanas.training.config_file import parse_overrides
 from metanas.util.formatting import counted
+from metanas_data.errors import EvaluationError
+from metanas_data.evaluations import column, read_evaluation
+from metanas_data.intervals import mean_of
+from metanas_data.journal import Record, journal_path
 from metanas_data.suggest import existing
 
 PREFERRED_SPLIT = "val"
@@ -185,27 +187,27 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.out and arguments.out.is_dir():
         message = f"{arguments.out} is a folder; name a file that ends in .json"
         raise EvaluationError("EVALUATION_UNWRITABLE", message)
-    if arguments.out and arguments.out.exists() and not Path(f"{arguments.out}{ENDING}").exists():
+    if arguments.out and arguments.out.exists() and not journal_path(arguments.out).exists():
         message = f"{arguments.out} exists, without a journal to continue; name another --out"
         raise EvaluationError("EVALUATION_UNWRITABLE", message)
 
 
 def _show(plan: Plan, records: list[Record]) -> None:
-    stored, shape = Stored({}, tuple(records)), plan.shape
+    shape = plan.shape
     print(
         f"{plan.dataset}, {f'split {plan.split}' if plan.split else 'all classes'}: "
         f"{counted(len(records), 'episode', 'episodes')}, {shape.ways}-way {shape.shots}-shot, "
         f"{counted(shape.queries, 'query', 'queries')} a class"
     )
     for name, title in SHOWN.items():
-        if values := stored.column(name):
+        if values := column(records, name):
             mean = mean_of(values)
             wide = f" ± {100 * mean.interval:.2f}" if len(values) >= LEAST else ""
             print(f"{title:18} {100 * mean.mean:.2f}{wide} %")
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    one, other = read_stored(arguments.one), read_stored(arguments.other)
+    one, other = read_evaluation(arguments.one), read_evaluation(arguments.other)
     found = compare(one, other)
     mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
     print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")

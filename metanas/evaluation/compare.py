@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metanas.errors import EvaluationError
-from metanas.evaluation.evaluate import Mean, mean_of
-from metanas.evaluation.results import Stored
+from metanas_data.errors import EvaluationError
+from metanas_data.evaluations import StoredEvaluation
+from metanas_data.intervals import Mean, mean_of
 
 IDENTITY = ("dataset_digest", "split", "ways", "shots", "queries", "seed")
 """The settings that say which episodes are drawn."""
@@ -31,7 +31,7 @@ class Comparison:
         return self.won + self.lost + self.tied
 
 
-def compare(one: Stored, other: Stored) -> Comparison:
+def compare(one: StoredEvaluation, other: StoredEvaluation) -> Comparison:
     """Compare two evaluations on the episodes that both have.
 
     Raises:

@@ -5,9 +5,8 @@ accuracies of the soft supernet, of that network just pruned, and, if it is aske
 transductive one that published tables commonly report.
 """
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,6 @@ from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
-from metanas_data.intervals import half_width95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,25 +62,12 @@ class Outcome:
     report: Report
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean and the half width of its 95 % interval by Student's t; NaN for one value."""
-
-    mean: float
-    interval: float
-
-    @property
-    def sign(self) -> int:
-        """1 if the interval lies above zero, -1 if below, 0 if it holds zero."""
-        return (self.mean > self.interval) - (self.mean < -self.interval)
-
-
 def evaluate(  # noqa: PLR0913 (what an evaluation is)
     checkpoint: Checkpoint,
     classes: Classes,
     shape: EpisodeShape,
     *,
-    episodes: range,
+    episodes: Sequence[int],
     seed: int,
     options: AdaptConfig,
     together: int = 1,
@@ -127,12 +112,6 @@ def draw(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episod
     return sample_episode(
         enough, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
     )
-
-
-def mean_of(values: list[float]) -> Mean:
-    """The mean over episodes with its interval."""
-    width = half_width95(values)
-    return Mean(float(np.mean(values)), math.nan if width is None else width)
 
 
 def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:

@@ -1,27 +1,26 @@
-"""An evaluation that is kept: episodes go into a journal as they come, into a document at the end.
+"""Resumable evaluation: a journal takes each finished episode, and a result file all of them."""
 
-Whatever ends it before, the same call goes on where it stopped.
-"""
-
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from metanas import __version__
 from metanas.checkpoint import Checkpoint
 from metanas.data.episodes import Classes
-from metanas.evaluation.evaluate import EpisodeShape, evaluate
-from metanas.evaluation.journal import ENDING, Journal, Record
-from metanas.evaluation.results import digest_of, record_of, write_stored
+from metanas.evaluation.evaluate import EpisodeShape, Outcome, evaluate
 from metanas.spec.options import AdaptConfig
+from metanas_data.evaluations import figures_of, write_evaluation
+from metanas_data.journal import Journal, Record, journal_path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The subject of an evaluation, and its episodes."""
+    """The checkpoint, the episodes and the options of an evaluation."""
 
     checkpoint: Checkpoint
     dataset: str
@@ -31,7 +30,7 @@ class Plan:
     """Those of the split."""
     shape: EpisodeShape
     episodes: int
-    """How many in all, numbered from 0."""
+    """Number of episodes; they are numbered from 0."""
     seed: int
     options: AdaptConfig
     together: int = 1
@@ -40,7 +39,7 @@ class Plan:
     """Added to the seed of every adaptation; not to that of the episodes."""
 
     def settings(self) -> dict[str, Any]:
-        """Identify the evaluation, whatever the number of its episodes."""
+        """Return the identity of the evaluation, which does not include the episode count."""
         return {
             "dataset": self.dataset,
             "dataset_digest": digest_of(self.classes),
@@ -57,12 +56,36 @@ class Plan:
         }
 
 
-Measure = Callable[[Plan, range], Iterator[Record]]
-"""From a plan and the numbers of episodes to what was measured of each."""
+Measure = Callable[[Plan, Sequence[int]], Iterator[Record]]
+"""Measures the episodes of a plan that have these numbers."""
 
 
-def measured(plan: Plan, episodes: range) -> Iterator[Record]:
-    """Adapt to these episodes of the plan and measure what came out."""
+def digest_of(classes: Classes) -> str:
+    """Return the SHA-256 of all names and images, which is the client's for arrays."""
+    digest = hashlib.sha256()
+    for name, images in classes.items():
+        digest.update(f"{name}\0{len(images)}\0".encode())
+        for image in images:
+            pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
+            digest.update(hashlib.sha256(pixels.tobytes()).digest())
+    return digest.hexdigest()
+
+
+def record_of(index: int, outcome: Outcome) -> Record:
+    """Return the record of an episode."""
+    return {
+        "episode": index,
+        "accuracy": outcome.accuracy,
+        "accuracy_pruned": outcome.pruned,
+        "accuracy_soft": outcome.soft,
+        "accuracy_transductive": outcome.transductive,
+        "query_seconds": round(outcome.query_seconds, 7),
+        **figures_of(asdict(outcome.report)),
+    }
+
+
+def measured(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
+    """Adapt to these episodes of the plan and classify their queries."""
     for index, outcome in evaluate(
         plan.checkpoint,
         plan.classes,
@@ -84,19 +107,19 @@ def run_plan(
     measure: Measure = measured,
     on_episode: Callable[[int], None] = lambda done: None,
 ) -> list[Record]:
-    """Measure the episodes that the journal beside `out` does not have yet, then write `out`.
+    """Measure the episodes that the journal beside `out` lacks, write `out`, return all records.
 
-    `on_episode` is told how many are done. Returns the records of all episodes of the plan.
+    on_episode: gets the number of finished episodes after each of them.
 
     Raises:
-        EvaluationError: `out` is being written, holds other settings, or cannot be written.
+        EvaluationError: another process writes the journal, it has other settings, or one of the
+            files cannot be written.
         DatasetError: the data set cannot give such episodes.
     """
-    settings = plan.settings()
-    with Journal(out.with_name(out.name + ENDING), settings) as journal:
-        for record in measure(plan, range(len(journal.records), plan.episodes)):
-            journal.add([record])
-            on_episode(len(journal.records))
-        records = journal.records[: plan.episodes]
-        write_stored(out, settings, records)
+    with Journal(journal_path(out), plan.settings()) as journal:
+        for record in measure(plan, journal.missing(plan.episodes)):
+            journal.add(record)
+            on_episode(len(journal.episodes))
+        records = [journal.episodes[index] for index in range(plan.episodes)]
+        write_evaluation(out, journal.settings, records)
     return records

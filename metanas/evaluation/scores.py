@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from metanas.errors import CheckpointError, EvaluationError
-from metanas.evaluation.results import Stored, read_stored, summary_of
+from metanas.errors import CheckpointError
 from metanas.spec.card import (
     CARD_FILE,
     PAGE_FILE,
@@ -15,7 +14,9 @@ from metanas.spec.card import (
     read_card,
     stored_json,
 )
-from metanas.util.files import write_atomic
+from metanas_data.errors import EvaluationError
+from metanas_data.evaluations import StoredEvaluation, read_evaluation, summary_of
+from metanas_data.files import write_atomic
 
 Scores = Mapping[str, Mapping[str, float]]
 """Setting -> figures, accuracies in percent."""
@@ -35,7 +36,7 @@ def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
             defaults, or of too few episodes.
     """
     card = read_card(folder)
-    found = dict(score_of(card, read_stored(path), path) for path in evaluations)
+    found = dict(score_of(card, read_evaluation(path), path) for path in evaluations)
     told = replace(card, scores={**card.scores, **found})
     page = folder / PAGE_FILE
     try:
@@ -51,7 +52,9 @@ def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
     return found
 
 
-def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Mapping[str, float]]:
+def score_of(
+    card: CheckpointCard, stored: StoredEvaluation, path: Path
+) -> tuple[str, Mapping[str, float]]:
     """The setting of an evaluation of this checkpoint, and its figures."""
     check_told(card, stored, path)
     settings = stored.settings
@@ -63,7 +66,7 @@ def score_of(card: CheckpointCard, stored: Stored, path: Path) -> tuple[str, Map
     return name, {**percent, "episodes": float(summary["episodes"])}
 
 
-def check_told(card: CheckpointCard, stored: Stored, path: Path) -> None:
+def check_told(card: CheckpointCard, stored: StoredEvaluation, path: Path) -> None:
     """Check that an evaluation is of this checkpoint, at its defaults.
 
     Raises:

@@ -54,9 +54,9 @@ from metanas.training.extensions import Extensions, Learner
 from metanas.training.features import OnImages
 from metanas.training.trainer import MetaTrainer, Progress
 from metanas.util import dataclass_json
-from metanas.util.files import TEMPORARY, write_atomic
 from metanas.util.formatting import duration
 from metanas.util.provenance import machine, revision
+from metanas_data.files import TEMPORARY, write_atomic
 
 LOCK_FILE = "lock"
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
 from metanas.training.trainer import MetaTrainer
 from metanas.util import dataclass_json
-from metanas.util.files import write_atomic
+from metanas_data.files import write_atomic
 
 FORMAT_VERSION = 2
 FREE = {

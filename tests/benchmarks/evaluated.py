@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metanas.evaluation.results import write_stored
+from metanas_data.evaluations import write_evaluation
 
 SETTINGS = {
     "dataset": "omniglot_28.npz",
@@ -31,5 +31,5 @@ def evaluation(
     """A document with these accuracies and, in every episode, these figures; returns its path."""
     shared = {**(figures or {})}
     episodes = [{"episode": i, "accuracy": value, **shared} for i, value in enumerate(accuracies)]
-    write_stored(path, {**SETTINGS, "options": dict(options), **changes}, episodes)
+    write_evaluation(path, {**SETTINGS, "options": dict(options), **changes}, episodes)
     return str(path)

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import page, shipped
 from benchmarks._machine import ROOT
 from benchmarks._results import Results, load, save
-from metanas.evaluation.evaluate import mean_of
 from metanas.spec.card import read_card
+from metanas_data.intervals import mean_of
 from tests.benchmarks import evaluated
 
 CHECKPOINT = ROOT / "meta_checkpoints" / "omniglot"

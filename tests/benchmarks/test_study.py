@@ -14,9 +14,9 @@ from benchmarks._answers import outcome
 from benchmarks._plans import BOTH, NONE, WEIGHTS, overrides_of
 from benchmarks._probe import probe
 from benchmarks._results import Results, load
-from metanas.evaluation.evaluate import Mean
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
+from metanas_data.intervals import Mean
 from tests.core.small import synthetic
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=1, alpha_lr=0.5, weight_lr=0.01)

@@ -51,7 +51,7 @@ def test_figures_file_and_picture(server: str, data: Path, tmp_path: Path) -> No
     assert summary["interval95"] >= 0
     assert summary["latency_seconds"]["p50"] <= summary["latency_seconds"]["p99"]
     assert summary["episodes_per_second"] > 0
-    assert summary["model_bytes"] > 1000
+    assert summary["bytes"] > 1000
     assert 0 <= summary["support"]["accuracy_soft"] <= 1
     assert printed["settings"]["options"]["steps"] == 1
     assert plot.stat().st_size > 1000
@@ -97,7 +97,7 @@ def test_other_settings_do_not_mix(server: str, data: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_resumes(server: str, data: Path, tmp_path: Path) -> None:
+def test_an_evaluation_has_one_process_and_resumes(server: str, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.json"
     journal = tmp_path / "r.json.journal.jsonl"
     command = [sys.executable, "-m", "metanas_client", "evaluate", "--data", data, *FIXED]
@@ -108,6 +108,10 @@ def test_an_interrupted_evaluation_resumes(server: str, data: Path, tmp_path: Pa
         while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
             assert process.poll() is None
             time.sleep(0.05)
+        for more in ((), ("--restart",)):
+            second = metanas(*command[3:], *more)
+            assert second.returncode == 2
+            assert "wait for its end, or name another --out" in second.stderr
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, "interrupted" in errors) == (130, True)

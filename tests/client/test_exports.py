@@ -27,7 +27,6 @@ EXPORTED = [
     "ForkedProcess",
     "InputSpec",
     "InvalidInput",
-    "JournalMismatch",
     "Limits",
     "MissingExtra",
     "Model",

@@ -20,7 +20,7 @@ from metanas.nn.ops import OPS
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.supernet.flat_params import Params
 from metanas.testing import make_checkpoint
-from metanas.util.files import write_atomic
+from metanas_data.files import write_atomic
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
 """Evaluation in process: what is measured, what is stored, and what is compared."""
 
 import json
-import math
-import resource
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +9,7 @@ import torch
 
 from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint
-from metanas.errors import DatasetError, EvaluationError
+from metanas.errors import DatasetError
 from metanas.evaluation.compare import compare, paired
 from metanas.evaluation.evaluate import (
     EpisodeShape,
@@ -21,17 +18,16 @@ from metanas.evaluation.evaluate import (
     evaluate,
     images_of,
     job_of,
-    mean_of,
     supernet_logits,
 )
-from metanas.evaluation.journal import Journal
-from metanas.evaluation.results import Stored, read_stored
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.nn.prototypes import membership, prototype_logits
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
+from metanas_data.errors import EvaluationError
+from metanas_data.evaluations import StoredEvaluation, read_evaluation
 from tests.core.small import synthetic
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=2, weight_lr=0.01, alpha_lr=0.1)
@@ -118,16 +114,9 @@ def test_episodes_that_the_data_cannot_give(checkpoint: Checkpoint) -> None:
         )
 
 
-def test_the_mean_has_its_interval() -> None:
-    mean = mean_of([0.0, 1.0, 1.0, 1.0])
-    assert mean.mean == 0.75
-    assert mean.interval == pytest.approx(3.18244630528 * 0.5 / 2)
-    assert math.isnan(mean_of([1.0]).interval)
-
-
-def stored(accuracies: list[float], **changes: object) -> Stored:
+def stored(accuracies: list[float], **changes: object) -> StoredEvaluation:
     episodes = tuple({"episode": i, "accuracy": value} for i, value in enumerate(accuracies))
-    return Stored({**SETTINGS, **changes}, episodes)
+    return StoredEvaluation({**SETTINGS, **changes}, episodes)
 
 
 def test_a_comparison_is_paired() -> None:
@@ -152,7 +141,7 @@ def test_a_comparison_is_paired() -> None:
         (stored([0.5]), "TOO_FEW_EPISODES", "at least 2"),
     ],
 )
-def test_what_cannot_be_compared(other: Stored, reason: str, named: str) -> None:
+def test_what_cannot_be_compared(other: StoredEvaluation, reason: str, named: str) -> None:
     with pytest.raises(EvaluationError, match=named) as error:
         compare(stored([0.5, 0.6]), other)
     assert error.value.reason == reason
@@ -160,7 +149,9 @@ def test_what_cannot_be_compared(other: Stored, reason: str, named: str) -> None
 
 def test_support_sets_of_one_seed_may_differ_all_the_same() -> None:
     one, other = (
-        Stored(SETTINGS, tuple({"episode": i, "accuracy": 1, "support_digest": d} for i in (0, 1)))
+        StoredEvaluation(
+            SETTINGS, tuple({"episode": i, "accuracy": 1, "support_digest": d} for i in (0, 1))
+        )
         for d in "ab"
     )
     with pytest.raises(EvaluationError, match="support_digest"):
@@ -186,8 +177,8 @@ def test_what_was_stored_is_read_again(checkpoint: Checkpoint, tmp_path: Path) -
     done = list[int]()
     records = run_plan(plan(checkpoint), tmp_path / "a.json", on_episode=done.append)
     assert done == [1, 2]
-    again = read_stored(tmp_path / "a.json")
-    assert again == Stored(plan(checkpoint).settings(), tuple(json.loads(json.dumps(records))))
+    again = read_evaluation(tmp_path / "a.json")
+    assert again == StoredEvaluation(plan(checkpoint).settings(), json.loads(json.dumps(records)))
     assert again.column("accuracy") == [one.accuracy for one in outcomes(checkpoint, 2)]
     assert again.episodes[0]["genotype"].keys() == {"normal", "reduce"}
     summary = json.loads((tmp_path / "a.json").read_text())["summary"]
@@ -203,97 +194,3 @@ def test_another_seed_of_adaptation_is_another_adaptation_to_the_same_episodes(
     other = run_plan(plan(checkpoint, reseed=1000), tmp_path / "b.json")
     assert [r["support_digest"] for r in one] == [r["support_digest"] for r in other]
     assert [r["support_accuracy"] for r in one] != [r["support_accuracy"] for r in other]
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        (None, "EVALUATION_MISSING"),
-        ("", "EVALUATION_FORMAT"),
-        ('{"settings": {}, "episodes": [{"epi', "EVALUATION_FORMAT"),
-        ("[1, 2]", "EVALUATION_FORMAT"),
-        ('{"settings": {}, "episodes": [{"episode": 0}]}', "EVALUATION_FORMAT"),
-        ('{"settings": {}, "episodes": [{"episode": 1, "accuracy": 1}]}', "EVALUATION_FORMAT"),
-        ('{"settings": {}, "episodes": [{"episode": 0, "accuracy": 97}]}', "EVALUATION_FORMAT"),
-    ],
-)
-def test_documents_that_cannot_be_used(tmp_path: Path, text: str | None, reason: str) -> None:
-    path = tmp_path / "a.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(EvaluationError) as error:
-        read_stored(path)
-    assert error.value.reason == reason
-    assert str(path) in str(error.value)
-
-
-def test_a_journal_goes_on_behind_its_last_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    with Journal(path, SETTINGS) as journal:
-        journal.add([{"episode": 0, "accuracy": 0.5}, {"episode": 1, "accuracy": 0.5}])
-    whole = path.read_bytes()
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        with Journal(path, SETTINGS) as journal:
-            assert len(journal.records) == max(0, whole[:cut].count(b"\n") - 1)
-            done = len(journal.records)
-            journal.add({"episode": i, "accuracy": 0.5} for i in range(done, 2))
-        assert path.read_bytes() == whole
-
-
-def test_a_journal_of_other_settings_stays_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    with Journal(path, SETTINGS):
-        pass
-    before = path.read_bytes()
-    with pytest.raises(EvaluationError, match="seed: 0 there, 1 now") as error:
-        Journal(path, {**SETTINGS, "seed": 1})
-    assert error.value.reason == "EVALUATION_SETTINGS"
-    assert path.read_bytes() == before
-
-
-@pytest.mark.parametrize("text", ["my notes", "my\nnotes\n", '{"settings": {}}\n{"episode": 3}\n'])
-def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(text)
-    with pytest.raises(EvaluationError) as error:
-        Journal(path, {})
-    assert error.value.reason == "EVALUATION_FORMAT"
-    assert path.read_text() == text
-
-
-def test_a_journal_has_one_writer(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    with Journal(path, SETTINGS):
-        with pytest.raises(EvaluationError) as error:
-            Journal(path, SETTINGS)
-        assert error.value.reason == "EVALUATION_BUSY"
-    with Journal(path, SETTINGS) as journal:
-        assert journal.records == []
-
-
-def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError) as error:
-        Journal(tmp_path / "nowhere" / "a.jsonl", SETTINGS)
-    assert error.value.reason == "EVALUATION_UNWRITABLE"
-
-
-@pytest.fixture
-def full_disk() -> Iterator[Callable[[int], None]]:
-    """Files may grow to so many bytes and no further."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_disk_costs_no_episode(tmp_path: Path, full_disk: Callable[[int], None]) -> None:
-    path = tmp_path / "a.jsonl"
-    with Journal(path, SETTINGS) as journal:
-        journal.add([{"episode": 0, "accuracy": 0.5}])
-        full_disk(path.stat().st_size + 10)
-        with pytest.raises(EvaluationError) as error:
-            journal.add([{"episode": 1, "accuracy": 0.5}])
-        assert error.value.reason == "EVALUATION_UNWRITABLE"
-        full_disk(10**6)
-    with Journal(path, SETTINGS) as journal:
-        assert len(journal.records) == 1

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from metanas.__main__ import main
-from metanas.errors import CheckpointError, EvaluationError
-from metanas.evaluation.results import write_stored
+from metanas.errors import CheckpointError
 from metanas.evaluation.scores import add_scores
 from metanas.spec.card import CARD_FILE, card_markdown, read_card
 from metanas.testing import make_checkpoint
+from metanas_data.errors import EvaluationError
+from metanas_data.evaluations import write_evaluation
 
 SETTING = "3-way 1-shot, characters.npz val"
 
@@ -36,7 +37,7 @@ def evaluation(folder: Path, *accuracies: float, **changes: Any) -> Path:
     }
     path = folder.parent / "evaluation.json"
     episodes = [{"episode": i, "accuracy": value} for i, value in enumerate(accuracies)]
-    write_stored(path, {**settings, **changes}, episodes)
+    write_evaluation(path, {**settings, **changes}, episodes)
     return path
 
 

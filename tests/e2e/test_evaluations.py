@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from metanas.evaluation.compare import IDENTITY, compare
-from metanas.evaluation.results import read_stored
+from metanas_data.evaluations import read_evaluation
 from tests.e2e.running import ENVIRONMENT, ROOT, running
 
 SHAPE = ("--ways", "3", "--shots", "2", "--queries", "2", "--episodes", "4", "--seed", "3")
@@ -34,7 +34,7 @@ def test_both_evaluations_agree(checkpoints: Path, tmp_path: Path) -> None:
             local = (str(checkpoints / "grey"), *common, *more, "--out", str(here))
             evaluate("metanas", "evaluate", *local)
             evaluate("metanas_client", "evaluate", *common, *more, *where, "--out", str(there))
-            mine, theirs = read_stored(here), read_stored(there)
+            mine, theirs = read_evaluation(here), read_evaluation(there)
             assert mine.settings["classes"] == classes
             assert len(set(mine.column("accuracy"))) > 1  # noise: nobody is perfect on it
             assert mine.column("accuracy") == theirs.column("accuracy")

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,16 +15,13 @@ from metanas_client.cli.exits import OK
 from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.errors import InvalidInput
-from metanas_client.evaluation.journal import Journal
 from metanas_client.extras import needs
-from metanas_client.model import write_atomically
 from metanas_client.resources import Checkpoint
 from metanas_client.text import number, percent, size
+from metanas_data.journal import Journal, journal_path
 
 if TYPE_CHECKING:
     from metanas_client.evaluation.sampling import Sampler
-
-JOURNAL_ENDING = ".journal.jsonl"
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -55,7 +51,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add("--out", type=Path, metavar="FILE.json", help="write all measurements as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the figures into a .svg, .png or .pdf")
     add_force(parser)
-    add("--restart", action="store_true", help="delete the journal and start again")
+    add("--restart", action="store_true", help="discard the journal and start again")
     add("--keep", action="store_true", help="leave the models on the server")
     shared.add_options(parser)
     shared.add_server(parser, environment)
@@ -70,6 +66,7 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
         from metanas_client.evaluation.datasets import read_dataset, with_rotations
         from metanas_client.evaluation.sampling import Sampler, Shape
         from metanas_client.evaluation.summary import summarise
+        from metanas_data.evaluations import write_evaluation
     shape = Shape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     dataset = read_dataset(arguments.data, arguments.split)
     if arguments.rotations:
@@ -77,20 +74,14 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
     sampler = Sampler(dataset, shape, arguments.seed)
     with ExitStack() as stack:
         journal = asyncio.run(_run(arguments, sampler, screen, stack))
-        summary = summarise(journal.episodes, journal.runs, arguments.episodes)
-        document = {
-            "settings": journal.settings,
-            "summary": summary,
-            "episodes": [
-                {"episode": index, **journal.episodes[index]} for index in range(arguments.episodes)
-            ],
-        }
-    if arguments.out is not None:
-        write_atomically(arguments.out, json.dumps(document, indent=1).encode() + b"\n")
+        records = [journal.episodes[index] for index in range(arguments.episodes)]
+        summary = summarise(records, journal.runs)
+        if arguments.out is not None:
+            write_evaluation(arguments.out, journal.settings, records, summary)
     if arguments.plot is not None:
-        _plot(arguments, document["episodes"])
+        _plot(arguments, records)
     if screen.as_json:
-        screen.json({"settings": document["settings"], "summary": summary})
+        screen.json({"settings": journal.settings, "summary": summary})
     else:
         _show(arguments, summary, screen)
     return OK
@@ -99,7 +90,7 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
 async def _run(
     arguments: argparse.Namespace, sampler: "Sampler", screen: Screen, stack: ExitStack
 ) -> Journal:
-    from metanas_client.evaluation.evaluate import Measured, Plan
+    from metanas_client.evaluation.evaluate import Plan
     from metanas_client.evaluation.evaluate import evaluate as run_episodes
 
     async with AsyncClient(**shared.connection(arguments)) as client:
@@ -114,10 +105,10 @@ async def _run(
         )
         with screen.progress() as advance:
 
-            def on_episode(index: int, measured: Measured) -> None:
-                found = [float(row["accuracy"]) for row in journal.episodes.values()]
-                status = f"accuracy {100 * sum(found) / len(found):.2f} %"
-                advance(status, len(found), arguments.episodes)
+            def on_episode() -> None:
+                accuracies = [float(row["accuracy"]) for row in journal.episodes.values()]
+                status = f"accuracy {100 * sum(accuracies) / len(accuracies):.2f} %"
+                advance(status, len(accuracies), arguments.episodes)
 
             await run_episodes(client, sampler, plan, journal, on_episode)
     return journal
@@ -129,9 +120,7 @@ def _journal(
     if arguments.out is None:
         path = Path(stack.enter_context(TemporaryDirectory())) / "journal.jsonl"
     else:
-        path = _journal_of(arguments.out)
-    if arguments.restart:
-        path.unlink(missing_ok=True)
+        path = journal_path(arguments.out)
     settings = {
         "dataset": sampler.dataset.name,
         "dataset_digest": sampler.dataset.digest,
@@ -145,11 +134,7 @@ def _journal(
         "checkpoint_digest": checkpoint.digest,
         "options": {**checkpoint.defaults, **shared.options(arguments)},
     }
-    return stack.enter_context(Journal(path, settings))
-
-
-def _journal_of(out: Path) -> Path:
-    return out.with_name(out.name + JOURNAL_ENDING)
+    return stack.enter_context(Journal(path, settings, restart=arguments.restart))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -158,7 +143,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InvalidInput.single(f"--{name}", "OUT_OF_RANGE", "must be at least 1")
     out = arguments.out
     # with a journal beside it, the same command continues and replaces its own output
-    resumed = out is not None and _journal_of(out).exists()
+    resumed = out is not None and journal_path(out).exists()
     for path in (out, arguments.plot):
         if path is not None:
             check_output(path, force=arguments.force or resumed)
@@ -190,8 +175,8 @@ def _show(arguments: argparse.Namespace, summary: dict[str, Any], screen: Screen
             ("adaptation latency", _times(summary["latency_seconds"])),
             ("of it on the worker", _times(summary["worker_seconds"])),
             ("episodes a second", number(summary["episodes_per_second"])),
-            ("model size", size(summary["model_bytes"])),
-            ("parameters", number(summary["parameters"])),
+            ("model size", size(summary.get("bytes"))),
+            ("parameters", number(summary.get("parameters"))),
             ("support: soft, pruned, final", f"{soft}, {pruned}, {percent(support['accuracy'])}"),
             ("gap of the logits, soft to pruned", number(support["logit_gap"])),
             ("leave-one-out accuracy", percent(support["leave_one_out"])),

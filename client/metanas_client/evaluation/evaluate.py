@@ -8,34 +8,19 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
 
 from metanas_client.aio import AsyncAdaptation, AsyncClient
 from metanas_client.errors import Busy
-from metanas_client.evaluation.journal import Journal
 from metanas_client.evaluation.sampling import Episode, Sampler
 from metanas_client.model import Model
 from metanas_client.onnx.model_file import ModelFile
 from metanas_client.resources import Option
+from metanas_data.evaluations import figures_of
+from metanas_data.journal import Journal, Record
 
-FROM_REPORT = {
-    "support_accuracy": "accuracy",
-    "support_accuracy_soft": "accuracy_soft",
-    "support_accuracy_pruned": "accuracy_pruned",
-    "logit_gap": "logit_gap",
-    "leave_one_out": "leave_one_out",
-    "meta_genotype_distance": "meta_genotype_distance",
-    "onnx_difference": "onnx_difference",
-    "parameters": "parameters",
-    "macs": "macs",
-}
-"""Name here, where `accuracy` is that of the queries -> name in the server's report."""
 BUSY_PAUSE = 1.0
-
-Measured: TypeAlias = dict[str, Any]
-"""Results of an episode; every value fits into JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +30,9 @@ class Plan:
     checkpoint: str
     options: Mapping[str, Option]
     episodes: int
-    """How many in all, numbered from 0."""
+    """Number of episodes; they are numbered from 0."""
     concurrency: int
-    """How many are under way at a time, at least 1."""
+    """Number of episodes at a time, at least 1."""
     keep: bool = False
     """Leave the models on the server."""
 
@@ -57,14 +42,14 @@ async def evaluate(
     sampler: Sampler,
     plan: Plan,
     journal: Journal,
-    on_episode: Callable[[int, Measured], None],
+    on_episode: Callable[[], None],
 ) -> None:
     """Run the episodes that the journal lacks, and add them to it.
 
     Raises:
         ClientError: the first one of any episode; finished episodes stay in the journal.
     """
-    missing = [index for index in range(plan.episodes) if index not in journal.episodes]
+    missing = journal.missing(plan.episodes)
     if not missing:
         return
     pending = iter(missing)
@@ -87,16 +72,16 @@ async def _work(
     plan: Plan,
     journal: Journal,
     pending: Iterator[int],
-    on_episode: Callable[[int, Measured], None],
+    on_episode: Callable[[], None],
 ) -> None:
     for index in pending:
         episode = await asyncio.to_thread(sampler.episode, index)
-        measured = await run_episode(client, episode, plan)
-        journal.add_episode(index, measured)
-        on_episode(index, measured)
+        record = await run_episode(client, episode, plan)
+        journal.add(record)
+        on_episode()
 
 
-async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Measured:
+async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Record:
     """Adapt to the support set, download the model, classify the queries with it.
 
     The latency is that of a caller: from the first byte sent to the verified model in hand, waiting
@@ -113,15 +98,13 @@ async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Meas
     if not plan.keep:
         await client.delete_model(model.name)
         await handle.delete()
-    report = model.report
     return {
+        "episode": episode.index,
         "accuracy": accuracy,
         "latency": latency,
-        "worker_seconds": _seconds(report),
-        "bytes": len(model.onnx),
+        **figures_of(model.report),
         "sha256": model.info.sha256,
         "classes": list(episode.support),
-        **{name: report.get(entry) for name, entry in FROM_REPORT.items()},
     }
 
 
@@ -151,10 +134,3 @@ async def _begin(
             await asyncio.sleep(error.retry_after or BUSY_PAUSE)
         else:
             return handle, begin
-
-
-def _seconds(report: Mapping[str, object]) -> float | None:
-    stages = report.get("seconds")
-    if not isinstance(stages, dict):
-        return None
-    return float(sum(stages.values()))

@@ -1,20 +1,17 @@
-"""Write files whole or not at all."""
+"""Atomic writing of files. This module needs neither NumPy nor Pillow."""
 
 import os
 import uuid
 from pathlib import Path
 
 TEMPORARY = ".unfinished-"
-"""First part of the name of a file that is being written."""
+"""Prefix of the name of a file while it is written."""
 MODE = 0o666
-"""Permissions of a new file, from which the system takes away those of the umask."""
+"""Permissions of a new file before the system applies the umask."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves either the old content or the new.
-
-    The file gets the permissions that the umask of the process leaves.
-    """
+    """Write a file so that a crash at any moment leaves either the old content or the new."""
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE)
     try:
