@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 from metanas.errors import InvalidInput, Violation
+from metanas.util.fields import Count, Range, check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,31 +15,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Limits of a task: counts, bytes and pixels, each at least 1 (`max_ways` at least 2).
+    """The limits of a support set."""
 
-    Raises:
-        InvalidInput: `limits.<name>`, OPTION_OUT_OF_RANGE.
-    """
-
-    max_ways: int = 100
-    max_shots: int = 50
-    max_examples: int = 5000
-    max_image_bytes: int = 16 * 2**20
-    max_total_bytes: int = 256 * 2**20
-    max_pixels: int = 50_000_000
-    max_total_pixels: int = 400_000_000
-    min_side: int = 2
-    max_label_bytes: int = 256
+    max_ways: Annotated[int, Range(least=2)] = 100
+    """Most classes of a support set."""
+    max_shots: Count = 50
+    """Most examples of one class."""
+    max_examples: Count = 5000
+    """Most examples of a support set."""
+    max_image_bytes: Annotated[int, Range(1, 2**30)] = 16 * 2**20
+    """Most bytes of one image, encoded or raw; more overflow in gRPC."""
+    max_total_bytes: Count = 256 * 2**20
+    """Most bytes of a support set."""
+    max_pixels: Count = 50_000_000
+    """Most pixels of one image, read from its header."""
+    max_total_pixels: Count = 400_000_000
+    """Most pixels of a support set, which stays decoded during its adaptation."""
+    min_side: Count = 2
+    """Smallest height and width of an image in pixels."""
+    max_label_bytes: Count = 256
+    """Most bytes of a label."""
 
     def __post_init__(self) -> None:
-        found = []
-        for entry in fields(self):
-            value, least = getattr(self, entry.name), 2 if entry.name == "max_ways" else 1
-            if value < least:
-                message = f"{entry.name} is {value}; it must be at least {least}"
-                found.append(Violation(f"limits.{entry.name}", "OPTION_OUT_OF_RANGE", message))
-        if found:
-            raise InvalidInput(found)
+        check(self)
 
 
 @dataclass(frozen=True)

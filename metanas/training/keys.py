@@ -1,7 +1,6 @@
 """The page on the keys of a configuration, from the dataclasses that declare them."""
 
 import inspect
-import re
 from collections.abc import Iterator
 from dataclasses import MISSING, is_dataclass
 from typing import get_type_hints
@@ -29,7 +28,6 @@ def page() -> str:
         for key in keys:
             required = key.default is MISSING
             default = "required" if required else f"default `{toml_of(key.default)}`"
-            kind = re.sub("^an? ", "", key.kind)
-            lines.append(f"- `{key.name}` ({kind}; {default}): {key.help}")
+            lines.append(f"- `{key.name}` ({key.kind}; {default}): {key.help}")
         lines.append("")
     return "\n".join(lines)

@@ -13,14 +13,16 @@ import inspect
 import json
 import re
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from itertools import pairwise
 from math import inf
+from pathlib import Path
+from types import UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from metanas.errors import InvalidInput, Violation
 
-WORDS = {bool: "a boolean", int: "an integer", float: "a number", str: "a string"}
+WORDS = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", Path: "a path"}
 """Types in the words of users."""
 
 
@@ -73,7 +75,7 @@ class Declaration:
 
     name: str
     kind: str
-    """Type and bounds as text: "an integer from 0 to 500"."""
+    """Type and bounds as text: "integer from 0 to 500"."""
     default: Any
     """`dataclasses.MISSING` for an option that has to be given."""
     help: str
@@ -114,12 +116,14 @@ def require(*conditions: tuple[str, bool, str]) -> None:
 
 def describe(kind: type[Any]) -> list[Declaration]:
     """Return the options of a dataclass, but for fields that are dataclasses themselves."""
-    texts, hints = _texts(kind), _hints(kind)
-    return [
-        Declaration(each.name, _words(hints[each.name]), each.default, texts.get(each.name, ""))
-        for each in fields(kind)
-        if _words(hints[each.name])
-    ]
+    texts, declared = _texts(kind), []
+    for field in fields(kind):
+        words = re.sub("^an? ", "", _words(_hints(kind)[field.name]))
+        factory = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        if words:
+            declared.append(Declaration(field.name, words, default, texts.get(field.name, "")))
+    return declared
 
 
 def _hints(kind: type[Any]) -> dict[str, Any]:
@@ -139,7 +143,9 @@ def _texts(kind: type) -> dict[str, str]:
 
 
 def _split(hint: Any) -> tuple[Any, tuple[Range | OneOf, ...]]:
-    """Return a type, and its bounds."""
+    """Return a type without None, and its bounds."""
+    if isinstance(hint, UnionType):
+        hint = get_args(hint)[0]
     return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 
@@ -149,15 +155,19 @@ def _allows(hint: Any, value: Any) -> bool:
         each, *others = get_args(kind)
         fits = type(value) is tuple and (Ellipsis in others or len(value) == 1 + len(others))
         return fits and all(_allows(each, entry) for entry in value)
-    if kind is float:
-        fits = type(value) in (int, float) and -inf < value < inf
-    else:
-        fits = kind not in WORDS or type(value) is kind
+    if kind not in WORDS or (value is None and isinstance(hint, UnionType)):
+        return True
+    fits = isinstance(value, (int, float) if kind is float else kind)
+    fits = (
+        fits
+        and isinstance(value, bool) == (kind is bool)
+        and (kind is not float or -inf < value < inf)
+    )
     return fits and all(bound.allows(value) for bound in bounds)
 
 
 def _words(hint: Any) -> str:
-    """Return type and bounds in the words of users; nothing for what has none."""
+    """Return type and bounds as text; nothing for a type that is no option."""
     kind, bounds = _split(hint)
     if get_origin(kind) is tuple:
         each, *others = get_args(kind)

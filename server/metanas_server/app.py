@@ -203,7 +203,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
         # Without it a second server would share the port, and requests go to either, silently.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_image_bytes + MESSAGE_OVERHEAD),
+        ("grpc.max_receive_message_length", config.limits.max_image_bytes + MESSAGE_OVERHEAD),
         # A caller whose network is gone must not keep its upload open.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -1,12 +1,11 @@
 """Check the documents: links lead to files, named tests and options exist."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from metanas_server.config import ServerConfig
+from metanas_server.config import options
 from tests.architecture.sources import ROOT, label
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -47,7 +46,7 @@ def test_tests_that_documents_name_exist() -> None:
 
 def test_every_option_of_the_server_is_documented() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    flags = {f"`--{each.name.replace('_', '-')}`" for each in fields(ServerConfig)}
+    flags = {f"`--{each.name.replace('_', '-')}`" for each in options()}
     assert {flag for flag in flags if flag not in text} == set()
 
 

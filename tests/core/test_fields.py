@@ -83,13 +83,13 @@ def test_conditions_that_do_not_hold_are_reported() -> None:
 def test_declarations_are_read() -> None:
     declared = {each.name: each for each in describe(Options)}
     assert {name: each.kind for name, each in declared.items()} == {
-        "path": "a string",
-        "steps": "an integer from 0 to 500",
-        "rate": "a number >= 0, < 1",
-        "scale": "a number",
-        "flag": "a boolean",
+        "path": "string",
+        "steps": "integer from 0 to 500",
+        "rate": "number >= 0, < 1",
+        "scale": "number",
+        "flag": "boolean",
         "order": 'one of "first", "second"',
-        "widths": "a list of integers >= 1",
+        "widths": "list of integers >= 1",
         "pair": "two numbers > 0",
     }
     assert (declared["path"].default, declared["steps"].default) == (MISSING, 10)

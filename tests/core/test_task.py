@@ -158,7 +158,7 @@ def test_a_label_in_another_encoding_is_refused_with_its_index() -> None:
 def test_limits_are_checked_themselves() -> None:
     with pytest.raises(InvalidInput) as caught:
         Limits(max_ways=1, max_pixels=0)
-    assert [v.field for v in caught.value.violations] == ["limits.max_ways", "limits.max_pixels"]
+    assert [v.field for v in caught.value.violations] == ["max_ways", "max_pixels"]
     assert caught.value.reason == "OPTION_OUT_OF_RANGE"
 
 

@@ -76,7 +76,7 @@ def test_the_options_are_those_of_the_core() -> None:
     assert [field.name for field in there] == [option.name for option in declared]
     for field, option in zip(there, declared, strict=True):
         assert OPTION_TYPES[field.type] in option.kind
-        bounds = "" if option.kind == "a boolean" else f" {option.kind.capitalize()}."
+        bounds = "" if option.kind == "boolean" else f" {option.kind.capitalize()}."
         assert OPTION_HELP[field.name] == option.help + bounds
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from metanas.spec.examples import Limits
-from metanas_server.config import ServerConfig, parse
+from metanas_server.config import ServerConfig, options, parse
 from metanas_server.errors import StartError
 
 
@@ -20,7 +20,6 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
         "METANAS_GRACE": "1.5",
     }
     config = parse(["--max-ways", "5"], variables)
-    assert config.max_ways == 5
     assert config.limits == Limits(max_ways=5, max_shots=9)
     assert config.data == Path("/somewhere")
     assert config.reflection is False
@@ -65,6 +64,11 @@ def test_names_of_no_device(names: str) -> None:
     assert caught.value.reason == "CONFIG_INVALID"
 
 
+def test_all_wrong_options_are_reported_at_once() -> None:
+    with pytest.raises(StartError, match="--max-stack must be an integer >= 1, not 0; --grace"):
+        parse(["--max-stack", "0", "--grace", "-1"], {})
+
+
 @pytest.mark.parametrize("flag", ["--max-stack", "--max-stack-images", "--max-silence"])
 def test_nothing_works_with_none_of_these(flag: str) -> None:
     with pytest.raises(StartError, match=flag):
@@ -76,7 +80,10 @@ def test_help_explains_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--help"], {})
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for field in fields(ServerConfig):
-        assert f"--{field.name.replace('_', '-')}" in text
-        assert str(field.metadata["help"]).split(maxsplit=1)[0] in text
+    names = {field.name for kind in (ServerConfig, Limits) for field in fields(kind)} - {"limits"}
+    assert names == {option.name for option in options()}
+    for option in options():
+        assert f"--{option.name.replace('_', '-')}" in text
+        assert option.help
+        assert option.help.split(maxsplit=1)[0] in text
     assert "METANAS_MAX_WAYS" in text

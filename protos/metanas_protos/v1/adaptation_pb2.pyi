@@ -139,37 +139,37 @@ class AdaptationOptions(_message.Message):
     BILEVEL_FIELD_NUMBER: _builtins.int
     SHIFT_PIXELS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
-    """Task-optimizer steps on weights and architecture parameters (alphas) together. An integer from
-    0 to 500.
+    """Task-optimizer steps on weights and architecture parameters (alphas) together. Integer from 0
+    to 500.
     """
     tuning_steps: _builtins.int
-    """Steps on the weights alone after pruning. An integer from 0 to 500."""
+    """Steps on the weights alone after pruning. Integer from 0 to 500."""
     weight_lr: _builtins.float
-    """Step size on the weights. A number from 0 to 1."""
+    """Step size on the weights. Number from 0 to 1."""
     alpha_lr: _builtins.float
-    """Step size on the alphas; 0 keeps the meta-architecture. A number from 0 to 1."""
+    """Step size on the alphas; 0 keeps the meta-architecture. Number from 0 to 1."""
     temperature_start: _builtins.float
-    """Temperature of the relaxation at the first step. A number from 0.001 to 10."""
+    """Temperature of the relaxation at the first step. Number from 0.001 to 10."""
     temperature_end: _builtins.float
-    """Temperature at the last step, at most `temperature_start`. A number from 0.001 to 10."""
+    """Temperature at the last step, at most `temperature_start`. Number from 0.001 to 10."""
     batch_size: _builtins.int
-    """Support images of a step; larger support sets go through in mini-batches. An integer from 1 to
+    """Support images of a step; larger support sets go through in mini-batches. Integer from 1 to
     1000.
     """
     gradient_clip: _builtins.float
-    """Largest gradient norm. A number > 0, <= 1000000."""
+    """Largest gradient norm. Number > 0, <= 1000000."""
     patience: _builtins.int
     """A stage ends early once the mean loss of so many steps equals that of as many before and the
-    architecture stayed the same; a search cools for as many more steps. 0 takes all steps. An
-    integer from 0 to 500.
+    architecture stayed the same; a search cools for as many more steps. 0 takes all steps. Integer
+    from 0 to 500.
     """
     bilevel: _builtins.bool
     """Alphas on one half of the support set and weights on the other, first order."""
     shift_pixels: _builtins.int
     """The model averages the features of each image and of four copies, shifted diagonally by so many
     pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a
-    quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. An integer
-    from 0 to 16.
+    quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0
+    to 16.
     """
     def __init__(
         self,

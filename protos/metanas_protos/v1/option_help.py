@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 
 OPTION_HELP: Mapping[str, str] = {
-    'steps': 'Task-optimizer steps on weights and architecture parameters (alphas) together. An integer from 0 to 500.',
-    'tuning_steps': 'Steps on the weights alone after pruning. An integer from 0 to 500.',
-    'weight_lr': 'Step size on the weights. A number from 0 to 1.',
-    'alpha_lr': 'Step size on the alphas; 0 keeps the meta-architecture. A number from 0 to 1.',
-    'temperature_start': 'Temperature of the relaxation at the first step. A number from 0.001 to 10.',
-    'temperature_end': 'Temperature at the last step, at most `temperature_start`. A number from 0.001 to 10.',
-    'batch_size': 'Support images of a step; larger support sets go through in mini-batches. An integer from 1 to 1000.',
-    'gradient_clip': 'Largest gradient norm. A number > 0, <= 1000000.',
-    'patience': 'A stage ends early once the mean loss of so many steps equals that of as many before and the architecture stayed the same; a search cools for as many more steps. 0 takes all steps. An integer from 0 to 500.',
+    'steps': 'Task-optimizer steps on weights and architecture parameters (alphas) together. Integer from 0 to 500.',
+    'tuning_steps': 'Steps on the weights alone after pruning. Integer from 0 to 500.',
+    'weight_lr': 'Step size on the weights. Number from 0 to 1.',
+    'alpha_lr': 'Step size on the alphas; 0 keeps the meta-architecture. Number from 0 to 1.',
+    'temperature_start': 'Temperature of the relaxation at the first step. Number from 0.001 to 10.',
+    'temperature_end': 'Temperature at the last step, at most `temperature_start`. Number from 0.001 to 10.',
+    'batch_size': 'Support images of a step; larger support sets go through in mini-batches. Integer from 1 to 1000.',
+    'gradient_clip': 'Largest gradient norm. Number > 0, <= 1000000.',
+    'patience': 'A stage ends early once the mean loss of so many steps equals that of as many before and the architecture stayed the same; a search cools for as many more steps. 0 takes all steps. Integer from 0 to 500.',
     'bilevel': 'Alphas on one half of the support set and weights on the other, first order.',
-    'shift_pixels': "The model averages the features of each image and of four copies, shifted diagonally by so many pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. An integer from 0 to 16.",
+    'shift_pixels': "The model averages the features of each image and of four copies, shifted diagonally by so many pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0 to 16.",
 }
