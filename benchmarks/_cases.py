@@ -14,8 +14,6 @@ from PIL import ImageDraw
 from benchmarks._machine import ROOT
 from metanas.adaptation.read_task import read_task
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.data import load
-from metanas.data.episodes import Classes, sample_episode
 from metanas.images.support_set import Task
 from metanas.nn.ops import OPS
 from metanas.spec.card import CheckpointCard, InputSpec
@@ -25,6 +23,8 @@ from metanas.spec.search_space import SearchSpace
 from metanas.supernet.supernet import Supernet, initialise
 from metanas.training.config_file import read_config
 from metanas.util.work import whole
+from metanas_data.datasets.dataset import Dataset, pixels, read_dataset
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 
 CHECKPOINTS = ROOT / "meta_checkpoints"
 SHIPPED: Mapping[str, str] = {"shipped": "omniglot", "photos": "photos"}
@@ -123,8 +123,8 @@ def examples_of(case: Case, episode: int) -> list[Example]:
     the digits of `examples/` as far as they go. Whatever neither has is drawn.
     """
     if (case.size, case.channels) == (28, 1):
-        data = classes_at_hand()
-        if data:
+        data = data_at_hand()
+        if data is not None:
             return _sampled(data, case, episode)
         if case.ways <= 10 and case.shots <= 5:
             return _digits(case)
@@ -135,17 +135,17 @@ def source_of(case: Case) -> str:
     """Where `examples_of` takes this case's images from."""
     if (case.size, case.channels) != (28, 1):
         return "drawn"
-    if classes_at_hand():
+    if data_at_hand() is not None:
         return "omniglot"
     return "digits" if case.ways <= 10 and case.shots <= 5 else "drawn"
 
 
 @cache
-def classes_at_hand() -> Classes:
+def data_at_hand() -> Dataset | None:
     """Omniglot's validation classes, if the data set is at hand."""
     config = read_config(ROOT / "configs" / "omniglot.toml")
     path = ROOT / config.data.path
-    return load(path, config.data.val_split) if path.is_file() else {}
+    return read_dataset(path, config.data.val_split) if path.is_file() else None
 
 
 def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
@@ -154,12 +154,13 @@ def task_of(checkpoint: Checkpoint, case: Case, episode: int) -> Task:
     return whole(read_task(examples, None, Limits(), checkpoint=checkpoint, seed=episode))
 
 
-def _sampled(data: Classes, case: Case, episode: int) -> list[Example]:
-    random = np.random.default_rng(episode)
-    drawn = sample_episode(data, ways=case.ways, shots=case.shots, queries=0, random=random)
+def _sampled(data: Dataset, case: Case, episode: int) -> list[Example]:
+    shape = EpisodeShape(ways=case.ways, shots=case.shots, queries=1)
+    support = Sampler(data, shape, 0).episode(episode).support
     return [
-        Example(drawn.classes[label], _png(image.transpose(1, 2, 0)))
-        for image, label in zip(drawn.support, drawn.support_labels, strict=True)
+        Example(name, _png(pixels(image, 1)))
+        for name, images in support.items()
+        for image in images
     ]
 
 

@@ -12,10 +12,10 @@ from benchmarks._plans import PROBE, Setting
 from benchmarks._probe import probed
 from benchmarks._results import Row
 from metanas.checkpoint import Checkpoint
-from metanas.data.episodes import Classes
 from metanas.errors import InvalidInput
-from metanas.evaluation.evaluate import EpisodeShape, draw
 from metanas.evaluation.resume import Plan, measured, run_plan
+from metanas_data.datasets.dataset import Dataset
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.errors import EvaluationError
 from metanas_data.journal import Record
 
@@ -51,7 +51,7 @@ class Evaluation:
 def planned(
     label: str,
     checkpoint: Checkpoint,
-    data: tuple[str | None, Classes],
+    data: Dataset,
     setting: Setting,
     options: argparse.Namespace,
 ) -> Evaluation:
@@ -61,20 +61,14 @@ def planned(
         InvalidInput: the shape is none.
         DatasetError: the data set cannot give such episodes.
     """
-    split, classes = data
     plan = Plan(
         checkpoint=checkpoint,
-        dataset=options.data.name,
-        split=split,
-        classes=classes,
-        shape=shape_of(setting.shape),
+        sampler=Sampler(data, shape_of(setting.shape), options.seed),
         episodes=max(2, round(setting.episodes * options.scale)),
-        seed=options.seed,
         options=checkpoint.card.defaults.replace(setting.overrides),
         together=options.together,
         transductive=setting.transductive,
     )
-    draw(plan.classes, plan.shape, plan.seed, 0)
     return Evaluation(label=label, plan=plan, setting=setting)
 
 
@@ -94,6 +88,7 @@ def shape_of(text: str) -> EpisodeShape:
 def row_of(evaluation: Evaluation, records: list[Record]) -> Row:
     """An evaluation as a study stores it: a column a figure, each genotype once."""
     plan, setting = evaluation.plan, evaluation.setting
+    sampler = plan.sampler
     genotypes = [record["genotype"] for record in records if "genotype" in record]
     kinds = [g for i, g in enumerate(genotypes) if g not in genotypes[:i]]
     columns = {
@@ -106,10 +101,10 @@ def row_of(evaluation: Evaluation, records: list[Record]) -> Row:
         "setting": setting.name,
         "shape": setting.shape,
         "options": plan.options.to_dict(),
-        "data": f"{plan.dataset}, split {plan.split}",
-        "classes": len(plan.classes),
-        "seed": plan.seed,
-        "queries": plan.shape.queries,
+        "data": f"{sampler.dataset.name}, split {sampler.dataset.split}",
+        "classes": len(sampler.sizes),
+        "seed": sampler.seed,
+        "queries": sampler.shape.queries,
         **columns,
         "genotypes": kinds,
         "genotype": [kinds.index(genotype) for genotype in genotypes],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.evaluation.evaluate import draw, images_of, job_of, supernet_features
+from metanas.evaluation.evaluate import job_of, queries_of, supernet_features
 from metanas.evaluation.resume import Plan
 from metanas.supernet.relaxations import Argmax
 from metanas_data.journal import Record
@@ -23,17 +23,18 @@ def probed(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """The probe's accuracy on these episodes."""
     params = plan.checkpoint.params
     for index in episodes:
-        episode = draw(plan.classes, plan.shape, plan.seed, index)
+        episode = plan.sampler.episode(index)
         job = job_of(plan.checkpoint, episode, index, plan.options)
         job.decode()
         if isinstance(job.outcome, Exception):
             raise job.outcome
         assert job.task is not None
-        shown, queries = supernet_features(job, images_of(episode.query), params, Argmax())
+        images, expected = queries_of(episode, plan.checkpoint.card.input.channels)
+        shown, queries = supernet_features(job, images, params, Argmax())
         labels = job.task.support.labels
         support = shown[: len(labels)]
         found = probe(support, labels, queries)
-        right = found == torch.from_numpy(episode.query_labels)
+        right = found == torch.from_numpy(expected)
         yield {
             "episode": index,
             "accuracy": float(right.float().mean()),

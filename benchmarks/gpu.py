@@ -13,7 +13,7 @@ from time import perf_counter
 
 import torch
 
-from benchmarks._cases import CHECKPOINTS, SHIPPED, Case, classes_at_hand, examples_of
+from benchmarks._cases import CHECKPOINTS, SHIPPED, Case, data_at_hand, examples_of
 from benchmarks._measure import in_turns, spread
 from benchmarks._results import (
     Results,
@@ -28,8 +28,9 @@ from benchmarks._results import (
 from metanas.adaptation.job import Job
 from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.evaluation.evaluate import EpisodeShape, evaluate
+from metanas.evaluation.evaluate import evaluate
 from metanas.nn.devices import device_of
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.intervals import mean_of
 
 TOPIC = "gpu"
@@ -75,15 +76,13 @@ def _made(checkpoint: Checkpoint, jobs: int, episode: int) -> float:
 
 
 def _accuracies(checkpoint: Checkpoint, episodes: int) -> list[float]:
-    classes = classes_at_hand()
-    if not classes:
+    data = data_at_hand()
+    if data is None:
         return []
     found = evaluate(
         checkpoint,
-        dict(sorted(classes.items())),
-        SHAPE,
+        Sampler(data, SHAPE, 0),
         episodes=range(episodes),
-        seed=0,
         options=checkpoint.card.defaults,
         together=16,
     )

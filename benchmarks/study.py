@@ -20,9 +20,9 @@ from benchmarks._machine import ROOT, facts
 from benchmarks._plans import STEPS, settings_of
 from benchmarks._results import LOCAL, Results, load, machine_line, save
 from metanas.checkpoint import load_checkpoint
-from metanas.cli.evaluate import classes_for
 from metanas.errors import MetanasError
 from metanas.runs.progress import bar
+from metanas_data.datasets.dataset import read_dataset
 
 TOPIC = "study"
 
@@ -35,7 +35,7 @@ def tables(results: Results) -> Mapping[str, str]:
 def _evaluations(options: argparse.Namespace) -> list[Evaluation]:
     """All at once: what is wrong with one of them shows before the first is begun."""
     checkpoint = load_checkpoint(options.checkpoint)
-    data = classes_for(checkpoint, options.data, options.split)
+    data = read_dataset(options.data, options.split)
     settings = settings_of(options.shapes, options.steps, checkpoint.card.defaults)
     label = options.checkpoint.name
     return [planned(label, checkpoint, data, setting, options) for setting in settings]

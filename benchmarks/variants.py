@@ -28,10 +28,10 @@ from benchmarks._plans import BOTH, NONE, WEIGHTS, settings_of_variant
 from benchmarks._results import LOCAL, Results, Row, figure, load, machine_line, save, table
 from benchmarks._trainings import Figures, over
 from benchmarks._variants import GROUPS, Variant, trained
-from metanas.cli.evaluate import classes_for
 from metanas.errors import InvalidInput, MetanasError
 from metanas.runs.progress import bar
 from metanas.training.config import FIXED
+from metanas_data.datasets.dataset import read_dataset
 
 TOPIC = "variants"
 LEAST_TRAININGS = 2
@@ -132,7 +132,7 @@ def _trial(
     given = [f"data.path = {json.dumps(str(options.data))}", *options.set]
     found = trained(variant, seed, options.config, given, options.runs, shown)
     checkpoint = found.checkpoint
-    data = classes_for(checkpoint, options.data, options.split)
+    data = read_dataset(options.data, options.split)
     settings = settings_of_variant(options.shapes, checkpoint.card.defaults)
     label = variant.trial(seed)
     evaluations = [planned(label, checkpoint, data, setting, options) for setting in settings]

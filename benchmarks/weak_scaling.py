@@ -25,7 +25,6 @@ from benchmarks._results import (
     started,
     table,
 )
-from metanas.data.episodes import Classes, Features
 from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
 from metanas.training.config_file import read_config
@@ -34,6 +33,8 @@ from metanas.training.ray_pool import Workers, cluster
 from metanas.training.task_batch import MetaState, TaskResults
 from metanas.training.trainer import MetaTrainer
 from metanas.util.provenance import cores
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 TOPIC = "weak_scaling"
 CLASSES, IMAGES = 60, 20

@@ -5,13 +5,14 @@ from pathlib import Path
 from metanas.adaptation.job import AdaptedModel
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.data import load as load_dataset
 from metanas.errors import InvalidInput, MetanasError, Violation
-from metanas.evaluation.evaluate import EpisodeShape, evaluate
+from metanas.evaluation.evaluate import evaluate
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
+from metanas_data.datasets.dataset import read_dataset as load_dataset
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.folders import is_litter, repeated_classes
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Limits",
     "MetanasError",
     "Report",
+    "Sampler",
     "adapt",
     "evaluate",
     "load_checkpoint",

@@ -8,9 +8,7 @@ MetanasError                     reason, str(error) for people
 │                                CHECKPOINT_CHANGED: on disk, since it was loaded;
 │                                RUN_EXISTS, RUN_IN_USE, WRITE_FAILED: of a training run's folder;
 │                                TRUNK_MISSING, TRUNK_DAMAGED: of the weights it starts from
-├── DatasetError                 DATASET_MISSING, DATASET_FORMAT, DATASET_EMPTY, DATASET_SPLIT,
-│                                DATASET_SIZE, DATASET_IMAGE, DATASET_TOO_FEW_CLASSES,
-│                                DATASET_TOO_FEW_IMAGES
+├── DatasetError                 of `metanas_data.errors`
 ├── EvaluationError              of `metanas_data.errors`
 ├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
 │                                CLUSTER_LOST, WORKERS_DIED, WORKER_FAILED, EXTRA_MISSING
@@ -38,6 +36,7 @@ by pickle, and an exception is pickled as its type and its positional arguments.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from metanas_data.errors import DatasetError as DatasetError
 from metanas_data.errors import MetanasError as MetanasError
 
 MAX_VIOLATIONS = 20  # what fits into an 8 KiB gRPC trailer
@@ -106,10 +105,6 @@ class UnknownName(MetanasError):
 
 class CheckpointError(MetanasError):
     """A checkpoint folder cannot be used: damaged, of another format version, or not there."""
-
-
-class DatasetError(MetanasError):
-    """A data set on disk cannot be used."""
 
 
 class ClusterError(MetanasError):

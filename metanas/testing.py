@@ -13,7 +13,6 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from metanas.data.episodes import Classes
 from metanas.export.verify import session
 from metanas.nn.functional import Rows
 from metanas.nn.onnx_graph import Graph
@@ -30,6 +29,7 @@ from metanas.supernet.relaxations import Relaxation
 from metanas.supernet.supernet import Supernet, initialise
 from metanas.training.inner_loop import InnerLoop
 from metanas.training.meta_learners import MetaLearner
+from metanas_data.datasets.stacks import Classes
 
 STRIDES = (1, 2)
 THREE = Rows(3)

@@ -1,4 +1,4 @@
-"""Errors of the client, as one tree.
+"""Errors of the client, as one tree. Data sets have another: `metanas_data.errors.DatasetError`.
 
 ```
 ClientError                reason (UPPER_SNAKE, stable), message; str(error) says what to do
@@ -15,7 +15,6 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) say
 ├── AdaptationCancelled    the adaptation was cancelled
 ├── DownloadDamaged        the downloaded bytes differ from those announced
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
-├── DatasetError           a data set that cannot be read, or not be sampled from as asked
 ├── NotWritable            a result cannot be written where it was asked for
 ├── ForkedProcess          a forked process cannot use the connections of its parent
 └── MissingExtra           an optional dependency is not installed
@@ -30,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from metanas_client.text import printable
+from metanas_data.errors import DatasetError as DatasetError
 from metanas_data.errors import MetanasError
 
 SHOWN_VIOLATIONS = 50
@@ -137,10 +137,6 @@ class DownloadDamaged(ClientError):
 
 class ModelFileError(ClientError):
     """A file that is no ONNX model made by MetaNAS."""
-
-
-class DatasetError(ClientError):
-    """A data set that cannot be read, or not be sampled from as asked."""
 
 
 class NotWritable(ClientError):

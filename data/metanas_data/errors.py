@@ -17,6 +17,15 @@ class MetanasError(Exception):
         return self.message
 
 
+class DatasetError(MetanasError):
+    """A data set that cannot be used, or not be sampled from as asked.
+
+    Reasons: DATASET_EMPTY, DATASET_FORMAT, DATASET_IMAGE, DATASET_MISSING, DATASET_SIZE,
+    DATASET_SPLIT, DATASET_TOO_FEW_CLASSES, DATASET_TOO_FEW_IMAGES, EPISODE_SHAPE,
+    SEED_OUT_OF_RANGE.
+    """
+
+
 class ImageError(MetanasError):
     """An image that cannot be used.
 

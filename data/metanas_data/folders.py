@@ -3,6 +3,7 @@
 This module needs neither NumPy nor Pillow.
 """
 
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,16 @@ LITTER = frozenset(
 def is_litter(name: str) -> bool:
     """Return whether an entry of a folder is hidden, or left by an operating system."""
     return name.startswith(".") or name.lower() in LITTER
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return the entries of a folder in the order of their names, without litter.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    entries = [entry for entry in folder.iterdir() if not is_litter(entry.name)]
+    return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
 
 def repeated_classes(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:

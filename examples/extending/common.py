@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from metanas import data
-from metanas.data.episodes import Classes
 from metanas.training.config import RunConfig
 from metanas.training.config_file import read_config
 from metanas.training.extensions import Extensions
 from metanas.training.trainer import MetaTrainer
+from metanas_data.datasets.stacks import Classes, load
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
@@ -29,7 +28,7 @@ def small_config(*overrides: str) -> RunConfig:
 
 def digits() -> Classes:
     """Ten classes of ten images."""
-    return data.load(ROOT / "examples" / "digits", "query", size=28, channels=1)
+    return load(ROOT / "examples" / "digits", "query", size=28, channels=1)
 
 
 def train(config: RunConfig, extensions: Extensions, classes: Classes) -> None:

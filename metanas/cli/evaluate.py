@@ -1,7 +1,6 @@
 """`python -m metanas evaluate`, `compare` and `scores`."""
 
 import argparse
-from functools import partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,13 +8,9 @@ from typing import Any
 
 import torch
 
-from metanas import data
-from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.data.episodes import Classes, with_rotations
-from metanas.data.unreadable import HOW
-from metanas.errors import DatasetError, InvalidInput, Violation
+from metanas.checkpoint import load_checkpoint
+from metanas.errors import InvalidInput, Violation
 from metanas.evaluation.compare import LEAST, compare
-from metanas.evaluation.evaluate import EpisodeShape
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
 from metanas.nn.devices import device_of
@@ -23,13 +18,14 @@ from metanas.runs.progress import bar
 from metanas.training.config import MOST_THREADS
 from metanas.training.config_file import parse_overrides
 from metanas.util.formatting import counted
+from metanas_data.datasets.dataset import read_dataset, with_rotations
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.errors import EvaluationError
 from metanas_data.evaluations import column, read_evaluation
 from metanas_data.intervals import mean_of
 from metanas_data.journal import Record, journal_path
 from metanas_data.suggest import existing
 
-PREFERRED_SPLIT = "val"
 SHOWN = {
     "accuracy": "exported",
     "accuracy_pruned": "pruned, not tuned",
@@ -81,12 +77,6 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
     command.add_argument("--data", type=existing, required=True, help="npz, or folder of classes")
-    command.add_argument(
-        "--unreadable",
-        choices=HOW,
-        default="refuse",
-        help="what becomes of images that cannot be read (default: refuse)",
-    )
     command.add_argument("--split", help="part of the data set (val if there is one, else all)")
     command.add_argument(
         "--rotations",
@@ -117,21 +107,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(arguments.threads)
     device = device_of(arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint, device=device)
-    with data.noting(arguments.unreadable) as note:
-        split, classes = classes_for(checkpoint, arguments.data, arguments.split, note)
-    dataset = arguments.data.name
+    dataset = read_dataset(arguments.data, arguments.split)
     if arguments.rotations:
-        classes, dataset = with_rotations(classes), f"{dataset} with rotations"
+        dataset = with_rotations(dataset)
     shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
     plan = Plan(
         checkpoint=checkpoint,
-        dataset=dataset,
-        split=split,
-        classes=classes,
-        shape=shape,
+        sampler=Sampler(dataset, shape, arguments.seed),
         episodes=arguments.episodes,
-        seed=arguments.seed,
         options=options,
         together=arguments.together,
         transductive=arguments.transductive,
@@ -142,34 +126,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
     _show(plan, records)
     return 0
-
-
-def classes_for(
-    checkpoint: Checkpoint, path: Path, split: str | None, note: data.Note | None = None
-) -> tuple[str | None, Classes]:
-    """The classes of a data set as this checkpoint takes them, and which split they are.
-
-    Without a split these are the classes of "val", or all where there is no such split. They are in
-    the order of their names, as the client has them, so that both draw the same episodes. Images
-    that cannot be read are noted, or else an error.
-    """
-    spec = checkpoint.card.input
-    # images of a folder may differ in size and are made equal; others stay as a client sends them
-    load = partial(
-        data.load,
-        path,
-        size=spec.size if path.is_dir() else None,
-        channels=spec.channels,
-        on_unreadable=note,
-    )
-    found: str | None = split or PREFERRED_SPLIT
-    try:
-        classes = load(found)
-    except DatasetError as error:
-        if split or error.reason != "DATASET_SPLIT":
-            raise
-        found, classes = None, load(None)
-    return found, dict(sorted(classes.items()))
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -193,9 +149,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _show(plan: Plan, records: list[Record]) -> None:
-    shape = plan.shape
+    shape, dataset = plan.sampler.shape, plan.sampler.dataset
     print(
-        f"{plan.dataset}, {f'split {plan.split}' if plan.split else 'all classes'}: "
+        f"{dataset.name}, {f'split {dataset.split}' if dataset.split else 'all classes'}: "
         f"{counted(len(records), 'episode', 'episodes')}, {shape.ways}-way {shape.shots}-shot, "
         f"{counted(shape.queries, 'query', 'queries')} a class"
     )

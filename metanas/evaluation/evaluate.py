@@ -21,8 +21,6 @@ from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.scheduler import make_all
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
-from metanas.data.episodes import Classes, Episode, sample_episode
-from metanas.errors import DatasetError
 from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
@@ -34,15 +32,8 @@ from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodeShape:
-    """Size of the episodes: classes, support images and queries of each."""
-
-    ways: int
-    shots: int
-    queries: int
+from metanas_data.datasets.dataset import content, pixels
+from metanas_data.datasets.episodes import Episode, Sampler
 
 
 @dataclass(frozen=True)
@@ -62,13 +53,11 @@ class Outcome:
     report: Report
 
 
-def evaluate(  # noqa: PLR0913 (what an evaluation is)
+def evaluate(
     checkpoint: Checkpoint,
-    classes: Classes,
-    shape: EpisodeShape,
+    sampler: Sampler,
     *,
     episodes: Sequence[int],
-    seed: int,
     options: AdaptConfig,
     together: int = 1,
     transductive: bool = False,
@@ -76,18 +65,27 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
-    Episode i is drawn from (seed, i) alone and adapted to with seed i, so it is the same in every
-    evaluation, and the same as in one through a server. `together` of them are adapted in one
-    stack, which is faster and changes nothing but roundings. `transductive`: measure also what the
-    network would answer if its norms had the statistics of support and queries together. `reseed`
-    is added to the seeds of the adaptations.
+    Episode i is the same in every evaluation with the same sampler, in process and through a
+    server. The seed of its adaptation is i.
+
+    Args:
+        checkpoint: the checkpoint to adapt.
+        sampler: the source of the episodes.
+        episodes: their numbers.
+        options: the options of the adaptations.
+        together: episodes that are adapted in one stack, which is faster and changes nothing but
+            roundings.
+        transductive: measure also the answers of the network if its norms had the statistics of
+            support set and queries together.
+        reseed: added to the seeds of the adaptations.
 
     Raises:
-        DatasetError: the data set cannot give such episodes.
+        InvalidInput: a support set that cannot be adapted to.
+        ImageError: a query that cannot be decoded.
     """
     for start in range(0, len(episodes), together):
         chunk = episodes[start : start + together]
-        drawn = [draw(classes, shape, seed, index) for index in chunk]
+        drawn = [sampler.episode(index) for index in chunk]
         pairs = zip(drawn, chunk, strict=True)
         jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
         make_all(jobs)
@@ -95,40 +93,30 @@ def evaluate(  # noqa: PLR0913 (what an evaluation is)
             yield index, _outcome(job, episode, transductive)
 
 
-def draw(classes: Classes, shape: EpisodeShape, seed: int, index: int) -> Episode:
-    """Episode number `index`, of those classes that have enough images, as the client draws it.
+def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:
+    """Return the adaptation to an episode's support set."""
+    examples = [
+        Example(label, content(image))
+        for label, images in episode.support.items()
+        for image in images
+    ]
+    return Job(checkpoint, examples, classes=tuple(episode.support), options=options, seed=seed)
+
+
+def queries_of(episode: Episode, channels: int) -> tuple[list[Image], NDArray[np.int64]]:
+    """Return the queries as (H, W, channels), and their labels.
 
     Raises:
-        DatasetError: DATASET_TOO_FEW_CLASSES, there are fewer of them than ways.
+        ImageError: a query cannot be decoded.
     """
-    needed = shape.shots + shape.queries
-    enough = {name: images for name, images in classes.items() if len(images) >= needed}
-    if len(enough) < shape.ways:
-        message = f"{shape.ways} ways of {shape.shots} shots and {shape.queries} queries need "
-        message += f"{shape.ways} classes of at least {needed} images; {len(enough)} of the data "
-        message += f"set's {len(classes)} have that many"
-        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
-    random = np.random.default_rng((seed, index))
-    return sample_episode(
-        enough, ways=shape.ways, shots=shape.shots, queries=shape.queries, random=random
-    )
-
-
-def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:
-    """The adaptation to an episode's support set."""
-    labels = [episode.classes[label] for label in episode.support_labels]
-    support = images_of(episode.support)
-    examples = [Example(label, image) for label, image in zip(labels, support, strict=True)]
-    return Job(checkpoint, examples, classes=episode.classes, options=options, seed=seed)
-
-
-def images_of(stacked: NDArray[np.uint8]) -> list[Image]:
-    """Images (H, W, C) out of (N, C, H, W)."""
-    return [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in stacked]
+    by_class = episode.queries.values()
+    images = [pixels(image, channels) for images in by_class for image in images]
+    return images, np.repeat(np.arange(len(by_class)), [len(images) for images in by_class])
 
 
 def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
-    model, queries = job.result(), images_of(episode.query)
+    model = job.result()
+    queries, labels = queries_of(episode, job.checkpoint.card.input.channels)
     exported = session(model.onnx)
     logits, seconds = _timed(exported, queries)
     assert job.adaptation is not None
@@ -136,7 +124,7 @@ def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
     relaxed = Softmax(temperature=job.options.temperature_end)
 
     def share(answers: Tensor) -> float:
-        return float((answers.argmax(1).numpy() == episode.query_labels).mean())
+        return float((answers.argmax(1).numpy() == labels).mean())
 
     return Outcome(
         accuracy=share(logits),

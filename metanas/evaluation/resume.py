@@ -1,19 +1,17 @@
 """Resumable evaluation: a journal takes each finished episode, and a result file all of them."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from metanas import __version__
 from metanas.checkpoint import Checkpoint
-from metanas.data.episodes import Classes
-from metanas.evaluation.evaluate import EpisodeShape, Outcome, evaluate
+from metanas.evaluation.evaluate import Outcome, evaluate
 from metanas.spec.options import AdaptConfig
+from metanas_data.datasets.episodes import Sampler
 from metanas_data.evaluations import figures_of, write_evaluation
 from metanas_data.journal import Journal, Record, journal_path
 
@@ -23,15 +21,10 @@ class Plan:
     """The checkpoint, the episodes and the options of an evaluation."""
 
     checkpoint: Checkpoint
-    dataset: str
-    """Name of the data set."""
-    split: str | None
-    classes: Classes
-    """Those of the split."""
-    shape: EpisodeShape
+    sampler: Sampler
+    """The source of the episodes."""
     episodes: int
     """Number of episodes; they are numbered from 0."""
-    seed: int
     options: AdaptConfig
     together: int = 1
     transductive: bool = False
@@ -41,12 +34,7 @@ class Plan:
     def settings(self) -> dict[str, Any]:
         """Return the identity of the evaluation, which does not include the episode count."""
         return {
-            "dataset": self.dataset,
-            "dataset_digest": digest_of(self.classes),
-            "split": self.split,
-            "classes": len(self.classes),
-            **asdict(self.shape),
-            "seed": self.seed,
+            **self.sampler.settings(),
             "checkpoint": self.checkpoint.card.name,
             "checkpoint_digest": self.checkpoint.card.digest,
             "options": self.options.to_dict(),
@@ -58,17 +46,6 @@ class Plan:
 
 Measure = Callable[[Plan, Sequence[int]], Iterator[Record]]
 """Measures the episodes of a plan that have these numbers."""
-
-
-def digest_of(classes: Classes) -> str:
-    """Return the SHA-256 of all names and images, which is the client's for arrays."""
-    digest = hashlib.sha256()
-    for name, images in classes.items():
-        digest.update(f"{name}\0{len(images)}\0".encode())
-        for image in images:
-            pixels = np.ascontiguousarray(image.transpose(1, 2, 0))
-            digest.update(hashlib.sha256(pixels.tobytes()).digest())
-    return digest.hexdigest()
 
 
 def record_of(index: int, outcome: Outcome) -> Record:
@@ -88,10 +65,8 @@ def measured(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """Adapt to these episodes of the plan and classify their queries."""
     for index, outcome in evaluate(
         plan.checkpoint,
-        plan.classes,
-        plan.shape,
+        plan.sampler,
         episodes=episodes,
-        seed=plan.seed,
         options=plan.options,
         together=plan.together,
         transductive=plan.transductive,

@@ -3,11 +3,12 @@
 import json
 
 from metanas.checkpoint import Checkpoint
-from metanas.data.episodes import Classes, Features
 from metanas.errors import CheckpointError, DatasetError, InvalidInput
 from metanas.supernet.supernet import Supernet
 from metanas.training.config import RunConfig
 from metanas.util.formatting import counted
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 VALIDATION_QUERIES = 5
 STEP_BYTES = 128 * 2**30

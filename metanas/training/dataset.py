@@ -4,16 +4,17 @@ from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from metanas import data
-from metanas.data.episodes import Classes, Features, with_mirrored, with_rotations
-from metanas.data.fit import fit
 from metanas.errors import DatasetError
 from metanas.nn.trunk import Trunk
 from metanas.training.checks import check_data
 from metanas.training.config import RunConfig
 from metanas.training.extensions import Splits
 from metanas.training.features import OnImages, trunk_features
+from metanas_data.datasets.faults import Faults, leave_out, refuse
+from metanas_data.datasets.stacks import Classes, fit, load
+from metanas_data.datasets.tasks import Features, with_mirrored, with_rotations
 
 
 def classes_of(
@@ -61,15 +62,21 @@ def _given(config: RunConfig, splits: Splits) -> Splits:
 
 
 def _read(config: RunConfig) -> Splits:
-    names = config.data.train_split, config.data.val_split
-    with data.noting(config.data.unreadable) as note:
-        train, val = (_load(config, split, note) for split in names)
+    faults = Faults()
+    settle = leave_out if config.data.unreadable == "skip" else refuse
+    try:
+        train, val = (
+            _load(config, split, faults)
+            for split in (config.data.train_split, config.data.val_split)
+        )
+    finally:  # a class may be empty because of them
+        settle(faults)
     return train, val
 
 
-def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
-    """The classes of all data sets."""
-    found = {}
+def _load(config: RunConfig, split: str, faults: Faults) -> Classes:
+    """Return the classes of all data sets."""
+    loaded = dict[str, NDArray[np.uint8]]()
     for path in (config.data.path, *config.data.more):
         if not Path(path).exists():
             key = "path='...'" if path == config.data.path else "more=['...']"
@@ -79,14 +86,9 @@ def _load(config: RunConfig, split: str, note: data.Note) -> Classes:
         as_they_are = config.space.trunk and not Path(path).is_dir()
         size = None if as_they_are else config.input.size
         prefix = f"{Path(path).stem}/" if config.data.more else ""
-
-        def note_in(where: str, why: str, prefix: str = prefix) -> None:
-            note(prefix + where, why)
-
-        channels = config.input.channels
-        classes = data.load(path, split, size=size, channels=channels, on_unreadable=note_in)
-        found.update({prefix + name: images for name, images in classes.items()})
-    return found
+        classes = load(path, split, size=size, channels=config.input.channels, faults=faults)
+        loaded |= {prefix + name: images for name, images in classes.items()}
+    return loaded
 
 
 def _check_apart(train: Collection[str], val: Collection[str]) -> None:

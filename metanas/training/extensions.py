@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from metanas.data.episodes import Classes, Features
 from metanas.errors import UnknownName
 from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
@@ -13,6 +12,8 @@ from metanas.training.checks import check_memory
 from metanas.training.config import RunConfig
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.task_batch import MetaBatch, MetaState, TaskResults
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""

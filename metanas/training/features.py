@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metanas.adaptation.views import photo_view
-from metanas.data.episodes import Classes, Features
 from metanas.images.support_set import Preprocessing
 from metanas.nn.trunk import CHUNK, Trunk
 from metanas.training.config import RunConfig
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 OnImages = Callable[[int, int], None]
 """(images done, images in all)."""

@@ -23,11 +23,12 @@ import torch
 from ray import cloudpickle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
-from metanas.data.episodes import Classes, Features
 from metanas.errors import ClusterError, MetanasError
 from metanas.training.config import RunConfig
 from metanas.training.ray_pool import Batch, Workers, end_session
 from metanas.training.task_batch import MetaState, TaskResults, total
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
 

@@ -29,11 +29,12 @@ from typing import Any
 
 from ray import cloudpickle  # knows functions of the program that was started, too
 
-from metanas.data.episodes import Classes, Features
 from metanas.errors import ClusterError, InvalidInput, Violation
 from metanas.training.config import RunConfig
 from metanas.training.extensions import Extensions, Learn, Learner
 from metanas.training.task_batch import MetaState, TaskResults
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""

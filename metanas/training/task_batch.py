@@ -29,14 +29,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.adaptation.views import draw_views
-from metanas.data.episodes import (
-    Classes,
-    Episode,
-    Features,
-    draw_classes,
-    groups_of,
-    sample_episode,
-)
 from metanas.errors import Diverged
 from metanas.images.augment import affine_views, photo_views
 from metanas.nn.devices import use_float32
@@ -56,6 +48,8 @@ from metanas.training.config import RunConfig
 from metanas.training.inner_loop import InnerLoop, Order
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.schedule import search_at, searching
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features, Task, draw_classes, groups_of, sample_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +180,7 @@ class MetaBatch:
             chosen = draw_classes(self._groups, ways, config.task.groups, of_task)
             random, views = generators(seed, iteration, task, number)
             classes: dict[str, NDArray[Any]] = {names[i]: self._train[names[i]] for i in chosen}
-            episode = sample_episode(
+            episode = sample_task(
                 classes, ways=ways, shots=shots, queries=queries, random=random, repeat=True
             )
             images.append(network_views(episode, config, views))
@@ -314,19 +308,19 @@ def total(results: Iterable[TaskResults]) -> TaskResults:
     return reduce(add, results)
 
 
-def _stored(episode: Episode) -> Tensor:
+def _stored(episode: Task) -> Tensor:
     """Compute the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
     return torch.from_numpy(np.concatenate([episode.support, episode.query]))
 
 
-def network_input(episode: Episode, config: RunConfig) -> Tensor:
+def network_input(episode: Task, config: RunConfig) -> Tensor:
     """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
     if config.space.trunk:
         return _stored(episode)[:, 0].to(torch.get_default_dtype())
     return _normalised(_pixels(episode), config.input)
 
 
-def network_views(episode: Episode, config: RunConfig, generator: torch.Generator) -> Tensor:
+def network_views(episode: Task, config: RunConfig, generator: torch.Generator) -> Tensor:
     """The same of a random view of each image."""
     if config.space.trunk:
         stored = _stored(episode)
@@ -336,7 +330,7 @@ def network_views(episode: Episode, config: RunConfig, generator: torch.Generato
     return affine_views(_normalised(pixels, config.input), config.augment, generator)
 
 
-def _pixels(episode: Episode) -> Tensor:
+def _pixels(episode: Task) -> Tensor:
     """Images of an episode, from 0 to 1."""
     images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
     return images.to(torch.get_default_dtype()) / 255

@@ -28,7 +28,6 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.checkpoint import Checkpoint
-from metanas.data.episodes import Classes, Episode, Features, sample_episode
 from metanas.errors import Diverged
 from metanas.nn.functional import Rows
 from metanas.nn.partial_channels import candidates
@@ -45,6 +44,8 @@ from metanas.training.config import RunConfig
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.schedule import cosine, fix, prune, search_at, searching, settle
 from metanas.training.task_batch import MetaState, TaskResults, network_input, ways_of
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features, Task, sample_task
 
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
@@ -302,24 +303,22 @@ class MetaTrainer:
         loss, accuracy = self._answer(episode, self.meta, warm)
         return not self.guessing and _knows(loss, accuracy, len(episode.classes))
 
-    def _episodes(self) -> Iterator[Episode]:
+    def _episodes(self) -> Iterator[Task]:
         """Of validation, the same at every call."""
         random = np.random.default_rng(self.config.train.seed + 1)
         ways = min(20, len(self._val))
         while True:
-            yield sample_episode(
+            yield sample_task(
                 self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
             )
 
-    def _answer(
-        self, episode: Episode, params: Params, relaxation: Relaxation
-    ) -> tuple[float, float]:
+    def _answer(self, episode: Task, params: Params, relaxation: Relaxation) -> tuple[float, float]:
         """Loss and accuracy of the queries of an episode."""
         logits, labels = self._logits(episode, params, relaxation), episode.query_labels
         accuracy = (logits.argmax(1).numpy() == labels).mean()
         return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
 
-    def _logits(self, episode: Episode, params: Params, relaxation: Relaxation) -> Tensor:
+    def _logits(self, episode: Task, params: Params, relaxation: Relaxation) -> Tensor:
         """Logits `(Q, ways)` of the queries of an episode."""
         x = network_input(episode, self.config)
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))

@@ -111,7 +111,7 @@ def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> 
         ],
         "no split": ["evaluate", "--data", folder, "--split", "val", *here],
         "2 ways": ["evaluate", "--data", folder, "--ways", "1", *here],
-        "name an .npz": ["evaluate", "--data", tmp_path / "none.npz", *here],
+        "name an npz": ["evaluate", "--data", tmp_path / "none.npz", *here],
     }
     for expected, arguments in cases.items():
         done = metanas(*arguments)

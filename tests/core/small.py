@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metanas.data.episodes import Classes
 from metanas.errors import InvalidInput
 from metanas.nn.ops import OPS
 from metanas.spec.card import InputSpec
@@ -27,6 +26,8 @@ from metanas.training.config import (
     TaskConfig,
     TrainConfig,
 )
+from metanas_data.datasets.dataset import Dataset
+from metanas_data.datasets.stacks import Classes
 
 T = TypeVar("T", TrainConfig, SearchConfig, TaskConfig)
 
@@ -101,6 +102,12 @@ def synthetic(
         noisy = pattern + 0.08 * random.standard_normal((images, channels, size, size))
         data[f"class {index:03d}"] = (255 * noisy.clip(0, 1)).astype(np.uint8)
     return data
+
+
+def dataset(classes: Classes) -> Dataset:
+    """Make a data set of decoded images."""
+    images = {name: tuple(stack.transpose(0, 2, 3, 1)) for name, stack in classes.items()}
+    return Dataset(name="set", split="val", classes=images)
 
 
 def picture(data: Classes, label: str, index: int) -> NDArray[np.uint8]:

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from metanas.data.episodes import Classes, Features
 from metanas.errors import ClusterError, Diverged, InvalidInput, MetanasError, UnknownName
 from metanas.runs.run import run
 from metanas.runs.signals import Requests
@@ -26,6 +25,8 @@ from metanas.training.ray_driver import split
 from metanas.training.ray_pool import ATTEMPTS, Batch, Workers, cluster
 from metanas.training.task_batch import MetaState, TaskResults, total
 from metanas.training.trainer import MetaTrainer, Progress
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config
 

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metanas.data import load
-from metanas.data.episodes import Classes
 from metanas.nn.ops import OPS, Chain, Op, emit_chain
 from metanas.nn.partial_channels import on_a_part
 from metanas.supernet.relaxations import RELAXATIONS, Gumbel, Noisy, Relaxation, Softmax
 from metanas.testing import check_dataset, check_meta_learner, check_op, check_relaxation
 from metanas.training.inner_loop import InnerLoop
 from metanas.training.meta_learners import META_LEARNERS, Learned, Reptile
+from metanas_data.datasets.stacks import Classes, load
 
 MORE: dict[str, Relaxation] = {
     "noisy": Noisy(Softmax(), 1.0),

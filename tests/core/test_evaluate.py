@@ -9,15 +9,12 @@ import torch
 
 from metanas.adaptation.scheduler import make_all
 from metanas.checkpoint import Checkpoint
-from metanas.errors import DatasetError
 from metanas.evaluation.compare import compare, paired
 from metanas.evaluation.evaluate import (
-    EpisodeShape,
     Outcome,
-    draw,
     evaluate,
-    images_of,
     job_of,
+    queries_of,
     supernet_logits,
 )
 from metanas.evaluation.resume import Plan, run_plan
@@ -26,13 +23,15 @@ from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.errors import EvaluationError
 from metanas_data.evaluations import StoredEvaluation, read_evaluation
-from tests.core.small import synthetic
+from tests.core.small import dataset, synthetic
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=2, weight_lr=0.01, alpha_lr=0.1)
 SHAPE = EpisodeShape(ways=3, shots=2, queries=2)
-CLASSES = synthetic(6, 5)
+DATA = dataset(synthetic(6, 5))
+SAMPLER = Sampler(DATA, SHAPE, 1)
 SETTINGS = {"dataset_digest": "d", "split": "val", "ways": 3, "shots": 2, "queries": 2, "seed": 0}
 
 
@@ -43,8 +42,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def outcomes(checkpoint: Checkpoint, count: int, **changes: object) -> list[Outcome]:
-    arguments = {"episodes": range(count), "seed": 1, "options": OPTIONS, **changes}
-    return [one for _, one in evaluate(checkpoint, CLASSES, SHAPE, **arguments)]  # type: ignore[arg-type]
+    arguments = {"episodes": range(count), "options": OPTIONS, **changes}
+    return [one for _, one in evaluate(checkpoint, SAMPLER, **arguments)]  # type: ignore[arg-type]
 
 
 def facts(outcome: Outcome) -> tuple[float, float, float, str]:
@@ -60,9 +59,7 @@ def test_evaluation_is_of_exported_files_and_seeded(checkpoint: Checkpoint) -> N
         assert outcome.query_seconds > 0
         assert outcome.transductive is None
     assert np.mean([outcome.accuracy for outcome in found]) > 0.5  # easy classes
-    later = list(
-        evaluate(checkpoint, CLASSES, SHAPE, episodes=range(2, 3), seed=1, options=OPTIONS)
-    )
+    later = list(evaluate(checkpoint, SAMPLER, episodes=range(2, 3), options=OPTIONS))
     assert [(index, facts(one)) for index, one in later] == [(2, facts(found[2]))]
     stacked = outcomes(checkpoint, 3, together=2)
     assert [facts(one) for one in stacked] == [facts(other) for other in found]
@@ -70,12 +67,12 @@ def test_evaluation_is_of_exported_files_and_seeded(checkpoint: Checkpoint) -> N
 
 
 def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint) -> None:
-    episode = draw(CLASSES, SHAPE, 1, 0)
+    episode = SAMPLER.episode(0)
     job = job_of(checkpoint, episode, 0, OPTIONS)
     make_all([job])
     assert job.task is not None
     assert job.adaptation is not None
-    params, queries = job.adaptation.optimizer.snapshot(), images_of(episode.query)
+    params, (queries, _) = job.adaptation.optimizer.snapshot(), queries_of(episode, 1)
     support = job.task.support
     images = torch.cat([support.images, *(job.task.preprocess(image) for image in queries)])
     network = from_supernet(checkpoint.card.space, params, job.result().genotype, checkpoint.ops)
@@ -93,25 +90,6 @@ def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint)
         )
     [outcome] = outcomes(checkpoint, 1, transductive=True)
     assert outcome.transductive is not None
-
-
-def test_classes_with_too_few_images_are_not_drawn() -> None:
-    names, least = list(CLASSES), SHAPE.shots + SHAPE.queries
-    small = {name: CLASSES[name][: least - 1] for name in names[: -SHAPE.ways]}
-    enough = {name: CLASSES[name] for name in names[-SHAPE.ways :]}
-    for index in range(5):
-        drawn = draw({**small, **enough}, SHAPE, 1, index)
-        assert drawn.classes == draw(enough, SHAPE, 1, index).classes
-    with pytest.raises(DatasetError, match=f"{SHAPE.ways - 1} of the data set's") as caught:
-        draw({**CLASSES, **small, names[-1]: CLASSES[names[-1]][:1]}, SHAPE, 1, 0)
-    assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
-
-
-def test_episodes_that_the_data_cannot_give(checkpoint: Checkpoint) -> None:
-    with pytest.raises(DatasetError):
-        list(
-            evaluate(checkpoint, synthetic(2, 5), SHAPE, episodes=range(1), seed=0, options=OPTIONS)
-        )
 
 
 def stored(accuracies: list[float], **changes: object) -> StoredEvaluation:
@@ -161,12 +139,8 @@ def test_support_sets_of_one_seed_may_differ_all_the_same() -> None:
 def plan(checkpoint: Checkpoint, reseed: int = 0) -> Plan:
     return Plan(
         checkpoint=checkpoint,
-        dataset="set",
-        split="val",
-        classes=CLASSES,
-        shape=SHAPE,
+        sampler=SAMPLER,
         episodes=2,
-        seed=1,
         options=OPTIONS,
         transductive=True,
         reseed=reseed,

@@ -171,7 +171,7 @@ def test_folders_have_no_split_and_are_fitted(
     assert "nan" not in text  # there is no interval of one episode
 
 
-def test_an_evaluation_without_the_images_that_cannot_be_read(
+def test_an_evaluation_with_an_image_that_cannot_be_read(
     capsys: pytest.CaptureFixture[str], checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "query"
@@ -179,7 +179,6 @@ def test_an_evaluation_without_the_images_that_cannot_be_read(
     (folder / "0" / "notes.txt").write_text("no image")
     small = evaluation(checkpoint, folder, tmp_path / "out.json", "--episodes", "1")
     assert "[DATASET_IMAGE]" in told(capsys, small)
-    assert main([*small, "--unreadable", "skip"]) == 0
 
 
 def test_help_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,11 +289,6 @@ def run_in(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         (["evaluate", "tiny"], " evaluate", "the following arguments are required: --data"),
         (["evaluate", "tniy", "--data", "tiny"], " evaluate", "Did you mean tiny?"),
         (["evaluate", "tiny", "--data", "tinny"], " evaluate", "--data: there is no tinny."),
-        (
-            ["evaluate", "tiny", "--data", "tiny", "--unreadable", "skp"],
-            " evaluate",
-            "Did you mean skip?",
-        ),
         (["compare", "a.jsn", "a.json"], " compare", "Did you mean a.json?"),
         (["scores", "tiny", "a.jsn"], " scores", "Did you mean a.json?"),
         (["tensorboard", "tinyy"], " tensorboard", "Did you mean tiny?"),

@@ -12,8 +12,8 @@ from metanas import _api
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "AdaptConfig", "AdaptedModel", "Checkpoint", "EpisodeShape", "Example", "Genotype",
-    "InvalidInput", "Limits", "MetanasError", "Report", "__version__", "adapt", "evaluate",
-    "load_checkpoint", "load_dataset", "read_folder",
+    "InvalidInput", "Limits", "MetanasError", "Report", "Sampler", "__version__", "adapt",
+    "evaluate", "load_checkpoint", "load_dataset", "read_folder",
 ]  # fmt: skip
 
 

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from metanas.data import load
-from metanas.data.episodes import Classes
 from metanas.errors import DatasetError
 from metanas.runs.run import run
 from metanas.training.config import DataConfig, RunConfig
 from metanas.training.dataset import classes_of
 from metanas.training.extensions import Extensions
 from metanas.training.trainer import Progress
+from metanas_data.datasets.stacks import Classes, load
 from tests.core.running import ignore, state, without_data
 from tests.core.small import synthetic
 
@@ -113,8 +112,8 @@ def test_unreadable_images_are_refused_together(flawed: RunConfig, tmp_path: Pat
     with pytest.raises(DatasetError) as caught:
         run(flawed, tmp_path / "run", resume=False, on_progress=ignore)
     assert caught.value.reason == "DATASET_IMAGE"
-    assert str(caught.value).startswith("2 images cannot be read: train/")
-    assert ", val/" in str(caught.value)
+    assert str(caught.value).startswith("2 images cannot be read: ")
+    assert all(f"/folder/{split}/" in str(caught.value) for split in ("train", "val"))
     assert not (tmp_path / "run").exists()
 
 
@@ -129,7 +128,7 @@ def test_unreadable_images_are_left_out(
     (told,) = [record.getMessage() for record in caplog.records]
     head, *lines = told.splitlines()
     assert head == "2 images cannot be read, and left out:"
-    assert [line.split("/")[0] for line in lines] == ["  train", "  val"]
+    assert [line.split("/")[-3] for line in lines] == ["train", "val"]
     assert all(line.endswith("broken.png: not an image that can be read") for line in lines)
     run(config, tmp_path / "whole", resume=False, on_progress=ignore)
     (_, one), (_, other) = state(tmp_path / "run"), state(tmp_path / "whole")

@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.data.episodes import Classes, Features
 from metanas.errors import CheckpointError, Diverged, InvalidInput, UnknownName
 from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs.run import run
@@ -22,6 +21,8 @@ from metanas.training.config import DataConfig, RunConfig
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.trainer import COLLAPSED, Progress
 from metanas.util.provenance import revision
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 from tests.core.running import assert_same_run, ignore, refused, state, without_data
 from tests.core.small import RUN
 

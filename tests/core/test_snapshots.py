@@ -11,13 +11,14 @@ import safetensors.torch
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.data.episodes import Classes, Features
 from metanas.errors import Diverged
 from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE
 from metanas.runs.run import run
 from metanas.training.config import RunConfig
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.task_batch import MetaState, TaskResults
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import Features
 from tests.core.running import ignore, refused, rewrite, state, without_data
 
 Tensors = dict[str, torch.Tensor]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from metanas.data.episodes import Classes
 from metanas.errors import DatasetError, Diverged, InvalidInput, UnknownName
 from metanas.nn.ops import OPS
 from metanas.spec.genotype import CELL_KINDS, Genotype
@@ -23,6 +22,7 @@ from metanas.training.inner_loop import InnerLoop
 from metanas.training.meta_learners import META_LEARNERS, Learned, MetaLearner
 from metanas.training.schedule import search_at
 from metanas.training.trainer import COLLAPSED, NEVER_BEGAN, MetaTrainer
+from metanas_data.datasets.stacks import Classes
 from tests.core.small import GENOTYPE, RUN, TINY, findings, run_config, synthetic
 
 TRAIN, VAL = synthetic(8, 8), synthetic(5, 8, seed=1)

@@ -19,7 +19,7 @@ from metanas.adaptation.job import Job
 from metanas.adaptation.scheduler import adapt, make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import Cancelled, CheckpointError, InvalidInput
-from metanas.evaluation.evaluate import EpisodeShape, evaluate, supernet_logits
+from metanas.evaluation.evaluate import evaluate, supernet_logits
 from metanas.export.verify import run, session
 from metanas.images.support_set import Image
 from metanas.nn.onnx_graph import Graph
@@ -33,7 +33,8 @@ from metanas.spec.trunk_plans import TRUNKS
 from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
 from metanas.util.work import whole
-from tests.core.small import examples, findings, noise, synthetic
+from metanas_data.datasets.episodes import EpisodeShape, Sampler
+from tests.core.small import dataset, examples, findings, noise, synthetic
 
 OPTIONS = AdaptConfig(steps=3, tuning_steps=2, weight_lr=1e-3, alpha_lr=0.1)
 SPACE = SearchSpace(
@@ -238,10 +239,10 @@ def test_prototypes_are_of_views_too(checkpoint: Checkpoint) -> None:
 
 
 def test_it_is_evaluated_as_any_other(checkpoint: Checkpoint) -> None:
-    data = synthetic(4, 6, size=40, channels=3)
+    data = dataset(synthetic(4, 6, size=40, channels=3))
     shape = EpisodeShape(ways=3, shots=1, queries=2)
     found = evaluate(
-        checkpoint, data, shape, episodes=range(2), seed=0, options=OPTIONS, transductive=True
+        checkpoint, Sampler(data, shape, 0), episodes=range(2), options=OPTIONS, transductive=True
     )
     outcomes = [outcome for _, outcome in found]
     assert len(outcomes) == 2

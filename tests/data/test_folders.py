@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metanas.data import load
 from metanas.errors import DatasetError
 from metanas_client import InvalidInput
 from metanas_client.support import read_folder
+from metanas_data.datasets.stacks import load
 
 
 def classes(root: Path, *names: str) -> Path:

@@ -21,7 +21,7 @@ from metanas_client.text import number, percent, size
 from metanas_data.journal import Journal, journal_path
 
 if TYPE_CHECKING:
-    from metanas_client.evaluation.sampling import Sampler
+    from metanas_data.datasets.episodes import Sampler
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -63,11 +63,11 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
     _check(arguments)
     with needs("onnx"):
-        from metanas_client.evaluation.datasets import read_dataset, with_rotations
-        from metanas_client.evaluation.sampling import Sampler, Shape
         from metanas_client.evaluation.summary import summarise
+        from metanas_data.datasets.dataset import read_dataset, with_rotations
+        from metanas_data.datasets.episodes import EpisodeShape, Sampler
         from metanas_data.evaluations import write_evaluation
-    shape = Shape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
+    shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
     dataset = read_dataset(arguments.data, arguments.split)
     if arguments.rotations:
         dataset = with_rotations(dataset)
@@ -122,14 +122,7 @@ def _journal(
     else:
         path = journal_path(arguments.out)
     settings = {
-        "dataset": sampler.dataset.name,
-        "dataset_digest": sampler.dataset.digest,
-        "split": sampler.dataset.split,
-        "classes": len(sampler.classes),
-        "ways": arguments.ways,
-        "shots": arguments.shots,
-        "queries": arguments.queries,
-        "seed": arguments.seed,
+        **sampler.settings(),
         "checkpoint": checkpoint.name,
         "checkpoint_digest": checkpoint.digest,
         "options": {**checkpoint.defaults, **shared.options(arguments)},

@@ -14,9 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from metanas.data import load
 from metanas.errors import DatasetError
 from metanas.testing import check_dataset
+from metanas_data.datasets.faults import Faults
+from metanas_data.datasets.stacks import load
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "examples" / "digits"
@@ -141,14 +142,14 @@ def test_images_of_packs_that_cannot_be_decoded(tmp_path: Path) -> None:
         load(path)
     assert caught.value.reason == "DATASET_IMAGE"
     assert str(caught.value) == (
-        "2 images cannot be read: image 2 of class 'dog' (not an image that can be read), "
-        "image 5 of class 'fox' (not an image that can be read); repair or remove them"
+        "2 images cannot be read: image 0 of class 'dog' (not an image that can be read), "
+        "image 0 of class 'fox' (not an image that can be read); repair or remove them"
     )
-    skipped: list[tuple[str, str]] = []
-    dogs = load(path, "val", on_unreadable=lambda where, why: skipped.append((where, why)))["dog"]
+    faults = Faults()
+    dogs = load(path, "val", faults=faults)["dog"]
     assert [image.flat[0] for image in dogs] == [11, 12]
-    assert skipped == [("image 2 of class 'dog'", "not an image that can be read")]
-    assert reason(path, on_unreadable=lambda where, why: None) == "DATASET_EMPTY"
+    assert faults == {"image 0 of class 'dog'": "not an image that can be read"}
+    assert reason(path, faults=Faults()) == "DATASET_EMPTY"
 
 
 @pytest.mark.parametrize(
@@ -322,13 +323,13 @@ def test_files_that_are_no_images_are_refused_by_name_or_skipped(tmp_path: Path)
     assert "notes.txt (not an image that can be read)" in str(caught.value)
     assert "half.png (the PNG file ends too early)" in str(caught.value)
 
-    skipped: list[tuple[str, str]] = []
-    data = load(tmp_path, on_unreadable=lambda path, why: skipped.append((path, why)))
+    faults = Faults()
+    data = load(tmp_path, faults=faults)
     assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
-    assert skipped == [
-        ("cat/notes.txt", "not an image that can be read"),
-        ("dog/half.png", "the PNG file ends too early"),
-    ]
+    assert faults == {
+        str(tmp_path / "cat" / "notes.txt"): "not an image that can be read",
+        str(tmp_path / "dog" / "half.png"): "the PNG file ends too early",
+    }
 
 
 def test_what_is_no_file_does_not_vanish(tmp_path: Path) -> None:
@@ -336,15 +337,15 @@ def test_what_is_no_file_does_not_vanish(tmp_path: Path) -> None:
     class_folder(tmp_path / "cat", {"kittens": [pixels(4, 4)], ".cache": [pixels(4, 4)]})
     (tmp_path / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(tmp_path / "dog" / "pipe.png")
-    skipped = dict[str, str]()
-    data = load(tmp_path, on_unreadable=skipped.__setitem__)
+    faults = Faults()
+    data = load(tmp_path, faults=faults)
     assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
-    assert skipped == {
-        "cat/kittens": "a folder inside a class: its images would not be seen",
-        "dog/gone.png": "a link that leads nowhere",
-        "dog/pipe.png": "not a file",
+    assert faults == {
+        str(tmp_path / "cat" / "kittens"): "a folder inside a class: its images would not be seen",
+        str(tmp_path / "dog" / "gone.png"): "a link that leads nowhere",
+        str(tmp_path / "dog" / "pipe.png"): "not a file",
     }
-    with pytest.raises(DatasetError, match="3 images cannot be read: cat/kittens"):
+    with pytest.raises(DatasetError, match=r"3 images cannot be read: .*/cat/kittens"):
         load(tmp_path)
 
 
@@ -352,7 +353,7 @@ def test_a_class_of_unreadable_files_only_is_empty(tmp_path: Path) -> None:
     class_folder(tmp_path, {"cat": [pixels(4, 4)]})
     (tmp_path / "dog").mkdir()
     (tmp_path / "dog" / "x.png").write_bytes(b"x")
-    assert reason(tmp_path, on_unreadable=lambda path, why: None) == "DATASET_EMPTY"
+    assert reason(tmp_path, faults=Faults()) == "DATASET_EMPTY"
 
 
 def test_resizing_keeps_flat_colours_and_averages(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data sets of all three kinds, and the episodes that are drawn from them."""
 
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -9,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from metanas_client import DatasetError
-from metanas_client.evaluation.datasets import Dataset, read_dataset, with_rotations
-from metanas_client.evaluation.sampling import Sampler, Shape
-from metanas_client.onnx.images import load_image
-from metanas_client.support import RawImage
+from metanas_data.datasets.dataset import Dataset, pixels, read_dataset, with_rotations
+from metanas_data.datasets.episodes import EpisodeShape, Sampler, draw_rows
+from metanas_data.errors import DatasetError
 from tests.client.conftest import class_folders, draw
 
 
@@ -44,7 +43,7 @@ def test_arrays_are_split_by_class(tmp_path: Path) -> None:
     path = arrays_file(tmp_path / "set.npz")
     found = read_dataset(path)
     assert (found.split, list(found.classes)) == ("val", ["a", "c"])
-    assert found.classes["a"][0] == RawImage((2, 2), False, bytes(range(36, 40)))
+    np.testing.assert_array_equal(pixels(found.classes["a"][0], None).ravel(), range(36, 40))
     assert list(read_dataset(path, "train").classes) == ["b", "d"]
     assert found.digest != read_dataset(path, "train").digest
     assert found.digest == read_dataset(path, "val").digest
@@ -56,28 +55,52 @@ def test_packs_give_the_encoded_files_as_they_are(tmp_path: Path) -> None:
     assert found.classes == {"x": tuple(files[0::2]), "y": tuple(files[1::2])}
 
 
-def test_turned_classes_are_classes(tmp_path: Path) -> None:
+def test_turned_classes_are_classes() -> None:
     image = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
-    raw = RawImage((2, 3, 3), False, image.tobytes())
     file = BytesIO()
     Image.fromarray(image).save(file, "PNG")
-    whole = Dataset(name="made", split=None, classes={"x": (file.getvalue(), raw)})
+    whole = Dataset(name="made", split=None, classes={"x": (file.getvalue(), image)})
     turned = with_rotations(whole)
     assert list(turned.classes) == ["0/x", "90/x", "180/x", "270/x"]
-    assert turned.classes["0/x"] == whole.classes["x"]
-    for turn in range(1, 4):
-        for found in turned.classes[f"{90 * turn}/x"]:
-            assert np.array_equal(load_image(found, 3), np.rot90(image, turn))
+    for turn in range(4):
+        for one in turned.classes[f"{90 * turn}/x"]:
+            assert np.array_equal(pixels(one, 3), np.rot90(image, turn))
     assert turned.digest != whole.digest
     assert turned.name == "made with rotations"
 
 
-def test_an_image_that_cannot_be_turned_is_named(tmp_path: Path) -> None:
-    file = draw(tmp_path / "0.png", 0).read_bytes()
-    damaged = Dataset(name="made", split=None, classes={"x": (file,), "y": (file, file[:40])})
-    with pytest.raises(DatasetError, match="image 1 of class 'y'") as caught:
-        with_rotations(damaged)
-    assert caught.value.reason == "IMAGE_TRUNCATED"
+@pytest.mark.parametrize("read", [with_rotations, lambda dataset: dataset.digest])
+def test_all_images_that_cannot_be_read_are_named(
+    tmp_path: Path, read: Callable[[Dataset], object]
+) -> None:
+    file, gone = draw(tmp_path / "0.png", 0).read_bytes(), tmp_path / "gone.png"
+    damaged = Dataset(name="made", split=None, classes={"x": (file, file[:40]), "y": (file, gone)})
+    with pytest.raises(DatasetError) as caught:
+        read(damaged)
+    assert str(caught.value) == (
+        "2 images cannot be read: image 1 of class 'x' (the PNG file ends too early), "
+        f"{gone} (No such file or directory); repair or remove them"
+    )
+
+
+def test_a_digest_is_of_pixels(tmp_path: Path) -> None:
+    file = draw(tmp_path / "0.png", 0)
+    images = (file, file.read_bytes(), pixels(file, 3))
+    digests = {Dataset(name="x", split=None, classes={"x": (one,)}).digest for one in images}
+    assert len(digests) == 1
+
+
+def test_classes_with_too_few_images_are_named_and_not_drawn(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shape = EpisodeShape(ways=2, shots=2, queries=2)
+    sampler = Sampler(made([9, 3, 9, 0]), shape, 0)
+    assert caplog.messages == [
+        "2 of 4 classes have fewer than 4 images and are left out: class1, class3"
+    ]
+    assert list(sampler.sizes) == ["class0", "class2"]
+    for index in range(9):
+        assert set(sampler.episode(index).support) == {"class0", "class2"}
 
 
 def test_folders_may_have_splits(tmp_path: Path) -> None:
@@ -86,7 +109,7 @@ def test_folders_may_have_splits(tmp_path: Path) -> None:
     class_folders(tmp_path / "split" / "train", 3, 1)
     nested = read_dataset(tmp_path / "split")
     assert (flat.split, nested.split) == (None, "val")
-    assert flat.classes == nested.classes
+    assert (list(flat.classes), flat.digest) == (list(nested.classes), nested.digest)
     assert len(read_dataset(tmp_path / "split", "train").classes) == 3
 
 
@@ -132,12 +155,12 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
 def test_an_episode_is_disjoint_complete_and_always_the_same(
     counts: list[int], ways: int, shots: int, queries: int, seed: int, index: int
 ) -> None:
-    shape = Shape(ways=ways, shots=shots, queries=queries)
+    shape = EpisodeShape(ways=ways, shots=shots, queries=queries)
     enough = sum(count >= shots + queries for count in counts)
     if enough < ways:
         with pytest.raises(DatasetError) as caught:
             Sampler(made(counts), shape, seed)
-        assert caught.value.reason == "DATASET_TOO_SMALL"
+        assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
         assert f"{len(counts)} classes, {enough} of them" in str(caught.value)
         return
     episode = Sampler(made(counts), shape, seed).episode(index)
@@ -153,7 +176,7 @@ def test_an_episode_is_disjoint_complete_and_always_the_same(
 
 
 def test_other_seeds_and_numbers_give_other_episodes() -> None:
-    shape = Shape(ways=3, shots=2, queries=2)
+    shape = EpisodeShape(ways=3, shots=2, queries=2)
     drawn = [Sampler(made([9] * 9), shape, seed).episode(i) for seed in (0, 1) for i in (0, 1)]
     assert len({str((one.support, one.queries)) for one in drawn}) == 4
 
@@ -161,9 +184,20 @@ def test_other_seeds_and_numbers_give_other_episodes() -> None:
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 0, 1), (2, 1, 0)])
 def test_an_episode_needs_something_to_learn_and_to_ask(sizes: tuple[int, int, int]) -> None:
     with pytest.raises(DatasetError):
-        Shape(ways=sizes[0], shots=sizes[1], queries=sizes[2])
+        EpisodeShape(ways=sizes[0], shots=sizes[1], queries=sizes[2])
 
 
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(DatasetError):
-        Sampler(made([9] * 9), Shape(ways=2, shots=1, queries=1), -1)
+        Sampler(made([9] * 9), EpisodeShape(ways=2, shots=1, queries=1), -1)
+
+
+def test_the_draws_of_a_seed_stay_the_same() -> None:
+    """Published results are quoted by seed."""
+    sizes = {name: 4 + index for index, name in enumerate("abcdefg")}
+    drawn = draw_rows(sizes, 3, 1, 2, np.random.default_rng((7, 5)))
+    assert {name: [rows.tolist() for rows in pair] for name, pair in drawn.items()} == {
+        "g": [[8], [5, 7]],
+        "c": [[4], [3, 1]],
+        "a": [[2], [1, 0]],
+    }

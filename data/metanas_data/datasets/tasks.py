@@ -1,4 +1,4 @@
-"""Sampling of few-shot episodes: which classes and images become support set and queries."""
+"""Tasks of meta-training, drawn from decoded images or their features."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metanas.errors import DatasetError
+from metanas_data.datasets.episodes import draw_rows
+from metanas_data.datasets.stacks import Classes
+from metanas_data.errors import DatasetError
 
-Classes = Mapping[str, NDArray[np.uint8]]
-"""A data set in memory: class name -> images (N, C, H, W)."""
 Features = Mapping[str, NDArray[np.float16]]
-"""The same behind a trunk: class name -> what it makes of images and views, (N, 1 + V, K)."""
+"""A data set behind a trunk: class name -> features of images and views, (N, 1 + V, K)."""
 
 
 def with_rotations(data: Classes) -> Classes:
-    """The data set with every class turned by 90, 180 and 270 degrees as three more classes.
+    """Return the data set with each class turned by 90, 180 and 270 degrees as three more classes.
 
     A turn is the outermost part of a name, so turned classes are in groups of their own.
     """
@@ -28,7 +28,7 @@ def with_rotations(data: Classes) -> Classes:
 
 
 def with_mirrored(data: Classes) -> Classes:
-    """The data set with every class seen in an upright mirror as one more class.
+    """Return the data set with each class seen in an upright mirror as one more class.
 
     As with turns, mirrored classes are in groups of their own: of a task that takes few groups,
     a symmetric character and its mirror image are seldom two classes.
@@ -37,22 +37,22 @@ def with_mirrored(data: Classes) -> Classes:
 
 
 def groups_of(names: Iterable[str]) -> list[NDArray[np.int64]]:
-    """Positions of the names that are alike up to their last slash, for each such beginning.
+    """Return the positions of the names of each group, which are alike up to their last slash.
 
     "Greek/alpha" and "Greek/beta" are one group: classes that look alike, as a task's often do.
     """
-    found: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for position, name in enumerate(names):
-        found.setdefault(name.rpartition("/")[0], []).append(position)
-    return [np.array(positions) for positions in found.values()]
+        groups.setdefault(name.rpartition("/")[0], []).append(position)
+    return [np.array(positions) for positions in groups.values()]
 
 
 def draw_classes(
     groups: Sequence[NDArray[np.int64]], ways: int, most: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """`ways` classes of one to `most` groups, how many being drawn too; of all groups if that is 0.
+    """Draw `ways` classes of one to `most` groups; of all groups if `most` is 0.
 
-    Further groups join where those have too few classes.
+    The number of groups is drawn too. Further groups join where those have too few classes.
     """
     count = int(random.integers(1, most + 1)) if most else len(groups)
     shuffled = [groups[group] for group in random.permutation(len(groups))]
@@ -62,10 +62,10 @@ def draw_classes(
 
 
 @dataclass(frozen=True)
-class Episode:
-    """A task drawn from a data set: labels `(N,)`, ways ascending.
+class Task:
+    """A task of meta-training: labels `(N,)`, ways ascending.
 
-    Its images are what the data set holds: uint8 `(N, C, H, W)`, or `Features` `(N, 1 + V, K)`.
+    Its images are those of the data set: uint8 `(N, C, H, W)`, or `Features` `(N, 1 + V, K)`.
     """
 
     support: NDArray[Any]
@@ -75,7 +75,7 @@ class Episode:
     classes: tuple[str, ...]
 
 
-def sample_episode(
+def sample_task(
     data: Classes | Features,
     *,
     ways: int,
@@ -83,39 +83,34 @@ def sample_episode(
     queries: int,
     random: np.random.Generator,
     repeat: bool = False,
-) -> Episode:
+) -> Task:
     """Draw `ways` classes and, without replacement, `shots` and `queries` images of each.
 
-    repeat: whether a class that has too few images for so many queries may repeat some of them; no
-        image is ever both support and query.
+    repeat: a class that has too few images for so many queries repeats some of them. No image is
+        ever both support and query.
 
     Raises:
-        DatasetError: fewer classes than ways, or a drawn class with too few images.
+        DatasetError: DATASET_TOO_FEW_CLASSES; DATASET_TOO_FEW_IMAGES, for a drawn class.
     """
-    names = list(data)
-    if ways > len(names):
+    if ways > len(data):
         raise DatasetError(
             "DATASET_TOO_FEW_CLASSES",
-            f"{ways}-way episodes need {ways} classes, the data set has {len(names)}",
+            f"{ways}-way episodes need {ways} classes, the data set has {len(data)}",
         )
-    chosen = [names[i] for i in random.choice(len(names), size=ways, replace=False)]
-    support, query = [], []
-    for name in chosen:
-        images = data[name]
-        distinct = min(queries, 1) if repeat else queries
-        if shots + distinct > len(images):
+    sizes = {name: len(images) for name, images in data.items()}
+    rows = draw_rows(sizes, ways, shots, queries, random)
+    distinct = min(queries, 1) if repeat else queries
+    for name in rows:
+        if shots + distinct > sizes[name]:
             raise DatasetError(
                 "DATASET_TOO_FEW_IMAGES",
                 f"{shots} shots and {distinct} distinct queries need {shots + distinct} images of "
-                f"every class; {name!r} has {len(images)}",
+                f"every class; {name!r} has {sizes[name]}",
             )
-        order = random.permutation(len(images))[: shots + queries]
-        support.append(images[order[:shots]])
-        query.append(images[np.resize(order[shots:], queries)])
-    return Episode(
-        np.concatenate(support),
+    return Task(
+        np.concatenate([data[name][support] for name, (support, _) in rows.items()]),
         np.repeat(np.arange(ways), shots),
-        np.concatenate(query),
+        np.concatenate([data[name][np.resize(rest, queries)] for name, (_, rest) in rows.items()]),
         np.repeat(np.arange(ways), queries),
-        tuple(chosen),
+        tuple(rows),
     )

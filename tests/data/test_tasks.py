@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metanas.data.episodes import (
-    Classes,
-    Episode,
-    draw_classes,
-    groups_of,
-    sample_episode,
-    with_mirrored,
-    with_rotations,
-)
 from metanas.errors import DatasetError
 from metanas.images.augment import affine_views
 from metanas.spec.options import AffineRange
+from metanas_data.datasets.stacks import Classes
+from metanas_data.datasets.tasks import (
+    Task,
+    draw_classes,
+    groups_of,
+    sample_task,
+    with_mirrored,
+    with_rotations,
+)
 from tests.core.small import noise
 
 STILL = AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0)
@@ -37,17 +37,17 @@ def values(images: NDArray[np.uint8]) -> list[tuple[int, int]]:
 
 
 @st.composite
-def episodes(draw: st.DrawFn) -> tuple[Episode, int, int, int, int]:
+def episodes(draw: st.DrawFn) -> tuple[Task, int, int, int, int]:
     ways, shots, queries = (draw(st.integers(1, 6)) for _ in range(3))
     data = numbered(ways + draw(st.integers(0, 4)), shots + queries + draw(st.integers(0, 3)))
     seed = draw(st.integers(0, 2**32))
     random = np.random.default_rng(seed)
-    episode = sample_episode(data, ways=ways, shots=shots, queries=queries, random=random)
+    episode = sample_task(data, ways=ways, shots=shots, queries=queries, random=random)
     return episode, ways, shots, queries, seed
 
 
 @given(episodes())
-def test_counts_labels_and_no_image_twice(drawn: tuple[Episode, int, int, int, int]) -> None:
+def test_counts_labels_and_no_image_twice(drawn: tuple[Task, int, int, int, int]) -> None:
     episode, ways, shots, queries, _ = drawn
     support, query = values(episode.support), values(episode.query)
     assert len(set(support + query)) == len(support) + len(query) == ways * (shots + queries)
@@ -62,7 +62,7 @@ def test_counts_labels_and_no_image_twice(drawn: tuple[Episode, int, int, int, i
 @given(seed=st.integers(0, 2**32))
 def test_episodes_come_from_their_seed_alone(seed: int) -> None:
     one, same = (
-        sample_episode(data, ways=5, shots=2, queries=3, random=np.random.default_rng(seed))
+        sample_task(data, ways=5, shots=2, queries=3, random=np.random.default_rng(seed))
         for data in (numbered(9, 8), numbered(9, 8))
     )
     assert one.classes == same.classes
@@ -74,13 +74,13 @@ def test_every_class_and_image_has_its_turn() -> None:
     data, random = numbered(4, 3), np.random.default_rng(0)
     seen = set()
     for _ in range(60):
-        seen |= set(values(sample_episode(data, ways=2, shots=1, queries=1, random=random).query))
+        seen |= set(values(sample_task(data, ways=2, shots=1, queries=1, random=random).query))
     assert len(seen) == 12
 
 
 def test_too_few_classes() -> None:
     with pytest.raises(DatasetError) as caught:
-        sample_episode(numbered(3, 9), ways=5, shots=1, queries=1, random=np.random.default_rng(0))
+        sample_task(numbered(3, 9), ways=5, shots=1, queries=1, random=np.random.default_rng(0))
     assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
     assert {"5", "3"} <= set(str(caught.value).replace("-", " ").split())
 
@@ -88,7 +88,7 @@ def test_too_few_classes() -> None:
 def test_too_few_images() -> None:
     data = {**numbered(2, 9), "c1": numbered(2, 4)["c1"]}
     with pytest.raises(DatasetError) as caught:
-        sample_episode(data, ways=2, shots=3, queries=2, random=np.random.default_rng(0))
+        sample_task(data, ways=2, shots=3, queries=2, random=np.random.default_rng(0))
     assert caught.value.reason == "DATASET_TOO_FEW_IMAGES"
     assert "'c1' has 4" in str(caught.value)
     assert "5 images" in str(caught.value)
