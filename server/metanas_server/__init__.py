@@ -1,1 +1,1 @@
-"""The service of MetaNAS Server: gRPC in front, worker processes behind."""
+"""The service of MetaNAS Server: a gRPC front and worker processes."""

@@ -1,4 +1,4 @@
-"""Puts the server together, starts it and stops it."""
+"""Assemble the server, start it and stop it."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ from metanas_protos.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from metanas_server.api.interceptors import ErrorInterceptor, TokenInterceptor
+from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
 from metanas_server.config import ServerConfig
 from metanas_server.cores import usable_cores
@@ -42,7 +42,7 @@ LOG = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 64 * 1024  # label, shape and framing around the largest image
 FLUSH_SECONDS = 2.0
-BEATS = 4  # signs of life of an idle worker in the time after which it would be taken for dead
+BEATS = 4  # messages of an idle worker within --max-silence
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, SHORTEST_PING_MS = 30_000, 10_000, 10_000
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -55,20 +55,20 @@ SERVICES = tuple(
 
 
 def build_server(config: ServerConfig, *, load: Load | None = None) -> "Server":
-    """A server with this configuration, not started yet; call it within a running event loop.
+    """Build a server with this configuration, in a running event loop; start it afterwards.
 
-    load: how the workers load a checkpoint folder, for instance
-        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`. It must be picklable: the
-        workers are processes of their own. None is `metanas.checkpoint.load_checkpoint`.
+    load: loads a checkpoint folder in the worker processes, for instance
+        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`. It must be picklable. None
+        is `metanas.checkpoint.load_checkpoint`.
     """
     return Server(config, load)
 
 
 class Server:
-    """A server: `start` it, then `stop` it; usable as an async context manager."""
+    """A server with `start` and `stop`; also an async context manager."""
 
     port: int
-    """The port it listens on, once it has been started."""
+    """The port of a server that has started."""
 
     def __init__(self, config: ServerConfig, load: Load | None) -> None:
         self._config = config
@@ -87,35 +87,35 @@ class Server:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """Names of the checkpoints that adaptations can start from."""
+        """Names of the checkpoints."""
         return tuple(sorted(self._crew.checkpoints))
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids of the workers."""
+        """Process ids of the worker processes."""
         return self._crew.pids
 
     async def start(self) -> None:
-        """Open the data, load the checkpoints, take up unfinished work, begin to answer.
+        """Open the data folder, load the checkpoints, queue unfinished work, answer calls.
 
         Raises:
-            StartError, MetanasError, ServiceError: why it does not come up; nothing is left open.
+            StartError, MetanasError, ServiceError: the server cannot start; nothing stays open.
         """
         async with AsyncExitStack() as undo:
             await self._start(undo)
             self._undo = undo.pop_all()
 
     async def reload(self) -> bool:
-        """Load the checkpoints again, in all workers together; running adaptations keep theirs.
+        """Load the checkpoints again in all workers; running adaptations keep the old ones.
 
-        Returns False, with the reason in the log, if the old ones stay in use.
+        Return False, with the reason in the log, if the old ones stay in use.
         """
         return await self._crew.reload()
 
     async def stop(self, grace: float | None = None) -> None:
-        """Refuse new work, let running work end within `grace` seconds, hand back the rest.
+        """Shut down gracefully: refuse new work, and give running work `grace` seconds to end.
 
-        grace: None is the configured one.
+        Unfinished work stays in the database as queued. None stands for the configured grace.
         """
         await self._health.enter_graceful_shutdown()
         await self._jobs.stop(self._config.grace if grace is None else grace)
@@ -128,7 +128,7 @@ class Server:
         records = Records(config.data / "records.sqlite3")
         undo.callback(records.close)
         archive = Archive(records, Store(config.data / "artefacts"))
-        server = aio.server(options=_options(config), interceptors=_interceptors(config))
+        server = aio.server(options=_options(config), interceptors=[_interceptor(config)])
         self.port = _bind(server, config)
         board = Board(archive)
         cores = usable_cores()
@@ -165,7 +165,7 @@ class Server:
 
 
 def lock_folder(folder: Path) -> int:
-    """Make a folder this process's own, as long as the returned file handle is open.
+    """Lock a folder for this process while the returned file handle is open.
 
     Raises:
         StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
@@ -201,7 +201,7 @@ def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
     return [
-        # Without it a second server would share the port, and requests go to either, silently.
+        # Otherwise a second server could share the port, and each call would reach one of them.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.limits.max_image_bytes + MESSAGE_OVERHEAD),
         # A caller whose network is gone must not keep its upload open.
@@ -212,15 +212,17 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _interceptors(config: ServerConfig) -> list[aio.ServerInterceptor]:
-    errors = ErrorInterceptor(config.max_request_bytes)
-    if config.token_file is None:
-        return [errors]
-    token = _read(config.token_file, "TOKEN_INVALID").decode("utf-8", "replace").strip()
-    if not token or not token.isascii():
-        message = f"--token-file {config.token_file} must hold a token of ASCII characters"
+def _interceptor(config: ServerConfig) -> CallInterceptor:
+    path = config.token_file
+    if path is None:
+        return CallInterceptor(config.max_request_bytes, ())
+    tokens = _read(path, "TOKEN_INVALID").decode("utf-8", "replace").split()
+    if not tokens or not all(map(str.isascii, tokens)):
+        message = f"--token-file {path} must hold tokens of ASCII characters, one a line"
         raise StartError("TOKEN_INVALID", message)
-    return [TokenInterceptor(token), errors]
+    if path.stat().st_mode & 0o077:
+        LOG.warning("other users can read --token-file %s; run: chmod 600 %s", path, path)
+    return CallInterceptor(config.max_request_bytes, tokens)
 
 
 def _bind(server: aio.Server, config: ServerConfig) -> int:

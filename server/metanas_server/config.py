@@ -39,12 +39,12 @@ class ServerConfig:
     """HOST:PORT to listen on; port 0 takes a free one. Hosts other than loopback need TLS or
     --insecure-listen."""
     data: Path = Path("metanas-data")
-    """Folder for models and records; made if missing."""
+    """Folder for models and records; created if missing."""
     devices: tuple[str, ...] = field(default_factory=default_devices)
     """Comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ... The
-    default is cpu for each core, four times at most."""
+    default is cpu for each core, at most four times."""
     threads: Annotated[int, Range(0, MAX_THREADS)] = 0
-    """Threads of each worker; 0 shares the cores among the workers of the CPU that are busy."""
+    """Threads of each worker; 0 divides the cores among the busy CPU workers."""
     tls_cert: Path | None = None
     """PEM file with the server's certificate chain."""
     tls_key: Path | None = None
@@ -52,18 +52,18 @@ class ServerConfig:
     tls_client_ca: Path | None = None
     """PEM file with the authorities whose client certificates are required (mutual TLS)."""
     token_file: Path | None = None
-    """File with a token that callers must send as 'authorization: Bearer TOKEN'."""
+    """File with tokens, one a line; callers must send one as 'authorization: Bearer TOKEN'."""
     insecure_listen: bool = False
-    """Allow listening beyond loopback without TLS: images and tokens travel in the clear."""
+    """Allow addresses other than loopback without TLS: images and tokens are unencrypted."""
     reflection: bool = True
     """Answer gRPC server reflection."""
     limits: Limits = field(default_factory=Limits)
     max_request_bytes: Count = MIB
     """Most bytes of a request without its images: the spec of an upload, or another call."""
     max_upload_bytes: Count = 1024 * MIB
-    """Most bytes of all uploads that are under way."""
+    """Most bytes of all uploads in progress."""
     max_upload_bytes_per_caller: Count = 512 * MIB
-    """Most bytes of the uploads that one caller has under way; an address is a caller."""
+    """Most bytes of the uploads in progress of one caller; an address is a caller."""
     upload_idle_seconds: Seconds = 30.0
     """Longest wait for the next message of an upload, in seconds."""
     upload_seconds: Seconds = 600.0
@@ -73,8 +73,8 @@ class ServerConfig:
     max_stack_images: Count = 512
     """Most support images of a common step of several adaptations."""
     max_stack_bytes: Count = 1536 * MIB
-    """Most bytes of activations of a common step. An adaptation that needs more on its own computes
-    parts twice instead of keeping them."""
+    """Most bytes of activations of a common step. An adaptation that needs more alone computes
+    parts twice instead of storing them."""
     max_queue: Count = 64
     """Most adaptations that wait for a worker."""
     max_jobs_per_caller: Count = 64
@@ -82,15 +82,15 @@ class ServerConfig:
     max_seconds: Seconds = 600.0
     """Longest duration of an adaptation, in seconds."""
     max_attempts: Count = 3
-    """Most starts of an adaptation whose worker processes die."""
+    """Most attempts of an adaptation whose worker processes die."""
     stop_seconds: Seconds = 20.0
     """A worker that has not stopped a job after so many seconds is killed and replaced."""
     start_seconds: Seconds = 300.0
     """Most seconds that a worker may take to load the checkpoints before it is killed."""
     max_silence: Seconds = 120.0
-    """A worker that has given no sign of life for so many seconds is killed and replaced."""
+    """A worker that has sent no message for so many seconds is killed and replaced."""
     grace: Annotated[float, Range(0, MAX_SECONDS)] = 10.0
-    """Seconds that running adaptations get to finish during a graceful shutdown."""
+    """Seconds that running adaptations get to end during a graceful shutdown."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,4 +1,4 @@
-"""The cores that a server computes with: how many there are, and what share a worker has."""
+"""Count the usable CPU cores and divide them among worker processes."""
 
 import math
 import os
@@ -9,27 +9,27 @@ MOST_WORKERS = 4
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at least 1: fewer than it may run on if it has a quota."""
+    """Return the number of cores that this process may use, at least 1; a quota reduces it."""
     available = min(len(os.sched_getaffinity(0)), quota(CGROUPS, Path("/proc/self/cgroup")))
     return max(1, math.ceil(available))
 
 
-def quota(groups: Path, own: Path) -> float:
-    """Return the cores that control groups (v2) leave a process; infinite without one.
+def quota(groups: Path, membership: Path) -> float:
+    """Return the cores that control groups (v2) allow a process; infinite without a quota.
 
-    A container's CPU limit is such a quota: it takes no cores away, but the time on them.
+    A container's CPU limit is such a quota: it limits the time on the cores.
 
-    groups: where the hierarchy of groups is mounted.
-    own: the process's /proc/PID/cgroup.
+    groups: mount point of the hierarchy of groups.
+    membership: /proc/PID/cgroup of the process.
     """
-    found = math.inf
-    for path in (line[4:] for line in _read(own).splitlines() if line.startswith("0::/")):
-        # each group on the way up may have one; within a container only the root may be there
+    cores = math.inf
+    for path in (line[4:] for line in _read(membership).splitlines() if line.startswith("0::/")):
+        # Each ancestor may have a quota. Inside a container only the root may be visible.
         for group in (groups / path, *(groups / path).parents):
             time, _, period = _read(group / "cpu.max").partition(" ")
             if time not in ("", "max"):
-                found = min(found, int(time) / int(period))
-    return found
+                cores = min(cores, int(time) / int(period))
+    return cores
 
 
 def _read(path: Path) -> str:
@@ -40,10 +40,10 @@ def _read(path: Path) -> str:
 
 
 def default_devices() -> tuple[str, ...]:
-    """A worker of the CPU for each core, up to a number: each takes memory while it is idle too."""
+    """Return a CPU worker for each core, at most `MOST_WORKERS`: idle workers need memory too."""
     return ("cpu",) * min(usable_cores(), MOST_WORKERS)
 
 
 def share(cores: int, busy: int) -> int:
-    """Threads of each worker of the CPU while so many of them are busy."""
+    """Return the threads of each CPU worker while `busy` of them compute."""
     return max(1, cores // max(1, busy))

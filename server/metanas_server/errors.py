@@ -1,11 +1,11 @@
-"""The errors of the service: one tree, beside that of the core (`metanas.errors`).
+"""The error tree of the service, beside that of the core (`metanas.errors`).
 
 ```
-ServiceError                reason, str(error) for people; retry_seconds where later may work
+ServiceError                reason, str(error) for people; retry_seconds if a retry can succeed
 ├── NotFound                UNKNOWN_ADAPTATION, UNKNOWN_MODEL
 ├── InvalidRequest          NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, TIMEOUT_INVALID, PAGE_SIZE,
 │                           REQUEST_ID_TOO_LONG, REQUEST_MALFORMED, REQUEST_TOO_LARGE,
-│                           STATE_UNKNOWN: with the field that is wrong
+│                           STATE_UNKNOWN: with the invalid field
 ├── OutOfRange              OFFSET_OUT_OF_RANGE
 ├── RequestIdReused         REQUEST_ID_REUSED
 ├── NotEnded                ADAPTATION_NOT_ENDED
@@ -14,15 +14,14 @@ ServiceError                reason, str(error) for people; retry_seconds where l
 ├── Unavailable             SERVER_STOPPING: try again later
 ├── TimedOut                ADAPTATION_TIMEOUT
 ├── UploadTooSlow           UPLOAD_TOO_SLOW
-├── WorkerLost              WORKER_LOST: the worker process died, again and again
-│   └── WorkerKilled        ... or the front killed it, because another job did not stop
-├── WorkerFailed            INTERNAL: a defect showed up in the worker
+├── WorkerLost              WORKER_LOST: worker processes died during the adaptation
+│   └── WorkerKilled        the front killed the worker process for another reason
+├── WorkerFailed            INTERNAL: a defect in a worker process
 ├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
 └── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
                             CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING,
-                            WORKER_FAILED: the server
-                            does not come up
+                            WORKER_FAILED: the server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).
@@ -50,7 +49,7 @@ class NotFound(ServiceError):
 
 
 class InvalidRequest(ServiceError):
-    """A field of the request is wrong in a way that has nothing to do with the core."""
+    """A field of the request is invalid by a rule of the service."""
 
     def __init__(self, field: str, reason: str, message: str, /) -> None:
         super().__init__(reason, message)
@@ -81,13 +80,13 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server is on its way out."""
+    """The server is stopping."""
 
     retry_seconds = 5.0
 
 
 class TimedOut(ServiceError):
-    """The adaptation took longer than it was given."""
+    """The adaptation took longer than its time limit."""
 
 
 class UploadTooSlow(ServiceError):
@@ -95,19 +94,19 @@ class UploadTooSlow(ServiceError):
 
 
 class WorkerLost(ServiceError):
-    """The worker process died while it was at it."""
+    """The worker process died during the adaptation."""
 
 
 class WorkerKilled(WorkerLost):
-    """The front has killed the worker process, because another of its jobs did not stop."""
+    """The front killed the worker process; the adaptation is not the cause."""
 
 
 class WorkerFailed(ServiceError):
-    """The worker met an error that is nobody's input: a defect."""
+    """A defect in a worker process, not an error of the request."""
 
 
 class StoreError(ServiceError):
-    """The data folder does not take, or no longer has, what it should."""
+    """A file cannot be written to the data folder, or is missing from it."""
 
 
 class StartError(ServiceError):

@@ -19,7 +19,7 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Return True if nothing more will happen."""
+        """True if the adaptation has ended."""
         return self in (State.SUCCEEDED, State.FAILED, State.CANCELLED)
 
 
@@ -37,10 +37,11 @@ class Spec:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why something did not work: what `status.describe` makes of an error.
+    """An error as stored in a record and sent to a caller; `status.describe` makes it.
 
     code: the canonical gRPC status code.
-    retry_seconds: when trying again makes sense; None if it does not.
+    omitted: violations that are not listed.
+    retry_seconds: time until a retry can succeed; None if it cannot.
     """
 
     code: int
@@ -53,7 +54,10 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressRecord:
-    """One sign of life; measurements that do not apply are None. `time` is in ns since 1970."""
+    """One progress event of an adaptation, at `time` in nanoseconds since 1970.
+
+    Measurements that do not apply to the stage are None.
+    """
 
     sequence: int
     attempt: int
@@ -69,13 +73,13 @@ class ProgressRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationRecord:
-    """An adaptation. Times are in nanoseconds since 1970, 0 where it has not come to that.
+    """An adaptation. Times are in nanoseconds since 1970; 0 means not yet.
 
     overrides: the options that the caller set.
-    classes: the class names that the caller declared, in order; None if none were.
+    classes: the class names that the caller declared, in order; None without a declaration.
     labels: the class names in the order of the model's outputs.
-    support: digest of the stored support set while it may still be needed.
-    timeout: seconds it may run on a worker.
+    support: digest of the stored support set; empty when the adaptation has ended.
+    timeout: most seconds on a worker.
     """
 
     id: str
@@ -100,7 +104,7 @@ class AdaptationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model. `create_time` is in nanoseconds since 1970; `id` is that of its adaptation."""
+    """A model. `id` is the id of its adaptation; `create_time` is in nanoseconds since 1970."""
 
     id: str
     checkpoint: str

@@ -1,4 +1,4 @@
-"""THE table from an error to what the caller gets: canonical code, reason and details."""
+"""Convert errors to gRPC statuses: canonical code, reason and details."""
 
 import grpc
 from google.protobuf import duration_pb2
@@ -10,12 +10,12 @@ from metanas_server import errors as service
 from metanas_server.resources import Failure
 
 DOMAIN = "metanas"
-# All of it travels in trailers, 8 KiB at most: the status in base64, and the message once more
-# with every byte that is not ASCII written as three.
+# Trailers hold at most 8 KiB: the status in base64, and the message again, in which each byte
+# outside of ASCII takes three.
 MAX_STATUS_BYTES = 4500
 MAX_MESSAGE_BYTES = 400
 
-# The first row that an error is an instance of decides.
+# The first row with a class of the error decides.
 CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (core.InvalidInput, grpc.StatusCode.INVALID_ARGUMENT),
     (core.UnknownName, grpc.StatusCode.NOT_FOUND),
@@ -37,7 +37,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.ServiceError, grpc.StatusCode.INTERNAL),
 )
 
-# Errors of one class that are different things to the caller.
+# Reasons that have another code than the rest of their class.
 CODES_BY_REASON = {
     "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "ARTEFACT_LOST": grpc.StatusCode.DATA_LOSS,
@@ -47,7 +47,7 @@ _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def describe(error: core.MetanasError | service.ServiceError) -> Failure:
-    """Describe an error for the record and for the caller."""
+    """Describe an error for the database and for the caller."""
     code = CODES_BY_REASON.get(error.reason) or next(
         code for kind, code in CODES if isinstance(error, kind)
     )
@@ -65,12 +65,12 @@ def describe(error: core.MetanasError | service.ServiceError) -> Failure:
 
 
 def code_of(failure: Failure) -> grpc.StatusCode:
-    """The failure's code as grpc wants it."""
+    """Return the status code of a failure."""
     return _BY_NUMBER[failure.code]
 
 
 def to_status(failure: Failure) -> status_pb2.Status:
-    """The failure as `google.rpc.Status`, cut down to what fits into trailers."""
+    """Convert a failure to `google.rpc.Status`, shortened to the size of trailers."""
     status = status_pb2.Status(code=failure.code, message=_shorten(failure.message))
     info = error_details_pb2.ErrorInfo(reason=failure.reason, domain=DOMAIN)
     if failure.retry_seconds is not None:

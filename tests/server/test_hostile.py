@@ -9,10 +9,17 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from metanas.errors import MetanasError, UnknownName
 from metanas.spec.examples import Limits
-from metanas_protos.v1 import example_pb2
+from metanas_protos.v1 import (
+    adaptation_service_pb2,
+    checkpoint_service_pb2,
+    example_pb2,
+    model_service_pb2,
+)
 from metanas_protos.v1.adaptation_pb2 import AdaptationSpec
 from metanas_protos.v1.adaptation_service_pb2 import (
     CreateAdaptationRequest,
@@ -103,18 +110,40 @@ def upload(server: ServerProcess, *raw: bytes) -> Any:
     return channel.stream_unary(f"{SERVICE}/CreateAdaptation")(iter(raw), timeout=60)
 
 
-def watch(server: ServerProcess, raw: bytes) -> Any:
-    channel: Any = server.channel
-    return list(channel.unary_stream(f"{SERVICE}/WatchAdaptation")(raw, timeout=60))
+METHODS = [
+    method
+    for module, name in (
+        (adaptation_service_pb2, "AdaptationService"),
+        (checkpoint_service_pb2, "CheckpointService"),
+        (model_service_pb2, "ModelService"),
+        (health_pb2, "Health"),
+        (reflection_pb2, "ServerReflection"),
+    )
+    for method in module.DESCRIPTOR.services_by_name[name].methods
+]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
+def test_a_malformed_message_of_each_method(server: ServerProcess, data: Path, method: Any) -> None:
+    arity = {False: "unary", True: "stream"}
+    kind = f"{arity[method.client_streaming]}_{arity[method.server_streaming]}"
+    call = getattr(server.channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
+    message = iter([MALFORMED]) if method.client_streaming else MALFORMED
+
+    def send() -> None:
+        answer = call(message, timeout=60)
+        if method.server_streaming:
+            list(answer)
+
+    refusal = refused(send)
+    assert (refusal.code, refusal.reason) == (INVALID, "REQUEST_MALFORMED")
+    assert "Traceback" not in data.with_suffix(".log").read_text(encoding="utf-8")
 
 
 def test_malformed_messages(server: ServerProcess, data: Path) -> None:
     first = CreateAdaptationRequest(spec=spec()).SerializeToString()
     answers = [
-        refused(unary, server, "GetAdaptation", MALFORMED),
         refused(unary, server, "GetAdaptation", b"\x0a\x01\xff"),  # a string not in UTF-8
-        refused(watch, server, MALFORMED),
-        refused(upload, server, MALFORMED),
         refused(upload, server, first, MALFORMED),
     ]
     assert {(each.code, each.reason) for each in answers} == {(INVALID, "REQUEST_MALFORMED")}

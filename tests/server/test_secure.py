@@ -15,13 +15,13 @@ from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
 from tests.server.calls import images, parts, refusal_of, refused, spec
 from tests.server.processes import ServerProcess, serving
 
-TOKEN = "correct-horse-battery"
+TOKEN, SECOND = "correct-horse-battery", "staple"
 
 
 @pytest.fixture(scope="module")
 def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("guarded")
-    (folder / "token").write_text(f"{TOKEN}\n")
+    (folder / "token").write_text(f"{TOKEN}\n\n{SECOND}\n")
     with serving(checkpoints, folder / "data", "--token-file", str(folder / "token")) as server:
         yield server
 
@@ -34,10 +34,11 @@ def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         (("authorization", "Bearer"),),
         (("authorization", "Bearer wrong"),),
         (("authorization", f"Bearer {TOKEN}x"),),
+        (("authorization", f"Bearer {TOKEN} {SECOND}"),),
         (("authorization-bin", b"\xff"),),
     ],
 )
-def test_without_the_token_nobody_gets_in(guarded: ServerProcess, metadata: Any) -> None:
+def test_calls_without_a_valid_token_are_refused(guarded: ServerProcess, metadata: Any) -> None:
     api = guarded.api
     for do in (
         lambda: api.checkpoints.ListCheckpoints(ListCheckpointsRequest(), metadata=metadata),
@@ -53,11 +54,27 @@ def test_without_the_token_nobody_gets_in(guarded: ServerProcess, metadata: Any)
         assert TOKEN not in answer.message
 
 
-def test_with_the_token_one_gets_in_and_probes_need_none(guarded: ServerProcess) -> None:
-    metadata = (("authorization", f"Bearer {TOKEN}"),)
+@pytest.mark.parametrize("token", [TOKEN, SECOND])
+def test_each_token_is_accepted(guarded: ServerProcess, token: str) -> None:
+    metadata = (("authorization", f"Bearer {token}"),)
     create = guarded.api.adaptations.CreateAdaptation
     assert create(parts(spec(), images()), metadata=metadata).adaptation.name
+
+
+def test_health_checks_need_no_token(guarded: ServerProcess) -> None:
     assert next(guarded.health()) == HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_token_file_that_others_can_read_is_named_in_the_log(
+    checkpoints: Path, tmp_path: Path, mode: int
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKEN)
+    tokens.chmod(mode)
+    with serving(checkpoints, tmp_path / "data", "--token-file", str(tokens)):
+        log = (tmp_path / "data.log").read_text(encoding="utf-8")
+    assert (f"run: chmod 600 {tokens}" in log) == (mode == 0o644)
 
 
 def services(server: ServerProcess, metadata: Any = ()) -> set[str]:

@@ -1,10 +1,11 @@
-"""Intercept every call: check the bearer token, parse messages, turn errors into statuses."""
+"""Intercept each call: check the bearer token, parse messages, turn errors into statuses."""
 
+import hashlib
 import hmac
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +19,7 @@ from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
 
 LOG = logging.getLogger(__name__)
-OPEN_TO_ALL = "/grpc.health.v1.Health/"  # probes of service managers send no token
+WITHOUT_TOKEN = "/grpc.health.v1.Health/"  # probes of service managers send no token
 DETAILS_KEY = "grpc-status-details-bin"
 
 Context = aio.ServicerContext[Any, Any]
@@ -33,8 +34,19 @@ async def refuse(context: Context, failure: Failure) -> None:
     await context.abort(code_of(failure), status.message, details)
 
 
-class ErrorInterceptor(aio.ServerInterceptor):
-    """Turn errors of a call into statuses with details.
+def caller_of(context: Context, *, by_token: bool) -> str:
+    """Identify the caller of a call, for its quotas and for the log.
+
+    by_token: the server requires tokens. Then each token is a caller, else each address.
+    """
+    if not by_token:
+        return context.peer().rpartition(":")[0]
+    digest = hashlib.sha256(_authorization(context.invocation_metadata())).hexdigest()
+    return f"token {digest[:8]}"
+
+
+class CallInterceptor(aio.ServerInterceptor):
+    """Check the token and the messages of a call, and turn its errors into statuses with details.
 
     A message that is malformed, or longer than `max_request_bytes`, ends its call with
     INVALID_ARGUMENT before the service sees it. Only the messages after the first of a stream,
@@ -42,8 +54,10 @@ class ErrorInterceptor(aio.ServerInterceptor):
     incident number, and the log has the traceback under this number.
     """
 
-    def __init__(self, max_request_bytes: int) -> None:
+    def __init__(self, max_request_bytes: int, tokens: Sequence[str]) -> None:
+        """Require one of these tokens, except from health checks; without tokens, require none."""
         self._max_request_bytes = max_request_bytes
+        self._expected = [f"Bearer {token}".encode() for token in tokens]
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -52,10 +66,12 @@ class ErrorInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None
         make, method = _parts(handler)
-        request = _check_each if handler.request_streaming else _check
-        # a coroutine, as that of the health service, writes its stream by the context
+        check: Callable[[Any], Any] = _check_each if handler.request_streaming else _check
+        if not self._is_authorized(handler_call_details):
+            check = _refuse_token
+        # The health service streams with a coroutine that writes to the context.
         yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
-        wrapped = (_streaming if yields else _unary)(method, request)
+        wrapped = (_streaming if yields else _unary)(method, check)
         parser = _Parser(handler.request_deserializer, self._max_request_bytes)
         result: Handler = make(
             wrapped,
@@ -64,31 +80,11 @@ class ErrorInterceptor(aio.ServerInterceptor):
         )
         return result
 
-
-class TokenInterceptor(aio.ServerInterceptor):
-    """Refuse calls without the token; health checks need none."""
-
-    def __init__(self, token: str) -> None:
-        self._expected = f"Bearer {token}".encode()
-
-    async def intercept_service(
-        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
-    ) -> Handler:
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
-            return handler
-        sent = dict(handler_call_details.invocation_metadata or ()).get("authorization", "")
-        given = sent if isinstance(sent, bytes) else sent.encode()
-        if hmac.compare_digest(given, self._expected):
-            return handler
-        make, _ = _parts(handler)
-        turn_away = _turn_away_stream if handler.response_streaming else _turn_away
-        result: Handler = make(
-            turn_away,
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-        return result
+    def _is_authorized(self, call: grpc.HandlerCallDetails) -> bool:
+        if not self._expected or call.method.startswith(WITHOUT_TOKEN):
+            return True
+        given = _authorization(call.invocation_metadata)
+        return sum(hmac.compare_digest(given, each) for each in self._expected) > 0
 
 
 @dataclass(frozen=True)
@@ -130,6 +126,16 @@ def _check(request: Any) -> Any:
 async def _check_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _check(request)
+
+
+def _refuse_token(_: Any) -> Any:
+    text = "send the metadata 'authorization: Bearer TOKEN'"
+    raise Unauthenticated("UNAUTHENTICATED", text)
+
+
+def _authorization(metadata: Any) -> bytes:
+    value = dict(metadata or ()).get("authorization", "")
+    return value if isinstance(value, bytes) else value.encode()
 
 
 def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -174,18 +180,3 @@ def _failure(error: Exception) -> Failure:
     number = secrets.token_hex(4)
     LOG.error("incident %s", number, exc_info=error)
     return describe(ServiceError("INTERNAL", f"a defect in the server; incident {number}"))
-
-
-def _no_token() -> Failure:
-    return describe(
-        Unauthenticated("UNAUTHENTICATED", "send the metadata 'authorization: Bearer TOKEN'")
-    )
-
-
-async def _turn_away(_: Any, context: Context) -> None:
-    await refuse(context, _no_token())
-
-
-async def _turn_away_stream(_: Any, context: Context) -> AsyncIterator[Any]:
-    await refuse(context, _no_token())
-    yield  # never reached: it makes this a generator, as grpc wants it for a streaming call

@@ -25,15 +25,15 @@ def page_size(asked: int) -> int:
 
 
 def write_token(position: int, query: str) -> str:
-    """Make the token of the page that begins at a position of a list.
+    """Return the token of the page that begins at this position of a list.
 
-    query: names the list and its filters.
+    query: the list and its filters.
     """
     return base64.urlsafe_b64encode(json.dumps([query, position]).encode()).decode()
 
 
 def read_token(token: str, query: str) -> int | None:
-    """Return the position in a token; the empty token of the first page gives None.
+    """Return the position of a token; None for the empty token of the first page.
 
     Raises:
         InvalidRequest: PAGE_TOKEN, the token is malformed or belongs to another list.
@@ -41,10 +41,10 @@ def read_token(token: str, query: str) -> int | None:
     if not token:
         return None
     try:
-        # the length comes first: a long token could nest deeper than the parser goes
+        # Check the length first: a long token could be nested deeper than the parser allows.
         raw = "" if len(token) > MAX_TOKEN else base64.urlsafe_b64decode(token.encode())
-        listed, position = json.loads(raw)
-        if listed == query and type(position) is int and 0 <= position < MAX_POSITION:
+        token_query, position = json.loads(raw)
+        if token_query == query and type(position) is int and 0 <= position < MAX_POSITION:
             return position
     except (binascii.Error, ValueError, TypeError):
         pass

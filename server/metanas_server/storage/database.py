@@ -1,4 +1,4 @@
-"""Records of adaptations and models in one SQLite file that survives restarts and crashes."""
+"""The database: records of adaptations and models in one SQLite file."""
 
 import json
 import sqlite3
@@ -21,7 +21,7 @@ from metanas_server.resources import (
 FORMAT = 2
 BUSY_SECONDS = 5.0
 
-# What is searched for has a column; all else is in `body`, as JSON.
+# Columns are searched; all other fields are JSON in `body`.
 SCHEMA = """
 CREATE TABLE adaptations (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -44,10 +44,10 @@ CREATE TABLE models (
 
 
 class Records:
-    """The records. Methods take well under a millisecond and are called from one thread only.
+    """The records. Methods take well under a millisecond; call them from one thread only.
 
-    Every change is one `BEGIN IMMEDIATE` transaction: SQLite waits for a lock at its beginning and
-    never in its middle, where it would give up at once.
+    Each change is one `BEGIN IMMEDIATE` transaction. SQLite waits for a lock only at the beginning
+    of a transaction; in its middle it fails at once.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,11 +66,11 @@ class Records:
             raise StartError("DATA_NOT_WRITABLE", message) from error
 
     def close(self) -> None:
-        """Close the file; no other method works afterwards."""
+        """Close the file."""
         self._db.close()
 
     def insert(self, record: AdaptationRecord) -> None:
-        """Keep a new adaptation."""
+        """Add an adaptation."""
         with self._change():
             self._db.execute(
                 "INSERT INTO adaptations (id, state, request_id, support, body)"
@@ -84,7 +84,7 @@ class Records:
         progress: Sequence[ProgressRecord] | None = None,
         model: ModelRecord | None = None,
     ) -> None:
-        """Replace an adaptation, with its progress and with the model it made if they are given."""
+        """Replace an adaptation; also store its progress and its model if they are given."""
         with self._change():
             self._db.execute(
                 "UPDATE adaptations SET state = ?, support = ?, body = ? WHERE id = ?",
@@ -102,7 +102,7 @@ class Records:
                 )
 
     def adaptation(self, id_: str) -> AdaptationRecord:
-        """The adaptation with this id.
+        """Return the adaptation with this id.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
@@ -110,12 +110,12 @@ class Records:
         return _adaptation(self._body("adaptations", "adaptation", id_))
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
-        """The progress of an adaptation that has ended; empty before that."""
+        """Return the progress of an adaptation that has ended; empty before."""
         row = self._db.execute("SELECT progress FROM adaptations WHERE id = ?", (id_,)).fetchone()
         return tuple(ProgressRecord(**entry) for entry in json.loads(row[0])) if row else ()
 
     def by_request(self, request_id: str) -> AdaptationRecord | None:
-        """The adaptation that this request id stands for, if there is one."""
+        """Return the adaptation with this request id if it exists and is not cancelled."""
         row = self._db.execute(
             "SELECT body FROM adaptations WHERE request_id = ? AND request_id <> '' AND state <> ?",
             (request_id, State.CANCELLED),
@@ -123,7 +123,7 @@ class Records:
         return _adaptation(json.loads(row[0])) if row else None
 
     def unfinished(self) -> list[AdaptationRecord]:
-        """Adaptations that have not ended, the oldest first."""
+        """Return the adaptations that have not ended, oldest first."""
         rows = self._db.execute(
             "SELECT body FROM adaptations WHERE state IN (?, ?) ORDER BY number",
             (State.QUEUED, State.RUNNING),
@@ -133,7 +133,7 @@ class Records:
     def adaptations(
         self, before: int | None, count: int, state: State | None
     ) -> list[tuple[int, AdaptationRecord]]:
-        """At most `count` adaptations, the latest first, with their numbers, all below `before`."""
+        """Return at most `count` adaptations with their numbers below `before`, newest first."""
         rows = self._db.execute(
             "SELECT number, body FROM adaptations WHERE (? IS NULL OR number < ?)"
             " AND (? IS NULL OR state = ?) ORDER BY number DESC LIMIT ?",
@@ -142,12 +142,12 @@ class Records:
         return [(number, _adaptation(json.loads(body))) for number, body in rows]
 
     def delete_adaptation(self, id_: str) -> None:
-        """Forget an adaptation."""
+        """Delete an adaptation."""
         with self._change():
             self._db.execute("DELETE FROM adaptations WHERE id = ?", (id_,))
 
     def model(self, id_: str) -> ModelRecord:
-        """The model with this id.
+        """Return the model with this id.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
@@ -155,7 +155,7 @@ class Records:
         return _model(self._body("models", "model", id_))
 
     def models(self, before: int | None, count: int) -> list[tuple[int, ModelRecord]]:
-        """At most `count` models, the latest first, with their numbers, all below `before`."""
+        """Return at most `count` models with their numbers below `before`, newest first."""
         rows = self._db.execute(
             "SELECT number, body FROM models WHERE ? IS NULL OR number < ?"
             " ORDER BY number DESC LIMIT ?",
@@ -164,23 +164,23 @@ class Records:
         return [(number, _model(json.loads(body))) for number, body in rows]
 
     def delete_model(self, id_: str) -> None:
-        """Forget a model; its file is not touched."""
+        """Delete the record of a model; its file stays."""
         with self._change():
             self._db.execute("DELETE FROM models WHERE id = ?", (id_,))
 
     def digests(self) -> set[str]:
-        """Digests of all files that some record still needs."""
+        """Return the digests of all files that a record needs."""
         rows = self._db.execute(
             "SELECT support FROM adaptations WHERE support <> '' UNION SELECT sha256 FROM models"
         )
         return {digest for (digest,) in rows}
 
     def needs(self, digest: str) -> bool:
-        """Return True if a record still needs the file with this digest."""
+        """Return True if a record needs the file with this digest."""
         row = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :it)"
-            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :it)",
-            {"it": digest},
+            "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :digest)"
+            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :digest)",
+            {"digest": digest},
         ).fetchone()
         return bool(row[0])
 
@@ -215,7 +215,7 @@ class Records:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             reason = "STORE_FULL" if full else "STORE_FAILED"
-            raise StoreError(reason, f"the server's records do not work: {error}") from error
+            raise StoreError(reason, f"the server cannot write its database: {error}") from error
 
     def _body(self, table: str, kind: str, id_: str) -> dict[str, Any]:
         row = self._db.execute(f"SELECT body FROM {table} WHERE id = ?", (id_,)).fetchone()

@@ -1,4 +1,4 @@
 """Worker processes: their start, their main loop and the protocol of their pipe.
 
-Orders enter; progress, models and errors leave as data. Only the main loop imports torch.
+Orders enter; progress, models and errors leave as data. Only `main` imports torch.
 """

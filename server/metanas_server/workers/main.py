@@ -1,7 +1,7 @@
-"""The worker process: loads the checkpoints and makes models, many at once.
+"""The main loop of a worker process: load the checkpoints and run many adaptations at once.
 
-The only module of the server that imports the core's torch side. It runs in a process of its own,
-so that the front answers while models are being made, and outlives whatever happens here.
+This is the only module of the server that imports torch. It runs in a separate process: the front
+answers calls during a step, and survives a crash of the process.
 """
 
 import logging
@@ -45,9 +45,9 @@ LOG = logging.getLogger(__name__)
 
 
 def main(connection: Connection, setup: Setup) -> None:
-    """Load the checkpoints, say so, then work off jobs until the front is gone."""
-    # Ctrl-C and a service manager's SIGTERM reach the whole process group; it is the front that
-    # decides what happens to a running job, and it ends this process by SIGKILL.
+    """Load the checkpoints, report that, then run jobs until the front ends."""
+    # Ctrl-C and a service manager's SIGTERM reach the whole process group. The front decides about
+    # running jobs, and ends this process with SIGKILL.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(setup.threads)
@@ -64,28 +64,28 @@ def main(connection: Connection, setup: Setup) -> None:
         while True:
             worker.turn()
     except (EOFError, ConnectionError):
-        return  # the front has gone
+        return  # the front has ended
 
 
 class Worker:
-    """Makes models from checkpoints that stay in memory, as many at once as it is given."""
+    """Run the jobs that the front sends, all at once, from checkpoints that stay in memory."""
 
     def __init__(
         self, checkpoints: Mapping[str, Checkpoint], setup: Setup, connection: Connection
     ) -> None:
         self._checkpoints = checkpoints
-        self._loaded: Mapping[str, Checkpoint] | None = None
+        self._reloaded: Mapping[str, Checkpoint] | None = None
         self._setup = setup
         self._limits = setup.limits
         self._beat = setup.beat
-        self._connection, self._told = connection, 0.0
+        self._connection, self._last_message = connection, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
         self._scheduler = Scheduler(stack, setup.threads)
         self._numbers = dict[Job, int]()
         self._stopped = set[int]()
 
     def warm_up(self) -> None:
-        """Make a throw-away model, so that the first caller does not wait for what comes but once.
+        """Adapt once to random images, so that the first caller does not wait for imports.
 
         The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
         """
@@ -101,58 +101,57 @@ class Worker:
         job.result()
 
     def turn(self) -> None:
-        """Take in what the front has sent, and bring the jobs one step further.
+        """Read the messages of the front and advance the jobs by one step.
 
-        The pipe is waited for only while there is nothing to do: whoever comes first begins at
-        once, and whoever comes later joins between two steps.
+        Wait for a message only if there is no job. A new job joins the others between two steps.
         """
         self._connection.poll(0 if self._scheduler else self._beat)
         while self._connection.poll(0):
-            self._take(self._connection.recv())
-        if not self._scheduler or time.monotonic() - self._told > self._beat:
-            self._tell(Beat())
+            self._handle(self._connection.recv())
+        if not self._scheduler or time.monotonic() - self._last_message > self._beat:
+            self._send(Beat())
         for job in self._scheduler.advance():
             number = self._numbers.pop(job)
             self._stopped.discard(number)
-            self._tell(Ended(number=number, outcome=_outcome(job, number)))
+            self._send(Ended(number=number, outcome=_outcome(job, number)))
 
-    def _tell(self, message: Beat | Step | Ended | Reloaded) -> None:
+    def _send(self, message: Beat | Step | Ended | Reloaded) -> None:
         self._connection.send(message)
-        self._told = time.monotonic()
+        self._last_message = time.monotonic()
 
-    def _take(self, message: Order | Stop | Share | Reload | Adopt) -> None:
+    def _handle(self, message: Order | Stop | Share | Reload | Adopt) -> None:
         if isinstance(message, Share):
             torch.set_num_threads(message.threads)
             self._scheduler.threads = message.threads
         elif isinstance(message, Reload):
             self._reload()
         elif isinstance(message, Adopt):
-            if message.use and self._loaded is not None:
-                self._checkpoints = self._loaded
-            self._loaded = None
+            if message.use and self._reloaded is not None:
+                self._checkpoints = self._reloaded
+            self._reloaded = None
         elif isinstance(message, Order):
             self._begin(message)
-        elif message.number in self._numbers.values():  # else it has ended in the meantime
+        elif message.number in self._numbers.values():  # else it has ended already
             self._stopped.add(message.number)
 
     def _reload(self) -> None:
-        """Load the checkpoints beside those in use; jobs go on with those they began with."""
+        """Load the checkpoints beside those in use; running jobs keep the old ones."""
         try:
             with self._beating():
-                self._loaded = _load(self._setup)
+                self._reloaded = _load(self._setup)
         except Exception as error:
-            self._tell(Reloaded(_failure(error, "loading the checkpoints again")))
+            self._send(Reloaded(_failure(error, "the reload")))
         else:
-            self._tell(Reloaded({name: each.card for name, each in self._loaded.items()}))
+            self._send(Reloaded({name: each.card for name, each in self._reloaded.items()}))
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
-        """Send beats from a thread meanwhile; this thread must not use the pipe."""
+        """Send beats from another thread; until the exit this thread must not use the pipe."""
         done = threading.Event()
 
         def beat() -> None:
             while not done.wait(self._beat):
-                self._tell(Beat())
+                self._send(Beat())
 
         thread = threading.Thread(target=beat)
         thread.start()
@@ -167,7 +166,7 @@ class Worker:
             job = self._job(order)
         except Exception as error:
             outcome = _failure(error, f"job {order.number}")
-            self._tell(Ended(number=order.number, outcome=outcome))
+            self._send(Ended(number=order.number, outcome=outcome))
         else:
             self._numbers[job] = order.number
             self._scheduler.add(job)
@@ -188,7 +187,7 @@ class Worker:
         )
 
     def _report(self, number: int, progress: Progress) -> None:
-        self._tell(Step(number=number, progress=progress))
+        self._send(Step(number=number, progress=progress))
 
 
 def _outcome(job: Job, number: int) -> Made | Failed:
@@ -206,22 +205,22 @@ def _outcome(job: Job, number: int) -> Made | Failed:
 
 
 def _failure(error: Exception, work: str) -> Failed:
-    """Describe an error as data; a defect fails its job, and the worker process lives on.
+    """Describe an error as data; a defect ends its job only.
 
     Raises:
-        torch.AcceleratorError: the device is of no use any more to this process. Its end has the
-            front start another.
+        torch.AcceleratorError: this process can no longer use its device. It ends, and the front
+            starts another one.
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
     if isinstance(error, MetanasError | ServiceError):
         return failed(error)
     LOG.error("%s failed", work, exc_info=error)
-    return failed(WorkerFailed("INTERNAL", f"the worker met a defect: {type(error).__name__}"))
+    return failed(WorkerFailed("INTERNAL", f"a defect in the worker: {type(error).__name__}"))
 
 
 def check_device(name: str) -> None:
-    """Make sure that torch can compute there.
+    """Check that torch can compute on this device.
 
     Raises:
         StartError: DEVICE_MISSING.

@@ -1,4 +1,4 @@
-"""The front's side of a worker process: start it, give it jobs, stop jobs, notice its death."""
+"""The front's side of a worker process: start it, send it jobs, stop jobs, detect its death."""
 
 import asyncio
 import logging
@@ -35,24 +35,24 @@ Cards = Mapping[str, CheckpointCard]
 
 
 @dataclass
-class Desk:
-    """One job that a worker has: where its steps go, and its outcome."""
+class Assignment:
+    """One job of a worker process: the callback for its progress, and its result."""
 
     on_progress: Callable[[Progress], None]
-    made: asyncio.Future[Made]
-    killer: asyncio.TimerHandle | None = None
+    result: asyncio.Future[Made]
+    kill_timer: asyncio.TimerHandle | None = None
 
 
 class WorkerProcess:
-    """One worker process at a time, and the jobs that it has been given.
+    """One worker process at a time, and its jobs.
 
-    The process is spawned, never forked: a forked copy of grpc's and torch's threads hangs. All
-    methods are called from the event loop's thread; only the pipe is read and written in others.
+    The process is spawned, never forked: a forked copy of grpc's and torch's threads hangs. Call
+    all methods from the event loop's thread; two other threads read and write the pipe.
 
-    ready: whether it can be given jobs.
-    cards: of the checkpoints that the process holds, by name.
-    heard: when it last gave a sign of life, in the event loop's time.
-    ended: set when the process has died; `start` begins anew with another event.
+    ready: True if it can run jobs.
+    cards: the cards of the checkpoints that the process holds, by name.
+    heard: time of its last message, by the event loop's clock.
+    ended: set when the process has died; `start` replaces the event.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -68,31 +68,31 @@ class WorkerProcess:
         self._outbox: Outbox
         self._started: asyncio.Future[Cards]
         self._reloaded: asyncio.Future[Cards] | None = None
-        self._desks = dict[int, Desk]()
-        self._blamed: int | None = None
+        self._assignments = dict[int, Assignment]()
+        self._culprit: int | None = None
         self._share = setup.threads
 
     @property
     def device(self) -> str:
-        """The device that it computes on."""
+        """The device of the process."""
         return self._setup.device
 
     @property
     def pid(self) -> int | None:
-        """The process id, None while there is no process."""
+        """The process id; None without a process."""
         return None if self._process is None else self._process.pid
 
     async def start(self) -> Cards:
-        """Start a process in place of whatever was before; returns the checkpoints it has loaded.
+        """End the last process, start another and return the cards of its checkpoints.
 
         Raises:
             StartError: WORKER_FAILED, it died before it was ready, or took longer than allowed.
-            MetanasError, ServiceError: why it could not load the checkpoints.
+            MetanasError, ServiceError: it cannot load the checkpoints.
         """
         await self.close()
         loop = asyncio.get_running_loop()
         self._connection, there = self._context.Pipe()
-        self._outbox, self.ended, self._blamed = SimpleQueue(), asyncio.Event(), None
+        self._outbox, self.ended, self._culprit = SimpleQueue(), asyncio.Event(), None
         self._share = self._setup.threads
         self._started = loop.create_future()
         process = self._context.Process(
@@ -103,7 +103,7 @@ class WorkerProcess:
         )
         process.start()
         self._process = process
-        there.close()  # or the end of the process would not be seen as the end of the pipe
+        there.close()  # else the end of the process would not end the pipe
         self._threads = (
             threading.Thread(target=_read, args=(self._connection, loop, self._deliver)),
             threading.Thread(target=_write, args=(self._connection, self._outbox)),
@@ -111,7 +111,7 @@ class WorkerProcess:
         for thread in self._threads:
             thread.daemon = True
             thread.start()
-        late = loop.call_later(self._setup.start_seconds, self._start_is_late)
+        late = loop.call_later(self._setup.start_seconds, self._end_slow_start)
         try:
             self.cards = await self._started
         finally:
@@ -124,9 +124,7 @@ class WorkerProcess:
         return name in self.cards and self.cards[name].digest == digest
 
     async def reload(self) -> Cards:
-        """Have the process load the checkpoints again, beside those in use.
-
-        `adopt` has to follow. Jobs that have begun go on with their own checkpoint.
+        """Have the process load the checkpoints again, beside those in use; `adopt` must follow.
 
         A process that takes longer than `start_seconds` is killed; its jobs lose no attempt.
 
@@ -137,58 +135,61 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         self._reloaded = loop.create_future()
         self._outbox.put(Reload())
-        late = loop.call_later(self._setup.start_seconds, self._kill_because_of, NO_JOB)
+        late = loop.call_later(self._setup.start_seconds, self._kill_for, NO_JOB)
         try:
             return await self._reloaded
         finally:
             late.cancel()
 
     def adopt(self, cards: Cards | None) -> None:
-        """Have the process use the checkpoints that it loaded again; None forgets them."""
+        """Have the process use the checkpoints of its reload; None discards them.
+
+        Running jobs keep their checkpoint.
+        """
         if cards is not None:
             self.cards = cards
         self._outbox.put(Adopt(cards is not None))
 
     def give(self, order: Order, on_progress: Callable[[Progress], None]) -> asyncio.Future[Made]:
-        """Have a model made, beside whatever else the worker is at.
+        """Run a job beside the others of the process.
 
         The future's errors:
-            WorkerLost: the process has died; `start` makes a new one.
-            WorkerKilled: the process was killed because another job did not stop.
-            MetanasError, ServiceError: what the worker says.
+            WorkerLost: the process has died; `start` begins another one.
+            WorkerKilled: the process was killed for another reason than this job.
+            MetanasError, ServiceError: the error that ended the job.
         """
-        desk = Desk(on_progress, asyncio.get_running_loop().create_future())
-        self._desks[order.number] = desk
+        assignment = Assignment(on_progress, asyncio.get_running_loop().create_future())
+        self._assignments[order.number] = assignment
         self._outbox.put(order)
-        return desk.made
+        return assignment.result
 
     def stop(self, number: int, patience: float) -> None:
-        """Have a job stop between two steps; the process dies if it has not after `patience` s."""
-        desk = self._desks.get(number)
-        if desk is not None and desk.killer is None:
+        """Stop a job between two steps; kill the process if that takes over `patience` seconds."""
+        assignment = self._assignments.get(number)
+        if assignment is not None and assignment.kill_timer is None:
             self._outbox.put(Stop(number))
             loop = asyncio.get_running_loop()
-            desk.killer = loop.call_later(patience, self._kill_because_of, number)
+            assignment.kill_timer = loop.call_later(patience, self._kill_for, number)
 
     def share(self, threads: int) -> None:
-        """Have it compute with so many threads from its next step on."""
+        """Set the number of threads from the next step on."""
         if threads != self._share:
             self._share = threads
             self._outbox.put(Share(threads))
 
     def kill(self) -> None:
-        """End the process at once; its jobs are lost."""
+        """Kill the process; its jobs are lost."""
         if self._process is not None and self._process.is_alive():
             self._process.kill()
 
     async def close(self) -> None:
-        """End the process. It has nothing to lose: all that it makes goes through the pipe."""
+        """End the process. It holds no data of its own: all results go through the pipe."""
         if self._process is None:
             return
         self.kill()
         await asyncio.to_thread(self._process.join)
-        # The end of the process is the end of the pipe, and that of the threads that use it. Only
-        # then may the pipe be closed: not under the feet of a reader.
+        # The end of the process ends the pipe, and with it the threads. Close the pipe only then:
+        # a thread may still read from it.
         self._outbox.put(None)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
@@ -196,23 +197,23 @@ class WorkerProcess:
         self._process.close()
         self._process = None
 
-    def _start_is_late(self) -> None:
+    def _end_slow_start(self) -> None:
         seconds = self._setup.start_seconds
         message = f"the worker process was not ready after {seconds:g} s (--start-seconds)"
         _settle(self._started, StartError("WORKER_FAILED", message))
         self.kill()
 
-    def _kill_because_of(self, number: int) -> None:
-        self._blamed = number
+    def _kill_for(self, number: int) -> None:
+        self._culprit = number
         self.kill()
 
     def _deliver(self, message: Any) -> None:
-        """Take a message of the process; None is its end."""
+        """Handle a message of the process; None is its end."""
         self.heard = asyncio.get_running_loop().time()
         if isinstance(message, Step):
-            self._desks[message.number].on_progress(message.progress)
+            self._assignments[message.number].on_progress(message.progress)
         elif isinstance(message, Ended):
-            self._leave(message.number, _outcome(message.outcome))
+            self._finish(message.number, _outcome(message.outcome))
         elif isinstance(message, Ready):
             _settle(self._started, message.checkpoints)
         elif isinstance(message, Reloaded) and self._reloaded is not None:
@@ -224,7 +225,7 @@ class WorkerProcess:
 
     def _die(self) -> None:
         self.ready = False
-        self.kill()  # a reader that failed leaves a process behind
+        self.kill()  # after a failure of the reader the process still lives
         self.ended.set()
         if self._reloaded is not None:
             _settle(self._reloaded, WorkerLost("WORKER_LOST", "the worker process died"))
@@ -232,15 +233,15 @@ class WorkerProcess:
             self._started,
             StartError("WORKER_FAILED", "the worker process died before it was ready"),
         )
-        for number in tuple(self._desks):
-            kind = WorkerLost if self._blamed in (None, number) else WorkerKilled
-            self._leave(number, kind("WORKER_LOST", "the worker process died while it was at it"))
+        for number in tuple(self._assignments):
+            kind = WorkerLost if self._culprit in (None, number) else WorkerKilled
+            self._finish(number, kind("WORKER_LOST", "the worker process died"))
 
-    def _leave(self, number: int, outcome: Made | Exception) -> None:
-        desk = self._desks.pop(number)
-        if desk.killer is not None:
-            desk.killer.cancel()
-        _settle(desk.made, outcome)
+    def _finish(self, number: int, outcome: Made | Exception) -> None:
+        assignment = self._assignments.pop(number)
+        if assignment.kill_timer is not None:
+            assignment.kill_timer.cancel()
+        _settle(assignment.result, outcome)
 
 
 def _outcome(outcome: Any) -> Any:
@@ -249,7 +250,7 @@ def _outcome(outcome: Any) -> Any:
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
     if future.done():
-        return  # nobody waits for it any more
+        return  # a start that was too late, or a cancelled wait
     if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:
@@ -258,8 +259,7 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
 
 def _enter(connection: Connection, setup: Setup) -> None:
     """Run the worker; the entry point of the process."""
-    # Imported here because this function is all that the front knows of the module, and the front
-    # must not import torch.
+    # Imported here, in the worker process: the front must not import torch.
     from metanas_server.workers.main import main
 
     main(connection, setup)
@@ -268,7 +268,7 @@ def _enter(connection: Connection, setup: Setup) -> None:
 def _read(
     connection: Connection, loop: asyncio.AbstractEventLoop, deliver: Callable[[Any], None]
 ) -> None:
-    """Pass on each message of the worker process; None at its end, or if one cannot be read."""
+    """Deliver each message of the worker process; None at its end or if one cannot be read."""
     while True:
         try:
             message = connection.recv()
@@ -280,15 +280,15 @@ def _read(
         try:
             loop.call_soon_threadsafe(deliver, message)
         except RuntimeError:
-            return  # the loop is closed, nobody listens
+            return  # the loop is closed
         if message is None:
             return
 
 
 def _write(connection: Connection, outbox: Outbox) -> None:
-    """Send what there is to send: a worker in a long step does not read, and the pipe is short."""
+    """Send messages from a thread: a worker in a long step does not read, and the pipe is short."""
     while (message := outbox.get()) is not None:
         try:
             connection.send(message)
         except OSError:
-            return  # it has died, which the reader notices
+            return  # the process has died; the reader reports it

@@ -1,8 +1,8 @@
-"""Messages of the pipe between the front and a worker process; none of them needs torch.
+"""Messages of the pipe between the front and a worker process, without torch.
 
-The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Ready`
-once, or the `Failed` that keeps it from starting. Then it sends `Step` and `Ended` for each of its
-jobs, `Beat` while it has none, and one `Reloaded` for each `Reload`. Errors are data, too.
+The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Ready` or
+`Failed` when it has started. Then it sends `Step` and `Ended` for each job, `Reloaded` for each
+`Reload`, and `Beat` if it has sent nothing for a while. Errors are data.
 """
 
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from metanas_server.workers.failures import Failed
 
 
 class Load(Protocol):
-    """Makes a `metanas.checkpoint.Checkpoint` of a folder; must be picklable by name."""
+    """Load a folder as `metanas.checkpoint.Checkpoint`; the function must be picklable."""
 
     def __call__(self, folder: Path, /, *, device: str) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """The settings that a worker process is started with.
+    """The settings of a worker process.
 
-    device: where it computes: cpu, cuda, cuda:0 ...
-    threads: how many threads torch computes with, until a `Share` says otherwise.
-    stack_images: most support images of a step that several jobs take together.
-    stack_bytes: most bytes of activations of the same.
-    beat: seconds between two signs of life of a worker that has nothing to do.
+    device: cpu, cuda, cuda:0 ...
+    threads: threads of torch until the first `Share`.
+    stack_images: most support images of a step that jobs take together.
+    stack_bytes: most bytes of the activations of such a step.
+    beat: seconds without a message after which the process sends a `Beat`.
     start_seconds: most seconds to load the checkpoints; then the process is killed.
-    load: how a checkpoint is loaded; None is `metanas.checkpoint.load_checkpoint`.
+    load: loads a checkpoint; None is `metanas.checkpoint.load_checkpoint`.
     """
 
     checkpoints: Path
@@ -49,9 +49,10 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One job: an adaptation to make. `number` is its name from now on; `support` is a file.
+    """Run a job. Later messages name it by `number`.
 
-    digest: of the checkpoint that the job is to start from.
+    digest: the digest of the checkpoint.
+    support: file of the support set.
     """
 
     number: int
@@ -65,21 +66,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Stop:
-    """The job with this number is to stop between two steps."""
+    """Stop a job between two steps."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Share:
-    """The worker's share of the cores has changed: torch is to compute with so many threads."""
+    """Compute with this number of threads from the next step on."""
 
     threads: int
 
 
 @dataclass(frozen=True)
 class Ready:
-    """The worker process has loaded its checkpoints: by name, the card."""
+    """The worker process has loaded the checkpoints: cards by name."""
 
     checkpoints: Mapping[str, CheckpointCard]
 
@@ -91,21 +92,21 @@ class Reload:
 
 @dataclass(frozen=True)
 class Reloaded:
-    """The cards of the checkpoints that were loaded again, or the error in their place."""
+    """The cards of the checkpoints of a reload, or its error."""
 
     outcome: Mapping[str, CheckpointCard] | Failed
 
 
 @dataclass(frozen=True)
 class Adopt:
-    """Use the checkpoints that were loaded again for the orders to come, or forget them."""
+    """Use the checkpoints of the last reload for later orders, or discard them."""
 
     use: bool
 
 
 @dataclass(frozen=True)
 class Beat:
-    """A worker is alive that has nothing else to tell."""
+    """The worker process is alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +119,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """The finished model."""
+    """The model of a job."""
 
     onnx: bytes
     sha256: str
@@ -129,15 +130,15 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A job is over: its model, or the error in its place."""
+    """A job has ended: its model or its error."""
 
     number: int
     outcome: Made | Failed
 
 
 def changed(name: str) -> str:
-    """Say that a checkpoint on disk is not the one that the server started with."""
+    """Return the error message for a checkpoint whose files have changed since they were loaded."""
     return (
-        f"checkpoint {name!r} has changed on disk since the server loaded it; put the old files "
-        "back, or have the server load the checkpoints again (SIGHUP)"
+        f"checkpoint {name!r} has changed on disk since the server loaded it; restore the old files"
+        " or send SIGHUP to the server to load the new ones"
     )
