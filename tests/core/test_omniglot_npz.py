@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from examples.omniglot_npz import TRAIN, VAL
-from metanas import data
+from metanas_data.datasets import stacks
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def test_archives_become_a_data_set(archives: list[str], tmp_path: Path) -> None
     out = tmp_path / "data" / "omniglot_28.npz"
     done = make(*archives, "--out", str(out))
     assert done.returncode == 0, done.stderr
-    train, val = (data.load(out, split, size=28, channels=1) for split in ("train", "val"))
+    train, val = (stacks.load(out, split, size=28, channels=1) for split in ("train", "val"))
     assert set(train) == {f"{name}/character01" for name in TRAIN}
     assert set(val) == {f"{name}/character01" for name in VAL}
     for images in val.values():
