@@ -1,4 +1,4 @@
-"""The command that exports the log of a run: `tensorboard`."""
+"""`python -m metanas tensorboard`."""
 
 import argparse
 import time

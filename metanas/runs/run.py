@@ -1,12 +1,11 @@
 """A meta-training run on disk: its log, its snapshots, its best checkpoint.
 
 Notable:
-- With the same number of threads, a run that was killed at any moment and resumed ends with the
-  same bits as one that was not.
-- The log has no gaps and nothing twice: what it says of iterations after the snapshot is dropped
-  when the run goes on from there.
-- While a network that mostly did better does no better than guessing there are no snapshots: it may
-  have collapsed, and the one of before is what to go on from then.
+- With the same number of threads, a run that was killed and resumed ends with the same bits as an
+  uninterrupted run.
+- The log has no gaps and no repeated lines: a resumed run drops the lines after its snapshot.
+- A network that was better than guessing and is so no longer may have collapsed. The run then takes
+  no snapshots, so that the last good one stays.
 """
 
 import errno
@@ -27,11 +26,7 @@ from typing import IO
 import torch
 
 from metanas import __version__
-from metanas.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import CheckpointError, ClusterError, Diverged, InvalidInput
 from metanas.nn.pretrained import pretrained_trunk
 from metanas.nn.trunk import Trunk
@@ -40,12 +35,14 @@ from metanas.runs.log import (
     CONFIG_FILE,
     LOG_FILE,
     SNAPSHOT_FILE,
-    reached,
-    read_run,
-    seconds_of,
+    append_log,
+    read_log,
+    rewind_log,
+    snapshot_header,
+    training_seconds,
 )
 from metanas.runs.signals import Requests
-from metanas.runs.snapshots import Best, check_snapshot, load_snapshot, save_snapshot, what_else
+from metanas.runs.snapshots import Best, check_snapshot, load_snapshot, save_snapshot, way_out
 from metanas.spec.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.training.checks import check_start
 from metanas.training.config import RunConfig
@@ -73,36 +70,42 @@ def run(
     learner: Learner | None = None,
     on_images: OnImages = lambda done, images: None,
 ) -> Best:
-    """Train to the end, or on from the last snapshot; returns the best validation.
+    """Train to the last iteration, or continue from the last snapshot; return the best validation.
 
-    The folder is this process's own for as long.
+    The run locks its folder against other processes.
 
-    requests: started when the data are read, and then checked after every iteration; `stop` ends
-        the run with a snapshot.
-    extensions: what the configuration's names stand for, the data set's included.
-    learner: makes what runs the inner loops; by default they run in this process.
-    on_images: called while a trunk goes through the data, before the first iteration.
+    Args:
+        config: the configuration of the run.
+        folder: the folder of the run.
+        resume: continue from the snapshot in the folder.
+        on_progress: called after each meta-iteration.
+        requests: started when the data are read, and then checked after every iteration; `stop`
+            ends the run with a snapshot.
+        extensions: the values behind the names in the configuration, and the data if they are
+            not read from files.
+        learner: makes the function that runs the inner loops; by default in this process.
+        on_images: called while the trunk goes through the data, before the first iteration.
 
     Raises:
         DatasetError: the data cannot be used.
-        CheckpointError: nothing to start or to resume from, something damaged, or a run that is
-            already there, or under way in another process; or something could not be written
-            (WRITE_FAILED), and what was there before still is.
-        InvalidInput: a run to resume that is further than `train.iterations`.
+        CheckpointError: the checkpoint or the snapshot to start from is missing or damaged; the
+            folder holds another run, or another process trains in it; or a file cannot be written
+            (WRITE_FAILED), and the older files are unharmed.
+        InvalidInput: the run to resume is beyond `train.iterations`.
         Diverged: the loss became NaN or infinite, or stays that of guessing; the last snapshot is
-            from before.
-        ClusterError: workers are lost for good; there is a snapshot of just before.
+            an earlier one.
+        ClusterError: workers are lost for good; there is a snapshot of the iteration before.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    revision()  # of the code that runs: its folder may change meanwhile
-    # what needs no data comes before them: they take longer
+    revision()  # remember the revision now: the checkout may change during the run
+    # the checks that need no data come first, because reading the data takes longer
     extensions = extensions or Extensions()
     extensions.check(config)
     if resume:
         check_snapshot(folder, config)
         _check_left(folder, config.train.iterations)
-        with _own(folder):  # now rather than after the data: does another process train here?
+        with _locked(folder):  # report another process now, before the data are read
             pass
     with _writing(folder):
         if not resume:
@@ -117,48 +120,48 @@ def run(
         trainer.start_from(start)
     requests = requests or Requests()
     requests.started = True
-    with _own(folder):
-        if not resume:  # another process may have begun and ended one while this one read the data
+    with _locked(folder):
+        if not resume:  # another process may have made a run while this one read the data
             _refuse_another(folder)
         best = load_snapshot(folder, trainer) if resume else Best()
         with _writing(folder):
-            _rewind_log(folder / LOG_FILE, trainer.iteration)
-            if not resume:  # whoever cannot write hears of it now; and there is one to resume
+            rewind_log(folder, trainer.iteration)
+            if not resume:  # a disk that cannot be written to shows now, not after an hour
                 save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, trunk, on_progress, requests)
 
 
 def _check_left(folder: Path, iterations: int) -> None:
-    """Refuse to go on with a run that is further than it is to come; say if it is there."""
-    at = reached(folder)
-    told = f"the run is at iteration {at}, train.iterations is {iterations}: nothing to do"
-    if at > iterations:
-        told += "; go on with the same --set as before, or ask for more iterations"
-        raise InvalidInput.single("train.iterations", "OPTION_OUT_OF_RANGE", told)
-    if at == iterations:
-        log.warning("%s", told)
+    """Refuse to resume a run that is beyond its last iteration; warn if it is at its end."""
+    done = snapshot_header(folder).get("iteration", 0)
+    message = f"the run is at iteration {done}, train.iterations is {iterations}: nothing to do"
+    if done > iterations:
+        message += "; continue with the same --set as before, or ask for more iterations"
+        raise InvalidInput.single("train.iterations", "OPTION_OUT_OF_RANGE", message)
+    if done == iterations:
+        log.warning("%s", message)
 
 
 def _refuse_another(folder: Path) -> None:
-    """Refuse to write a new run over one that is there."""
+    """Refuse to write a new run over another."""
     if (folder / SNAPSHOT_FILE).exists():
-        message = f"{folder} holds a run already; go on with --resume, or choose another --out"
+        message = f"{folder} holds a run already; continue with --resume, or choose another --out"
         raise CheckpointError("RUN_EXISTS", message)
     if any((folder / name).exists() for name in (LOG_FILE, CHECKPOINT)):
-        message = f"{folder} holds what is left of a run, without a {SNAPSHOT_FILE} to resume from"
-        raise CheckpointError("RUN_EXISTS", f"{message}; {what_else(folder)}")
+        message = f"{folder} holds parts of a run, without a {SNAPSHOT_FILE} to resume from"
+        raise CheckpointError("RUN_EXISTS", f"{message}; {way_out(folder)}")
 
 
 @contextmanager
-def _own(folder: Path) -> Iterator[None]:
-    """Keep other processes from training here, and clear away what one that was killed has left."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the folder against other processes, and remove unfinished files of a killed one."""
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK_FILE).open("w")
     with lock:
-        with _writing(folder):  # not every file system has locks
+        with _writing(folder):  # some file systems have no locks
             _lock(lock, folder)
-        for part in (folder, folder / CHECKPOINT):  # further down are other runs' folders
+        for part in (folder, folder / CHECKPOINT):  # folders further down belong to other runs
             for unfinished in part.glob(f"{TEMPORARY}*"):
                 unfinished.unlink(missing_ok=True)
         yield
@@ -173,7 +176,7 @@ def _lock(file: IO[str], folder: Path) -> None:
 
 
 def _try_to_write(folder: Path) -> None:
-    """Check that a folder can hold files, without leaving one, or a folder."""
+    """Check that the folder can be written to; create nothing."""
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
@@ -181,7 +184,9 @@ def _try_to_write(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise OSError(error.errno, f"no file can be made in {there}: {error.strerror}") from error
+        raise OSError(
+            error.errno, f"no file can be created in {there}: {error.strerror}"
+        ) from error
 
 
 @contextmanager
@@ -193,15 +198,15 @@ def _writing(folder: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         message = f"{folder} cannot be written to ({error.strerror or error}); "
         if os.access(folder / SNAPSHOT_FILE, os.R_OK):
-            message += "what was there before is unharmed: "
-            message += f"{'make room' if full else 'see to that'}, then go on with --resume"
+            cure = "make room" if full else "make it writable"
+            message += f"the older files are unharmed: {cure}, then continue with --resume"
         else:
             message += f"{'make room, or ' if full else ''}choose another --out"
         raise CheckpointError("WRITE_FAILED", message) from error
 
 
 def _start(config: RunConfig, extensions: Extensions) -> Checkpoint | None:
-    """The checkpoint that a new run starts from, if it has one."""
+    """Load the checkpoint that a new run starts from; None for a random start."""
     if not config.train.start:
         return None
     ops, relaxations = extensions.ops, extensions.relaxations
@@ -218,105 +223,78 @@ def _train(
     on_progress: Callable[[Progress], None],
     requests: Requests,
 ) -> Best:
+    """Iterate to the last iteration or a request to stop; return the best validation."""
     settings = trainer.config.train
-    written, kept, due = time.monotonic(), trainer.iteration, False
+    written, snapshot, due = time.monotonic(), trainer.iteration, False
     while trainer.iteration < settings.iterations and not requests.stopping():
-        with _diverging(folder, trainer.iteration + 1, kept):
+        with _diverging(folder, trainer.iteration + 1, snapshot):
             try:
-                seen = trainer.iterate()
+                progress = trainer.iterate()
             except ClusterError:
-                if _better(trainer, kept):
+                if _sound(trainer, snapshot):
                     with _writing(folder):
                         save_snapshot(folder, trainer, best)
-                if requests.stopping():  # the cluster may have had the same signal
+                if requests.stopping():  # the signal may have reached the cluster, too
                     return best
                 raise
-            on_progress(seen)
+            on_progress(progress)
             with _writing(folder):
-                validated = not math.isnan(seen.pruned)
-                if validated and seen.pruned > best.accuracy:
-                    best = Best(seen.pruned, seen.iteration)
-                    _save(folder / CHECKPOINT, trainer, seen, trunk)
-                if validated or seen.iteration % settings.log_every == 0:
-                    _log(folder / LOG_FILE, seen)
-                due |= seen.iteration % settings.snapshot_every == 0 or requests.snapshot
+                validated = not math.isnan(progress.pruned)
+                if validated and progress.pruned > best.accuracy:
+                    best = Best(progress.pruned, progress.iteration)
+                    _save(folder, trainer, progress, trunk)
+                if validated or progress.iteration % settings.log_every == 0:
+                    append_log(folder, dataclass_json.dump(progress))
+                due |= progress.iteration % settings.snapshot_every == 0 or requests.snapshot
                 due |= time.monotonic() - written > settings.snapshot_seconds
-                due |= requests.stopping() or seen.iteration == settings.iterations
-                if due and _better(trainer, kept):
+                due |= requests.stopping() or progress.iteration == settings.iterations
+                if due and _sound(trainer, snapshot):
                     requests.snapshot = due = False
                     save_snapshot(folder, trainer, best)
-                    written, kept = time.monotonic(), trainer.iteration
+                    written, snapshot = time.monotonic(), trainer.iteration
     return best
 
 
-def _better(trainer: MetaTrainer, kept: int) -> bool:
-    """Return True if a snapshot is no worse than that of iteration `kept`; the untrained always."""
-    return kept == 0 or trainer.sound()
+def _sound(trainer: MetaTrainer, snapshot: int) -> bool:
+    """Return True if the run may replace its snapshot, which is of the iteration `snapshot`."""
+    return snapshot == 0 or trainer.sound()
 
 
 @contextmanager
-def _diverging(folder: Path, iteration: int, kept: int) -> Iterator[None]:
-    """Add the last snapshot to the error of an iteration that diverges."""
+def _diverging(folder: Path, iteration: int, snapshot: int) -> Iterator[None]:
+    """Name the last snapshot in the error of an iteration that diverges."""
     try:
         yield
     except Diverged as error:
-        # no snapshot of just before: what diverges now has been going wrong for a while
         message = f"meta-iteration {iteration} diverged: {error}. {folder / SNAPSHOT_FILE} holds "
-        message += f"the run as it was after iteration {kept}: go on from there with --resume and "
+        message += f"the run after iteration {snapshot}: continue from it with --resume and "
         message += "lower rates, for example --set train.meta_lr_weights=..., train.weight_lr=... "
         raise Diverged(message + "or search.alpha_lr=...") from error
 
 
-def _log(path: Path, seen: Progress) -> None:
-    values = {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in dataclass_json.dump(seen).items()
-    }
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), **values}) + "\n")
-
-
-def _rewind_log(path: Path, iteration: int) -> None:
-    """Drop what the log says of later iterations, and a line that was cut off."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            if json.loads(line)["iteration"] <= iteration and line.endswith("\n"):
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
-    write_atomic(path, "".join(kept).encode())
-
-
-def _save(folder: Path, trainer: MetaTrainer, seen: Progress, trunk: Trunk | None) -> None:
-    """Write the checkpoint and its model card."""
-    card = card_of(trainer, seen, sum(seconds_of(read_run(folder.parent))))
-    card = save_checkpoint(folder, card, trainer.supernet, trainer.saved, trunk)
-    write_atomic(folder / PAGE_FILE, card_markdown(card).encode())
-    config = trainer.config
+def _save(folder: Path, trainer: MetaTrainer, progress: Progress, trunk: Trunk | None) -> None:
+    """Write the checkpoint of the run, its model card and its configuration."""
+    checkpoint, config = folder / CHECKPOINT, trainer.config
+    card = card_of(trainer, progress, training_seconds(read_log(folder)))
+    card = save_checkpoint(checkpoint, card, trainer.supernet, trainer.saved, trunk)
+    write_atomic(checkpoint / PAGE_FILE, card_markdown(card).encode())
     path, *more = _names(config)
-    told = replace(
+    shared = replace(  # without the folders of this machine
         config,
         data=replace(config.data, path=path, more=tuple(more)),
         train=replace(config.train, start=Path(config.train.start).name),
     )
-    write_atomic(
-        folder / CONFIG_FILE, (json.dumps(dataclass_json.dump(told), indent=2) + "\n").encode()
-    )
+    text = json.dumps(dataclass_json.dump(shared), indent=2) + "\n"
+    write_atomic(checkpoint / CONFIG_FILE, text.encode())
 
 
 def _names(config: RunConfig) -> list[str]:
-    """The data sets without the folders that they lie in."""
+    """Return the names of the data sets without their folders."""
     return [Path(path).name for path in (config.data.path, *config.data.more)]
 
 
-def card_of(trainer: MetaTrainer, seen: Progress, seconds: float) -> CheckpointCard:
-    """The card of the checkpoint that the run would write now, validated as `seen` says.
-
-    seconds: that the training took, as its log has it.
-    """
+def card_of(trainer: MetaTrainer, progress: Progress, seconds: float) -> CheckpointCard:
+    """Make the card of the run's checkpoint: its validation, and the wall seconds of training."""
     config, code = trainer.config, revision()
     return CheckpointCard(
         name=config.name,
@@ -338,8 +316,9 @@ def card_of(trainer: MetaTrainer, seen: Progress, seconds: float) -> CheckpointC
             "terms": config.data.licence or "not stated",
             "meta_learner": config.train.meta_learner,
             "iterations": str(trainer.iteration),
-            "validation": f"{seen.pruned:.1%} pruned, {seen.soft:.1%} soft, before adaptation, "
-            f"{config.train.validation_episodes} episodes of split {config.data.val_split}",
+            "validation": f"{progress.pruned:.1%} pruned, {progress.soft:.1%} soft, "
+            f"before adaptation, {config.train.validation_episodes} episodes of split "
+            f"{config.data.val_split}",
             "seed": str(config.train.seed),
             "software": f"metanas {__version__}, torch {torch.__version__}",
             **({"revision": code} if code else {}),

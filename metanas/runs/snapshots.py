@@ -1,8 +1,8 @@
-"""Snapshots: all that a run needs to go on as if it had never stopped, in one file.
+"""Snapshots: the whole state of a run in one file, from which it resumes exactly.
 
-It needs no generator's state, because every draw of a run depends on its seed and the number of the
-iteration alone. The file is written atomically, says the version of its format and the SHA-256 of
-all that is in it, and nothing in it is ever unpickled.
+A snapshot has no state of generators: each random draw depends on the seed of the run and the
+number of the iteration alone. The file is written atomically. It contains its format version and
+the SHA-256 of its contents, and reading it unpickles nothing.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ FREE = {
     "data": ("path", "more", "unreadable", "licence"),
     "adapt": ("shift_pixels",),
 }  # fmt: skip
-"""What may differ when a run is resumed, besides its description: how long, how often, where data
-and the folder that it started from lie now and on which terms, what happens to images that cannot
-be read, rates that made it diverge, and how often finished models look at an image."""
+"""Section -> keys that may change when a run is resumed, besides its description: length and
+intervals, places and licence of the data, the treatment of unreadable images, rates that made the
+run diverge, and the views of an image in the exported models."""
 UNREADABLE = (
     OSError, SafetensorError, InvalidInput, Diverged, ValueError, KeyError, TypeError, RuntimeError,
 )  # fmt: skip
-"""What reading a snapshot raises where the file is not what `save_snapshot` wrote."""
+"""Errors of reading a file that `save_snapshot` did not write."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Best:
 
 
 def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
-    """Write all that the run needs to go on as if it had never stopped, in one file.
+    """Write the state of the run.
 
     Raises:
-        Diverged: a tensor is not finite; what was there before stays.
+        Diverged: a tensor is not finite; the older snapshot stays.
     """
     tensors = _tensors(trainer)
     check_finite(tensors)
@@ -81,7 +81,7 @@ def save_snapshot(folder: Path, trainer: MetaTrainer, best: Best) -> None:
 
 
 def sha256_of(run: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hex of a snapshot's header and tensors, whatever their order in the file."""
+    """Return the SHA-256 in hex of a header and tensors; their order in the file is irrelevant."""
     digest = hashlib.sha256(run.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
@@ -90,7 +90,7 @@ def sha256_of(run: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
-    """The tensors of a snapshot."""
+    """Return the tensors of a snapshot."""
     tensors = {"params": trainer.params, "factors": trainer.factors}
     for name, moments in (("moments", trainer.moments), ("outer", trainer.outer)):
         tensors |= {f"{name}.{key}": value for key, value in vars(moments).items()}
@@ -100,19 +100,19 @@ def _tensors(trainer: MetaTrainer) -> dict[str, Tensor]:
 
 
 def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
-    """Bring a fresh trainer of the same configuration to where the run in `folder` stood.
+    """Give a new trainer the state of the run in `folder`, and return the best validation.
 
-    What `FREE` names may differ, and what a snapshot says nothing of has its default; everything
-    else must be the same.
+    Both configurations must be equal but for the keys in `FREE`. A key that the snapshot lacks has
+    its default.
 
     Raises:
-        CheckpointError: no snapshot, a damaged one, or one of another configuration.
+        CheckpointError: the snapshot is missing, damaged, or of another configuration.
     """
     with _reading(folder) as path:
         header, tensors = _read(path)
         _check_same(path, header["config"], trainer.config)
         if header["data"] != trainer.data:
-            message = f"{path} was written by a run on other classes or numbers of images; "
+            message = f"{path} was written by a run with other classes or numbers of images; "
             message += "name the same data, or choose another --out"
             raise CheckpointError("CHECKPOINT_FORMAT", message)
         _restore(trainer, header, tensors)
@@ -120,17 +120,17 @@ def load_snapshot(folder: Path, trainer: MetaTrainer) -> Best:
 
 
 def check_snapshot(folder: Path, config: RunConfig) -> None:
-    """Refuse early what `load_snapshot` would not restore, as far as can be told without data.
+    """Do the checks of `load_snapshot` that need no data.
 
     Raises:
-        CheckpointError: as there.
+        CheckpointError: the snapshot is missing, damaged, or of another configuration.
     """
     with _reading(folder) as path:
         _check_same(path, _read(path)[0]["config"], config)
 
 
-def what_else(folder: Path) -> str:
-    """Say the way out of a folder that holds parts of a run that cannot be resumed."""
+def way_out(folder: Path) -> str:
+    """Say what to do with the folder of a run that cannot be resumed."""
     best = folder / CHECKPOINT
     if not (best / CARD_FILE).exists():
         return "choose another --out"
@@ -139,16 +139,16 @@ def what_else(folder: Path) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and tensors of a snapshot, as they were written."""
+    """Read the header and the tensors of a snapshot, and verify them."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     header = json.loads(metadata.get("run", "null"))
     version = header.get("format_version") if isinstance(header, dict) else None
     if version != FORMAT_VERSION:
-        told = f"has format version {version}; this release reads {FORMAT_VERSION}"
-        what = "is not a snapshot of this program" if version is None else told
-        raise CheckpointError("CHECKPOINT_FORMAT", f"{path} {what}; {what_else(path.parent)}")
+        fault = f"has format version {version}; this release reads {FORMAT_VERSION}"
+        fault = "is not a snapshot of this program" if version is None else fault
+        raise CheckpointError("CHECKPOINT_FORMAT", f"{path} {fault}; {way_out(path.parent)}")
     if metadata.get("sha256") != sha256_of(metadata["run"], tensors):
         raise ValueError("its contents do not have the SHA-256 that it states")
     check_finite(tensors)
@@ -157,17 +157,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[Path]:
-    """Name the snapshot in errors of its file, as `CheckpointError`."""
+    """Turn errors of the file into `CheckpointError`."""
     path = folder / SNAPSHOT_FILE
     try:
         yield path
     except FileNotFoundError as error:
-        left = any((folder / name).exists() for name in (LOG_FILE, CHECKPOINT))
+        parts = any((folder / name).exists() for name in (LOG_FILE, CHECKPOINT))
         message = f"{folder} has no {SNAPSHOT_FILE} to resume from; "
-        message += what_else(folder) if left else "start without --resume"
+        message += way_out(folder) if parts else "start without --resume"
         raise CheckpointError("CHECKPOINT_MISSING", message) from error
     except UNREADABLE as error:
-        message = f"{path} is damaged ({error}); restore it from a copy, or {what_else(folder)}"
+        message = f"{path} is damaged ({error}); restore it from a copy, or {way_out(folder)}"
         raise CheckpointError("CHECKPOINT_DAMAGED", message) from error
 
 
@@ -175,8 +175,8 @@ def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> Non
     try:
         there, here = (_flat(each) for each in (dataclass_json.build(RunConfig, stored), config))
     except InvalidInput as error:
-        message = f"{path} was written by another release, with what this one does not take: "
-        message += f"{error}; resume with that release, or {what_else(path.parent)}"
+        message = f"{path} was written by another release, with settings that this release "
+        message += f"refuses: {error}; resume with that release, or {way_out(path.parent)}"
         raise CheckpointError("CHECKPOINT_FORMAT", message) from error
     free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
     free.add("description")
@@ -187,12 +187,12 @@ def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> Non
     ]
     if differing:
         message = f"{path} was written with another configuration: {'; '.join(differing[:5])}"
-        message += "; resume with that, or choose another --out"
+        message += "; resume with that one, or choose another --out"
         raise CheckpointError("CHECKPOINT_FORMAT", message)
 
 
 def _flat(config: RunConfig) -> dict[str, Any]:
-    """The values of a configuration, as JSON has them, by what `--set` calls them."""
+    """Return the values of a configuration in JSON, under their names for `--set`."""
     return {
         f"{section}.{name}" if name else section: each
         for section, value in json.loads(json.dumps(dataclass_json.dump(config))).items()
@@ -208,7 +208,7 @@ def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Te
             raise ValueError(f"{name} is {tuple(value.shape)} {value.dtype}")
     trainer.iteration = int(header["iteration"])
     trainer.guessing, trainer.guessed = int(header["guessing"]), int(header["guessed"])
-    # copies: the file's tensors lie at any address, and sums would be taken in another order
+    # copy: the tensors of the file lie at any address, which changes the order of sums
     trainer.params, trainer.factors = tensors["params"].clone(), tensors["factors"].clone()
     trainer.moments, trainer.outer = (
         Moments(**{key: tensors[f"{name}.{key}"].clone() for key in ("first", "second", "steps")})

@@ -1,7 +1,7 @@
-"""A run's log as the events that TensorBoard reads. Needs the extra "watch".
+"""Events of TensorBoard, made from the log of a run. Needs the extra "watch".
 
-They are made from the log and not while training, so that watching can neither slow a run nor stop
-it, and a run that was killed, resumed or is long over looks the same as one that is watched live.
+The run itself writes no events. So watching cannot slow or stop a run, and a run that was killed,
+resumed or is long over looks the same as one that is watched live.
 """
 
 import time
@@ -27,76 +27,72 @@ TAGS = {
     "meta_lr_weights": "meta_lr/weights",
     "meta_lr_alphas": "meta_lr/alphas",
 }
-"""Key of the log -> name of the curve; other numbers of a log are under other/."""
-NOT_A_CURVE = ("time", "iteration")
-NAME = "metanas"
-"""Ending of our files; others in the folder are left alone."""
+"""Key of the log -> name of the curve; the other numbers of a log are under other/."""
+NO_CURVE = ("time", "iteration")
+ENDING = "metanas"
+"""Ending of our files; other files in the folder stay."""
 
 
 class Events:
-    """A folder of events that says what a log says."""
+    """A folder of events that follows a log."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.points = 0
-        """How many have been written."""
-        self._written: tuple[Record, ...] = ()
+        """Number of points in the folder."""
+        self._records: tuple[Record, ...] = ()
         self._file: RecordWriter | None = None
 
     def write(self, records: Sequence[Record]) -> None:
         """Bring the events up to date with the log.
 
-        What is new is appended; if the log has changed otherwise, as it does when a run is resumed
-        from before its last line, a new file takes the place of the old one.
+        New records are appended. If older records have changed, as after a resume from before the
+        last line, a new file replaces the old one.
 
         Raises:
             CheckpointError: the folder cannot be written to (WRITE_FAILED).
         """
-        known = len(self._written)
+        known = len(self._records)
         try:
-            if self._file is None or self._written != tuple(records[:known]):
-                known = 0
-                self._begin()
-            self._append(records[known:])
+            if self._file is None or self._records != tuple(records[:known]):
+                known = self.points = 0
+                self._file = self._replace_file()
+            for record in records[known:]:
+                self._file.write(self._event(record).SerializeToString())
+            self._file.flush()
         except OSError as error:
             message = f"{self.folder} cannot be written to ({error}); choose another with --out"
             raise CheckpointError("WRITE_FAILED", message) from error
-        self._written = tuple(records)
+        self._records = tuple(records)
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-            self._file = None
 
-    def _begin(self) -> None:
+    def _replace_file(self) -> RecordWriter:
         self.close()
-        self.points = 0
         self.folder.mkdir(parents=True, exist_ok=True)
-        before = list(self.folder.glob(f"events.out.tfevents.*.{NAME}"))
+        old = list(self.folder.glob(f"events.out.tfevents.*.{ENDING}"))
         # readers take the files in the order of their names
-        path = self.folder.resolve() / f"events.out.tfevents.{time.time_ns()}.{NAME}"
-        self._file = RecordWriter(str(path))
-        self._put(Event(wall_time=time.time(), file_version="brain.Event:2"))
-        # a reader that has seen the file of before forgets it
-        self._put(Event(wall_time=time.time(), session_log=SessionLog(status=SessionLog.START)))
-        for old in before:
-            old.unlink(missing_ok=True)
+        path = self.folder.resolve() / f"events.out.tfevents.{time.time_ns()}.{ENDING}"
+        file = RecordWriter(str(path))
+        # START lets a reader forget the older file
+        for what in (
+            {"file_version": "brain.Event:2"},
+            {"session_log": SessionLog(status=SessionLog.START)},
+        ):
+            file.write(Event(wall_time=time.time(), **what).SerializeToString())
+        for each in old:
+            each.unlink(missing_ok=True)
+        return file
 
-    def _append(self, records: Sequence[Record]) -> None:
-        for record in records:
-            values = [
-                Summary.Value(tag=TAGS.get(key, f"other/{key}"), simple_value=value)
-                for key, raw in record.items()
-                if key not in NOT_A_CURVE and (value := number(raw)) is not None
-            ]
-            when = number(record.get("time")) or 0.0
-            self.points += len(values)
-            summary = Summary(value=values)
-            self._put(Event(wall_time=when, step=record["iteration"], summary=summary))
-        if self._file is not None:
-            self._file.flush()
-
-    def _put(self, event: Event) -> None:
-        if self._file is not None:
-            self._file.write(event.SerializeToString())
+    def _event(self, record: Record) -> Event:
+        values = [
+            Summary.Value(tag=TAGS.get(key, f"other/{key}"), simple_value=value)
+            for key, raw in record.items()
+            if key not in NO_CURVE and (value := number(raw)) is not None
+        ]
+        self.points += len(values)
+        at = number(record.get("time")) or 0.0
+        return Event(wall_time=at, step=record["iteration"], summary=Summary(value=values))

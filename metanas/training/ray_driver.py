@@ -97,7 +97,7 @@ class Team:
                 return total(found[number] for number in range(len(parts)))
         message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
         message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
-        message += "came before: go on with --resume"
+        message += "came before: continue with --resume"
         raise ClusterError("WORKERS_DIED", message)
 
     def close(self) -> None:

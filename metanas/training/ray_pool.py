@@ -221,7 +221,7 @@ class Remote:
                 kind, value = cloudpickle.loads(self._channel.recv_bytes())
             except (EOFError, OSError) as error:
                 message = "the process in which Ray lives has ended, and with it the way to the "
-                message += "workers; a run keeps what came before: go on with --resume"
+                message += "workers; a run keeps what came before: continue with --resume"
                 raise ClusterError("CLUSTER_LOST", message) from error
             if kind == "failed":
                 raise value

@@ -121,7 +121,7 @@ def test_a_run_is_not_overwritten(config: RunConfig, finished: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         run(config, finished, resume=False, on_progress=ignore)
     assert caught.value.reason == "RUN_EXISTS"
-    (finished / SNAPSHOT_FILE).unlink()  # what is left of a run is not written over either
+    (finished / SNAPSHOT_FILE).unlink()  # parts of a run are not written over either
     with pytest.raises(CheckpointError) as caught:
         run(config, finished, resume=False, on_progress=ignore)
     assert caught.value.reason == "RUN_EXISTS"
@@ -226,7 +226,7 @@ def test_a_folder_that_cannot_be_is_refused_before_the_data(
         with pytest.raises(CheckpointError, match=re.escape(told)) as caught:
             run(without_data(config), folder, resume=False, on_progress=ignore)
         assert caught.value.reason == "WRITE_FAILED"
-        assert "--resume" not in str(caught.value)  # there is nothing to go on with
+        assert "--resume" not in str(caught.value)  # there is nothing to resume
 
 
 def test_the_log_has_no_gaps_and_nothing_twice(config: RunConfig, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_what_cannot_be_written_is_said_and_harms_nothing(
     before = (finished / SNAPSHOT_FILE).read_bytes()
     (finished / LOG_FILE).unlink()
     (finished / LOG_FILE).mkdir()
-    with pytest.raises(CheckpointError, match="go on with --resume") as caught:
+    with pytest.raises(CheckpointError, match="continue with --resume") as caught:
         run(config, finished, resume=True, on_progress=ignore)
     assert caught.value.reason == "WRITE_FAILED"
     assert (finished / SNAPSHOT_FILE).read_bytes() == before

@@ -14,7 +14,7 @@ from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event
 
 from metanas.__main__ import main
-from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE, read_run, seconds_of
+from metanas.runs.log import LOG_FILE, SNAPSHOT_FILE, read_run, training_seconds
 from metanas.runs.progress import TrainingDisplay
 from metanas.runs.tensorboard import Events
 from metanas.training.trainer import Progress
@@ -62,6 +62,20 @@ def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tensorboard", str(tmp_path)]) == 2
     assert "[RUN_MISSING]" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+    (tmp_path / LOG_FILE).mkdir()
+    assert main(["tensorboard", str(tmp_path)]) == 2
+    assert "[RUN_UNREADABLE]" in capsys.readouterr().err
+
+
+def test_a_run_without_a_readable_snapshot_is_unfinished(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, LOG + line(8))
+    assert read_run(folder).finished
+    (folder / SNAPSHOT_FILE).write_bytes(b"damaged")
+    assert not read_run(folder).finished
+    (folder / SNAPSHOT_FILE).unlink()
+    run = read_run(folder)
+    assert not run.finished
+    assert [record["iteration"] for record in run.records] == [2, 4, 6, 8]
 
 
 def test_nowhere_to_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +89,7 @@ def test_pauses_are_no_training(tmp_path: Path) -> None:
     log = "".join(
         line(index, time=START + index + (5000 if index > 5 else 0)) for index in range(9)
     )
-    assert sum(seconds_of(read_run(make_run(tmp_path, log)))) == pytest.approx(11)
+    assert training_seconds(read_run(make_run(tmp_path, log)).records) == pytest.approx(11)
 
 
 def events_of(folder: Path) -> list[Event]:
