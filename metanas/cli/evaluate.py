@@ -1,6 +1,8 @@
-"""`python -m metanas evaluate`, `compare` and `scores`."""
+"""The commands `evaluate`, `compare` and `scores`."""
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,8 +11,7 @@ from typing import Any
 import torch
 
 from metanas.checkpoint import load_checkpoint
-from metanas.errors import InvalidInput, Violation
-from metanas.evaluation.compare import LEAST, compare
+from metanas.evaluation.compare import Comparison, compare
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
 from metanas.nn.devices import device_of
@@ -32,7 +33,7 @@ SHOWN = {
     "accuracy_soft": "soft supernet",
     "accuracy_transductive": "transductive",
 }
-"""Accuracy in a record -> what it is called."""
+"""Accuracy in a record -> its title."""
 COUNTS = (
     ("ways", 5, 2, inf, "classes of an episode"),
     ("shots", 1, 1, inf, "support images of a class"),
@@ -42,7 +43,7 @@ COUNTS = (
     ("together", 1, 1, inf, "episodes that are adapted in one stack"),
     ("threads", 1, 1, MOST_THREADS, "threads of torch"),
 )
-"""Option, default, least, most, what it is."""
+"""Option, default, least and greatest value, help."""
 
 
 def add_commands(commands: Any) -> None:
@@ -51,18 +52,19 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "compare",
         help="compare two evaluations episode by episode",
-        description="Mean difference of two evaluations on the same episodes, with its 95 % "
-        "interval. Reads what `evaluate --out` of this program and of the client write.",
+        description="Print the accuracies of two evaluations on their common episodes, and the "
+        "mean of the paired differences with its 95 % interval by Student's t. Reads the files of "
+        "`evaluate --out` of this program and of the client.",
     )
     command.add_argument("one", type=existing, metavar="A.json")
     command.add_argument("other", type=existing, metavar="B.json")
     command.set_defaults(run=_compare)
     command = commands.add_parser(
         "scores",
-        help="write evaluations' accuracies into a checkpoint's card",
-        description="Write the accuracies of evaluations of a checkpoint, at its defaults, into "
-        "its card, from which a server tells them. Reads what `evaluate --out` of this program and "
-        "of the client write. The checkpoint's digest stays as it is.",
+        help="write accuracies of evaluations into the card of a checkpoint",
+        description="Write accuracies of a checkpoint at its defaults into its card, which servers "
+        "show. Reads the files of `evaluate --out` of this program and of the client. The digest "
+        "of the checkpoint does not change.",
     )
     command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
     command.add_argument("evaluations", type=existing, nargs="+", metavar="A.json")
@@ -72,8 +74,8 @@ def add_commands(commands: Any) -> None:
 def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Adapt to episodes of a data set in process and classify their queries with the exported "
-        "files; also says what the pruned network before tuning and the soft supernet would have "
-        "answered. With --out every episode is kept in a journal, and the same command goes on."
+        "files. Print also the accuracies of the pruned network before tuning and of the soft "
+        "supernet. With --out, a journal stores every episode, and the same command resumes."
     )
     command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
     command.add_argument("--data", type=existing, required=True, help="npz, or folder of classes")
@@ -81,21 +83,25 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--rotations",
         action="store_true",
-        help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
-        "Omniglot tables have it",
+        help="add each class turned by 90, 180 and 270 degrees as three more classes, as in "
+        "published Omniglot tables",
     )
-    for name, default, _, _, what in COUNTS:
+    for name, default, least, most, about in COUNTS:
         command.add_argument(
-            f"--{name}", type=int, default=default, help=f"{what} (default: {default})"
+            f"--{name}",
+            type=partial(_whole_number, least, most),
+            default=default,
+            metavar="N",
+            help=f"{about} (default: {default})",
         )
     command.add_argument(
         "--transductive",
         action="store_true",
-        help="also with statistics of support and queries together, as published tables commonly "
-        "have it; no query on its own is answered like that",
+        help="measure also with the norms' statistics of support set and queries together, as in "
+        "many published tables; an exported model never sees several queries",
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
-    command.add_argument("--out", type=Path, help="write every episode's figures there, as JSON")
+    command.add_argument("--out", type=Path, help="file for the figures of all episodes, as JSON")
     command.add_argument(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="override an option"
     )
@@ -103,7 +109,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    _check(arguments)
+    _check_out(arguments.out)
     torch.set_num_threads(arguments.threads)
     device = device_of(arguments.device)
     checkpoint = load_checkpoint(arguments.checkpoint, device=device)
@@ -128,23 +134,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    bad = [
-        Violation(
-            f"--{name}",
-            "OPTION_OUT_OF_RANGE",
-            f"must be at least {least}" if most == inf else f"must be {least} to {most}",
-        )
-        for name, _, least, most, _ in COUNTS
-        if not least <= getattr(arguments, name) <= most
-    ]
-    if bad:
-        raise InvalidInput(bad)
-    if arguments.out and arguments.out.is_dir():
-        message = f"{arguments.out} is a folder; name a file that ends in .json"
-        raise EvaluationError("EVALUATION_UNWRITABLE", message)
-    if arguments.out and arguments.out.exists() and not journal_path(arguments.out).exists():
-        message = f"{arguments.out} exists, without a journal to continue; name another --out"
+def _whole_number(least: int, most: float, text: str) -> int:
+    """Read a number between two bounds; a type of argparse."""
+    if text.lstrip("-").isdecimal() and least <= int(text) <= most:
+        return int(text)
+    bounds = f"of at least {least}" if most == inf else f"from {least} to {most}"
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number {bounds}")
+
+
+def _check_out(out: Path | None) -> None:
+    if out and (out.is_dir() or (out.exists() and not journal_path(out).exists())):
+        message = f"{out} is a folder, or a file without a journal to resume; name another --out"
         raise EvaluationError("EVALUATION_UNWRITABLE", message)
 
 
@@ -152,30 +152,42 @@ def _show(plan: Plan, records: list[Record]) -> None:
     shape, dataset = plan.sampler.shape, plan.sampler.dataset
     print(
         f"{dataset.name}, {f'split {dataset.split}' if dataset.split else 'all classes'}: "
-        f"{counted(len(records), 'episode', 'episodes')}, {shape.ways}-way {shape.shots}-shot, "
+        f"{shape.ways}-way {shape.shots}-shot, "
         f"{counted(shape.queries, 'query', 'queries')} a class"
     )
-    for name, title in SHOWN.items():
-        if values := column(records, name):
-            mean = mean_of(values)
-            wide = f" ± {100 * mean.interval:.2f}" if len(values) >= LEAST else ""
-            print(f"{title:18} {100 * mean.mean:.2f}{wide} %")
+    columns = {title: column(records, name) for name, title in SHOWN.items()}
+    _print_table([(title, values) for title, values in columns.items() if values])
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     one, other = read_evaluation(arguments.one), read_evaluation(arguments.other)
-    found = compare(one, other)
-    mean, interval = 100 * found.difference.mean, 100 * found.difference.interval
-    print(f"difference {mean:+.2f} ± {interval:.2f} points, {found.episodes} episodes")
-    longer = max(len(one.episodes), len(other.episodes))
-    if longer > found.episodes:
-        print(f"only the first {found.episodes} of {longer} are in both; the others do not count")
-    print(f"won {found.won}, lost {found.lost}, tied {found.tied}")
+    comparison = compare(one, other)
+    _print_table(
+        [
+            (str(arguments.one), one.column("accuracy")[: comparison.episodes]),
+            (str(arguments.other), other.column("accuracy")[: comparison.episodes]),
+        ],
+        comparison,
+    )
     return 0
+
+
+def _print_table(
+    accuracies: Sequence[tuple[str, Sequence[float]]], comparison: Comparison | None = None
+) -> None:
+    """Print means with their 95 % intervals in percent, and a difference in points."""
+    rows = [(title, mean_of(values), len(values), "") for title, values in accuracies]
+    if comparison:
+        rows.append(("difference", comparison.difference, comparison.episodes, "+"))
+    width = max(len(title) for title, _, _, _ in rows)
+    print(f"{'accuracy':{width}}    mean %   interval  episodes")
+    for title, mean, count, sign in rows:
+        half = f"± {100 * mean.interval:.2f}" if count > 1 else ""
+        print(f"{title:{width}}  {100 * mean.mean:{sign}8.2f}  {half:>9}  {count:8}")
 
 
 def _scores(arguments: argparse.Namespace) -> int:
     for setting, figures in add_scores(arguments.checkpoint, arguments.evaluations).items():
-        about = f"{figures['accuracy']:.2f} ± {figures['interval95']:.2f} %"
-        print(f"{setting}: {about}, {figures['episodes']:.0f} episodes")
+        accuracy = f"{figures['accuracy']:.2f} ± {figures['interval95']:.2f} %"
+        print(f"{setting}: {accuracy}, {figures['episodes']:.0f} episodes")
     return 0
