@@ -34,7 +34,7 @@ from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.export.verify import check
 from metanas.images.shifted_copies import looks
 from metanas.images.support_set import Task
-from metanas.nn.prototypes import linear_head, prototypes
+from metanas.nn.prototypes import PrototypeHead
 from metanas.supernet.discrete import features_of, freeze_statistics, from_supernet
 
 TOPIC = "export"
@@ -96,7 +96,7 @@ def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
     scale = network.head["log_scale"].exp()
     shown, members = of_prototypes(support)
     features = features_of(network, shown, options.shift_pixels)
-    head = linear_head(*prototypes(features, members), scale)
+    head = PrototypeHead().linear(features, members, scale)
     trunk = checkpoint.trunk
     return Classifier(task.preprocess, network, *head, scale, trunk, options.shift_pixels)
 

@@ -41,12 +41,14 @@ _CPP_TYPES: Mapping[int, type[Option]] = {
     FieldDescriptor.CPPTYPE_INT32: int,
     FieldDescriptor.CPPTYPE_DOUBLE: float,
     FieldDescriptor.CPPTYPE_BOOL: bool,
+    FieldDescriptor.CPPTYPE_STRING: str,
 }
 OPTION_TYPES: Mapping[str, type[Option]] = {
     each.name: _CPP_TYPES[each.cpp_type]
     for each in adaptation_pb2.AdaptationOptions.DESCRIPTOR.fields
 }
 """Options that a request may set, and their types."""
+_WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1
 
@@ -192,9 +194,8 @@ def _checked_option(name: str, value: Option) -> Option:
         hint = did_you_mean(name, OPTION_TYPES) or f" Known: {', '.join(OPTION_TYPES)}"
         raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option.{hint}")
     if type(value) is not kind and not (kind is float and type(value) is int):
-        expected = {int: "a whole number", float: "a number", bool: "True or False"}[kind]
-        raise InvalidInput.single(field, "OPTION_TYPE", f"must be {expected}, not {value!r}")
-    if kind is int and abs(value) > _MAX_INT32:
+        raise InvalidInput.single(field, "OPTION_TYPE", f"must be {_WORDS[kind]}, not {value!r}")
+    if type(value) is int and abs(value) > _MAX_INT32:
         raise InvalidInput.single(field, "OPTION_OUT_OF_RANGE", f"{value} is too large")
     return kind(value)
 

@@ -8,7 +8,7 @@ from enum import Enum
 
 from metanas_client.errors import Fault
 
-Option = int | float | bool
+Option = int | float | bool | str
 """The value of one hyper-parameter."""
 
 

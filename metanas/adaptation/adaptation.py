@@ -4,8 +4,8 @@ Notable:
 - An `Adaptation` is the state of one task. `advance` takes one step of several tasks in one
   evaluation of the supernet. Each task has its own ways, shots and temperature. The result of a
   task does not depend on the other tasks of its stack.
-- Every support image is queried through a random affine view of itself, against prototypes that
-  leave the image out where its class has another (`metanas.nn.prototypes`). So even one shot gives
+- Every support image is queried through a random affine view of itself, against a head that
+  leaves the image out where its class has another (`metanas.nn.heads`). So even one shot gives
   a gradient, and the head follows the features instead of lagging behind them.
 - Normalisation statistics come from the unaltered support images of the step, as in the model that
   leaves.
@@ -31,6 +31,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.batches import batches_of, halves
 from metanas.images.support_set import SupportSet
+from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.nn.upload import upload
 from metanas.spec.genotype import Genotype
@@ -60,7 +61,7 @@ class Step:
     step: int
     loss: float
     accuracy: float
-    """Of the views, against prototypes without their images, 0 to 1."""
+    """Of the views, against heads without their images, 0 to 1."""
     temperature: float = nan
     entropy: float = nan
     """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
@@ -250,7 +251,7 @@ class Adaptation:
 def advance(
     adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29
 ) -> list[Step | Exception | None]:
-    """Take one update of several adaptations of one checkpoint together.
+    """Take one update of several adaptations of one checkpoint and one head together.
 
     memory: approximate limit on the bytes of activations for the backward pass. Edges of the first
         cells are evaluated again where it does not suffice.
@@ -262,12 +263,12 @@ def advance(
         torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
     """
     updates = [adaptation.update() for adaptation in adaptations]
-    checkpoint = adaptations[0].checkpoint
+    checkpoint, head = adaptations[0].checkpoint, HEADS[adaptations[0].config.head]
     recompute = checkpoint.cells_to_recompute(_images_of(adaptations), memory)
     drawn = [update.generator.get_state() for update in updates]
     try:
         with checkpoint.using:  # the backward pass too: it may evaluate again
-            gradients, figures = evaluate(checkpoint, updates, recompute)
+            gradients, figures = evaluate(checkpoint, updates, head=head, recompute=recompute)
     except Exception:
         for update, state in zip(updates, drawn, strict=True):
             update.generator.set_state(state)

@@ -25,7 +25,7 @@ from metanas.export.metadata import metadata_of
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.export.verify import check_in_parts
 from metanas.images.support_set import Task
-from metanas.nn.prototypes import linear_head, prototypes
+from metanas.nn.heads import HEADS
 from metanas.spec.card import check_options
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
@@ -279,7 +279,7 @@ def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, T
     if shift or len(shown) > len(features):
         features = yield from features_in_parts(network, shown, shift)
     scale = network.head["log_scale"].exp()
-    weight, bias = linear_head(*prototypes(features, members), scale)
+    weight, bias = HEADS[options.head].linear(features, members, scale)
     trunk = checkpoint.trunk
     if trunk is not None and checkpoint.device.type != "cpu":
         trunk = deepcopy(trunk).cpu()
@@ -298,7 +298,7 @@ def _measure(
     if max(support.shots) > 1:
         yield
         features = yield from meta_features(checkpoint, support, options)
-        held_out = leave_one_out(features, support, classifier.scale)
+        held_out = leave_one_out(HEADS[options.head], features, support, classifier.scale)
     return {
         "checkpoint": card.name,
         "checkpoint_digest": card.digest,

@@ -17,7 +17,8 @@ from metanas.images.batches import batches_of
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import SupportSet
 from metanas.nn.functional import Rows
-from metanas.nn.prototypes import held_out_logits, membership
+from metanas.nn.heads import HEADS, Head
+from metanas.nn.prototypes import membership
 from metanas.nn.upload import upload
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.supernet.discrete import at_once, features_in_parts, freeze_in_parts, from_supernet
@@ -70,7 +71,7 @@ def gap(
     support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
     members = membership(task.labels[rows], task.ways).to(x.device).expand(2, -1, -1)
     scale = params["head.log_scale"].exp().expand(2)
-    logits = held_out_logits(support, members, views, scale)
+    logits = HEADS[options.head].held_out(support, members, views, scale)
     members = members[0]
     soft, pruned = logits[:, :, members.any(0)]  # a mini-batch need not hold every class
     labels = members[:, members.any(0)].argmax(1)
@@ -153,13 +154,13 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, options: AdaptConfig
     return (yield from features_in_parts(network, task.images, shift)) if shift else features
 
 
-def leave_one_out(features: Tensor, task: SupportSet, scale: Tensor) -> float:
-    """Measure the accuracy on support images against prototypes made without them, 0 to 1.
+def leave_one_out(head: Head, features: Tensor, task: SupportSet, scale: Tensor) -> float:
+    """Measure the accuracy on support images against heads fitted without them, 0 to 1.
 
     Classes with one image take no part; one class at least has to have two. With features of a
     network that was adapted to the same images this says little: it is nearly always 1.
     """
-    logits = held_out_logits(features, membership(task.labels, task.ways), features, scale)
+    logits = head.held_out(features, membership(task.labels, task.ways), features, scale)
     counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
     return _accuracy(logits[counted], task.labels[counted])
 

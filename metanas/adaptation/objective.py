@@ -1,8 +1,8 @@
 """The objective of a step: losses of a stack of tasks and the gradient of each, evaluated together.
 
 Notable:
-- Every support image is queried through a view of itself, against prototypes that leave the image
-  out where its class has another (`metanas.nn.prototypes`).
+- Every support image is queried through a view of itself, against a head that leaves the image out
+  where its class has another (`metanas.nn.heads`).
 - The host draws the random numbers of each task from the task's generator. One copy brings those
   of all tasks to the device.
 - The host waits for the device once, to learn which candidates any task runs.
@@ -22,7 +22,7 @@ from metanas.adaptation.views import stored_views
 from metanas.checkpoint import Checkpoint
 from metanas.images.augment import affine
 from metanas.nn.functional import Rows
-from metanas.nn.prototypes import held_out_logits
+from metanas.nn.heads import Head
 from metanas.nn.upload import upload
 from metanas.spec.options import AffineRange
 from metanas.supernet.alphas import mixtures, running
@@ -55,7 +55,7 @@ class Update:
 
 
 def evaluate(
-    checkpoint: Checkpoint, updates: Sequence[Update], recompute: int
+    checkpoint: Checkpoint, updates: Sequence[Update], *, head: Head, recompute: int
 ) -> tuple[Tensor, Tensor]:
     """Evaluate the updates of several tasks together.
 
@@ -85,7 +85,7 @@ def evaluate(
     )
     support, queries = out.unflatten(0, (tasks, -1)).split(count, dim=1)
     scale = params["head.log_scale"].exp().reshape(tasks)
-    logits = held_out_logits(support, members, queries, scale)
+    logits = head.held_out(support, members, queries, scale)
     losses = -torch.where(members > 0, logits.log_softmax(-1), 0.0).sum((1, 2)) / sizes
     (slope,) = torch.autograd.grad(losses.sum(), theta)
     gradients = slope.reshape(tasks, -1)

@@ -143,7 +143,7 @@ class Scheduler:
         stack, sizes = list(ready[:1]), [_size(job) for job in ready[:1]]
         for job in ready[1:]:
             leader = stack[0]
-            if leader.alone or job.alone or job.checkpoint is not leader.checkpoint:
+            if leader.alone or job.alone or _kind(job) != _kind(leader):
                 continue
             grown = [*sizes, _size(job)]
             if self._fits(grown, [*stack, job]):
@@ -211,6 +211,11 @@ def _adaptation(job: Job) -> Adaptation:
     if job.adaptation is None:
         raise ValueError("the job is not ready for a step")
     return job.adaptation
+
+
+def _kind(job: Job) -> tuple[int, str]:
+    """Return all that the jobs of a stack have in common: checkpoint and head."""
+    return id(job.checkpoint), job.options.head
 
 
 def _size(job: Job) -> int:

@@ -25,7 +25,7 @@ from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
 from metanas.nn.functional import Rows
-from metanas.nn.prototypes import prototype_logits
+from metanas.nn.heads import HEADS
 from metanas.nn.upload import upload
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
@@ -160,7 +160,9 @@ def supernet_logits(
     assert job.task is not None
     _, members = of_prototypes(job.task.support)
     shown, queried = supernet_features(job, queries, params, relaxation, transductive=transductive)
-    return prototype_logits(shown, members, queried, params["head.log_scale"].exp().cpu())
+    scale = params["head.log_scale"].exp().cpu()
+    weight, bias = HEADS[job.options.head].linear(shown, members, scale)
+    return queried @ weight.T + bias
 
 
 @torch.no_grad()

@@ -33,53 +33,28 @@ def linear_head(sums: Tensor, counts: Tensor, scale: Tensor) -> tuple[Tensor, Te
     return weight, bias.masked_fill(counts == 0, -torch.inf)
 
 
-def prototype_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
-    """Compute logits `(..., Q, ways)` of queries `(..., Q, D)` by support features `(..., N, D)`.
+class PrototypeHead:
+    """The prototype head. `scale` has the shape of the dimensions before the last two."""
 
-    `scale` has the shape of the dimensions before the last two.
-    """
-    weight, bias = linear_head(*prototypes(support, members), scale)
-    return queries @ weight.mT + bias[..., None, :]
+    def linear(self, support: Tensor, members: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the head as a linear layer: weight `(..., ways, D)` and bias `(..., ways)`."""
+        return linear_head(*prototypes(support, members), scale)
 
+    def logits(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+        """Compute logits `(..., Q, ways)` of queries `(..., Q, D)`."""
+        weight, bias = self.linear(support, members, scale)
+        return queries @ weight.mT + bias[..., None, :]
 
-def held_out_logits(support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
-    """Compute logits `(..., N, ways)` of queries, where query i is a view of support image i.
+    def held_out(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+        """Compute logits `(..., N, ways)` of queries, where query i is a view of support image i.
 
-    The prototype of its class leaves image i out. A class with a single image keeps it: there is
-    nothing else to make a prototype of.
-    """
-    sums, counts = prototypes(support, members)
-    weight, bias = linear_head(sums, counts, scale)
-    logits = queries @ weight.mT + bias[..., None, :]
-    others = (members @ counts[..., None]) - 1
-    rest = (members @ sums - support) / others.clamp(min=1)
-    own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
-    return torch.where((members > 0) & (others > 0), own, logits)
-
-
-def logits_in_turn(
-    classes: Tensor, shots: int, scale: Tensor, most: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Logits where images are support set in turn, and which of them are queries' in each turn.
-
-    classes: features `(tasks, ways, M, D)` of as many images of each class.
-    shots: how many of each class are the support set at a time: the first ones, the next ones, and
-        so on. All others are its queries, and so are always those that are left at the end.
-    scale: `(tasks,)`.
-    most: the most turns there are, or 0 for all that `M` images make.
-
-    Returns logits `(tasks, turns, ways * M, ways)` and zeros and ones `(turns, ways * M)`.
-
-    To compare all images of a batch is worth more than one split of it (Laenen and Bertinetto,
-    NeurIPS 2021, arXiv:2012.09831).
-    """
-    ways, images = classes.shape[1:3]
-    turns = min(images // shots, most or images)
-    groups = classes[:, :, : turns * shots].unflatten(2, (turns, shots))
-    sums = groups.sum(3).transpose(1, 2)
-    counts = torch.full(sums.shape[:-1], float(shots), device=classes.device)
-    weight, bias = linear_head(sums, counts, scale[:, None])
-    every = classes.flatten(1, 2)[:, None]
-    place = torch.arange(images, device=classes.device).repeat(ways)
-    queries = place // shots != torch.arange(turns, device=classes.device)[:, None]
-    return every @ weight.mT + bias[..., None, :], queries.to(classes.dtype)
+        The prototype of its class leaves image i out. A class with a single image keeps it: there
+        is nothing else to make a prototype of.
+        """
+        sums, counts = prototypes(support, members)
+        weight, bias = linear_head(sums, counts, scale)
+        logits = queries @ weight.mT + bias[..., None, :]
+        others = (members @ counts[..., None]) - 1
+        rest = (members @ sums - support) / others.clamp(min=1)
+        own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
+        return torch.where((members > 0) & (others > 0), own, logits)

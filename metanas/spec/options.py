@@ -6,9 +6,9 @@ from typing import Annotated
 
 from metanas.errors import InvalidInput, Violation
 from metanas.util.dataclass_json import nearest
-from metanas.util.fields import Fraction, Range, check, require
+from metanas.util.fields import Fraction, OneOf, Range, check, require
 
-Option = int | float | bool
+Option = int | float | bool | str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,9 @@ class AdaptConfig:
     """The model averages the features of each image and of four copies, shifted diagonally by so
     many pixels of its input: five times the arithmetic of a query, and none in the steps. Less than
     a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk."""
+    head: Annotated[str, OneOf(("prototype", "ridge"))] = "prototype"
+    """The linear layer over the features: "prototype" for class means, "ridge" for least squares
+    with the penalty of the smallest leave-one-out error."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -33,9 +33,9 @@ from metanas.errors import Diverged
 from metanas.images.augment import affine_views, photo_views
 from metanas.nn.devices import use_float32
 from metanas.nn.functional import Rows
+from metanas.nn.heads import HEADS, logits_in_turn
 from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
-from metanas.nn.prototypes import logits_in_turn
 from metanas.spec.card import InputSpec
 from metanas.spec.genotype import CELL_KINDS
 from metanas.supernet.adam import Moments
@@ -215,7 +215,8 @@ class MetaBatch:
         classes = torch.cat([part.unflatten(1, (episode.ways, -1)) for part in parts], dim=2)
         scale = params["head.log_scale"].exp().reshape(tasks)
         most = 0 if self.config.task.round_robin else 1
-        logits, queries = logits_in_turn(classes, episode.shots, scale, most)
+        head = HEADS[self.config.adapt.head]
+        logits, queries = logits_in_turn(head, classes, episode.shots, scale, most)
         ways = torch.arange(episode.ways, device=logits.device)
         labels = ways.repeat_interleave(classes.shape[2]).expand(logits.shape[:-1])
         share = queries / queries.sum()

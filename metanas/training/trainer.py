@@ -30,8 +30,9 @@ from torch.nn import functional as F
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.nn.functional import Rows
+from metanas.nn.heads import HEADS
 from metanas.nn.partial_channels import candidates
-from metanas.nn.prototypes import membership, prototype_logits
+from metanas.nn.prototypes import membership
 from metanas.nn.stem import tempered
 from metanas.spec.genotype import CELL_KINDS, Genotype
 from metanas.supernet.adam import Moments, direction
@@ -326,7 +327,7 @@ class MetaTrainer:
         arguments = (x, Rows(count), relaxation)
         out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
         scale = params["head.log_scale"].exp()
-        return prototype_logits(out[:count], members, out[count:], scale)
+        return HEADS[self.config.adapt.head].logits(out[:count], members, out[count:], scale)
 
 
 def _knows(loss: float, accuracy: float, ways: int) -> bool:

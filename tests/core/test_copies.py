@@ -22,7 +22,7 @@ from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import Image, Preprocessing
 from metanas.nn.ops import OPS
-from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import DiscreteNetwork, features_of, freeze_statistics, from_supernet
 from metanas.supernet.relaxations import Argmax
@@ -169,7 +169,7 @@ def test_a_model_is_prototypes_of_averaged_features(
     members = membership(support.labels, support.ways)
     scale = network.head["log_scale"].exp()
     features = by_hand(network, support.images, 1)
-    weight, bias = linear_head(*prototypes(features, members), scale)
+    weight, bias = PrototypeHead().linear(features, members, scale)
     queries = [np.asarray(example.image) for example in examples((3, 3), seed=1)]
     inputs = torch.cat([job.task.preprocess(image) for image in queries])
     expected = (by_hand(network, inputs, 1) @ weight.T + bias).detach().numpy()

@@ -18,7 +18,7 @@ from metanas.evaluation.evaluate import (
     supernet_logits,
 )
 from metanas.evaluation.resume import Plan, run_plan
-from metanas.nn.prototypes import membership, prototype_logits
+from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.relaxations import Argmax
@@ -80,7 +80,7 @@ def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint)
     for transductive, statistics in ((True, images), (False, support.images)):
         freeze_statistics(network, statistics, len(statistics))
         features = network(images).split([6, 6])
-        expected = prototype_logits(
+        expected = PrototypeHead().logits(
             features[0], members, features[1], params["head.log_scale"].exp()
         )
         found = supernet_logits(job, queries, params, Argmax(), transductive=transductive)

@@ -20,7 +20,7 @@ from metanas.export.verify import check, run, session
 from metanas.images.support_set import Preprocessing, support_set
 from metanas.nn.onnx_graph import IR_VERSION, OPSET
 from metanas.nn.ops import OPS
-from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.supernet import genotype_of
@@ -52,7 +52,7 @@ def classifier(
     task = support_set(images, list("abcabcabc"), preprocess)
     freeze_statistics(network, task.images, 9)
     scale = torch.tensor(1.5)
-    weight, bias = linear_head(*prototypes(network(task.images), membership(task.labels, 3)), scale)
+    weight, bias = PrototypeHead().linear(network(task.images), membership(task.labels, 3), scale)
     return Classifier(preprocess, network, weight, bias, scale)
 
 

@@ -13,6 +13,7 @@ from metanas.adaptation.metrics import MacCounter, leave_one_out, stream
 from metanas.adaptation.scheduler import adapt
 from metanas.images.support_set import SupportSet
 from metanas.nn.ops import OPS
+from metanas.nn.prototypes import PrototypeHead
 from metanas.nn.stem import Stem
 from metanas.spec.genotype import Genotype, Node
 from metanas.spec.options import AdaptConfig
@@ -30,12 +31,12 @@ def features_of(values: list[float], labels: list[int]) -> tuple[torch.Tensor, S
 def test_leave_one_out_classifies_by_prototypes_without_the_image() -> None:
     features, task = features_of([0.0, 1.0, 9.0, 10.0, 4.0], [0, 0, 1, 1, 1])
     # without itself, 4.0 is nearer to 0.5 than to 9.5; the others are right
-    assert leave_one_out(features, task, torch.tensor(1.0)) == pytest.approx(0.8)
+    assert leave_one_out(PrototypeHead(), features, task, torch.tensor(1.0)) == pytest.approx(0.8)
 
 
 def test_classes_of_one_image_take_no_part() -> None:
     features, task = features_of([0.0, 5.0, 6.0], [0, 1, 1])
-    assert leave_one_out(features, task, torch.tensor(1.0)) == 1.0
+    assert leave_one_out(PrototypeHead(), features, task, torch.tensor(1.0)) == 1.0
 
 
 def test_multiply_accumulates_are_counted() -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from metanas.errors import Diverged
 from metanas.nn.functional import Rows
 from metanas.nn.ops import OPS
-from metanas.nn.prototypes import membership, prototype_logits
+from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.options import AffineRange
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.relaxations import RELAXATIONS, Softmax
@@ -158,7 +158,9 @@ def test_the_loss_is_that_of_prototype_episodes(images: int, round_robin: bool) 
         members = membership(torch.arange(2).repeat_interleave(2), 2)
         others = classes[:, ~taken].flatten(0, 1)
         scale = trainer.meta["head.log_scale"].exp()
-        logits.append(prototype_logits(classes[:, taken].flatten(0, 1), members, others, scale))
+        logits.append(
+            PrototypeHead().logits(classes[:, taken].flatten(0, 1), members, others, scale)
+        )
         labels.append(torch.arange(2).repeat_interleave(len(others) // 2))
     every, right = torch.cat(logits), torch.cat(labels)
     loss, accuracy = batch.evaluate(episode, trainer.params[None])

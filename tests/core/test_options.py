@@ -23,6 +23,7 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "patience": [-1, 501, 1.5, True],
     "bilevel": [1, 0, "yes", None],
     "shift_pixels": [-1, 17, 1.0, True],
+    "head": ["", "Ridge", "linear", 1, None],
 }
 GOOD_OPTIONS: dict[str, list[Any]] = {
     "steps": [0, 500],
@@ -36,6 +37,7 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "patience": [0, 500],
     "bilevel": [True, False],
     "shift_pixels": [0, 16],
+    "head": ["prototype", "ridge"],
 }
 
 

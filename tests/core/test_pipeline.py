@@ -193,6 +193,9 @@ def test_classes_in_the_callers_order(checkpoint: Checkpoint) -> None:
         {"batch_size": 4, "bilevel": True},
         {"alpha_lr": 0.0},
         {"temperature_start": 0.001, "temperature_end": 0.001},
+        {"head": "ridge"},
+        {"head": "ridge", "steps": 0, "tuning_steps": 0},
+        {"head": "ridge", "batch_size": 2, "bilevel": True},
     ],
 )
 def test_options(checkpoint: Checkpoint, change: dict[str, Any]) -> None:

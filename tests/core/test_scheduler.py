@@ -16,6 +16,7 @@ from metanas.adaptation.scheduler import SLICE, Scheduler, StackLimits, adapt, m
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.nn.functional import Rows
+from metanas.nn.heads import HEADS
 from metanas.spec.examples import Example
 from metanas.spec.report import Progress
 from metanas.testing import make_checkpoint
@@ -156,6 +157,23 @@ def test_jobs_of_different_checkpoints_go_in_turns(checkpoint: Checkpoint, tmp_p
         bench.add(job)
     work_off(bench)
     assert [job.result().report.checkpoint for job in jobs] == ["tiny", "other"]
+
+
+def test_jobs_of_different_heads_come_out_as_they_would_alone(checkpoint: Checkpoint) -> None:
+    def jobs() -> list[Job]:
+        options = (OPTIONS.replace({"head": head}) for head in HEADS)
+        return [Job(checkpoint, examples((2, 2)), options=each) for each in options]
+
+    bench, together, alone = Scheduler(), jobs(), jobs()
+    for job in together:
+        bench.add(job)
+    work_off(bench)
+    for job in alone:
+        bench.add(job)
+        work_off(bench)
+    files = [job.result().onnx for job in together]
+    assert files == [job.result().onnx for job in alone]
+    assert len(set(files)) == len(HEADS)
 
 
 def test_a_job_that_is_stopped_or_wrong_touches_no_other(checkpoint: Checkpoint) -> None:

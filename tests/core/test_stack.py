@@ -18,6 +18,7 @@ from metanas.adaptation.adaptation import Adaptation, Stage, advance, footprint
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.support_set import SupportSet
+from metanas.nn.heads import HEADS
 from metanas.nn.ops import OPS, Op, emit_chain
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
@@ -87,10 +88,11 @@ def assert_close(mine: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> No
 @given(
     shapes=st.lists(st.lists(st.integers(1, 4), min_size=2, max_size=4), min_size=2, max_size=4),
     bilevel=st.booleans(),
+    head=st.sampled_from(list(HEADS)),
 )
 @settings(max_examples=12)
 def test_a_task_comes_out_of_a_stack_as_it_would_alone(
-    checkpoint: Checkpoint, shapes: list[list[int]], bilevel: bool
+    checkpoint: Checkpoint, shapes: list[list[int]], bilevel: bool, head: str
 ) -> None:
     def all_of_them() -> list[Adaptation]:
         return [
@@ -99,7 +101,9 @@ def test_a_task_comes_out_of_a_stack_as_it_would_alone(
                 checkpoint,
                 tuple(shots),
                 seed,
-                OPTIONS.replace({"steps": 2 + seed % 2, "bilevel": bilevel and seed == 1}),
+                OPTIONS.replace(
+                    {"steps": 2 + seed % 2, "bilevel": bilevel and seed == 1, "head": head}
+                ),
             )
             for seed, shots in enumerate(shapes)
         ]

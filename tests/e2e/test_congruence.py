@@ -19,7 +19,7 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.images.decode import decode
 from metanas.images.support_set import preprocessing_for, support_set
-from metanas.nn.prototypes import linear_head, membership, prototypes
+from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
@@ -194,7 +194,7 @@ def classifier(folder: Path, channels: int) -> tuple[Checkpoint, Classifier]:
         freeze_statistics(network, support.images, len(images))
         features = network(support.images)
         scale = torch.tensor(0.1)
-        head = linear_head(*prototypes(features, membership(support.labels, support.ways)), scale)
+        head = PrototypeHead().linear(features, membership(support.labels, support.ways), scale)
     return checkpoint, Classifier(preprocess, network, *head, scale)
 
 

@@ -25,6 +25,7 @@ OPTION_TYPES = {
     FieldDescriptor.TYPE_BOOL: "boolean",
     FieldDescriptor.TYPE_INT32: "integer",
     FieldDescriptor.TYPE_DOUBLE: "number",
+    FieldDescriptor.TYPE_STRING: "one of",
 }
 SOURCES = sorted((PROTOS / "metanas_protos" / "v1").glob("*.proto"))
 

@@ -11,7 +11,7 @@ from metanas_client.convert import OPTION_TYPES
 from metanas_client.resources import Option
 from metanas_protos.v1.option_help import OPTION_HELP
 
-METAVARS: Mapping[type[Option], str] = {int: "N", float: "X"}
+METAVARS: Mapping[type[Option], str] = {int: "N", float: "X", str: "NAME"}
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,64 @@
+"""Heads: linear layers over features, found in closed form from the support set.
+
+A head is a frozen value. Which image belongs to which class is a matrix `(..., N, ways)`: one for
+an image, less for a view of it, zero for other classes. The dimensions before the last two are
+those of a stack of tasks; a row of zeros is padding, and so is a column. `scale` `(...)` is the
+meta-learned scale of the logits.
+"""
+
+from types import MappingProxyType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metanas.nn.prototypes import PrototypeHead, membership
+from metanas.nn.ridge import RidgeHead
+
+
+class Head(Protocol):
+    """The contract of a head."""
+
+    def linear(self, support: Tensor, members: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the head of one task as a linear layer: weight `(ways, D)` and bias `(ways,)`."""
+        ...
+
+    def logits(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+        """Compute logits `(..., Q, ways)` of queries `(..., Q, D)`."""
+        ...
+
+    def held_out(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
+        """Compute logits `(..., N, ways)` of queries, query i by a head without image i."""
+        ...
+
+
+HEADS = MappingProxyType[str, Head]({"prototype": PrototypeHead(), "ridge": RidgeHead()})
+"""Heads by the name of the option `head`."""
+
+
+def logits_in_turn(
+    head: Head, classes: Tensor, shots: int, scale: Tensor, most: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Compute logits where images are support set in turn, and mark the queries of each turn.
+
+    classes: features `(tasks, ways, M, D)` of as many images of each class.
+    shots: how many of each class are the support set at a time: the first ones, the next ones, and
+        so on. All others are its queries, and so are always those that are left at the end.
+    scale: `(tasks,)`.
+    most: the most turns there are, or 0 for all that `M` images make.
+
+    Returns logits `(tasks, turns, ways * M, ways)` and zeros and ones `(turns, ways * M)`.
+
+    To compare all images of a batch is worth more than one split of it (Laenen and Bertinetto,
+    NeurIPS 2021, arXiv:2012.09831).
+    """
+    ways, images = classes.shape[1:3]
+    turns = min(images // shots, most or images)
+    groups = classes[:, :, : turns * shots].unflatten(2, (turns, shots))
+    support = groups.transpose(1, 2).flatten(2, 3)
+    members = membership(torch.arange(ways, device=classes.device).repeat_interleave(shots), ways)
+    every = classes.flatten(1, 2)[:, None]
+    logits = head.logits(support, members.to(classes), every, scale[:, None])
+    place = torch.arange(images, device=classes.device).repeat(ways)
+    queries = place // shots != torch.arange(turns, device=classes.device)[:, None]
+    return logits, queries.to(classes.dtype)
