@@ -54,7 +54,7 @@ def _measured(config: RunConfig, count: int, options: argparse.Namespace) -> Row
     settings = replace(config.train, tasks=tasks, validate_every=10**9, threads=threads)
     config = replace(config, train=settings)
     data = classes_of(config)
-    with cluster(Workers(count=count), tasks, batch) as learner:
+    with cluster(Workers(workers=count), tasks, batch) as learner:
         team = learner(config, data)
         trainer = MetaTrainer(config, data, data, learn=team)
         idle = MetaState(

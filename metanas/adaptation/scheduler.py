@@ -23,9 +23,9 @@ import torch
 from metanas.adaptation.adaptation import Adaptation, Step, advance, footprint
 from metanas.adaptation.job import AdaptedModel, Job, OnProgress, out_of_memory, too_large
 from metanas.checkpoint import Checkpoint
-from metanas.errors import InvalidInput, Violation
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
+from metanas.util.fields import Count, Fraction, Natural, check
 
 LARGE = 85 * 2**20
 """Bytes of activations of a task from which its steps use all threads. Smaller steps use one:
@@ -40,27 +40,16 @@ EASED = 1.02
 class StackLimits:
     """Limits on the size of a stack."""
 
-    images: int = 512
+    images: Count = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
-    padding: float = 0.2
-    """Largest part of a stack that may be padding, 0 to 1: very different sizes go apart."""
-    memory: int = 3 * 2**29
+    padding: Fraction = 0.2
+    """Largest part of a stack that may be padding: very different sizes go apart."""
+    memory: Natural = 3 * 2**29
     """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
     parts twice instead of keeping them."""
 
     def __post_init__(self) -> None:
-        checks = {
-            "images": (self.images >= 1, "must be at least 1"),
-            "padding": (0 <= self.padding <= 1, "must lie in 0 to 1"),
-            "memory": (self.memory >= 0, "must be at least 0"),
-        }
-        bad = [
-            Violation(f"stack.{name}", "OPTION_OUT_OF_RANGE", f"stack.{name} {what}")
-            for name, (ok, what) in checks.items()
-            if not ok
-        ]
-        if bad:
-            raise InvalidInput(bad)
+        check(self)
 
 
 class Scheduler:

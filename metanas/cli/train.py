@@ -15,9 +15,8 @@ from metanas.runs.progress import TrainingDisplay
 from metanas.runs.run import run
 from metanas.runs.signals import handle_signals
 from metanas.training.config import RunConfig
-from metanas.training.config_file import read_config
+from metanas.training.config_file import page, read_config
 from metanas.training.extensions import Extensions, Learner
-from metanas.training.keys import page
 from metanas_data.suggest import existing
 
 
@@ -96,7 +95,7 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
             raise
         message = 'workers need the extra "ray": pip install "metanas[ray]"'
         raise ClusterError("EXTRA_MISSING", message) from error
-    with cluster(Workers(count=options.workers, **given), config.train.tasks) as learner:
+    with cluster(Workers(workers=options.workers, **given), config.train.tasks) as learner:
         yield learner
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from metanas.errors import InvalidInput, Violation
+from metanas.errors import InvalidInput
+from metanas.util.dataclass_json import build
 
 CELL_KINDS = ("normal", "reduce")
 
@@ -26,8 +27,12 @@ class Genotype:
 
     def __post_init__(self) -> None:
         for kind in CELL_KINDS:
-            for index, node in enumerate(self.cell(kind)):
-                _check_node(kind, index, node)
+            for index, ((left, _), (right, _)) in enumerate(self.cell(kind)):
+                if not 0 <= left < right < index + 2:
+                    message = f"inputs {left} and {right} must be different, ascending and below "
+                    message += f"{index + 2}"
+                    field = f"genotype.{kind}[{index}]"
+                    raise InvalidInput.single(field, "GENOTYPE_MALFORMED", message)
 
     def cell(self, kind: str) -> tuple[Node, ...]:
         """The nodes of the cell of this kind: "normal" or "reduce"."""
@@ -53,37 +58,10 @@ class Genotype:
             InvalidInput: the text is no genotype (reason GENOTYPE_MALFORMED).
         """
         try:
-            raw = json.loads(text)
-            cells = {kind: tuple(map(_node, raw[kind])) for kind in CELL_KINDS}
-        except KeyError as error:
-            raise _malformed("genotype", f"there is no cell {error}") from error
-        except (ValueError, TypeError) as error:
-            raise _malformed("genotype", f"not a genotype in JSON: {error}") from error
-        return Genotype(**cells)
-
-
-def _node(raw: Sequence[Sequence[object]]) -> Node:
-    (left, left_op), (right, right_op) = raw
-    return _edge(left, left_op), _edge(right, right_op)
-
-
-def _edge(source: object, op: object) -> Edge:
-    if type(source) is not int or not isinstance(op, str):
-        raise TypeError("an edge is the index of an input and the name of an operation")
-    return source, op
-
-
-def _check_node(kind: str, index: int, node: Node) -> None:
-    (left, _), (right, _) = node
-    if not 0 <= left < right < index + 2:
-        raise _malformed(
-            f"genotype.{kind}[{index}]",
-            f"inputs {left} and {right} must be different, ascending and below {index + 2}",
-        )
-
-
-def _malformed(field: str, message: str) -> InvalidInput:
-    return InvalidInput((Violation(field, "GENOTYPE_MALFORMED", message),))
+            return build(Genotype, json.loads(text))
+        except (ValueError, InvalidInput) as error:
+            message = f"this is no genotype in JSON: {error}"
+            raise InvalidInput.single("genotype", "GENOTYPE_MALFORMED", message) from error
 
 
 def derive(

@@ -1,11 +1,10 @@
 """What a meta-training is refused for before it begins, so that no hours are lost."""
 
-import json
-
 from metanas.checkpoint import Checkpoint
 from metanas.errors import CheckpointError, DatasetError, InvalidInput
 from metanas.supernet.supernet import Supernet
 from metanas.training.config import RunConfig
+from metanas.util.dataclass_json import differences
 from metanas.util.formatting import counted
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
@@ -31,24 +30,16 @@ def check_memory(config: RunConfig, supernet: Supernet) -> None:
 
 
 def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Whether a run can start from a checkpoint: its weights fit, and know such images.
+    """Check that a run can start from a checkpoint: its weights fit, and know such images.
 
     Raises:
         CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
     """
     card = checkpoint.card
-    pairs = (
-        ("space", "search space", vars(card.space), vars(config.space)),
-        ("input", "input", vars(card.input), vars(config.input)),
-    )
-    for section, what, there, here in pairs:
-        differing = [
-            f"{section}.{name} is {json.dumps(there[name])} there and {json.dumps(value)} here"
-            for name, value in here.items()
-            if there[name] != value
-        ]
-        if differing:
-            message = f"checkpoint {card.name!r} has another {what}: {'; '.join(differing)}"
+    pairs = {"space": (card.space, config.space), "input": (card.input, config.input)}
+    for section, (there, here) in pairs.items():
+        if differing := differences(there, here):
+            message = f"checkpoint {card.name!r} has another [{section}]: {'; '.join(differing)}"
             raise CheckpointError("CHECKPOINT_FORMAT", message)
 
 

@@ -1,17 +1,20 @@
-"""Configurations from files and to them: TOML, and `--set section.key=value` for single values.
+"""Configurations from TOML files and `--set section.key=value`, and the page on their keys.
 
 Unknown keys are errors.
 """
 
+import inspect
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from metanas.errors import InvalidInput
 from metanas.training.config import RunConfig
 from metanas.util import dataclass_json as schema
+from metanas.util.fields import Declaration, describe
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -56,12 +59,24 @@ def _merge(into: dict[str, Any], new: Mapping[str, Any]) -> None:
             into[key] = value
 
 
-def toml_of(value: object) -> str:
-    """A plain value in TOML."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(toml_of, value)) + "]"
-    return repr(value)
+def sections() -> Iterator[tuple[str, str, list[Declaration]]]:
+    """Yield name, meaning and keys of each section; the one without a name comes first."""
+    hints: dict[str, type] = get_type_hints(RunConfig)
+    nested: dict[str, type] = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    for name, kind in {"": RunConfig, **nested}.items():
+        yield name, (inspect.getdoc(kind) or "").splitlines()[0], describe(kind)
+
+
+def page() -> str:
+    """Return the page in Markdown."""
+    intro = "`python -m metanas keys` makes this page from the code that checks the keys. "
+    intro += "[training.md](training.md) explains their use."
+    lines = ["# Keys of a configuration", "", intro, ""]
+    for name, meaning, keys in sections():
+        lines += [f"## `[{name}]`" if name else "## Before the first section", "", meaning, ""]
+        for key in keys:
+            required = key.default is MISSING
+            default = "required" if required else f"default `{json.dumps(key.default)}`"
+            lines.append(f"- `{key.name}` ({key.kind}; {default}): {key.help}")
+        lines.append("")
+    return "\n".join(lines)

@@ -68,7 +68,7 @@ class Team:
         gpus = ray.cluster_resources().get("GPU", 0)
         device = workers.device
         if device == "auto":
-            device = "cuda" if gpus >= workers.count else "cpu"
+            device = "cuda" if gpus >= workers.workers else "cpu"
         # turned images are views, which would be sent by value to each worker
         whole = {name: np.ascontiguousarray(images) for name, images in train.items()}
         self._plan = ray.put(batch), ray.put(config), ray.put(whole), device
@@ -78,7 +78,7 @@ class Team:
             scheduling_strategy="SPREAD",
         )
         self._members: dict[int, Any] = {}
-        self._hire(range(workers.count))
+        self._hire(range(workers.workers))
 
     def __call__(self, state: MetaState, tasks: range) -> TaskResults:
         """The sum of what these tasks come to.
@@ -87,7 +87,7 @@ class Team:
             ClusterError: workers die again and again (WORKERS_DIED), or cannot be replaced.
             Diverged: as in one process.
         """
-        parts = split(tasks, min(self._workers.count, len(tasks)))
+        parts = split(tasks, min(self._workers.workers, len(tasks)))
         shared = ray.put(state)
         found: dict[int, TaskResults] = {}
         for _ in range(1 + self._workers.replacements):
@@ -128,7 +128,7 @@ class Team:
         done, waiting = ray.wait(ready, num_returns=len(ready), timeout=self._workers.patience)
         if waiting:
             self.close()
-            message = f"{len(waiting)} of {self._workers.count} workers were not ready within "
+            message = f"{len(waiting)} of {self._workers.workers} workers were not ready within "
             message += f"{self._workers.patience:g} s, with {free()} free in the cluster; "
             message += "have fewer --workers, more hosts, or more --patience"
             raise ClusterError("CLUSTER_TOO_SMALL", message)
@@ -180,7 +180,7 @@ class Driver:
             if address:
                 ray.init(address, log_to_driver=False)
             else:
-                ray.init("local", num_cpus=self._workers.count, include_dashboard=False)
+                ray.init("local", num_cpus=self._workers.workers, include_dashboard=False)
         except Exception as error:  # Ray raises whatever it met, a plain Exception among it
             message = last_line(str(error)) or repr(error)
             if not address:

@@ -25,21 +25,21 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ray import cloudpickle  # knows functions of the program that was started, too
 
-from metanas.errors import ClusterError, InvalidInput, Violation
+from metanas.errors import ClusterError, InvalidInput
 from metanas.training.config import RunConfig
 from metanas.training.extensions import Extensions, Learn, Learner
 from metanas.training.task_batch import MetaState, TaskResults
+from metanas.util.fields import Count, Natural, OneOf, Positive, check, require
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
 """Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
 
-DEVICES = ("auto", "cpu", "cuda")
 DRIVER = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -61,36 +61,22 @@ log = logging.getLogger(__name__)
 class Workers:
     """The number of workers, their place, and the number of losses to accept."""
 
-    count: int
+    workers: Count
     """Workers, at most as many as an iteration has tasks."""
     address: str | None = None
     """HOST:PORT of a cluster to join, of which this host has to be a part; without one, a cluster
     on this host is started for the run, and stopped after it."""
-    device: str = "auto"
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
     """"cuda" is a GPU for each worker, "cpu" none, "auto" the former where there are so many."""
-    replacements: int = 3
+    replacements: Natural = 3
     """How often in one iteration workers that died are replaced before the run gives up."""
-    patience: float = 120.0
+    patience: Positive = 120.0
     """Seconds until a cluster has to answer, and until its workers have to be ready."""
 
     def __post_init__(self) -> None:
-        checks = {
-            "workers": (self.count >= 1, "must be at least 1"),
-            "address": (
-                self.address is None or ADDRESS.fullmatch(self.address),
-                "must be HOST:PORT",
-            ),
-            "device": (self.device in DEVICES, f"must be one of {', '.join(DEVICES)}"),
-            "replacements": (self.replacements >= 0, "must be at least 0"),
-            "patience": (0 < self.patience < float("inf"), "must be above 0"),
-        }
-        bad = [
-            Violation(f"--{name}", "OPTION_OUT_OF_RANGE", what)
-            for name, (ok, what) in checks.items()
-            if not ok
-        ]
-        if bad:
-            raise InvalidInput(bad)
+        check(self)
+        fits = self.address is None or ADDRESS.fullmatch(self.address) is not None
+        require(("address", fits, "must be HOST:PORT"))
 
 
 @contextmanager
@@ -105,7 +91,7 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
             is not there (EXTRA_MISSING).
         InvalidInput: more workers than tasks.
     """
-    if workers.count > tasks:
+    if workers.workers > tasks:
         message = f"an iteration has {tasks} tasks, so that many workers are of use; ask for fewer "
         message += "workers or raise train.tasks"
         raise InvalidInput.single("--workers", "OPTION_OUT_OF_RANGE", message)

@@ -1,6 +1,7 @@
 """Plain data (JSON, TOML) to frozen dataclasses and back, with every wrong key named."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from types import UnionType
@@ -11,13 +12,15 @@ from metanas.errors import InvalidInput, Violation
 T = TypeVar("T")
 
 
-def build(kind: type[T], raw: Mapping[str, Any]) -> T:
+def build(kind: type[T], raw: Any) -> T:
     """Build an instance of the dataclass `kind` from a mapping, nested ones included.
 
     Raises:
         InvalidInput: unknown, missing or mistyped keys, all of them at once (reasons
             CONFIG_UNKNOWN_KEY, CONFIG_MISSING_KEY, CONFIG_TYPE), or values that `kind` refuses.
     """
+    if not isinstance(raw, Mapping):
+        raise InvalidInput.single("", "CONFIG_TYPE", f"expected an object of keys, got {raw!r}")
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
     bad = [
@@ -46,6 +49,27 @@ def dump(value: Any) -> dict[str, Any]:
     """Return the dataclass `value` as a mapping that `build` reads back."""
     plain = asdict(value)
     return {each.name: plain[each.name] for each in fields(value) if each.init}
+
+
+def differences(there: Any, here: Any, free: Container[str] = ()) -> list[str]:
+    """Name the fields in which two values of a dataclass differ, but for those in `free`.
+
+    Fields of nested dataclasses are called `section.name`.
+    """
+    one, other = _flat(there), _flat(here)
+    return [
+        f"{name} is {json.dumps(one[name])} there and {json.dumps(other[name])} here"
+        for name in one
+        if name not in free and one[name] != other[name]
+    ]
+
+
+def _flat(value: Any) -> dict[str, Any]:
+    return {
+        f"{section}.{name}" if name else section: each
+        for section, whole in json.loads(json.dumps(dump(value))).items()
+        for name, each in (whole.items() if isinstance(whole, dict) else [("", whole)])
+    }
 
 
 def _convert(hint: Any, value: Any, where: str, bad: list[Violation]) -> Any:

@@ -157,13 +157,10 @@ def _allows(hint: Any, value: Any) -> bool:
         return fits and all(_allows(each, entry) for entry in value)
     if kind not in WORDS or (value is None and isinstance(hint, UnionType)):
         return True
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    fits = (
-        fits
-        and isinstance(value, bool) == (kind is bool)
-        and (kind is not float or -inf < value < inf)
-    )
-    return fits and all(bound.allows(value) for bound in bounds)
+    fits = isinstance(value, int | float if kind is float else kind)
+    fits = fits and isinstance(value, bool) == (kind is bool)
+    finite = kind is not float or not fits or -inf < value < inf
+    return fits and finite and all(bound.allows(value) for bound in bounds)
 
 
 def _words(hint: Any) -> str:

@@ -98,7 +98,7 @@ def train(config: RunConfig) -> Classes | Features:
 @pytest.fixture(scope="module")
 def three(address: str, config: RunConfig, train: Classes | Features) -> Iterator[Learn]:
     """Three workers for most of the tests; a worker takes seconds to start."""
-    with cluster(Workers(count=3, address=address, patience=250), TASKS) as learner:
+    with cluster(Workers(workers=3, address=address, patience=250), TASKS) as learner:
         yield learner(config, train)
 
 
@@ -130,7 +130,7 @@ def team(
     **options: Any,
 ) -> Iterator[Learn]:
     """Further workers, in the cluster of the three."""
-    workers = Workers(**{"count": 1, "address": address, "patience": 250, **options})
+    workers = Workers(**{"workers": 1, "address": address, "patience": 250, **options})
     with cluster(workers, TASKS, batch) as learner:
         yield learner(config, train)
 
@@ -270,7 +270,7 @@ def test_a_cluster_without_room(
     address: str, three: Learn, config: RunConfig, train: Classes | Features
 ) -> None:
     wide = replace(config, train=replace(config.train, threads=4))
-    hurried = Hurried(count=1, address=address, patience=250)
+    hurried = Hurried(workers=1, address=address, patience=250)
     with pytest.raises(ClusterError) as caught, cluster(hurried, TASKS) as learner:
         learner(wide, train)
     assert caught.value.reason == "CLUSTER_TOO_SMALL"
@@ -281,7 +281,7 @@ def test_a_cluster_without_room(
 def test_nobody_answers(address: str) -> None:
     with (
         pytest.raises(ClusterError) as caught,
-        cluster(Workers(count=1, address=address, patience=10), TASKS),
+        cluster(Workers(workers=1, address=address, patience=10), TASKS),
     ):
         pytest.fail("there is no cluster")
     assert caught.value.reason == "CLUSTER_UNREACHABLE"
@@ -291,7 +291,7 @@ def test_nobody_answers(address: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"count": 0},
+        {"workers": 0},
         {"replacements": -1},
         {"patience": 0.0},
         {"device": "abacus"},
@@ -302,11 +302,11 @@ def test_nobody_answers(address: str) -> None:
 )
 def test_options_out_of_range(options: dict[str, object]) -> None:
     with pytest.raises(InvalidInput):
-        Workers(**{"count": 1, "patience": 250, **options})  # type: ignore[arg-type]
+        Workers(**{"workers": 1, "patience": 250, **options})  # type: ignore[arg-type]
 
 
 def test_more_workers_than_tasks() -> None:
-    with pytest.raises(MetanasError, match="5 tasks"), cluster(Workers(count=6), TASKS):
+    with pytest.raises(MetanasError, match="5 tasks"), cluster(Workers(workers=6), TASKS):
         pytest.fail("a worker would have nothing to do")
 
 
@@ -317,7 +317,7 @@ def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv("RAY_AUTH_MODE")
         with (
             pytest.raises(ClusterError) as caught,
-            cluster(Workers(count=1, address=address), TASKS),
+            cluster(Workers(workers=1, address=address), TASKS),
         ):
             pytest.fail("no token was shown")
     assert caught.value.reason == "CLUSTER_UNREACHABLE"

@@ -1,5 +1,6 @@
 """The reference of a configuration's keys: complete, true of the code, and the page in docs/."""
 
+import json
 import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -9,8 +10,7 @@ import pytest
 
 from metanas.__main__ import main
 from metanas.training.config import RunConfig
-from metanas.training.config_file import toml_of
-from metanas.training.keys import page, sections
+from metanas.training.config_file import page, sections
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -38,5 +38,7 @@ def test_every_key_is_there_with_its_default_and_a_meaning() -> None:
             default = known[key.name].default
             assert key.default == default
             if default is not MISSING:
-                read = tomllib.loads(f"key = {toml_of(default)}")["key"]
+                text = json.dumps(default)
+                assert f"- `{key.name}` ({key.kind}; default `{text}`): {key.help}\n" in page()
+                read = tomllib.loads(f"key = {text}")["key"]
                 assert read == (list(default) if isinstance(default, tuple) else default)

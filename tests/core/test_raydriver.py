@@ -133,7 +133,7 @@ def test_a_run_and_all_that_it_started_are_asked_to_end(
 def test_it_does_not_start(monkeypatch: pytest.MonkeyPatch, mark: str, tmp_path: Path) -> None:
     """In a folder whose sockets would have names longer than Linux allows."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
-    with pytest.raises(ClusterError) as caught, cluster(Workers(count=1), 5):
+    with pytest.raises(ClusterError) as caught, cluster(Workers(workers=1), 5):
         pytest.fail("there is no cluster")
     assert caught.value.reason == "CLUSTER_NOT_STARTED"
     assert "107" in str(caught.value)
@@ -143,7 +143,7 @@ def test_it_does_not_start(monkeypatch: pytest.MonkeyPatch, mark: str, tmp_path:
 def test_it_takes_too_long(mark: str) -> None:
     with (
         pytest.raises(ClusterError, match=r"within 0\.5 s") as caught,
-        cluster(Workers(count=1, patience=0.5), 5),
+        cluster(Workers(workers=1, patience=0.5), 5),
     ):
         pytest.fail("Ray takes seconds to start")
     assert caught.value.reason == "CLUSTER_NOT_STARTED"

@@ -83,7 +83,7 @@ def test_a_run_does_not_start_from_another_search_space(
 ) -> None:
     settings = replace(config.train, start=str(finished / "checkpoint"))
     other = replace(without_data(config), train=settings, space=replace(config.space, nodes=3))
-    told = r"another search space: space\.nodes is 2 there and 3 here$"
+    told = r"another \[space\]: nodes is 2 there and 3 here$"
     with pytest.raises(CheckpointError, match=told) as caught:
         run(other, tmp_path / "other", resume=False, on_progress=ignore)
     assert caught.value.reason == "CHECKPOINT_FORMAT"
@@ -93,7 +93,7 @@ def test_a_run_does_not_start_from_another_search_space(
         train=settings,
         input=replace(config.input, std=(0.5,), dark_background=True),
     )
-    told = r"another input: input\.std is \[1.0\] there and \[0.5\] here; input\.dark_background is"
+    told = r"another \[input\]: std is \[1.0\] there and \[0.5\] here; dark_background is"
     with pytest.raises(CheckpointError, match=told):
         run(darker, tmp_path / "other", resume=False, on_progress=ignore)
     missing = replace(config, train=replace(settings, start=str(tmp_path / "nowhere")))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -81,3 +81,20 @@ def test_whole_numbers_are_numbers() -> None:
     built = schema.build(Outer, {"flag": True, "inner": {"number": 3}, "maybe": 2})
     assert (built.inner.number, built.maybe) == (3.0, 2.0)
     assert type(built.inner.number) is type(built.maybe) is float
+
+
+@pytest.mark.parametrize("raw", [None, 3, "flag", ["flag"]])
+def test_only_an_object_of_keys_is_built(raw: object) -> None:
+    with pytest.raises(InvalidInput, match="expected an object of keys") as caught:
+        schema.build(Outer, raw)
+    assert caught.value.reason == "CONFIG_TYPE"
+
+
+def test_differences_are_named_by_section() -> None:
+    there = Outer(flag=True, inner=Inner(number=1.0))
+    here = replace(there, flag=False, inner=Inner(number=2.0), pair=(3, 4))
+    assert schema.differences(there, here, free=("pair",)) == [
+        "flag is true there and false here",
+        "inner.number is 1.0 there and 2.0 here",
+    ]
+    assert schema.differences(there, there) == []
