@@ -1,10 +1,10 @@
-"""Checkpoints: a folder of weights (safetensors) and a card (JSON), checked tensor by tensor.
+"""Checkpoints: a folder with weights (safetensors) and a card (JSON), checked tensor by tensor.
 
-Nothing is ever unpickled. What is loaded must match the architecture that the card declares in
-every name, shape and dtype, be finite, and have the SHA-256 that the card states.
+Loading unpickles nothing. Each tensor must have the name, shape and dtype of the architecture in
+the card, and be finite. The file must have the SHA-256 in the card.
 
-Weights are named by their hash, so a new checkpoint lies beside the old one until the card, written
-last, names it: at every moment a folder holds one whole checkpoint, for readers too.
+The name of the weights contains their hash, and the card is written last. So a new checkpoint lies
+beside the old one until the card names it, and a folder holds a whole checkpoint at every moment.
 """
 
 import hashlib
@@ -37,34 +37,34 @@ TRUNK_PREFIX = "trunk."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A meta-trained supernet, ready to adapt. Nothing in it is ever written to."""
+    """A meta-trained supernet, ready to adapt. It is never changed."""
 
     card: CheckpointCard
     supernet: Supernet = field(repr=False)
     params: Params = field(repr=False)
     ops: Mapping[str, Op] = field(repr=False)
     relaxation: Relaxation = RELAXATIONS["darts"]
-    """What its tasks' architectures are searched with."""
+    """The relaxation that searches the architecture of a task."""
     trunk: Trunk | None = field(default=None, repr=False)
-    """What images go through before they reach the supernet, if anything."""
+    """The pretrained network in front of the supernet, if there is one."""
     using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
-    """Held while the supernet runs: it carries the parameters of whoever runs it meanwhile."""
+    """A lock to hold while the supernet runs, which then contains the parameters of one caller."""
 
     @property
     def device(self) -> torch.device:
-        """The device that adapts its tasks."""
+        """The device of the parameters."""
         return self.params["head.log_scale"].device
 
     @cached_property
     def kept(self) -> tuple[int, ...]:
-        """About how many bytes of an image a step keeps for its backward pass: stem, each cell."""
+        """Estimated bytes of activations of one image in a step: of the stem, and of each cell."""
         return self.supernet.kept(self.card.input.size)
 
     def cells_to_recompute(self, images: int, memory: int) -> int:
-        """Return the number of first cells to evaluate again, to keep at most so many bytes.
+        """Return the number of cells to evaluate again, to keep at most `memory` bytes a step.
 
-        The first, since they see the largest maps, and since the last cells' activations are gone
-        by the time that the backward pass comes to them.
+        The first cells are recomputed: their maps are the largest, and the activations of the last
+        cells are free again when the backward pass reaches the first.
         """
         stem, *cells = self.kept
         room, again = memory - images * stem, len(cells)
@@ -77,7 +77,7 @@ class Checkpoint:
 
     @property
     def meta_genotype(self) -> Genotype:
-        """The discrete architecture at the maximum of the meta-alphas."""
+        """The architecture of the largest meta-alphas."""
         return genotype_of(self.supernet, self.params)
 
 
@@ -88,11 +88,17 @@ def load_checkpoint(
     relaxations: Mapping[str, Relaxation] = RELAXATIONS,
     device: torch.device | str = "cpu",
 ) -> Checkpoint:
-    """Load and verify the checkpoint in `folder`, onto the device that is to adapt it.
+    """Load and verify the checkpoint in `folder`.
+
+    Args:
+        folder: the folder of the checkpoint.
+        ops: operations by name.
+        relaxations: relaxations by name.
+        device: the device for the parameters.
 
     Raises:
-        CheckpointError: missing, damaged, or of another format version.
-        UnknownName: it uses an operation or a relaxation that the mappings have not.
+        CheckpointError: the checkpoint is missing, damaged, or of another format version.
+        UnknownName: the mappings lack an operation or a relaxation of the checkpoint.
     """
     use_float32(device)
     card, raw = _read(folder)
@@ -102,8 +108,8 @@ def load_checkpoint(
         if name not in ops:
             raise UnknownName("op", name, tuple(ops))
     if hashlib.sha256(raw).hexdigest() != card.weights_sha256:
-        told = f"{card.weights_file} does not have the SHA-256 that {CARD_FILE} states"
-        raise _damaged(folder, told)
+        fault = f"{card.weights_file} does not have the SHA-256 in {CARD_FILE}"
+        raise _damaged(folder, fault)
     try:
         tensors = safetensors.torch.load(raw)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -117,12 +123,12 @@ def load_checkpoint(
 
 
 def _read(folder: Path) -> tuple[CheckpointCard, bytes]:
-    """The card and the weights that it names, of a folder in which a run may replace both."""
+    """Read the card and the weights that it names, while a run may replace both."""
     while True:
         card = read_card(folder)
         try:
             return card, (folder / card.weights_file).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: what cannot be a name
+        except (OSError, ValueError) as error:  # ValueError: an impossible file name
             if read_card(folder).weights_sha256 == card.weights_sha256:
                 message = f"{folder} has no readable {card.weights_file}: {error}"
                 raise CheckpointError("CHECKPOINT_MISSING", message) from error
@@ -141,17 +147,17 @@ def _assemble(
     for name, value in tensors.items():
         like = expected[name]
         if value.shape != like.shape or value.dtype != like.dtype:
-            found = f"{tuple(value.shape)} {value.dtype}"
-            raise _damaged(folder, f"{name} is {found}, not {tuple(like.shape)} {like.dtype}")
+            fault = f"{name} is {tuple(value.shape)} {value.dtype}"
+            raise _damaged(folder, f"{fault}, not {tuple(like.shape)} {like.dtype}")
         if not bool(torch.isfinite(value.float()).all()):
             raise _damaged(folder, f"{name} holds NaN or infinite values")
     for kind in CELL_KINDS:
         supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
         if not bool(supernet.cell_alpha(kind).alive.any(dim=1).all()):
             raise _damaged(folder, f"an edge of the {kind} cell has no candidate operation left")
-    # In the supernet's order, because safetensors hands them out in another order in each process,
-    # and copied, because its tensors lie at any address. Sums over parameters, and within kernels,
-    # would else be taken in an order that changes from process to process: bytes would not repeat.
+    # Bytes repeat only if sums are taken in the same order in each process. So parameters have the
+    # order of the supernet, because that of safetensors changes from process to process; and they
+    # are copies, because its tensors lie at any address, which changes the order within kernels.
     params = {
         k: tensors[k].clone() for k in expected if not k.startswith((ALIVE_PREFIX, TRUNK_PREFIX))
     }
@@ -163,9 +169,9 @@ def _assemble(
 def checkpoint_tensors(
     supernet: Supernet, params: Params, trunk: Trunk | None
 ) -> dict[str, Tensor]:
-    """All tensors of a checkpoint: parameters, per cell kind which candidates are alive, a trunk.
+    """Return all tensors of a checkpoint: parameters, masks of living candidates, and a trunk.
 
-    The trunk, which is most of it and does not learn, is in half precision.
+    The trunk is the largest part and does not learn; its tensors are in half precision.
     """
     frozen = {} if trunk is None else trunk.state_dict()
     halves = {TRUNK_PREFIX + name: value.half() for name, value in frozen.items()}
@@ -182,12 +188,12 @@ def save_checkpoint(
     params: Params,
     trunk: Trunk | None = None,
 ) -> CheckpointCard:
-    """Write a checkpoint; the returned card has the digest and the size of what was written.
+    """Write a checkpoint, and return its card with the digest and the number of parameters.
 
-    A crash at any moment, or a full disk, leaves the checkpoint that was there, or the new one.
+    A crash or a full disk leaves the old checkpoint or the new one.
 
     Raises:
-        Diverged: a value is NaN or infinite; nothing was written.
+        Diverged: a value is NaN or infinite; nothing is written.
     """
     tensors = checkpoint_tensors(supernet, params, trunk)
     check_finite(tensors)
@@ -207,16 +213,16 @@ def save_checkpoint(
 
 
 def write_card(folder: Path, card: CheckpointCard) -> None:
-    """Write the card; from then on the folder holds the checkpoint that it describes."""
+    """Write the card, which turns its weights into the checkpoint of the folder."""
     write_atomic(folder / CARD_FILE, card_json(card).encode())
 
 
 def _remove_unnamed_weights(folder: Path) -> None:
-    """Clear away weights that were replaced, or whose card could not be written."""
+    """Remove weights that no card names."""
     try:
         named = read_card(folder).weights_file
     except CheckpointError as error:
-        if error.reason != "CHECKPOINT_MISSING":  # who can mend a card wants its weights
+        if error.reason != "CHECKPOINT_MISSING":  # a damaged card may be repaired
             return
         named = ""
     for path in folder.glob(WEIGHTS_FILES):
@@ -225,7 +231,7 @@ def _remove_unnamed_weights(folder: Path) -> None:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Keep what has diverged from replacing what is sound.
+    """Check that all values are finite.
 
     Raises:
         Diverged: a value is NaN or infinite.
@@ -235,5 +241,5 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
             raise Diverged(f"{name} holds NaN or infinite values")
 
 
-def _damaged(folder: Path, what: str) -> CheckpointError:
-    return CheckpointError("CHECKPOINT_DAMAGED", f"{folder}: {what}; restore the checkpoint")
+def _damaged(folder: Path, fault: str) -> CheckpointError:
+    return CheckpointError("CHECKPOINT_DAMAGED", f"{folder}: {fault}; restore the checkpoint")

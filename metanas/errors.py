@@ -1,13 +1,14 @@
-"""The errors of the core: one tree, each with a stable reason and a text that says what to do.
+"""Errors of the core: one tree. Each error has a stable reason, and a text with the next step.
 
 ```
 MetanasError                     reason, str(error) for people
-├── InvalidInput                 what the caller sent is wrong; violations: all that was found
-├── UnknownName                  a checkpoint, op ... that does not exist; lists the known ones
+├── InvalidInput                 a wrong input of the caller; `violations` lists the faults
+├── UnknownName                  a checkpoint, op ... that does not exist; `known` lists the others
 ├── CheckpointError              CHECKPOINT_DAMAGED, CHECKPOINT_FORMAT, CHECKPOINT_MISSING,
-│                                CHECKPOINT_CHANGED: on disk, since it was loaded;
-│                                RUN_EXISTS, RUN_IN_USE, WRITE_FAILED: of a training run's folder;
-│                                TRUNK_MISSING, TRUNK_DAMAGED: of the weights it starts from
+│                                CHECKPOINT_CHANGED: on disk, after loading;
+│                                RUN_EXISTS, RUN_IN_USE, RUN_MISSING, RUN_UNREADABLE, WRITE_FAILED:
+│                                the folder of a training run;
+│                                TRUNK_MISSING, TRUNK_DAMAGED: the pretrained weights
 ├── DatasetError                 of `metanas_data.errors`
 ├── EvaluationError              of `metanas_data.errors`
 ├── ClusterError                 CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED, CLUSTER_TOO_SMALL,
@@ -39,13 +40,13 @@ from dataclasses import dataclass
 from metanas_data.errors import DatasetError as DatasetError
 from metanas_data.errors import MetanasError as MetanasError
 
-MAX_VIOLATIONS = 20  # what fits into an 8 KiB gRPC trailer
+MAX_VIOLATIONS = 20  # as many as fit into a gRPC trailer of 8 KiB
 SHOWN_IN_TEXT = 3
 
 
 @dataclass(frozen=True)
 class Violation:
-    """One wrong thing: where (`examples[3].image`), which kind, and a sentence for people."""
+    """One fault of an input: its place (`examples[3].image`), its reason, and a text for people."""
 
     field: str
     reason: str
@@ -53,40 +54,40 @@ class Violation:
 
 
 class InvalidInput(MetanasError):
-    """The caller's input is wrong.
+    """An input of the caller that cannot be used.
 
-    `violations` holds the first `MAX_VIOLATIONS` findings, `omitted` counts the rest; `reason` is
-    the reason of the first one.
+    `violations` holds the first `MAX_VIOLATIONS` faults, and `omitted` counts the others. `reason`
+    is the reason of the first fault.
     """
 
     violations: tuple[Violation, ...]
     omitted: int
 
     def __init__(self, violations: Iterable[Violation], omitted: int = 0, /) -> None:
-        found = tuple(violations)
-        if not found:
+        faults = tuple(violations)
+        if not faults:
             raise ValueError("InvalidInput needs at least one violation")
-        self.violations = found[:MAX_VIOLATIONS]
-        self.omitted = omitted + len(found) - len(self.violations)
-        # an iterator would be used up by now, and is no thing to pickle
+        self.violations = faults[:MAX_VIOLATIONS]
+        self.omitted = omitted + len(faults) - len(self.violations)
+        # the tuple replaces the argument, which may be an iterator: those cannot be pickled
         self.args = (self.violations, self.omitted)
-        super().__init__(found[0].reason, _summary(self.violations, self.omitted))
+        super().__init__(faults[0].reason, _summary(self.violations, self.omitted))
 
     @classmethod
     def single(cls, field: str, reason: str, message: str) -> "InvalidInput":
-        """The common case of one violation."""
+        """Make the error of a single fault."""
         return cls((Violation(field, reason, message),))
 
     def within(self, parent: str) -> "InvalidInput":
-        """The same findings from outside: `image` within `examples[3]` is `examples[3].image`."""
+        """Put the faults into a parent: `image` within `examples[3]` is `examples[3].image`."""
         moved = (Violation(f"{parent}.{v.field}", v.reason, v.message) for v in self.violations)
         return InvalidInput(moved, self.omitted)
 
 
 class UnknownName(MetanasError):
-    """A name that nothing answers to; `kind` is what was looked for ("checkpoint", "op", ...).
+    """A name that does not exist, of the kind "checkpoint", "op" ...
 
-    hint: what else to do, if there is more to say.
+    hint: a sentence with a further remedy.
     """
 
     kind: str
@@ -104,11 +105,11 @@ class UnknownName(MetanasError):
 
 
 class CheckpointError(MetanasError):
-    """A checkpoint folder cannot be used: damaged, of another format version, or not there."""
+    """A folder of a checkpoint or of a run that cannot be used, or not be written to."""
 
 
 class ClusterError(MetanasError):
-    """The workers of a cluster cannot be had, or not be kept."""
+    """A cluster that cannot be reached, or that has lost its workers."""
 
 
 class Cancelled(MetanasError):
@@ -133,7 +134,7 @@ class OutOfMemory(MetanasError):
 
 
 class ExportMismatch(MetanasError):
-    """The exported file does not compute what the network computes; it never leaves."""
+    """The exported file and the network disagree; the file is withheld."""
 
     def __init__(self, message: str, /) -> None:
         super().__init__("EXPORT_MISMATCH", message)

@@ -1,7 +1,7 @@
 """Contract checks and tiny checkpoints for tests of the core and of extensions.
 
-Each `check_*` takes a value of one of the extension points, tries what the algorithms rely on, and
-raises `AssertionError` with the first thing that does not hold. No test framework is needed.
+Each `check_*` takes a value for an extension point and tries the contract that the algorithms rely
+on. The first violation raises `AssertionError`. No test framework is needed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -38,8 +38,10 @@ THREE = Rows(3)
 def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) -> None:
     """Check a candidate operation: shapes, rows, gradients, and ONNX against torch.
 
-    channels: width to build it at; try an odd one too.
-    sizes: image sides; all pairs of neighbouring sizes are tried as height and width.
+    Args:
+        op: the operation.
+        channels: its width; try an odd one too.
+        sizes: sides of images; pairs of neighbouring sizes are heights and widths.
     """
     shapes = [shape for side in sizes for shape in ((side, side), (side, side + 1))]
     for stride in STRIDES:
@@ -50,16 +52,16 @@ def check_op(op: Op, *, channels: int = 4, sizes: Iterable[int] = range(1, 10)) 
         for height, width in shapes:
             out = module(_noise(3, channels, height, width), Rows(2))
             expected = (3, channels, -(-height // stride), -(-width // stride))
-            found = tuple(out.shape)
-            _require(found == expected, f"{height}x{width}, stride {stride}: {found}")
+            fault = f"{height}x{width}, stride {stride}: {tuple(out.shape)}"
+            _require(tuple(out.shape) == expected, fault)
         _check_emission(op, module, channels, shapes)
 
 
 def check_relaxation(relaxation: Relaxation) -> None:
-    """Check a relaxation: weights are a distribution, -inf is zero, cold is one-hot, seeded."""
+    """Check a relaxation: a distribution, zero for -inf, one-hot when cold, and seeded."""
     warm, cold = relaxation.at(1.0), relaxation.at(1e-5)
     _require(type(warm) is type(relaxation), "at() returns the same kind of relaxation")
-    # so many rows that two draws of one-hot weights are not the same by chance
+    # 64 rows: two draws of one-hot weights are not equal by chance
     for shape in ((4,), (64, 4)):
         logits = _noise(*shape)
         logits[..., 1] = -torch.inf
@@ -73,7 +75,7 @@ def check_relaxation(relaxation: Relaxation) -> None:
         _close(weights.sum(-1), torch.ones(shape[:-1]), "weights sum to one")
         _require(bool((weights[..., 1] == 0).all()), "a logit of -inf has a weight of zero")
         _require(bool(torch.equal(weights, warm.weights(logits, _generator()))), "seeded")
-        if weights.requires_grad:  # one that learns nothing is a relaxation too
+        if weights.requires_grad:  # a fixed architecture is a relaxation too
             (gradient,) = torch.autograd.grad((weights * _noise(*shape)).sum(), logits)
             _require(bool(gradient.isfinite().all()), "gradients are finite beside -inf")
             _require(bool((gradient != 0).any()), "gradients reach the logits")
@@ -84,7 +86,7 @@ def check_relaxation(relaxation: Relaxation) -> None:
 def check_meta_learner(meta_learner: MetaLearner) -> None:
     """Check a meta-learner on quadratic losses: shapes, direction, fixed point, stacks.
 
-    Each task pulls the parameters to a place of its own; one parameter has no part in any loss.
+    Each task pulls the parameters to its own target. One parameter is in no loss.
     """
     start = {"weight": _noise(2, 3), "alpha.normal.ops": _noise(4), "idle": _noise(2)}
     layout = Layout(start)
@@ -98,21 +100,21 @@ def check_meta_learner(meta_learner: MetaLearner) -> None:
     expected = (2, len(layout.names))
     _require(tuple(learned.factors.shape) == expected, f"gradients of the factors: {expected}")
     _require(bool(learned.factors.isfinite().all()), "gradients of the factors are finite")
-    _require(bool(torch.equal(begin, layout.flatten(start))), "the start is not written to")
+    _require(bool(torch.equal(begin, layout.flatten(start))), "the start is unchanged")
     views = layout.views(gradient)
-    _close(views["idle"], torch.zeros(2, 2), "what no task moves does not move")
+    _close(views["idle"], torch.zeros(2, 2), "an idle parameter does not move")
     for name in ("weight", "alpha.normal.ops"):
-        _require(float(views[name].sum()) < 0, f"{name}: towards where the tasks went")
+        _require(float(views[name].sum()) < 0, f"{name}: towards the targets of the tasks")
     still = meta_learner.learn(_quadratic(layout, begin, 0 * away)).gradient
-    _close(still, torch.zeros(shape), "tasks that have nothing to learn move nothing")
+    _close(still, torch.zeros(shape), "tasks with nothing to learn move nothing")
     turned = meta_learner.learn(_quadratic(layout, begin, away.flip(0))).gradient
     _close(turned, gradient.flip(0), "the order of tasks does not matter")
     alone = meta_learner.learn(_quadratic(layout, begin, away[:1])).gradient
-    _close(alone, gradient[:1], "a task is learned alike alone and in a stack")
+    _close(alone, gradient[:1], "a task gives the same alone and in a stack")
 
 
 def _quadratic(layout: Layout, start: Tensor, away: Tensor) -> InnerLoop:
-    """Inner loops whose losses are half the squared distances to `start + away`."""
+    """Make inner loops: a loss is half the squared distance to a row of `start + away`."""
     alphas = layout.where(is_alpha)
     return InnerLoop(
         tasks=len(away),
@@ -159,17 +161,17 @@ def freeze(module: nn.Module, seed: int = 0) -> None:
 
 
 def _check_rows(module: nn.Module, channels: int) -> None:
-    """No query changes another row, the input stays as it is, and alone is as in company."""
+    """Check that rows are independent of queries, and that the input is unchanged."""
     x = _noise(6, channels, 5, 6)
     given = x.clone()
     out = module(x, THREE)
-    _require(bool(torch.equal(x, given)), "the input is not written to")
+    _require(bool(torch.equal(x, given)), "the input is unchanged")
     other = x.clone()
     other[5] = 100.0 * other[5] + 7.0
     _close(module(other, THREE)[:5], out[:5], "a query changes no other row")
     alone = module(torch.cat([x[:3], x[4:5]]), THREE)
-    _close(alone[3:], out[4:5], "a query is treated alike alone and in company")
-    _close(module(x[:3], THREE), out[:3], "the support set is treated alike without queries")
+    _close(alone[3:], out[4:5], "a query gives the same alone and with others")
+    _close(module(x[:3], THREE), out[:3], "the support set gives the same without queries")
 
 
 def _check_gradients(module: nn.Module, channels: int) -> None:
@@ -185,7 +187,7 @@ def _check_gradients(module: nn.Module, channels: int) -> None:
 
 
 def _check_copy(op: Op, channels: int, stride: int) -> None:
-    """A module built for its shapes alone takes the weights of another by name."""
+    """Check that a module without weights takes those of another by name."""
     module = _seeded(op.build(channels, stride))
     with torch.device("meta"):
         empty = op.build(channels, stride)
@@ -205,7 +207,7 @@ def _check_emission(
     for height, width in shapes:
         x = _noise(3, channels, height, width)
         expected = module(x, Rows(0))
-        _close(module(x[1:2], Rows(0)), expected[1:2], "frozen: every row on its own")
+        _close(module(x[1:2], Rows(0)), expected[1:2], "frozen: rows are independent")
         actual = torch.from_numpy(model.run(["y"], {"x": x.numpy()})[0])
         _close(actual, expected, f"ONNX Runtime agrees with torch at {height}x{width}")
 
@@ -240,7 +242,7 @@ def _require(holds: bool, what: str) -> None:
         raise AssertionError(f"contract violated: {what}")
 
 
-def make_checkpoint(  # noqa: PLR0913 (what tests vary)
+def make_checkpoint(  # noqa: PLR0913 (options of tests)
     folder: Path,
     *,
     channels: int = 1,
@@ -252,10 +254,10 @@ def make_checkpoint(  # noqa: PLR0913 (what tests vary)
     ops: Mapping[str, Op] = OPS,
     partial: int = 1,
 ) -> Checkpoint:
-    """Write and load a small untrained checkpoint; its name is its folder's.
+    """Write and load a small untrained checkpoint, named by its folder.
 
-    With `trunk` its cells stand on the first blocks of one, with weights as untrained as the rest;
-    then `channels` has to be 3 and `size` a multiple of 8.
+    With `trunk`, the cells follow the first blocks of an untrained trunk; then `channels` must be
+    3 and `size` a multiple of 8.
     """
     space = SearchSpace(
         input_channels=channels,
@@ -289,7 +291,7 @@ def make_checkpoint(  # noqa: PLR0913 (what tests vary)
 
 
 def _untrained(trunk: Trunk, seed: int) -> Trunk:
-    """The trunk with random weights that keep the size of what passes through."""
+    """Give the trunk random weights that keep the scale of activations."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in trunk.parameters():
         bound = (3 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 0.1

@@ -1,13 +1,13 @@
-"""Numbers and durations for people."""
+"""Format numbers and durations for people."""
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """So many things: `1 class`, `12 classes`."""
+    """Format a count: `1 class`, `12 classes`."""
     return f"{count} {one if count == 1 else several}"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Format seconds: `45 s`, `12 min`, `3 h 05 min`, `2 d 4 h`."""
     if seconds < 59.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

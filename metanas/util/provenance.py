@@ -10,9 +10,9 @@ from pathlib import Path
 
 @cache
 def revision() -> str | None:
-    """The commit that this package is checked out from, ending in `-dirty` if files were changed.
+    """Return the commit of the checkout of this package, with `-dirty` after changes.
 
-    As of the first call; None for a package that was installed, or lies in another's repository.
+    The first call counts. None for an installed package, or one in a repository of others.
     """
     if _git("ls-files", "--error-unmatch", Path(__file__).name) is None:
         return None
@@ -29,13 +29,13 @@ def _git(*arguments: str) -> str | None:
 
 
 def machine() -> str:
-    """Processor and number of cores that this process may use; no name of the host."""
+    """Return the processor and the number of usable cores; not the name of the host."""
     count = cores()
     return f"{processor()}, {count} core{'s' * (count > 1)}"
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -1,6 +1,6 @@
-"""Long work in parts, between which a scheduler can do other work.
+"""Long work in parts, so that a scheduler can do other work in between.
 
-The work is a generator: it yields after each part and returns the result at the end.
+The work is a generator: it yields after each part, and returns the result.
 """
 
 from collections.abc import Generator

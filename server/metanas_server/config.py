@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn, get_type_hints
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
 from metanas.util.fields import Count, Declaration, Range, check, describe, require
+from metanas_data.suggest import Parser
 from metanas_server.cores import default_devices
 from metanas_server.errors import StartError
 
@@ -151,7 +152,7 @@ def options() -> list[Declaration]:
     return [*describe(ServerConfig), *describe(Limits)]
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Report a wrong command line as one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:

@@ -82,7 +82,7 @@ BROKEN_OPS: dict[str, tuple[Op, str]] = {
         Op(lambda channels, stride: BatchNorm(), emit_chain),
         "changes no other row",
     ),
-    "in place": (Op(lambda channels, stride: InPlace(), emit_chain), "not written to"),
+    "in place": (Op(lambda channels, stride: InPlace(), emit_chain), "is unchanged"),
     "floor": (Op(lambda channels, stride: Floor(stride), lambda g, m, v: v), "1x1, stride 2"),
     "another emission": (
         Op(lambda channels, stride: Chain([nn.ReLU()]), lambda graph, module, value: value),
@@ -164,7 +164,7 @@ class Broken:
         (weights_alone, "a row a task"),
         (mean, "alone and in a stack"),
         (restless, "does not move"),
-        (in_place, "not written to"),
+        (in_place, "is unchanged"),
     ],
 )
 def test_broken_meta_learners_are_found(change: Change, what: str) -> None:

@@ -64,6 +64,11 @@ def test_names_of_no_device(names: str) -> None:
     assert caught.value.reason == "CONFIG_INVALID"
 
 
+def test_a_misspelt_flag_is_answered_with_a_suggestion() -> None:
+    with pytest.raises(StartError, match=r"Did you mean --max-stack\?"):
+        parse(["--max-stak", "1"], {})
+
+
 def test_all_wrong_options_are_reported_at_once() -> None:
     with pytest.raises(StartError, match="--max-stack must be an integer >= 1, not 0; --grace"):
         parse(["--max-stack", "0", "--grace", "-1"], {})
