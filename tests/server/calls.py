@@ -32,7 +32,7 @@ from metanas_protos.v1.failure_pb2 import Failure
 
 SECONDS = 60
 LONG = AdaptationOptions(steps=500, tuning_steps=500)
-"""Options of an adaptation that takes longer than any test wants to wait."""
+"""Options of an adaptation that takes longer than any test."""
 
 
 @dataclass(frozen=True)

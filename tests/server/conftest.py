@@ -1,4 +1,4 @@
-"""What the tests of the server share: tiny checkpoints, and one server for those that can."""
+"""Fixtures of the tests of the server: tiny checkpoints, and a server for each module."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.server.processes import ServerProcess, serving
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the untrained checkpoints `colour` (RGB) and `grey`."""
     root = tmp_path_factory.mktemp("checkpoints")
-    options = AdaptConfig(steps=2, tuning_steps=1, patience=0)  # LONG is to be long
+    options = AdaptConfig(steps=2, tuning_steps=1, patience=0)  # LONG sets more
     make_checkpoint(root / "grey", channels=1, options=options)
     make_checkpoint(root / "colour", channels=3, options=options)
     return root

@@ -1,4 +1,4 @@
-"""A server as it is run for real: the command, in a process of its own, on a free port."""
+"""Servers that the command starts as a separate process, on a free port."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if "METANAS" no
 
 
 class ServerProcess:
-    """A server that has said that it is ready."""
+    """A server that has printed its ready line."""
 
     def __init__(self, process: "subprocess.Popen[str]", ready: str) -> None:
         self.process = process
@@ -29,12 +29,12 @@ class ServerProcess:
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
 
     def health(self, service: str = "") -> Iterator[Any]:
-        """What the standard health service says about a service, now and whenever it changes."""
+        """Yield the health of a service, now and after each change."""
         for answer in self._health.Watch(health_pb2.HealthCheckRequest(service=service)):
             yield answer.status
 
     def workers(self) -> list[int]:
-        """Process ids of its workers."""
+        """Return the process ids of the workers."""
         return workers_of(self.process.pid)
 
     def signal_workers(self, number: signal.Signals) -> None:
@@ -43,7 +43,7 @@ class ServerProcess:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """End it as a power cut would, the workers too."""
+        """Kill the server and its workers, as a power cut would."""
         workers = self.workers()
         self.process.kill()
         self.process.wait()
@@ -52,27 +52,27 @@ class ServerProcess:
                 os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> int:
-        """Ask it to stop; returns its exit code."""
+        """Stop the server with SIGTERM and return its exit code."""
         self.process.terminate()
         return self.process.wait(timeout=60)
 
 
 def workers_of(server: int) -> list[int]:
-    """Process ids of a server's workers; multiprocessing keeps a helper of its own beside them."""
+    """Return the process ids of a server's workers, without the helper of multiprocessing."""
     children: list[int] = []
     for thread in Path(f"/proc/{server}/task").glob("*/children"):
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the thread has ended
             children += map(int, thread.read_text(encoding="ascii").split())
-    found = []
+    workers = []
     for pid in children:
         with suppress(OSError):
             if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-    return found
+                workers.append(pid)
+    return workers
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
-    """The command line of a server on a free port with one worker; later flags win."""
+    """Return the command line of a server with one worker on a free port; later flags win."""
     start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
     start += ["--devices=cpu", "--threads=1"]
     return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]
@@ -80,7 +80,7 @@ def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
 
 @contextmanager
 def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProcess]:
-    """A server that is ready; it is stopped at the end if it has not been before."""
+    """Start a server, wait until it is ready, and stop it at the exit."""
     log = data.with_suffix(".log")
     with (
         log.open("a", encoding="utf-8") as errors,

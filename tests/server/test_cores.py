@@ -1,4 +1,4 @@
-"""The cores: how many there are, and how the workers share them."""
+"""The number of usable cores, and the share of each worker."""
 
 import asyncio
 import math
@@ -22,18 +22,20 @@ from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Beat, Ended, Made, Order, Setup
 from tests.core.small import examples
 from tests.server.calls import LONG, SUCCEEDED, create, end_of, images, spec
-from tests.server.telling import LABELS, Told
+from tests.server.thread_reports import LABELS, ThreadReports
 
 
 @pytest.fixture
-def told(tmp_path: Path) -> Told:
-    return Told(tmp_path)
+def reports(tmp_path: Path) -> ThreadReports:
+    return ThreadReports(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("cores", "busy", "threads"), [(8, 0, 8), (8, 1, 8), (8, 2, 4), (8, 3, 2), (1, 1, 1), (2, 4, 1)]
 )
-def test_the_busy_have_equal_shares_of_at_least_one(cores: int, busy: int, threads: int) -> None:
+def test_busy_workers_have_equal_shares_of_at_least_one_core(
+    cores: int, busy: int, threads: int
+) -> None:
     assert share(cores, busy) == threads
 
 
@@ -65,64 +67,64 @@ def test_there_is_a_worker_for_each_core() -> None:
     assert ServerConfig().devices == ("cpu",) * min(usable_cores(), MOST_WORKERS)
 
 
-async def test_those_who_are_busy_share_the_cores(told: Told, tmp_path: Path) -> None:
-    """Two adaptations are made by two workers; each step has the cores that nobody else is at."""
+async def test_busy_workers_share_the_cores(reports: ThreadReports, tmp_path: Path) -> None:
+    """Two workers run two adaptations; each has the cores that the other does not use."""
     cores = usable_cores()
     config = ServerConfig(
-        checkpoints=told.checkpoints,
+        checkpoints=reports.checkpoints,
         data=tmp_path / "data",
         listen="127.0.0.1:0",
         devices=("cpu", "cpu"),
     )
     async with (
-        build_server(config, load=told.load) as server,
+        build_server(config, load=reports.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         stub = AdaptationServiceStub(channel)
         first, second = server.worker_pids
         one = await create(channel, spec(options=LONG), images(LABELS))
-        await until(told, {first: cores})
+        await until(reports, {first: cores})
         other = await create(channel, spec(options=LONG), images(LABELS))
-        await until(told, dict.fromkeys((first, second), share(cores, 2)))
+        await until(reports, dict.fromkeys((first, second), share(cores, 2)))
         os.kill(second, signal.SIGKILL)
         while second in server.worker_pids or len(server.worker_pids) < 2:
             await asyncio.sleep(0.05)
-        await until(told, dict.fromkeys(server.worker_pids, share(cores, 2)))
+        await until(reports, dict.fromkeys(server.worker_pids, share(cores, 2)))
         await stub.CancelAdaptation(CancelAdaptationRequest(name=other))
-        await until(told, {first: cores})
+        await until(reports, {first: cores})
         await stub.CancelAdaptation(CancelAdaptationRequest(name=one))
 
 
-async def until(told: Told, wanted: dict[int, int]) -> None:
-    """Wait until these processes tell these numbers of threads."""
-    told.forget()
-    while not wanted.items() <= told.threads().items():
+async def until(reports: ThreadReports, expected: dict[int, int]) -> None:
+    """Wait until these processes report these numbers of threads."""
+    reports.clear()
+    while not expected.items() <= reports.threads().items():
         await asyncio.sleep(0.05)
 
 
-async def test_a_configured_number_of_threads_is_shared_with_nobody(
-    told: Told, tmp_path: Path
+async def test_a_configured_number_of_threads_is_not_shared(
+    reports: ThreadReports, tmp_path: Path
 ) -> None:
     config = ServerConfig(
-        checkpoints=told.checkpoints,
+        checkpoints=reports.checkpoints,
         data=tmp_path / "data",
         listen="127.0.0.1:0",
         devices=("cpu",),
         threads=usable_cores() + 1,
     )
     async with (
-        build_server(config, load=told.load) as server,
+        build_server(config, load=reports.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         name = await create(channel, spec(), images(LABELS))
         assert (await end_of(channel, name)).state == SUCCEEDED
-    assert set(told.threads().values()) == {config.threads}
+    assert set(reports.threads().values()) == {config.threads}
 
 
-def setup_of(told: Told, *, beat: float) -> Setup:
-    """What a worker of its own is told."""
+def setup_of(reports: ThreadReports, *, beat: float) -> Setup:
+    """Return the settings of a worker outside of a server."""
     return Setup(
-        checkpoints=told.checkpoints,
+        checkpoints=reports.checkpoints,
         limits=Limits(),
         device="cpu",
         threads=1,
@@ -133,15 +135,15 @@ def setup_of(told: Told, *, beat: float) -> Setup:
     )
 
 
-async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_life(
-    told: Told,
+async def test_a_worker_that_receives_many_messages_sends_beats(
+    reports: ThreadReports,
 ) -> None:
-    """Others begin and end: their company must not be taken for its silence."""
-    setup = setup_of(told, beat=1.0)
+    """Messages of the front must not delay the beats of an idle worker."""
+    setup = setup_of(reports, beat=1.0)
     worker = WorkerProcess(setup)
     await worker.start()
     ready = worker.heard
-    for number in range(200):  # four times as long as it may be silent
+    for number in range(200):  # 4 s, and a beat is due each second
         worker.share(1 + number % 2)
         await asyncio.sleep(0.02)
         if worker.heard > ready:
@@ -150,15 +152,15 @@ async def test_a_worker_that_is_told_its_share_again_and_again_gives_signs_of_li
     await worker.close()
 
 
-def test_a_worker_gives_signs_of_life_while_it_makes_a_model(told: Told, tmp_path: Path) -> None:
-    """A large support set takes its trunk for longer than a worker may be silent."""
-    setup = setup_of(told, beat=0.0)
-    front, own = Pipe()
-    folder = next(told.checkpoints.iterdir())
-    checkpoint = told.load(folder, device="cpu")
-    worker = Worker({"tiny": checkpoint}, setup, own)
-    given = tmp_path / "support"
-    given.write_bytes(pack(examples((2, 2))))
+def test_a_worker_sends_beats_during_an_adaptation(reports: ThreadReports, tmp_path: Path) -> None:
+    """The trunk may need longer for a large support set than a worker may be silent."""
+    setup = setup_of(reports, beat=0.0)
+    front, there = Pipe()
+    folder = next(reports.checkpoints.iterdir())
+    checkpoint = reports.load(folder, device="cpu")
+    worker = Worker({"tiny": checkpoint}, setup, there)
+    support = tmp_path / "support"
+    support.write_bytes(pack(examples((2, 2))))
     order = Order(
         number=1,
         checkpoint="tiny",
@@ -166,14 +168,14 @@ def test_a_worker_gives_signs_of_life_while_it_makes_a_model(told: Told, tmp_pat
         overrides={},
         seed=0,
         classes=None,
-        support=given,
+        support=support,
     )
     front.send(order)
-    said = list[object]()
-    while not any(isinstance(each, Ended) for each in said):
+    messages = list[object]()
+    while not any(isinstance(each, Ended) for each in messages):
         worker.turn()
         while front.poll(0):
-            said.append(front.recv())
-    assert isinstance(said[-1], Ended)
-    assert isinstance(said[-1].outcome, Made)
-    assert sum(isinstance(each, Beat) for each in said) > 1
+            messages.append(front.recv())
+    assert isinstance(messages[-1], Ended)
+    assert isinstance(messages[-1].outcome, Made)
+    assert sum(isinstance(each, Beat) for each in messages) > 1

@@ -25,7 +25,7 @@ from metanas.spec.examples import Example
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
-from tests.server import deadly
+from tests.server import crashing
 from tests.server.calls import (
     CANCELLED,
     FAILED,
@@ -41,7 +41,7 @@ from tests.server.calls import (
     images,
     spec,
 )
-from tests.server.deadly import DEADLY
+from tests.server.crashing import CRASHING
 from tests.server.processes import ServerProcess, serving
 
 SOME = AdaptationOptions(steps=30)
@@ -241,12 +241,12 @@ def next_attempt(api: Api, names: list[str]) -> str:
         time.sleep(0.1)
 
 
-async def test_one_that_kills_its_workers_takes_nobody_along(
+async def test_an_adaptation_that_crashes_its_workers_fails_alone(
     checkpoints: Path, tmp_path: Path
 ) -> None:
-    """Even with a single attempt each, everybody else gets a model."""
+    """The other adaptations succeed, even with one attempt each."""
     shutil.copytree(checkpoints, tmp_path / "checkpoints")
-    shutil.copytree(checkpoints / "grey", tmp_path / "checkpoints" / DEADLY)
+    shutil.copytree(checkpoints / "grey", tmp_path / "checkpoints" / CRASHING)
     config = ServerConfig(
         checkpoints=tmp_path / "checkpoints",
         data=tmp_path / "data",
@@ -256,9 +256,9 @@ async def test_one_that_kills_its_workers_takes_nobody_along(
         max_attempts=1,
     )
     requests = [spec(seed=seed, options=SOME) for seed in (1, 2)]
-    requests.insert(1, spec(checkpoint=f"checkpoints/{DEADLY}"))
+    requests.insert(1, spec(checkpoint=f"checkpoints/{CRASHING}"))
     async with (
-        build_server(config, load=deadly.load) as server,
+        build_server(config, load=crashing.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         names = [await create(channel, each, images()) for each in requests]

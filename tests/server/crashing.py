@@ -1,4 +1,4 @@
-"""Checkpoints that kill whoever adapts them, for worker processes to load."""
+"""Checkpoints that crash the worker process that adapts them."""
 
 import os
 import signal
@@ -11,10 +11,10 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.nn.functional import Rows
 from metanas.nn.ops import OPS
 
-DEADLY = "poison"
+CRASHING = "crashing"
 
 
-class Deadly(nn.Module):
+class Crash(nn.Module):
     """Ends the process that evaluates it, as a defect in a kernel would."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -26,7 +26,6 @@ class Deadly(nn.Module):
 
 
 def load(folder: Path, *, device: str) -> Checkpoint:
-    """Load a checkpoint; in the one with the deadly name an operation is deadly."""
-    deadly = {**OPS, "max_pool_3x3": replace(OPS["max_pool_3x3"], build=Deadly)}
-    ops = deadly if folder.name == DEADLY else OPS
-    return load_checkpoint(folder, ops=ops, device=device)
+    """Load a checkpoint; in the one named `CRASHING` an operation ends the process."""
+    ops = {**OPS, "max_pool_3x3": replace(OPS["max_pool_3x3"], build=Crash)}
+    return load_checkpoint(folder, ops=ops if folder.name == CRASHING else OPS, device=device)
