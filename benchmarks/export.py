@@ -36,6 +36,7 @@ from metanas.images.shifted_copies import looks
 from metanas.images.support_set import Task
 from metanas.nn.prototypes import PrototypeHead
 from metanas.supernet.discrete import features_of, freeze_statistics, from_supernet
+from metanas.util.work import whole
 
 TOPIC = "export"
 CASES = (
@@ -91,11 +92,11 @@ def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
     support, options = task.support, checkpoint.card.defaults
     genotype, space = checkpoint.meta_genotype, checkpoint.card.space
     network = from_supernet(space, checkpoint.params, genotype, checkpoint.ops)
-    freeze_statistics(network, support.images, options.batch_size)
+    whole(freeze_statistics(network, support.images, options.batch_size))
     network.requires_grad_(False)
     scale = network.head["log_scale"].exp()
     shown, members = of_prototypes(support)
-    features = features_of(network, shown, options.shift_pixels)
+    features = whole(features_of(network, shown, options.shift_pixels))
     head = PrototypeHead().linear(features, members, scale)
     trunk = checkpoint.trunk
     return Classifier(task.preprocess, network, *head, scale, trunk, options.shift_pixels)

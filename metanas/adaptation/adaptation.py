@@ -31,12 +31,12 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.batches import batches_of, halves
 from metanas.images.support_set import SupportSet
+from metanas.nn.devices import upload
 from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
-from metanas.nn.upload import upload
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
-from metanas.supernet.discrete import DiscreteNetwork, freeze_in_parts, from_supernet
+from metanas.supernet.discrete import DiscreteNetwork, freeze_statistics, from_supernet
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import annealed
 from metanas.supernet.supernet import genotype_of
@@ -178,7 +178,7 @@ class Adaptation:
         params = {name: value.cpu() for name, value in self.optimizer.snapshot().items()}
         network = from_supernet(card.space, params, genotype, self.checkpoint.ops)
         chunk = max(self.config.batch_size, self.task.ways)
-        features = yield from freeze_in_parts(network, self.task.images, chunk)
+        features = yield from freeze_statistics(network, self.task.images, chunk)
         return network, features
 
     def _update(self, rows: Tensor, moves: Moves) -> Update:

@@ -31,7 +31,7 @@ from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Progress, Report
-from metanas.supernet.discrete import features_in_parts
+from metanas.supernet.discrete import features_of
 from metanas.util.work import Parts
 
 OnProgress = Callable[[Progress], None]
@@ -277,7 +277,7 @@ def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, T
     network, features = yield from adaptation.network()
     shown, members = of_prototypes(task.support)
     if shift or len(shown) > len(features):
-        features = yield from features_in_parts(network, shown, shift)
+        features = yield from features_of(network, shown, shift)
     scale = network.head["log_scale"].exp()
     weight, bias = HEADS[options.head].linear(features, members, scale)
     trunk = checkpoint.trunk

@@ -16,12 +16,12 @@ from metanas.export.onnx_model import Classifier
 from metanas.images.batches import batches_of
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import SupportSet
+from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS, Head
 from metanas.nn.prototypes import membership
-from metanas.nn.upload import upload
 from metanas.spec.options import AdaptConfig, AffineRange
-from metanas.supernet.discrete import at_once, features_in_parts, freeze_in_parts, from_supernet
+from metanas.supernet.discrete import at_once, features_of, freeze_statistics, from_supernet
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 from metanas.util.work import Parts
@@ -150,8 +150,8 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, options: AdaptConfig
     params = {name: value.cpu() for name, value in params.items()}
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
-    features = yield from freeze_in_parts(network, task.images, chunk)
-    return (yield from features_in_parts(network, task.images, shift)) if shift else features
+    features = yield from freeze_statistics(network, task.images, chunk)
+    return (yield from features_of(network, task.images, shift)) if shift else features
 
 
 def leave_one_out(head: Head, features: Tensor, task: SupportSet, scale: Tensor) -> float:

@@ -21,11 +21,10 @@ from metanas.adaptation.optimizer import Moves, TaskOptimizer
 from metanas.adaptation.views import stored_views
 from metanas.checkpoint import Checkpoint
 from metanas.images.augment import affine
+from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import Head
-from metanas.nn.upload import upload
 from metanas.spec.options import AffineRange
-from metanas.supernet.alphas import mixtures, running
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 
 SHARE_THRESHOLD = 0.02
@@ -73,7 +72,6 @@ def evaluate(
     theta = (torch.stack(thetas) if len(thetas) > 1 else thetas[0]).detach().requires_grad_()
     params = layout.views(theta)
     relaxation = _relaxation(checkpoint.relaxation, updates)
-    mixing = mixtures(*running(supernet.shares(params, relaxation, SHARE_THRESHOLD)))
     tasks, count, _ = members.shape
     present = members.sum(2)
     sizes = present.sum(1)
@@ -81,7 +79,11 @@ def evaluate(
     rows = Rows(count, tasks, present / sizes[:, None] if uneven else None)
     x = torch.cat([images, views], dim=1).flatten(0, 1)
     out: Tensor = functional_call(
-        supernet, params, (x, rows, mixing), {"recompute": recompute}, tie_weights=False
+        supernet,
+        params,
+        (x, rows, relaxation, SHARE_THRESHOLD),
+        {"recompute": recompute},
+        tie_weights=False,
     )
     support, queries = out.unflatten(0, (tasks, -1)).split(count, dim=1)
     scale = params["head.log_scale"].exp().reshape(tasks)

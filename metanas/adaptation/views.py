@@ -12,9 +12,9 @@ from torch import Tensor
 
 from metanas.images.augment import affine, affine_draws, affine_views, photo_views
 from metanas.images.support_set import Preprocessing, SupportSet
+from metanas.nn.devices import upload
 from metanas.nn.prototypes import membership
 from metanas.nn.trunk import CHUNK, Trunk
-from metanas.nn.upload import upload
 from metanas.spec.card import CheckpointCard
 from metanas.spec.options import AffineRange, PhotoRange
 from metanas.util.work import Parts

@@ -24,9 +24,9 @@ from metanas.checkpoint import Checkpoint
 from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
+from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
-from metanas.nn.upload import upload
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.nn.upload import upload
+from metanas.nn.devices import upload
 from metanas.spec.options import AffineRange, PhotoRange
 
 

@@ -59,7 +59,7 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     def declare(self, value: Value, shape: Sequence[int | str]) -> Value:
-        """Say the shape of a float value where inference cannot tell; strings are free dimensions.
+        """Declare the shape of a float value where inference fails; strings are free dimensions.
 
         ONNX Runtime takes dimensions of one name for equal. Those that it knows nothing of keep it
         from fusing layers, and make it reshape in a way that fails for an empty batch.
@@ -69,7 +69,7 @@ class Graph:
         return value
 
     def constant(self, array: Array) -> Value:
-        """A constant tensor."""
+        """Store a constant tensor."""
         array = np.asarray(array, order="C")  # ascontiguousarray would give scalars a dimension
         key = f"{array.dtype}{array.shape}".encode() + array.tobytes()
         name = "c_" + hashlib.sha256(key).hexdigest()[:16]
@@ -91,16 +91,16 @@ class Graph:
         return self.node("Add", [left, right])
 
     def clip(self, value: Value, low: float, high: float) -> Value:
-        """The value within these bounds."""
+        """Clip a value to these bounds."""
         bounds = [self.constant(np.array(bound, np.float32)) for bound in (low, high)]
         return self.node("Clip", [value, *bounds])
 
     def pooled(self, value: Value) -> Value:
-        """The mean over the pixels of an (N, C, H, W) value, (N, C)."""
+        """Average an (N, C, H, W) value over its pixels, to (N, C)."""
         return self.node("Flatten", [self.node("GlobalAveragePool", [value])], axis=1)
 
     def unit(self, value: Value) -> Value:
-        """Every row of an (N, D) value scaled to length one; a row of zeros stays zero."""
+        """Scale every row of an (N, D) value to length one; a row of zeros stays zero."""
         norm = self.node("ReduceL2", [value], axes=[1], keepdims=1)
         least = self.constant(np.array(1e-12, np.float32))
         return self.node("Div", [value, self.node("Max", [norm, least])])
@@ -109,14 +109,14 @@ class Graph:
         return self.node("Concat", values, axis=axis)
 
     def affine(self, value: Value, scale: Array, shift: Array) -> Value:
-        """`value * scale + shift` for every channel of an (N, C, H, W) value."""
+        """Compute `value * scale + shift` for every channel of an (N, C, H, W) value."""
         scaled = self.node("Mul", [value, self.constant(scale.reshape(-1, 1, 1))])
         return self.add(scaled, self.constant(shift.reshape(-1, 1, 1)))
 
     def conv(
         self, value: Value, weight: Array, bias: Array | None, **where: Unpack[ConvGeometry]
     ) -> Value:
-        """Convolution by `weight` (out, in / groups, kernel height, kernel width)."""
+        """Convolve with `weight` (out, in / groups, kernel height, kernel width)."""
         inputs = [value, self.constant(weight)]
         if bias is not None:
             inputs.append(self.constant(bias))
@@ -131,7 +131,7 @@ class Graph:
         )
 
     def zeros(self, value: Value, stride: int) -> Value:
-        """Zeros of the shape that an operation of this stride on (N, C, H, W) returns."""
+        """Return zeros of the shape that an operation of this stride on (N, C, H, W) returns."""
         pick = [self.constant(np.array(v, np.int64)) for v in ([0, 0], [2**31] * 2, [2, 3])]
         steps = self.constant(np.array([stride] * 2, np.int64))
         part = self.node("Slice", [value, *pick, steps])
@@ -146,7 +146,7 @@ class Graph:
         return self.node("AveragePool", [value], count_include_pad=0, **window)
 
     def build(self, name: str, metadata: Mapping[str, str]) -> onnx.ModelProto:
-        """The finished model, with `metadata` as its `metadata_props` in sorted order."""
+        """Return the finished model, with `metadata` as its `metadata_props` in sorted order."""
         graph = helper.make_graph(
             self._nodes,
             name,

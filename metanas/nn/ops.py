@@ -1,8 +1,8 @@
 """Candidate operations: pairs of `build` (a torch module) and `emit` (the same thing in ONNX).
 
 Notable:
-- A module takes `(x, rows)`: `rows` says which rows of the batch `x` are the support set, and
-  normalisation statistics come from these rows alone, so that no query ever influences another.
+- A module takes `(x, rows)`. `rows` is the layout of the batch `x`. Normalisation statistics come
+  from its support rows alone, so no query ever influences another.
 - A norm whose statistics have been frozen ignores `rows` and normalises every row alike.
 - A `Chain` runs a stack of tasks as it runs one. Any other module runs task by task.
 - `OPS` is a plain dict; algorithms get a mapping like it passed in.
@@ -109,15 +109,15 @@ class FactorizedReduce(nn.Module):
 class Chain(nn.ModuleList):
     """Layers one after the other.
 
-    Norms, convolutions and reductions are told which rows belong to which task. Any other layer
-    with parameters runs task by task when there are several; one without sees rows alone.
+    Norms, convolutions and reductions get the layout of the rows. Any other layer with parameters
+    runs task by task when there are several.
     """
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         return self.part(x, rows, 0, len(self))
 
     def part(self, x: Tensor, rows: Rows, first: int, end: int) -> Tensor:
-        """The layers from `first` up to but not including `end`."""
+        """Run the layers from `first` up to but not including `end`."""
         for layer in list(self)[first:end]:
             if isinstance(layer, Norm | Conv | FactorizedReduce):
                 x = layer(x, rows)

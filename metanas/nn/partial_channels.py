@@ -24,14 +24,14 @@ from metanas.spec.search_space import SearchSpace
 
 
 def candidates(space: SearchSpace, ops: Mapping[str, Op]) -> Mapping[str, Op]:
-    """The operations as a search space has them: on all channels, or on a part."""
+    """Return the operations of a search space: on all channels, or on a part."""
     if space.partial == 1:
         return ops
     return {name: on_a_part(op, space.partial) for name, op in ops.items()}
 
 
 def on_a_part(op: Op, parts: int) -> Op:
-    """An operation on the first of so many equal parts of the channels."""
+    """Return an operation on the first of `parts` equal parts of the channels."""
     return Op(partial(_build, op, parts), partial(_emit, op))
 
 

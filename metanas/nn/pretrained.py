@@ -44,7 +44,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 
 
 def pretrained_trunk(space: SearchSpace, sources: Mapping[str, Source] = SOURCES) -> Trunk:
-    """The trunk of a search space with its published weights, norms folded in.
+    """Build the trunk of a search space with its published weights, norms folded in.
 
     Rounded to half precision, in which checkpoints store them: training sees what is shipped.
 

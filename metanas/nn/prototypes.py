@@ -4,7 +4,7 @@ The squared Euclidean distance to a prototype c gives logits `s (2 c.x - |c|^2)`
 is equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), so the head of a
 task with any number of ways is a linear layer that needs no meta-learned rows.
 
-Which image belongs to which class is a matrix of zeros and ones, `(..., N, ways)`. The dimensions
+The membership of images in classes is a matrix of zeros and ones, `(..., N, ways)`. The dimensions
 before the last two are those of a stack of tasks; a row of zeros is padding, and so is a column.
 """
 

@@ -39,26 +39,26 @@ class Maps:
 
     @staticmethod
     def of(space: SearchSpace) -> "Maps":
-        """Those of the blocks that a search space taps."""
+        """Return the layout of the blocks that a search space taps."""
         first, second = (TRUNKS[space.trunk][tap] for tap in space.taps)
         widths = (first.channels, second.channels)
         return Maps(widths, second.reduced // first.reduced, second.reduced)
 
     def side(self, size: int) -> int:
-        """Side of the second map of an image of this side."""
+        """Return the side of the second map of an image of this side."""
         return size // self.reduced
 
     def length(self, size: int) -> int:
-        """Numbers of an image of this side."""
+        """Count the numbers of an image of this side."""
         one, other = self.channels
         return (one * self.ratio**2 + other) * self.side(size) ** 2
 
     def pack(self, first: Tensor, second: Tensor) -> Tensor:
-        """Rows `(N, K)` of maps `(N, C, H, W)`."""
+        """Write maps `(N, C, H, W)` as rows `(N, K)`."""
         return torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in (first, second)], dim=1)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The maps `(N, C, H, W)` of rows `(N, K)`; both are square, channels innermost."""
+        """Read the maps `(N, C, H, W)` from rows `(N, K)`; both are square, channels innermost."""
         one, other = self.channels
         side = isqrt(rows.shape[1] // (one * self.ratio**2 + other))
         wide = self.ratio * side
@@ -81,7 +81,7 @@ class SameConv(nn.Conv2d):
         self.pads = (before, kernel - stride - before)
 
     def reset_parameters(self) -> None:
-        """Nothing: the weights are about to be loaded."""
+        """Draw nothing: the weights are about to be loaded."""
 
     def forward(self, x: Tensor) -> Tensor:
         padded = F.pad(x, self.pads * 2) if any(self.pads) else x
@@ -89,7 +89,7 @@ class SameConv(nn.Conv2d):
         return out
 
     def emit(self, graph: Graph, value: Value) -> Value:
-        """The same in ONNX."""
+        """Emit the same computation as ONNX."""
         before, after = self.pads
         return graph.conv(
             value,
@@ -124,7 +124,7 @@ class Block(nn.Module):
         return x + projected if self.residual else projected
 
     def emit(self, graph: Graph, value: Value) -> Value:
-        """The same in ONNX."""
+        """Emit the same computation as ONNX."""
         *first, project = (layer for layer in self.layers if isinstance(layer, SameConv))
         out = value
         for layer in first:
@@ -136,7 +136,7 @@ class Block(nn.Module):
 class Trunk(nn.Module):
     """Images `(N, 3, S, S)` to `Maps` `(N, K)`: the outputs of the two tapped blocks.
 
-    It ends with the second tap. Its weights are anything until they are loaded.
+    It ends with the second tap. Its weights have no meaning until they are loaded.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -160,7 +160,7 @@ class Trunk(nn.Module):
         return self.maps.pack(*(found[tap] for tap in self.taps))
 
     def emit(self, graph: Graph, images: Value) -> tuple[Value, Value]:
-        """The same in ONNX; the two maps."""
+        """Emit the same computation as ONNX; return the two maps."""
         x = graph.clip(self.stem.emit(graph, images), 0.0, 6.0)
         found = {}
         for index, block in enumerate(self.blocks):

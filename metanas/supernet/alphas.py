@@ -7,7 +7,7 @@ from itertools import accumulate, combinations, pairwise
 import torch
 from torch import Tensor, nn
 
-from metanas.nn.upload import upload
+from metanas.nn.devices import upload
 from metanas.supernet.relaxations import Relaxation
 
 ALPHA_PREFIX = "alpha."
@@ -21,7 +21,7 @@ def is_alpha(name: str) -> bool:
 
 
 class CellAlpha(nn.Module):
-    """Architecture logits of one kind of cell, and which operations are still candidates.
+    """Architecture logits of one kind of cell, and the operations that are still candidates.
 
     `ops` has shape (edges, ops), edges ordered by node and then by input; `inputs` has shape
     (pairs,), the unordered pairs of inputs of node after node; `alive` marks the candidates.
@@ -39,28 +39,26 @@ class CellAlpha(nn.Module):
         self.inputs = nn.Parameter(torch.zeros(sum(self.pair_counts)))
         self.register_buffer("alive", torch.ones(edges, ops, dtype=torch.bool))
         for node, (inputs, pairs) in enumerate(zip(self.inputs_of, self.pairs_of, strict=True)):
-            # not part of a checkpoint: which inputs a pair consists of, (pairs, inputs)
+            # not part of a checkpoint: the inputs of each pair, (pairs, inputs)
             member = [[float(source in pair) for source in range(inputs)] for pair in pairs]
             self.register_buffer(f"member{node}", torch.tensor(member), persistent=False)
 
-    def forward(
-        self, relaxation: Relaxation, threshold: float, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Share of every candidate in its node, `(tasks, edges, ops)`; a node's shares sum to 2.
+    def forward(self, relaxation: Relaxation, threshold: float) -> Tensor:
+        """Compute the share of every candidate in its node, `(tasks, edges, ops)`.
 
         A pair's weight goes to both its inputs, so an edge's weight is the sum over the pairs that
-        contain it. Shares of `threshold` or less become zero, unless they are the node's largest,
-        and the rest of the node is rescaled: the mixture keeps its magnitude while candidates leave
-        it. Without a stack of tasks there is one.
+        contain it, and the shares of a node sum to 2. Shares of `threshold` or less become zero,
+        unless they are the node's largest. The rest of the node is rescaled: the mixture keeps its
+        magnitude while candidates leave it. Without a stack there is one task.
         """
         ops = self.ops if self.ops.ndim == 3 else self.ops[None]
         inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
-        weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf), generator)
+        weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf))
         blocks = []
         edge = 0
         for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
             count = self.inputs_of[node]
-            chosen = relaxation.weights(pairs[:, None], generator)
+            chosen = relaxation.weights(pairs[:, None])
             gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
             share = gates * weights[:, edge : edge + count]
             largest = share.amax(dim=(1, 2), keepdim=True)
@@ -75,35 +73,32 @@ class CellAlpha(nn.Module):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Candidates that any task has on each edge of one kind of cell, and their shares.
-
-    `shares` has shape (tasks, candidates), in the order of edges.
-    """
+    """Candidates that any task has on each edge of one kind of cell, and their shares."""
 
     live: Live
     shares: Tensor
+    """`(tasks, candidates)`, in the order of edges."""
     factors: Tensor | None = None
-    """Of drop path, `(edges, ops, R, 1, 1, 1)`, in one cell."""
+    """Factors of drop path in one cell, `(edges, ops, R, 1, 1, 1)`."""
 
 
-def running(shares: Sequence[Tensor]) -> tuple[tuple[Live, ...], Tensor]:
-    """List the candidates of each kind of cell that any task has; shares `(tasks, candidates)`.
+def mixtures(shares: Sequence[Tensor]) -> tuple[Mixture, ...]:
+    """Drop the candidates that no task has, from the shares of each kind of cell.
 
-    `shares` of each kind are `(tasks, edges, ops)`. A device is waited for, once: what is to run
-    the host has to know.
+    `shares` of each kind are `(tasks, edges, ops)`. The host waits for a device once, to learn
+    which candidates run.
     """
-    found = torch.cat(list(shares), dim=1)
-    runs = (found.detach() > 0).any(0)
-    live = [tuple(op for op, own in enumerate(row) if own) for row in runs.tolist()]
-    ops = found.shape[2]
+    every = torch.cat(list(shares), dim=1)
+    runs = (every.detach() > 0).any(0)
+    live = [tuple(op for op, alive in enumerate(row) if alive) for row in runs.tolist()]
+    ops = every.shape[2]
     index = [edge * ops + op for edge, some in enumerate(live) for op in some]
-    (chosen,) = upload([torch.tensor(index, dtype=torch.long)], found.device)  # none if all are NaN
+    (chosen,) = upload([torch.tensor(index, dtype=torch.long)], every.device)  # none if all are NaN
     ends = list(accumulate((part.shape[1] for part in shares), initial=0))
-    lives = tuple(tuple(live[start:end]) for start, end in pairwise(ends))
-    return lives, found.flatten(1).index_select(1, chosen)
-
-
-def mixtures(lives: Sequence[Live], shares: Tensor) -> tuple[Mixture, ...]:
-    """Split the result of `running` into one mixture for each kind of cell."""
-    parts = shares.split([sum(map(len, live)) for live in lives], dim=1)
-    return tuple(Mixture(live, part) for live, part in zip(lives, parts, strict=True))
+    lives = [tuple(live[start:end]) for start, end in pairwise(ends)]
+    parts = (
+        every.flatten(1)
+        .index_select(1, chosen)
+        .split([sum(map(len, each)) for each in lives], dim=1)
+    )
+    return tuple(Mixture(each, part) for each, part in zip(lives, parts, strict=True))

@@ -35,11 +35,11 @@ from metanas.supernet.alphas import Live, Mixture
 class Candidate:
     """The way in which an operation is evaluated.
 
-    rectified: whether it begins with a ReLU, which all such operations on a state share.
-    shared: whether it has no parameters, so that all edges from a state share its result.
-    layers: first and last but one of the layers that remain, if it is a `Chain`.
-    normed: whether a norm comes last, which the mixture then does for all candidates together.
-    identity: whether it returns its input.
+    rectified: it begins with a ReLU, which all such operations on a state share.
+    shared: it has no parameters, so all edges from a state share its result.
+    layers: range of the layers that remain, if it is a `Chain`.
+    normed: it ends with a norm, which the mixture computes for all candidates together.
+    identity: it returns its input.
     """
 
     rectified: bool
@@ -88,14 +88,14 @@ class Edge(nn.ModuleList):
         return out
 
     def forward(self, x: Tensor, rows: Rows, shares: Tensor, live: tuple[int, ...]) -> Tensor:
-        """The mixture of some candidates, whose shares are `(tasks, len(live))`, of a state."""
+        """Mix some candidates of a state; their shares are `(tasks, len(live))`."""
         state = State(x)
         outs = [self.run(op, state, rows) for op in live]
         return mixture(outs, tuple(self.candidates[op].normed for op in live), shares, rows)
 
 
 class State:
-    """A node's value during a forward pass, with what several edges share of its evaluation."""
+    """The value of a node during a forward pass, and the results that several edges share."""
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
@@ -103,7 +103,7 @@ class State:
         self._rectified: Tensor | None = None
 
     def rectified(self) -> Tensor:
-        """Its positive part."""
+        """Return the positive part of the value."""
         if self._rectified is None:
             self._rectified = torch.relu(self.x)
         return self._rectified
@@ -133,7 +133,7 @@ class Cell(nn.Module):
         self.nodes = space.nodes
 
     def stride(self, source: int) -> int:
-        """Reduction cells halve the resolution on the edges that leave the cell's inputs."""
+        """Return the stride of edges from a source: 2 from the inputs of a reduction cell."""
         return 2 if self.reduction and source < 2 else 1
 
     def forward(
@@ -165,7 +165,7 @@ class Cell(nn.Module):
         rows: Rows,
         factors: Tensor | None,
     ) -> Tensor:
-        """The sum of these candidates of a node, whose edges are those from `first` on."""
+        """Sum these candidates of a node, whose edges begin at index `first`."""
         chosen = [(source, op) for source, ops in enumerate(live) for op in ops]
         outs = [self._edge(first + source).run(op, states[source], rows) for source, op in chosen]
         normed = [self._edge(first + source).candidates[op].normed for source, op in chosen]
@@ -188,7 +188,7 @@ class Cell(nn.Module):
     def _recomputed(
         self, states: list[State], first: int, live: Live, shares: Tensor, rows: Rows
     ) -> Tensor:
-        """The same, keeping nothing of what happens on edges; states then share nothing either."""
+        """Sum as `_mixed` does; keep no activations of edges and share no results."""
         parts = [
             _again(self._edge(first + source), states[source].x, rows, own, live[source])
             for source, own in enumerate(shares.split([len(ops) for ops in live], dim=1))
@@ -200,6 +200,29 @@ class Cell(nn.Module):
         edge = self.edges[index]
         assert isinstance(edge, Edge)
         return edge
+
+
+@dataclass(frozen=True)
+class DropPath:
+    """Leave an operation out with probability `rate`, and scale what is left to match.
+
+    Drawn for each row (Larsson et al., arXiv:1605.07648, local drop path, as DARTS-like cells use
+    it: never on an identity). There is one generator a task.
+    """
+
+    rate: float
+    generators: tuple[torch.Generator, ...]
+
+    def factors(self, edges: int, ops: int, x: Tensor, rows: Rows) -> Tensor:
+        """Draw the factors of every operation's rows, `(edges, ops, R, 1, 1, 1)`.
+
+        Drawn for all operations, whether or not they run: what a task draws must not depend on
+        the others of its stack.
+        """
+        shape = (edges, ops, len(x) // rows.tasks)
+        draws = [torch.rand(shape, generator=generator) for generator in self.generators]
+        kept = (torch.cat(draws, dim=2) >= self.rate).to(x)
+        return (kept / (1 - self.rate))[..., None, None, None]
 
 
 def _once(module: nn.Module, *arguments: object) -> Tensor:

@@ -21,7 +21,7 @@ from metanas.nn.stem import Embedding, entry, halves_before, pooled
 from metanas.spec.genotype import Genotype, Node
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.flat_params import Params
-from metanas.util.work import Parts, whole
+from metanas.util.work import Parts
 
 FROZEN = Rows(0)
 """For a network with frozen norms, which treats all rows alike."""
@@ -56,7 +56,7 @@ class DiscreteCell(nn.Module):
             self.edges[edge_name(node, source)] = ops[name].build(width, stride)
 
     def chosen(self) -> Iterator[tuple[int, int, str]]:
-        """(node, input, operation) of every edge."""
+        """Yield (node, input, operation) of every edge."""
         for node, edges in enumerate(self.nodes):
             for source, name in edges:
                 yield node, source, name
@@ -71,7 +71,7 @@ class DiscreteCell(nn.Module):
 
 
 def edge_name(node: int, source: int) -> str:
-    """The edge from input `source` to `node` as the supernet numbers it."""
+    """Return the supernet's name of the edge from input `source` to `node`."""
     return str(sum(earlier + 2 for earlier in range(node)) + source)
 
 
@@ -96,7 +96,7 @@ class DiscreteNetwork(nn.Module):
         self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
 
     def forward(self, x: Tensor, rows: Rows = FROZEN) -> Tensor:
-        """Features; support rows set the statistics of norms that are not frozen."""
+        """Compute features; support rows set the statistics of norms that are not frozen."""
         before, last = inputs = self.stem(x, rows)
         for cell in self.cells:
             before, last = last, cell(before, last, rows)
@@ -110,7 +110,7 @@ class DiscreteNetwork(nn.Module):
 def from_supernet(
     space: SearchSpace, params: Params, genotype: Genotype, ops: Mapping[str, Op]
 ) -> DiscreteNetwork:
-    """The network of this genotype with the supernet's weights, copied."""
+    """Build the network of this genotype with copies of the supernet's weights."""
     with torch.device("meta"):  # shapes only: every tensor is about to be replaced
         network = DiscreteNetwork(space, genotype, ops)
     expected = network.state_dict()
@@ -136,40 +136,28 @@ def at_once(images: Tensor, shift_pixels: int) -> int:
     return max(1, most // looks(shift_pixels))
 
 
-def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Tensor:
-    """Features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, chunk by chunk.
+@torch.no_grad()
+def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Parts[Tensor]:
+    """Compute features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, in parts.
 
-    Of copies shifted by so many pixels, too, if any; the features are then means.
+    shift_pixels: shift of further copies of each image; the features are then means.
     """
-    return whole(features_in_parts(network, images, shift_pixels))
+    features = []
+    for part in images.split(at_once(images, shift_pixels)):
+        yield
+        features.append(averaged(network(with_copies(part, shift_pixels)), shift_pixels))
+    return torch.cat(features)
 
 
 @torch.no_grad()
-def features_in_parts(
-    network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0
-) -> Parts[Tensor]:
-    """Compute as `features_of` does, in parts."""
-    found = []
-    for part in images.split(at_once(images, shift_pixels)):
-        yield
-        found.append(averaged(network(with_copies(part, shift_pixels)), shift_pixels))
-    return torch.cat(found)
-
-
-def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> Tensor:
-    """Fix every norm to the statistics of the support images `(N, C, H, W)`, and of these alone.
+def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> Parts[Tensor]:
+    """Fix every norm to the statistics of the support images `(N, C, H, W)`, in parts.
 
     Up to `chunk` images are one batch, so that the statistics are exactly those of a step on the
-    whole support set. More are run in chunks of nearly equal size whose moments are pooled.
+    whole support set. More images run in chunks of nearly equal size, and their moments are pooled.
 
     Returns the features `(N, D)` of the images.
     """
-    return whole(freeze_in_parts(network, images, chunk))
-
-
-@torch.no_grad()
-def freeze_in_parts(network: DiscreteNetwork, images: Tensor, chunk: int) -> Parts[Tensor]:
-    """Freeze as `freeze_statistics` does, in parts."""
     norms = [module for module in network.modules() if isinstance(module, Norm)]
     found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))
@@ -191,4 +179,4 @@ def freeze_in_parts(network: DiscreteNetwork, images: Tensor, chunk: int) -> Par
         variances = torch.stack([variance for _, variance in measured])
         mean = (weights * means).sum(0)
         norm.freeze(mean, (weights * (variances + (means - mean).square())).sum(0))
-    return features[0] if len(parts) == 1 else (yield from features_in_parts(network, images))
+    return features[0] if len(parts) == 1 else (yield from features_of(network, images))

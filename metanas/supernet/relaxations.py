@@ -1,4 +1,4 @@
-"""Relaxations: how architecture logits become mixture weights.
+"""Relaxations: from architecture logits to mixture weights.
 
 A relaxation is a frozen value with two methods. `weights(logits, generator)` maps logits `(..., K)`
 to non-negative weights of the same shape summing to one over the last dimension; `at(temperature)`
@@ -14,18 +14,18 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from metanas.nn.upload import upload
+from metanas.nn.devices import upload
 
 
 class Relaxation(Protocol):
     """The contract of a relaxation for the supernet, adaptation and meta-training."""
 
     def at(self, temperature: float) -> Self:
-        """The same relaxation at another temperature."""
+        """Return the same relaxation at another temperature."""
         ...
 
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mixture weights of the shape of `logits`; entries at -inf get exactly zero."""
+        """Return mixture weights of the shape of `logits`; entries at -inf get exactly zero."""
         ...
 
 

@@ -20,7 +20,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from metanas.errors import UnknownName
 from metanas.nn.functional import Rows
@@ -28,9 +27,8 @@ from metanas.nn.ops import Op
 from metanas.nn.stem import Embedding, entry, pooled
 from metanas.spec.genotype import CELL_KINDS, Genotype, derive
 from metanas.spec.search_space import SearchSpace
-from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, Mixture, is_alpha, mixtures, running
-from metanas.supernet.cell import Cell
-from metanas.supernet.drop_path import DropPath
+from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, is_alpha, mixtures
+from metanas.supernet.cell import Cell, DropPath
 from metanas.supernet.relaxations import Relaxation
 
 KEPT = 2
@@ -65,13 +63,13 @@ class Supernet(nn.Module):
         self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.tensor(0.0))})
 
     def cell_alpha(self, kind: str) -> CellAlpha:
-        """The architecture parameters of the cells of this kind: "normal" or "reduce"."""
+        """Return the architecture parameters of the cells of this kind: "normal" or "reduce"."""
         alpha = self.alpha[kind]
         assert isinstance(alpha, CellAlpha)
         return alpha
 
     def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Those of these parameters that take part; those of pruned operations do not."""
+        """Select the parameters that take part; those of pruned operations do not."""
         alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}
 
         def takes_part(name: str) -> bool:
@@ -84,7 +82,7 @@ class Supernet(nn.Module):
         return {name: value for name, value in params.items() if takes_part(name)}
 
     def kept(self, size: int) -> tuple[int, ...]:
-        """About how many bytes of an image the stem keeps for the backward pass, and each cell."""
+        """Estimate the bytes of an image that the stem and each cell keep for the backward pass."""
         found = [self.stem.kept(size)]
         for index, side in enumerate(self.space.sides(size)[1:]):
             width = self.space.channels[index]
@@ -92,20 +90,9 @@ class Supernet(nn.Module):
             found.append(int(alive.sum()) * KEPT * width * side**2)
         return tuple(4 * elements for elements in found)
 
-    def shares(
-        self, alphas: Mapping[str, Tensor], relaxation: Relaxation, threshold: float
-    ) -> list[Tensor]:
-        """Shares `(tasks, edges, ops)` in the cells of each kind, by these alphas."""
-        found = []
-        for kind in CELL_KINDS:
-            alpha = self.cell_alpha(kind)
-            own = {name: alphas[f"{ALPHA_PREFIX}{kind}.{name}"] for name in ("ops", "inputs")}
-            found.append(functional_call(alpha, own, (relaxation, threshold), tie_weights=False))
-        return found
-
     @torch.no_grad()
     def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:
-        """Mean entropy of the weights over an edge's candidates, in nats: `(tasks,)`, or `()`."""
+        """Compute the mean entropy over an edge's candidates, in nats: `(tasks,)`, or `()`."""
         weights = [
             relaxation.weights(
                 params[f"{ALPHA_PREFIX}{kind}.ops"].masked_fill(
@@ -121,38 +108,34 @@ class Supernet(nn.Module):
         self,
         x: Tensor,
         rows: Rows,
-        mixing: Relaxation | tuple[Mixture, ...],
+        relaxation: Relaxation,
         threshold: float = 0.0,
-        generator: torch.Generator | None = None,
         *,
         recompute: int = 0,
         drop: DropPath | None = None,
     ) -> Tensor:
-        """Features `(R, features)` of images `(R, C, H, W)`.
+        """Compute features `(R, features)` of images `(R, C, H, W)`.
 
-        Candidates whose share of their node is at most `threshold` in every task are not run;
-        `mixing` may be what came of a relaxation and a threshold before. Of the first `recompute`
-        cells the backward pass evaluates every edge once more instead of keeping what is in it: of
-        all cells a third more time for a fraction of the memory.
+        threshold: candidates with at most this share of their node, in every task, do not run.
+        recompute: number of the first cells whose edges the backward pass evaluates again instead
+            of keeping their activations. For all cells: a third more time, a fraction of the
+            memory.
         """
-        if not isinstance(mixing, tuple):
-            shares = [self.cell_alpha(kind)(mixing, threshold, generator) for kind in CELL_KINDS]
-            mixing = mixtures(*running(shares))
-        mixed_of = dict(zip(CELL_KINDS, mixing, strict=True))
+        shares = [self.cell_alpha(kind)(relaxation, threshold) for kind in CELL_KINDS]
+        mixture_of = dict(zip(CELL_KINDS, mixtures(shares), strict=True))
         before, last = inputs = self.stem(x, rows)
         for index, cell in enumerate(self.cells):
-            mixed = mixed_of["reduce" if cell.reduction else "normal"]
+            mixture = mixture_of["reduce" if cell.reduction else "normal"]
             if drop is not None:
-                edges = len(mixed.live)
-                factors = drop.factors(edges, len(self.space.ops), last, rows)
-                mixed = replace(mixed, factors=factors)
-            before, last = last, cell(before, last, rows, mixed, index < recompute)
+                factors = drop.factors(len(mixture.live), len(self.space.ops), last, rows)
+                mixture = replace(mixture, factors=factors)
+            before, last = last, cell(before, last, rows, mixture, index < recompute)
         features = pooled(last, self.space)
         return features if self.embed is None else self.embed(inputs[1], features, rows)
 
 
 def initialise(supernet: Supernet, generator: torch.Generator) -> None:
-    """Fresh parameters, from this generator alone.
+    """Draw fresh parameters, from this generator alone.
 
     Convolutions are uniform within 1 / sqrt(fan in); alphas are nearly equal (normal, 1e-3, as in
     the published code); the scale of the logits is such that a fresh network's loss is moderate.
@@ -172,7 +155,7 @@ def initialise(supernet: Supernet, generator: torch.Generator) -> None:
 
 
 def genotype_of(supernet: Supernet, params: Mapping[str, Tensor]) -> Genotype:
-    """The discrete architecture at the maximum of the alphas in `params`."""
+    """Return the discrete architecture at the maximum of the alphas in `params`."""
     cells = {}
     for kind in CELL_KINDS:
         alive = supernet.cell_alpha(kind).alive

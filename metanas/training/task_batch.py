@@ -40,7 +40,7 @@ from metanas.spec.card import InputSpec
 from metanas.spec.genotype import CELL_KINDS
 from metanas.supernet.adam import Moments
 from metanas.supernet.alphas import is_alpha
-from metanas.supernet.drop_path import DropPath
+from metanas.supernet.cell import DropPath
 from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.supernet.supernet import Supernet

@@ -68,7 +68,7 @@ def classifier(channels: int, size: int, pixels: int) -> Classifier:
     params = {name: value.detach() for name, value in supernet.named_parameters()}
     network = from_supernet(space, params, genotype_of(supernet, params), OPS)
     network.requires_grad_(False)
-    freeze_statistics(network, noise(6, channels, size, size), 6)
+    whole(freeze_statistics(network, noise(6, channels, size, size), 6))
     preprocess = Preprocessing(size, (2.0, -1.5, 1.0)[:channels], (-0.5, 0.1, 0.3)[:channels])
     weight, bias = noise(3, space.features, seed=1), noise(3, seed=2)
     return Classifier(preprocess, network, weight, bias, torch.tensor(1.0), None, pixels)
@@ -150,7 +150,7 @@ def test_many_images_in_chunks() -> None:
     images = noise(60, 1, 9, 9)
     expected = averaged(model.network(with_copies(images, 1)), 1)
     torch.testing.assert_close(
-        features_of(model.network, images, 1), expected, atol=1e-5, rtol=1e-5
+        whole(features_of(model.network, images, 1)), expected, atol=1e-5, rtol=1e-5
     )
 
 

@@ -23,6 +23,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.relaxations import Argmax
 from metanas.testing import make_checkpoint
+from metanas.util.work import whole
 from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.errors import EvaluationError
 from metanas_data.evaluations import StoredEvaluation, read_evaluation
@@ -78,7 +79,7 @@ def test_transduction_takes_the_statistics_of_all_images(checkpoint: Checkpoint)
     network = from_supernet(checkpoint.card.space, params, job.result().genotype, checkpoint.ops)
     members = membership(support.labels, support.ways)
     for transductive, statistics in ((True, images), (False, support.images)):
-        freeze_statistics(network, statistics, len(statistics))
+        whole(freeze_statistics(network, statistics, len(statistics)))
         features = network(images).split([6, 6])
         expected = PrototypeHead().logits(
             features[0], members, features[1], params["head.log_scale"].exp()

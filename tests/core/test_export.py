@@ -24,6 +24,7 @@ from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.supernet.supernet import genotype_of
+from metanas.util.work import whole
 from tests.core.small import SPACE, TINY, small_supernet
 
 Image = NDArray[np.uint8]
@@ -50,7 +51,7 @@ def classifier(
     network.requires_grad_(False)
     images = list(pixels(9, 15, 18, channels))
     task = support_set(images, list("abcabcabc"), preprocess)
-    freeze_statistics(network, task.images, 9)
+    whole(freeze_statistics(network, task.images, 9))
     scale = torch.tensor(1.5)
     weight, bias = PrototypeHead().linear(network(task.images), membership(task.labels, 3), scale)
     return Classifier(preprocess, network, weight, bias, scale)

@@ -11,6 +11,7 @@ from metanas.nn.ops import OPS, Norm
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.discrete import DiscreteNetwork, at_once, freeze_statistics, from_supernet
 from metanas.supernet.supernet import genotype_of
+from metanas.util.work import whole
 from tests.core.small import SPACE, TINY, noise, small_supernet
 
 
@@ -53,7 +54,7 @@ def test_norms_of_a_step_use_the_support_rows_alone() -> None:
 def test_frozen_statistics_are_those_of_one_batch() -> None:
     model, support = network(), noise(9, 1, 11, 11)
     expected = model(support, Rows(len(support)))
-    freeze_statistics(model, support, len(support))
+    whole(freeze_statistics(model, support, len(support)))
     assert len(statistics(model)) == 2 * sum(isinstance(m, Norm) for m in model.modules())
     torch.testing.assert_close(model(support), expected, rtol=1e-4, atol=1e-5)
     # and every row stands on its own now
@@ -64,18 +65,19 @@ def test_frozen_statistics_are_those_of_one_batch() -> None:
 @settings(max_examples=10)
 def test_statistics_in_chunks_are_close_to_those_of_one_batch(count: int, chunk: int) -> None:
     support = noise(count, 1, 9, 9, seed=count)
-    whole, parts = network(TINY), network(TINY)
-    freeze_statistics(whole, support, count)
-    freeze_statistics(parts, support, chunk)
+    single, parts = network(TINY), network(TINY)
+    whole(freeze_statistics(single, support, count))
+    whole(freeze_statistics(parts, support, chunk))
     # the first norm sees the same numbers either way: its pooled moments are exact
-    for one, other in zip(statistics(whole)[:2], statistics(parts)[:2], strict=True):
+    for one, other in zip(statistics(single)[:2], statistics(parts)[:2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     assert all(bool(part.isfinite().all()) for part in statistics(parts))
 
 
 def test_one_image_left_over_at_one_pixel_is_no_problem() -> None:
     model = network(TINY)
-    freeze_statistics(model, noise(5, 1, 4, 4), 2)  # features of 1x1 pixel, chunks of 2, 2, 1
+    images = noise(5, 1, 4, 4)  # features of 1x1 pixel, chunks of 2, 2, 1
+    whole(freeze_statistics(model, images, 2))
     assert bool(model(noise(2, 1, 4, 4)).isfinite().all())
 
 

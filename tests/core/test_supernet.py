@@ -16,7 +16,7 @@ from metanas.supernet.alphas import is_alpha
 from metanas.supernet.cell import Cell
 from metanas.supernet.discrete import edge_name, from_supernet
 from metanas.supernet.flat_params import Params
-from metanas.supernet.relaxations import Gumbel, Noisy, Softmax
+from metanas.supernet.relaxations import Gumbel, Noisy, PerTask, Softmax
 from metanas.supernet.supernet import Supernet, genotype_of, initialise
 from tests.core.small import SPACE, TINY, noise, small_supernet
 from tests.core.textbook import TextbookSupernet
@@ -194,7 +194,8 @@ def is_dead(supernet: Supernet, name: str) -> bool:
 def test_operations_that_are_not_alive_get_no_gradient() -> None:
     supernet = masked_supernet()
     leaves = dict(supernet.named_parameters())
-    out = supernet(images(), SUPPORT, Noisy(Softmax(), 1.0), 0.0, torch.Generator().manual_seed(3))
+    relaxation = PerTask((Noisy(Softmax(), 1.0),), (torch.Generator().manual_seed(3),))
+    out = supernet(images(), SUPPORT, relaxation)
     gradients = torch.autograd.grad(
         (out * noise(*out.shape)).sum(),
         list(leaves.values()),
@@ -215,7 +216,8 @@ def test_operations_that_are_not_alive_get_no_gradient() -> None:
 def test_what_is_not_sampled_does_not_run_and_every_alpha_learns() -> None:
     supernet = small_supernet(spread=0.1)
     leaves = dict(supernet.named_parameters())
-    out = supernet(images(), SUPPORT, Gumbel(), 0.02, torch.Generator().manual_seed(0))
+    relaxation = PerTask((Gumbel(),), (torch.Generator().manual_seed(0),))
+    out = supernet(images(), SUPPORT, relaxation, 0.02)
     gradients = torch.autograd.grad(
         (out * noise(*out.shape)).sum(), list(leaves.values()), allow_unused=True
     )

@@ -13,9 +13,9 @@ import torch
 from metanas.adaptation.adaptation import Adaptation, Stage, advance
 from metanas.checkpoint import Checkpoint
 from metanas.images.support_set import SupportSet
+from metanas.nn.devices import upload
 from metanas.nn.ops import OPS
 from metanas.nn.trunk import Maps
-from metanas.nn.upload import upload
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.relaxations import RELAXATIONS
 from metanas.testing import make_checkpoint

@@ -23,6 +23,7 @@ from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import freeze_statistics, from_supernet
+from metanas.util.work import whole
 from metanas_client import Client, InvalidInput, Model, State
 from metanas_client.onnx.images import load_image
 from tests.e2e.running import DIGITS, Running, running
@@ -191,7 +192,7 @@ def classifier(folder: Path, channels: int) -> tuple[Checkpoint, Classifier]:
     genotype = checkpoint.meta_genotype
     network = from_supernet(checkpoint.card.space, checkpoint.params, genotype, checkpoint.ops)
     with torch.no_grad():
-        freeze_statistics(network, support.images, len(images))
+        whole(freeze_statistics(network, support.images, len(images)))
         features = network(support.images)
         scale = torch.tensor(0.1)
         head = PrototypeHead().linear(features, membership(support.labels, support.ways), scale)
