@@ -30,19 +30,16 @@ from metanas.util import dataclass_json
 from metanas_data.files import write_atomic
 
 FORMAT_VERSION = 2
-FREE = {
-    "train": (
-        "iterations", "validate_every", "snapshot_every", "snapshot_seconds", "log_every",
-        "threads", "stack", "start", "meta_lr_weights", "meta_lr_alphas", "meta_lr_rates",
-        "weight_lr", "gradient_clip",
-    ),
-    "search": ("alpha_lr",),
-    "data": ("path", "more", "unreadable", "licence"),
-    "adapt": ("shift_pixels",),
-}  # fmt: skip
-"""Section -> keys that may change when a run is resumed, besides its description: length and
-intervals, places and licence of the data, the treatment of unreadable images, rates that made the
-run diverge, and the views of an image in the exported models."""
+FREE = (
+    "description", "data.path", "data.more", "data.unreadable", "data.licence",
+    "adapt.shift_pixels", "search.alpha_lr", "train.iterations", "train.validate_every",
+    "train.snapshot_every", "train.snapshot_seconds", "train.log_every", "train.threads",
+    "train.stack", "train.start", "train.meta_lr_weights", "train.meta_lr_alphas",
+    "train.meta_lr_rates", "train.weight_lr", "train.gradient_clip",
+)  # fmt: skip
+"""Keys that may change when a run is resumed: the description, length and intervals, places and
+licence of the data, the treatment of unreadable images, rates that made the run diverge, and the
+views of an image in the exported models."""
 UNREADABLE = (
     OSError, SafetensorError, InvalidInput, Diverged, ValueError, KeyError, TypeError, RuntimeError,
 )  # fmt: skip
@@ -173,31 +170,15 @@ def _reading(folder: Path) -> Iterator[Path]:
 
 def _check_same(path: Path, stored: Mapping[str, Any], config: RunConfig) -> None:
     try:
-        there, here = (_flat(each) for each in (dataclass_json.build(RunConfig, stored), config))
+        older = dataclass_json.build(RunConfig, stored)
     except InvalidInput as error:
         message = f"{path} was written by another release, with settings that this release "
         message += f"refuses: {error}; resume with that release, or {way_out(path.parent)}"
         raise CheckpointError("CHECKPOINT_FORMAT", message) from error
-    free = {f"{section}.{name}" for section, names in FREE.items() for name in names}
-    free.add("description")
-    differing = [
-        f"{name} is {json.dumps(there[name])} there and {json.dumps(here[name])} here"
-        for name in sorted(there.keys() - free)
-        if there[name] != here[name]
-    ]
-    if differing:
+    if differing := dataclass_json.differences(older, config, FREE):
         message = f"{path} was written with another configuration: {'; '.join(differing[:5])}"
         message += "; resume with that one, or choose another --out"
         raise CheckpointError("CHECKPOINT_FORMAT", message)
-
-
-def _flat(config: RunConfig) -> dict[str, Any]:
-    """Return the values of a configuration in JSON, under their names for `--set`."""
-    return {
-        f"{section}.{name}" if name else section: each
-        for section, value in json.loads(json.dumps(dataclass_json.dump(config))).items()
-        for name, each in (value.items() if isinstance(value, dict) else [("", value)])
-    }
 
 
 def _restore(trainer: MetaTrainer, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
