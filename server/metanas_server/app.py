@@ -29,12 +29,13 @@ from metanas_server.api.service import AdaptationService, CheckpointService, Mod
 from metanas_server.config import ServerConfig
 from metanas_server.cores import usable_cores
 from metanas_server.errors import StartError
-from metanas_server.jobs.jobs import Jobs
-from metanas_server.jobs.lifecycle import Board
-from metanas_server.jobs.scheduler import Crew
+from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.jobs.job_table import JobTable
+from metanas_server.jobs.manager import JobManager
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
+from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Load, Setup
 
@@ -75,8 +76,9 @@ class Server:
         self._load = load
         self._undo = AsyncExitStack()
         self._health = health.HealthServicer()
-        self._crew: Crew
-        self._jobs: Jobs
+        self._pool: WorkerPool
+        self._dispatcher: Dispatcher
+        self._jobs: JobManager
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -88,12 +90,12 @@ class Server:
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Names of the checkpoints."""
-        return tuple(sorted(self._crew.checkpoints))
+        return tuple(sorted(self._pool.checkpoints))
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the worker processes."""
-        return self._crew.pids
+        return self._pool.pids
 
     async def start(self) -> None:
         """Open the data folder, load the checkpoints, queue unfinished work, answer calls.
@@ -110,7 +112,7 @@ class Server:
 
         Return False, with the reason in the log, if the old ones stay in use.
         """
-        return await self._crew.reload()
+        return await self._pool.reload()
 
     async def stop(self, grace: float | None = None) -> None:
         """Shut down gracefully: refuse new work, and give running work `grace` seconds to end.
@@ -130,26 +132,29 @@ class Server:
         archive = Archive(records, Store(config.data / "artefacts"))
         server = aio.server(options=_options(config), interceptors=[_interceptor(config)])
         self.port = _bind(server, config)
-        board = Board(archive)
         cores = usable_cores()
         setups = [_setup(config, each, cores, self._load) for each in config.devices]
         workers = [WorkerProcess(setup) for setup in setups]
-        self._crew = Crew(config, board, workers, cores, self._on_health)
-        self._jobs = Jobs(config, archive, board, self._crew)
-        undo.push_async_callback(self._crew.close)
-        await self._crew.start()
+        self._pool = WorkerPool(
+            workers, cores=cores, max_silence=config.max_silence, on_change=self._on_workers_change
+        )
+        table = JobTable(archive)
+        self._dispatcher = Dispatcher(config, table, self._pool)
+        self._jobs = JobManager(config, archive, table, self._dispatcher)
+        undo.push_async_callback(self._dispatcher.close)
+        await self._pool.start()
         self._jobs.recover()
         self._add_services(server, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
-        await self._on_health(True)
+        await self._on_workers_change()
 
     def _add_services(self, server: aio.Server, archive: Archive) -> None:
-        config, jobs, crew = self._config, self._jobs, self._crew
-        adaptations = AdaptationService(config, jobs, crew, archive)
+        config, jobs, pool = self._config, self._jobs, self._pool
+        adaptations = AdaptationService(config, jobs, pool, archive)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(archive), server)
-        checkpoints = CheckpointService(config, crew)
+        checkpoints = CheckpointService(config, pool)
         checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
@@ -157,9 +162,11 @@ class Server:
             names = (*SERVICES, standard, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server)
 
-    async def _on_health(self, healthy: bool) -> None:
+    async def _on_workers_change(self) -> None:
+        """Start waiting jobs, and report whether a worker is ready."""
+        self._dispatcher.dispatch()
         status = health_pb2.HealthCheckResponse
-        now = status.SERVING if healthy else status.NOT_SERVING
+        now = status.SERVING if self._pool.is_ready else status.NOT_SERVING
         for name in ("", *SERVICES):
             await self._health.set(name, now)
 

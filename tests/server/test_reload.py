@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from grpc import aio
 
 from metanas import errors as core
 from metanas.checkpoint import load_checkpoint
@@ -30,7 +32,7 @@ from metanas_server.workers.failures import failed
 from metanas_server.workers.process import WorkerProcess, _read
 from metanas_server.workers.protocol import Load, Setup
 from tests.server import failing
-from tests.server.calls import FAILED, SUCCEEDED, images, spec
+from tests.server.calls import FAILED, SUCCEEDED, create, end_of, images, spec
 from tests.server.processes import ServerProcess, serving
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=1, patience=0)
@@ -109,17 +111,36 @@ async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_pat
     gate = tmp_path / "gate"
     load = partial(failing.held, gate)
     async with build_server(config(tmp_path, 2), load=load) as server:
-        first, second = server._crew._workers
+        first, second = server._pool._workers
         gate.touch()
         assert first.pid is not None
         os.kill(first.pid, signal.SIGKILL)
         await until(gate.with_suffix(".taken").exists)  # it has read the old files
         make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
         assert await server.reload()
-        pinned = server._crew.checkpoints["grey"].digest
+        pinned = server._pool.checkpoints["grey"].digest
         assert second.holds("grey", pinned)
         gate.with_suffix(".taken").unlink()
         await until(lambda: first.ready and first.holds("grey", pinned))
+
+
+async def test_a_job_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path) -> None:
+    async with (
+        build_server(config(tmp_path, 2)) as server,
+        aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        first, second = server._pool._workers
+        before = first.pid
+        assert before is not None
+        assert second.pid is not None
+        make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
+        os.kill(before, signal.SIGKILL)
+        await until(lambda: first.ready and first.pid != before)  # it has read the new files
+        shutil.rmtree(tmp_path / "checkpoints" / "grey")
+        os.kill(second.pid, signal.SIGKILL)  # each of its starts fails
+        name = await create(channel, spec(checkpoint="grey"), images())
+        ended = await end_of(channel, name)
+    assert ended.failure.reason == "CHECKPOINT_CHANGED"
 
 
 async def test_reloads_at_the_same_time_end(tmp_path: Path) -> None:
@@ -155,16 +176,16 @@ async def test_a_defect_while_a_worker_is_replaced_loses_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with build_server(config(tmp_path, 1)) as server:
-        (worker,) = server._crew._workers
+        (worker,) = server._pool._workers
         defects = [ZeroDivisionError("a defect")]
-        serve = server._crew._on_health
+        on_change = server._pool._on_change
 
-        async def on_health(healthy: bool) -> None:
+        async def defective() -> None:
             if defects:
                 raise defects.pop()
-            await serve(healthy)
+            await on_change()
 
-        monkeypatch.setattr(server._crew, "_on_health", on_health)
+        monkeypatch.setattr(server._pool, "_on_change", defective)
         before = worker.pid
         assert before is not None
         os.kill(before, signal.SIGKILL)

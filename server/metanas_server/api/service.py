@@ -1,4 +1,4 @@
-"""The three services: read the request, have it done, write the answer; nothing else."""
+"""The three services: read a request, call the job manager or the archive, write the answer."""
 # ruff: noqa: N802 (the contract names the methods)
 
 import asyncio
@@ -23,11 +23,11 @@ from metanas_server.api import convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
 from metanas_server.errors import InvalidRequest, OutOfRange, StoreError
-from metanas_server.jobs.jobs import Jobs, Submission
-from metanas_server.jobs.scheduler import Crew
+from metanas_server.jobs.manager import JobManager, Submission
 from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import Store
+from metanas_server.workers.pool import WorkerPool
 
 CHUNK = 256 * 1024
 Context = aio.ServicerContext[Any, Any]
@@ -37,20 +37,22 @@ Parts = AsyncIterator[adaptation_service_pb2.CreateAdaptationRequest]
 class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     """Adaptations: create, follow, list, cancel and delete them."""
 
-    def __init__(self, config: ServerConfig, jobs: Jobs, crew: Crew, archive: Archive) -> None:
+    def __init__(
+        self, config: ServerConfig, jobs: JobManager, pool: WorkerPool, archive: Archive
+    ) -> None:
         self._limits = config.limits
         self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
         share = config.max_upload_bytes_per_caller
         self._budget = UploadBudget(config.max_upload_bytes, share)
         self._jobs = jobs
-        self._crew = crew
+        self._pool = pool
         self._archive = archive
 
     async def CreateAdaptation(
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the contract."""
-        record = await self._take_in(request_iterator, context)
+        record = await self._receive(request_iterator, context)
         return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(record.id))
 
     async def GetAdaptation(
@@ -67,11 +69,11 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         state = convert.read_state(request.state)
         size, query = pagination.page_size(request.page_size), f"adaptations {state or ''}"
         before = pagination.read_token(request.page_token, query)
-        found = self._archive.records.adaptations(before, size + 1, state)
-        more = len(found) > size
+        records = self._archive.records.adaptations(before, size + 1, state)
+        more = len(records) > size
         return adaptation_service_pb2.ListAdaptationsResponse(
-            adaptations=[self._show(record.id) for _, record in found[:size]],
-            next_page_token=pagination.write_token(found[size - 1][0], query) if more else "",
+            adaptations=[self._show(record.id) for _, record in records[:size]],
+            next_page_token=pagination.write_token(records[size - 1][0], query) if more else "",
         )
 
     async def WatchAdaptation(
@@ -105,15 +107,15 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     def _show(self, id_: str) -> adaptation_pb2.Adaptation:
         return convert.write_adaptation(*self._jobs.get(id_))
 
-    async def _take_in(self, parts: Parts, context: Context) -> AdaptationRecord:
-        """Receive a request and submit it; what makes it hopeless ends it before its end."""
+    async def _receive(self, parts: Parts, context: Context) -> AdaptationRecord:
+        """Receive a request and submit it; refuse it as early as possible."""
         caller = context.peer().rpartition(":")[0]
         parts = receive(parts, *self._deadlines)
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
-        spec = convert.read_spec(first.spec, self._crew.checkpoints, self._limits)
-        self._jobs.admit(caller, spec.request_id)
+        spec = convert.read_spec(first.spec, self._pool.checkpoints, self._limits)
+        self._jobs.check_capacity(caller, spec.request_id)
         with Intake(self._limits, self._budget, caller) as intake:
             async for part in parts:
                 if part.WhichOneof("part") != "example":
@@ -130,7 +132,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Models: what is known about them, and their files."""
+    """Models: show, list, download and delete them."""
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -148,11 +150,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """See the contract."""
         size = pagination.page_size(request.page_size)
         before = pagination.read_token(request.page_token, "models")
-        found = self._archive.records.models(before, size + 1)
-        more = len(found) > size
+        records = self._archive.records.models(before, size + 1)
+        more = len(records) > size
         return model_service_pb2.ListModelsResponse(
-            models=[convert.write_model(record) for _, record in found[:size]],
-            next_page_token=pagination.write_token(found[size - 1][0], "models") if more else "",
+            models=[convert.write_model(record) for _, record in records[:size]],
+            next_page_token=pagination.write_token(records[size - 1][0], "models") if more else "",
         )
 
     async def DeleteModel(
@@ -175,17 +177,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
 
 
 class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
-    """Checkpoints: what adaptations can start from."""
+    """Checkpoints that adaptations can start from: show and list them."""
 
-    def __init__(self, config: ServerConfig, crew: Crew) -> None:
+    def __init__(self, config: ServerConfig, pool: WorkerPool) -> None:
         self._limits = config.limits
-        self._crew = crew
+        self._pool = pool
 
     async def ListCheckpoints(
         self, request: checkpoint_service_pb2.ListCheckpointsRequest, context: Context
     ) -> checkpoint_service_pb2.ListCheckpointsResponse:
         """See the contract."""
-        names = sorted(self._crew.checkpoints)
+        names = sorted(self._pool.checkpoints)
         start = pagination.read_token(request.page_token, "checkpoints") or 0
         end = start + pagination.page_size(request.page_size)
         return checkpoint_service_pb2.ListCheckpointsResponse(
@@ -197,17 +199,17 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         self, request: checkpoint_service_pb2.GetCheckpointRequest, context: Context
     ) -> checkpoint_service_pb2.GetCheckpointResponse:
         """See the contract."""
-        name = convert.read_checkpoint_name(request.name, self._crew.checkpoints)
+        name = convert.read_checkpoint_name(request.name, self._pool.checkpoints)
         return checkpoint_service_pb2.GetCheckpointResponse(checkpoint=self._show(name))
 
     def _show(self, name: str) -> checkpoint_pb2.Checkpoint:
-        return convert.write_checkpoint(name, self._crew.checkpoints[name], self._limits)
+        return convert.write_checkpoint(name, self._pool.checkpoints[name], self._limits)
 
 
 async def chunks(
     store: Store, record: ModelRecord, offset: int
 ) -> AsyncIterator[model_pb2.ModelChunk]:
-    """The file of a model from `offset` on; one empty piece at the very end.
+    """Yield the file of a model from `offset` on; at the end of the file, one empty chunk.
 
     Raises:
         StoreError: ARTEFACT_LOST, the file is gone or shorter than it was.

@@ -1,4 +1,5 @@
-"""Jobs from acceptance to the end: records, queue, scheduler and live progress.
+"""Jobs: accepted adaptations from the queue to their end.
 
-Accepted requests enter; orders for worker processes and changes of state leave.
+Accepted requests enter; orders for worker processes and changes of state leave. After a worker's
+death `workers.pool` starts another process, and `Dispatcher._worker_lost` queues its jobs again.
 """

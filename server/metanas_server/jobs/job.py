@@ -1,4 +1,4 @@
-"""An unfinished adaptation in memory: its latest state, its progress, and who watches it."""
+"""One unfinished adaptation in memory: its latest state, its progress and its watchers."""
 
 import asyncio
 import math
@@ -14,16 +14,16 @@ from metanas_server.workers.process import WorkerProcess
 Event = AdaptationRecord | ProgressRecord
 
 
-class LiveJob:
+class Job:
     """One unfinished adaptation.
 
-    number: its place in the queue, and its name for a worker.
-    caller: who asked for it.
-    losses: how many workers have died with it.
-    apart: whether it is to have a worker to itself.
-    company: whether others have been on its worker in this attempt.
-    stop: why it is to stop; None while it is not.
-    worker: who is at it; None while nobody is.
+    number: its place in the queue, and its name in the pipe of a worker.
+    caller: the address that sent it; empty after a restart of the server.
+    worker: the worker that runs it; None while it waits.
+    losses: number of workers that died while they ran it.
+    alone: True if no other job may run on its worker.
+    shared: True if other jobs were on its worker during this attempt.
+    stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
     """
 
@@ -31,25 +31,25 @@ class LiveJob:
         self.number = number
         self.record = record
         self.caller = caller
-        self.losses = 0
-        self.apart = False
-        self.company = False
-        self.stop: MetanasError | ServiceError | None = None
         self.worker: WorkerProcess | None = None
+        self.losses = 0
+        self.alone = False
+        self.shared = False
+        self.stop_reason: MetanasError | ServiceError | None = None
         self.progress = list[ProgressRecord]()
         self.ended = asyncio.Event()
-        self._log = list[Event]([record])
+        self._events = list[Event]([record])
         self._changed = asyncio.Event()
-        self._closed: ServiceError | None = None
+        self._interruption: ServiceError | None = None
 
-    def __lt__(self, other: "LiveJob") -> bool:
-        """The queue's order: who came first, also after a worker was lost."""
+    def __lt__(self, other: "Job") -> bool:
+        """Order the queue by arrival; a job that lost its worker keeps its place."""
         return self.number < other.number
 
     def change(self, record: AdaptationRecord) -> None:
-        """The adaptation is now this; tell the watchers."""
+        """Replace the record and wake the watchers."""
         self.record = record
-        self._log.append(record)
+        self._events.append(record)
         if record.state.final:
             self.ended.set()
         self._wake()
@@ -69,22 +69,26 @@ class LiveJob:
             entropy=_finite(progress.entropy),
         )
         self.progress.append(entry)
-        self._log.append(entry)
+        self._events.append(entry)
         self._wake()
 
-    def close(self, error: ServiceError) -> None:
-        """The server goes, the adaptation stays: the watchers get this error."""
-        self._closed = error
+    def interrupt(self, error: ServiceError) -> None:
+        """End the job's part in this run of the server; its watchers get the error."""
+        self._interruption = error
         self.ended.set()
         self._wake()
 
     async def events(self, after: int) -> AsyncIterator[Event]:
-        """The adaptation as it is, progress beyond `after`, changes of state, the final state."""
-        position, history = 0, len(self._log)
+        """Yield the present record, progress beyond `after`, new records and the final record.
+
+        Raises:
+            ServiceError: the job was interrupted.
+        """
+        position, history = 0, len(self._events)
         yield self.record
         while True:
-            while position < len(self._log):
-                event, position = self._log[position], position + 1
+            while position < len(self._events):
+                event, position = self._events[position], position + 1
                 if isinstance(event, ProgressRecord):
                     if event.sequence > after:
                         yield event
@@ -93,8 +97,8 @@ class LiveJob:
             if self.record.state.final:
                 yield self.record
                 return
-            if self._closed is not None:
-                raise self._closed
+            if self._interruption is not None:
+                raise self._interruption
             await self._changed.wait()
 
     def _wake(self) -> None:

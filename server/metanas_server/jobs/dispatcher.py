@@ -1,0 +1,215 @@
+"""The dispatcher: gives queued jobs to workers, and follows each attempt to its end."""
+
+import asyncio
+import heapq
+import logging
+from collections.abc import Sequence
+
+from metanas.errors import Cancelled, MetanasError
+from metanas_server.config import ServerConfig
+from metanas_server.errors import (
+    ServiceError,
+    StoreError,
+    TimedOut,
+    Unavailable,
+    WorkerKilled,
+    WorkerLost,
+)
+from metanas_server.jobs.job import Job
+from metanas_server.jobs.job_table import JobTable, stopping_error
+from metanas_server.workers.pool import WorkerPool
+from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.protocol import Made, Order
+
+LOG = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """The queue of jobs and the worker of each running job.
+
+    Jobs start in the order of their arrival, each on the worker with the fewest jobs.
+
+    The death of a worker ends the attempts of all its jobs, and any of them can be the cause. So
+    each one starts again alone on a worker: harmless jobs succeed, and a job that ends its workers
+    again fails after `max_attempts`. A worker that was killed because one job did not stop counts
+    against no other job.
+    """
+
+    def __init__(self, config: ServerConfig, table: JobTable, pool: WorkerPool) -> None:
+        self._config = config
+        self._table = table
+        self._pool = pool
+        self._queue = list[Job]()  # a heap
+        self._attempts = set[asyncio.Task[None]]()
+        self._stopping = False
+
+    def enqueue(self, job: Job) -> None:
+        """Add a new job to the queue."""
+        self._table.add(job)
+        heapq.heappush(self._queue, job)
+        asyncio.get_running_loop().call_soon(self.dispatch)
+
+    def dispatch(self) -> None:
+        """Start the jobs that workers have room for; call it after each change of the workers.
+
+        A job that has to wait lets no other job pass. A job that needs a worker alone would wait
+        for ever otherwise.
+        """
+        while self._queue and not self._stopping:
+            job = self._queue[0]
+            # a job that was cancelled in the queue has ended
+            if not job.ended.is_set() and not self._assign(job):
+                break
+            heapq.heappop(self._queue)
+        if not self._config.threads:
+            jobs = self._table.jobs.values()
+            self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
+
+    def stop_job(self, job: Job, reason: MetanasError | ServiceError) -> None:
+        """End a job with this error: at once if it waits, else between two of its steps."""
+        if job.worker is None:
+            self._table.fail(job, reason)
+        elif job.stop_reason is None:
+            job.stop_reason = reason
+            job.worker.stop(job.number, self._config.stop_seconds)
+
+    async def stop(self, grace: float) -> None:
+        """Give running jobs `grace` seconds to end, hand back the others, and end the workers."""
+        self._stopping = True
+        jobs = [job for job in self._table.jobs.values() if not job.ended.is_set()]
+        running = [job for job in jobs if job.worker is not None]
+        for job in jobs:
+            if job.worker is None:
+                self._table.hand_back(job)
+        await _wait_for_end(running, grace)
+        for job in running:
+            self.stop_job(job, stopping_error())
+        await _wait_for_end(running, self._config.stop_seconds)
+        await self.close()
+
+    async def close(self) -> None:
+        """Forget the running jobs and end the workers at once."""
+        attempts = tuple(self._attempts)
+        for attempt in attempts:
+            attempt.cancel()
+        await asyncio.gather(*attempts, return_exceptions=True)
+        await self._pool.close()
+
+    def _assign(self, job: Job) -> bool:
+        """Start a job, or end it if no worker can serve it; returns False if it has to wait."""
+        try:
+            workers = self._pool.holding(job.record.checkpoint)
+        except MetanasError as error:
+            self._table.fail(job, error)
+            return True
+        worker = self._with_room(job, workers)
+        if worker is not None:
+            self._start(job, worker)
+        return worker is not None
+
+    def _with_room(self, job: Job, workers: Sequence[WorkerProcess]) -> WorkerProcess | None:
+        """Return the worker with the fewest jobs, of those that can take one more."""
+        limit = 1 if job.alone else self._config.max_stack
+        loads = [(len(self._jobs_on(worker)), worker) for worker in workers]
+        free = [
+            (load, worker)
+            for load, worker in loads
+            if load < limit and not any(other.alone for other in self._jobs_on(worker))
+        ]
+        return min(free, key=lambda pair: pair[0])[1] if free else None
+
+    def _jobs_on(self, worker: WorkerProcess) -> list[Job]:
+        return [job for job in self._table.jobs.values() if job.worker is worker]
+
+    def _start(self, job: Job, worker: WorkerProcess) -> None:
+        try:
+            self._table.begin(job)
+        except StoreError as error:
+            self._table.fail(job, error)
+            return
+        others = self._jobs_on(worker)
+        job.worker = worker
+        job.shared = bool(others)
+        for other in others:
+            other.shared = True
+        LOG.info(
+            "adaptation %s: attempt %d on %s (%d), with %d others",
+            *(job.record.id, job.record.attempts, worker.device, worker.pid, len(others)),
+        )
+        model = worker.give(self._order(job), job.add)
+        attempt = asyncio.get_running_loop().create_task(self._follow(job, model))
+        self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempts.discard)
+
+    def _order(self, job: Job) -> Order:
+        record = job.record
+        return Order(
+            number=job.number,
+            checkpoint=record.checkpoint,
+            digest=self._pool.checkpoints[record.checkpoint].digest,
+            overrides=record.overrides,
+            seed=record.seed,
+            classes=record.classes,
+            support=self._table.support(job),
+        )
+
+    async def _follow(self, job: Job, model: asyncio.Future[Made]) -> None:
+        """Wait for the end of an attempt, and record it."""
+        seconds = job.record.timeout
+        message = f"stopped after {seconds:g} s; ask for fewer steps or for more time"
+        timeout = TimedOut("ADAPTATION_TIMEOUT", message)
+        timer = asyncio.get_running_loop().call_later(seconds, self.stop_job, job, timeout)
+        try:
+            await self._table.succeed(job, await model)
+        except WorkerLost as error:
+            self._worker_lost(job, error)
+        except Cancelled as error:
+            self._stopped(job, job.stop_reason or error)
+        except (MetanasError, ServiceError) as error:
+            self._table.fail(job, error)
+        except Exception as error:  # a defect here must cost one job only
+            LOG.exception("adaptation %s", job.record.id)
+            self._table.fail(job, ServiceError("INTERNAL", f"a defect: {type(error).__name__}"))
+        finally:
+            timer.cancel()
+            job.worker = None
+            self.dispatch()
+
+    def _stopped(self, job: Job, reason: MetanasError | ServiceError) -> None:
+        """End a job that was stopped; a stopping server hands it back."""
+        if isinstance(reason, Unavailable):
+            self._table.hand_back(job)
+        else:
+            self._table.fail(job, reason)
+
+    def _worker_lost(self, job: Job, error: WorkerLost) -> None:
+        """Queue a job of a dead worker again, or end it after its last attempt."""
+        if not isinstance(error, WorkerKilled):
+            job.losses += 1
+            job.alone = True
+        if job.stop_reason is not None:
+            self._stopped(job, job.stop_reason)
+        elif job.losses >= self._config.max_attempts and not job.shared:
+            message = f"{job.losses} worker processes have died of this adaptation; it is given up"
+            self._table.fail(job, WorkerLost("WORKER_LOST", message))
+        elif self._stopping:
+            self._table.hand_back(job)
+        else:
+            self._requeue(job)
+
+    def _requeue(self, job: Job) -> None:
+        try:
+            self._table.requeue(job)
+        except StoreError as error:
+            self._table.fail(job, error)
+        else:
+            heapq.heappush(self._queue, job)
+
+
+async def _wait_for_end(jobs: Sequence[Job], seconds: float) -> None:
+    """Wait until these jobs have ended, for at most so many seconds."""
+    waits = [asyncio.ensure_future(job.ended.wait()) for job in jobs]
+    if waits:
+        _, late = await asyncio.wait(waits, timeout=seconds)
+        for wait in late:
+            wait.cancel()

@@ -1,0 +1,138 @@
+"""The table of unfinished jobs; it writes down each change of a job's state."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from metanas.errors import Cancelled, MetanasError
+from metanas_server.errors import ServiceError, StoreError, Unavailable
+from metanas_server.jobs.job import Job
+from metanas_server.resources import AdaptationRecord, ModelRecord, State
+from metanas_server.status import describe
+from metanas_server.storage.archive import Archive
+from metanas_server.workers.protocol import Made
+
+LOG = logging.getLogger(__name__)
+
+
+def stopping_error() -> Unavailable:
+    """Make the error for work that a stopping server cannot accept or finish."""
+    return Unavailable("SERVER_STOPPING", "the server is stopping; try again in a moment")
+
+
+class JobTable:
+    """Unfinished jobs, by the id of their adaptation.
+
+    ```
+    add ──▶ QUEUED ──begin──▶ RUNNING ──succeed──▶ SUCCEEDED
+              ▲                  │
+              └─────requeue──────┘    from both: fail ──▶ FAILED, CANCELLED
+    ```
+
+    `hand_back` leaves a job queued for the next run of the server.
+    """
+
+    def __init__(self, archive: Archive) -> None:
+        self.jobs: dict[str, Job] = {}
+        self._archive = archive
+        self._records = archive.records
+        self._discards = set[asyncio.Task[None]]()
+
+    def add(self, job: Job) -> None:
+        """Add a queued job."""
+        self.jobs[job.record.id] = job
+
+    def support(self, job: Job) -> Path:
+        """Return the file of a job's support set."""
+        return self._archive.store.path(job.record.support)
+
+    def begin(self, job: Job) -> None:
+        """Record that an attempt begins.
+
+        Raises:
+            StoreError: the record cannot be written.
+        """
+        begun = replace(job.record, state=State.RUNNING, attempts=job.record.attempts + 1)
+        self._change(job, replace(begun, start_time=time.time_ns()))
+
+    def requeue(self, job: Job) -> None:
+        """Record that an attempt was lost, and that the job waits again.
+
+        Raises:
+            StoreError: the record cannot be written.
+        """
+        self._change(job, replace(job.record, state=State.QUEUED))
+
+    async def succeed(self, job: Job, made: Made) -> None:
+        """Store the model and end the job.
+
+        Raises:
+            StoreError: the model cannot be stored, and the job has not ended.
+        """
+        now, record = time.time_ns(), job.record
+        model = ModelRecord(
+            id=record.id,
+            checkpoint=record.checkpoint,
+            sha256=made.sha256,
+            size_bytes=len(made.onnx),
+            labels=made.labels,
+            genotype_json=made.genotype_json,
+            report_json=made.report_json,
+            create_time=now,
+        )
+        ended = replace(
+            record,
+            state=State.SUCCEEDED,
+            end_time=now,
+            model=model.id,
+            support="",
+            labels=made.labels,
+        )
+        await self._archive.finish(ended, job.progress, model, made.onnx)
+        self._remove(job, ended)
+
+    def fail(self, job: Job, error: MetanasError | ServiceError) -> None:
+        """End a job without a model; a job that has ended already stays as it is."""
+        if job.ended.is_set():
+            return
+        ended = replace(
+            job.record,
+            state=State.CANCELLED if isinstance(error, Cancelled) else State.FAILED,
+            end_time=time.time_ns(),
+            failure=describe(error),
+            support="",
+        )
+        try:
+            self._records.update(ended, job.progress)
+        except StoreError:
+            # The table still shows how it ended. The next run of the server repeats the job.
+            LOG.exception("cannot write down how adaptation %s ended", ended.id)
+            job.change(ended)
+        else:
+            self._remove(job, ended)
+
+    def hand_back(self, job: Job) -> None:
+        """Leave a job queued for the next run of the server."""
+        try:
+            self._records.update(replace(job.record, state=State.QUEUED))
+        except StoreError:
+            # The record still says running; the next run of the server queues that, too.
+            LOG.exception("cannot hand back adaptation %s", job.record.id)
+        del self.jobs[job.record.id]
+        job.interrupt(stopping_error())
+
+    def _change(self, job: Job, record: AdaptationRecord) -> None:
+        self._records.update(record)
+        job.change(record)
+
+    def _remove(self, job: Job, ended: AdaptationRecord) -> None:
+        reason = "" if ended.failure is None else f" ({ended.failure.reason})"
+        LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason)
+        del self.jobs[ended.id]
+        discard = self._archive.discard(job.record.support)
+        job.change(ended)
+        task = asyncio.get_running_loop().create_task(discard)
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)

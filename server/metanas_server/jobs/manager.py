@@ -1,0 +1,211 @@
+"""The job manager: accepts, shows, cancels and deletes adaptations.
+
+All methods run on the event loop's thread. The record of a job is the truth about it; the job table
+holds in memory only what an unfinished job needs besides.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+
+from metanas.errors import Cancelled
+from metanas.spec.examples import Example
+from metanas_server.config import ServerConfig
+from metanas_server.errors import NotEnded, Overloaded, RequestIdReused
+from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.jobs.job import Event, Job
+from metanas_server.jobs.job_table import JobTable, stopping_error
+from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
+from metanas_server.storage import support_file
+from metanas_server.storage.archive import Archive
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A complete request; its support set is checked, except for the pixels."""
+
+    spec: Spec
+    examples: tuple[Example, ...]
+    caller: str
+
+
+class JobManager:
+    """All adaptations of this server."""
+
+    def __init__(
+        self, config: ServerConfig, archive: Archive, table: JobTable, dispatcher: Dispatcher
+    ) -> None:
+        self._config = config
+        self._archive = archive
+        self._records = archive.records
+        self._jobs = table.jobs
+        self._dispatcher = dispatcher
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
+
+    def recover(self) -> None:
+        """Queue the adaptations that the last run of the server has left unfinished."""
+        for record in self._records.unfinished():
+            self._enqueue(replace(record, state=State.QUEUED), caller="")
+
+    async def stop(self, grace: float) -> None:
+        """Accept no more adaptations; end or hand back those that have not ended."""
+        self._stopping = True
+        async with self._submit_lock:
+            pass  # a request that was being accepted is in the queue now
+        await self._dispatcher.stop(grace)
+
+    def check_capacity(self, caller: str, request_id: str) -> None:
+        """Refuse a request that has no chance before its support set is received.
+
+        Raises:
+            Unavailable: SERVER_STOPPING.
+            Overloaded: QUEUE_FULL, CALLER_QUOTA.
+        """
+        if self._stopping:
+            raise stopping_error()
+        if self._records.by_request(request_id) is not None:
+            return  # the adaptation exists already
+        jobs = self._jobs.values()
+        waiting = sum(job.record.state is State.QUEUED for job in jobs)
+        if waiting >= self._config.max_queue:
+            message = f"{waiting} adaptations are waiting already; try again shortly"
+            raise Overloaded("QUEUE_FULL", message)
+        unfinished = sum(job.caller == caller and not job.record.state.final for job in jobs)
+        if unfinished >= self._config.max_jobs_per_caller:
+            message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
+            raise Overloaded("CALLER_QUOTA", message)
+
+    async def submit(self, submission: Submission) -> AdaptationRecord:
+        """Accept an adaptation; the same request gets the adaptation that it has made before.
+
+        Raises:
+            RequestIdReused, Overloaded, Unavailable, StoreError: it was not accepted.
+        """
+        packed, digest = await asyncio.to_thread(_pack, submission)
+        async with self._submit_lock:
+            known = self._same_request(submission.spec.request_id, digest)
+            if known is not None:
+                return known
+            self.check_capacity(submission.caller, "")
+            record = await self._archive.add(self._record(submission, digest), packed)
+            LOG.info(
+                "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
+                *(record.id, submission.caller, record.request_id),
+                *(record.example_count, len(record.labels)),
+            )
+            self._enqueue(record, submission.caller)
+            return record
+
+    def get(self, id_: str) -> tuple[AdaptationRecord, ProgressRecord | None]:
+        """Return an adaptation and its last progress.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+        """
+        job = self._jobs.get(id_)
+        record = self._records.adaptation(id_) if job is None else job.record
+        return record, self.last_progress(id_)
+
+    def last_progress(self, id_: str) -> ProgressRecord | None:
+        """Return the last progress of an adaptation; None before the first."""
+        job = self._jobs.get(id_)
+        progress = self._records.progress(id_) if job is None else job.progress
+        return progress[-1] if progress else None
+
+    async def events(self, id_: str, after: int = 0) -> AsyncIterator[Event]:
+        """Yield the adaptation as it is, its progress beyond `after`, and its final state.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+            Unavailable: the server stops before the adaptation has ended.
+        """
+        job = self._jobs.get(id_)
+        if job is not None:
+            async for event in job.events(after):
+                yield event
+            return
+        record = self._records.adaptation(id_)
+        yield record
+        for entry in self._records.progress(id_):
+            if entry.sequence > after:
+                yield entry
+        yield record
+
+    def cancel(self, id_: str) -> None:
+        """Stop an adaptation between two steps; one that has ended stays as it is.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+        """
+        job = self._jobs.get(id_)
+        if job is None:
+            self._records.adaptation(id_)
+        else:
+            self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
+
+    def delete(self, id_: str) -> None:
+        """Delete an adaptation that has ended.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+            NotEnded: ADAPTATION_NOT_ENDED.
+        """
+        if not self.get(id_)[0].state.final:
+            message = f"adaptations/{id_} has not ended; cancel it first"
+            raise NotEnded("ADAPTATION_NOT_ENDED", message)
+        self._records.delete_adaptation(id_)
+        self._jobs.pop(id_, None)
+
+    def _same_request(self, request_id: str, digest: str) -> AdaptationRecord | None:
+        """Return the adaptation that this request has made before.
+
+        Raises:
+            RequestIdReused: another request has made it.
+        """
+        record = self._records.by_request(request_id)
+        if record is None:
+            return None
+        if record.request_digest != digest:
+            message = f"request id {record.request_id!r} stands for another request; make a new one"
+            raise RequestIdReused("REQUEST_ID_REUSED", message)
+        return record
+
+    def _record(self, submission: Submission, digest: str) -> AdaptationRecord:
+        spec, examples = submission.spec, submission.examples
+        longest = self._config.max_seconds
+        return AdaptationRecord(
+            id=secrets.token_hex(8),
+            checkpoint=spec.checkpoint,
+            overrides=spec.overrides,
+            seed=spec.seed,
+            classes=spec.classes,
+            labels=support_file.labels_of(examples, spec.classes),
+            example_count=len(examples),
+            support="",
+            request_id=spec.request_id,
+            request_digest=digest,
+            timeout=longest if spec.timeout is None else min(spec.timeout, longest),
+            create_time=time.time_ns(),
+        )
+
+    def _enqueue(self, record: AdaptationRecord, caller: str) -> None:
+        self._dispatcher.enqueue(Job(next(self._numbers), record, caller))
+
+
+def _pack(submission: Submission) -> tuple[bytes, str]:
+    """Return the support set as it is stored, and a digest that equal requests share."""
+    packed = support_file.pack(submission.examples)
+    spec = submission.spec
+    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
+    head = json.dumps(fields, sort_keys=True).encode()
+    return packed, hashlib.sha256(head + hashlib.sha256(packed).digest()).hexdigest()

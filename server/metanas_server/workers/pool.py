@@ -1,0 +1,196 @@
+"""The pool of worker processes: starts them, replaces those that die, reloads their checkpoints."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+
+from metanas.errors import CheckpointError, UnknownName
+from metanas.spec.card import CheckpointCard
+from metanas_server.cores import share
+from metanas_server.errors import StartError
+from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.protocol import changed
+
+LOG = logging.getLogger(__name__)
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to start a worker
+
+OnChange = Callable[[], Awaitable[None]]
+
+
+class WorkerPool:
+    """Worker processes that all serve the same checkpoints.
+
+    checkpoints: cards by name. `start` and `reload` set them, and no worker serves another digest.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[WorkerProcess],
+        *,
+        cores: int,
+        max_silence: float,
+        on_change: OnChange,
+    ) -> None:
+        """Use these workers.
+
+        cores: CPU cores that the workers share.
+        max_silence: seconds without a sign of life after which a worker is killed.
+        on_change: called when a worker dies, starts or fails to start, and after a reload.
+        """
+        self.checkpoints: Mapping[str, CheckpointCard] = {}
+        self._workers = tuple(workers)
+        self._cores = cores
+        self._max_silence = max_silence
+        self._on_change = on_change
+        self._failed_starts = set[WorkerProcess]()
+        """Workers that are not there because their last start failed."""
+        self._supervisors = list[asyncio.Task[None]]()
+        self._reload_lock = asyncio.Lock()
+
+    @property
+    def is_ready(self) -> bool:
+        """True if a worker is ready."""
+        return any(worker.ready for worker in self._workers)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that have a process."""
+        return tuple(worker.pid for worker in self._workers if worker.pid is not None)
+
+    async def start(self) -> None:
+        """Start all workers and wait until they are ready.
+
+        Raises:
+            MetanasError, ServiceError: why one of them cannot start.
+        """
+        first, *others = await asyncio.gather(*(worker.start() for worker in self._workers))
+        if any(_digests(other) != _digests(first) for other in others):
+            message = "the checkpoints changed while the workers loaded them; start again"
+            raise StartError("CHECKPOINT_CHANGED", message)
+        self.checkpoints = first
+        loop = asyncio.get_running_loop()
+        self._supervisors = [loop.create_task(self._supervise(each)) for each in self._workers]
+
+    async def close(self) -> None:
+        """End the workers at once."""
+        for supervisor in self._supervisors:
+            supervisor.cancel()
+        await asyncio.gather(*self._supervisors, return_exceptions=True)
+        await asyncio.gather(*(worker.close() for worker in self._workers))
+
+    def holding(self, checkpoint: str) -> list[WorkerProcess]:
+        """Return the workers that can serve this checkpoint now.
+
+        An empty list means that a starting worker may hold it. A worker whose start failed is not
+        waited for while others are ready.
+
+        Raises:
+            UnknownName: UNKNOWN_CHECKPOINT, a reload has removed it.
+            CheckpointError: CHECKPOINT_CHANGED, no worker holds it.
+        """
+        card = self.checkpoints.get(checkpoint)
+        if card is None:
+            raise UnknownName("checkpoint", checkpoint, tuple(self.checkpoints))
+        ready = [worker for worker in self._workers if worker.ready]
+        holding = [worker for worker in ready if worker.holds(checkpoint, card.digest)]
+        starting = len(self._workers) - len(ready) - len(self._failed_starts)
+        if ready and not holding and not starting:
+            raise CheckpointError("CHECKPOINT_CHANGED", changed(checkpoint))
+        return holding
+
+    def share_cores(self, busy: Collection[WorkerProcess]) -> None:
+        """Divide the cores among the busy workers of the CPU."""
+        workers = [each for each in self._workers if each.ready and each.device == "cpu"]
+        threads = share(self._cores, sum(each in busy for each in workers))
+        for worker in workers:
+            worker.share(threads)
+
+    async def reload(self) -> bool:
+        """Load the checkpoints again in all workers, and use them if all have the same.
+
+        Running jobs keep the checkpoint that they began with; waiting jobs get the new one.
+        Returns False, with the reason in the log, if the old checkpoints stay in use.
+        """
+        async with self._reload_lock:
+            workers = [worker for worker in self._workers if worker.ready]
+            results = await asyncio.gather(
+                *(worker.reload() for worker in workers), return_exceptions=True
+            )
+            loaded = _agreed(results)
+            for worker in workers:
+                worker.adopt(loaded)
+            if loaded is not None:
+                self.checkpoints = loaded
+                LOG.info("checkpoints loaded again: %s", ", ".join(sorted(loaded)))
+            await self._on_change()
+            return loaded is not None
+
+    async def _supervise(self, worker: WorkerProcess) -> None:
+        """Replace the worker's process whenever it dies or hangs.
+
+        A defect on the way is logged, and the process is replaced all the same.
+        """
+        while True:
+            try:
+                await self._wait_for_death(worker)
+                LOG.warning("worker process %s has died; starting another one", worker.pid)
+                await self._on_change()
+                await self._restart(worker)
+                await self._on_change()
+            except Exception:
+                LOG.exception("worker process %s cannot be watched; it is replaced", worker.pid)
+                worker.kill()
+                await asyncio.sleep(FIRST_PAUSE)
+
+    async def _wait_for_death(self, worker: WorkerProcess) -> None:
+        """Return when the process has died; kill it if it is silent for too long."""
+        loop = asyncio.get_running_loop()
+        while not worker.ended.is_set():
+            silence = loop.time() - worker.heard
+            if silence < self._max_silence:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(worker.ended.wait(), self._max_silence - silence)
+            else:
+                LOG.warning("worker process %d has been silent for %.0f s", worker.pid, silence)
+                worker.kill()
+                await worker.ended.wait()
+
+    async def _restart(self, worker: WorkerProcess) -> None:
+        """Start another process; try again until it is ready."""
+        pause = FIRST_PAUSE
+        while True:
+            before = self.checkpoints
+            try:
+                await worker.start()
+            except Exception:
+                LOG.exception("the worker process does not start; next try in %.1f s", pause)
+                self._failed_starts.add(worker)
+                await self._on_change()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            self._failed_starts.discard(worker)
+            async with self._reload_lock:
+                if self.checkpoints is before:  # else a reload came between: start with its files
+                    break
+        for name, card in self.checkpoints.items():
+            if not worker.holds(name, card.digest):
+                LOG.error("worker process %s: %s", worker.pid, changed(name))
+
+
+def _agreed(
+    results: Sequence[Mapping[str, CheckpointCard] | BaseException],
+) -> Mapping[str, CheckpointCard] | None:
+    """Return the cards that all workers have loaded; None if they differ or one has failed."""
+    errors = [each for each in results if isinstance(each, BaseException)]
+    loaded = [each for each in results if not isinstance(each, BaseException)]
+    if loaded and not errors and all(_digests(each) == _digests(loaded[0]) for each in loaded):
+        return loaded[0]
+    reason = errors[0] if errors else "the workers have read different files"
+    LOG.error("the checkpoints were not loaded again: %s", reason)
+    return None
+
+
+def _digests(cards: Mapping[str, CheckpointCard]) -> dict[str, str]:
+    return {name: card.digest for name, card in cards.items()}
