@@ -150,7 +150,9 @@ def _check_counts(
 
 def _check_image_bytes(image: Any, field: str, limits: Limits) -> Iterator[Violation]:
     size = _size(image)
-    if size > limits.max_image_bytes:
+    if isinstance(image, bytes) and not size:
+        yield Violation(field, "IMAGE_UNREADABLE", "the image is empty (0 bytes)")
+    elif size > limits.max_image_bytes:
         message = f"the image has {size} bytes; at most {limits.max_image_bytes} are allowed"
         yield Violation(field, "IMAGE_TOO_LARGE", message)
 

@@ -1,11 +1,17 @@
-"""Loaders that fail in their own ways, for worker processes to call."""
+"""Loaders that fail, or whose checkpoints fail, for worker processes to call."""
 
 import time
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.errors import InvalidInput, MetanasError
+from metanas.errors import InvalidInput, MetanasError, UnknownName
+from metanas.nn.functional import Rows
+from metanas.nn.ops import OPS
 
 
 class OddError(MetanasError):
@@ -70,3 +76,38 @@ def paused(pause: Path, folder: Path, *, device: str) -> Checkpoint:
 def careless(folder: Path, *, device: str) -> Checkpoint:
     """Fail as an extension does that subclasses the error of bad input carelessly."""
     raise Careless(why=f"{folder.name} on {device}")
+
+
+class Missing(UnknownName):
+    """An extension's error of a name that it does not know."""
+
+    def __init__(self, *, what: str) -> None:
+        super().__init__("table", what, ("a", "b"))
+
+
+ERRORS: dict[str, Exception] = {
+    "mute": Mute(why="running"),
+    "odd": OddError(why="running"),
+    "table": Missing(what="c"),
+    "zero": ZeroDivisionError(),
+}
+"""The error of each checkpoint that fails while a job runs."""
+
+
+class Failing(nn.Module):
+    """Raises an error when it is evaluated."""
+
+    def __init__(self, name: str, channels: int, stride: int) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        raise ERRORS[self.name]
+
+
+def while_running(folder: Path, *, device: str) -> Checkpoint:
+    """Load a checkpoint; an operation of those that `ERRORS` names raises the error."""
+    if folder.name not in ERRORS:
+        return load_checkpoint(folder, device=device)
+    op = replace(OPS["max_pool_3x3"], build=partial(Failing, folder.name))
+    return load_checkpoint(folder, ops={**OPS, "max_pool_3x3": op}, device=device)

@@ -177,11 +177,11 @@ def test_one_caller_cannot_take_the_share_of_another() -> None:
 
 
 def test_an_intake_gives_up_when_all_is_wrong() -> None:
-    with Intake(Limits(), UploadBudget(10, 10), "x") as intake:
+    with Intake(Limits(), UploadBudget(2**20, 2**20), "x") as intake:
         for index in range(19):
-            intake.reject(InvalidInput.single(f"examples[{index}]", "R", "m"))
+            intake.add(Example("a", b"?"), [Violation(f"examples[{index}]", "R", "m")])
         with pytest.raises(InvalidInput):
-            intake.reject(InvalidInput.single("examples[19]", "R", "m"))
+            intake.add(Example("a", b"?"), [Violation("examples[19]", "R", "m")])
 
 
 ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] = [

@@ -111,9 +111,25 @@ TASKS: dict[str, tuple[list[Example], list[tuple[str, str]]]] = {
         tensor(*[2**32 - 1] * 12_000, size=1),
         [("examples[4].image", "TENSOR_SHAPE")],
     ),
-    "two at once": (
-        [Example(label=b"\xff"), *images(), Example(label=b"c")],
-        [("examples[0].label", "LABEL_NOT_UTF8"), ("examples[5].image", "IMAGE_MISSING")],
+    "empty file": (
+        [*images(), Example(label=b"a", encoded=b"")],
+        [("examples[4].image", "IMAGE_UNREADABLE")],
+    ),
+    "all kinds at once": (
+        [
+            Example(label=b"\xff"),
+            Example(label=b"x" * 257, tensor=image("c").tensor),
+            Example(label=b"", encoded=b""),
+            image("a", size=142),
+        ],
+        [
+            ("examples[0].label", "LABEL_NOT_UTF8"),
+            ("examples[0].image", "IMAGE_MISSING"),
+            ("examples[1].label", "LABEL_TOO_LONG"),
+            ("examples[3].image", "IMAGE_TOO_LARGE"),
+            ("examples[2].label", "LABEL_EMPTY"),
+            ("examples[2].image", "IMAGE_UNREADABLE"),
+        ],
     ),
 }
 

@@ -262,7 +262,9 @@ async def test_a_message_that_cannot_be_read_is_the_end_of_the_process() -> None
     "error",
     [
         InvalidInput((Violation("examples[0].image", "IMAGE_FORMAT", "is GIF"),), 3),
+        core.UnknownName("op", "x", ("y", "z"), "name it"),
         core.CheckpointError("CHECKPOINT_DAMAGED", "m"),
+        core.DatasetError("DATASET_IMAGE", "m"),
         core.Cancelled(),
         core.Diverged(),
         core.OutOfMemory("m"),

@@ -34,9 +34,11 @@ from metanas_server.resources import (
     State,
 )
 
+Image = bytes | NDArray[np.uint8] | NDArray[np.float32]
 MAX_REQUEST_ID = 128  # bytes, as the contract says
 MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
 SHOWN_OPTIONS = 5  # numbers of unknown option fields in a message
+PLACEHOLDER: Image = b"?"  # stands in for an image that cannot be read
 SHAPES = "(height, width, channels) or (height, width)"
 DTYPES: dict[int, np.dtype[Any]] = {
     example_pb2.TENSOR_TYPE_UINT8: np.dtype("<u1"),
@@ -128,19 +130,33 @@ def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
     raise InvalidRequest("state", "STATE_UNKNOWN", text)
 
 
-def read_example(message: example_pb2.Example, index: int, limits: Limits) -> Example:
-    """Read one example.
+def read_example(
+    message: example_pb2.Example, index: int, limits: Limits
+) -> tuple[Example, list[Violation]]:
+    """Read one example; a part that cannot be read is replaced, and its violation returned.
 
-    index: its place in the request, for the errors.
+    Violations: LABEL_TOO_LONG, LABEL_NOT_UTF8, IMAGE_MISSING, IMAGE_TOO_LARGE, TENSOR_TYPE,
+    TENSOR_SHAPE.
 
-    Raises:
-        InvalidInput: LABEL_TOO_LONG, LABEL_NOT_UTF8, IMAGE_MISSING, IMAGE_TOO_LARGE, TENSOR_TYPE,
-            TENSOR_SHAPE.
+    index: its place in the request, for the violations.
     """
-    raw, field = message.label, f"examples[{index}].image"
+    raw, field, violations = message.label, f"examples[{index}]", list[Violation]()
+    label, image = raw[: limits.max_label_bytes].decode("utf-8", "replace"), PLACEHOLDER
     if len(raw) > limits.max_label_bytes:
-        raise InvalidInput((_too_long(f"examples[{index}].label", raw, limits),))
-    label = decode_label(raw, index)
+        violations.append(_too_long(f"{field}.label", raw, limits))
+    else:
+        try:
+            label = decode_label(raw, index)
+        except InvalidInput as error:
+            violations += error.violations
+    try:
+        image = _read_image(message, f"{field}.image", limits)
+    except InvalidInput as error:
+        violations += error.violations
+    return Example(label, image), violations
+
+
+def _read_image(message: example_pb2.Example, field: str, limits: Limits) -> Image:
     kind = message.WhichOneof("image")
     if kind is None:
         raise InvalidInput.single(field, "IMAGE_MISSING", "the example has no image; set one")
@@ -148,9 +164,7 @@ def read_example(message: example_pb2.Example, index: int, limits: Limits) -> Ex
     if len(data) > limits.max_image_bytes:
         text = f"the image has {len(data)} bytes; at most {limits.max_image_bytes} are allowed"
         raise InvalidInput.single(field, "IMAGE_TOO_LARGE", text)
-    if kind == "encoded":
-        return Example(label, data)
-    return Example(label, _read_tensor(message.tensor, field))
+    return data if kind == "encoded" else _read_tensor(message.tensor, field)
 
 
 def _read_tensor(

@@ -7,7 +7,6 @@ from typing import Any
 
 from grpc import aio
 
-from metanas.errors import InvalidInput
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -121,12 +120,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
                 if part.WhichOneof("part") != "example":
                     message = "every message but the first must carry an example"
                     raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
-                try:
-                    example = convert.read_example(part.example, intake.count, self._limits)
-                except InvalidInput as error:
-                    intake.reject(error)
-                else:
-                    intake.add(example)
+                intake.add(*convert.read_example(part.example, intake.count, self._limits))
             examples = intake.finish(spec.classes)
             return await self._jobs.submit(Submission(spec=spec, examples=examples, caller=caller))
 

@@ -81,7 +81,6 @@ class Intake:
         self._violations = list[Violation]()
         self._bytes = 0
         self._held = 0
-        self._count = 0
 
     def __enter__(self) -> Self:
         return self
@@ -91,19 +90,22 @@ class Intake:
 
     @property
     def count(self) -> int:
-        """Number of examples received so far, valid or not: the index of the next one."""
-        return self._count
+        """Number of examples received so far: the index of the next one."""
+        return len(self._examples)
 
-    def add(self, example: Example) -> None:
-        """Add an example.
+    def add(self, example: Example, violations: Sequence[Violation] = ()) -> None:
+        """Add an example, and the violations of its parts that could not be read.
 
         Raises:
-            InvalidInput: TOO_MANY_EXAMPLES, TOO_MANY_WAYS, TOO_MANY_SHOTS, TOO_MANY_BYTES.
+            InvalidInput: TOO_MANY_EXAMPLES, TOO_MANY_WAYS, TOO_MANY_SHOTS, TOO_MANY_BYTES, or there
+                are more violations than an answer can carry.
             Overloaded: UPLOADS_FULL.
         """
+        self._violations += violations
+        if len(self._violations) >= MAX_VIOLATIONS:
+            raise InvalidInput(self._violations)
         size = len(example.image) if isinstance(example.image, bytes) else example.image.nbytes
         held = size + len(example.label) + OVERHEAD
-        self._count += 1
         self._shots[example.label] += 1
         self._check_growth(example.label, size)
         self._budget.take(self._caller, held)
@@ -111,32 +113,26 @@ class Intake:
         self._bytes += size
         self._examples.append(example)
 
-    def reject(self, error: InvalidInput) -> None:
-        """Note the violations of an example that cannot be read.
-
-        Raises:
-            InvalidInput: there are more violations than an answer can carry.
-        """
-        self._count += 1
-        self._violations += error.violations
-        if len(self._violations) >= MAX_VIOLATIONS or self._count > self._limits.max_examples:
-            raise InvalidInput(self._violations)
-
     def finish(self, classes: Sequence[str] | None) -> tuple[Example, ...]:
         """Return the complete support set.
 
         Raises:
             InvalidInput: all violations together.
         """
+        fields = {violation.field for violation in self._violations}
+        try:
+            check_examples(self._examples, self._limits, classes)
+        except InvalidInput as error:
+            more = [each for each in error.violations if each.field not in fields]
+            raise InvalidInput([*self._violations, *more], error.omitted) from None
         if self._violations:
             raise InvalidInput(self._violations)
-        check_examples(self._examples, self._limits, classes)
         return tuple(self._examples)
 
     def _check_growth(self, label: str, size: int) -> None:
         limits = self._limits
         grown = (
-            ("TOO_MANY_EXAMPLES", "examples", self._count, limits.max_examples),
+            ("TOO_MANY_EXAMPLES", "examples", self.count + 1, limits.max_examples),
             ("TOO_MANY_WAYS", "classes", len(self._shots), limits.max_ways),
             ("TOO_MANY_SHOTS", "examples of one class", self._shots[label], limits.max_shots),
             ("TOO_MANY_BYTES", "bytes of images", self._bytes + size, limits.max_total_bytes),
@@ -144,4 +140,4 @@ class Intake:
         for reason, what, number, limit in grown:
             if number > limit:
                 message = f"there are more than {limit} {what}; send fewer"
-                raise InvalidInput.single(f"examples[{self._count - 1}]", reason, message)
+                raise InvalidInput.single(f"examples[{self.count}]", reason, message)

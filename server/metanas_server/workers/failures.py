@@ -16,26 +16,13 @@ from metanas_server.errors import ServiceError
 
 LOG = logging.getLogger(__name__)
 
-WITH_REASON: Mapping[str, type[MetanasError | ServiceError]] = {
-    kind.__name__: kind
-    for kind in (
-        core.CheckpointError,
-        core.DatasetError,
-        core.MetanasError,
-        service.StartError,
-        service.StoreError,
-        service.WorkerFailed,
-        service.ServiceError,
-    )
+KINDS: Mapping[str, type[MetanasError | ServiceError]] = {
+    name: kind
+    for module in (core, service)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, MetanasError | ServiceError)
 }
-"""Classes that are made of a reason and a message."""
-WITH_MESSAGE: Mapping[
-    str, type[core.Cancelled | core.Diverged | core.OutOfMemory | core.ExportMismatch]
-] = {
-    kind.__name__: kind
-    for kind in (core.Cancelled, core.Diverged, core.OutOfMemory, core.ExportMismatch)
-}
-"""Classes that are made of a message."""
+"""The classes of both trees; their constructors differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +42,19 @@ class Failed:
         """Make the error again, as the nearest class that the front knows."""
         if self.violations:
             return InvalidInput(self.violations, self.omitted)
-        if self.kind in WITH_MESSAGE:
-            return WITH_MESSAGE[self.kind](self.message)
-        return WITH_REASON[self.kind](self.reason, self.message)
+        kind = KINDS[self.kind]
+        error = kind.__new__(kind)  # the front reads no more of it than reason and message
+        error.reason, error.message = self.reason, self.message
+        return error
 
 
 def failed(error: MetanasError | ServiceError) -> Failed:
     """Describe an error as data, whatever its constructor takes."""
     violations: tuple[Violation, ...] = getattr(error, "violations", ())
-    known = WITH_REASON.keys() | WITH_MESSAGE.keys()
-    kind = next(each.__name__ for each in type(error).__mro__ if each.__name__ in known)
+    # an extension's subclass of InvalidInput may have no violations
+    known = set(KINDS.values()) - ({InvalidInput} if not violations else set())
     return Failed(
-        kind=kind,
+        kind=next(each.__name__ for each in type(error).__mro__ if each in known),
         reason=str(getattr(error, "reason", "INTERNAL")),
         message=_text(error),
         violations=violations,
