@@ -20,7 +20,7 @@ from metanas_client.resources import (
     State,
 )
 from metanas_client.support import RawImage, SupportExample, SupportSet
-from metanas_data.suggest import did_you_mean
+from metanas_data.suggest import nearest_or_all
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -191,7 +191,7 @@ def _checked_option(name: str, value: Option) -> Option:
     field = f"options.{name}"
     kind = OPTION_TYPES.get(name)
     if kind is None:
-        hint = did_you_mean(name, OPTION_TYPES) or f" Known: {', '.join(OPTION_TYPES)}"
+        hint = nearest_or_all(name, OPTION_TYPES)
         raise InvalidInput.single(field, "OPTION_UNKNOWN", f"no such option.{hint}")
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise InvalidInput.single(field, "OPTION_TYPE", f"must be {_WORDS[kind]}, not {value!r}")

@@ -13,6 +13,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]}?" if near else ""
 
 
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """Suggest the nearest known name, or list all known names, as a sentence."""
+    names = list(known)
+    return did_you_mean(name, names) or f" Known: {', '.join(names)}."
+
+
 def did_you_mean_file(path: Path) -> str:
     """Suggest the file or folder beside a missing path whose name is nearest."""
     try:

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated
 
 from metanas.errors import InvalidInput, Violation
-from metanas.util.dataclass_json import nearest
 from metanas.util.fields import Fraction, OneOf, Range, check, require
+from metanas_data.suggest import nearest_or_all
 
 Option = int | float | bool | str
 
@@ -50,7 +50,7 @@ class AdaptConfig:
         require(("temperature_end", falls, "must be at most temperature_start"))
 
     def replace(self, overrides: Mapping[str, Option]) -> "AdaptConfig":
-        """These options with some replaced.
+        """Return these options with some of them replaced.
 
         Raises:
             InvalidInput: an option that does not exist, or a value out of bounds.
@@ -58,7 +58,7 @@ class AdaptConfig:
         known = [each.name for each in fields(self)]
         unknown = [
             Violation(
-                f"options.{name}", "OPTION_UNKNOWN", f"no such option; {nearest(name, known)}"
+                f"options.{name}", "OPTION_UNKNOWN", f"no such option.{nearest_or_all(name, known)}"
             )
             for name in overrides
             if name not in known

@@ -1,13 +1,13 @@
 """Plain data (JSON, TOML) to frozen dataclasses and back, with every wrong key named."""
 
 import json
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass
-from difflib import get_close_matches
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from metanas.errors import InvalidInput, Violation
+from metanas_data.suggest import nearest_or_all
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ def build(kind: type[T], raw: Any) -> T:
     hints = get_type_hints(kind)
     known = {f.name: f for f in fields(kind) if f.init}  # type: ignore[arg-type]
     bad = [
-        Violation(key, "CONFIG_UNKNOWN_KEY", f"no such key; {nearest(key, known)}")
+        Violation(key, "CONFIG_UNKNOWN_KEY", f"no such key.{nearest_or_all(key, known)}")
         for key in raw
         if key not in known
     ]
@@ -37,12 +37,6 @@ def build(kind: type[T], raw: Any) -> T:
     if bad:
         raise InvalidInput(bad)
     return kind(**values)
-
-
-def nearest(key: str, known: Iterable[str]) -> str:
-    """Suggest the name that may have been meant, or list all."""
-    matches = get_close_matches(key, known, n=1)
-    return f"did you mean {matches[0]}?" if matches else f"known: {', '.join(known)}"
 
 
 def dump(value: Any) -> dict[str, Any]:

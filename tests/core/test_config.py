@@ -97,9 +97,9 @@ def test_wrong_values_in_a_configuration(override: str, field: str, reason: str)
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("train.iteratons = 5", "train.iteratons: no such key; did you mean iterations?"),
-        ("trian.iterations = 5", "trian: no such key; did you mean train?"),
-        ("input.colour = 5", "no such key; known: channels, size, mean, std, dark_background"),
+        ("train.iteratons = 5", "train.iteratons: no such key. Did you mean iterations?"),
+        ("trian.iterations = 5", "trian: no such key. Did you mean train?"),
+        ("input.colour = 5", "no such key. Known: channels, size, mean, std, dark_background."),
         ("data = 3", "data: expected a table of keys, got 3"),
         ("train.weight_lr = inf", "train.weight_lr: must be a number >= 0, not inf"),
         ("space.ops = []", "space.ops: must be distinct names"),

@@ -325,7 +325,7 @@ def test_a_process_ends_with_a_suggestion(tmp_path: Path) -> None:
     override = "train.iteratons=1"
     for option, expected in (
         ("--ste", "Did you mean --set?"),
-        ("--set", "did you mean iterations?"),
+        ("--set", "Did you mean iterations?"),
     ):
         done = run_in(tmp_path, "train", str(SHIPPED), "--out", "run", option, override)
         assert (done.returncode, done.stdout) == (2, "")
