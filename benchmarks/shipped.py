@@ -20,7 +20,7 @@ from benchmarks._machine import facts
 from benchmarks._results import LOCAL, Results, Row, finish, load, table
 from metanas.errors import MetanasError
 from metanas.evaluation.compare import paired
-from metanas.evaluation.scores import check_told
+from metanas.evaluation.scores import check_scorable
 from metanas.spec.card import CheckpointCard, read_card
 from metanas_data.evaluations import read_evaluation
 from metanas_data.intervals import mean_of
@@ -62,7 +62,7 @@ def row_of(card: CheckpointCard, path: Path) -> Row:
         EvaluationError: the checkpoint's card would not name it (`metanas.evaluation.scores`).
     """
     stored = read_evaluation(path)
-    check_told(card, stored, path)
+    check_scorable(card, stored, path)
     settings = {key: stored.settings[key] for key in KEPT}
     return {**settings, **{name: stored.column(figure) for name, figure in COLUMNS.items()}}
 

@@ -23,7 +23,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
 from metanas.export.onnx_model import Classifier, to_onnx
-from metanas.export.verify import check_in_parts
+from metanas.export.verify import check
 from metanas.images.support_set import Task
 from metanas.nn.heads import HEADS
 from metanas.spec.card import check_options
@@ -239,9 +239,7 @@ class Job:
         yield None
 
         yield Progress("check", 0, 1)
-        onnx, difference = yield from check_in_parts(
-            proto, task.images, logits, options.shift_pixels
-        )
+        onnx, difference = yield from check(proto, task.images, logits, options.shift_pixels)
 
         self._time.turn_to("report")
         measured = yield from _measure(adaptation, task, classifier, seed)

@@ -1,8 +1,8 @@
-"""Evaluation in process: the same episodes and the same files as through the server.
+"""Evaluation in process, on the same episodes as through a server.
 
-Beside the accuracy of the exported file it measures, on the queries, what no client can see: the
-accuracies of the soft supernet, of that network just pruned, and, if it is asked to, the
-transductive one that published tables commonly report.
+The accuracy is that of the exported file on the queries. Further accuracies, which a client cannot
+measure, are those of the soft supernet, of the pruned network before tuning, and on request the
+transductive one of many published tables.
 """
 
 import time
@@ -43,13 +43,13 @@ class Outcome:
     accuracy: float
     """Of the exported file in ONNX Runtime, each query on its own."""
     pruned: float
-    """Of the pruned network with the weights of the end of the search, before tuning."""
+    """Of the pruned network with the weights from the end of the search, before tuning."""
     soft: float
     """Of the soft supernet at the end of the search, before pruning and tuning."""
     transductive: float | None
-    """Of the network that left, with statistics of support and queries together, if asked for."""
+    """Of the exported network with the statistics of support set and queries together, if asked."""
     query_seconds: float
-    """Of the exported file in ONNX Runtime on one thread, for the fastest of the queries."""
+    """Of the exported file in ONNX Runtime on one thread, for the fastest query."""
     report: Report
 
 
@@ -120,17 +120,17 @@ def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
     exported = session(model.onnx)
     logits, seconds = _timed(exported, queries)
     assert job.adaptation is not None
-    found, left = job.adaptation.soft, job.adaptation.optimizer.snapshot()
+    searched, tuned = job.adaptation.soft, job.adaptation.optimizer.snapshot()
     relaxed = Softmax(temperature=job.options.temperature_end)
 
-    def share(answers: Tensor) -> float:
-        return float((answers.argmax(1).numpy() == labels).mean())
+    def accuracy(logits: Tensor) -> float:
+        return float((logits.argmax(1).numpy() == labels).mean())
 
     return Outcome(
-        accuracy=share(logits),
-        pruned=share(supernet_logits(job, queries, found, Argmax())),
-        soft=share(supernet_logits(job, queries, found, relaxed)),
-        transductive=share(supernet_logits(job, queries, left, Argmax(), transductive=True))
+        accuracy=accuracy(logits),
+        pruned=accuracy(supernet_logits(job, queries, searched, Argmax())),
+        soft=accuracy(supernet_logits(job, queries, searched, relaxed)),
+        transductive=accuracy(supernet_logits(job, queries, tuned, Argmax(), transductive=True))
         if transductive
         else None,
         query_seconds=seconds,
@@ -139,7 +139,10 @@ def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
 
 
 def _timed(model: InferenceSession, queries: list[Image]) -> tuple[Tensor, float]:
-    """Logits (Q, ways), and the seconds of the fastest query: whatever else runs, it slows down."""
+    """Return logits (Q, ways) and the seconds of the fastest query.
+
+    The fastest query is the one that other programs disturb least.
+    """
     rows, seconds = [], []
     for query in queries:
         start = time.perf_counter()
@@ -156,13 +159,13 @@ def supernet_logits(
     *,
     transductive: bool = False,
 ) -> Tensor:
-    """Logits (Q, ways) of queries by a job's supernet with these parameters, mixed like this."""
+    """Return logits (Q, ways) by the job's supernet with these parameters and relaxation."""
     assert job.task is not None
     _, members = of_prototypes(job.task.support)
-    shown, queried = supernet_features(job, queries, params, relaxation, transductive=transductive)
+    support, query = supernet_features(job, queries, params, relaxation, transductive=transductive)
     scale = params["head.log_scale"].exp().cpu()
-    weight, bias = HEADS[job.options.head].linear(shown, members, scale)
-    return queried @ weight.T + bias
+    weight, bias = HEADS[job.options.head].linear(support, members, scale)
+    return query @ weight.T + bias
 
 
 @torch.no_grad()
@@ -174,20 +177,20 @@ def supernet_features(
     *,
     transductive: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Features (M, D) of what prototypes are made of and (Q, D) of queries, on the CPU.
+    """Return features (M, D) for the head and (Q, D) of queries, on the CPU.
 
-    The support images are the first of the former. The statistics of norms come from these, or with
-    `transductive` from the queries, too. It looks at each image as often as the job's model does.
+    The first of the M rows are those of the support images; the others are those of their stored
+    views. The statistics of norms come from the support images, with `transductive` from the
+    queries too. Shifted copies are averaged as in the job's model.
     """
     assert job.task is not None
-    checkpoint, support = job.checkpoint, job.task.support
-    shown, _ = of_prototypes(support)
+    checkpoint, count = job.checkpoint, len(job.task.support.images)
+    support, _ = of_prototypes(job.task.support)
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
-    shown, queried = upload([shown, pixels], checkpoint.device)
+    support, query = upload([support, pixels], checkpoint.device)
     if checkpoint.trunk is not None:
-        queried = checkpoint.trunk(queried)
-    count = len(support.images)
-    inputs = torch.cat([shown[:count], queried, shown[count:]])
+        query = checkpoint.trunk(query)
+    inputs = torch.cat([support[:count], query, support[count:]])
     rows = Rows(count + len(queries) if transductive else count)
     shift = job.options.shift_pixels
     arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)
@@ -195,6 +198,6 @@ def supernet_features(
         features: Tensor = functional_call(
             checkpoint.supernet, params, arguments, tie_weights=False
         )
-    seen = averaged(features.cpu(), shift)
-    images, answered, views = seen.tensor_split([count, count + len(queries)])
-    return torch.cat([images, views]), answered
+    means = averaged(features.cpu(), shift)
+    images, query, views = means.tensor_split([count, count + len(queries)])
+    return torch.cat([images, views]), query

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint's card, taken from stored evaluations of it."""
+"""Scores on the card of a checkpoint, from stored evaluations."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,43 +20,40 @@ from metanas_data.files import write_atomic
 
 Scores = Mapping[str, Mapping[str, float]]
 """Setting -> figures, accuracies in percent."""
-USUAL = {"reseed": 0}
-"""What scores are measured with, where an evaluation says it."""
 
 
 def add_scores(folder: Path, evaluations: Sequence[Path]) -> Scores:
     """Write the figures of evaluations into the card of the checkpoint in `folder`; return them.
 
-    New figures replace those of the same setting. All other fields of the file stay as they are, so
-    the digest does not change. A README.md that was generated from the card is generated again.
+    New figures replace those of the same setting. The other fields of the file stay, so the digest
+    does not change. A README.md that was generated from the card is generated again.
 
     Raises:
-        CheckpointError: no checkpoint, a damaged card, or one that cannot be written.
-        EvaluationError: no evaluation; one of another checkpoint, with other options than its
-            defaults, or of too few episodes.
+        CheckpointError: there is no checkpoint, or its card is damaged or cannot be written.
+        EvaluationError: a file is no evaluation, or one that `check_scorable` refuses.
     """
     card = read_card(folder)
-    found = dict(score_of(card, read_evaluation(path), path) for path in evaluations)
-    told = replace(card, scores={**card.scores, **found})
+    scores = dict(score_of(card, read_evaluation(path), path) for path in evaluations)
+    scored = replace(card, scores={**card.scores, **scores})
     page = folder / PAGE_FILE
     try:
-        made = page.exists() and page.read_text(encoding="utf-8") == card_markdown(card)
+        generated = page.exists() and page.read_text(encoding="utf-8") == card_markdown(card)
         stored = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        text = stored_json({**stored, "scores": told.scores})
+        text = stored_json({**stored, "scores": scored.scores})
         write_atomic(folder / CARD_FILE, text.encode())
-        if made:
-            write_atomic(page, card_markdown(told).encode())
+        if generated:
+            write_atomic(page, card_markdown(scored).encode())
     except OSError as error:
-        message = f"{folder} cannot be written to ({error}); make room, or see whose it is"
+        message = f"cannot write to {folder} ({error}); make room, or check its permissions"
         raise CheckpointError("WRITE_FAILED", message) from error
-    return found
+    return scores
 
 
 def score_of(
     card: CheckpointCard, stored: StoredEvaluation, path: Path
 ) -> tuple[str, Mapping[str, float]]:
-    """The setting of an evaluation of this checkpoint, and its figures."""
-    check_told(card, stored, path)
+    """Return the setting of an evaluation of this checkpoint, and its figures."""
+    check_scorable(card, stored, path)
     settings = stored.settings
     summary = summary_of(stored.episodes)
     name = f"{settings['ways']}-way {settings['shots']}-shot, {settings['dataset']}"
@@ -66,25 +63,22 @@ def score_of(
     return name, {**percent, "episodes": float(summary["episodes"])}
 
 
-def check_told(card: CheckpointCard, stored: StoredEvaluation, path: Path) -> None:
-    """Check that an evaluation is of this checkpoint, at its defaults.
+def check_scorable(card: CheckpointCard, stored: StoredEvaluation, path: Path) -> None:
+    """Check that an evaluation is of this checkpoint at its defaults, and has an interval.
 
     Raises:
-        EvaluationError: it is not, or has too few episodes.
+        EvaluationError: EVALUATION_SETTINGS, TOO_FEW_EPISODES.
     """
     settings = stored.settings
     if settings.get("checkpoint_digest") != card.digest:
-        message = f"{path} is of another checkpoint than {card.name} as it is now; evaluate it anew"
+        message = f"{path} is of another version of {card.name}; evaluate this checkpoint"
         raise EvaluationError("EVALUATION_SETTINGS", message)
-    defaults, options = json.loads(json.dumps(card.defaults.to_dict())), settings["options"]
-    if other := [name for name, value in defaults.items() if options.get(name) != value]:
-        message = f"{path} is with {other[0]} = {options.get(other[0])}, not the checkpoint's "
-        message += "default; a card tells of its defaults, so evaluate without --set"
-        raise EvaluationError("EVALUATION_SETTINGS", message)
-    if other := [name for name, usual in USUAL.items() if settings.get(name, usual) != usual]:
-        message = f"{path} is with {other[0]} = {settings[other[0]]}; a card's figures are with "
-        message += f"{USUAL[other[0]]}, so evaluate with that"
-        raise EvaluationError("EVALUATION_SETTINGS", message)
+    defaults = {**json.loads(json.dumps(card.defaults.to_dict())), "reseed": 0}
+    options = {**settings["options"], "reseed": settings.get("reseed", 0)}
+    for name, default in defaults.items():
+        if options.get(name) != default:
+            message = f"{path} has {name} = {options.get(name)}; evaluate with {default}"
+            raise EvaluationError("EVALUATION_SETTINGS", message)
     if len(stored.episodes) < 2:
         message = f"{path} has too few episodes for an interval; evaluate with more --episodes"
         raise EvaluationError("TOO_FEW_EPISODES", message)

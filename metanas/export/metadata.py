@@ -1,4 +1,4 @@
-"""Metadata of an exported file, and the image on which a runtime is tested."""
+"""Metadata of an exported file, and its conformance image."""
 
 import json
 from base64 import b64encode
@@ -13,7 +13,7 @@ from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 
 CONFORMANCE_TOLERANCE = 1e-3
-"""How far another runtime's logits may be from the conformance vector's."""
+"""Largest difference of a logit between another runtime and the conformance vector."""
 
 
 def metadata_of(
@@ -26,7 +26,10 @@ def metadata_of(
     classifier: Classifier,
     logits: Tensor,
 ) -> dict[str, str]:
-    """The properties of the file of this classifier, whose logits of the support set are given."""
+    """Return the properties of the file.
+
+    logits: those of the classifier on the support set, (N, ways).
+    """
     card, space = checkpoint.card, checkpoint.card.space
     return {
         "metanas.version": __version__,
@@ -44,10 +47,10 @@ def metadata_of(
 
 
 def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
-    """One image and its logits: any runtime can prove itself on it.
+    """Return one image and its logits as JSON, with which any runtime can be checked.
 
-    Of a large image every k-th pixel, so that a photo does not make the file several times larger;
-    then `logits`, those of the whole image, are not its own.
+    logits: those of the image, (ways,). From a large image, every k-th pixel is taken, or a photo
+    would make the file several times larger. The logits are then computed again.
     """
     step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
     small = image[::step, ::step]

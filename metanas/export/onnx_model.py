@@ -1,11 +1,10 @@
-"""ONNX, built directly from the pruned network in milliseconds: uint8 images in, logits out.
+"""The ONNX model of a pruned network, built directly in milliseconds.
 
-Notable:
-- The graph holds the whole of a query's way: scaling, antialiased resize, normalisation, the
-  network with its norms folded into the convolutions, the head, and a softmax. If it looks at
-  shifted copies of an image as well, it makes them itself.
-- No model leaves unchecked (`metanas.export.verify`).
-- The bytes are a function of the model and its metadata alone; there is no time in them.
+- The graph takes uint8 images and contains all steps: scaling, antialiased resize, normalisation,
+  shifted copies where the options have them, the network with its norms folded into the
+  convolutions, the head, and a softmax.
+- `metanas.export.verify` checks each model.
+- The bytes depend on the model and its metadata alone. They contain no time.
 """
 
 from collections.abc import Mapping
@@ -28,10 +27,9 @@ from metanas.supernet.discrete import DiscreteCell, DiscreteNetwork, edge_name
 
 @dataclass(frozen=True)
 class Classifier:
-    """All that a model consists of: preprocessing, pruned network with frozen norms, linear head.
+    """Preprocessing, trunk if there is one, pruned network with frozen norms, and linear head.
 
-    Between the first two is the trunk, if there is one. `weight` has shape (ways, D) and `bias`
-    (ways,).
+    `weight` has shape (ways, D) and `bias` (ways,).
     """
 
     preprocess: Preprocessing
@@ -39,27 +37,26 @@ class Classifier:
     weight: Tensor
     bias: Tensor
     scale: Tensor
-    """Of the prototype logits; already part of `weight` and `bias`."""
+    """Scale of the logits, which `weight` and `bias` already contain."""
     trunk: Trunk | None = None
     shift_pixels: int = 0
     """Pixels by which copies of an image are shifted (`metanas.images.shifted_copies`), or 0."""
 
     def inputs(self, image: Image) -> Tensor:
-        """The network's input of an image (H, W, C): preprocessed, and behind the trunk."""
+        """Return the input of the network for an image (H, W, C), after the trunk if any."""
         pixels = self.preprocess(image)
         return pixels if self.trunk is None else self.trunk(pixels)
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits (N, ways) of inputs (N, C, S, S), or (N, K) behind a trunk."""
-        seen: Tensor = self.network(with_copies(inputs, self.shift_pixels))
-        features = averaged(seen, self.shift_pixels)
-        return features @ self.weight.T + self.bias
+        """Return logits (N, ways) of inputs (N, C, S, S), or (N, K) behind a trunk."""
+        features: Tensor = self.network(with_copies(inputs, self.shift_pixels))
+        return averaged(features, self.shift_pixels) @ self.weight.T + self.bias
 
 
 def to_onnx(
     classifier: Classifier, ops: Mapping[str, Op], metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """The classifier in ONNX: `images` uint8 (N, H, W, C) to `logits` and `probabilities`."""
+    """Build the model: `images` uint8 (N, H, W, C) to `logits` and `probabilities` (N, ways)."""
     graph = Graph()
     network, space = classifier.network, classifier.network.space
     images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])

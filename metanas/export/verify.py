@@ -1,10 +1,10 @@
-"""Verification of an exported model: `onnx.checker` accepts it, and ONNX Runtime equals torch."""
+"""Verification of an exported model with `onnx.checker`, and of ONNX Runtime against torch."""
 
 import os
 from collections.abc import Sequence
 from itertools import groupby
 
-# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
+# ONNX Runtime 1.31 and later sends telemetry unless this is set before its import
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
@@ -16,18 +16,18 @@ from torch import Tensor
 from metanas.errors import ExportMismatch
 from metanas.images.shifted_copies import looks
 from metanas.images.support_set import Image
-from metanas.util.work import Parts, whole
+from metanas.util.work import Parts
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between ONNX Runtime and torch, relative to the largest or 1."""
 LARGEST = 100.0
-"""Largest logit that widens the tolerance: exploded logits must not hide a difference."""
+"""Largest logit that widens the tolerance, so that exploded logits hide no difference."""
 TOGETHER, TOGETHER_PIXELS = 32, 2**20
-"""Most images of one run in the check, and most pixels of them: this bounds the memory."""
+"""Most images and most pixels of one run in the check, which bound its memory."""
 
 
 def session(onnx_bytes: bytes) -> ort.InferenceSession:
-    """A session that costs little: one thread, no memory arena of its own."""
+    """Open a session with one thread and without a memory arena."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
@@ -37,21 +37,21 @@ def session(onnx_bytes: bytes) -> ort.InferenceSession:
 
 
 def run(model: ort.InferenceSession, images: Sequence[Image]) -> NDArray[np.float32]:
-    """Logits (N, ways) of uint8 images (H, W, C) of any sizes, one after the other."""
+    """Return logits (N, ways) of uint8 images (H, W, C) of any sizes, one after the other."""
     return np.concatenate([_logits(model, image[None]) for image in images])
 
 
 def _run_together(
     model: ort.InferenceSession, images: Sequence[Image], most: int
 ) -> Parts[NDArray[np.float32]]:
-    """The same, up to `most` small neighbours of one size together, which takes far less time."""
+    """Do the same faster, with up to `most` neighbours of one size in a batch."""
     rows = []
-    for (height, width, _), grouped in groupby(images, key=lambda image: image.shape):
-        same = list(grouped)
+    for (height, width, _), neighbours in groupby(images, key=lambda image: image.shape):
+        group = list(neighbours)
         count = min(most, max(1, TOGETHER_PIXELS // (height * width)))
-        for start in range(0, len(same), count):
+        for start in range(0, len(group), count):
             yield
-            rows.append(_logits(model, np.stack(same[start : start + count])))
+            rows.append(_logits(model, np.stack(group[start : start + count])))
     return np.concatenate(rows)
 
 
@@ -62,23 +62,17 @@ def _logits(model: ort.InferenceSession, images: Image) -> NDArray[np.float32]:
 
 def check(
     model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
-) -> tuple[bytes, float]:
-    """Serialise a model, having verified it on uint8 images (H, W, C) with their expected logits.
+) -> Parts[tuple[bytes, float]]:
+    """Serialise a model and check it on uint8 images (H, W, C) with their expected logits.
 
-    With `shift_pixels`, that of the classifier, it is given fewer at a time.
+    shift_pixels: that of the classifier; with copies, a batch has fewer images.
 
-    Returns the bytes and the largest difference of a logit.
+    Returns:
+        the bytes, and the largest difference of a logit.
 
     Raises:
         ExportMismatch: ONNX Runtime and torch differ by more than `TOLERANCE`.
     """
-    return whole(check_in_parts(model, images, expected, shift_pixels))
-
-
-def check_in_parts(
-    model: onnx.ModelProto, images: Sequence[Image], expected: Tensor, shift_pixels: int = 0
-) -> Parts[tuple[bytes, float]]:
-    """Check as `check` does, in parts."""
     data = model.SerializeToString(deterministic=True)
     onnx.checker.check_model(data, full_check=True)
     actual = yield from _run_together(session(data), images, TOGETHER // looks(shift_pixels))

@@ -1,4 +1,4 @@
-"""Random views of images: affine ones for every checkpoint, and those that suit photos."""
+"""Random views of images: affine views, and crops, mirror images and colours for photos."""
 
 import math
 
@@ -11,18 +11,18 @@ from metanas.spec.options import AffineRange, PhotoRange
 
 
 def affine_views(images: Tensor, ranges: AffineRange, generator: torch.Generator) -> Tensor:
-    """Random views of images `(N, C, H, W)`; what comes from outside an image is 0."""
+    """Return random views of images `(N, C, H, W)`; pixels from outside an image are 0."""
     (drawn,) = upload([affine_draws(len(images), generator)], images.device)
     return affine(images, ranges, drawn)
 
 
 def affine_draws(count: int, generator: torch.Generator) -> Tensor:
-    """Draw the numbers of random views of so many images, `(N, 6)` in 0..1."""
+    """Draw the numbers for random views of N images, `(N, 6)` in 0..1."""
     return torch.rand(6, count, generator=generator).T
 
 
 def affine(images: Tensor, ranges: AffineRange, drawn: Tensor) -> Tensor:
-    """The views of images `(N, C, H, W)` that were drawn, `(N, 6)`."""
+    """Return the views of images `(N, C, H, W)` for these drawn numbers, `(N, 6)`."""
     draw = drawn.T * 2 - 1
     angle = draw[0] * math.radians(ranges.rotation)
     stretch_x, stretch_y = 1 + ranges.scale * draw[1], 1 + ranges.scale * draw[2]
@@ -39,14 +39,14 @@ def affine(images: Tensor, ranges: AffineRange, drawn: Tensor) -> Tensor:
 
 
 def photo_views(images: Tensor, ranges: PhotoRange, generator: torch.Generator) -> Tensor:
-    """Random crops, mirror images and colours of images `(N, C, H, W)` in 0..1, each on its own."""
+    """Crop, mirror and colour each image `(N, C, H, W)` in 0..1 at random."""
     if ranges == PhotoRange():
         return images
     draw = torch.rand(7, len(images), generator=generator).to(images)
     side = 1 - (1 - ranges.crop) * draw[0]
     mirror = torch.where(draw[1] < 0.5, -1.0, 1.0) if ranges.flip else torch.ones_like(side)
     zero = torch.zeros_like(side)
-    # the centre of a crop may lie wherever all of it is inside
+    # the centre of a crop lies where the whole crop is inside the image
     across, down = (1 - side) * (2 * draw[2] - 1), (1 - side) * (2 * draw[3] - 1)
     rows = [torch.stack([side * mirror, zero, across], 1), torch.stack([zero, side, down], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""Images that several classes share: no network can tell such classes apart."""
+"""Images that several classes share, which no network can classify."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -23,9 +23,9 @@ def shared_images(
     for index, image in enumerate(images):
         before = first.setdefault(_content(image), index)
         if labels[before] != labels[index]:
-            what = "blank image" if _is_blank(image) else "image"
+            kind = "blank image" if _is_blank(image) else "image"
             message = (
-                f"class {labels[index]!r} has the same {what} here as class {labels[before]!r} in "
+                f"class {labels[index]!r} has the same {kind} here as class {labels[before]!r} in "
                 f"examples[{before}]; remove one of the two or correct its class"
             )
             yield Violation(f"examples[{index}].image", "SAME_IMAGE", message)

@@ -1,10 +1,10 @@
 """Antialiased resizing as two matrix products, the same formula in torch and in ONNX.
 
-Each output pixel is a triangle-weighted mean of the input pixels around its centre, the triangle
-widened by the factor of reduction: what Pillow and
-`torch.nn.functional.interpolate(antialias=True)` compute. ONNX's own `Resize` with antialiasing is
-not used, because ONNX Runtime's result is up to 0.05 (of 1) away from theirs when it reduces, and
-because plain matrix products run in every runtime.
+Each output pixel is a triangle-weighted mean of the input pixels around its centre. The triangle is
+widened by the factor of reduction, as in Pillow and
+`torch.nn.functional.interpolate(antialias=True)`. The operator `Resize` of ONNX is not used: with
+antialiasing, ONNX Runtime differs from these two by up to 0.05 (of 1) when it reduces. Matrix
+products run in every runtime.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from metanas.nn.onnx_graph import Graph, Value
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Images (N, C, H, W) as (N, C, size, size)."""
+    """Resize images (N, C, H, W) to (N, C, size, size)."""
     height, width = images.shape[2:]
     return _weights(height, size) @ images @ _weights(width, size).T
 
 
 def _weights(length: int, size: int) -> Tensor:
-    """Weights (size, length) of every input pixel in every output pixel along one axis."""
+    """Return the weights (size, length) of input pixels in output pixels along one axis."""
     scale = torch.tensor(float(length)) / size
     centres = (torch.arange(size)[:, None] + 0.5) * scale
     distance = (torch.arange(length) + 0.5 - centres).abs() / scale.clamp(min=1.0)
@@ -31,7 +31,7 @@ def _weights(length: int, size: int) -> Tensor:
 
 
 def emit_resize(graph: Graph, images: Value, size: int) -> Value:
-    """Record `resize` for images of sizes that are known only when the graph runs.
+    """Record `resize` for images of any size.
 
     images: (N, W, C, H), because ONNX Runtime multiplies an empty batch only from the right.
 
@@ -45,7 +45,7 @@ def emit_resize(graph: Graph, images: Value, size: int) -> Value:
 
 
 def _emit_weights(graph: Graph, shape: Value, axis: int, size: int) -> Value:
-    """`_weights` of this axis, transposed."""
+    """Record `_weights` of an axis, transposed."""
 
     def number(value: float) -> Value:
         return graph.constant(np.array(value, np.float32))

@@ -1,16 +1,14 @@
-"""Several looks at an image: itself and four copies of it that are shifted along the diagonals.
+"""Shifted copies of an image: the features of an image and of four diagonal shifts are averaged.
 
-What a strided layer makes of a stroke depends on where its grid falls on it. The mean of the
-features of an image and of its copies depends on that less.
+The features of a strided layer depend on the position of a stroke relative to its grid. The mean
+depends on it less.
 
-Notable:
-- Shifts are by whole pixels of the network's input: parts of a framed image, the same in torch and
-  in ONNX to the last bit.
-- Pixels from outside an image are 0, as in the affine views of the meta-training
-  (`metanas.images.augment`) and in the padding of convolutions. A repeated border would draw
-  strokes that the image does not have.
-- Copies are further rows of a batch, after all images. So norms that are not frozen still have
-  their statistics from the support images alone.
+- Shifts are by whole pixels of the network's input, so torch and ONNX agree to the last bit.
+- Pixels from outside an image are 0, as in the affine views of meta-training
+  (`metanas.images.augment`) and in the padding of convolutions. A repeated border would add strokes
+  to the image.
+- Copies are rows of the batch after all images. So norms that are not frozen still take their
+  statistics from the support images alone.
 """
 
 import numpy as np
@@ -21,16 +19,16 @@ from torch.nn import functional as F
 from metanas.nn.onnx_graph import Graph, Value
 
 LOOKS = 5
-"""An image and its copies."""
+"""Number of rows of an image: the image and its copies."""
 
 
 def looks(pixels: int) -> int:
-    """Return the number of looks at an image whose copies are shifted by so many pixels."""
+    """Return the number of rows of an image, for copies shifted by `pixels` (0: no copies)."""
     return LOOKS if pixels else 1
 
 
 def with_copies(images: Tensor, pixels: int) -> Tensor:
-    """Images `(N, C, S, S)` and then their copies, `(5 N, C, S, S)`; for 0 pixels the images."""
+    """Append copies to images `(N, C, S, S)`, to `(5 N, C, S, S)`; with 0 pixels, do nothing."""
     if pixels == 0:
         return images
     height, width = images.shape[2:]
@@ -40,12 +38,12 @@ def with_copies(images: Tensor, pixels: int) -> Tensor:
 
 
 def averaged(features: Tensor, pixels: int) -> Tensor:
-    """The means `(N, D)` over the looks, of features of what `with_copies` returned."""
+    """Average the features `(5 N, D)` of images and their copies to `(N, D)`."""
     return features.unflatten(0, (LOOKS, -1)).mean(0) if pixels else features
 
 
 def emit_copies(graph: Graph, images: Value, shape: tuple[int, int], pixels: int) -> Value:
-    """`with_copies` in ONNX, of images of so many channels and this side."""
+    """Record `with_copies`; shape: channels and side of the images."""
     if pixels == 0:
         return images
     frame = np.array([0, 0, pixels, pixels] * 2, np.int64)
@@ -62,7 +60,7 @@ def emit_copies(graph: Graph, images: Value, shape: tuple[int, int], pixels: int
 
 
 def emit_averaged(graph: Graph, features: Value, width: int, pixels: int) -> Value:
-    """`averaged` in ONNX, of features of this width."""
+    """Record `averaged` for features of this width."""
     if pixels == 0:
         return features
     shape = graph.constant(np.array([LOOKS, -1, width], np.int64))
@@ -71,6 +69,6 @@ def emit_averaged(graph: Graph, features: Value, width: int, pixels: int) -> Val
 
 
 def _corners(pixels: int) -> list[tuple[int, int]]:
-    """Return the origins of the copies in a framed image: top and left."""
+    """Return the top left corners of the copies in a padded image, as (y, x)."""
     far = 2 * pixels
     return [(0, 0), (0, far), (far, 0), (far, far)]

@@ -1,7 +1,7 @@
-"""From decoded images to a support set of tensors; the exported graph does the same.
+"""The support set as tensors, and the preprocessing of its images.
 
-The order is fixed: scale to 0..1, resize (`metanas.images.resize`), then an affine map per channel
-that holds mean, standard deviation and, if the support set asked for it, inversion.
+Preprocessing scales pixels to 0..1, resizes (`metanas.images.resize`), and applies an affine map
+per channel for mean, standard deviation and inversion. The exported graph does the same.
 """
 
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ class Preprocessing:
     shift: tuple[float, ...]
 
     def __call__(self, image: Image) -> Tensor:
-        """The network's input (1, C, size, size) of an image (H, W, C)."""
+        """Return the input (1, C, size, size) of the network for an image (H, W, C)."""
         pixels = torch.from_numpy(image.astype(np.float32, order="C")).permute(2, 0, 1)[None]
         return self.scaled(resize(pixels / 255, self.size))
 
     def scaled(self, pixels: Tensor) -> Tensor:
-        """The network's input of resized pixels `(N, C, size, size)` in 0..1."""
+        """Return the input of the network for resized pixels `(N, C, size, size)` in 0..1."""
         scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.scale, self.shift))
         return pixels * scale + shift
 
     def undone(self, inputs: Tensor) -> Tensor:
-        """The pixels that the network's input was made of."""
+        """Return the pixels in 0..1 from which `scaled` made the input of the network."""
         scale, shift = (torch.tensor(v).view(1, -1, 1, 1) for v in (self.scale, self.shift))
         return (inputs - shift) / scale
 
@@ -47,8 +47,8 @@ class Preprocessing:
 class SupportSet:
     """A task as tensors: images `(N, C, S, S)`, labels `(N,)` into `classes`.
 
-    Behind a trunk, `images` are what it makes of them, `(N, K)`, and `views` `(N, V, K)` what it
-    makes of some random views of each.
+    Behind a trunk, `images` are its features of the images, `(N, K)`, and `views` its features of
+    random views of each, `(N, V, K)`.
     """
 
     images: Tensor
@@ -63,13 +63,13 @@ class SupportSet:
 
     @property
     def shots(self) -> tuple[int, ...]:
-        """Images of each class."""
+        """Number of images of each class."""
         return tuple(torch.bincount(self.labels, minlength=self.ways).tolist())
 
 
 @dataclass(frozen=True)
 class Task:
-    """A support set in every form that the stages need it in."""
+    """A support set as images and as tensors, with its preprocessing and digest."""
 
     images: tuple[Image, ...]
     preprocess: Preprocessing
@@ -78,7 +78,7 @@ class Task:
 
 
 def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing:
-    """The preprocessing of a task; whether it inverts is decided by its support images alone."""
+    """Return the preprocessing of a task; its support images alone decide about inversion."""
     invert = spec.dark_background and _light_border(images)
     sign, offset = (-1.0, 1.0) if invert else (1.0, 0.0)
     return Preprocessing(
@@ -89,7 +89,7 @@ def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing
 
 
 def _light_border(images: Sequence[Image]) -> bool:
-    """Return True if most border pixels, image by image, are lighter than middle grey."""
+    """Return True if the border of most images is lighter than middle grey."""
     votes = []
     for image in images:
         border = np.concatenate([image[0], image[-1], image[:, 0], image[:, -1]])
@@ -103,7 +103,7 @@ def support_set(
     preprocess: Preprocessing,
     classes: Sequence[str] | None = None,
 ) -> SupportSet:
-    """Stack a task's images; without `classes`, these are in the order of their first examples."""
+    """Stack the images of a task; by default, classes are in the order of their first examples."""
     names = tuple(dict.fromkeys(labels)) if classes is None else tuple(classes)
     index = {name: i for i, name in enumerate(names)}
     stacked = torch.cat([preprocess(image) for image in images])

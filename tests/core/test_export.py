@@ -161,14 +161,14 @@ def test_the_bytes_are_a_function_of_the_model() -> None:
 def test_a_file_that_computes_something_else_never_leaves() -> None:
     images = list(pixels(2, 9, 9))
     logits = expected(classifier(), np.stack(images))
-    data, difference = check(exported(), images, logits)
+    data, difference = whole(check(exported(), images, logits))
     assert difference < 1e-3
     assert onnx.load_model(BytesIO(data)) == exported()
     with pytest.raises(ExportMismatch) as caught:
-        check(exported(), images, logits + 1.0)
+        whole(check(exported(), images, logits + 1.0))
     assert caught.value.reason == "EXPORT_MISMATCH"
     with pytest.raises(ExportMismatch):
-        check(exported(), images, logits * torch.nan)
+        whole(check(exported(), images, logits * torch.nan))
 
 
 def test_exploded_logits_hide_no_difference() -> None:
@@ -177,7 +177,7 @@ def test_exploded_logits_hide_no_difference() -> None:
     logits = expected(exploded, np.stack(images))
     assert logits.abs().max() > 1e5
     with pytest.raises(ExportMismatch):
-        check(to_onnx(exploded, OPS, METADATA), images, logits + 0.5)
+        whole(check(to_onnx(exploded, OPS, METADATA), images, logits + 0.5))
 
 
 class Whole(nn.Module):
