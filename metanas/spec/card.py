@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it is, takes and promises. Plain JSON, read without torch."""
+"""The card of a checkpoint: identity, input, options and scores, as JSON; needs no torch."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
 PAGE_FILE = "README.md"
 WEIGHTS_FILES = "weights-*.safetensors"
-"""What weights are called, of which those that the card names count."""
+"""Names of files with weights. A checkpoint is the file that its card names."""
 TaskOptimizer = Annotated[str, OneOf(("adam", "sgd"))]
 DESCRIPTIVE = ("description", "scores", "provenance")
 """Fields of a card that do not change the result of an adaptation."""
@@ -45,10 +45,10 @@ class InputSpec:
 
 
 def check_input(spec: InputSpec, space: SearchSpace) -> None:
-    """Check that the images that come out of preprocessing are those that the stem takes.
+    """Check that preprocessed images fit the stem.
 
     Raises:
-        InvalidInput: they are not.
+        InvalidInput: OPTION_OUT_OF_RANGE.
     """
     blocks = TRUNKS.get(space.trunk, ())
     reduced = blocks[space.taps[1]].reduced if blocks else 1
@@ -76,12 +76,12 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
 def check_options(
     options: AdaptConfig, spec: InputSpec, space: SearchSpace, section: str = "options"
 ) -> None:
-    """Check that networks of this input and search space can be adapted with these options.
+    """Check that the options suit networks of this input and search space.
 
     section: name of the options in errors.
 
     Raises:
-        InvalidInput: they cannot.
+        InvalidInput: OPTION_OUT_OF_RANGE.
     """
     most = (spec.size - 1) // 4
     limit = f"must be less than a quarter of the input's side of {spec.size} pixels, at most {most}"
@@ -97,7 +97,7 @@ def check_options(
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointCard:
-    """Everything about a checkpoint but its tensors."""
+    """All facts about a checkpoint but its tensors."""
 
     name: str
     description: str
@@ -106,24 +106,24 @@ class CheckpointCard:
     defaults: AdaptConfig
     augment: AffineRange
     relaxation: str = "darts"
-    """Name of the relaxation that meta-training searched with, and adaptation does."""
+    """Name of the relaxation of meta-training and adaptation."""
     task_optimizer: TaskOptimizer = "adam"
     """"adam", or "sgd" for the plain gradient steps of MAML and its kin."""
     rates: Mapping[str, float] = field(default_factory=dict)
     """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
     photo: PhotoRange = field(default_factory=PhotoRange)
-    """With a trunk: the views of support images are these, and then those of `augment`."""
+    """With a trunk: ranges of the views of support images, before those of `augment`."""
     views: Count = 4
-    """With a trunk: how many views of a support image are put through it."""
+    """With a trunk: views of a support image that go through it."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str
-    """Of the weights file, in hex."""
+    """SHA-256 of the weights file, in hex."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Measured accuracies in percent: setting -> figures; `python -m metanas scores` adds them."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Data, split, terms, meta-learner, iterations, validation, seed, versions, revision of the
-    code (of a git checkout), machine, how long it took, date."""
+    code (of a git checkout), machine, duration, date."""
     format_version: int = FORMAT_VERSION
     digest: str = field(default="", init=False, compare=False)
     """Identity of the checkpoint: `digest_of` its stored card."""
@@ -141,7 +141,7 @@ class CheckpointCard:
 
     @property
     def weights_file(self) -> str:
-        """Name of the weights' file: it says its content, so that another's card never fits it."""
+        """Name of the weights file. It contains the digest, so no other card fits the file."""
         return WEIGHTS_FILES.replace("*", self.weights_sha256[:16])
 
 
@@ -159,7 +159,7 @@ def read_card(folder: Path) -> CheckpointCard:
     """Read the card of the checkpoint in `folder`.
 
     Raises:
-        CheckpointError: it is not there (CHECKPOINT_MISSING), of another format version
+        CheckpointError: the card is missing (CHECKPOINT_MISSING), of another format version
             (CHECKPOINT_FORMAT), or unreadable (CHECKPOINT_DAMAGED).
     """
     path = folder / CARD_FILE
@@ -185,7 +185,7 @@ def read_card(folder: Path) -> CheckpointCard:
 
 
 def card_markdown(card: CheckpointCard) -> str:
-    """The model card for people: what the card's JSON says, as a page."""
+    """Return the model card as a page for people."""
     space = card.space
     widths, stem = (", ".join(map(str, each)) for each in (space.channels, space.stem_channels))
     begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"

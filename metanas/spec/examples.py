@@ -1,4 +1,4 @@
-"""A few-shot task as it comes in: labelled examples, their limits, checks that need no pixels."""
+"""The examples of a support set, their limits, and the checks that need no pixels."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -55,7 +55,7 @@ class Example:
 def check_examples(
     examples: Sequence[Example], limits: Limits, classes: Sequence[str] | None = None
 ) -> None:
-    """Check everything about a support set that can be told without decoding an image.
+    """Do the checks of a support set that need no decoding.
 
     examples: the support set, in any order.
     classes: the class names in the caller's order, where it declares them; every example's label
@@ -75,7 +75,7 @@ def check_examples(
 
 
 def decode_label(raw: bytes, index: int) -> str:
-    """The label of example `index` from its bytes.
+    """Return the label of example `index` from its bytes.
 
     Raises:
         InvalidInput: `examples[index].label`, LABEL_NOT_UTF8.
@@ -88,10 +88,10 @@ def decode_label(raw: bytes, index: int) -> str:
 
 
 def check_label(label: str, field: str, limits: Limits) -> Iterator[Violation]:
-    """The violations of one class name: empty, only white space, too long, or not encodable."""
+    """Yield the violations of a class name: empty, white space, too long, or not encodable."""
     try:
         size = len(label.encode("utf-8"))
-    except UnicodeEncodeError:  # a lone surrogate: what Python makes of a file name not in UTF-8
+    except UnicodeEncodeError:  # a lone surrogate, from a file name that is not UTF-8
         yield Violation(field, "LABEL_NOT_UTF8", "the label cannot be written as UTF-8")
         return
     if not label.strip():

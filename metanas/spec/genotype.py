@@ -1,4 +1,4 @@
-"""The discrete architecture that adaptation finds, and its JSON form."""
+"""The genotype: the discrete architecture of an adapted model, and its JSON form."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Node = tuple[Edge, Edge]
 
 @dataclass(frozen=True)
 class Genotype:
-    """Both kinds of cell: for every node its two (input index, operation) edges.
+    """The two kinds of cell, with two edges (input index, operation) for each node.
 
     Inputs 0 and 1 are the outputs of the cell before the last and of the last cell; input 2 + i is
     node i of the same cell. The cell's output is the concatenation of all its nodes.
@@ -35,7 +35,7 @@ class Genotype:
                     raise InvalidInput.single(field, "GENOTYPE_MALFORMED", message)
 
     def cell(self, kind: str) -> tuple[Node, ...]:
-        """The nodes of the cell of this kind: "normal" or "reduce"."""
+        """Return the nodes of the cell of this kind: "normal" or "reduce"."""
         return {"normal": self.normal, "reduce": self.reduce}[kind]
 
     def distance(self, other: "Genotype") -> int:
@@ -47,12 +47,12 @@ class Genotype:
         )
 
     def to_json(self) -> str:
-        """JSON such as `{"normal": [[[0, "skip_connect"], [1, "conv_3x3"]]], "reduce": [...]}`."""
+        """Return JSON: `{"normal": [[[0, "skip_connect"], [1, "conv_3x3"]]], "reduce": [...]}`."""
         return json.dumps({kind: self.cell(kind) for kind in CELL_KINDS}, separators=(",", ":"))
 
     @staticmethod
     def from_json(text: str) -> "Genotype":
-        """Read what `to_json` wrote.
+        """Read the JSON of a genotype.
 
         Raises:
             InvalidInput: the text is no genotype (reason GENOTYPE_MALFORMED).
@@ -67,7 +67,7 @@ class Genotype:
 def derive(
     op_logits: Sequence[Sequence[float]], pair_logits: Sequence[float], ops: Sequence[str]
 ) -> tuple[Node, ...]:
-    """The nodes at the maximum of the logits: the best pair, and on its edges the best operations.
+    """Return the nodes of the largest logits: the best pair, with the best operation on each edge.
 
     `op_logits` has one row an edge (by node, then by input) and one column an operation;
     `pair_logits` holds the unordered pairs of inputs of node after node. Ties go to the first.

@@ -1,4 +1,4 @@
-"""The search space: every size of a supernet, as data of its checkpoint."""
+"""The search space: the sizes of a supernet, as data of its checkpoint."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -22,10 +22,10 @@ class SearchSpace:
     nodes: Annotated[int, Range(1, 6)] = 3
     """Intermediate nodes of a cell."""
     stem_channels: tuple[Annotated[int, Range(1, 1024)], ...] = (48,)
-    """Output channels of the stem's convolutions. One at full resolution before the one that
-    strides costs little and sees the finest strokes where they are."""
+    """Output channels of the convolutions of the stem. The last one has the stride. A convolution
+    before it works at full resolution: it costs little and keeps the finest strokes."""
     stem_stride: Annotated[int, OneOf((1, 2, 4))] = 1
-    """Stride of the last of them."""
+    """Stride of the last convolution of the stem."""
     grid: Annotated[int, OneOf((1, 2))] = 1
     """The last maps are averaged over their whole, or with 2 over each quarter: four times the
     features, which then say where something is."""
@@ -34,7 +34,7 @@ class SearchSpace:
     trunk: Annotated[str, OneOf(("", *TRUNKS))] = ""
     """Pretrained trunk in place of the stem; empty for none."""
     taps: tuple[int, int] = (10, 15)
-    """Blocks of the trunk whose outputs are the first cell's inputs; it ends with the second."""
+    """Blocks of the trunk whose outputs enter the first cell; the trunk ends with the second."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -81,15 +81,18 @@ class SearchSpace:
 
     @property
     def features(self) -> int:
-        """Length of the feature vector that the head sees."""
+        """Length of the feature vector that enters the head."""
         return self.nodes * self.channels[-1] * self.grid**2
 
     def sides(self, size: int) -> tuple[int, ...]:
-        """Of an image of this side: those of what enters the first cell and of what leaves each."""
+        """Return the sides of the maps that enter the first cell and leave each cell.
+
+        size: side of the image in pixels.
+        """
         blocks = TRUNKS.get(self.trunk, ())
         side = size // blocks[self.taps[1]].reduced if blocks else -(-size // self.stem_stride)
-        found = [side]
+        sides = [side]
         for index in range(self.cells):
             side = -(-side // 2) if index in self.reductions else side
-            found.append(side)
-        return tuple(found)
+            sides.append(side)
+        return tuple(sides)

@@ -15,12 +15,13 @@ class BlockPlan:
     stride: int
     expansion: int
     reduced: int
-    """By how much its output is smaller than the image, on each side."""
+    """Side of the image, divided by the side of the output."""
 
 
 def plan(stem: int, stages: Sequence[tuple[int, int, int, int, int]]) -> tuple[BlockPlan, ...]:
-    """Blocks after a stem of stride 2 with so many channels.
+    """Return the blocks after a stem of stride 2.
 
+    stem: output channels of the stem.
     stages: blocks, kernel, stride of the first block, expansion, channels.
     """
     blocks, inputs, reduced = [], stem, 2

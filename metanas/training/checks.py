@@ -1,4 +1,4 @@
-"""What a meta-training is refused for before it begins, so that no hours are lost."""
+"""Checks of a meta-training before it begins, so that no hours are lost."""
 
 from metanas.checkpoint import Checkpoint
 from metanas.errors import CheckpointError, DatasetError, InvalidInput
@@ -11,29 +11,29 @@ from metanas_data.datasets.tasks import Features
 
 VALIDATION_QUERIES = 5
 STEP_BYTES = 128 * 2**30
-"""Most that the tasks of a stack may keep of a step's images for its backward pass: 128 GiB."""
+"""Most bytes of activations that a stack of tasks may keep for the backward pass: 128 GiB."""
 
 
 def check_memory(config: RunConfig, supernet: Supernet) -> None:
-    """Refuse steps that cannot be: by far more than a machine has, of an estimate.
+    """Check that the estimated memory of a step is one that machines have.
 
     Raises:
         InvalidInput: OPTION_OUT_OF_RANGE.
     """
     tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
-    kept = sum(supernet.kept(config.input.size)) * config.task.images * tasks
-    if kept > STEP_BYTES:
+    needed = sum(supernet.kept(config.input.size)) * config.task.images * tasks
+    if needed > STEP_BYTES:
         message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
-        message += f"{kept / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
+        message += f"{needed / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "
         message += "lower task.images, or train.stack"
         raise InvalidInput.single("task.images", "OPTION_OUT_OF_RANGE", message)
 
 
 def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Check that a run can start from a checkpoint: its weights fit, and know such images.
+    """Check that a run can start from a checkpoint: same search space, same input.
 
     Raises:
-        CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
+        CheckpointError: CHECKPOINT_FORMAT.
     """
     card = checkpoint.card
     pairs = {"space": (card.space, config.space), "input": (card.input, config.input)}
@@ -44,16 +44,16 @@ def check_start(checkpoint: Checkpoint, config: RunConfig) -> None:
 
 
 def check_data(config: RunConfig, train: Classes | Features, val: Classes | Features) -> None:
-    """Refuse before any work what would otherwise fail at some later draw.
+    """Check that the data has enough classes, and images of each class, for all tasks.
 
     Raises:
-        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
+        DatasetError: DATASET_TOO_FEW_CLASSES, DATASET_TOO_FEW_IMAGES.
     """
     task = config.task
     _check_classes("training", train, task.ways[1], "lower task.ways")
     _check_classes("validation", val, 2, "name another data.val_split")
     _check_images("training", train, 1 + max(task.shots), "lower task.shots")
-    if task.round_robin:  # the smallest class says how many of each are shown
+    if task.round_robin:  # the smallest class limits the images of each
         _check_images("training", train, task.images // task.ways[1], "lower task.images")
     _check_images("validation", val, 1 + VALIDATION_QUERIES, "add images")
 

@@ -1,7 +1,7 @@
 """The configuration of a meta-training run, validated in full before any work.
 
-What would train to the end and come to nothing is refused, too: a search that never begins, steps
-in training that are not those of adaptation.
+Checks also refuse runs that would train to the end in vain: a search that never begins, or a task
+optimizer that differs from that of adaptation.
 """
 
 from dataclasses import dataclass, field
@@ -27,11 +27,11 @@ from metanas.util.fields import (
 )
 
 ADAM_FARTHEST = 0.1
-"""Largest outer step size with Adam, which moves every parameter by it, whatever the gradient."""
+"""Largest outer step size with Adam, which moves each parameter by about so much."""
 MOST_THREADS = 1024
-"""Of torch, which crashes with a hundred thousand."""
+"""Most threads of torch; it crashes with a hundred thousand."""
 STEPS_OF = {"reptile": "adam", "fomaml": "sgd", "maml": "sgd", "anil": "sgd"}
-"""Meta-learner -> the task optimizer that it trains with; what others do only they know."""
+"""Meta-learner -> its task optimizer. Extensions may use either."""
 FIXED = "fixed"
 """Name of the relaxation that learns no architecture."""
 AtLeastTwo = Annotated[int, Range(least=2)]
@@ -232,7 +232,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A whole run."""
+    """A run of meta-training."""
 
     name: str
     """Name of the run, of its checkpoint, and of its folder unless `--out` names another."""
@@ -272,7 +272,7 @@ class RunConfig:
 
 
 def _check_schedule(search: SearchConfig, iterations: int) -> None:
-    """Refuse a search that does not begin, or settles on what has not been searched."""
+    """Check that the search begins, and before it settles."""
     begins = f'must be below train.iterations = {iterations}, or nothing is searched; "{FIXED}" is '
     begins += "the search.relaxation that searches nothing"
     settles = f"must be above search.warm_up = {search.warm_up} and at most train.iterations = "
@@ -285,7 +285,7 @@ def _check_schedule(search: SearchConfig, iterations: int) -> None:
 
 
 def _check_genotype(text: str, space: SearchSpace) -> None:
-    """Whether this is the JSON of a genotype of the search space."""
+    """Check that the text is the JSON of a genotype of the search space."""
     try:
         genotype = Genotype.from_json(text)
     except InvalidInput as error:

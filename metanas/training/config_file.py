@@ -18,10 +18,11 @@ from metanas.util.fields import Declaration, describe
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check a configuration: TOML, or the JSON that lies beside a checkpoint's weights.
+    """Read and check a configuration: TOML, or the JSON in the folder of a checkpoint.
 
     Raises:
-        InvalidInput: no such file, no TOML, unknown or missing keys, values out of bounds.
+        InvalidInput: the file is missing or no TOML; keys are unknown or missing; values are out of
+            bounds.
     """
     parse = json.loads if path.suffix == ".json" else tomllib.loads
     try:
@@ -36,10 +37,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of several `key=value` in TOML; the last one of a key counts.
+    """Parse several `key=value` in TOML; the last value of a key counts.
 
     Raises:
-        InvalidInput: one of them is no TOML.
+        InvalidInput: CONFIG_UNREADABLE, a text is no TOML.
     """
     values: dict[str, Any] = {}
     for override in overrides:
