@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         discard_output()
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("interrupted; an evaluation with --out continues where it was", file=sys.stderr)
+        again = "continue a training with --resume, an evaluation with the same --out"
+        print(f"interrupted; {again}", file=sys.stderr)
         return 130
     return code
 

@@ -61,22 +61,22 @@ class TrainingDisplay:
     def iteration(self, done: Iteration) -> None:
         """Show a meta-iteration after its end."""
         seen = f"loss {done.loss:.3f} · accuracy {done.accuracy:.1%}"
+        self.bar.update(self._task, completed=done.iteration, seen=seen)
+        line = f"{done.iteration}/{self._iterations} · {seen}"
         validated = not math.isnan(done.pruned)
         if validated:
-            seen += f" · validation {done.pruned:.1%} pruned, {done.soft:.1%} soft"
-        self.bar.update(self._task, completed=done.iteration, seen=seen)
-        left = self.bar.tasks[0].time_remaining
-        more = f" · {duration(left)} left" if left else ""
-        due = validated or done.iteration == self._iterations
-        self._print(f"{done.iteration}/{self._iterations} · {seen}{more}", due)
+            line += f" · validation {done.pruned:.1%} pruned, {done.soft:.1%} soft"
+        if left := self.bar.tasks[0].time_remaining:
+            line += f" · {duration(left)} left"
+        self._print(line, due=validated or done.iteration == self._iterations)
 
     def images(self, done: int, count: int) -> None:
         """Show the number of images that have gone through the trunk."""
         seen = f"trunk: {done} of {count} images"
         self.bar.update(self._task, seen=seen)
-        self._print(seen, done == count)
+        self._print(seen, due=done == count)
 
-    def _print(self, line: str, due: bool) -> None:
+    def _print(self, line: str, *, due: bool) -> None:
         now = time.monotonic()
         if due or (self.bar.disable and now - self._printed >= INTERVAL):
             self._printed = now

@@ -186,8 +186,10 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
 
 def test_at_a_terminal_there_is_a_bar_and_validations_stay() -> None:
     output = StringIO()
-    show(Console(file=output, force_terminal=True, width=200))
+    show(Console(file=output, force_terminal=True, width=80))
     text = output.getvalue()
     assert "━" in text
+    assert "8/8" in text
+    assert "…" not in text
     assert "4/8 · loss 0.500" in text
     assert "3/8 · loss 0.500" not in text
