@@ -20,7 +20,7 @@ def from_array(
     Args:
         array: uint8, or float32 within 0..1; (H, W, 1), (H, W, 3) in the order RGB, or (H, W).
         channels: 1 or 3. Colour becomes grey by ITU-R 601-2 luma, grey is repeated.
-        limits: the largest and the smallest image.
+        limits: the limits of the image.
 
     Returns:
         (H, W, channels) of the same type.
@@ -43,7 +43,7 @@ def from_array(
     if raw.dtype == np.float32:
         _check_floats(raw)
     elif raw.max() == 1:
-        message = "the uint8 array holds only 0 and 1, but white is 255; multiply the array by 255"
+        message = "the uint8 array has only 0 and 1, but white is 255; multiply the array by 255"
         raise ImageError("TENSOR_RANGE", message)
     return np.ascontiguousarray(with_channels(raw, channels))
 
@@ -51,8 +51,8 @@ def from_array(
 def eight_bits(array: NDArray[Any], *, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
     """Check a raw image and convert it to uint8 (H, W, channels); see `from_array`."""
     image = from_array(array, channels=channels, limits=limits)
-    whole = image if image.dtype == np.uint8 else np.rint(image * 255)
-    return whole.astype(np.uint8)
+    rounded = image if image.dtype == np.uint8 else np.rint(image * 255)
+    return rounded.astype(np.uint8)
 
 
 def with_channels(raw: NDArray[Any], channels: int) -> NDArray[Any]:
@@ -61,7 +61,9 @@ def with_channels(raw: NDArray[Any], channels: int) -> NDArray[Any]:
         return raw
     if channels == 3:
         return np.repeat(raw, 3, axis=2)
-    if raw.dtype == np.uint8:  # the integer arithmetic of Pillow's "L": files and arrays agree
+    if (
+        raw.dtype == np.uint8
+    ):  # the integer arithmetic of Pillow's "L", so that files and arrays agree
         weights = np.array(LUMA, dtype=np.uint32)
         grey = ((raw.astype(np.uint32) @ weights + 0x8000) >> 16).astype(np.uint8)
     else:
@@ -71,7 +73,7 @@ def with_channels(raw: NDArray[Any], channels: int) -> NDArray[Any]:
 
 def _check_floats(raw: NDArray[np.float32]) -> None:
     if not np.isfinite(raw).all():
-        raise ImageError("TENSOR_NOT_FINITE", "the array holds NaN or infinite values")
+        raise ImageError("TENSOR_NOT_FINITE", "the array has NaN or infinite values")
     low, high = float(raw.min()), float(raw.max())
     if low < 0 or high > 1:
         message = f"values from {low:g} to {high:g}; float images go from 0 to 1"

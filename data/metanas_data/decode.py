@@ -1,7 +1,7 @@
 """Decoder of image files: PNG, JPEG, WebP and BMP to uint8 arrays.
 
-The decoder changes no global state of Pillow and keeps none of its own: each function may run in
-many threads.
+The decoder neither changes global state of Pillow nor has any of its own, so it may run in many
+threads.
 """
 
 import logging
@@ -28,9 +28,9 @@ from metanas_data.repair import complete_jpegs, is_cut_jpeg, is_cut_png, pixels_
 ORIENTATION = 0x0112
 """The EXIF tag; Exif 2.32, 4.6.4 A."""
 FULL_PIXELS = 4_194_304
-"""The largest image that keeps its size. A larger one is reduced by 2, 4 or 8 until it fits."""
+"""Most pixels of an image that is not reduced. Others are reduced by 2, 4 or 8 until they fit."""
 LIGHT = 224
-"""The mean luma from which on a drawing on a transparent ground counts as light."""
+"""Least mean luma of the opaque pixels of a light drawing."""
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ KEY_SCALE: Mapping[str, int] = {"1": 255, "L;2": 85, "L;4": 17}
 
 
 def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG, WebP or BMP file; of an animation, its first frame.
+    """Decode a PNG, JPEG, WebP or BMP file, or the first frame of an animation.
 
     - EXIF orientation is applied.
-    - Transparency is composited on white. The ground is black if the opaque pixels of the image are
-      light (`LIGHT`): a white drawing would vanish on white. The image alone decides, so a query is
-      read as the support set was. A BMP whose alpha channel is 0 everywhere is opaque.
+    - Transparency is composited on white, and on black if the opaque pixels are light (`LIGHT`),
+      because a white drawing would vanish on white. The image alone decides, so queries and support
+      set are read alike. A BMP whose alpha channel is 0 everywhere is opaque.
     - 16-bit grey is rounded to 8 bits.
     - Colour becomes grey by ITU-R 601-2 luma (Pillow's mode "L").
     - An image of more than `FULL_PIXELS` is reduced by 2, 4 or 8: a JPEG while it is decoded, the
@@ -65,7 +65,7 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
     Args:
         data: the bytes of the file.
         channels: 1 or 3.
-        limits: the largest and the smallest image.
+        limits: the limits of the image.
 
     Returns:
         uint8 (H, W, channels).
@@ -89,7 +89,7 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
             raise ImageError("IMAGE_TRUNCATED", message) from error
         detail = str(error) or type(error).__name__
         if isinstance(error, SyntaxError):  # Pillow's "not identified by this driver"
-            detail = "its header cannot be read, or says that a side is 0"
+            detail = "its header cannot be read, or has a side of 0"
         message = f"the {fmt.name} file is damaged: {detail}"
         raise ImageError("IMAGE_UNREADABLE", message) from error
 
@@ -153,10 +153,10 @@ def _decode_repaired(
         versions = [_decode(fmt, each, channels, limits) for each in fmt.repairs(data)]
     except ImageError:
         raise
-    except Exception:  # the damage is not where the repair is
+    except Exception:  # the repair does not reach the damage
         return None
-    same = versions and all(np.array_equal(versions[0], other) for other in versions[1:])
-    return versions[0] if same else None
+    agree = versions and all(np.array_equal(versions[0], other) for other in versions[1:])
+    return versions[0] if agree else None
 
 
 def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -206,11 +206,11 @@ def _check_webp(data: bytes, limits: ImageLimits) -> None:
 
 
 def _warn_of_lost_half(data: bytes) -> None:
-    """Warn of a BMP whose second half is zeros: an interrupted copy looks like that."""
+    """Warn of a BMP whose second half is zeros, as after an interrupted copy."""
     if len(data.rstrip(b"\0")) * 2 <= len(data) and any(data[54:]):
         log.warning(
-            "the second half of a BMP file of %d bytes holds zeros only, which may be the rest of "
-            "an interrupted copy; compare it with its source",
+            "the second half of a BMP file of %d bytes has zeros only, as after an interrupted "
+            "copy; compare it with its source",
             len(data),
         )
 
@@ -218,7 +218,7 @@ def _warn_of_lost_half(data: bytes) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION)
-    except Exception:  # damaged metadata do not make the pixels unusable
+    except Exception:  # the pixels are usable despite damaged metadata
         return image
     method = TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
     return image if method is None else image.transpose(method)

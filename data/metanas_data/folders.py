@@ -1,4 +1,4 @@
-"""Folders of classes: entries that are no images, and classes that are given twice.
+"""Folders of classes: entries that are no images, and repeated classes.
 
 This module needs neither NumPy nor Pillow.
 """
@@ -39,7 +39,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def repeated_classes(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Yield each class folder that repeats an earlier one, and a sentence that says how."""
+    """Yield each class folder that repeats an earlier one, with a sentence about the repetition."""
     names: dict[str, Path] = {}
     places: dict[Path, Path] = {}
     for folder in folders:

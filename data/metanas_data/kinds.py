@@ -42,7 +42,7 @@ def foreign_kind(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         name = BY_BRAND.get(data[8:12])
         if name is not None:
-            return f"{name} file, whatever its name says; save it as {READ}"
+            return f"{name} file despite its name; save it as {READ}"
         return "a video; send single images"
     return _kind_of_text(data[:TEXT_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower())
 

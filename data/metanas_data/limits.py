@@ -7,15 +7,15 @@ from metanas_data.errors import ImageError
 
 @dataclass(frozen=True, kw_only=True)
 class ImageLimits:
-    """The largest and the smallest image that is read."""
+    """The largest and the smallest image that may be read."""
 
     max_bytes: int | None = None
-    """Of the encoded file or the array; None is no limit."""
+    """Most bytes of the encoded file or the array; None is no limit."""
     max_pixels: int = 50_000_000
-    """Of an image while it is decoded. A large JPEG is decoded reduced (see `decode`), so its file
-    may have four times as many."""
+    """Most pixels while the image is decoded. A large JPEG is reduced meanwhile (see `decode`), so
+    its file may have four times as many."""
     min_side: int = 1
-    """Of width and height, in pixels."""
+    """Least width and height, in pixels."""
 
     def check_bytes(self, size: int) -> None:
         """Raise IMAGE_TOO_LARGE for more than `max_bytes`."""
@@ -26,7 +26,7 @@ class ImageLimits:
     def check_size(self, width: int, height: int, *, scale: int = 1) -> None:
         """Raise IMAGE_TOO_SMALL or IMAGE_TOO_MANY_PIXELS.
 
-        scale: the divisor of both sides that decoding applies at least.
+        scale: the least divisor by which decoding reduces both sides.
         """
         if min(width, height) < self.min_side:
             message = f"{width}×{height} pixels; each side needs at least {self.min_side}"

@@ -1,4 +1,4 @@
-"""Repairs of image files whose pixels are whole: PNG without metadata, JPEG with an end marker."""
+"""Repairs of image files with complete pixels: damaged metadata of PNG, a missing end of JPEG."""
 
 import struct
 import zlib
@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 PNG_SIGNATURE = 8
 PNG_PIXELS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-"""The chunks that decide about pixels."""
+"""The chunks that determine the pixels."""
 JPEG_END = b"\xff\xd9"
 FILLER = b"\xe9\x6c" * 256
-"""Bytes that change the pixels of a JPEG whose data ends too early, and of no other."""
+"""Bytes that change the pixels of a JPEG only if its data ends too early."""
 PROGRESSIVE = b"\xff\xc2"
 
 
@@ -25,14 +25,14 @@ def is_cut_jpeg(data: bytes) -> bool:
 
 def pixels_of_png(data: bytes) -> tuple[bytes, ...]:
     """Return the PNG without its metadata, except for EXIF data with a correct checksum."""
-    kept = (chunk for kind, chunk in _chunks(data) if kind in PNG_PIXELS or _is_sound_exif(chunk))
-    return (data[:PNG_SIGNATURE] + b"".join(kept),)
+    chunks = (chunk for kind, chunk in _chunks(data) if kind in PNG_PIXELS or _is_valid_exif(chunk))
+    return (data[:PNG_SIGNATURE] + b"".join(chunks),)
 
 
 def complete_jpegs(data: bytes) -> tuple[bytes, ...]:
-    """Return two files with an end marker: their pixels agree if only the marker is missing.
+    """Return two files with an end marker, whose pixels agree if only the marker was missing.
 
-    A progressive JPEG is not completed: a missing scan cannot be told from a missing marker.
+    A progressive JPEG is not completed, because a scan may be missing as well.
     """
     if not is_cut_jpeg(data) or PROGRESSIVE in data:
         return ()
@@ -48,5 +48,5 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _is_sound_exif(chunk: bytes) -> bool:
+def _is_valid_exif(chunk: bytes) -> bool:
     return chunk[4:8] == b"eXIf" and chunk[-4:] == struct.pack(">I", zlib.crc32(chunk[4:-4]))

@@ -1,6 +1,6 @@
 """The summary of an evaluation through a server."""
 
-from metanas_client.evaluation.summary import summarise
+from metanas_client.evaluation import summarise
 
 
 def test_the_summary_has_latencies_throughput_and_gaps() -> None:

@@ -63,7 +63,7 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
     _check(arguments)
     with needs("onnx"):
-        from metanas_client.evaluation.summary import summarise
+        from metanas_client.evaluation import summarise
         from metanas_data.datasets.dataset import read_dataset, with_rotations
         from metanas_data.datasets.episodes import EpisodeShape, Sampler
         from metanas_data.evaluations import write_evaluation
@@ -90,8 +90,8 @@ def evaluate(arguments: argparse.Namespace, screen: Screen) -> int:
 async def _run(
     arguments: argparse.Namespace, sampler: "Sampler", screen: Screen, stack: ExitStack
 ) -> Journal:
-    from metanas_client.evaluation.evaluate import Plan
-    from metanas_client.evaluation.evaluate import evaluate as run_episodes
+    from metanas_client.evaluation import Plan
+    from metanas_client.evaluation import evaluate as run_episodes
 
     async with AsyncClient(**shared.connection(arguments)) as client:
         checkpoint = choose_checkpoint(await client.checkpoints(), arguments.checkpoint)

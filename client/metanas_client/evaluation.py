@@ -1,13 +1,14 @@
-"""Batch evaluation: the server adapts to each episode, the exported file classifies its queries.
+"""Evaluation of a server over the episodes of a data set, with a journal to resume from.
 
-The accuracy is that of the ONNX file in ONNX Runtime, inductive: no query sees another one. Needs
-the extra "onnx".
+The server adapts to each support set, and the exported file classifies the queries in ONNX Runtime,
+one by one. Accuracies with intervals, latencies and throughput leave. Needs the extra "onnx".
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from metanas_client.model import Model
 from metanas_client.onnx.model_file import ModelFile
 from metanas_client.resources import Option
 from metanas_data.datasets.episodes import Episode, Sampler
-from metanas_data.evaluations import figures_of
+from metanas_data.evaluations import column, figures_of, summary_of
 from metanas_data.journal import Journal, Record
 
 BUSY_PAUSE = 1.0
@@ -25,7 +26,7 @@ BUSY_PAUSE = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Settings of a batch evaluation."""
+    """Settings of an evaluation."""
 
     checkpoint: str
     options: Mapping[str, Option]
@@ -47,7 +48,7 @@ async def evaluate(
     """Run the episodes that the journal lacks, and add them to it.
 
     Raises:
-        ClientError: the first one of any episode; finished episodes stay in the journal.
+        MetanasError: the first error of an episode; finished episodes stay in the journal.
     """
     missing = journal.missing(plan.episodes)
     if not missing:
@@ -84,14 +85,13 @@ async def _work(
 async def run_episode(client: AsyncClient, episode: Episode, plan: Plan) -> Record:
     """Adapt to the support set, download the model, classify the queries with it.
 
-    The latency is that of a caller: from the first byte sent to the verified model in hand, waiting
-    for a worker included.
+    The latency runs from the first byte sent to the verified model, and includes the queue.
     """
     handle, begin = await _begin(client, episode, plan)
     try:
         model = await handle.result()
     except asyncio.CancelledError:
-        await handle.cancel()  # its model will not be fetched
+        await handle.cancel()
         raise
     latency = time.perf_counter() - begin
     accuracy = await asyncio.to_thread(query_accuracy, model, episode)
@@ -132,3 +132,44 @@ async def _begin(
             await asyncio.sleep(error.retry_after or BUSY_PAUSE)
         else:
             return handle, begin
+
+
+def summarise(records: Sequence[Record], runs: Sequence[Record]) -> dict[str, Any]:
+    """Return the figures of the episodes; None for a figure that no episode has.
+
+    runs: the episodes and the seconds of each run of the evaluation.
+    """
+    seconds = sum(float(run["seconds"]) for run in runs)
+    timed = sum(int(run["episodes"]) for run in runs)
+    stages = ("support_accuracy_soft", "support_accuracy_pruned")
+    both = [record for record in records if None not in [record.get(name) for name in stages]]
+    soft, pruned = (column(both, name) for name in stages)
+    return {
+        **summary_of(records),
+        "latency_seconds": percentiles(column(records, "latency")),
+        "worker_seconds": percentiles(column(records, "worker_seconds")),
+        "episodes_per_second": timed / seconds if seconds > 0 else None,
+        "onnx_difference_max": max(column(records, "onnx_difference"), default=None),
+        "support": {
+            "accuracy": _mean(column(records, "support_accuracy")),
+            "accuracy_soft": _mean(soft),
+            "accuracy_pruned": _mean(pruned),
+            "accuracy_gap": _mean([a - b for a, b in zip(soft, pruned, strict=True)]),
+            **{
+                name: _mean(column(records, name))
+                for name in ("logit_gap", "leave_one_out", "meta_genotype_distance")
+            },
+        },
+    }
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float] | None:
+    """Return the mean, and the 50th, 95th and 99th percentile."""
+    if not values:
+        return None
+    p50, p95, p99 = (float(value) for value in np.percentile(values, (50, 95, 99)))
+    return {"mean": float(np.mean(values)), "p50": p50, "p95": p95, "p99": p99}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
