@@ -18,9 +18,9 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 METADATA := constraints.txt pyproject.toml data/pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
 PACKAGES := -e ./data -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
-SOURCES := metanas data protos server client tests examples docker benchmarks
+SOURCES := metanas data protos server client tests examples docker benchmarks studies
 # On a GPU: make bench DEVICE=gpu
-TOPICS = $(filter-out _% accuracy page shipped study variants $(if $(filter gpu,$(DEVICE)),,gpu),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+TOPICS = adapt export query together server memory scaling weak_scaling $(filter gpu,$(DEVICE))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 

@@ -1,1 +1,5 @@
-"""Measurements; `make bench` runs them all. Never part of the tests."""
+"""Benchmarks of time and memory: one command each, such as `python -m benchmarks.adapt --quick`.
+
+Each writes every run to a JSON file and prints tables made of it. `benchmarks.harness` holds the
+parts that they share. `studies` measures accuracy.
+"""

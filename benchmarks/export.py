@@ -1,4 +1,4 @@
-"""Time of making and checking the ONNX file, beside torch's own exporter.
+"""Time the build and the check of the ONNX file, beside torch's own exporter.
 
 Ours: the graph built directly from the pruned network, `onnx.checker`, and one ONNX Runtime session
 that classifies the support set. Theirs: `torch.onnx.export` of the same network, to bytes and not
@@ -15,19 +15,10 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from benchmarks._cases import Case, checkpoint_of, task_of
-from benchmarks._measure import in_turns, seconds, spread
-from benchmarks._results import (
-    Results,
-    Row,
-    figure,
-    finish,
-    milliseconds,
-    parser,
-    started,
-    table,
-    wanted,
-)
+from benchmarks.harness.results import Results, Row, parser, run, selected
+from benchmarks.harness.tables import figure, milliseconds, table
+from benchmarks.harness.timing import in_turns, seconds, spread
+from benchmarks.harness.workloads import Workload, checkpoint_of, task_of
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
@@ -39,13 +30,13 @@ from metanas.supernet.discrete import features_of, freeze_statistics, from_super
 from metanas.util.work import whole
 
 TOPIC = "export"
-CASES = (
-    Case(network="shipped", ways=5, shots=1),
-    Case(network="shipped", ways=20, shots=5),
-    Case(network="photos", ways=5, shots=1, size=128, channels=3),
-    Case(network="photos", ways=5, shots=5, size=128, channels=3),
-    Case(network="paper", ways=5, shots=1),
-    Case(network="paper", ways=5, shots=1, size=84, channels=3),
+WORKLOADS = (
+    Workload(network="shipped", ways=5, shots=1),
+    Workload(network="shipped", ways=20, shots=5),
+    Workload(network="photos", ways=5, shots=1, size=128, channels=3),
+    Workload(network="photos", ways=5, shots=5, size=128, channels=3),
+    Workload(network="paper", ways=5, shots=1),
+    Workload(network="paper", ways=5, shots=1, size=84, channels=3),
 )
 TIMES = ("export", "check", "together")
 TORCH_RUNS = 3
@@ -64,22 +55,22 @@ class Plain(nn.Module):
         return self.classifier.logits(self.trunk(x))
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row for every case."""
-    chosen = (case for case in CASES if wanted(case.name, options.only))
-    return [_measured(case, options) for case in chosen]
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
+    """Measure a row for each workload."""
+    workloads = (each for each in WORKLOADS if selected(each.name, options.only))
+    return [_measured(workload, options) for workload in workloads]
 
 
-def _measured(case: Case, options: argparse.Namespace) -> Row:
-    checkpoint = checkpoint_of(case)
-    task = task_of(checkpoint, case, 0)
+def _measured(workload: Workload, options: argparse.Namespace) -> Row:
+    checkpoint = checkpoint_of(workload)
+    task = task_of(checkpoint, workload, 0)
     classifier = classifier_of(checkpoint, task)
     ours = in_turns({"": lambda _: _direct(classifier, checkpoint, task)}, options.runs)[""]
     runs = 0 if options.no_torch else TORCH_RUNS
     theirs = [seconds(lambda: torch_export(classifier)) for _ in range(runs)]
     return {
-        "case": case.name,
-        "title": case.title,
+        "case": workload.name,
+        "title": workload.title,
         "looks": looks(classifier.shift_pixels),
         "direct": ours,
         "torch": theirs,
@@ -88,7 +79,7 @@ def _measured(case: Case, options: argparse.Namespace) -> Row:
 
 @torch.no_grad()
 def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
-    """What would be exported without any step: the meta-architecture with a prototype head."""
+    """Build the classifier of no step: the meta-architecture with a prototype head."""
     support, options = task.support, checkpoint.card.defaults
     genotype, space = checkpoint.meta_genotype, checkpoint.card.space
     network = from_supernet(space, checkpoint.params, genotype, checkpoint.ops)
@@ -115,7 +106,7 @@ def _direct(classifier: Classifier, checkpoint: Checkpoint, task: Task) -> dict[
 
 
 def torch_export(classifier: Classifier) -> None:
-    """The same network, of preprocessed images, through torch's own exporter."""
+    """Export the same network, of preprocessed images, by torch's own exporter."""
     size, channels = classifier.preprocess.size, classifier.network.space.input_channels
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside of the exporter
@@ -126,21 +117,15 @@ def torch_export(classifier: Classifier) -> None:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
+    """Make the table of both exporters."""
     header = ["milliseconds, medians", "looks", *TIMES, "most", "torch.onnx.export", "KiB"]
     lines = []
     for row in results.rows:
         ours = {key: [run[key] for run in row["direct"]] for key in (*TIMES, "bytes")}
-        lines.append(
-            [
-                row["title"],
-                str(row["looks"]),
-                *(milliseconds(median(ours[key])) for key in TIMES),
-                milliseconds(spread(ours["together"]).most),
-                milliseconds(median(row["torch"])) if row["torch"] else "–",
-                figure(median(ours["bytes"]) / 1024),
-            ]
-        )
+        times = [*(median(ours[key]) for key in TIMES), spread(ours["together"]).most]
+        theirs = milliseconds(median(row["torch"])) if row["torch"] else ["–"]
+        size = figure(median(ours["bytes"]) / 1024)
+        lines.append([row["title"], str(row["looks"]), *milliseconds(*times), *theirs, size])
     return {"export": table(header, lines)}
 
 
@@ -151,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.runs, options.threads, options.no_torch = 2, [1], True
         options.only = options.only or ["shipped-28-5w1s"]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

@@ -1,49 +1,40 @@
-"""Memory of a server's processes as adaptations go by: does it grow?
+"""Measure the memory of a server's processes over many adaptations.
 
-One server with one worker; one client adapts to a new 5-way 1-shot or 20-way 1-shot task each time,
-so that no two in a row have the same shapes. The memory is what is resident after every few.
+One server with one worker; one client adapts to a new task each time, 5-way 1-shot and 20-way
+1-shot in turn, so that shapes change from one to the next.
 """
 
 import argparse
 from collections.abc import Sequence
 
-from benchmarks._cases import Case
-from benchmarks._results import (
-    Results,
-    Row,
-    finish,
-    mebibytes,
-    parser,
-    started,
-    table,
-)
-from benchmarks._serving import serving
-from benchmarks.server import adapt_remotely, support_of
+from benchmarks.harness.results import Results, Row, parser, run
+from benchmarks.harness.tables import mebibytes, table
+from benchmarks.harness.workloads import Workload
+from benchmarks.server import adapt, serving, support_of
 from metanas_client import Client
 
 TOPIC = "memory"
-CASES = (Case(network="shipped", ways=5, shots=1), Case(network="shipped", ways=20, shots=1))
+WORKLOADS = tuple(Workload(network="shipped", ways=ways, shots=1) for ways in (5, 20))
 
 
 def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
-    """A row for every `--every` adaptations, and one for none."""
+    """Measure a row before the first adaptation, and one after every `--every`."""
     rows: list[Row] = []
     for threads in options.threads:
         with serving(threads, "--devices=cpu") as server, Client(server.address) as client:
             machine["allocator"] = server.allocator()
             rows.append({"threads": threads, "adaptations": 0, **server.memory()})
             for index in range(options.runs):
-                case = CASES[index % len(CASES)]
-                adapt_remotely(client, case, support_of(case, index), index)
+                workload = WORKLOADS[index % len(WORKLOADS)]
+                adapt(client, workload, support_of(workload, index), index)
                 if (index + 1) % options.every == 0:
-                    found = server.memory()
-                    rows.append({"threads": threads, "adaptations": index + 1, **found})
+                    memory = server.memory()
+                    rows.append({"threads": threads, "adaptations": index + 1, **memory})
     return rows
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
-    header = ["adaptations", "worker, MiB", "front, MiB", "threads"]
+    """Make the table of memory by adaptations."""
     lines = [
         [
             str(row["adaptations"]),
@@ -53,7 +44,7 @@ def tables(results: Results) -> dict[str, str]:
         ]
         for row in results.rows
     ]
-    return {"growth": table(header, lines)}
+    return {"growth": table(["adaptations", "worker, MiB", "front, MiB", "threads"], lines)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = made.parse_args(arguments)
     if options.quick:
         options.runs, options.every, options.threads = 4, 2, [1]
-    machine = started(options)
-    finish(TOPIC, options, machine, measure(options, machine), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Latency and throughput of adapted models in ONNX Runtime, by batch size and threads.
+"""Measure latency and throughput of adapted models in ONNX Runtime, by batch size and threads.
 
-The model is what an adaptation returns: preprocessing included, any number of images a call. Images
-come in the size that the network wants, uint8.
+The model is the result of an adaptation: preprocessing included, any number of images a call.
+Images have the size of the network's input, uint8.
 """
 
 import argparse
@@ -12,57 +12,49 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks._cases import Case, checkpoint_of, examples_of
-from benchmarks._measure import in_turns, seconds, spread
-from benchmarks._results import (
-    Results,
-    Row,
-    figure,
-    finish,
-    label,
-    milliseconds,
-    parser,
-    started,
-    table,
-    wanted,
-)
+import metanas
+from benchmarks.harness.results import Results, Row, parser, run, selected
+from benchmarks.harness.tables import figure, label, milliseconds, table
+from benchmarks.harness.timing import in_turns, seconds, spread
+from benchmarks.harness.workloads import Workload, checkpoint_of, examples_of
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.scheduler import adapt
 
 TOPIC = "query"
-CASES = (
-    Case(network="shipped", ways=5, shots=1),
-    Case(network="photos", ways=5, shots=1, size=128, channels=3),
-    Case(network="paper", ways=5, shots=1),
-    Case(network="paper", ways=5, shots=1, size=84, channels=3),
+WORKLOADS = (
+    Workload(network="shipped", ways=5, shots=1),
+    Workload(network="photos", ways=5, shots=1, size=128, channels=3),
+    Workload(network="paper", ways=5, shots=1),
+    Workload(network="paper", ways=5, shots=1, size=84, channels=3),
 )
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHOWN = (1, 8, 64, 256)
 """Batches in the table; a run of other batches alone shows them all."""
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row for every case, number of threads and batch size."""
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
+    """Measure a row for each workload, number of threads and batch size."""
     rows = []
-    for case in (case for case in CASES if wanted(case.name, options.only)):
-        model = adapt(checkpoint_of(case), examples_of(case, 0))
+    for workload in (each for each in WORKLOADS if selected(each.name, options.only)):
+        model = metanas.adapt(checkpoint_of(workload), examples_of(workload, 0))
         for threads in options.threads:
-            rows += _measured(case, model, threads, options)
+            rows += _measured(workload, model, threads, options)
     return rows
 
 
 def _measured(
-    case: Case, model: AdaptedModel, threads: int, options: argparse.Namespace
+    workload: Workload, model: AdaptedModel, threads: int, options: argparse.Namespace
 ) -> list[Row]:
-    session = opened(model.onnx, threads)
+    settings = ort.SessionOptions()  # ONNX Runtime's defaults, but for the threads
+    settings.intra_op_num_threads = threads
+    session = ort.InferenceSession(model.onnx, settings, providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
-    shape = (case.size, case.size, case.channels)
+    shape = (workload.size, workload.size, workload.channels)
     images = random.integers(0, 256, (max(options.batches), *shape), dtype=np.uint8)
     calls = {str(size): partial(_timed, session, images[:size]) for size in options.batches}
     return [
         {
-            "case": case.name,
-            "title": case.title,
+            "case": workload.name,
+            "title": workload.title,
             "threads": threads,
             "batch": int(size),
             "macs": model.report.macs,
@@ -72,35 +64,21 @@ def _measured(
     ]
 
 
-def opened(model: bytes, threads: int) -> ort.InferenceSession:
-    """A session with ONNX Runtime's own settings, as a user opens one, but for the threads."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _timed(session: ort.InferenceSession, images: NDArray[np.uint8], _: int) -> float:
-    run: Callable[[], object] = partial(session.run, None, {"images": images})
-    run()  # the memory plan of a batch size is made at its first call
-    return seconds(run)
+    call: Callable[[], object] = partial(session.run, None, {"images": images})
+    call()  # the memory plan of a batch size is made at its first call
+    return seconds(call)
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
+    """Make the table of latencies and rates by batch size."""
     header = ["model", "batch", "median ms", "25 %", "75 %", "images/s", "GFLOP/s"]
     lines = []
     for row in [row for row in results.rows if row["batch"] in SHOWN] or results.rows:
         took, batch = spread(row["seconds"]), row["batch"]
-        lines.append(
-            [
-                label(row),
-                str(batch),
-                milliseconds(took.median),
-                *(milliseconds(value) for value in took.quartiles),
-                figure(batch / took.median),
-                figure(2 * row["macs"] * batch / took.median / 1e9),
-            ]
-        )
+        times = milliseconds(took.median, *took.quartiles)
+        rates = [batch / took.median, 2 * row["macs"] * batch / took.median / 1e9]
+        lines.append([label(row), str(batch), *times, *map(figure, rates)])
     return {"query": table(header, lines)}
 
 
@@ -112,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.runs, options.threads, options.batches = 3, [1], [1, 4]
         options.only = options.only or ["shipped"]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

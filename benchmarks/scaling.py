@@ -1,36 +1,26 @@
-"""How time and memory of a step grow: one size at a time, the others as in the base case.
+"""Measure the growth of time and memory of a step: one size at a time, the others as in the base.
 
 The base is the network of the MetaNAS paper at 28×28 in a 5-way 1-shot task. The growth is the
-exponent that fits the medians best: 1 is in proportion, 2 is with the square.
+exponent that fits the medians best: 1 is proportional, 2 is quadratic.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
 
-from benchmarks._candidates import memory_of, product
-from benchmarks._cases import Case, checkpoint_of
-from benchmarks._measure import in_turns
-from benchmarks._results import (
-    Results,
-    Row,
-    figure,
-    finish,
-    label,
-    mebibytes,
-    milliseconds,
-    parser,
-    started,
-    table,
-    wanted,
-)
+from benchmarks.adapt import memory_of, product
+from benchmarks.harness.results import Results, Row, parser, run, selected
+from benchmarks.harness.tables import figure, label, mebibytes, milliseconds, table
+from benchmarks.harness.timing import in_turns
+from benchmarks.harness.workloads import Workload, checkpoint_of
 
 TOPIC = "scaling"
-BASE = Case(network="paper", ways=5, shots=1, width=28, cells=4)
+BASE = Workload(network="paper", ways=5, shots=1, width=28, cells=4)
 SIZES: Mapping[str, tuple[int, ...]] = {
     "ways": (2, 5, 10, 20, 40),
     "shots": (1, 2, 5, 10, 20),
@@ -41,55 +31,59 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 STEPS = {"steps": 3, "tuning_steps": 1}
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row for every value of every size, and number of threads."""
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
+    """Measure a row for each number of threads and value of each size."""
     rows = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for name in (name for name in SIZES if wanted(name, options.only)):
+        for name in (name for name in SIZES if selected(name, options.only)):
             for value in SIZES[name][: 2 if options.quick else None]:
-                case = Case(**{**asdict(BASE), name: value})
-                figures = _measured(case, threads, options)
+                workload = with_size(name, value)
+                figures = _measured(workload, threads, options)
                 rows.append({"size": name, "value": value, "threads": threads, **figures})
     return rows
 
 
-def _measured(case: Case, threads: int, options: argparse.Namespace) -> Row:
-    checkpoint = checkpoint_of(case)
+def with_size(name: str, value: int) -> Workload:
+    """Return the base with one of its sizes changed."""
+    changes: dict[str, int] = {name: value}
+    return replace(BASE, **changes)  # type: ignore[arg-type]
+
+
+def _measured(workload: Workload, threads: int, options: argparse.Namespace) -> Row:
+    checkpoint = checkpoint_of(workload)
     config = checkpoint.card.defaults.replace(STEPS)
-    found = in_turns({"": product(checkpoint, case, config)}, options.runs, options.budget)[""]
-    steps = [run["adapt"] / config.steps for run in found]
-    return {"seconds": steps, "memory": memory_of("product", case, config, threads)}
+    call = partial(product, checkpoint, workload, config)
+    runs = in_turns({"": call}, options.runs, options.budget)[""]
+    steps = [each["adapt"] / config.steps for each in runs]
+    return {"seconds": steps, "memory": memory_of("product", workload, config, threads)}
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
-    counts = dict.fromkeys(row["threads"] for row in results.rows)
-    lines = [
-        line
-        for threads in counts
-        for name in SIZES
-        for line in _sweep([row for row in results.rows if row["threads"] == threads], name)
-    ]
+    """Make the table of all sizes."""
+    lines = []
+    for threads in dict.fromkeys(row["threads"] for row in results.rows):
+        for name in SIZES:
+            rows = [row for row in results.rows if row["threads"] == threads]
+            lines += _sweep([row for row in rows if row["size"] == name])
     return {"growth": table(["", "ms a step", "growth", "MiB added", "growth"], lines)}
 
 
-def _sweep(rows: Sequence[Row], name: str) -> list[list[str]]:
-    own = [row for row in rows if row["size"] == name]
-    times = [median(row["seconds"]) for row in own]
-    added = [row["memory"]["peak"] - row["memory"]["before"] for row in own]
-    values = [row["value"] for row in own]
+def _sweep(rows: Sequence[Row]) -> list[list[str]]:
+    values = [row["value"] for row in rows]
+    times = [median(row["seconds"]) for row in rows]
+    added = [row["memory"]["peak"] - row["memory"]["before"] for row in rows]
     lines = []
-    for row, time, more in zip(own, times, added, strict=True):
-        last = row is own[-1] and len(own) > 1
+    for row, time, more in zip(rows, times, added, strict=True):
+        last = row is rows[-1] and len(rows) > 1
         growth = [figure(_exponent(values, ys)) if last else "" for ys in (times, added)]
-        title = label({"title": f"{name} {row['value']}", **row})
-        lines.append([title, milliseconds(time), growth[0], mebibytes(more), growth[1]])
+        title = label({"title": f"{row['size']} {row['value']}", **row})
+        lines.append([title, *milliseconds(time), growth[0], mebibytes(more), growth[1]])
     return lines
 
 
-def _exponent(values: Sequence[int], found: Sequence[float]) -> float:
-    return float(np.polyfit(np.log(values), np.log(found), 1)[0])
+def _exponent(values: Sequence[int], measured: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(values), np.log(measured), 1)[0])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.runs, options.threads = 1, [1]
         options.only = options.only or ["ways"]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

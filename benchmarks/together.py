@@ -1,7 +1,7 @@
-"""Many adaptations in one process, stacked by one scheduler, against one after the other.
+"""Compare many adaptations in one process, stacked by one scheduler, with one after the other.
 
 All jobs are there from the start. Their tasks have the same ways and shots, or, `mixed`, several in
-turns. At least one task of each kind is done: with fewer jobs in stacks one after the other.
+turn. At least one task of each kind is done: with fewer jobs in stacks one after the other.
 """
 
 import argparse
@@ -11,20 +11,10 @@ from time import perf_counter
 
 import torch
 
-from benchmarks._cases import Case, checkpoint_of, examples_of
-from benchmarks._measure import in_turns, spread
-from benchmarks._results import (
-    Results,
-    Row,
-    figure,
-    finish,
-    label,
-    milliseconds,
-    parser,
-    started,
-    table,
-    wanted,
-)
+from benchmarks.harness.results import Results, Row, parser, run, selected
+from benchmarks.harness.tables import figure, label, milliseconds, table
+from benchmarks.harness.timing import in_turns, spread
+from benchmarks.harness.workloads import Workload, checkpoint_of, examples_of
 from metanas.adaptation.job import Job
 from metanas.adaptation.scheduler import Scheduler
 from metanas.checkpoint import Checkpoint
@@ -38,49 +28,46 @@ KINDS = {
 }
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row for every kind of task, number of jobs, and number of threads."""
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
+    """Measure a row for each number of threads, kind of task and number of jobs."""
     rows: list[Row] = []
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for kind in (kind for kind in KINDS if wanted(kind, options.only)):
+        for kind in (kind for kind in KINDS if selected(kind, options.only)):
+            workloads = [Workload(network="shipped", ways=w, shots=s) for w, s in KINDS[kind]]
+            checkpoint = checkpoint_of(workloads[0])
             for jobs in options.jobs:
-                ends = _measured(kind, jobs, options)
+                call = partial(stacked, checkpoint, workloads, jobs)
+                ends = in_turns({kind: call}, options.runs, options.budget)[kind]
                 rows.append({"title": kind, "jobs": jobs, "threads": threads, "ends": ends})
     return rows
 
 
-def _measured(kind: str, jobs: int, options: argparse.Namespace) -> list[list[float]]:
-    cases = [Case(network="shipped", ways=ways, shots=shots) for ways, shots in KINDS[kind]]
-    checkpoint = checkpoint_of(cases[0])
-    runs = {"": partial(_run, checkpoint, cases, jobs)}
-    return in_turns(runs, options.runs, options.budget)[""]
-
-
-def _run(checkpoint: Checkpoint, cases: Sequence[Case], jobs: int, episode: int) -> list[float]:
-    """Seconds from the start to the end of each job, in the order in which they end."""
-    tasks = max(jobs, len(cases))
+def stacked(
+    checkpoint: Checkpoint, workloads: Sequence[Workload], jobs: int, episode: int
+) -> list[float]:
+    """Adapt in stacks of jobs; return the seconds from the start to each end, in order."""
+    tasks = max(jobs, len(workloads))
     seeds = range(episode * tasks, (episode + 1) * tasks)
-    given = [
-        (examples_of(cases[index % len(cases)], seed), seed) for index, seed in enumerate(seeds)
+    support_sets = [
+        examples_of(workloads[index % len(workloads)], seed) for index, seed in enumerate(seeds)
     ]
     ends: list[float] = []
     start = perf_counter()
     for first in range(0, tasks, jobs):
-        bench = Scheduler()
-        for examples, seed in given[first : first + jobs]:
-            bench.add(Job(checkpoint, examples, seed=seed))
-        while bench:
-            for job in bench.advance():
+        scheduler = Scheduler()
+        for index in range(first, min(first + jobs, tasks)):
+            scheduler.add(Job(checkpoint, support_sets[index], seed=seeds[index]))
+        while scheduler:
+            for job in scheduler.advance():
                 job.result()
                 ends.append(perf_counter() - start)
     return ends
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
+    """Make the table of rates by number of jobs."""
     header = ["jobs together", "all done, ms", "25 %", "75 %", "adaptations/s", "against one"]
-    header += ["first done, ms", "runs"]
     alone: dict[str, float] = {}
     lines = []
     for row in results.rows:
@@ -88,10 +75,15 @@ def tables(results: Results) -> dict[str, str]:
         first = spread([ends[0] for ends in row["ends"]])
         rate = len(row["ends"][0]) / whole.median
         times = figure(rate / alone.setdefault(label(row), rate))
-        figures = map(milliseconds, [whole.median, *whole.quartiles])
-        ends = [milliseconds(first.median), str(whole.runs)]
-        lines.append([f"{label(row)}, {row['jobs']}", *figures, figure(rate), times, *ends])
-    return {"together": table(header, lines)}
+        lines.append([
+            f"{label(row)}, {row['jobs']}",
+            *milliseconds(whole.median, *whole.quartiles),
+            figure(rate),
+            times,
+            *milliseconds(first.median),
+            str(whole.runs),
+        ])  # fmt: skip
+    return {"together": table([*header, "first done, ms", "runs"], lines)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.runs, options.threads, options.jobs = 1, [1], [1, 2]
         options.only = options.only or ["5-way"]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

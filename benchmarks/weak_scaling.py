@@ -1,8 +1,8 @@
-"""Meta-training with more workers and as many tasks for each: is an iteration as quick as with one?
+"""Measure weak scaling of meta-training: more workers, and the same number of tasks for each.
 
 Workers of a Ray cluster on this machine, the network and tasks of configs/omniglot.toml, images of
-noise. What is sent and collected is timed on its own, with workers that answer without having
-learned anything; it takes no account of whether workers wait for one another.
+noise. Sending and collecting is timed on its own, with workers that answer at once; waiting for
+other workers is no part of it.
 """
 
 import argparse
@@ -13,18 +13,10 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks._machine import ROOT
-from benchmarks._measure import in_turns, seconds, spread
-from benchmarks._results import (
-    Results,
-    Row,
-    figure,
-    finish,
-    milliseconds,
-    parser,
-    started,
-    table,
-)
+from benchmarks.harness.machine import ROOT
+from benchmarks.harness.results import Results, Row, parser, run
+from benchmarks.harness.tables import figure, milliseconds, table
+from benchmarks.harness.timing import in_turns, seconds, spread
 from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
 from metanas.training.config_file import read_config
@@ -41,49 +33,45 @@ CLASSES, IMAGES = 60, 20
 QUICK = ("task.ways=[3, 3]", "task.images=12")
 
 
-def measure(options: argparse.Namespace) -> list[Row]:
-    """A row for every number of workers."""
+def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
+    """Measure a row for each number of workers."""
     overrides = QUICK if options.quick else ()
     config = read_config(ROOT / "configs" / "omniglot.toml", overrides)
     return [_measured(config, count, options) for count in options.workers]
 
 
 def _measured(config: RunConfig, count: int, options: argparse.Namespace) -> Row:
-    tasks = count * options.tasks
-    threads = options.threads[0]
+    tasks, threads = count * options.tasks, options.threads[0]
     settings = replace(config.train, tasks=tasks, validate_every=10**9, threads=threads)
     config = replace(config, train=settings)
-    data = classes_of(config)
+    data = noise(config)
     with cluster(Workers(workers=count), tasks, batch) as learner:
-        team = learner(config, data)
-        trainer = MetaTrainer(config, data, data, learn=team)
-        idle = MetaState(
+        learn = learner(config, data)
+        trainer = MetaTrainer(config, data, data, learn=learn)
+        unlearned = MetaState(
             iteration=-1,
             params=trainer.params,
             factors=trainer.factors,
             moments=trainer.moments,
             alive={},
         )
-        found = in_turns(
-            {
-                "seconds": lambda _: seconds(trainer.iterate),
-                "sent": lambda _: seconds(lambda: team(idle, range(tasks))),
-            },
-            options.runs,
-            options.budget,
-        )
-    return {"workers": count, "tasks": tasks, "threads": threads, **found}
+        calls = {
+            "seconds": lambda _: seconds(trainer.iterate),
+            "sent": lambda _: seconds(lambda: learn(unlearned, range(tasks))),
+        }
+        runs = in_turns(calls, options.runs, options.budget)
+    return {"workers": count, "tasks": tasks, "threads": threads, **runs}
 
 
-def classes_of(config: RunConfig) -> Classes:
-    """Classes of noise."""
+def noise(config: RunConfig) -> Classes:
+    """Make classes of noise."""
     shape = (IMAGES, config.input.channels, config.input.size, config.input.size)
     random = np.random.default_rng(0)
     return {str(n): random.integers(0, 256, shape, np.uint8) for n in range(CLASSES)}
 
 
 def batch(config: RunConfig, train: Classes | Features, device: str) -> Learn:
-    """What learns, but before the first iteration answers at once, with as many bytes."""
+    """Build a worker that learns, but answers at once, with as many bytes, at iteration -1."""
     learn = Extensions().batch(config, train, device)
 
     def answer(state: MetaState, tasks: range) -> TaskResults:
@@ -102,7 +90,7 @@ def batch(config: RunConfig, train: Classes | Features, device: str) -> Learn:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """The table of one run."""
+    """Make the table of iterations by number of workers."""
     header = ["workers, tasks, threads of each", "iteration, ms", "25 %", "75 %", "iterations/s"]
     header += ["efficiency", "sent and collected, ms", "share", "runs"]
     first = median(results.rows[0]["seconds"])
@@ -111,30 +99,26 @@ def tables(results: Results) -> dict[str, str]:
         whole, sent = spread(row["seconds"]), median(row["sent"])
         lines.append([
             f"{row['workers']}, {row['tasks']}, {row['threads']}",
-            *map(milliseconds, [whole.median, *whole.quartiles]),
+            *milliseconds(whole.median, *whole.quartiles),
             figure(1 / whole.median),
             f"{first / whole.median:.0%}",
-            milliseconds(sent),
+            *milliseconds(sent),
             f"{sent / whole.median:.1%}",
             str(whole.runs),
         ])  # fmt: skip
     return {"workers": table(header, lines)}
 
 
-def counts(most: int) -> list[int]:
-    """1, 2, 4 and so on, up to a number."""
-    return [2**power for power in range(most.bit_length())]
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     made = parser(TOPIC, __doc__, runs=20)
+    counts = [2**power for power in range(cores().bit_length())]
     made.set_defaults(threads=[1])
-    made.add_argument("--workers", type=int, nargs="+", default=counts(cores()), metavar="N")
+    made.add_argument("--workers", type=int, nargs="+", default=counts, metavar="N")
     made.add_argument("--tasks", type=int, default=2, help="of a worker (%(default)s)")
     options = made.parse_args(arguments)
     if options.quick:
         options.runs, options.tasks, options.workers = 1, 1, [1]
-    finish(TOPIC, options, started(options), measure(options), tables)
+    run(TOPIC, options, measure, tables)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""Every benchmark runs with tiny settings, and its JSON holds what its tables show."""
+"""Every benchmark runs with tiny settings, and its JSON holds the figures of its tables."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
+import metanas
 from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
-from benchmarks._goals import goals
-from benchmarks._results import Results, Tables, load
+from benchmarks.harness.results import Results, Tables, load
+from benchmarks.harness.workloads import SHIPPED, Workload, checkpoint_of, examples_of, task_of
+from metanas.export.onnx_model import to_onnx
 
 IN_PROCESS = (export, query, together)
 WITH_PROCESSES = (adapt, memory, scaling, server, weak_scaling)
@@ -52,14 +55,14 @@ def test_a_quick_run(
 
 
 @pytest.mark.slow
-def test_behind_a_trunk_the_textbook_is_left_out(
+def test_a_trunk_leaves_the_textbook_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
     check(adapt.main, adapt.tables, out, capsys, "--only", "photos-128-5w1s")
     (row,) = load(out).rows
     assert set(row["seconds"]) == set(row["memory"]) == {"product"}
-    assert set(row["work"]) == set(row["time"]) == {"steps"}
+    assert set(row["work"]) == {"steps"}
 
 
 @pytest.mark.slow
@@ -71,7 +74,32 @@ def test_of_several_kinds_of_tasks_each_is_done(
     assert [len(row["ends"][0]) for row in load(out).rows] == [4, 4]
 
 
-def test_what_is_measured_on_a_gpu_works_without_one(
+def test_adaptations_are_counted_by_their_ends() -> None:
+    """Several kinds of tasks one after the other are more tasks than jobs together."""
+    rows = [
+        {"title": "mixed", "threads": 1, "jobs": jobs, "ends": [ends]}
+        for jobs, ends in ((1, [1.0, 2.0, 3.0, 4.0]), (8, [1.0] * 4 + [4.0] * 4))
+    ]
+    lines = together.tables(Results("together", {}, rows))["together"].splitlines()
+    rates = [[cell.strip() for cell in line.split("|")][5:7] for line in lines[2:]]
+    assert rates == [["1.00", "1.00"], ["2.00", "2.00"]]
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [each for each in export.WORKLOADS if each.network in SHIPPED and each.shots == 1],
+    ids=lambda workload: workload.name,
+)
+def test_the_exported_file_is_that_of_a_request(workload: Workload) -> None:
+    checkpoint = checkpoint_of(workload)
+    options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
+    model = metanas.adapt(checkpoint, examples_of(workload, 0), options=options)
+    classifier = export.classifier_of(checkpoint, task_of(checkpoint, workload, 0))
+    measured = to_onnx(classifier, checkpoint.ops, {})
+    assert measured.graph == onnx.load_from_string(model.onnx).graph
+
+
+def test_the_measurement_on_a_gpu_works_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
@@ -87,10 +115,3 @@ def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
         gpu.main(["--out", str(tmp_path / "results.json")])
     assert ended.value.code == "unmeasured: torch finds no CUDA device"  # an exit code of 1
     assert not list(tmp_path.iterdir())
-
-
-def test_a_goal_on_a_gpu_is_not_measured_without_one() -> None:
-    rows = [{"alone": [0.1, 0.2, 0.3], "many": [1.5]}]
-    assert "not measured" in goals([])
-    shown = goals([Results("gpu", {}, rows)])
-    assert [line.split("|")[-2].strip() for line in shown.splitlines()[-2:]] == ["no", "yes"]

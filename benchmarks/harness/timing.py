@@ -1,7 +1,7 @@
-"""How every benchmark measures: candidates in turns, every run kept, spread and ratio of medians.
+"""Time several candidates in turns; sum their runs up as spreads and ratios of medians.
 
-Candidates run in one process, one after the other, in an order that reverses from round to round,
-so that whatever else happens on the machine happens to all of them.
+Candidates run in one process, one after the other, in an order that reverses from round to round.
+Other work on the machine then disturbs all of them alike.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,32 +16,32 @@ import numpy as np
 T = TypeVar("T")
 
 RESAMPLES = 2000
-LEAST = 3
-"""Rounds that are run whatever they cost."""
+LEAST_ROUNDS = 3
+"""Rounds that run whatever they cost."""
 
 
 def in_turns(
     candidates: Mapping[str, Callable[[int], T]], runs: int, budget: float = inf
 ) -> dict[str, list[T]]:
-    """What each candidate returned in each of `runs` rounds; it is called with the round's number.
+    """Call each candidate with the number of each of `runs` rounds; return all its results.
 
-    One round more goes before, for warming up, and is not kept. No round begins after `budget`
-    seconds, unless it is one of the first `LEAST`.
+    An uncounted round warms up. After `budget` seconds no round begins except the first
+    `LEAST_ROUNDS`.
     """
-    found: dict[str, list[T]] = {name: [] for name in candidates}
+    results: dict[str, list[T]] = {name: [] for name in candidates}
     for call in candidates.values():
         call(0)
     start = perf_counter()
     for index in range(runs):
-        if index >= LEAST and perf_counter() - start > budget:
+        if index >= LEAST_ROUNDS and perf_counter() - start > budget:
             break
         for name in list(candidates)[:: -1 if index % 2 else 1]:
-            found[name].append(candidates[name](index))
-    return found
+            results[name].append(candidates[name](index))
+    return results
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Return the duration of a call."""
     start = perf_counter()
     work()
     return perf_counter() - start
@@ -49,30 +49,23 @@ def seconds(work: Callable[[], object]) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """Some measured values, summed up."""
+    """Summary of some measured values."""
 
     median: float
-    least: float
     quartiles: tuple[float, float]
     most: float
     runs: int
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median, extremes and quartiles."""
-    low, high = np.quantile(values, (0.25, 0.75))
-    return Spread(
-        median=median(values),
-        least=min(values),
-        quartiles=(float(low), float(high)),
-        most=max(values),
-        runs=len(values),
-    )
+    """Return the median, the quartiles and the largest of some values."""
+    low, high = map(float, np.quantile(values, (0.25, 0.75)))
+    return Spread(median=median(values), quartiles=(low, high), most=max(values), runs=len(values))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval that holds it with 95 %."""
+    """A figure and its 95 % interval."""
 
     value: float
     low: float
@@ -80,7 +73,7 @@ class Interval:
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Interval:
-    """How many times the median of one is that of the other; the interval by bootstrap."""
+    """Return the ratio of two medians; its interval is a bootstrap."""
     random = np.random.default_rng(0)
     medians = [
         np.median(random.choice(np.asarray(values), (RESAMPLES, len(values))), axis=1)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import page, variants
-from benchmarks._plans import BOTH, NONE, WEIGHTS
-from benchmarks._results import Results, Row, load
-from benchmarks._trainings import over
-from benchmarks._variants import COST_FILE, GROUPS, drawn_genotype
+from benchmarks.harness.results import Results, Row, load
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.options import AdaptConfig
 from metanas.training.config_file import read_config
 from metanas.util import dataclass_json as schema
+from studies import variants
+from studies.evaluations import BOTH, NONE, WEIGHTS
+from studies.intervals import over
+from studies.training import COST_FILE, GROUPS, drawn_genotype
 from tests.core.small import GENOTYPE, RUN, synthetic
 
 STUDY = Path(__file__).parents[2] / "configs" / "study-omniglot.toml"
@@ -119,19 +119,6 @@ def test_what_is_trained_and_evaluated_is_not_done_again(results: Results, folde
     assert {p: t for p, t in after.items() if p.name != "log.jsonl"} == {
         p: t for p, t in before.items() if p.name != "log.jsonl"
     }
-
-
-def test_the_page_shows_all_tables(results: Results, folder: Path, tmp_path: Path) -> None:
-    written = tmp_path / "results.md"
-    shown = variants.tables(results)
-    blocks = [f"<!-- study/relaxations {name} -->\n<!-- / -->\n" for name in shown]
-    written.write_text("\n".join(blocks), encoding="utf-8")
-    page.main([str(folder / "study" / "relaxations.json"), "--page", str(written)])
-    text = written.read_text(encoding="utf-8")
-    for name, content in shown.items():
-        assert content in text, name
-    assert "3-way 1-shot: GDAS" in shown["accuracy"]
-    assert "`space.partial = 2`" in shown["training"]
 
 
 def test_some_variants_alone(results: Results, folder: Path, tmp_path: Path) -> None:

@@ -1,22 +1,18 @@
-"""The study: what it runs, that it goes on, what it says, and that it says what is stored."""
+"""The study of adaptation: its settings, its tables, and that it resumes."""
 
-import fcntl
 import json
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from benchmarks import page, study
-from benchmarks._answers import outcome
-from benchmarks._plans import BOTH, NONE, WEIGHTS, overrides_of
-from benchmarks._probe import probe
-from benchmarks._results import Results, load
+from benchmarks.harness.results import Results, load
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from metanas_data.intervals import Mean
+from studies import adaptation
+from studies.evaluations import BOTH, NONE, PROBE, WEIGHTS, overrides_of
+from studies.intervals import outcome
 from tests.core.small import synthetic
 
 OPTIONS = AdaptConfig(steps=2, tuning_steps=1, alpha_lr=0.5, weight_lr=0.01)
@@ -46,7 +42,7 @@ def arguments(folder: Path, out: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def results(folder: Path) -> Results:
     out = folder / "study" / "omniglot.json"
-    assert study.main(arguments(folder, out)) == 0
+    assert adaptation.main(arguments(folder, out)) == 0
     return load(out)
 
 
@@ -62,24 +58,21 @@ def test_every_setting_meets_the_same_episodes(results: Results) -> None:
     assert found["steps-30"]["options"] == {**OPTIONS.to_dict(), "steps": 30, "patience": 0}
 
 
-def test_the_page_is_made_of_what_was_stored(
-    results: Results, folder: Path, tmp_path: Path
-) -> None:
-    written = tmp_path / "docs" / "results.md"
-    written.parent.mkdir()
-    blocks = [f"<!-- study/omniglot {name} -->\n<!-- / -->\n" for name in study.tables(results)]
-    written.write_text("\n".join(blocks), encoding="utf-8")
-    call = [str(folder / "study" / "omniglot.json"), "--page", str(written)]
-    page.main(call)
-    page.main([*call, "--check"])
-    text = written.read_text(encoding="utf-8")
-    for name, content in study.tables(results).items():
-        assert content in text, name
-    assert not re.search(r"<!-- study/omniglot \S+ -->\n<!-- / -->", text)
-    another = text.replace(study.tables(results)["steps"], "| by hand |")
-    written.write_text(another, encoding="utf-8")
-    with pytest.raises(SystemExit, match="not what the results say"):
-        page.main([*call, "--check"])
+def test_tables_show_the_stored_settings(results: Results, folder: Path) -> None:
+    tables = adaptation.tables(load(folder / "study" / "omniglot.json"))
+    assert all(len(text.splitlines()) > 2 for text in tables.values())
+    titles = [line.split("|")[1].strip() for line in tables["adaptation"].splitlines()[2:]]
+    assert titles == [
+        f"3-way 1-shot: {title}" for name, title in adaptation.TITLES.items() if name != "frozen"
+    ]
+    assert [line.split()[1] for line in tables["steps"].splitlines()[2:]] == ["1", "30"]
+
+
+def test_a_trunk_adds_its_control_group() -> None:
+    for trunk in (False, True):
+        settings = adaptation.settings_of(["5x1"], [], OPTIONS, trunk)
+        names = [setting.name for setting in settings]
+        assert (PROBE in names, "frozen" in names) == (True, trunk)
 
 
 def test_it_goes_on_where_it_was_interrupted(results: Results, folder: Path) -> None:
@@ -89,22 +82,11 @@ def test_it_goes_on_where_it_was_interrupted(results: Results, folder: Path) -> 
     journal.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # killed while writing the last
     times = {path: path.stat().st_mtime_ns for path in work.glob("*.jsonl") if path != journal}
     out = folder / "again.json"
-    assert study.main(arguments(folder, out)) == 0
+    assert adaptation.main(arguments(folder, out)) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
     again = load(out)
     assert [row["accuracy"] for row in again.rows] == [row["accuracy"] for row in results.rows]
     assert [row["genotype"] for row in again.rows] == [row["genotype"] for row in results.rows]
-
-
-def test_two_processes_share_the_work(
-    results: Results, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = folder / "shared.json"
-    with (folder / "work" / "tiny-3x1-none.json.journal.jsonl").open("rb") as taken:
-        fcntl.flock(taken, fcntl.LOCK_EX)
-        assert study.main(arguments(folder, out)) == 3
-    assert "another process is at tiny-3x1-none" in capsys.readouterr().out
-    assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -125,7 +107,7 @@ def test_what_is_wrong_shows_before_anything_is_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "work").iterdir()}
-    assert study.main(arguments(folder, folder / "no.json", *more)) == 2
+    assert adaptation.main(arguments(folder, folder / "no.json", *more)) == 2
     assert f"[{reason}]" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (folder / "work").iterdir()} == before
 
@@ -149,21 +131,6 @@ def test_weights_alone_keep_the_architecture_and_none_takes_no_step() -> None:
     assert OPTIONS.replace(overrides_of(WEIGHTS, OPTIONS)).alpha_lr == 0
     pruned = OPTIONS.replace(overrides_of("pruned", OPTIONS))
     assert (pruned.steps, pruned.tuning_steps) == (0, 3)
-
-
-def test_the_probe_is_logistic_regression() -> None:
-    from sklearn.linear_model import LogisticRegression  # slow to import
-
-    random = torch.Generator().manual_seed(0)
-    support, queries = torch.randn(12, 6, generator=random), torch.randn(40, 6, generator=random)
-    labels = torch.arange(3).repeat(4)
-    support += 2 * torch.eye(6)[labels]
-    unit = torch.nn.functional.normalize
-    reference = LogisticRegression(C=1.0, tol=1e-8).fit(
-        unit(support - support.mean(0), dim=1).numpy(), labels.numpy()
-    )
-    expected = reference.predict(unit(queries - support.mean(0), dim=1).numpy())
-    assert probe(support, labels, queries).tolist() == expected.tolist()
 
 
 def test_the_stored_study_has_each_genotype_once(results: Results) -> None:

@@ -1,18 +1,17 @@
 """Evaluations of a shipped checkpoint become rows, tables, and blocks on several pages."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import page, shipped
-from benchmarks._machine import ROOT
-from benchmarks._results import Results, load, save
+from benchmarks.harness.machine import ROOT
+from benchmarks.harness.results import Results, load
 from metanas.spec.card import read_card
 from metanas_data.intervals import mean_of
-from tests.benchmarks import evaluated
+from studies import shipped
+from tests.studies import evaluated
 
 CHECKPOINT = ROOT / "meta_checkpoints" / "omniglot"
 CARD = read_card(CHECKPOINT)
@@ -29,12 +28,11 @@ def evaluation(
     path: Path,
     accuracies: Sequence[float],
     *,
-    frozen: bool = False,
     steps: int = CARD.defaults.steps,
     **changes: Any,
 ) -> str:
-    """Of the frozen trunk alone, or of all; returns its path."""
-    options = {**CARD.defaults.to_dict(), "trunk_only": frozen, "steps": steps}
+    """Write an evaluation at the defaults but for these steps; return its path."""
+    options = {**CARD.defaults.to_dict(), "steps": steps}
     changes = {"checkpoint_digest": CARD.digest, **changes}
     return evaluated.evaluation(path, accuracies, options, FIGURES, **changes)
 
@@ -84,9 +82,10 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
     results = kept(
         tmp_path,
         evaluation(tmp_path / "a", [0.9, 0.7, 0.1]),
-        evaluation(tmp_path / "b", [0.8, 0.6], frozen=True),
-        evaluation(tmp_path / "c", [0.8, 0.6], frozen=True, shots=5),
         evaluation(tmp_path / "d", [0.8, 0.6], shots=5, dataset_digest="of other images"),
+        "--frozen",
+        evaluated.evaluation(tmp_path / "b", [0.8, 0.6], {"steps": 0}),
+        evaluated.evaluation(tmp_path / "c", [0.8, 0.6], {"steps": 0}, shots=5),
     )
     found = shipped.tables(results)
     assert cells(found["frozen"]) == [
@@ -103,36 +102,12 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
     assert len(cells(found["accuracy"])) == 2
 
 
-def test_every_page_with_a_block_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept(tmp_path, evaluation(tmp_path / "a", [0.9, 0.7]))
-    block = "<!-- shipped/omniglot accuracy -->\n<!-- / -->\n"
-    pages = [tmp_path / name for name in ("one.md", "two.md", "three.md")]
-    for path, text in zip(pages, (block, "nothing", block), strict=True):
-        path.write_text(text, encoding="utf-8")
-    monkeypatch.setattr(page, "PAGES", {shipped.TOPIC: pages})
-    page.main([str(tmp_path / "shipped" / "omniglot.json")])
-    assert ["80.00 ± 127.06" in path.read_text(encoding="utf-8") for path in pages] == [
-        True,
-        False,
-        True,
-    ]
-
-
-def test_what_was_kept_stays_until_it_is_made_anew(tmp_path: Path) -> None:
-    few = evaluation(tmp_path / "few", [0.5, 0.5])
-    more = evaluation(tmp_path / "more", [0.5, 0.5, 0.5])
-    other = evaluation(tmp_path / "other", [0.5, 0.5], shots=5)
-    kept(tmp_path, few, other)
-    results = kept(tmp_path, more)
-    assert [(row["shots"], len(row["accuracy"])) for row in results.rows] == [(1, 3), (5, 2)]
-
-
-def test_of_another_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
-    results = kept(tmp_path, evaluation(tmp_path / "a", [0.9, 0.7]))
-    foreign = [{**row, "checkpoint_digest": "of one before", "shots": 5} for row in results.rows]
-    save(replace(results, rows=foreign), tmp_path / "shipped" / "omniglot.json")
-    results = kept(tmp_path, evaluation(tmp_path / "b", [0.9, 0.7]))
-    assert [row["shots"] for row in results.rows] == [1]
+def test_a_whole_model_is_no_control_group(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = (evaluation(tmp_path / name, [0.9, 0.7]) for name in "ab")
+    assert shipped.main([str(CHECKPOINT), one, "--frozen", other, "--out", "no.json"]) == 2
+    assert "without --frozen" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -159,7 +134,7 @@ def test_what_a_card_would_not_tell_is_refused(
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
 def test_a_cards_scores_are_those_that_were_kept(folder: Path) -> None:
     """What a server tells of a checkpoint is what the pages tell."""
-    rows = load(ROOT / "benchmarks" / "results" / "shipped" / f"{folder.name}.json").rows
+    rows = load(ROOT / "studies" / "results" / "shipped" / f"{folder.name}.json").rows
     told = {}
     for row in rows:
         if not row["options"].get("trunk_only"):
