@@ -16,9 +16,8 @@ Notable:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
-from math import nan
 from typing import NamedTuple
 
 import torch
@@ -36,6 +35,7 @@ from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Progress
 from metanas.supernet.discrete import DiscreteNetwork, freeze_statistics, from_supernet
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import annealed
@@ -52,19 +52,6 @@ class Stage(StrEnum):
     ADAPT = "adapt"
     TUNE = "tune"
     DONE = "done"
-
-
-@dataclass(frozen=True)
-class Step:
-    """Figures of one task-optimizer step."""
-
-    step: int
-    loss: float
-    accuracy: float
-    """Of the views, against heads without their images, 0 to 1."""
-    temperature: float = nan
-    entropy: float = nan
-    """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
 
 
 class Figures(NamedTuple):
@@ -112,6 +99,11 @@ class Adaptation:
             self._decide()
 
     @property
+    def images(self) -> int:
+        """Number of support images in a step."""
+        return min(len(self.task.images), self.config.batch_size)
+
+    @property
     def steps(self) -> int:
         """Number of steps of this stage without early stopping."""
         return self.config.steps if self.stage is Stage.ADAPT else self.config.tuning_steps
@@ -144,7 +136,7 @@ class Adaptation:
             self._plan = [self._update(*turn) for turn in turns]
         return self._plan[0]
 
-    def learn(self, gradient: Tensor, figures: Figures) -> Step | None:
+    def learn(self, gradient: Tensor, figures: Figures) -> Progress | None:
         """Apply a gradient `(size,)`; return the step, or None if the step has another update.
 
         Raises:
@@ -160,7 +152,8 @@ class Adaptation:
             return None
         self.taken[self.stage] += 1
         self._losses.append(figures.loss)
-        step = Step(self.taken[self.stage], figures.loss, figures.accuracy)
+        taken, stage = self.taken[self.stage], self.stage.value
+        step = Progress(stage, taken, self.steps, figures.loss, figures.accuracy)
         if update.temperature is not None:
             step = replace(step, temperature=update.temperature, entropy=figures.entropy)
         if not self._skipped and self._settled():
@@ -250,7 +243,7 @@ class Adaptation:
 
 def advance(
     adaptations: Sequence[Adaptation], *, memory: int = 3 * 2**29
-) -> list[Step | Exception | None]:
+) -> list[Progress | Exception | None]:
     """Take one update of several adaptations of one checkpoint and one head together.
 
     memory: approximate limit on the bytes of activations for the backward pass. Edges of the first
@@ -274,7 +267,7 @@ def advance(
             update.generator.set_state(state)
         raise
     rows = figures.tolist()  # the host waits once for all figures
-    outcomes = list[Step | Exception | None]()
+    outcomes = list[Progress | Exception | None]()
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
         try:
             outcomes.append(adaptation.learn(gradient, Figures(*row)))
@@ -293,5 +286,4 @@ def footprint(adaptations: Sequence[Adaptation]) -> int:
 
 def _images_of(adaptations: Sequence[Adaptation]) -> int:
     """Count the images and views in a step of these, padding included."""
-    count = max(min(len(each.task.images), each.config.batch_size) for each in adaptations)
-    return 2 * len(adaptations) * count
+    return 2 * len(adaptations) * max(each.images for each in adaptations)

@@ -9,14 +9,21 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from metanas.adaptation.adaptation import Adaptation, Stage, Step
-from metanas.adaptation.metrics import gap, leave_one_out, meta_features, view_accuracy
+from metanas.adaptation.adaptation import Adaptation, Stage
+from metanas.adaptation.metrics import (
+    Gap,
+    gap,
+    leave_one_out,
+    meta_features,
+    query_macs,
+    view_accuracy,
+)
 from metanas.adaptation.read_task import read_task
 from metanas.adaptation.views import of_prototypes
 from metanas.checkpoint import Checkpoint
@@ -36,7 +43,7 @@ from metanas.util.work import Parts
 
 OnProgress = Callable[[Progress], None]
 Result = TypeVar("Result")
-Making = Generator[Progress | Adaptation | None, Step | None, Result]
+Making = Generator[Progress | Adaptation | None, Progress | None, Result]
 """Work that yields progress, the adaptation when it needs a step, and None between two parts."""
 
 
@@ -85,14 +92,15 @@ def too_large() -> OutOfMemory:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Tell whether an error means that memory is short.
+    """Return True if an error means that memory is short.
 
-    Only torch's allocator for devices has an error class of its own. Libraries say it in the text.
+    Only torch's allocator for devices has an error class of its own. Errors of libraries are known
+    by their texts.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    told = ("ALLOC_FAILED", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in told)
+    texts = ("ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
 class Job:
@@ -161,12 +169,12 @@ class Job:
         while self.adaptation is None and self.outcome is None:
             self.work()
 
-    def stepped(self, outcome: Step | Exception | None, seconds: float) -> None:
+    def stepped(self, outcome: Progress | Exception | None, seconds: float) -> None:
         """Take the result of an update, None for half a step, and the seconds that it took."""
         self._time.add(seconds)
         self._resume(outcome)
 
-    def _resume(self, outcome: Step | Exception | None) -> None:
+    def _resume(self, outcome: Progress | Exception | None) -> None:
         """Run on to the next step or pause, and pass on progress on the way."""
         self.ready = False
         with self._turn():
@@ -214,24 +222,23 @@ class Job:
         adaptation = self.adaptation = Adaptation(checkpoint, task.support, options, generator)
 
         yield Progress("adapt", 0, options.steps)
-        yield from _steps(adaptation, Stage.ADAPT, options.steps)
+        yield from _steps(adaptation, Stage.ADAPT)
 
         yield Progress("prune", 0, 1)
         cost = gap(checkpoint, adaptation.soft, task.support, options, seed)
         yield None
 
         yield Progress("tune", 0, options.tuning_steps)
-        yield from _steps(adaptation, Stage.TUNE, options.tuning_steps)
+        yield from _steps(adaptation, Stage.TUNE)
 
         yield Progress("export", 0, 1)
-        genotype = adaptation.decided
         classifier, logits = yield from _classifier(adaptation, task)
         metadata = metadata_of(
             checkpoint,
             task,
             options,
             seed,
-            genotype=genotype,
+            genotype=adaptation.decided,
             classifier=classifier,
             logits=logits,
         )
@@ -242,29 +249,20 @@ class Job:
         onnx, difference = yield from check(proto, task.images, logits, options.shift_pixels)
 
         self._time.turn_to("report")
-        measured = yield from _measure(adaptation, task, classifier, seed)
+        report = yield from _report(adaptation, task, classifier, cost, onnx, difference, seed)
         self._time.stop()
-        report = Report(
-            seed=seed,
-            seconds={stage: round(value, 6) for stage, value in self._time.seconds.items()},
-            onnx_bytes=len(onnx),
-            onnx_difference=difference,
-            accuracy_soft=cost.soft,
-            accuracy_pruned=cost.pruned,
-            logit_gap=cost.logits,
-            **measured,
-        )
+        seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
+        report = replace(report, seconds=seconds)
         sha256 = hashlib.sha256(onnx).hexdigest()
-        return AdaptedModel(onnx, sha256, genotype, task.support.classes, report)
+        return AdaptedModel(onnx, sha256, adaptation.decided, task.support.classes, report)
 
 
-def _steps(adaptation: Adaptation, stage: Stage, steps: int) -> Making[None]:
+def _steps(adaptation: Adaptation, stage: Stage) -> Making[None]:
     """Ask for steps until this stage of the adaptation is over."""
     while adaptation.stage is stage:
         step = yield adaptation
         if step is not None:
-            figures = (step.loss, step.accuracy, step.temperature, step.entropy)
-            yield Progress(stage.value, step.step, steps, *figures)
+            yield step
     yield None  # other jobs may step before the next stage begins
 
 
@@ -285,35 +283,48 @@ def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, T
     return classifier, features[: len(task.images)] @ classifier.weight.T + classifier.bias
 
 
-def _measure(
-    adaptation: Adaptation, task: Task, classifier: Classifier, seed: int
-) -> Parts[dict[str, Any]]:
-    """Measure the finished model for the report."""
+def _report(
+    adaptation: Adaptation,
+    task: Task,
+    classifier: Classifier,
+    cost: Gap,
+    onnx: bytes,
+    difference: float,
+    seed: int,
+) -> Parts[Report]:
+    """Measure the finished model and write the report, still without its seconds."""
     checkpoint, options, support = adaptation.checkpoint, adaptation.config, task.support
     card, genotype = checkpoint.card, adaptation.decided
-    accuracy, macs = yield from view_accuracy(classifier, support, card.augment, seed)
+    accuracy = yield from view_accuracy(classifier, support, card.augment, seed)
     held_out = None
     if max(support.shots) > 1:
         yield
         features = yield from meta_features(checkpoint, support, options)
         held_out = leave_one_out(HEADS[options.head], features, support, classifier.scale)
-    return {
-        "checkpoint": card.name,
-        "checkpoint_digest": card.digest,
-        "support_digest": task.digest,
-        "options": options.to_dict(),
-        "ways": support.ways,
-        "shots": support.shots,
-        "steps": adaptation.taken[Stage.ADAPT],
-        "tuning_steps": adaptation.taken[Stage.TUNE],
-        "steps_saved": adaptation.saved,
-        "parameters": _parameters(classifier),
-        "macs": macs,
-        "accuracy": accuracy,
-        "leave_one_out": held_out,
-        "meta_genotype_distance": genotype.distance(checkpoint.meta_genotype),
-        "genotype": json.loads(genotype.to_json()),
-    }
+    return Report(
+        checkpoint=card.name,
+        checkpoint_digest=card.digest,
+        support_digest=task.digest,
+        seed=seed,
+        options=options.to_dict(),
+        ways=support.ways,
+        shots=support.shots,
+        steps=adaptation.taken[Stage.ADAPT],
+        tuning_steps=adaptation.taken[Stage.TUNE],
+        steps_saved=adaptation.saved,
+        seconds={},
+        parameters=_parameters(classifier),
+        macs=query_macs(classifier, support),
+        onnx_bytes=len(onnx),
+        accuracy_soft=cost.soft,
+        accuracy_pruned=cost.pruned,
+        accuracy=accuracy,
+        logit_gap=cost.logits,
+        leave_one_out=held_out,
+        onnx_difference=difference,
+        meta_genotype_distance=genotype.distance(checkpoint.meta_genotype),
+        genotype=json.loads(genotype.to_json()),
+    )
 
 
 def _parameters(classifier: Classifier) -> int:

@@ -1,8 +1,7 @@
 """Metrics of an adaptation, from its support set alone."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,14 +26,14 @@ from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 from metanas.util.work import Parts
 
 LARGE = 170 * 2**20
-"""Bytes of activations beyond which a comparison is made one network, and one edge, at a time."""
+"""Bytes of activations from which a comparison runs one network, and one edge, at a time."""
 
 REPORT_VIEWS = "report views"
 """Name of the stream of the views on which the report measures; the search draws from another."""
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Make a generator for one purpose: streams of other names or seeds are independent of it."""
+    """Make a generator for one purpose; streams of other names or seeds are independent of it."""
     digest = hashlib.sha256(f"{name} {seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
@@ -64,11 +63,11 @@ def gap(
     views = draw_views(images, stored, checkpoint.card.augment, stream(seed, REPORT_VIEWS))
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
-    # a stack of two tasks that differ in how they are mixed, unless that would take much memory
+    # a stack of two tasks with different relaxations, unless that would take much memory
     large = 2 * len(x) * sum(checkpoint.kept) > LARGE
     stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
-    found = [_features(checkpoint, params, x, stack, large) for stack in stacks]
-    support, views = torch.cat(found).unflatten(1, (2, -1)).unbind(1)
+    features = [_features(checkpoint, params, x, stack, large) for stack in stacks]
+    support, views = torch.cat(features).unflatten(1, (2, -1)).unbind(1)
     members = membership(task.labels[rows], task.ways).to(x.device).expand(2, -1, -1)
     scale = params["head.log_scale"].exp().expand(2)
     logits = HEADS[options.head].held_out(support, members, views, scale)
@@ -86,7 +85,7 @@ def _features(
     relaxations: Sequence[Relaxation],
     by_edge: bool,
 ) -> Tensor:
-    """Features `(len(relaxations), rows, D)`, mixed each way; half of the rows are support."""
+    """Compute features `(relaxations, rows, D)`; half of the rows are support."""
     count = len(relaxations)
     if count > 1:
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
@@ -105,30 +104,26 @@ def _features(
 @torch.no_grad()
 def view_accuracy(
     classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
-) -> Parts[tuple[float, int]]:
-    """Measure the accuracy of the finished model on random views of the support images, 0 to 1.
-
-    The second figure counts the multiply-accumulates for one image.
-    """
-    right, macs, generator = 0.0, MacCounter(), stream(seed, REPORT_VIEWS)
+) -> Parts[float]:
+    """Measure the accuracy of the finished model on random views of the support images, 0 to 1."""
+    right, generator = 0.0, stream(seed, REPORT_VIEWS)
     count = at_once(task.images, classifier.shift_pixels)
-    with macs.watching(classifier.network):
-        for part in torch.arange(len(task.labels)).split(count):
-            yield
-            stored = None if task.views is None else task.views[part]
-            views = draw_views(task.images[part], stored, augment, generator)
-            right += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
-    return right / len(task.labels), macs.total // len(task.labels) + _trunk_macs(classifier)
+    for part in torch.arange(len(task.labels)).split(count):
+        yield
+        stored = None if task.views is None else task.views[part]
+        views = draw_views(task.images[part], stored, augment, generator)
+        right += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
+    return right / len(task.labels)
 
 
-def _trunk_macs(classifier: Classifier) -> int:
-    """Count the multiply-accumulates of the trunk for one image."""
+@torch.no_grad()
+def query_macs(classifier: Classifier, task: SupportSet) -> int:
+    """Count the multiply-accumulates of the finished model for one image, trunk included."""
+    macs = macs_of(classifier.network, with_copies(task.images[:1], classifier.shift_pixels))
     if classifier.trunk is None:
-        return 0
-    macs, size = MacCounter(), classifier.preprocess.size
-    with macs.watching(classifier.trunk):
-        classifier.trunk(torch.zeros(1, 3, size, size))
-    return macs.total
+        return macs
+    size = classifier.preprocess.size
+    return macs + macs_of(classifier.trunk, torch.zeros(1, 3, size, size))
 
 
 @torch.no_grad()
@@ -165,30 +160,25 @@ def leave_one_out(head: Head, features: Tensor, task: SupportSet, scale: Tensor)
     return _accuracy(logits[counted], task.labels[counted])
 
 
-class MacCounter:
-    """Count multiply-accumulates while a network runs; divide by the number of images.
+def macs_of(network: nn.Module, images: Tensor) -> int:
+    """Count the multiply-accumulates of a network on these images.
 
-    Of weights with two dimensions or more: each is used once for every pixel that comes out.
+    Only weights with two dimensions or more count: each is used once for every pixel of an output.
     """
+    macs = 0
 
-    def __init__(self) -> None:
-        self.total = 0
-
-    @contextmanager
-    def watching(self, network: nn.Module) -> Iterator[None]:
-        """Count the operations of this network."""
-        hooks = [module.register_forward_hook(self._count) for module in network.modules()]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _count(self, module: nn.Module, _inputs: object, out: Tensor | tuple[Tensor, ...]) -> None:
+    def count(module: nn.Module, _inputs: object, out: Tensor | tuple[Tensor, ...]) -> None:
+        nonlocal macs
         weights = sum(p.numel() for p in module.parameters(recurse=False) if p.ndim > 1)
         if weights:
-            first = out[0] if isinstance(out, tuple) else out  # the stem hands its output on twice
-            self.total += weights * (first.numel() // first.shape[1])
+            first = out[0] if isinstance(out, tuple) else out  # the stem returns its output twice
+            macs += weights * (first.numel() // first.shape[1])
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return macs
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -20,11 +20,12 @@ from dataclasses import dataclass
 
 import torch
 
-from metanas.adaptation.adaptation import Adaptation, Step, advance, footprint
+from metanas.adaptation.adaptation import Adaptation, advance, footprint
 from metanas.adaptation.job import AdaptedModel, Job, OnProgress, out_of_memory, too_large
 from metanas.checkpoint import Checkpoint
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Progress
 from metanas.util.fields import Count, Fraction, Natural, check
 
 LARGE = 85 * 2**20
@@ -128,24 +129,24 @@ class Scheduler:
             self._spent[job] += now - begun
 
     def _stack(self, ready: Sequence[Job]) -> list[Job]:
-        """Stack the first job and the jobs that fit, each weighed by its support images."""
-        stack, sizes = list(ready[:1]), [_size(job) for job in ready[:1]]
-        for job in ready[1:]:
-            leader = stack[0]
-            if leader.alone or job.alone or _kind(job) != _kind(leader):
-                continue
-            grown = [*sizes, _size(job)]
-            if self._fits(grown, [*stack, job]):
-                stack, sizes = [*stack, job], grown
+        """Stack the first job and the jobs that fit."""
+        leader, *others = ready
+        stack = [leader]
+        for job in others:
+            apart = leader.alone or job.alone or _kind(job) != _kind(leader)
+            if not apart and self._fits([*stack, job]):
+                stack.append(job)
         return stack
 
-    def _fits(self, sizes: Sequence[int], stack: Sequence[Job]) -> bool:
-        """Check the limits for jobs of these sizes."""
-        largest = max(sizes)
+    def _fits(self, stack: Sequence[Job]) -> bool:
+        """Check the limits for a stack."""
+        adaptations = [_adaptation(job) for job in stack]
+        sizes = [adaptation.images for adaptation in adaptations]
+        padded = len(sizes) * max(sizes)
         return (
-            len(sizes) * largest <= self._limits.images
-            and sum(sizes) >= (1 - self._limits.padding) * len(sizes) * largest
-            and footprint([_adaptation(job) for job in stack]) <= self._most
+            padded <= self._limits.images
+            and sum(sizes) >= (1 - self._limits.padding) * padded
+            and footprint(adaptations) <= self._most
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -160,7 +161,7 @@ class Scheduler:
             self._spent[job] += seconds / len(stack)
         return None
 
-    def _advance(self, stack: list[Job]) -> list[Step | Exception | None] | None:
+    def _advance(self, stack: list[Job]) -> list[Progress | Exception | None] | None:
         """Step a stack; return the outcome of each job, or None if the whole stack failed."""
         adaptations = [_adaptation(job) for job in stack]
         size = footprint(adaptations)
@@ -205,12 +206,6 @@ def _adaptation(job: Job) -> Adaptation:
 def _kind(job: Job) -> tuple[int, str]:
     """Return all that the jobs of a stack have in common: checkpoint and head."""
     return id(job.checkpoint), job.options.head
-
-
-def _size(job: Job) -> int:
-    """Count the support images of a step of this job."""
-    adaptation = _adaptation(job)
-    return min(len(adaptation.task.images), adaptation.config.batch_size)
 
 
 def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:

@@ -46,9 +46,8 @@ from metanas.runs.snapshots import Best, check_snapshot, load_snapshot, save_sna
 from metanas.spec.card import PAGE_FILE, CheckpointCard, card_markdown
 from metanas.training.checks import check_start
 from metanas.training.config import RunConfig
-from metanas.training.dataset import classes_of
+from metanas.training.dataset import OnImages, classes_of
 from metanas.training.extensions import Extensions, Learner
-from metanas.training.features import OnImages
 from metanas.training.trainer import MetaTrainer, Progress
 from metanas.util import dataclass_json
 from metanas.util.formatting import duration

@@ -1,20 +1,29 @@
 """The classes of a run: read, or given; turned, mirrored, checked, and sent through the trunk."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from metanas.adaptation.views import draw_views, photo_view
 from metanas.errors import DatasetError
-from metanas.nn.trunk import Trunk
+from metanas.images.augment import affine_views, photo_views
+from metanas.images.support_set import Preprocessing
+from metanas.nn.trunk import CHUNK, Trunk
+from metanas.spec.card import InputSpec
 from metanas.training.checks import check_data
 from metanas.training.config import RunConfig
-from metanas.training.extensions import Splits
-from metanas.training.features import OnImages, trunk_features
 from metanas_data.datasets.faults import Faults, leave_out, refuse
 from metanas_data.datasets.stacks import Classes, fit, load
-from metanas_data.datasets.tasks import Features, with_mirrored, with_rotations
+from metanas_data.datasets.tasks import Features, Task, with_mirrored, with_rotations
+
+OnImages = Callable[[int, int], None]
+"""(images done, images in all)."""
+Splits = tuple[Classes, Classes]
+"""Classes to train on, and classes to validate on."""
 
 
 def classes_of(
@@ -97,3 +106,76 @@ def _check_apart(train: Collection[str], val: Collection[str]) -> None:
         message = f"{len(both)} classes are in both splits, training and validation, such as "
         message += f"{', '.join(both[:3])}; validate on classes that training has not seen"
         raise DatasetError("DATASET_SPLIT", message)
+
+
+def trunk_features(
+    classes: Classes, trunk: Trunk, config: RunConfig, views: int, on_images: OnImages
+) -> Features:
+    """Of each class, what the trunk makes of its images and of so many views, `(N, 1 + V, K)`.
+
+    In half precision: the trunk's maps are a hundred times larger than the images they are of.
+    """
+    generator = torch.Generator().manual_seed(config.train.seed)
+    spec = config.input
+    preprocess = Preprocessing(
+        size=spec.size,
+        scale=tuple(1 / std for std in spec.std),
+        shift=tuple(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)),
+    )
+    total, done = sum(map(len, classes.values())), 0
+    found: dict[str, NDArray[np.float16]] = {}
+    for name, images in classes.items():
+        parts = []
+        for part in np.array_split(images, -(-len(images) // CHUNK)):
+            x = torch.cat([preprocess(image.transpose(1, 2, 0)) for image in part])
+            parts.append(_seen(x, preprocess, trunk, config, views, generator))
+            done += len(part)
+            on_images(done, total)
+        found[name] = torch.cat(parts).numpy()
+    return found
+
+
+def _seen(
+    x: Tensor,
+    preprocess: Preprocessing,
+    trunk: Trunk,
+    config: RunConfig,
+    views: int,
+    generator: torch.Generator,
+) -> Tensor:
+    ranges = (config.photo, config.augment)
+    inputs = [x, *(photo_view(x, preprocess, *ranges, generator) for _ in range(views))]
+    return torch.stack([trunk(each).half() for each in inputs], dim=1)
+
+
+def _stored(episode: Task) -> Tensor:
+    """Compute the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
+    return torch.from_numpy(np.concatenate([episode.support, episode.query]))
+
+
+def network_input(episode: Task, config: RunConfig) -> Tensor:
+    """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
+    if config.space.trunk:
+        return _stored(episode)[:, 0].to(torch.get_default_dtype())
+    return _normalised(_pixels(episode), config.input)
+
+
+def network_views(episode: Task, config: RunConfig, generator: torch.Generator) -> Tensor:
+    """The same of a random view of each image."""
+    if config.space.trunk:
+        stored = _stored(episode)
+        views = draw_views(stored[:, 0], stored, config.augment, generator)
+        return views.to(torch.get_default_dtype())
+    pixels = photo_views(_pixels(episode), config.photo, generator)
+    return affine_views(_normalised(pixels, config.input), config.augment, generator)
+
+
+def _pixels(episode: Task) -> Tensor:
+    """Images of an episode, from 0 to 1."""
+    images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
+    return images.to(torch.get_default_dtype()) / 255
+
+
+def _normalised(pixels: Tensor, spec: InputSpec) -> Tensor:
+    mean, std = (pixels.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
+    return (pixels - mean) / std

@@ -10,6 +10,7 @@ from metanas.supernet.relaxations import RELAXATIONS, Relaxation
 from metanas.supernet.supernet import Supernet
 from metanas.training.checks import check_memory
 from metanas.training.config import RunConfig
+from metanas.training.dataset import Splits
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.task_batch import MetaBatch, MetaState, TaskResults
 from metanas_data.datasets.stacks import Classes
@@ -19,8 +20,6 @@ Learn = Callable[[MetaState, range], TaskResults]
 """What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
 Learner = Callable[[RunConfig, Classes | Features], Learn]
 """Makes one, of the classes to train on."""
-Splits = tuple[Classes, Classes]
-"""Classes to train on, and classes to validate on."""
 SWITCHES = {
     "pc-darts": "PC-DARTS is space.partial = 2, with any of these",
     "meta-sgd": "Meta-SGD is train.learned_rates = true, with any of these",

@@ -28,15 +28,12 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from metanas.adaptation.views import draw_views
 from metanas.errors import Diverged
-from metanas.images.augment import affine_views, photo_views
 from metanas.nn.devices import use_float32
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS, logits_in_turn
 from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
-from metanas.spec.card import InputSpec
 from metanas.spec.genotype import CELL_KINDS
 from metanas.supernet.adam import Moments
 from metanas.supernet.alphas import is_alpha
@@ -45,11 +42,12 @@ from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
 from metanas.supernet.supernet import Supernet
 from metanas.training.config import RunConfig
+from metanas.training.dataset import network_views
 from metanas.training.inner_loop import InnerLoop, Order
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.schedule import search_at, searching
 from metanas_data.datasets.stacks import Classes
-from metanas_data.datasets.tasks import Features, Task, draw_classes, groups_of, sample_task
+from metanas_data.datasets.tasks import Features, draw_classes, groups_of, sample_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,36 +305,3 @@ class _Episodes:
 def total(results: Iterable[TaskResults]) -> TaskResults:
     """The results of several parts of a range as those of the whole."""
     return reduce(add, results)
-
-
-def _stored(episode: Task) -> Tensor:
-    """Compute the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
-    return torch.from_numpy(np.concatenate([episode.support, episode.query]))
-
-
-def network_input(episode: Task, config: RunConfig) -> Tensor:
-    """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
-    if config.space.trunk:
-        return _stored(episode)[:, 0].to(torch.get_default_dtype())
-    return _normalised(_pixels(episode), config.input)
-
-
-def network_views(episode: Task, config: RunConfig, generator: torch.Generator) -> Tensor:
-    """The same of a random view of each image."""
-    if config.space.trunk:
-        stored = _stored(episode)
-        views = draw_views(stored[:, 0], stored, config.augment, generator)
-        return views.to(torch.get_default_dtype())
-    pixels = photo_views(_pixels(episode), config.photo, generator)
-    return affine_views(_normalised(pixels, config.input), config.augment, generator)
-
-
-def _pixels(episode: Task) -> Tensor:
-    """Images of an episode, from 0 to 1."""
-    images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
-    return images.to(torch.get_default_dtype()) / 255
-
-
-def _normalised(pixels: Tensor, spec: InputSpec) -> Tensor:
-    mean, std = (pixels.new_tensor(each).view(1, -1, 1, 1) for each in (spec.mean, spec.std))
-    return (pixels - mean) / std

@@ -42,9 +42,10 @@ from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
 from metanas.supernet.supernet import Supernet, genotype_of, initialise
 from metanas.training.checks import VALIDATION_QUERIES, check_data, check_start
 from metanas.training.config import RunConfig
+from metanas.training.dataset import network_input
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.schedule import cosine, fix, prune, search_at, searching, settle
-from metanas.training.task_batch import MetaState, TaskResults, network_input, ways_of
+from metanas.training.task_batch import MetaState, TaskResults, ways_of
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features, Task, sample_task
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metanas.adaptation.adaptation import Adaptation, Figures, Stage, Step, advance
+from metanas.adaptation.adaptation import Adaptation, Figures, Stage, advance
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Diverged
 from metanas.images.batches import batches_of
@@ -18,6 +18,7 @@ from metanas.images.support_set import Preprocessing, SupportSet, support_set
 from metanas.nn.functional import Rows
 from metanas.nn.ops import Norm
 from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Progress
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Params
 from metanas.testing import make_checkpoint
@@ -47,9 +48,9 @@ def begin(
     return Adaptation(checkpoint, support, options, torch.Generator().manual_seed(seed))
 
 
-def run(*adaptations: Adaptation, until: Stage = Stage.DONE, memory: int = 2**30) -> list[Step]:
+def run(*adaptations: Adaptation, until: Stage = Stage.DONE, memory: int = 2**30) -> list[Progress]:
     """Take them all to this stage; the steps of the first, or what ended it."""
-    seen = list[Step]()
+    seen = list[Progress]()
     while going := [each for each in adaptations if each.stage not in (until, Stage.DONE)]:
         for each, outcome in zip(going, advance(going, memory=memory), strict=True):
             if isinstance(outcome, Exception):
@@ -61,7 +62,7 @@ def run(*adaptations: Adaptation, until: Stage = Stage.DONE, memory: int = 2**30
 
 def adapted(
     checkpoint: Checkpoint, support: SupportSet, options: AdaptConfig, seed: int = 0
-) -> tuple[Params, list[Step]]:
+) -> tuple[Params, list[Progress]]:
     """The supernet's parameters at the end of the search, and its steps."""
     adaptation = begin(checkpoint, support, options, seed)
     steps = run(adaptation, until=Stage.TUNE)
@@ -289,9 +290,9 @@ def test_no_stage_ends_early_that_must_not(
     assert patient.taken[Stage.ADAPT] == options.steps
 
 
-def told(adaptation: Adaptation, losses: Iterable[float]) -> list[Step]:
+def told(adaptation: Adaptation, losses: Iterable[float]) -> list[Progress]:
     """Have an adaptation that moves nothing see these losses, as long as it goes on."""
-    seen = list[Step]()
+    seen = list[Progress]()
     for loss in losses:
         if adaptation.stage is Stage.DONE:
             break

@@ -19,8 +19,7 @@ from metanas.runs.run import run
 from metanas.spec.options import AffineRange, PhotoRange
 from metanas.spec.search_space import SearchSpace
 from metanas.training.config import RunConfig
-from metanas.training.dataset import classes_of
-from metanas.training.features import trunk_features
+from metanas.training.dataset import classes_of, trunk_features
 from tests.core.small import RUN, examples, run_config, synthetic
 
 STILL = AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0)
