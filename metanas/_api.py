@@ -13,7 +13,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Report
 from metanas_data.datasets.dataset import read_dataset as load_dataset
 from metanas_data.datasets.episodes import EpisodeShape, Sampler
-from metanas_data.folders import is_litter, repeated_classes
+from metanas_data.folders import class_files
 
 __all__ = [
     "AdaptConfig",
@@ -42,22 +42,23 @@ def read_folder(folder: Path) -> list[Example]:
     systems leave behind, are left out.
 
     Raises:
-        InvalidInput: NO_EXAMPLES, the folder has no sub-folder with a file; or DUPLICATE_LABEL, for
-            each sub-folder that repeats a class.
+        InvalidInput: FOLDER_UNREADABLE; FOLDER_LAYOUT, for each entry that is out of place and for
+            each class that is given twice; NO_EXAMPLES, no sub-folder has a file.
     """
-    classes = [path for path in _entries(folder) if path.is_dir()]
-    repeated = [
-        Violation(f"classes[{classes.index(path)}]", "DUPLICATE_LABEL", message)
-        for path, message in repeated_classes(classes)
-    ]
-    if repeated:
-        raise InvalidInput(repeated)
-    paths = [path for each in classes for path in _entries(each) if path.is_file()]
-    if not paths:
+    try:
+        files, faults = class_files(folder)
+        if faults:
+            raise InvalidInput(
+                Violation("support", "FOLDER_LAYOUT", f"{path}: {message}")
+                for path, message in faults
+            )
+        examples = [
+            Example(label, path.read_bytes()) for label, paths in files.items() for path in paths
+        ]
+    except OSError as error:
+        message = f"{error.filename} cannot be read: {error.strerror}"
+        raise InvalidInput.single("support", "FOLDER_UNREADABLE", message) from error
+    if not examples:
         message = f"{folder} holds no images; make a sub-folder of images for each class"
-        raise InvalidInput([Violation("examples", "NO_EXAMPLES", message)])
-    return [Example(path.parent.name, path.read_bytes()) for path in paths]
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if not is_litter(path.name))
+        raise InvalidInput.single("examples", "NO_EXAMPLES", message)
+    return examples

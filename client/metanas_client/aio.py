@@ -33,7 +33,7 @@ from metanas_client.resources import (
     Progress,
     State,
 )
-from metanas_client.support import Support, SupportSet, read_support
+from metanas_client.support import Support, SupportSet, read_contents, read_support
 from metanas_client.transport import Calls
 
 PAGE_SIZE = 100
@@ -135,10 +135,12 @@ class AsyncClient:
             timeout=timeout,
         )
         spec = spec_message(job)
-        check_sizes(examples, await self._limits(checkpoint))
+        # sizes first: a folder of the wrong images may be larger than the memory
+        await asyncio.to_thread(check_sizes, examples, await self._limits(checkpoint))
+        contents = await asyncio.to_thread(read_contents, examples)
         calls = self._calls()
         try:
-            info = await calls.create_adaptation(spec, examples)
+            info = await calls.create_adaptation(spec, contents)
         except InvalidInput as error:
             raise name_sources(error, examples) from error
         return AsyncAdaptation(calls, info, examples)

@@ -3,11 +3,13 @@
 They spare an upload that the server would refuse. The server checks everything again.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from metanas_client.errors import InvalidInput, NotFound, Violation
 from metanas_client.resources import Checkpoint, Limits
-from metanas_client.support import RawImage, SupportSet
+from metanas_client.support import SupportSet, unreadable
 from metanas_client.text import size
 from metanas_data.suggest import did_you_mean
 
@@ -40,35 +42,59 @@ def choose_checkpoint(known: Sequence[Checkpoint], name: str) -> Checkpoint:
 
 
 def check_sizes(support: SupportSet, limits: Limits) -> None:
-    """Check the bytes of every image and of all images together.
+    """Check the numbers of classes and images, and their bytes, without reading a file.
 
     Raises:
-        InvalidInput: IMAGE_TOO_LARGE for every such image, with its file, and beside them
-            LABEL_EMPTY and CLASS_WITHOUT_EXAMPLES; or TOO_MANY_BYTES.
+        InvalidInput: TOO_MANY_WAYS, TOO_MANY_EXAMPLES or TOO_MANY_SHOTS; FILE_UNREADABLE or
+            IMAGE_TOO_LARGE for every such image, with its file, and beside them LABEL_EMPTY and
+            CLASS_WITHOUT_EXAMPLES; or TOO_MANY_BYTES.
     """
-    too_large = list(_too_large(support, limits.max_image_bytes))
-    if too_large:
-        raise InvalidInput([*too_large, *_unusable_classes(support)])
-    total = sum(_bytes(example.image) for example in support.examples)
-    if total > limits.max_total_bytes:
+    if too_many := list(_too_many(support, limits)):
+        raise InvalidInput(too_many)
+    sizes, unusable = _sizes(support, limits.max_image_bytes)
+    if unusable:
+        raise InvalidInput([*unusable, *_unusable_classes(support)])
+    if sum(sizes) > limits.max_total_bytes:
         raise InvalidInput.single(
             "examples",
             "TOO_MANY_BYTES",
-            f"the images have {size(total)}; the server takes {size(limits.max_total_bytes)}. "
+            f"the images have {size(sum(sizes))}; the server takes {size(limits.max_total_bytes)}. "
             "Send fewer images, or smaller ones",
         )
 
 
-def _too_large(support: SupportSet, limit: int) -> Iterator[Violation]:
+def _too_many(support: SupportSet, limits: Limits) -> Iterator[Violation]:
+    ways, count = len(support.classes), len(support.examples)
+    if ways > limits.max_ways:
+        message = f"there are {ways} classes; the server takes {limits.max_ways}"
+        yield Violation("classes", "TOO_MANY_WAYS", message)
+    if count > limits.max_examples:
+        message = f"there are {count} images; the server takes {limits.max_examples}"
+        yield Violation(f"examples[{limits.max_examples}]", "TOO_MANY_EXAMPLES", message)
+    shots = Counter(example.label for example in support.examples)
+    seen = Counter[bytes]()
     for index, example in enumerate(support.examples):
-        found = _bytes(example.image)
-        if found > limit:
-            yield Violation(
-                f"examples[{index}].image",
-                "IMAGE_TOO_LARGE",
-                f"the image has {size(found)}; the server takes {size(limit)}. Make it smaller",
-                example.source,
-            )
+        seen[example.label] += 1
+        if seen[example.label] == limits.max_shots + 1:
+            name, images = example.label.decode("utf-8", "replace"), shots[example.label]
+            message = f"class {name!r} has {images} images; the server takes {limits.max_shots}"
+            yield Violation(f"examples[{index}]", "TOO_MANY_SHOTS", message)
+
+
+def _sizes(support: SupportSet, limit: int) -> tuple[list[int], list[Violation]]:
+    sizes, unusable = [], []
+    for index, example in enumerate(support.examples):
+        field = f"examples[{index}].image"
+        try:
+            sizes.append(example.size())
+        except OSError as error:
+            unusable.append(unreadable(field, Path(error.filename), error))
+            continue
+        if sizes[-1] > limit:
+            message = f"the image has {size(sizes[-1])}; the server takes {size(limit)}. "
+            message += "Make it smaller"
+            unusable.append(Violation(field, "IMAGE_TOO_LARGE", message, example.source))
+    return sizes, unusable
 
 
 def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
@@ -81,7 +107,3 @@ def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
         elif label not in present:
             message = f"class {label.decode('utf-8', 'replace')!r} has no image; add one"
             yield Violation(field, "CLASS_WITHOUT_EXAMPLES", message, None)
-
-
-def _bytes(image: bytes | RawImage) -> int:
-    return len(image.data if isinstance(image, RawImage) else image)

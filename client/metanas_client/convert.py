@@ -1,6 +1,6 @@
 """Conversion between plain values and protobuf messages. No other module builds messages."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,7 +19,7 @@ from metanas_client.resources import (
     Progress,
     State,
 )
-from metanas_client.support import RawImage, SupportExample, SupportSet
+from metanas_client.support import Content, RawImage, SupportSet
 from metanas_data.suggest import nearest_or_all
 from metanas_protos.v1 import (
     adaptation_pb2,
@@ -97,12 +97,13 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
 
 
 def create_requests(
-    spec: adaptation_pb2.AdaptationSpec, support: SupportSet
+    spec: adaptation_pb2.AdaptationSpec, contents: Iterable[Content]
 ) -> Iterator[adaptation_service_pb2.CreateAdaptationRequest]:
     """Yield the messages of a `CreateAdaptation` stream."""
     yield adaptation_service_pb2.CreateAdaptationRequest(spec=spec)
-    for example in support.examples:
-        yield adaptation_service_pb2.CreateAdaptationRequest(example=_example_message(example))
+    for label, image in contents:
+        example = _example_message(label, image)
+        yield adaptation_service_pb2.CreateAdaptationRequest(example=example)
 
 
 def adaptation_info(message: adaptation_pb2.Adaptation) -> AdaptationInfo:
@@ -204,13 +205,12 @@ def _options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:
     return {field.name: value for field, value in message.ListFields()}
 
 
-def _example_message(example: SupportExample) -> example_pb2.Example:
-    if isinstance(example.image, RawImage):
-        raw = example.image
-        kind = example_pb2.TENSOR_TYPE_FLOAT32 if raw.is_float else example_pb2.TENSOR_TYPE_UINT8
-        tensor = example_pb2.RawTensor(shape=raw.shape, type=kind, data=raw.data)
-        return example_pb2.Example(label=example.label, tensor=tensor)
-    return example_pb2.Example(label=example.label, encoded=example.image)
+def _example_message(label: bytes, image: bytes | RawImage) -> example_pb2.Example:
+    if isinstance(image, RawImage):
+        kind = example_pb2.TENSOR_TYPE_FLOAT32 if image.is_float else example_pb2.TENSOR_TYPE_UINT8
+        tensor = example_pb2.RawTensor(shape=image.shape, type=kind, data=image.data)
+        return example_pb2.Example(label=label, tensor=tensor)
+    return example_pb2.Example(label=label, encoded=image)
 
 
 def _progress(message: adaptation_pb2.Progress) -> Progress:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from metanas_client.errors import InvalidInput, Violation
-from metanas_data.folders import is_litter, repeated_classes
+from metanas_data.folders import class_files
 from metanas_data.suggest import did_you_mean_file
 
 Image: TypeAlias = object
@@ -37,30 +37,50 @@ class RawImage:
 
 @dataclass(frozen=True)
 class SupportExample:
-    """A labelled image, ready to be sent."""
+    """Labelled image."""
 
     label: bytes
     """The class in UTF-8 (or in whatever bytes a folder name has: the server judges it)."""
-    image: bytes | RawImage
-    """An encoded image file, or pixels."""
-    source: str | None
-    """The file that it was read from."""
+    image: bytes | RawImage | Path
+    """An encoded image, pixels, or a file that is not read yet."""
+
+    @property
+    def source(self) -> str | None:
+        """Return the name of the file, if there is one."""
+        return str(self.image) if isinstance(self.image, Path) else None
+
+    def size(self) -> int:
+        """Return the number of bytes, without reading a file.
+
+        Raises:
+            OSError: the file cannot be found.
+        """
+        match self.image:
+            case Path():
+                return self.image.stat().st_size
+            case RawImage():
+                return len(self.image.data)
+        return len(self.image)
 
 
 @dataclass(frozen=True)
 class SupportSet:
-    """Support set as it goes to the server."""
+    """Support set before its files are read."""
 
     classes: tuple[bytes, ...]
     """In the order of the model's outputs; classes without examples are included."""
     examples: tuple[SupportExample, ...]
 
 
+Content = tuple[bytes, bytes | RawImage]
+"""Label, and an encoded image or pixels."""
+
+
 def read_support(support: Support) -> SupportSet:
-    """Read a support set.
+    """Read a support set without the content of its files.
 
     Raises:
-        InvalidInput: it has none of the forms of `Support`, or a file or array in it is unusable.
+        InvalidInput: it has none of the forms of `Support`, or an array in it is unusable.
     """
     match support:
         case str() | os.PathLike():
@@ -78,7 +98,7 @@ def read_support(support: Support) -> SupportSet:
 
 
 def read_folder(folder: Path) -> SupportSet:
-    """Read a folder with one sub-folder for each class, both in the order of their names.
+    """List a folder with one sub-folder for each class, both in the order of their names.
 
     Raises:
         InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, a folder
@@ -93,29 +113,62 @@ def read_folder(folder: Path) -> SupportSet:
             f"{folder} {fault}; a support set is a folder with one sub-folder of images a class."
             f"{hint}",
         )
+    try:
+        files, faults = class_files(folder)
+    except OSError as error:
+        raise InvalidInput([unreadable("support", Path(error.filename), error)]) from error
+    if faults:
+        raise InvalidInput(
+            [Violation("support", "FOLDER_LAYOUT", message, str(path)) for path, message in faults]
+        )
+    return SupportSet(
+        tuple(map(os.fsencode, files)),
+        tuple(
+            SupportExample(os.fsencode(label), path)
+            for label, paths in files.items()
+            for path in paths
+        ),
+    )
+
+
+def read_contents(support: SupportSet) -> list[Content]:
+    """Read the files of a support set.
+
+    Raises:
+        InvalidInput: FILE_UNREADABLE, for each such file.
+    """
+    contents: list[Content] = []
     bad: list[Violation] = []
-    classes: list[bytes] = []
-    examples: list[SupportExample] = []
-    entries = visible(folder)
-    repeated = repeated_classes([entry for entry in entries if entry.is_dir()])
-    bad += [_layout(path, message) for path, message in repeated]
-    for entry in entries:
-        if not entry.is_dir():
-            bad.append(_layout(entry, "lies beside the class folders; move it into one of them"))
-            continue
-        label = os.fsencode(entry.name)
-        classes.append(label)
-        for path in visible(entry):
-            if not path.is_file():
-                bad.append(_layout(path, "is no file; a class folder holds only images"))
-                continue
-            try:
-                examples.append(SupportExample(label, _read_file(path, "support"), str(path)))
-            except InvalidInput as error:
-                bad += error.violations
+    for index, example in enumerate(support.examples):
+        try:
+            contents.append((example.label, content(example.image, f"examples[{index}].image")))
+        except InvalidInput as error:
+            bad += error.violations
     if bad:
         raise InvalidInput(bad)
-    return SupportSet(tuple(classes), tuple(examples))
+    return contents
+
+
+def content(image: bytes | RawImage | Path, field: str) -> bytes | RawImage:
+    """Return an image, read from its file if it is one.
+
+    Raises:
+        InvalidInput: FILE_UNREADABLE.
+    """
+    if not isinstance(image, Path):
+        return image
+    try:
+        return image.read_bytes()
+    except OSError as error:
+        raise InvalidInput([unreadable(field, image, error)]) from error
+
+
+def unreadable(field: str, path: Path, error: OSError) -> Violation:
+    """Return FILE_UNREADABLE, with a suggestion if the file does not exist."""
+    why = error.strerror or str(error)
+    if not path.exists():
+        why += did_you_mean_file(path).replace(" Did", ". Did")
+    return Violation(field, "FILE_UNREADABLE", why, str(path))
 
 
 def raw_images(value: Image, field: str) -> list[RawImage]:
@@ -146,15 +199,14 @@ def raw_images(value: Image, field: str) -> list[RawImage]:
     return [RawImage(tuple(shape), is_float, data[size * i : size * (i + 1)]) for i in range(count)]
 
 
-def image_list(images: object, field: str) -> Iterator[tuple[str | None, bytes | RawImage]]:
-    """Yield each image with its file. A stacked array (N, H, W, C) counts as N images.
+def image_list(images: object, field: str) -> Iterator[bytes | RawImage | Path]:
+    """Yield each image, without reading files. A stacked array (N, H, W, C) counts as N images.
 
     Raises:
-        InvalidInput: SUPPORT_FORM, TENSOR_FORM or FILE_UNREADABLE, with the index.
+        InvalidInput: SUPPORT_FORM or TENSOR_FORM, with the index.
     """
     for index, image in enumerate(_images(images, field)):
-        example = _example(b"", image, f"{field}[{index}]")
-        yield example.source, example.image
+        yield _example(b"", image, f"{field}[{index}]").image
 
 
 def _from_mapping(support: Mapping[str, object]) -> SupportSet:
@@ -194,16 +246,15 @@ def _images(images: object, field: str) -> Iterator[Image]:
 def _example(label: bytes, image: Image, field: str) -> SupportExample:
     match image:
         case str() | os.PathLike():
-            path = Path(image)
-            return SupportExample(label, _read_file(path, field), str(path))
+            return SupportExample(label, Path(image))
         case bytes() | bytearray():
-            return SupportExample(label, bytes(image), None)
+            return SupportExample(label, bytes(image))
         case RawImage():
-            return SupportExample(label, image, None)
+            return SupportExample(label, image)
     raws = raw_images(image, field)
     if len(raws) != 1:
         raise InvalidInput.single(field, "TENSOR_FORM", f"one image expected, found {len(raws)}")
-    return SupportExample(label, raws[0], None)
+    return SupportExample(label, raws[0])
 
 
 def _label(label: object) -> bytes:
@@ -227,34 +278,6 @@ def _is_buffer(value: object) -> bool:
 
 def _little_endian_float32(view: memoryview) -> bytes:
     return array.array("f", array.array("d", view.tobytes())).tobytes()
-
-
-def _read_file(path: Path, field: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        why = error.strerror or str(error)
-        if not path.exists():
-            why += did_you_mean_file(path).replace(" Did", ". Did")
-        raise InvalidInput((Violation(field, "FILE_UNREADABLE", why, str(path)),)) from error
-
-
-def visible(folder: Path) -> list[Path]:
-    """Return the entries of a folder by name, without hidden files and litter.
-
-    Raises:
-        InvalidInput: FILE_UNREADABLE.
-    """
-    try:
-        names = [entry for entry in folder.iterdir() if not is_litter(entry.name)]
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise InvalidInput((Violation("support", "FILE_UNREADABLE", why, str(folder)),)) from error
-    return sorted(names, key=lambda entry: os.fsencode(entry.name))
-
-
-def _layout(path: Path, message: str) -> Violation:
-    return Violation("support", "FOLDER_LAYOUT", message, str(path))
 
 
 def _no_image(value: object, field: str) -> InvalidInput:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 import grpc
@@ -12,7 +12,7 @@ from metanas_client import convert
 from metanas_client.channel import Connection, broken, open_channel, translate
 from metanas_client.errors import DownloadDamaged, ServerFault
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress
-from metanas_client.support import SupportSet
+from metanas_client.support import Content
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -42,20 +42,22 @@ class Calls:
         """Close the channel; calls under way end with an error."""
         await self._channel.close()
 
-    async def create_adaptation(self, spec: convert.Spec, support: SupportSet) -> AdaptationInfo:
+    async def create_adaptation(
+        self, spec: convert.Spec, contents: Sequence[Content]
+    ) -> AdaptationInfo:
         """Send a support set. A broken connection repeats it, which the request id makes safe."""
         try:
-            return await self._create(spec, support)
+            return await self._create(spec, contents)
         except grpc.aio.AioRpcError as error:
             # gRPC repeats by itself only what fits its buffer. No server listens: give up.
             unreachable = grpc.ChannelConnectivity.TRANSIENT_FAILURE
             if not broken(error) or self._channel.get_state() == unreachable:
                 raise translate(error, self._connection) from error
         with self._translated():
-            return await self._create(spec, support)
+            return await self._create(spec, contents)
 
-    async def _create(self, spec: convert.Spec, support: SupportSet) -> AdaptationInfo:
-        requests = convert.create_requests(spec, support)
+    async def _create(self, spec: convert.Spec, contents: Sequence[Content]) -> AdaptationInfo:
+        requests = convert.create_requests(spec, contents)
         reply = await self._adaptations.CreateAdaptation(requests, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 

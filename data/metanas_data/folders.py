@@ -38,6 +38,27 @@ def visible(folder: Path) -> list[Path]:
     return sorted(entries, key=lambda entry: os.fsencode(entry.name))
 
 
+def class_files(root: Path) -> tuple[dict[str, list[Path]], list[tuple[Path, str]]]:
+    """Return the files of each class folder of a support set, and the faults of its layout.
+
+    Names are in their order. A fault is a path and the end of a sentence about it: a file beside
+    the class folders, an entry of a class folder that is no file, or a class that is given twice.
+
+    Raises:
+        OSError: a folder cannot be read.
+    """
+    entries = visible(root)
+    folders = [entry for entry in entries if entry.is_dir()]
+    inside = {folder.name: visible(folder) for folder in folders}
+    beside = "lies beside the class folders; move it into one of them"
+    nested = "is no file; a class folder holds only images"
+    faults = [(entry, beside) for entry in entries if not entry.is_dir()]
+    faults += [(path, nested) for paths in inside.values() for path in paths if not path.is_file()]
+    faults += repeated_classes(folders)
+    files = {name: [path for path in paths if path.is_file()] for name, paths in inside.items()}
+    return files, sorted(faults)
+
+
 def repeated_classes(folders: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Yield each class folder that repeats an earlier one, with a sentence about the repetition."""
     names: dict[str, Path] = {}

@@ -41,6 +41,23 @@ def test_the_bytes_of_all_images_have_a_limit(tiny: Checkpoint) -> None:
     assert caught.value.reason == "TOO_MANY_BYTES"
 
 
+def test_a_support_set_has_limits_of_classes_and_images(tiny: Checkpoint) -> None:
+    support = read_support({"a": PIXELS, "b": PIXELS, "c": PIXELS})
+    limits = replace(tiny.limits, max_ways=2, max_examples=5, max_shots=1)
+    with pytest.raises(InvalidInput) as caught:
+        check_sizes(support, limits)
+    reasons = [violation.reason for violation in caught.value.violations]
+    assert reasons == ["TOO_MANY_WAYS", "TOO_MANY_EXAMPLES", *["TOO_MANY_SHOTS"] * 3]
+
+
+def test_sizes_are_checked_before_a_file_is_read(server: str, tmp_path: Path) -> None:
+    support = class_folders(tmp_path / "support", 2, 2)
+    with (support / "class0" / "0.png").open("wb") as file:
+        file.truncate(2**36)  # more than the memory
+    with Client(server) as client, pytest.raises(InvalidInput, match=r"68719\.5 MB"):
+        client.adapt(support)
+
+
 def test_every_image_above_the_limit_is_named_before_the_upload(
     checkpoints: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from metanas_client import InvalidInput, Progress, State, convert
 from metanas_client.convert import OPTION_TYPES, Job
 from metanas_client.errors import Fault, Violation
 from metanas_client.resources import AdaptationInfo, Option
-from metanas_client.support import read_support
+from metanas_client.support import read_contents, read_support
 from metanas_protos.v1 import adaptation_pb2, adaptation_service_pb2, failure_pb2
 from metanas_protos.v1.option_help import OPTION_HELP
 
@@ -58,7 +58,9 @@ def test_what_a_message_cannot_carry_is_refused_here(bad: Job, reason: str) -> N
 
 
 def test_the_spec_comes_first_and_every_example_once() -> None:
-    requests = list(convert.create_requests(convert.spec_message(job(timeout=1.5)), SUPPORT))
+    requests = list(
+        convert.create_requests(convert.spec_message(job(timeout=1.5)), read_contents(SUPPORT))
+    )
     assert [request.WhichOneof("part") for request in requests] == ["spec", "example", "example"]
     assert requests[0].spec.timeout.ToMilliseconds() == 1500
     assert list(requests[0].spec.classes) == [b"a", b"b"]

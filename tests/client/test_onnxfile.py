@@ -4,16 +4,18 @@ import io
 import json
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
 from metanas_client import InvalidInput, ModelFileError
-from metanas_client.onnx.images import load_image, load_images
+from metanas_client.onnx.images import batches, load_image
 from metanas_client.onnx.model_file import ModelFile
 from metanas_client.support import RawImage
 from tests.client.conftest import draw
@@ -151,16 +153,40 @@ def test_paths_bytes_and_arrays_are_the_same_image(model: ModelFile, tmp_path: P
 )
 def test_an_unusable_image_is_named_by_its_index(image: object, reason: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        load_images([np.zeros((2, 2), np.uint8), image], 1)
+        list(batches([np.zeros((2, 2), np.uint8), image], 1, 99))
     assert (caught.value.reason, caught.value.violations[0].field) == (reason, "images[1]")
 
 
 def test_all_unusable_images_are_named_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
-        load_images([b"", np.zeros((2, 2), np.uint8), b"GIF89a"], 1)
+        list(batches([b"", np.zeros((2, 2), np.uint8), b"GIF89a"], 1, 99))
     assert [(each.field, each.reason) for each in caught.value.violations] == [
         ("images[0]", "IMAGE_UNREADABLE"),
         ("images[2]", "IMAGE_FORMAT"),
+    ]
+
+
+def test_images_are_read_batch_by_batch() -> None:
+    read: list[int] = []
+
+    def images() -> Iterator[NDArray[np.uint8]]:
+        for side in (2, 3, 2, 9, 1):
+            read.append(side)
+            yield np.full((side, side), 255, np.uint8)
+
+    seen = [([len(image) for image in batch], len(read)) for batch in batches(images(), 1, 13)]
+    assert seen == [([2, 3], 3), ([2], 4), ([9], 5), ([1], 5)]
+
+
+def test_a_missing_file_is_named_beside_other_unusable_images(
+    model: ModelFile, tmp_path: Path
+) -> None:
+    path = draw(tmp_path / "x.png", 3)
+    with pytest.raises(InvalidInput) as caught:
+        model.predict([path, tmp_path / "none.png", b""])
+    assert [(each.field, each.reason) for each in caught.value.violations] == [
+        ("images[1]", "FILE_UNREADABLE"),
+        ("images[2]", "IMAGE_UNREADABLE"),
     ]
 
 

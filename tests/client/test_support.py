@@ -12,7 +12,14 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from metanas_client import InvalidInput
-from metanas_client.support import RawImage, Support, image_list, raw_images, read_support
+from metanas_client.support import (
+    RawImage,
+    Support,
+    image_list,
+    raw_images,
+    read_contents,
+    read_support,
+)
 from tests.client.conftest import class_folders, draw
 
 SHAPES = arrays.array_shapes(min_dims=2, max_dims=4, min_side=0, max_side=5)
@@ -82,7 +89,7 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
 def test_paths_and_bytes_are_sent_as_they_lie_on_disk(tmp_path: Path) -> None:
     path = draw(tmp_path / "x.png", 0)
     read = read_support({"a": [path, str(path)], "b": [path.read_bytes()]})
-    assert {example.image for example in read.examples} == {path.read_bytes()}
+    assert {content for _, content in read_contents(read)} == {path.read_bytes()}
     assert [example.source for example in read.examples] == [str(path), str(path), None]
 
 
@@ -134,7 +141,6 @@ def test_files_in_the_wrong_place_are_all_named(tmp_path: Path) -> None:
         ({"a": [7]}, "SUPPORT_FORM"),
         ({"a": 7}, "SUPPORT_FORM"),
         ({7: [PIXEL]}, "LABEL_TYPE"),
-        ({"a": ["/no/such/image.png"]}, "FILE_UNREADABLE"),
         ({"a": [np.zeros((2, 2), dtype=np.int64)]}, "TENSOR_FORM"),
         ({"a": [np.zeros((2, 2), dtype=">f4")]}, "TENSOR_FORM"),
         ({"a": [np.zeros(4, dtype=np.uint8)]}, "TENSOR_FORM"),
@@ -151,6 +157,17 @@ def test_what_is_no_support_set_is_refused_with_a_reason(support: Support, reaso
 
 def test_images_without_classes_are_read_the_same_way(tmp_path: Path) -> None:
     path = draw(tmp_path / "x.png", 0)
-    found = list(image_list([path, path.read_bytes(), PIXEL], "images"))
-    assert [source for source, _ in found] == [str(path), None, None]
-    assert found[2][1] == RawImage((1, 1), False, b"\0")
+    images = [path, path.read_bytes(), RawImage((1, 1), False, b"\0")]
+    assert list(image_list([str(path), path.read_bytes(), PIXEL], "images")) == images
+
+
+def test_all_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    draw(tmp_path / "x1.png", 0)
+    support = read_support({"a": [tmp_path / "x2.png", PIXEL], "b": [tmp_path]})
+    with pytest.raises(InvalidInput) as caught:
+        read_contents(support)
+    assert [(v.field, v.reason, v.source) for v in caught.value.violations] == [
+        ("examples[0].image", "FILE_UNREADABLE", str(tmp_path / "x2.png")),
+        ("examples[2].image", "FILE_UNREADABLE", str(tmp_path)),
+    ]
+    assert "Did you mean x1.png?" in str(caught.value)

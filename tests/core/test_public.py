@@ -65,6 +65,12 @@ def test_a_class_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(metanas.InvalidInput) as caught:
         metanas.read_folder(tmp_path)
-    assert [(v.field, v.reason) for v in caught.value.violations] == [
-        ("classes[1]", "DUPLICATE_LABEL")
+    assert [(v.reason, "link to the class 'a'" in v.message) for v in caught.value.violations] == [
+        ("FOLDER_LAYOUT", True)
     ]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(metanas.InvalidInput, match="none cannot be read: No such file") as caught:
+        metanas.read_folder(tmp_path / "none")
+    assert caught.value.reason == "FOLDER_UNREADABLE"

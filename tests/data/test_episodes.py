@@ -122,6 +122,12 @@ def test_a_split_that_does_not_exist_is_answered_with_those_that_do(tmp_path: Pa
         read_dataset(tmp_path / "set.npz", "test")
 
 
+def test_a_missing_data_set_gets_a_suggestion(tmp_path: Path) -> None:
+    arrays_file(tmp_path / "set.npz")
+    with pytest.raises(DatasetError, match=r"Did you mean set\.npz\?"):
+        read_dataset(tmp_path / "sett.npz")
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))

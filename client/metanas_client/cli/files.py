@@ -17,8 +17,9 @@ from metanas_client.cli.screen import Screen
 from metanas_client.errors import InvalidInput, Violation
 from metanas_client.extras import needs
 from metanas_client.onnx import cells
-from metanas_client.support import visible
+from metanas_client.support import unreadable
 from metanas_client.text import percent, size
+from metanas_data.folders import visible
 
 if TYPE_CHECKING:
     from metanas_client.onnx.model_file import ModelFile, Prediction
@@ -152,7 +153,11 @@ def verify(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    for entry in visible(folder):
+    try:
+        entries = visible(folder)
+    except OSError as error:
+        raise InvalidInput([unreadable("images", folder, error)]) from error
+    for entry in entries:
         if entry.is_dir():
             yield from _files_below(entry)
         else:

@@ -3,13 +3,14 @@
 Needs the extra "onnx".
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metanas_client.errors import ClientError, InvalidInput, Violation
-from metanas_client.support import Image, RawImage, image_list
+from metanas_client.support import Image, RawImage, content, image_list
 from metanas_data.arrays import eight_bits
 from metanas_data.decode import decode
 from metanas_data.errors import ImageError
@@ -18,31 +19,58 @@ from metanas_data.limits import ImageLimits
 LIMITS = ImageLimits()
 
 
-def load_images(images: Iterable[Image], channels: int) -> list[NDArray[np.uint8]]:
-    """Read every image as uint8 (H, W, channels).
+def batches(
+    images: Iterable[Image], channels: int, most_pixels: int
+) -> Iterator[list[NDArray[np.uint8]]]:
+    """Yield the images as uint8 (H, W, channels), in lists of at most so many pixels.
+
+    Each list is read when it is asked for, and a larger image is a list of its own.
 
     Args:
         images: paths, encoded bytes, arrays, or one array (N, H, W, C).
         channels: 1 or 3; colour becomes grey by ITU-R 601-2 luma, grey is repeated.
+        most_pixels: of the images of a list together.
 
     Raises:
         InvalidInput: one violation for each unusable image, with its index and, if there is one,
-            its file. The reasons are those of `metanas_data.errors.ImageError`.
+            its file. The reasons are FILE_UNREADABLE and those of
+            `metanas_data.errors.ImageError`. After the first such image no list is yielded.
     """
-    loaded: list[NDArray[np.uint8]] = []
+    batch: list[NDArray[np.uint8]] = []
     bad: list[Violation] = []
-    for index, (source, content) in enumerate(image_list(images, "images")):
-        try:
-            loaded.append(load_image(content, channels))
-        except ClientError as error:
-            bad.append(Violation(f"images[{index}]", error.reason, error.message, source))
+    pixels = 0
+    for index, image in enumerate(image_list(images, "images")):
+        loaded = _load(image, f"images[{index}]", channels, bad)
+        if loaded is None or bad:
+            batch.clear()
+            continue
+        area = loaded.shape[0] * loaded.shape[1]
+        if batch and pixels + area > most_pixels:
+            yield batch
+            batch, pixels = [], 0
+        batch.append(loaded)
+        pixels += area
     if bad:
         raise InvalidInput(bad)
-    return loaded
+    if batch:
+        yield batch
+
+
+def _load(
+    image: bytes | RawImage | Path, field: str, channels: int, bad: list[Violation]
+) -> NDArray[np.uint8] | None:
+    try:
+        return load_image(content(image, field), channels)
+    except InvalidInput as error:
+        bad += error.violations
+    except ClientError as error:
+        source = str(image) if isinstance(image, Path) else None
+        bad.append(Violation(field, error.reason, error.message, source))
+    return None
 
 
 def load_image(image: bytes | RawImage, channels: int) -> NDArray[np.uint8]:
-    """Read one image as uint8 (H, W, channels); see `load_images`.
+    """Read one image as uint8 (H, W, channels); see `batches`.
 
     Raises:
         ClientError: with the reason of the `ImageError`.

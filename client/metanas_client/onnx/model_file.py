@@ -7,7 +7,7 @@ import base64
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from metanas_client.errors import ModelFileError
 from metanas_client.extras import warn_of_two_runtimes
 from metanas_client.onnx.cells import Cell, read_cells
-from metanas_client.onnx.images import load_images
+from metanas_client.onnx.images import batches
 from metanas_client.support import Image
 from metanas_data.suggest import did_you_mean_file
 
@@ -191,19 +191,25 @@ class ModelFile:
         ]
 
     def _run_all(self, images: Iterable[Image]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        loaded = load_images(images, self.channels)
-        ways = len(self.labels)
-        logits = np.empty((len(loaded), ways), dtype=np.float32)
+        """Run batch after batch, so that the images of one batch are in memory at a time."""
+        empty = np.empty((0, len(self.labels)), dtype=np.float32)
+        parts = [(empty, empty)]
+        parts += map(self._run_batch, batches(images, self.channels, MAX_BATCH_PIXELS))
+        logits, probabilities = zip(*parts, strict=True)
+        return np.concatenate(logits), np.concatenate(probabilities)
+
+    def _run_batch(
+        self, images: Sequence[NDArray[np.uint8]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run images of several sizes, those of equal size together."""
+        logits = np.empty((len(images), len(self.labels)), dtype=np.float32)
         probabilities = np.empty_like(logits)
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, image in enumerate(loaded):
+        for index, image in enumerate(images):
             by_shape[image.shape].append(index)
-        for (height, width, *_), same in by_shape.items():
-            most = max(1, MAX_BATCH_PIXELS // (height * width))
-            for first in range(0, len(same), most):
-                indices = same[first : first + most]
-                batch = np.stack([loaded[index] for index in indices])
-                logits[indices], probabilities[indices] = self.run(batch)
+        for rows in by_shape.values():
+            stacked = np.stack([images[row] for row in rows])
+            logits[rows], probabilities[rows] = self.run(stacked)
         return logits, probabilities
 
     def _prediction(self, row: NDArray[np.float32]) -> Prediction:

@@ -15,6 +15,7 @@ from metanas_data.datasets.faults import Faults, refuse
 from metanas_data.decode import decode
 from metanas_data.errors import DatasetError, ImageError
 from metanas_data.limits import ImageLimits
+from metanas_data.suggest import did_you_mean_file
 
 PREFERRED_SPLIT = "val"
 
@@ -87,9 +88,8 @@ def read_classes(path: Path, split: str | None, faults: Faults) -> Mapping[str, 
     elif path.is_file():
         classes = archive.read(path, split)
     else:
-        raise DatasetError(
-            "DATASET_MISSING", f"{path} does not exist; name an npz file or a folder"
-        )
+        message = f"{path} does not exist; name an npz file or a folder.{did_you_mean_file(path)}"
+        raise DatasetError("DATASET_MISSING", message)
     if not classes:
         raise DatasetError("DATASET_EMPTY", f"{path} has no classes")
     return classes
