@@ -76,7 +76,7 @@ class Decoded:
 def _decoded(plan: Plan, episodes: Sequence[int]) -> Iterator[Decoded]:
     for index in episodes:
         episode = plan.sampler.episode(index)
-        job = job_of(plan.checkpoint, episode, index, plan.options)
+        job = job_of(plan.checkpoint, episode, plan.options)
         job.decode()
         if job.task is None:
             job.result()  # raises the job's error

@@ -61,7 +61,6 @@ def evaluate(
     options: AdaptConfig,
     together: int = 1,
     transductive: bool = False,
-    reseed: int = 0,
 ) -> Iterator[tuple[int, Outcome]]:
     """Adapt to each of these episodes, by their numbers, and classify its queries.
 
@@ -77,7 +76,6 @@ def evaluate(
             roundings.
         transductive: measure also the answers of the network if its norms had the statistics of
             support set and queries together.
-        reseed: added to the seeds of the adaptations.
 
     Raises:
         InvalidInput: a support set that cannot be adapted to.
@@ -86,21 +84,21 @@ def evaluate(
     for start in range(0, len(episodes), together):
         chunk = episodes[start : start + together]
         drawn = [sampler.episode(index) for index in chunk]
-        pairs = zip(drawn, chunk, strict=True)
-        jobs = [job_of(checkpoint, episode, index + reseed, options) for episode, index in pairs]
+        jobs = [job_of(checkpoint, episode, options) for episode in drawn]
         make_all(jobs)
         for index, job, episode in zip(chunk, jobs, drawn, strict=True):
             yield index, _outcome(job, episode, transductive)
 
 
-def job_of(checkpoint: Checkpoint, episode: Episode, seed: int, options: AdaptConfig) -> Job:
-    """Return the adaptation to an episode's support set."""
+def job_of(checkpoint: Checkpoint, episode: Episode, options: AdaptConfig) -> Job:
+    """Return the adaptation to an episode's support set; its seed is the number of the episode."""
     examples = [
         Example(label, content(image))
         for label, images in episode.support.items()
         for image in images
     ]
-    return Job(checkpoint, examples, classes=tuple(episode.support), options=options, seed=seed)
+    classes, seed = tuple(episode.support), episode.index
+    return Job(checkpoint, examples, classes=classes, options=options, seed=seed)
 
 
 def queries_of(episode: Episode, channels: int) -> tuple[list[Image], NDArray[np.int64]]:

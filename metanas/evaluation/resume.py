@@ -28,8 +28,6 @@ class Plan:
     options: AdaptConfig
     together: int = 1
     transductive: bool = False
-    reseed: int = 0
-    """Added to the seed of every adaptation; not to that of the episodes."""
 
     def settings(self) -> dict[str, Any]:
         """Return the identity of the evaluation, which does not include the episode count."""
@@ -39,7 +37,6 @@ class Plan:
             "checkpoint_digest": self.checkpoint.card.digest,
             "options": self.options.to_dict(),
             "transductive": self.transductive,
-            "reseed": self.reseed,
             "software": f"metanas {__version__}, torch {torch.__version__}",
         }
 
@@ -70,7 +67,6 @@ def measured(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
         options=plan.options,
         together=plan.together,
         transductive=plan.transductive,
-        reseed=plan.reseed,
     ):
         yield record_of(index, outcome)
 

@@ -73,9 +73,8 @@ def check_scorable(card: CheckpointCard, stored: StoredEvaluation, path: Path) -
     if settings.get("checkpoint_digest") != card.digest:
         message = f"{path} is of another version of {card.name}; evaluate this checkpoint"
         raise EvaluationError("EVALUATION_SETTINGS", message)
-    defaults = {**json.loads(json.dumps(card.defaults.to_dict())), "reseed": 0}
-    options = {**settings["options"], "reseed": settings.get("reseed", 0)}
-    for name, default in defaults.items():
+    options = settings["options"]
+    for name, default in json.loads(json.dumps(card.defaults.to_dict())).items():
         if options.get(name) != default:
             message = f"{path} has {name} = {options.get(name)}; evaluate with {default}"
             raise EvaluationError("EVALUATION_SETTINGS", message)

@@ -83,7 +83,6 @@ def test_a_page_that_was_made_from_the_card_is_made_again(folder: Path) -> None:
     [
         ((0.5, 1.0), {"checkpoint_digest": "00"}, "EVALUATION_SETTINGS"),
         ((0.5, 1.0), {"options": {"steps": 1}}, "EVALUATION_SETTINGS"),
-        ((0.5, 1.0), {"reseed": 1}, "EVALUATION_SETTINGS"),
         ((0.5,), {}, "TOO_FEW_EPISODES"),
     ],
 )
