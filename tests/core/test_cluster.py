@@ -178,7 +178,7 @@ def test_a_worker_that_dies_is_replaced_and_changes_nothing(
 ) -> None:
     marks, hit, whole = (tmp_path / name for name in ("marks", "hit", "whole"))
     marks.mkdir()
-    with team(address, config, train, Deadly(marks, 1), count=2) as mortal:
+    with team(address, config, train, Deadly(marks, 1), workers=2) as mortal:
         train_with(mortal, config, hit)
     assert len(list(marks.iterdir())) == 1, "a process was killed"
     train_with(in_parts(config, train, 2), config, whole)
