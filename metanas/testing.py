@@ -249,6 +249,7 @@ def make_checkpoint(  # noqa: PLR0913 (options of tests)
     size: int = 16,
     width: int = 4,
     trunk: bool = False,
+    pools: tuple[tuple[int, int], ...] = (),
     seed: int = 0,
     options: AdaptConfig | None = None,
     ops: Mapping[str, Op] = OPS,
@@ -257,19 +258,20 @@ def make_checkpoint(  # noqa: PLR0913 (options of tests)
     """Write and load a small untrained checkpoint, named by its folder.
 
     With `trunk`, the cells follow the first blocks of an untrained trunk; then `channels` must be
-    3 and `size` a multiple of 8.
+    3 and `size` a multiple of 8. With `pools`, the trunk has these features and no cells follow.
     """
     space = SearchSpace(
         input_channels=channels,
         ops=tuple(name for name in ops if name != "zero"),
-        channels=(width, width),
-        reductions=(1,),
+        channels=() if pools else (width, width),
+        reductions=() if pools else (1,),
         nodes=2,
         stem_channels=SearchSpace.stem_channels if trunk else (width, 2 * width),
         stem_stride=1,
         partial=partial,
         trunk="efficientnet-lite0" if trunk else "",
         taps=(1, 3),
+        pools=pools,
     )
     supernet = Supernet(space, candidates(space, ops))
     initialise(supernet, torch.Generator().manual_seed(seed))

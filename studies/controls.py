@@ -39,14 +39,16 @@ def linear_probe(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
 def frozen_trunk(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """Measure the accuracy of class prototypes on features of the frozen trunk.
 
-    A feature vector is the mean of the trunk's last map, of unit length. The checkpoint must have a
+    A feature vector holds the parts that the search space pools, each of unit length. The
+    checkpoint must have a
     trunk.
     """
-    maps, trunk = Maps.of(plan.checkpoint.card.space), plan.checkpoint.trunk
+    maps, trunk = Maps(plan.checkpoint.card.space), plan.checkpoint.trunk
     assert trunk is not None
 
     def features(rows: Tensor) -> Tensor:
-        return F.normalize(maps.unpack(rows)[1].mean(dim=(2, 3)), dim=1)
+        parts = [F.normalize(part, dim=1) for part in maps.features(rows)]
+        return F.normalize(torch.cat(parts, dim=1), dim=1)
 
     for case in _decoded(plan, episodes):
         pixels = torch.cat([case.task.preprocess(image) for image in case.queries])

@@ -20,8 +20,8 @@ from metanas.images.shifted_copies import averaged, emit_averaged, emit_copies, 
 from metanas.images.support_set import Image, Preprocessing
 from metanas.nn.onnx_graph import Graph, Value
 from metanas.nn.ops import Op, emit_chain
-from metanas.nn.stem import Stem, emit_pooled
-from metanas.nn.trunk import Trunk
+from metanas.nn.stem import Stem
+from metanas.nn.trunk import Trunk, emit_pooled
 from metanas.supernet.discrete import DiscreteCell, DiscreteNetwork, edge_name
 
 
@@ -58,18 +58,12 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """Build the model: `images` uint8 (N, H, W, C) to `logits` and `probabilities` (N, ways)."""
     graph = Graph()
-    network, space = classifier.network, classifier.network.space
-    images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", space.input_channels])
+    channels = classifier.network.space.input_channels
+    images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", channels])
     size, shift = classifier.preprocess.size, classifier.shift_pixels
     x = _preprocess(graph, images, classifier.preprocess)
-    x = emit_copies(graph, x, (space.input_channels, size), shift)
-    before, last = inputs = _emit_entry(graph, classifier, x)
-    for cell in network.cells:
-        assert isinstance(cell, DiscreteCell)
-        before, last = last, _emit_cell(graph, cell, before, last, ops)
-    features = emit_pooled(graph, last, space, size)
-    if network.embed is not None:
-        features = network.embed.emit(graph, inputs[1], features)
+    x = emit_copies(graph, x, (channels, size), shift)
+    features = _emit_features(graph, classifier, x, ops)
     features = emit_averaged(graph, features, classifier.weight.shape[1], shift)
     parts = (classifier.weight, classifier.bias)
     head = [graph.constant(part.float().numpy(force=True)) for part in parts]
@@ -80,12 +74,30 @@ def to_onnx(
     return graph.build("metanas", metadata)
 
 
-def _emit_entry(graph: Graph, classifier: Classifier, x: Value) -> tuple[Value, Value]:
-    """Return the source of the first cell's inputs: the trunk, or the stem."""
-    if classifier.trunk is not None:
-        return classifier.trunk.emit(graph, x)
-    assert isinstance(classifier.network.stem, Stem)
-    return classifier.network.stem.emit(graph, x)
+def _emit_features(graph: Graph, classifier: Classifier, x: Value, ops: Mapping[str, Op]) -> Value:
+    network, trunk, size = classifier.network, classifier.trunk, classifier.preprocess.size
+    if trunk is None or network.embed is None:
+        assert isinstance(network.stem, Stem)
+        return _emit_cells(graph, network, network.stem.emit(graph, x), ops, size)
+    outputs, cells = trunk.emit(graph, x), None
+    if network.cells:
+        first, second = (outputs[tap] for tap in network.space.taps)
+        cells = _emit_cells(graph, network, (first, second), ops, size)
+    return network.embed.emit(graph, outputs, cells, size)
+
+
+def _emit_cells(
+    graph: Graph,
+    network: DiscreteNetwork,
+    inputs: tuple[Value, Value],
+    ops: Mapping[str, Op],
+    size: int,
+) -> Value:
+    before, last = inputs
+    for cell in network.cells:
+        assert isinstance(cell, DiscreteCell)
+        before, last = last, _emit_cell(graph, cell, before, last, ops)
+    return emit_pooled(graph, last, network.space.grid, network.space.sides(size)[-1])
 
 
 def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value:

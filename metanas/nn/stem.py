@@ -4,7 +4,7 @@ Without a trunk these are a stem and nothing; with one, the trunk's two maps and
 `Embedding`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from metanas.nn.functional import Rows
 from metanas.nn.onnx_graph import Graph, Value
 from metanas.nn.ops import Chain, Conv, Norm, channels_last, emit_chain
-from metanas.nn.trunk import Maps
+from metanas.nn.trunk import Maps, emit_pooled
 from metanas.spec.search_space import SearchSpace
 
 EMBED = "embed."
@@ -54,11 +54,11 @@ class Stem(Chain):
 
 
 class Taps(nn.Module):
-    """Map the features of a trunk, `(R, K)`, to both inputs of the first cell."""
+    """Map the output of a trunk, `(R, K)`, to both inputs of the first cell."""
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        self.maps = Maps.of(space)
+        self.maps = Maps(space)
         self.widths = self.maps.channels
 
     def forward(self, x: Tensor, _rows: Rows) -> tuple[Tensor, Tensor]:
@@ -69,27 +69,10 @@ class Taps(nn.Module):
         return self.maps.length(size)
 
 
-def pooled(maps: Tensor, space: SearchSpace) -> Tensor:
-    """Pool the last cell's maps `(R, C, H, W)` to features `(R, D)`, a mean for each grid field.
-
-    Fields of an odd side overlap in its middle.
-    """
-    return F.adaptive_avg_pool2d(maps, space.grid).flatten(1)
-
-
-def emit_pooled(graph: Graph, maps: Value, space: SearchSpace, size: int) -> Value:
-    """Emit the pooling as ONNX, for images of this side."""
-    if space.grid == 1:
-        return graph.pooled(maps)
-    side = space.sides(size)[-1]
-    length, step = -(-side // space.grid), side // space.grid
-    return graph.node("Flatten", [graph.average_pool(maps, length, step, 0)], axis=1)
-
-
 def halves_before(space: SearchSpace, index: int) -> bool:
     """Return True if the first input of a cell has twice the resolution of the second."""
     if index == 0 and space.trunk:
-        return Maps.of(space).ratio == 2
+        return Maps(space).ratio == 2
     return index - 1 in space.reductions
 
 
@@ -101,17 +84,17 @@ def entry(space: SearchSpace) -> Stem | Taps:
 class Embedding(nn.Module):
     """Join the features of the trunk and of the cells into one vector.
 
-    The trunk's last map, pooled, of length one, through a linear map, and again of length one;
-    beside it the cells' features, of length `exp(log_mix)`. With the identity for the linear map
-    and a mix of zero, prototypes of these are the frozen trunk's by cosine similarity: the baseline
-    that it starts from.
+    Each part of the trunk's features is of length one; all of them go through a linear map, and the
+    result is again of length one. Beside it are the cells' features, if there are cells, of length
+    `exp(log_mix)`. With the identity for the linear map and a mix of zero a head sees the frozen
+    trunk: the baseline that it starts from.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        width = Maps.of(space).channels[1]
-        self.project = Conv(width, width)
-        self.log_mix = nn.Parameter(torch.tensor(0.0))
+        self.maps = Maps(space)
+        self.project = Conv(sum(self.maps.parts), sum(self.maps.parts))
+        self.log_mix = nn.Parameter(torch.tensor(0.0)) if space.cells else None
         self.start()
 
     @torch.no_grad()
@@ -119,21 +102,34 @@ class Embedding(nn.Module):
         """Start near the baseline: the cells have a small weight."""
         if not self.project.weight.is_meta:
             self.project.weight.copy_(torch.eye(len(self.project.weight))[..., None, None])
-        self.log_mix.fill_(log(0.1))
+        if self.log_mix is not None:
+            self.log_mix.fill_(log(0.1))
 
-    def forward(self, last: Tensor, features: Tensor, rows: Rows) -> Tensor:
-        """Compute features `(R, D)` of maps `(R, C, H, W)` and of the cells' features."""
-        pooled = F.normalize(last.mean(dim=(2, 3)), dim=1)
-        own = F.normalize(self.project(pooled[..., None, None], rows).flatten(1), dim=1)
+    def forward(self, x: Tensor, features: Tensor | None, rows: Rows) -> Tensor:
+        """Compute features `(R, D)` of a trunk's output `(R, K)` and of the cells' features."""
+        parts = torch.cat([F.normalize(each, dim=1) for each in self.maps.features(x)], dim=1)
+        own = F.normalize(self.project(parts[..., None, None], rows).flatten(1), dim=1)
+        if features is None or self.log_mix is None:
+            return own
         mix = self.log_mix.exp().reshape(-1, 1, 1)
         found = F.normalize(features, dim=1).unflatten(0, (rows.tasks, -1)) * mix
         return torch.cat([own, found.flatten(0, 1)], dim=1)
 
-    def emit(self, graph: Graph, last: Value, features: Value) -> Value:
-        """Emit the same as ONNX; `features` are pooled already, `(N, D)`."""
-        pooled = graph.unit(graph.pooled(last))
+    def emit(
+        self, graph: Graph, outputs: Sequence[Value], features: Value | None, size: int
+    ) -> Value:
+        """Emit the same as ONNX from the outputs of the trunk's blocks for images of this side."""
+        space = self.maps.space
+        sides = [size // plan.reduced for plan in space.trunk_blocks]
+        parts = [
+            graph.unit(emit_pooled(graph, outputs[block], grid, sides[block]))
+            for block, grid in space.trunk_pools
+        ]
+        joined = parts[0] if len(parts) == 1 else graph.concat(parts, axis=1)
         matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
-        own = graph.unit(graph.node("Gemm", [pooled, matrix], transB=1))
+        own = graph.unit(graph.node("Gemm", [joined, matrix], transB=1))
+        if features is None or self.log_mix is None:
+            return own
         mix = graph.constant(self.log_mix.exp().numpy(force=True))
         return graph.concat([own, graph.node("Mul", [graph.unit(features), mix])], axis=1)
 

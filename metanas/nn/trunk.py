@@ -1,4 +1,4 @@
-"""A pretrained trunk in front of the cells: images in, the maps that the first cell works on out.
+"""A pretrained trunk in front of the cells: images in, maps for the first cell and features out.
 
 A stem and inverted residual blocks (`metanas.spec.trunk_plans`), their norms folded into the
 convolutions: a trunk is convolutions and clips alone.
@@ -9,6 +9,7 @@ Notable:
 - Its weights travel with the checkpoint, in half precision; it computes in single precision.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 
@@ -26,47 +27,81 @@ CHUNK = 32
 
 @dataclass(frozen=True)
 class Maps:
-    """The layout of two maps in one row; the first may have twice the other's resolution.
+    """The layout of a trunk's output for an image, one row of numbers.
 
-    channels: of the first and of the second map.
-    ratio: resolution of the first in relation to the second's, 1 or 2.
-    reduced: by how much the second is smaller than the image, on each side.
+    First come the two maps that the cells work on, if there are cells, then the pooled features of
+    the trunk. The first map may have twice the other's resolution.
     """
 
-    channels: tuple[int, int]
-    ratio: int
-    reduced: int
+    space: SearchSpace
 
-    @staticmethod
-    def of(space: SearchSpace) -> "Maps":
-        """Return the layout of the blocks that a search space taps."""
-        first, second = (TRUNKS[space.trunk][tap] for tap in space.taps)
-        widths = (first.channels, second.channels)
-        return Maps(widths, second.reduced // first.reduced, second.reduced)
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the first and of the second map."""
+        first, second = self._tapped
+        return first.channels, second.channels
 
-    def side(self, size: int) -> int:
-        """Return the side of the second map of an image of this side."""
-        return size // self.reduced
+    @property
+    def ratio(self) -> int:
+        """Resolution of the first map in relation to the second's, 1 or 2."""
+        first, second = self._tapped
+        return second.reduced // first.reduced
+
+    @property
+    def parts(self) -> list[int]:
+        """Lengths of the parts of the pooled features."""
+        blocks = TRUNKS[self.space.trunk]
+        return [blocks[block].channels * grid**2 for block, grid in self.space.trunk_pools]
+
+    @property
+    def _tapped(self) -> tuple[BlockPlan, BlockPlan]:
+        first, second = (TRUNKS[self.space.trunk][tap] for tap in self.space.taps)
+        return first, second
 
     def length(self, size: int) -> int:
         """Count the numbers of an image of this side."""
+        side = size // self._tapped[1].reduced
         one, other = self.channels
-        return (one * self.ratio**2 + other) * self.side(size) ** 2
+        maps = (one * self.ratio**2 + other) * side**2 if self.space.cells else 0
+        return maps + sum(self.parts)
 
-    def pack(self, first: Tensor, second: Tensor) -> Tensor:
-        """Write maps `(N, C, H, W)` as rows `(N, K)`."""
-        return torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in (first, second)], dim=1)
+    def pack(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Write the outputs of all blocks `(N, C, H, W)` as rows `(N, K)`."""
+        maps = [outputs[tap] for tap in self.space.taps] if self.space.cells else []
+        rows = [each.permute(0, 2, 3, 1).flatten(1) for each in maps]
+        rows += [pooled(outputs[block], grid) for block, grid in self.space.trunk_pools]
+        return torch.cat(rows, dim=1)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Read the maps `(N, C, H, W)` from rows `(N, K)`; both are square, channels innermost."""
         one, other = self.channels
-        side = isqrt(rows.shape[1] // (one * self.ratio**2 + other))
+        side = isqrt((rows.shape[1] - sum(self.parts)) // (one * self.ratio**2 + other))
         wide = self.ratio * side
-        first, second = rows.split((one * wide**2, other * side**2), dim=1)
+        first, second, _ = rows.split((one * wide**2, other * side**2, sum(self.parts)), dim=1)
         return (
             first.unflatten(1, (wide, wide, one)).permute(0, 3, 1, 2),
             second.unflatten(1, (side, side, other)).permute(0, 3, 1, 2),
         )
+
+    def features(self, rows: Tensor) -> list[Tensor]:
+        """Read the parts of the pooled features, `(N, D)` each, from rows `(N, K)`."""
+        return list(rows[:, -sum(self.parts) :].split(self.parts, dim=1))
+
+
+def pooled(maps: Tensor, grid: int) -> Tensor:
+    """Average maps `(N, C, H, W)` over each of `grid` x `grid` fields: `(N, C * grid^2)`.
+
+    Fields of an odd side overlap in its middle.
+    """
+    return F.adaptive_avg_pool2d(maps, grid).flatten(1)
+
+
+def emit_pooled(graph: Graph, maps: Value, grid: int, side: int) -> Value:
+    """Emit the pooling of maps of this side as ONNX."""
+    if grid == 1:
+        return graph.pooled(maps)
+    length, step = -(-side // grid), side // grid
+    return graph.node("Flatten", [graph.average_pool(maps, length, step, 0)], axis=1)
 
 
 class SameConv(nn.Conv2d):
@@ -134,16 +169,15 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Images `(N, 3, S, S)` to `Maps` `(N, K)`: the outputs of the two tapped blocks.
+    """Images `(N, 3, S, S)` to rows `(N, K)`, of the layout `Maps`.
 
-    It ends with the second tap. Its weights have no meaning until they are loaded.
+    It ends with the last block in use. Its weights have no meaning until they are loaded.
     """
 
     def __init__(self, space: SearchSpace) -> None:
         super().__init__()
-        self.taps = space.taps
-        self.maps = Maps.of(space)
-        blocks = TRUNKS[space.trunk][: self.taps[1] + 1]
+        self.maps = Maps(space)
+        blocks = space.trunk_blocks
         self.stem = SameConv(3, blocks[0].inputs, 3, 2, 1)
         self.blocks = nn.ModuleList(Block(plan) for plan in blocks)
         self.requires_grad_(False)
@@ -154,16 +188,18 @@ class Trunk(nn.Module):
 
     def _chunk(self, images: Tensor) -> Tensor:
         x = F.relu6(self.stem(images.contiguous(memory_format=torch.channels_last)))
-        found = {}
-        for index, block in enumerate(self.blocks):
-            found[index] = x = block(x)
-        return self.maps.pack(*(found[tap] for tap in self.taps))
+        outputs = list[Tensor]()
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return self.maps.pack(outputs)
 
-    def emit(self, graph: Graph, images: Value) -> tuple[Value, Value]:
-        """Emit the same computation as ONNX; return the two maps."""
+    def emit(self, graph: Graph, images: Value) -> list[Value]:
+        """Emit the same computation as ONNX; return the outputs of all blocks."""
         x = graph.clip(self.stem.emit(graph, images), 0.0, 6.0)
-        found = {}
-        for index, block in enumerate(self.blocks):
+        outputs = list[Value]()
+        for block in self.blocks:
             assert isinstance(block, Block)
-            found[index] = x = block.emit(graph, x)
-        return found[self.taps[0]], found[self.taps[1]]
+            x = block.emit(graph, x)
+            outputs.append(x)
+        return outputs

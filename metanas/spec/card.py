@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.spec.search_space import SearchSpace
-from metanas.spec.trunk_plans import TRUNKS
 from metanas.util import dataclass_json as schema
 from metanas.util.fields import Count, OneOf, Positive, Range, check, require
 
@@ -50,8 +49,7 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
     Raises:
         InvalidInput: OPTION_OUT_OF_RANGE.
     """
-    blocks = TRUNKS.get(space.trunk, ())
-    reduced = blocks[space.taps[1]].reduced if blocks else 1
+    reduced = max((block.reduced for block in space.trunk_blocks), default=1)
     require(
         (
             "input.size",
@@ -62,6 +60,14 @@ def check_input(spec: InputSpec, space: SearchSpace) -> None:
             "input.size",
             min(space.sides(spec.size)) >= space.grid,
             "is so small that the last cell's maps have no quarters; use space.grid = 1",
+        ),
+        (
+            "input.size",
+            all(
+                spec.size >= grid * space.trunk_blocks[block].reduced
+                for block, grid in space.trunk_pools
+            ),
+            "is so small that a block of the trunk has no quarters; use a grid of 1 in space.pools",
         ),
         (
             "input.channels",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from metanas.spec.trunk_plans import TRUNKS
+from metanas.spec.trunk_plans import TRUNKS, BlockPlan
 from metanas.util.fields import Natural, OneOf, Range, check, require
 
 
@@ -16,7 +16,8 @@ class SearchSpace:
     ops: tuple[str, ...]
     """Names of the candidate operations on every edge."""
     channels: tuple[Annotated[int, Range(2, 512)], ...]
-    """Width of each cell; a cell's output has `nodes` times as many channels."""
+    """Width of each cell; a cell's output has `nodes` times as many channels. None is
+    needed behind a trunk."""
     reductions: tuple[Natural, ...]
     """Indices of the cells that halve the resolution."""
     nodes: Annotated[int, Range(1, 6)] = 3
@@ -34,13 +35,17 @@ class SearchSpace:
     trunk: Annotated[str, OneOf(("", *TRUNKS))] = ""
     """Pretrained trunk in place of the stem; empty for none."""
     taps: tuple[int, int] = (10, 15)
-    """Blocks of the trunk whose outputs enter the first cell; the trunk ends with the second."""
+    """Blocks of the trunk whose outputs enter the first cell."""
+    pools: tuple[tuple[Natural, Annotated[int, OneOf((1, 2))]], ...] = ()
+    """Features of the trunk beside those of the cells: pairs of a block and a grid, as in `grid`.
+    Empty for the mean of the second tap. The trunk ends with the last block in use."""
 
     def __post_init__(self) -> None:
         check(self)
         require(
             ("ops", len(set(self.ops)) == len(self.ops) > 0, "must be distinct names, one or more"),
-            ("channels", 1 <= self.cells <= 20, "must name 1 to 20 cells"),
+            ("channels", self.cells <= 20, "must name at most 20 cells"),
+            ("channels", self.cells > 0 or bool(self.trunk), "must name a cell without a trunk"),
             (
                 "reductions",
                 all(r < self.cells for r in self.reductions),
@@ -58,6 +63,7 @@ class SearchSpace:
                 "and stem_stride have no meaning beside a trunk: leave them out",
             ),
             ("taps", self._taps_fit, "must be two blocks, of one resolution or one halving apart"),
+            ("pools", self._pools_fit, "must be blocks of a trunk"),
             ("input_channels", not self.trunk or self.input_channels == 3, "must be 3 for a trunk"),
         )
 
@@ -73,6 +79,21 @@ class SearchSpace:
             return True
         fitting = 0 <= first <= second < len(blocks)
         return fitting and blocks[second].reduced <= 2 * blocks[first].reduced
+
+    @property
+    def _pools_fit(self) -> bool:
+        return all(block < len(TRUNKS.get(self.trunk, ())) for block, _ in self.pools)
+
+    @property
+    def trunk_pools(self) -> tuple[tuple[int, int], ...]:
+        """Block and grid of each part of the trunk's features, if there is a trunk."""
+        return (self.pools or ((self.taps[1], 1),)) if self.trunk else ()
+
+    @property
+    def trunk_blocks(self) -> tuple[BlockPlan, ...]:
+        """Blocks of the trunk up to the last in use, if there is a trunk."""
+        used = [block for block, _ in self.trunk_pools] + [self.taps[1]] * bool(self.cells)
+        return TRUNKS[self.trunk][: max(used) + 1] if self.trunk else ()
 
     @property
     def cells(self) -> int:

@@ -54,7 +54,7 @@ class CellAlpha(nn.Module):
         ops = self.ops if self.ops.ndim == 3 else self.ops[None]
         inputs = self.inputs if self.inputs.ndim == 2 else self.inputs[None]
         weights = relaxation.weights(ops.masked_fill(~self.alive, -torch.inf))
-        blocks = []
+        blocks = [weights[:, :0]]
         edge = 0
         for node, pairs in enumerate(inputs.split(self.pair_counts, dim=1)):
             count = self.inputs_of[node]

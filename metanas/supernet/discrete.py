@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.nn.functional import Rows, moments
 from metanas.nn.ops import Norm, Op, reduce_norm, relu_conv_norm
-from metanas.nn.stem import Embedding, entry, halves_before, pooled
+from metanas.nn.stem import Embedding, entry, halves_before
+from metanas.nn.trunk import pooled
 from metanas.spec.genotype import Genotype, Node
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.flat_params import Params
@@ -97,14 +98,16 @@ class DiscreteNetwork(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows = FROZEN) -> Tensor:
         """Compute features; support rows set the statistics of norms that are not frozen."""
-        before, last = inputs = self.stem(x, rows)
+        features = self._cells(x, rows) if self.cells else None
+        out = features if self.embed is None else self.embed(x, features, rows)
+        assert out is not None  # there are cells or a trunk
+        return out
+
+    def _cells(self, x: Tensor, rows: Rows) -> Tensor:
+        before, last = self.stem(x, rows)
         for cell in self.cells:
             before, last = last, cell(before, last, rows)
-        features = pooled(last, self.space)
-        if self.embed is None:
-            return features
-        out: Tensor = self.embed(inputs[1], features, rows)
-        return out
+        return pooled(last, self.space.grid)
 
 
 def from_supernet(

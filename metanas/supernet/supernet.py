@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from metanas.errors import UnknownName
 from metanas.nn.functional import Rows
 from metanas.nn.ops import Op
-from metanas.nn.stem import Embedding, entry, pooled
+from metanas.nn.stem import Embedding, entry
+from metanas.nn.trunk import pooled
 from metanas.spec.genotype import CELL_KINDS, Genotype, derive
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, is_alpha, mixtures
@@ -50,9 +51,8 @@ class Supernet(nn.Module):
             if name not in ops:
                 raise UnknownName("op", name, tuple(ops))
         self.space = space
-        self.alpha = nn.ModuleDict(
-            {kind: CellAlpha(space.nodes, len(space.ops)) for kind in CELL_KINDS}
-        )
+        nodes = space.nodes if space.cells else 0
+        self.alpha = nn.ModuleDict({kind: CellAlpha(nodes, len(space.ops)) for kind in CELL_KINDS})
         self.stem = entry(space)
         self.embed = Embedding(space) if space.trunk else None
         self.cells = nn.ModuleList()
@@ -123,15 +123,18 @@ class Supernet(nn.Module):
         """
         shares = [self.cell_alpha(kind)(relaxation, threshold) for kind in CELL_KINDS]
         mixture_of = dict(zip(CELL_KINDS, mixtures(shares), strict=True))
-        before, last = inputs = self.stem(x, rows)
+        if self.embed is not None and not self.cells:
+            embedded: Tensor = self.embed(x, None, rows)
+            return embedded
+        before, last = self.stem(x, rows)
         for index, cell in enumerate(self.cells):
             mixture = mixture_of["reduce" if cell.reduction else "normal"]
             if drop is not None:
                 factors = drop.factors(len(mixture.live), len(self.space.ops), last, rows)
                 mixture = replace(mixture, factors=factors)
             before, last = last, cell(before, last, rows, mixture, index < recompute)
-        features = pooled(last, self.space)
-        return features if self.embed is None else self.embed(inputs[1], features, rows)
+        features = pooled(last, self.space.grid)
+        return features if self.embed is None else self.embed(x, features, rows)
 
 
 def initialise(supernet: Supernet, generator: torch.Generator) -> None:

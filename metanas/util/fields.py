@@ -152,9 +152,11 @@ def _split(hint: Any) -> tuple[Any, tuple[Range | OneOf, ...]]:
 def _allows(hint: Any, value: Any) -> bool:
     kind, bounds = _split(hint)
     if get_origin(kind) is tuple:
-        each, *others = get_args(kind)
-        fits = type(value) is tuple and (Ellipsis in others or len(value) == 1 + len(others))
-        return fits and all(_allows(each, entry) for entry in value)
+        kinds = get_args(kind)
+        if type(value) is tuple and Ellipsis in kinds:
+            kinds = kinds[:1] * len(value)
+        fits = type(value) is tuple and len(value) == len(kinds)
+        return fits and all(map(_allows, kinds, value))
     if kind not in WORDS or (value is None and isinstance(hint, UnionType)):
         return True
     fits = isinstance(value, int | float if kind is float else kind)
@@ -167,8 +169,10 @@ def _words(hint: Any) -> str:
     """Return type and bounds as text; nothing for a type that is no option."""
     kind, bounds = _split(hint)
     if get_origin(kind) is tuple:
-        each, *others = get_args(kind)
-        several = re.sub(r"^an? (\w+)", r"\1s", _words(each))
-        return f"a list of {several}" if Ellipsis in others else f"two {several}"
+        first, second = map(_words, get_args(kind))
+        several = re.sub(r"^an? (\w+)", r"\1s", first)
+        if not second:
+            return f"a list of {several}"
+        return f"two {several}" if first == second else f"a pair of {first} and {second}"
     one_of = any(isinstance(bound, OneOf) for bound in bounds)
     return " ".join(([] if one_of else [WORDS.get(kind, "")]) + list(map(str, bounds)))

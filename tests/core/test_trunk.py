@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from metanas.errors import Cancelled, CheckpointError, InvalidInput
 from metanas.evaluation.evaluate import evaluate, supernet_logits
 from metanas.export.verify import run, session
 from metanas.images.support_set import Image
+from metanas.nn.heads import HEADS
 from metanas.nn.onnx_graph import Graph
 from metanas.nn.pretrained import SOURCES, Source, pretrained_trunk
 from metanas.nn.trunk import Maps, SameConv, Trunk
 from metanas.spec.card import InputSpec, check_input, read_card
 from metanas.spec.examples import Example
+from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig, PhotoRange
 from metanas.spec.search_space import SearchSpace
 from metanas.spec.trunk_plans import TRUNKS
@@ -88,21 +91,31 @@ def test_convolutions_are_padded_as_tensorflow_pads(kernel: int, stride: int) ->
 
 @pytest.mark.parametrize("taps", [(10, 15), (15, 15), (3, 4)])
 def test_maps_come_out_of_a_row_as_they_went_in(taps: tuple[int, int]) -> None:
-    maps = Maps.of(replace(SPACE, taps=taps))
-    one, other = (noise(3, width, 4 * maps.ratio, 4 * maps.ratio) for width in maps.channels)
-    other = other[:, :, :4, :4]
-    row = maps.pack(one, other)
-    assert row.shape == (3, maps.length(4 * maps.reduced))
-    first, second = maps.unpack(row)
-    assert torch.equal(first, one)
-    assert torch.equal(second, other)
+    space = replace(SPACE, taps=taps, pools=((taps[0], 2), (taps[1], 1)))
+    maps, size = Maps(space), 128
+    outputs = [
+        noise(3, plan.channels, size // plan.reduced, size // plan.reduced)
+        for plan in space.trunk_blocks
+    ]
+    rows = maps.pack(outputs)
+    assert rows.shape == (3, maps.length(size))
+    first, second = maps.unpack(rows)
+    assert torch.equal(first, outputs[taps[0]])
+    assert torch.equal(second, outputs[taps[1]])
+    quarters, mean = maps.features(rows)
+    torch.testing.assert_close(mean, outputs[taps[1]].mean((2, 3)))
+    half = first.shape[2] // 2
+    corners = [first[:, :, y : y + half, x : x + half] for y in (0, half) for x in (0, half)]
+    expected = torch.stack([corner.mean((2, 3)) for corner in corners], dim=2).flatten(1)
+    torch.testing.assert_close(quarters, expected)
 
 
 def test_its_graph_is_the_trunk(checkpoint: Checkpoint) -> None:
     trunk = checkpoint.trunk
     assert trunk is not None
     graph = Graph()
-    maps = trunk.emit(graph, graph.input("x", TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    outputs = trunk.emit(graph, graph.input("x", TensorProto.FLOAT, ["N", 3, "H", "W"]))
+    maps = [outputs[tap] for tap in checkpoint.card.space.taps]
     for name, value in zip(("first", "second"), maps, strict=True):
         graph.output(name, value, ["N", "C", "h", "w"])
     model = session(graph.build("trunk", {}).SerializeToString())
@@ -132,6 +145,44 @@ def test_a_model_behind_a_trunk(checkpoint: Checkpoint) -> None:
     assert model.report.parameters > inside
     assert len(model.onnx) > 4 * inside
     assert model.report.macs > 32 * 16**2 * 27  # the trunk's stem on its own
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("size", [32, 40])
+def test_a_model_of_pooled_features_without_cells(tmp_path: Path, size: int, head: str) -> None:
+    """Quarters of an odd side overlap: a block of an eighth has five pixels for an image of 40."""
+    pools = ((1, 2), (4, 2), (3, 1))
+    bare = make_checkpoint(
+        tmp_path / "bare", channels=3, size=size, trunk=True, pools=pools, options=OPTIONS
+    )
+    given = pictures((2, 1, 3))
+    job = Job(bare, given, options=OPTIONS.replace({"head": head}))
+    make_all([job])
+    model = job.result()
+    assert model.genotype == Genotype((), ())
+    assert model.report.onnx_difference < 1e-3
+    assert job.task is not None
+    assert job.adaptation is not None
+    network, features = whole(job.adaptation.network())
+    widths = sum(TRUNKS[SPACE.trunk][block].channels * grid**2 for block, grid in pools)
+    assert features.shape == (6, widths)
+    assert list(network.cells) == []
+    moved = job.adaptation.optimizer.params["embed.project.weight"]
+    assert not torch.equal(moved, bare.params["embed.project.weight"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pools": ((16, 1),)},
+        {"pools": ((1, 3),)},
+        {"trunk": "", "pools": ((1, 1),)},
+        {"trunk": "", "channels": ()},
+    ],
+)
+def test_a_space_without_what_it_pools_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        replace(SPACE, **change)
 
 
 def test_the_trunk_runs_once_an_image_and_view(checkpoint: Checkpoint) -> None:

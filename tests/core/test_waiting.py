@@ -49,7 +49,7 @@ def begin(checkpoint: Checkpoint, options: AdaptConfig) -> list[Adaptation]:
         images = noise(len(labels), 1, 10, 10, seed=seed).sigmoid()
         views = None
         if checkpoint.card.space.trunk:
-            length = Maps.of(checkpoint.card.space).length(checkpoint.card.input.size)
+            length = Maps(checkpoint.card.space).length(checkpoint.card.input.size)
             images, *others = noise(3 + seed, len(labels), length, seed=seed)
             views = torch.stack(others, dim=1)
         task = SupportSet(images, labels, tuple(map(str, range(len(shots)))), views)
