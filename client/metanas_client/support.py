@@ -104,9 +104,10 @@ def read_folder(folder: Path) -> SupportSet:
         InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, a folder
             inside one, or a class twice) or FILE_UNREADABLE, naming the path.
     """
-    if not folder.is_dir():
-        fault = "is a file, not a folder" if folder.exists() else "does not exist"
-        hint = "" if folder.exists() else did_you_mean_file(folder)
+    if not os.path.isdir(folder):  # Path.is_dir fails for a name that is too long
+        is_file = os.path.exists(folder)
+        fault = "is a file, not a folder" if is_file else "does not exist"
+        hint = "" if is_file else did_you_mean_file(folder)
         raise InvalidInput.single(
             "support",
             "FOLDER_MISSING",
@@ -166,7 +167,7 @@ def content(image: bytes | RawImage | Path, field: str) -> bytes | RawImage:
 def unreadable(field: str, path: Path, error: OSError) -> Violation:
     """Return FILE_UNREADABLE, with a suggestion if the file does not exist."""
     why = error.strerror or str(error)
-    if not path.exists():
+    if not os.path.exists(path):
         why += did_you_mean_file(path).replace(" Did", ". Did")
     return Violation(field, "FILE_UNREADABLE", why, str(path))
 

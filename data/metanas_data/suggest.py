@@ -1,6 +1,7 @@
 """Suggestions for misspelt names, and a parser of command lines that makes them."""
 
 import argparse
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -61,6 +62,6 @@ class Parser(argparse.ArgumentParser):
 def existing(text: str) -> Path:
     """Read the path of a file or folder that has to exist; a type of argparse."""
     path = Path(text)
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists fails for a name that is too long
         raise argparse.ArgumentTypeError(f"there is no {path}.{did_you_mean_file(path)}")
     return path

@@ -132,6 +132,7 @@ def test_files_in_the_wrong_place_are_all_named(tmp_path: Path) -> None:
     [
         ("/no/such/folder", "FOLDER_MISSING"),
         (__file__, "FOLDER_MISSING"),
+        ("x" * 300, "FOLDER_MISSING"),
         (b"bytes", "SUPPORT_FORM"),
         (7, "SUPPORT_FORM"),
         (["ab"], "SUPPORT_FORM"),
@@ -163,11 +164,12 @@ def test_images_without_classes_are_read_the_same_way(tmp_path: Path) -> None:
 
 def test_all_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     draw(tmp_path / "x1.png", 0)
-    support = read_support({"a": [tmp_path / "x2.png", PIXEL], "b": [tmp_path]})
+    support = read_support({"a": [tmp_path / "x2.png", PIXEL], "b": [tmp_path, "x" * 300]})
     with pytest.raises(InvalidInput) as caught:
         read_contents(support)
     assert [(v.field, v.reason, v.source) for v in caught.value.violations] == [
         ("examples[0].image", "FILE_UNREADABLE", str(tmp_path / "x2.png")),
         ("examples[2].image", "FILE_UNREADABLE", str(tmp_path)),
+        ("examples[3].image", "FILE_UNREADABLE", "x" * 300),
     ]
     assert "Did you mean x1.png?" in str(caught.value)

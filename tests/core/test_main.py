@@ -288,6 +288,7 @@ def run_in(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         (["evaluate", "tiny"], " evaluate", "the following arguments are required: --data"),
         (["evaluate", "tniy", "--data", "tiny"], " evaluate", "Did you mean tiny?"),
         (["evaluate", "tiny", "--data", "tinny"], " evaluate", "--data: there is no tinny."),
+        (["evaluate", "tiny", "--data", "x" * 300], " evaluate", "--data: there is no xxx"),
         (
             ["evaluate", "tiny", "--episodes", "0"],
             " evaluate",

@@ -128,6 +128,12 @@ def test_a_missing_data_set_gets_a_suggestion(tmp_path: Path) -> None:
         read_dataset(tmp_path / "sett.npz")
 
 
+def test_a_name_that_is_too_long_is_no_data_set() -> None:
+    with pytest.raises(DatasetError) as caught:
+        read_dataset("x" * 300)
+    assert caught.value.reason == "DATASET_MISSING"
+
+
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("no")
     np.savez(tmp_path / "other.npz", values=np.zeros(3))

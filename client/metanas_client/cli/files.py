@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -95,9 +96,9 @@ def image_files(names: Iterable[str]) -> Iterator[Path]:
     """Yield the files that names stand for: files, folders with all below them, and patterns."""
     for name in names:
         path = Path(name)
-        if path.is_dir():
+        if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
             yield from _files_below(path)
-        elif not path.exists() and (matches := sorted(glob(name, recursive=True))):
+        elif not os.path.exists(path) and (matches := sorted(glob(name, recursive=True))):
             yield from map(Path, matches)
         else:
             yield path

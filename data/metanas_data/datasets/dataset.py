@@ -1,6 +1,7 @@
 """Data sets for evaluations: images as they are stored, by class."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -83,9 +84,9 @@ def read_classes(path: Path, split: str | None, faults: Faults) -> Mapping[str, 
         DatasetError: see `read_dataset`.
     """
     classes: Mapping[str, Images]
-    if path.is_dir():
-        classes = folder.read(path, split, faults)
-    elif path.is_file():
+    if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
+        classes = _read_folder(path, split, faults)
+    elif os.path.isfile(path):
         classes = archive.read(path, split)
     else:
         message = f"{path} does not exist; name an npz file or a folder.{did_you_mean_file(path)}"
@@ -93,6 +94,14 @@ def read_classes(path: Path, split: str | None, faults: Faults) -> Mapping[str, 
     if not classes:
         raise DatasetError("DATASET_EMPTY", f"{path} has no classes")
     return classes
+
+
+def _read_folder(path: Path, split: str | None, faults: Faults) -> Mapping[str, Images]:
+    try:
+        return folder.read(path, split, faults)
+    except OSError as error:
+        message = f"{error.filename} cannot be read: {error.strerror}"
+        raise DatasetError("DATASET_FORMAT", message) from error
 
 
 def with_rotations(dataset: Dataset) -> Dataset:
