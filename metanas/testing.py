@@ -23,7 +23,6 @@ from metanas.spec.card import CheckpointCard, InputSpec
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.adam import Moments
-from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import Relaxation
 from metanas.supernet.supernet import Supernet, initialise
@@ -115,7 +114,6 @@ def check_meta_learner(meta_learner: MetaLearner) -> None:
 
 def _quadratic(layout: Layout, start: Tensor, away: Tensor) -> InnerLoop:
     """Make inner loops: a loss is half the squared distance to a row of `start + away`."""
-    alphas = layout.where(is_alpha)
     return InnerLoop(
         tasks=len(away),
         steps=2,
@@ -124,7 +122,6 @@ def _quadratic(layout: Layout, start: Tensor, away: Tensor) -> InnerLoop:
         rates=torch.full((layout.size,), 0.1),
         factors=torch.zeros(len(layout.names)),
         loss=lambda theta, number: 0.5 * (theta - start - away).square()[:, _used(layout)].sum(1),
-        alphas=alphas,
         moments=Moments.zero(start, (2,)),
     )
 

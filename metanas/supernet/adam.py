@@ -38,6 +38,11 @@ class Moments:
         first, second = self.first.to(device), self.second.to(device)
         return Moments(first=first, second=second, steps=self.steps.to(device))
 
+    def __add__(self, other: "Moments") -> "Moments":
+        """Add the moments of other tasks, which have taken the same steps."""
+        first, second = self.first + other.first, self.second + other.second
+        return Moments(first=first, second=second, steps=self.steps)
+
 
 def descend(
     values: Tensor, gradient: Tensor, moments: Moments, length: float, beta1: float = 0.9

@@ -1,4 +1,7 @@
-"""The classes of a run: read, or given; turned, mirrored, checked, and sent through the trunk."""
+"""The classes of a run, and the network's input of their episodes.
+
+Classes are read from files or given; then rotated, mirrored, checked, and sent through the trunk.
+"""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -32,7 +35,7 @@ def classes_of(
     on_images: OnImages = lambda done, images: None,
     splits: Splits | None = None,
 ) -> tuple[Classes | Features, Classes | Features]:
-    """Classes to train on and classes to validate on, as the trunk sees them if there is one.
+    """Return classes to train on and classes to validate on; features of the trunk if any.
 
     Raises:
         DatasetError: they cannot be used, or not for the tasks that are asked for.
@@ -53,7 +56,7 @@ def classes_of(
 
 
 def _given(config: RunConfig, splits: Splits) -> Splits:
-    """The caller's classes as those of a file would be: of the configuration's size and channels.
+    """Bring the caller's classes to the configuration's size and channels.
 
     Raises:
         DatasetError: DATASET_FORMAT, they are not uint8 (N, C, H, W).
@@ -101,7 +104,7 @@ def _load(config: RunConfig, split: str, faults: Faults) -> Classes:
 
 
 def _check_apart(train: Collection[str], val: Collection[str]) -> None:
-    """Refuse to validate on what is trained on: the best checkpoint is chosen by validation."""
+    """Refuse to validate on classes of training: validation chooses the best checkpoint."""
     if both := sorted(set(train) & set(val)):
         message = f"{len(both)} classes are in both splits, training and validation, such as "
         message += f"{', '.join(both[:3])}; validate on classes that training has not seen"
@@ -111,9 +114,10 @@ def _check_apart(train: Collection[str], val: Collection[str]) -> None:
 def trunk_features(
     classes: Classes, trunk: Trunk, config: RunConfig, views: int, on_images: OnImages
 ) -> Features:
-    """Of each class, what the trunk makes of its images and of so many views, `(N, 1 + V, K)`.
+    """Run the images of each class and `views` views of them through the trunk, `(N, 1 + V, K)`.
 
-    In half precision: the trunk's maps are a hundred times larger than the images they are of.
+    The result is computed once and stays in memory, in half precision: the maps of the trunk are a
+    hundred times larger than the images.
     """
     generator = torch.Generator().manual_seed(config.train.seed)
     spec = config.input
@@ -149,19 +153,19 @@ def _seen(
 
 
 def _stored(episode: Task) -> Tensor:
-    """Compute the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
+    """Return the trunk's features of an episode's images and their views, `(N, 1 + V, K)`."""
     return torch.from_numpy(np.concatenate([episode.support, episode.query]))
 
 
 def network_input(episode: Task, config: RunConfig) -> Tensor:
-    """Network input `(N, C, S, S)` of an episode's images, support first; `(N, K)` with a trunk."""
+    """Return the network's input `(N, C, S, S)`, support first; `(N, K)` with a trunk."""
     if config.space.trunk:
         return _stored(episode)[:, 0].to(torch.get_default_dtype())
     return _normalised(_pixels(episode), config.input)
 
 
 def network_views(episode: Task, config: RunConfig, generator: torch.Generator) -> Tensor:
-    """The same of a random view of each image."""
+    """Return the network's input of a random view of each image."""
     if config.space.trunk:
         stored = _stored(episode)
         views = draw_views(stored[:, 0], stored, config.augment, generator)
@@ -171,7 +175,7 @@ def network_views(episode: Task, config: RunConfig, generator: torch.Generator) 
 
 
 def _pixels(episode: Task) -> Tensor:
-    """Images of an episode, from 0 to 1."""
+    """Return the images of an episode, from 0 to 1."""
     images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
     return images.to(torch.get_default_dtype()) / 255
 

@@ -17,14 +17,14 @@ from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 
 Learn = Callable[[MetaState, range], TaskResults]
-"""What runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
+"""Runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
 Learner = Callable[[RunConfig, Classes | Features], Learn]
-"""Makes one, of the classes to train on."""
+"""Makes a `Learn` from the classes to train on."""
 SWITCHES = {
     "pc-darts": "PC-DARTS is space.partial = 2, with any of these",
     "meta-sgd": "Meta-SGD is train.learned_rates = true, with any of these",
 }
-"""What people look for by a name, and what it is here instead."""
+"""Names of published methods that are settings here -> the setting."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,13 @@ class Extensions:
     relaxations: Mapping[str, Relaxation] = field(default_factory=lambda: RELAXATIONS)
     meta_learners: Mapping[str, MetaLearner] = field(default_factory=lambda: META_LEARNERS)
     splits: Splits | None = None
-    """A data set of one's own in the place of the one that `config.data` names, for
-    `metanas.runs.run`."""
+    """Classes that replace the data set that `config.data` names, for `metanas.runs.run`."""
 
     def check(self, config: RunConfig) -> None:
         """Check that all names of a configuration are known, and that a step can fit into memory.
 
         Raises:
-            InvalidInput: a step has so many images that no machine could keep what it needs.
+            InvalidInput: a step has more images than the memory of any machine can hold.
             UnknownName: there is no such operation, relaxation or meta-learner.
         """
         learner, relaxation = config.train.meta_learner, config.search.relaxation
@@ -60,7 +59,7 @@ class Extensions:
         check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
 
     def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:
-        """The function that runs this configuration's inner loops.
+        """Make the function that runs this configuration's inner loops.
 
         Raises:
             UnknownName: there is no such operation, relaxation or meta-learner.

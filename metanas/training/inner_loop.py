@@ -3,18 +3,19 @@
 Notable:
 - Parameters are flat vectors `(tasks, size)` (`metanas.supernet.flat_params`), so a meta-learner
   is arithmetic.
-- What is asked of a loss is a number: 0 to `steps` - 1 are the episodes of the steps, `steps` is
+- A loss takes the number of an episode: 0 to `steps` - 1 are the episodes of the steps, `steps` is
   the outer one. The same number gives the same images, views and noise every time.
 - The order of the search is decided here, for every meta-learner alike: weights and alphas from
   one backward pass, or the alphas from an episode of their own (bilevel; DARTS, arXiv:1806.09055,
   section 2.3), first or second order.
-- The unrolled step of second order is a plain gradient step of the size of the task optimizer's,
-  also where that is Adam: its moments are taken as they are.
+- The unrolled step of second order is a plain gradient step of the task optimizer's size, also
+  where that is Adam.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -51,14 +52,12 @@ class InnerLoop:
     start: Tensor
     """The meta-parameters, `(size,)`."""
     rates: Tensor
-    """Length of a step along each element, `(size,)`; 0 of what the inner loop must leave alone."""
+    """Length of a step along each element, `(size,)`; 0 for elements that do not move."""
     factors: Tensor
     """Logarithms of learned factors on the rates, one a parameter; zeros if they are not learned
     (Meta-SGD, Li et al., arXiv:1707.09835, with one rate a tensor)."""
     loss: Loss
     order: Order = Order.SINGLE
-    alphas: Tensor
-    """Which elements are architecture, `(size,)`."""
     alpha_decay: float = 0.0
     """L2 penalty on the alphas."""
     clip: float = float("inf")
@@ -68,12 +67,18 @@ class InnerLoop:
     moments: Moments
     """State of Adam at the start of every task."""
 
+    @cached_property
+    def alphas(self) -> Tensor:
+        """Mask of the elements that are alphas, `(size,)`."""
+        weights, _ = self.layout.groups
+        return torch.arange(self.layout.size, device=self.start.device) >= weights
+
     def begin(self) -> Tensor:
-        """The start of every task, `(tasks, size)`, a tensor of its own."""
+        """Copy the start for every task, `(tasks, size)`."""
         return self.start.repeat(self.tasks, 1)
 
     def scaled(self, rates: Tensor, factors: Tensor) -> Tensor:
-        """Rates times the learned factors `(..., parameters)`."""
+        """Multiply rates with the learned factors `(..., parameters)`."""
         return rates * self.layout.spread(factors.exp())
 
     def adam(self, moments: Moments, gradient: Tensor) -> tuple[Moments, Tensor]:
@@ -82,10 +87,10 @@ class InnerLoop:
         return direction(moments, gradient, self.layout.groups, moving, self.beta1)
 
     def gradient(self, theta: Tensor, step: int, *, differentiable: bool = False) -> Tensor:
-        """Gradient `(tasks, size)` of the loss of a step at `(tasks, size)`, decayed and clipped.
+        """Compute the gradient of a step's loss at `(tasks, size)`, decayed and clipped.
 
-        With `differentiable`, `theta` has to be part of a graph, and so is what is returned; the
-        factor of a clip that acts counts as a constant.
+        differentiable: `theta` has to be part of a graph, and so is the result. The factor of a
+            clip that acts counts as a constant.
         """
         if not differentiable:
             theta = theta.detach().requires_grad_()
@@ -102,7 +107,7 @@ class InnerLoop:
         return found if differentiable else found.detach()
 
     def outer_gradient(self, theta: Tensor) -> Tensor:
-        """Gradient `(tasks, size)` of the outer loss at adapted parameters, for first order."""
+        """Compute the gradient `(tasks, size)` of the outer loss at adapted parameters."""
         return self._slope(theta.detach().requires_grad_(), self.steps, False)
 
     def _slope(self, theta: Tensor, episode: int, graph: bool) -> Tensor:
@@ -111,7 +116,7 @@ class InnerLoop:
         return found
 
     def _of_alphas(self, theta: Tensor, of_train: Tensor, step: int, graph: bool) -> Tensor:
-        """Gradient of the loss of the step's second episode; only its alphas are meant.
+        """Compute the gradient of the loss of the step's second episode, for the alphas.
 
         Second order: DARTS, eq. 7 and 8. The product of the mixed second derivative with a vector v
         is a difference of two gradients over *twice* the step along v.

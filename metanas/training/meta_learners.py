@@ -1,8 +1,8 @@
-"""Meta-learners: how what a stack of tasks learned becomes a gradient of the meta-parameters.
+"""Meta-learners: from the inner loops of a stack of tasks to a gradient of the meta-parameters.
 
 A meta-learner is a frozen value with one method, `learn`. It runs the inner loops (`InnerLoop`
-gives losses' gradients and the sizes of steps) and returns the meta-gradient of each task; weights
-and alphas are one vector. Learned rates (Meta-SGD) go with each of them.
+computes gradients and the sizes of steps) and returns the meta-gradient of each task. Weights and
+alphas are one vector. Each meta-learner can learn rates too (Meta-SGD).
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class Learned:
     """Gradient of each task with respect to the logarithms of the rates' factors,
     `(tasks, parameters)`."""
     moments: Moments
-    """The task optimizer's state at the end, with a row for each task or one for all."""
+    """State of the task optimizer at the end, with a row for each task or one for all."""
 
 
 class MetaLearner(Protocol):
@@ -40,12 +40,12 @@ class MetaLearner(Protocol):
 
 @dataclass(frozen=True)
 class Reptile:
-    """REPTILE (Nichol et al., arXiv:1803.02999, algorithm 2): away from where the tasks went.
+    """REPTILE (Nichol et al., arXiv:1803.02999, algorithm 2): the way from the adapted parameters.
 
-    Its task optimizer is Adam, whose state is carried from task to task, as REPTILE's authors do:
-    in a batch all tasks start from the shared state, and their mean is the next one. It has no
-    outer loss, so learned rates follow the hypergradient of the next step's loss (Baydin et al.,
-    arXiv:1703.04782, eq. 5), which takes two steps or more.
+    Its task optimizer is Adam. All tasks of a batch start from a shared state, and the mean of
+    their states is the next one: REPTILE's authors carry it from task to task. There is no outer
+    loss, so learned rates follow the hypergradient of the next step's loss (Baydin et al.,
+    arXiv:1703.04782, eq. 5), which needs two steps or more.
     """
 
     def learn(self, loop: InnerLoop) -> Learned:
@@ -70,10 +70,9 @@ class Maml:
 
     first_order: FOMAML (section 5.2 there): the outer gradient as if adapted and meta-parameters
         were one, and of learned rates the product of outer and inner gradients.
-    body: whether the inner loop steps the weights of stem and cells. Without them it is ANIL (Raghu
-        et al., arXiv:1909.09157): the head adapts, and here the architecture. The head is made of
-        prototypes, which follow the features by themselves; its one parameter is the scale of
-        the logits, and there is no layer whose rows would be learned.
+    body: the inner loop steps the weights of stem and cells. Without them it is ANIL (Raghu et al.,
+        arXiv:1909.09157): the head adapts, and here the architecture. The head is found in closed
+        form from the features; its one parameter is the scale of the logits.
     """
 
     first_order: bool = False
@@ -102,7 +101,7 @@ def _first_order(loop: InnerLoop) -> Learned:
     for step in range(loop.steps):
         theta = theta - rates * loop.gradient(theta, step)
     gradient = loop.outer_gradient(theta)
-    # to first order, the outer loss changes by the gradient times where the steps have led
+    # to first order, the outer loss changes by the gradient times the sum of the steps
     factors = -loop.layout.gather(gradient * (loop.start - theta))
     return Learned(gradient=gradient, factors=factors, moments=loop.moments)
 

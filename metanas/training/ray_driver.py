@@ -1,11 +1,11 @@
-"""The process in which Ray lives: it makes a team of workers and hands a run's tasks on to them.
+"""The process that holds Ray: it starts a team of workers and gives them the tasks of a run.
 
-Ray ends the process that it is in when it loses its cluster, prints on its terminal, and forks what
-it starts, for which a process full of threads is none to be in. So it has one of its own. The run
-talks to that over a socket (`metanas.training.ray_pool`), and it ends when the run does.
+Ray ends its process when it loses its cluster, prints on the terminal, and forks from a process
+that must not have threads. So it has a process of its own. The run talks to that process over a
+socket (`metanas.training.ray_pool`). The process ends with the run.
 
-A message to it is (what, arguments), pickled. It answers with any number of ("warn", text) and then
-with ("done", value) or ("failed", error).
+A message to it is (method, arguments), pickled. The answer is any number of ("warn", text) and then
+("done", value) or ("failed", error).
 """
 
 import os
@@ -81,10 +81,10 @@ class Team:
         self._hire(range(workers.workers))
 
     def __call__(self, state: MetaState, tasks: range) -> TaskResults:
-        """The sum of what these tasks come to.
+        """Run these tasks and return their sums.
 
         Raises:
-            ClusterError: workers die again and again (WORKERS_DIED), or cannot be replaced.
+            ClusterError: too many workers die (WORKERS_DIED), or they cannot be replaced.
             Diverged: as in one process.
         """
         parts = split(tasks, min(self._workers.workers, len(tasks)))
@@ -101,12 +101,12 @@ class Team:
         raise ClusterError("WORKERS_DIED", message)
 
     def close(self) -> None:
-        """Let the workers go, if the cluster is to be used further."""
+        """End the workers; the cluster stays."""
         for number in list(self._members):
             ray.kill(self._members.pop(number))
 
     def _learn(self, state: Any, parts: Sequence[range], found: dict[int, TaskResults]) -> str:
-        """Find what is missing; the members that died meanwhile are gone, and why is returned."""
+        """Run the parts without results; drop members that died, and return the reason."""
         missing = [number for number in range(len(parts)) if number not in found]
         asked = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
         why = ""
@@ -120,7 +120,7 @@ class Team:
         return why
 
     def _hire(self, numbers: Sequence[int]) -> None:
-        """Wait until members of these numbers are ready, or dead."""
+        """Start members with these numbers; wait until they are ready, or dead."""
         self._members |= {number: self._actor.remote() for number in numbers}
         ready = [self._members[number].prepare.remote(*self._plan) for number in numbers]
         if not ready:
@@ -136,11 +136,11 @@ class Team:
             try:
                 _result(each)
             except RayActorError:
-                continue  # whoever asks it to learn will notice
+                continue  # the next call of learn finds out
 
 
 def _result(answer: Any) -> Any:
-    """Return the answer of a worker; errors of the core as they were raised."""
+    """Return the answer of a worker; raise errors of the core as they were."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
@@ -150,7 +150,7 @@ def _result(answer: Any) -> Any:
 
 
 def split(tasks: range, count: int) -> list[range]:
-    """So many parts of a range, in order; their lengths differ by one at most."""
+    """Split a range into `count` parts, in order; their lengths differ by one at most."""
     ends = [len(tasks) * number // count for number in range(count + 1)]
     return [tasks[first:last] for first, last in pairwise(ends)]
 
@@ -162,7 +162,7 @@ def free() -> str:
 
 
 class Driver:
-    """Does what the run asks for."""
+    """The methods that a run can call."""
 
     def __init__(self, workers: Workers, warn: Callable[[str], None]) -> None:
         self._workers = workers
@@ -191,14 +191,14 @@ class Driver:
             raise ClusterError("CLUSTER_UNREACHABLE", message) from error
 
     def hire(self, batch: Batch, config: RunConfig, train: Classes | Features) -> None:
-        """Have a team for these classes, and none that was there before."""
+        """Replace the team by one for these classes."""
         if self._team:
             self._team.close()
         self._team = Team(self._workers, batch, config, train, self._warn)
 
     def learn(self, state: MetaState, tasks: range) -> TaskResults:
         """Run these tasks and return their sums."""
-        assert self._team, "nobody is hired yet"
+        assert self._team, "call hire first"
         return self._team(state, tasks)
 
 
@@ -208,7 +208,7 @@ def last_line(text: str) -> str:
 
 
 def serve(channel: Connection) -> None:
-    """Do what comes, until nothing more can."""
+    """Answer messages until the channel is closed."""
 
     def answer(kind: str, value: Any) -> None:
         channel.send_bytes(cloudpickle.dumps((kind, value)))
@@ -228,7 +228,7 @@ def serve(channel: Connection) -> None:
 
 
 def end_with_the_run() -> None:
-    """The input is empty, and ends with the run, whatever is under way here."""
+    """End this process when its standard input ends, which the run holds open."""
     sys.stdin.read()
     end_session(os.getpid())
     os._exit(1)
@@ -236,10 +236,10 @@ def end_with_the_run() -> None:
 
 def main(descriptor: int) -> None:
     """Serve a run at the other end of a socket."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing of ours calls home
-    os.set_inheritable(descriptor, False)  # what Ray starts has nothing to say to the run
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
+    os.set_inheritable(descriptor, False)  # processes of Ray must not hold the socket
     threading.Thread(target=end_with_the_run, daemon=True).start()
     try:
         serve(Connection(descriptor))
     except (EOFError, OSError):
-        ray.shutdown()  # the run is done with us
+        ray.shutdown()  # the run has closed the socket

@@ -1,15 +1,15 @@
 """The tasks of a meta-iteration over the workers of a Ray cluster. Needs the extra "ray".
 
-Every worker is an actor in a process of its own, on whatever host and GPU Ray has for it. It is
-given the classes to train on once and the state once an iteration, through Ray's object store; what
-comes back is the sum over its tasks. So hosts need no common file system, and a worker that died
-loses its part of one iteration.
+Every worker is an actor in a process of its own, on a host and GPU that Ray chooses. Ray's object
+store brings it the classes to train on once, and the state once an iteration. It returns the sum
+over its tasks. So hosts need no common file system, and a worker that dies loses its part of one
+iteration.
 
 Notable:
-- Which tasks belong together depends on the number of workers alone, and results are added in the
-  order of the tasks: neither who is quick nor who has died changes a bit.
-- The state is that of the run, in the process that started it: snapshots, validation and resuming
-  are what they are without workers, and a run can go on with another number of them.
+- The parts depend on the number of workers alone, and results are added in the order of the tasks.
+  So neither the speed nor the death of a worker changes a bit.
+- The state stays in the process of the run. Snapshots, validation and resuming are the same as
+  without workers, and a run can go on with another number of them.
 """
 
 import logging
@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any
 
-from ray import cloudpickle  # knows functions of the program that was started, too
+from ray import cloudpickle  # it can pickle functions of the main program too
 
 from metanas.errors import ClusterError, InvalidInput
 from metanas.training.config import RunConfig
@@ -38,7 +38,7 @@ from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
-"""Makes what runs inner loops in a worker, on a device: `Extensions.batch`, or another."""
+"""Makes the function that runs inner loops in a worker, on a device: `Extensions.batch`."""
 
 DRIVER = """
 import sys
@@ -46,9 +46,9 @@ sys.path[:] = sys.argv[2:]
 from metanas.training.ray_driver import main
 main(int(sys.argv[1]))
 """
-"""It finds modules where the run does, and Ray's workers where it does."""
+"""It has the module path of the run, and Ray's workers have its path."""
 ATTEMPTS = 3
-"""To start a cluster: Ray gives its processes 30 seconds, which is little on a busy machine."""
+"""Attempts to start a cluster: 30 seconds, Ray's limit, are few on a busy machine."""
 LOOK = 0.1
 """Seconds between two looks at a driver that starts."""
 GOODBYE = 20.0
@@ -64,12 +64,12 @@ class Workers:
     workers: Count
     """Workers, at most as many as an iteration has tasks."""
     address: str | None = None
-    """HOST:PORT of a cluster to join, of which this host has to be a part; without one, a cluster
-    on this host is started for the run, and stopped after it."""
+    """HOST:PORT of a cluster to join; this host has to be part of it. Without one, a cluster is
+    started on this host for the run and stopped after it."""
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
     """"cuda" is a GPU for each worker, "cpu" none, "auto" the former where there are so many."""
     replacements: Natural = 3
-    """How often in one iteration workers that died are replaced before the run gives up."""
+    """Times in one iteration that dead workers are replaced before the run ends."""
     patience: Positive = 120.0
     """Seconds until a cluster has to answer, and until its workers have to be ready."""
 
@@ -81,14 +81,14 @@ class Workers:
 
 @contextmanager
 def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterator[Learner]:
-    """Join a cluster, or start one; what is given makes a team of workers in it.
+    """Join a cluster, or start one; yield a function that starts a team of workers in it.
 
-    tasks: of an iteration.
-    batch: by default our own pieces (`Extensions`).
+    tasks: tasks of an iteration.
+    batch: makes the function that runs inner loops; that of `Extensions` by default.
 
     Raises:
         ClusterError: no answer (CLUSTER_UNREACHABLE), Ray did not start (CLUSTER_NOT_STARTED), or
-            is not there (EXTRA_MISSING).
+            is not installed (EXTRA_MISSING).
         InvalidInput: more workers than tasks.
     """
     if workers.workers > tasks:
@@ -111,7 +111,7 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
 
 @contextmanager
 def _driver(workers: Workers) -> Iterator["Remote"]:
-    """A driver that has joined its cluster, or started one, at the latest at the third time."""
+    """Yield a driver that has joined its cluster, or started one in at most three attempts."""
     latest = time.monotonic() + workers.patience
     for attempt in range(ATTEMPTS):
         with _apart() as driver:
@@ -129,9 +129,9 @@ def _driver(workers: Workers) -> Iterator["Remote"]:
 
 @contextmanager
 def _apart() -> Iterator["Remote"]:
-    """The process in which Ray lives, in a session of its own: a Ctrl-C is not meant for it.
+    """Start the process that holds Ray, in a session of its own, which a Ctrl-C does not reach.
 
-    What is left of it, and of what it has started, is killed after the context.
+    After the context, all processes of the session are killed.
     """
     ours, theirs = Pipe()
     path = [each or os.getcwd() for each in sys.path]
@@ -142,7 +142,7 @@ def _apart() -> Iterator["Remote"]:
             [sys.executable, "-c", DRIVER, str(theirs.fileno()), *path],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.PIPE,
-            # Ray talks to whoever is there; what matters comes over the socket
+            # Ray prints much; important messages come over the socket
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -167,9 +167,9 @@ class Remote:
         """Wait until it has a cluster.
 
         Raises:
-            ClusterError: it has none in time, or at all.
+            ClusterError: it has no cluster in time.
         """
-        with suppress(OSError):  # it is no more, as the answer will tell
+        with suppress(OSError):  # the process has ended; _answer raises
             self._channel.send_bytes(cloudpickle.dumps(workers))
         while not self._channel.poll(LOOK):
             if time.monotonic() > latest:
@@ -188,15 +188,15 @@ class Remote:
         """Return its answer.
 
         Raises:
-            MetanasError: what went wrong there.
-            ClusterError: it is no more (CLUSTER_LOST).
+            MetanasError: the error that it raised.
+            ClusterError: it has ended (CLUSTER_LOST).
         """
         with suppress(OSError):
             self._channel.send_bytes(cloudpickle.dumps((what, arguments)))
         return self._answer()
 
     def leave(self) -> None:
-        """Let it end its cluster, or leave it, for some time."""
+        """Close the channel and wait for a while until it has left its cluster."""
         self._channel.close()
         with suppress(subprocess.TimeoutExpired):
             self._child.wait(GOODBYE)
@@ -206,8 +206,8 @@ class Remote:
             try:
                 kind, value = cloudpickle.loads(self._channel.recv_bytes())
             except (EOFError, OSError) as error:
-                message = "the process in which Ray lives has ended, and with it the way to the "
-                message += "workers; a run keeps what came before: continue with --resume"
+                message = "the process that holds Ray has ended, so workers cannot be reached; "
+                message += "the run keeps its last snapshot: continue with --resume"
                 raise ClusterError("CLUSTER_LOST", message) from error
             if kind == "failed":
                 raise value
@@ -219,7 +219,7 @@ class Remote:
 def end_session(leader: int) -> None:
     """Kill all processes of a session. Ray's workers have process groups of their own."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):  # elsewhere Ray has to see to them
+    for path in Path("/proc").glob("[0-9]*/stat"):  # without /proc Ray has to end them
         with suppress(OSError):  # it has ended
             _, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
             if int(rest.split()[3]) == leader:
@@ -230,7 +230,7 @@ def end_session(leader: int) -> None:
 
 
 def _silent(workers: Workers) -> ClusterError:
-    """The error of a cluster that does not answer."""
+    """Make the error of a cluster that does not answer."""
     if workers.address is None:
         message = f"not within {workers.patience:g} s"
         return ClusterError("CLUSTER_NOT_STARTED", f"Ray did not start on this host: {message}")

@@ -1,4 +1,4 @@
-"""The search of meta-training: when the alphas learn, and which candidates remain."""
+"""The schedule of the search: when the alphas learn, and which candidates stay."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from metanas.supernet.supernet import Supernet
 from metanas.training.config import FIXED, RunConfig, SearchConfig
 
 COLDEST = 0.1
-"""What is left of the last step's temperature at the end of a run that sharpens."""
+"""Factor on the last step's temperature at the end of a run that sharpens."""
 CHOSEN = 10.0
 """Logit of a fixed genotype's pairs above the others."""
 
@@ -26,7 +26,7 @@ def searching(config: RunConfig, iteration: int) -> bool:
 
 
 def search_at(config: RunConfig, iteration: int) -> SearchConfig:
-    """The settings of the search in this meta-iteration, which `sharpen` changes over the run."""
+    """Return the settings of the search in this meta-iteration; `sharpen` changes them."""
     search = config.search
     if not search.sharpen:
         return search
@@ -41,13 +41,13 @@ def cosine(passed: float) -> float:
 
 
 def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
-    """Let nothing but a genotype of its space be alive, and its pairs be the best, in place."""
+    """Restrict the candidates to a genotype and give its pairs the largest logits, in place."""
     ops = supernet.space.ops
     for kind in CELL_KINDS:
         cell, alpha = genotype.cell(kind), supernet.cell_alpha(kind)
         pairs = params[f"{ALPHA_PREFIX}{kind}.inputs"].split(alpha.pair_counts)
         alpha.alive.copy_(torch.zeros_like(alpha.alive))
-        alpha.alive[:, 0] = True  # of edges that the genotype has not: something has to be
+        alpha.alive[:, 0] = True  # edges outside the genotype need a candidate too
         edge = 0
         for node, ((left, _), (right, _)) in enumerate(cell):
             pairs[node].zero_()
@@ -59,10 +59,10 @@ def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
 
 
 def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:
-    """Keep the best candidates of every edge, and keep all that remains within reach, in place.
+    """Keep the best candidates of every edge, and keep their alphas close, in place.
 
-    An alpha may trail its best by a span that a few task-optimizer steps can cross: what adaptation
-    is to choose from has to stay a choice, and the noise on the alphas goes on training it.
+    An alpha may trail the best by a span that a few task-optimizer steps can cross. So adaptation
+    keeps a choice, and the noise on the alphas goes on training all of it.
     """
     for kind in CELL_KINDS:
         alpha = supernet.cell_alpha(kind)
@@ -77,7 +77,7 @@ def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:
 
 
 def prune(supernet: Supernet, params: Mapping[str, Tensor], search: SearchConfig) -> None:
-    """Drop for good what has too small a weight at the last temperature; never an edge's best."""
+    """Drop candidates whose weight at the last temperature is too small; never an edge's best."""
     relaxation = Softmax(temperature=search.temperature_end)
     for kind in CELL_KINDS:
         alpha = supernet.cell_alpha(kind)

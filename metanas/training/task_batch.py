@@ -1,22 +1,22 @@
 """The tasks of a meta-iteration: drawn, stacked, and handed to the meta-learner.
 
-`MetaBatch` is a function of the run's state and a range of tasks that changes nothing: a state in,
-results out that can be added up. Whoever trains on several processes or machines calls it there
-with parts of the range.
+`MetaBatch` is a function of the run's state and a range of tasks, without side effects. Results of
+several ranges can be added. So training on several processes or machines calls it there with parts
+of the range.
 
 Notable:
 - Everything random about an episode (classes, images, views, noise on the alphas) comes from
-  generators seeded by (seed, iteration, task, episode) alone, ways and shots from (seed, iteration,
-  episode). So results do not depend on how many workers there are, and a run that is resumed needs
-  no generator's state.
-- All tasks of an iteration have the same ways and shots, so that nothing in a stack is padding.
-- The loss of a step is that of a prototype episode: fresh support images and queries of the task's
-  classes, normalised by the support images alone. That is how the adapted network will be used.
-  In later turns of `task.round_robin` the statistics stay those of the first: one pass for all.
+  generators seeded by (seed, iteration, task, episode) alone. Ways and shots come from (seed,
+  iteration, episode). So results do not depend on the number of workers, and a resumed run needs no
+  generator's state.
+- All tasks of an iteration have the same ways and shots. So nothing in a stack is padding.
+- The loss of a step is that of an episode: fresh support images and queries of the task's classes,
+  normalised by the support images alone. The adapted network will be used in the same way. In later
+  turns of `task.round_robin` the statistics stay those of the first: one pass for all.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from operator import add
 from typing import Any
@@ -36,7 +36,6 @@ from metanas.nn.ops import OPS, Op
 from metanas.nn.partial_channels import candidates
 from metanas.spec.genotype import CELL_KINDS
 from metanas.supernet.adam import Moments
-from metanas.supernet.alphas import is_alpha
 from metanas.supernet.cell import DropPath
 from metanas.supernet.flat_params import Layout
 from metanas.supernet.relaxations import RELAXATIONS, Noisy, PerTask, Relaxation, annealed
@@ -62,7 +61,7 @@ class MetaState:
     moments: Moments
     """State of the task optimizer."""
     alive: Mapping[str, Tensor]
-    """Kind of cell -> which operations are candidates, `(edges, ops)`."""
+    """Kind of cell -> mask of the operations that are candidates, `(edges, ops)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,33 +76,22 @@ class TaskResults:
     factors: Tensor
     """Gradient of the learned factors, `(parameters,)`."""
     moments: Moments
-    """The task optimizer's; its `steps` are no sum, but the same for all."""
+    """State of the task optimizer; `steps` is not a sum, but the same for all tasks."""
 
     def __add__(self, other: "TaskResults") -> "TaskResults":
-        moments = Moments(
-            first=self.moments.first + other.moments.first,
-            second=self.moments.second + other.moments.second,
-            steps=self.moments.steps,
-        )
-        return TaskResults(
-            tasks=self.tasks + other.tasks,
-            loss=self.loss + other.loss,
-            accuracy=self.accuracy + other.accuracy,
-            gradient=self.gradient + other.gradient,
-            factors=self.factors + other.factors,
-            moments=moments,
-        )
+        names = [each.name for each in fields(self)]
+        return TaskResults(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
 def generators(*path: int) -> tuple[np.random.Generator, torch.Generator]:
-    """Two generators that depend on these numbers (a seed first) alone."""
+    """Make two generators that depend on these numbers (a seed first) alone."""
     sequence = np.random.SeedSequence(path[0], spawn_key=path[1:])
     (seed,) = sequence.generate_state(1, np.uint64)
     return np.random.default_rng(sequence), torch.Generator().manual_seed(int(seed >> 1))
 
 
 def ways_of(config: RunConfig, iteration: int) -> int:
-    """Ways of all tasks of an iteration."""
+    """Draw the ways of all tasks of an iteration."""
     low, high = config.task.ways
     return int(generators(config.train.seed, iteration)[0].integers(low, high + 1))
 
@@ -135,7 +123,7 @@ class MetaBatch:
         self._supernet = supernet.requires_grad_(False).to(self._device)
 
     def __call__(self, state: MetaState, tasks: range) -> TaskResults:
-        """Results of these tasks of the state's iteration.
+        """Run these tasks of the state's iteration.
 
         Raises:
             Diverged: a loss or a gradient is not finite.
@@ -168,7 +156,7 @@ class MetaBatch:
         )
 
     def episode(self, iteration: int, tasks: range, number: int) -> "_Stacked":
-        """The episode of this number of each of these tasks."""
+        """Draw the episode of this number of each of these tasks."""
         config, seed = self.config, self.config.train.seed
         ways, shots, queries = self._shape(iteration, number)
         names = list(self._train)
@@ -192,7 +180,7 @@ class MetaBatch:
         )
 
     def evaluate(self, episode: "_Stacked", theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy `(tasks,)` of the queries by parameters `(tasks, size)`."""
+        """Compute loss and accuracy `(tasks,)` of the queries at parameters `(tasks, size)`."""
         tasks, count = len(episode.tasks), episode.ways * episode.shots
         params = self.layout.views(theta if tasks > 1 else theta[0])
         rows = Rows(count, tasks)
@@ -223,7 +211,7 @@ class MetaBatch:
         return losses.sum((1, 2)), right.sum((1, 2))
 
     def _shape(self, iteration: int, number: int) -> tuple[int, int, int]:
-        """Ways of an iteration, shots and queries of an episode."""
+        """Draw the ways of an iteration, and shots and queries of an episode."""
         task, seed = self.config.task, self.config.train.seed
         ways = ways_of(self.config, iteration)
         shown = task.images // ways
@@ -235,7 +223,7 @@ class MetaBatch:
         return ways, shots, max(1, shown - shots)
 
     def _mixing(self, episode: "_Stacked") -> Relaxation:
-        """The relaxation of an episode: that of its step, of its step's turn, or of the last."""
+        """Return the relaxation of an episode, at the temperature of its step."""
         config, steps = self.config, self.config.task.steps
         search = search_at(config, episode.iteration)
         if not searching(config, episode.iteration):
@@ -247,19 +235,18 @@ class MetaBatch:
 
     def _loop(self, state: MetaState, tasks: int, episodes: "_Episodes") -> InnerLoop:
         config, search, device = self.config.train, self.config.search, self._device
-        alphas = self.layout.where(is_alpha).to(device)
-        of_alphas = search.alpha_lr if searching(self.config, state.iteration) else 0.0
-        rates = torch.where(alphas, of_alphas, config.weight_lr).to(state.params.dtype)
+        rates = torch.full_like(state.params, config.weight_lr)
+        _, of_alphas = self.layout.halves(rates)
+        of_alphas.fill_(search.alpha_lr if searching(self.config, state.iteration) else 0.0)
         return InnerLoop(
             tasks=tasks,
             steps=self.config.task.steps,
             layout=self.layout,
             start=state.params.to(device),
-            rates=rates,
+            rates=rates.to(device),
             factors=state.factors.to(device),
             loss=episodes.loss,
             order=Order(search.order),
-            alphas=alphas,
             alpha_decay=search.alpha_decay,
             clip=config.gradient_clip,
             beta1=config.beta1,
@@ -281,7 +268,7 @@ class _Stacked:
 
 
 class _Episodes:
-    """The episodes of a stack of tasks, by number; each is made when first asked for."""
+    """The episodes of a stack of tasks, by number; each is drawn at its first use."""
 
     def __init__(self, batch: "MetaBatch", iteration: int, tasks: range) -> None:
         self._batch, self._iteration, self._tasks = batch, iteration, tasks
@@ -289,7 +276,7 @@ class _Episodes:
         self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
     def loss(self, theta: Tensor, number: int) -> Tensor:
-        """Cross entropy of the queries of an episode, `(tasks,)`, by parameters `(tasks, size)`."""
+        """Compute the loss `(tasks,)` of an episode's queries at parameters `(tasks, size)`."""
         if number not in self._made:
             self._made[number] = self._batch.episode(self._iteration, self._tasks, number)
         losses, accuracies = self._batch.evaluate(self._made[number], theta)
@@ -297,11 +284,11 @@ class _Episodes:
         return losses
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy `(tasks,)`, over all episodes, each where it was first evaluated."""
+        """Average loss and accuracy `(tasks,)` over all episodes, each at its first evaluation."""
         losses, accuracies = zip(*self._seen.values(), strict=True)
         return torch.stack(losses).mean(0), torch.stack(accuracies).mean(0)
 
 
 def total(results: Iterable[TaskResults]) -> TaskResults:
-    """The results of several parts of a range as those of the whole."""
+    """Add the results of all parts of a range."""
     return reduce(add, results)

@@ -1,16 +1,15 @@
 """Meta-training: the outer loop over tasks.
 
 One meta-iteration: every task starts from the meta-parameters and takes a few task-optimizer steps
-on weights and alphas while the temperature falls from start to end (`metanas.training.task_batch`);
-then the mean of what the meta-learner makes of them moves the meta-parameters (MetaNAS,
+on weights and alphas while the temperature falls from start to end (`metanas.training.task_batch`).
+Then the mean of the meta-gradients of all tasks moves the meta-parameters (MetaNAS,
 arXiv:1911.11090, with REPTILE and DARTS as its instance).
 
 Notable:
-- Each step's temperature is one that adaptation will pass through, so the weights know both the
-  mixture and the discrete network at its end; noise on the alphas shows them the discrete
-  network's neighbours too.
+- Adaptation passes through the same temperatures. So the weights are trained for the mixture and
+  for the discrete network at its end; noise on the alphas trains the discrete network's neighbours.
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
-- Collapsing is diverging, too: where features are all alike, or noise, losses stay finite.
+- A collapse counts as divergence: features are all alike, or noise, while losses stay finite.
 """
 
 import hashlib
@@ -52,14 +51,14 @@ from metanas_data.datasets.tasks import Features, Task, sample_task
 FARTHEST = 5.0
 """Largest logarithm, either way, of a learned factor on a rate."""
 GUESSED_LOSS = 0.99
-"""Of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
+"""Share of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
 GUESSED_ACCURACY = 1.5
-"""... and are if no more than so many times the answers are right that guesses would be."""
+"""... and they are guesses if their accuracy is at most so many times that of guessing."""
 COLLAPSED = 50
-"""Meta-iterations in a row that do no better than guessing, after which a run that did, or one that
-is at its end, has diverged. A network that has learned anything does better in half of them."""
+"""Meta-iterations in a row no better than guessing, after which a run that was better before, or
+that is at its end, has diverged. A network that has learned anything is better in half of them."""
 NEVER_BEGAN = 200
-"""The same of a run that has been guessing from its start."""
+"""Meta-iterations no better than guessing from the start of a run, after which it has diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +69,11 @@ class Progress:
     loss: float
     """Mean loss of the tasks' queries, over their steps."""
     accuracy: float
-    """Mean accuracy of the same, 0 to 1."""
+    """Mean accuracy of the tasks' queries, 0 to 1."""
     candidates: int
     """Operations that are still candidates, over all edges of both kinds of cell."""
     temperature: float
-    """Of a task's last step."""
+    """Temperature of a task's last step."""
     entropy: float
     """Mean entropy of the meta-alphas' mixture at that temperature, over edges, in nats."""
     meta_lr_weights: float
@@ -92,12 +91,12 @@ class Progress:
 class MetaTrainer:
     """The state of a run: meta-parameters and optimizers; `iterate` advances it.
 
-    `params`, `factors` and `moments` are what a snapshot holds; `data` tells the data by
-    names and numbers. `learn` runs the inner loops; by default in this process.
+    A snapshot holds `params`, `factors`, `moments` and `outer`. `data` is a digest of the names and
+    sizes of all classes. `learn` runs the inner loops; by default in this process.
 
     Raises:
-        DatasetError: too few classes, or images of a class, for the tasks that are asked for.
-        UnknownName: an operation, relaxation or meta-learner that the extensions have not.
+        DatasetError: too few classes, or images of a class, for the tasks of the configuration.
+        UnknownName: the extensions lack an operation, the relaxation or the meta-learner.
     """
 
     def __init__(
@@ -127,23 +126,23 @@ class MetaTrainer:
         self.outer = Moments.zero(torch.cat([self.params, self.factors]), (3,))
         self.iteration = 0
         self.guessing = 0
-        """The last meta-iterations, in a row, in which the tasks were guessed at."""
+        """Length of the present row of meta-iterations that were no better than guessing."""
         self.guessed = 0
-        """All iterations of the run in which the tasks were guessed at."""
+        """Number of all meta-iterations that were no better than guessing."""
 
     @property
     def meta(self) -> Params:
-        """The meta-parameters, as views."""
+        """Meta-parameters, as views."""
         return self.layout.views(self.params)
 
     @property
     def saved(self) -> Params:
-        """The parameters to validate and save."""
+        """Parameters to validate and save."""
         return tempered(self.meta, self.config.keep)
 
     @property
     def rates(self) -> dict[str, float]:
-        """The learned factors on step sizes, by parameter; nothing if they are not learned."""
+        """Learned factors on step sizes, by parameter; empty if they are not learned."""
         if not self.config.train.learned_rates:
             return {}
         return dict(zip(self.layout.names, self.factors.exp().tolist(), strict=True))
@@ -151,11 +150,11 @@ class MetaTrainer:
     def start_from(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint's parameters and candidates.
 
-        Its learned rates, too, if this run learns them for the same task optimizer: what a run
-        trains with and does not save, nobody would adapt with.
+        Take over its learned rates too, if this run learns them for the same task optimizer. Other
+        runs do not save rates, so adaptation could not use them.
 
         Raises:
-            CheckpointError: CHECKPOINT_FORMAT, it is of another search space or other images.
+            CheckpointError: CHECKPOINT_FORMAT: it has another search space or input.
         """
         check_start(checkpoint, self.config)
         self.params = self.layout.flatten(checkpoint.params)
@@ -169,11 +168,11 @@ class MetaTrainer:
         self._fix()
 
     def iterate(self) -> Progress:
-        """One meta-iteration.
+        """Run one meta-iteration.
 
         Raises:
-            Diverged: a loss or gradient is not finite, or the loss stays that of guessing; the
-                meta-parameters are as they were before.
+            Diverged: a loss or gradient is not finite, or the loss stays that of guessing. The
+                meta-parameters have not changed.
         """
         began = time.monotonic()
         settings = self.config.train
@@ -203,7 +202,7 @@ class MetaTrainer:
         )
 
     def _notice(self, results: TaskResults) -> None:
-        """Refuse to go on where nothing is learned any more."""
+        """Count iterations no better than guessing; end a run that no longer learns."""
         loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
         knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
         self.guessing = 0 if knows else self.guessing + 1
@@ -215,7 +214,7 @@ class MetaTrainer:
             raise Diverged(f"{self.guessing} iterations did no better than guessing, {since}")
 
     def _step(self, results: TaskResults) -> tuple[float, float]:
-        """Move the meta-parameters; the step sizes of weights and alphas."""
+        """Move the meta-parameters; return the step sizes of weights and alphas."""
         settings, tasks = self.config.train, results.tasks
         rate = 1.0
         if settings.anneal:
@@ -244,7 +243,7 @@ class MetaTrainer:
         return outer_steps
 
     def _narrow(self) -> None:
-        """Let candidates go, as configured."""
+        """Drop candidates, as configured."""
         if not searching(self.config, self.iteration):
             return
         search = search_at(self.config, self.iteration)
@@ -281,7 +280,7 @@ class MetaTrainer:
 
     @torch.no_grad()
     def validate(self, relaxation: Relaxation) -> float:
-        """Mean accuracy on validation classes, unadapted, of the mixture under this relaxation.
+        """Measure the mean accuracy on validation classes, unadapted, under this relaxation.
 
         The episodes are the same at every call.
         """
@@ -294,9 +293,9 @@ class MetaTrainer:
     def sound(self) -> bool:
         """Return True if a snapshot may take the place of an older one.
 
-        Where the network has been guessing most of the time, none before is better. Else the tasks
-        of the last iteration say what the parameters were before its step; an episode of validation
-        classes says what they are now.
+        If the network has been guessing most of the time, no older one is better. Otherwise, the
+        tasks of the last iteration measure the parameters before its step, and an episode of
+        validation classes measures the present ones.
         """
         if 2 * self.guessed > self.iteration:
             return True
@@ -306,7 +305,7 @@ class MetaTrainer:
         return not self.guessing and _knows(loss, accuracy, len(episode.classes))
 
     def _episodes(self) -> Iterator[Task]:
-        """Of validation, the same at every call."""
+        """Draw the episodes of validation, the same at every call."""
         random = np.random.default_rng(self.config.train.seed + 1)
         ways = min(20, len(self._val))
         while True:
@@ -315,13 +314,13 @@ class MetaTrainer:
             )
 
     def _answer(self, episode: Task, params: Params, relaxation: Relaxation) -> tuple[float, float]:
-        """Loss and accuracy of the queries of an episode."""
+        """Compute loss and accuracy of the queries of an episode."""
         logits, labels = self._logits(episode, params, relaxation), episode.query_labels
         accuracy = (logits.argmax(1).numpy() == labels).mean()
         return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
 
     def _logits(self, episode: Task, params: Params, relaxation: Relaxation) -> Tensor:
-        """Logits `(Q, ways)` of the queries of an episode."""
+        """Compute logits `(Q, ways)` of the queries of an episode."""
         x = network_input(episode, self.config)
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
         count = len(members)
@@ -337,6 +336,6 @@ def _knows(loss: float, accuracy: float, ways: int) -> bool:
 
 
 def _digest(*splits: Classes | Features) -> str:
-    """SHA-256 of the names of all classes and their numbers of images."""
+    """Return the SHA-256 of the names of all classes and their numbers of images."""
     told = [[(name, len(images)) for name, images in split.items()] for split in splits]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

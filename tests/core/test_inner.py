@@ -45,7 +45,6 @@ def loop_of(loss: Loss = smooth, order: Order = Order.SINGLE, tasks: int = TASKS
         factors=0.2 * noise(len(layout.names), seed=3).double(),
         loss=loss,
         order=order,
-        alphas=alphas,
         alpha_decay=0.1,
         moments=Moments.zero(start, (2,)),
     )
