@@ -53,7 +53,10 @@ class Example:
 
 
 def check_examples(
-    examples: Sequence[Example], limits: Limits, classes: Sequence[str] | None = None
+    examples: Sequence[Example],
+    limits: Limits,
+    classes: Sequence[str] | None = None,
+    read: Sequence[Violation] = (),
 ) -> None:
     """Do the checks of a support set that need no decoding.
 
@@ -61,17 +64,22 @@ def check_examples(
     classes: the class names in the caller's order, where it declares them; every example's label
         must be one of them and every one must have examples. Without it the classes are the labels
         that occur.
+    read: violations of parts that could not be read, and that a placeholder replaces.
 
     Raises:
-        InvalidInput: with every violation, at most `MAX_VIOLATIONS` of them spelled out.
+        InvalidInput: with every violation, at most `MAX_VIOLATIONS` of them spelled out. It names
+            empty image files, too, but a set with no other fault passes: decoding finds them
+            together with all other unreadable images.
     """
     found = [*_check_classes(examples, classes, limits), *_check_counts(examples, classes, limits)]
     for index, example in enumerate(examples):
         found += check_label(example.label, f"examples[{index}].label", limits)
         found += _check_image_bytes(example.image, f"examples[{index}].image", limits)
     found += _check_total_bytes(examples, limits)
+    fields = {violation.field for violation in read}
+    found = [*read, *(each for each in found if each.field not in fields)]
     if found:
-        raise InvalidInput(found)
+        raise InvalidInput([*found, *_empty_images(examples)])
 
 
 def decode_label(raw: bytes, index: int) -> str:
@@ -150,11 +158,16 @@ def _check_counts(
 
 def _check_image_bytes(image: Any, field: str, limits: Limits) -> Iterator[Violation]:
     size = _size(image)
-    if isinstance(image, bytes) and not size:
-        yield Violation(field, "IMAGE_UNREADABLE", "the image is empty (0 bytes)")
-    elif size > limits.max_image_bytes:
+    if size > limits.max_image_bytes:
         message = f"the image has {size} bytes; at most {limits.max_image_bytes} are allowed"
         yield Violation(field, "IMAGE_TOO_LARGE", message)
+
+
+def _empty_images(examples: Sequence[Example]) -> Iterator[Violation]:
+    for index, example in enumerate(examples):
+        if isinstance(example.image, bytes) and not example.image:
+            text = "the image is empty (0 bytes)"
+            yield Violation(f"examples[{index}].image", "IMAGE_UNREADABLE", text)
 
 
 def _check_total_bytes(examples: Sequence[Example], limits: Limits) -> Iterator[Violation]:

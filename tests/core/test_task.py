@@ -141,6 +141,17 @@ def test_whatever_comes_in_it_passes_or_is_invalid_input(pairs: list[tuple[str, 
         assert all(label.strip() for label, _ in pairs)
 
 
+def test_an_empty_image_file_is_named_with_the_other_faults() -> None:
+    support = [Example("a", b"x"), Example(" ", b"x"), Example("b", b"")]
+    with pytest.raises(InvalidInput) as caught:
+        check_examples(support, Limits())
+    assert [(v.field, v.reason) for v in caught.value.violations] == [
+        ("examples[1].label", "LABEL_EMPTY"),
+        ("examples[2].image", "IMAGE_UNREADABLE"),
+    ]
+    check_examples(support[::2], Limits())  # decoding finds it with all other unreadable images
+
+
 @given(st.binary(max_size=40))
 def test_raw_labels_are_utf8_or_refused(raw: bytes) -> None:
     with suppress(InvalidInput):

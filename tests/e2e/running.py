@@ -94,7 +94,7 @@ def refused(checkpoints: Path, data: Path, *flags: str) -> str:
         env=ENVIRONMENT,
         timeout=120,
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     return done.stderr

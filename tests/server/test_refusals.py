@@ -111,9 +111,9 @@ TASKS: dict[str, tuple[list[Example], list[tuple[str, str]]]] = {
         tensor(*[2**32 - 1] * 12_000, size=1),
         [("examples[4].image", "TENSOR_SHAPE")],
     ),
-    "empty file": (
-        [*images(), Example(label=b"a", encoded=b"")],
-        [("examples[4].image", "IMAGE_UNREADABLE")],
+    "an unreadable label and an empty file": (
+        [*images(), Example(label=b"\xff", encoded=b"?"), Example(label=b"a", encoded=b"")],
+        [("examples[4].label", "LABEL_NOT_UTF8"), ("examples[5].image", "IMAGE_UNREADABLE")],
     ),
     "all kinds at once": (
         [

@@ -22,8 +22,8 @@ from metanas_server.api import convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
 from metanas_server.errors import InvalidRequest, OutOfRange, StoreError
-from metanas_server.jobs.manager import JobManager, Submission
-from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
+from metanas_server.jobs.manager import JobManager
+from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import Store
 from metanas_server.workers.pool import WorkerPool
@@ -51,8 +51,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the contract."""
-        record = await self._receive(request_iterator, context)
-        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(record.id))
+        id_ = await self._receive(request_iterator, context)
+        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(id_))
 
     async def GetAdaptation(
         self, request: adaptation_service_pb2.GetAdaptationRequest, context: Context
@@ -106,8 +106,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     def _show(self, id_: str) -> adaptation_pb2.Adaptation:
         return convert.write_adaptation(*self._jobs.get(id_))
 
-    async def _receive(self, parts: Parts, context: Context) -> AdaptationRecord:
-        """Receive a request and submit it; refuse it as early as possible."""
+    async def _receive(self, parts: Parts, context: Context) -> str:
+        """Receive a request, submit it and return its id; refuse it as early as possible."""
         caller = context.peer().rpartition(":")[0]
         parts = receive(parts, *self._deadlines)
         first = await anext(parts, None)
@@ -121,8 +121,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
                     message = "every message but the first must carry an example"
                     raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
                 intake.add(*convert.read_example(part.example, intake.count, self._limits))
-            examples = intake.finish(spec.classes)
-            return await self._jobs.submit(Submission(spec=spec, examples=examples, caller=caller))
+            return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -119,14 +119,7 @@ class Intake:
         Raises:
             InvalidInput: all violations together.
         """
-        fields = {violation.field for violation in self._violations}
-        try:
-            check_examples(self._examples, self._limits, classes)
-        except InvalidInput as error:
-            more = [each for each in error.violations if each.field not in fields]
-            raise InvalidInput([*self._violations, *more], error.omitted) from None
-        if self._violations:
-            raise InvalidInput(self._violations)
+        check_examples(self._examples, self._limits, classes, self._violations)
         return tuple(self._examples)
 
     def _check_growth(self, label: str, size: int) -> None:

@@ -81,10 +81,10 @@ class Dispatcher:
         for job in jobs:
             if job.worker is None:
                 self._table.hand_back(job)
-        await _wait_for_end(running, grace)
+        await self._wait_for_attempts(grace)
         for job in running:
             self.stop_job(job, stopping_error())
-        await _wait_for_end(running, self._config.stop_seconds)
+        await self._wait_for_attempts(self._config.stop_seconds)
         await self.close()
 
     async def close(self) -> None:
@@ -186,7 +186,6 @@ class Dispatcher:
         """Queue a job of a dead worker again, or end it after its last attempt."""
         if not isinstance(error, WorkerKilled):
             job.losses += 1
-            job.alone = True
         if job.stop_reason is not None:
             self._stopped(job, job.stop_reason)
         elif job.losses >= self._config.max_attempts and not job.shared:
@@ -205,11 +204,6 @@ class Dispatcher:
         else:
             heapq.heappush(self._queue, job)
 
-
-async def _wait_for_end(jobs: Sequence[Job], seconds: float) -> None:
-    """Wait until these jobs have ended, for at most so many seconds."""
-    waits = [asyncio.ensure_future(job.ended.wait()) for job in jobs]
-    if waits:
-        _, late = await asyncio.wait(waits, timeout=seconds)
-        for wait in late:
-            wait.cancel()
+    async def _wait_for_attempts(self, seconds: float) -> None:
+        if self._attempts:
+            await asyncio.wait(self._attempts, timeout=seconds)

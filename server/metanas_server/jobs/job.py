@@ -21,7 +21,6 @@ class Job:
     caller: the address that sent it; empty after a restart of the server.
     worker: the worker that runs it; None while it waits.
     losses: number of workers that died while they ran it.
-    alone: True if no other job may run on its worker.
     shared: True if other jobs were on its worker during this attempt.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
@@ -33,7 +32,6 @@ class Job:
         self.caller = caller
         self.worker: WorkerProcess | None = None
         self.losses = 0
-        self.alone = False
         self.shared = False
         self.stop_reason: MetanasError | ServiceError | None = None
         self.progress = list[ProgressRecord]()
@@ -41,6 +39,11 @@ class Job:
         self._events = list[Event]([record])
         self._changed = asyncio.Event()
         self._interruption: ServiceError | None = None
+
+    @property
+    def alone(self) -> bool:
+        """True if no other job may run on its worker: it may end its workers."""
+        return self.losses > 0
 
     def __lt__(self, other: "Job") -> bool:
         """Order the queue by arrival; a job that lost its worker keeps its place."""

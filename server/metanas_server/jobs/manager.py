@@ -11,8 +11,8 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from metanas.errors import Cancelled
 from metanas.spec.examples import Example
@@ -26,15 +26,6 @@ from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Submission:
-    """A complete request; its support set is checked, except for the pixels."""
-
-    spec: Spec
-    examples: tuple[Example, ...]
-    caller: str
 
 
 class JobManager:
@@ -85,26 +76,28 @@ class JobManager:
             message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
             raise Overloaded("CALLER_QUOTA", message)
 
-    async def submit(self, submission: Submission) -> AdaptationRecord:
-        """Accept an adaptation; the same request gets the adaptation that it has made before.
+    async def submit(self, spec: Spec, examples: Sequence[Example], caller: str) -> str:
+        """Accept an adaptation and return its id; the same request returns the same id again.
+
+        examples: the support set, checked except for its pixels.
 
         Raises:
             RequestIdReused, Overloaded, Unavailable, StoreError: it was not accepted.
         """
-        packed, digest = await asyncio.to_thread(_pack, submission)
+        packed, digest = await asyncio.to_thread(_pack, spec, examples)
         async with self._submit_lock:
-            known = self._same_request(submission.spec.request_id, digest)
+            known = self._same_request(spec.request_id, digest)
             if known is not None:
-                return known
-            self.check_capacity(submission.caller, "")
-            record = await self._archive.add(self._record(submission, digest), packed)
+                return known.id
+            self.check_capacity(caller, "")
+            record = await self._archive.add(self._record(spec, examples, digest), packed)
             LOG.info(
                 "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
-                *(record.id, submission.caller, record.request_id),
+                *(record.id, caller, record.request_id),
                 *(record.example_count, len(record.labels)),
             )
-            self._enqueue(record, submission.caller)
-            return record
+            self._enqueue(record, caller)
+            return record.id
 
     def get(self, id_: str) -> tuple[AdaptationRecord, ProgressRecord | None]:
         """Return an adaptation and its last progress.
@@ -180,8 +173,7 @@ class JobManager:
             raise RequestIdReused("REQUEST_ID_REUSED", message)
         return record
 
-    def _record(self, submission: Submission, digest: str) -> AdaptationRecord:
-        spec, examples = submission.spec, submission.examples
+    def _record(self, spec: Spec, examples: Sequence[Example], digest: str) -> AdaptationRecord:
         longest = self._config.max_seconds
         return AdaptationRecord(
             id=secrets.token_hex(8),
@@ -202,10 +194,9 @@ class JobManager:
         self._dispatcher.enqueue(Job(next(self._numbers), record, caller))
 
 
-def _pack(submission: Submission) -> tuple[bytes, str]:
+def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[bytes, str]:
     """Return the support set as it is stored, and a digest that equal requests share."""
-    packed = support_file.pack(submission.examples)
-    spec = submission.spec
+    packed = support_file.pack(examples)
     fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
     head = json.dumps(fields, sort_keys=True).encode()
     return packed, hashlib.sha256(head + hashlib.sha256(packed).digest()).hexdigest()
