@@ -19,14 +19,13 @@ from benchmarks.harness.results import Results, Row, parser, run, selected
 from benchmarks.harness.tables import figure, milliseconds, table
 from benchmarks.harness.timing import in_turns, seconds, spread
 from benchmarks.harness.workloads import Workload, checkpoint_of, task_of
-from metanas.adaptation.views import of_prototypes
+from metanas.adaptation.adaptation import Adaptation
+from metanas.adaptation.job import classifier_of
 from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.export.verify import check
 from metanas.images.shifted_copies import looks
 from metanas.images.support_set import Task
-from metanas.nn.prototypes import PrototypeHead
-from metanas.supernet.discrete import features_of, freeze_statistics, from_supernet
 from metanas.util.work import whole
 
 TOPIC = "export"
@@ -64,33 +63,25 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
 def _measured(workload: Workload, options: argparse.Namespace) -> Row:
     checkpoint = checkpoint_of(workload)
     task = task_of(checkpoint, workload, 0)
-    classifier = classifier_of(checkpoint, task)
-    ours = in_turns({"": lambda _: _direct(classifier, checkpoint, task)}, options.runs)[""]
+    unadapted = classifier(checkpoint, task)
+    ours = in_turns({"": lambda _: _direct(unadapted, checkpoint, task)}, options.runs)[""]
     runs = 0 if options.no_torch else TORCH_RUNS
-    theirs = [seconds(lambda: torch_export(classifier)) for _ in range(runs)]
+    theirs = [seconds(lambda: torch_export(unadapted)) for _ in range(runs)]
     return {
         "case": workload.name,
         "title": workload.title,
-        "looks": looks(classifier.shift_pixels),
+        "looks": looks(unadapted.shift_pixels),
         "direct": ours,
         "torch": theirs,
     }
 
 
 @torch.no_grad()
-def classifier_of(checkpoint: Checkpoint, task: Task) -> Classifier:
-    """Build the classifier of no step: the meta-architecture with a prototype head."""
-    support, options = task.support, checkpoint.card.defaults
-    genotype, space = checkpoint.meta_genotype, checkpoint.card.space
-    network = from_supernet(space, checkpoint.params, genotype, checkpoint.ops)
-    whole(freeze_statistics(network, support.images, options.batch_size))
-    network.requires_grad_(False)
-    scale = network.head["log_scale"].exp()
-    shown, members = of_prototypes(support)
-    features = whole(features_of(network, shown, options.shift_pixels))
-    head = PrototypeHead().linear(features, members, scale)
-    trunk = checkpoint.trunk
-    return Classifier(task.preprocess, network, *head, scale, trunk, options.shift_pixels)
+def classifier(checkpoint: Checkpoint, task: Task) -> Classifier:
+    """Build the classifier of no step: the meta-architecture with its head."""
+    options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
+    adaptation = Adaptation(checkpoint, task.support, options, torch.Generator())
+    return whole(classifier_of(adaptation, task))[0]
 
 
 @torch.no_grad()

@@ -21,22 +21,24 @@ Figures = Callable[[Sequence[Row]], Iterable[Figure]]
 """From all rows of a case to its figures, such as one for each number of threads."""
 
 
-def _median(values: Sequence[float]) -> Figure:
-    return Figure(median(values), len(values))
+def medians(values: Callable[[Row], Sequence[float]]) -> Figures:
+    """Take the median of some values of each row."""
+    return lambda rows: [Figure(median(values(row)), len(values(row))) for row in rows]
 
 
-def whole(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Seconds of a whole adaptation."""
-    return [_median(row["seconds"]["product"]["whole"]) for row in rows]
+whole = medians(lambda row: row["seconds"]["product"]["whole"])
+alone = medians(lambda row: row["alone"])
+many = medians(lambda row: row["many"])
+exported = medians(lambda row: [1000 * each["together"] for each in row["direct"]])
 
 
 def peak(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Gigabytes of a whole process."""
+    """Return the gigabytes of a whole process."""
     return [Figure(row["memory"]["product"]["peak"] / 1e9, 1) for row in rows]
 
 
 def faster(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Times that the search is faster than the textbook's."""
+    """Return the time of the textbook's search over the time of ours."""
     for row in (row for row in rows if "textbook" in row["seconds"]):
         theirs, ours = (row["seconds"][name]["adapt"] for name in ("textbook", "product"))
         times = ratio(theirs, ours)
@@ -44,32 +46,33 @@ def faster(rows: Sequence[Row]) -> Iterable[Figure]:
 
 
 def overhead(workers: int) -> Figures:
-    """Milliseconds that a server of so many workers adds for one caller."""
+    """Measure the milliseconds that a server with this number of workers adds for one caller."""
 
-    def added(rows: Sequence[Row]) -> Iterable[Figure]:
-        for row in (row for row in rows if row["workers"] == workers and "remote" in row):
-            pairs = zip(row["remote"], row["local"], strict=True)
-            yield _median([1000 * (remote - local) for remote, local in pairs])
+    def added(row: Row) -> list[float]:
+        pairs = zip(row["remote"], row["local"], strict=True)
+        return [1000 * (remote - local) for remote, local in pairs]
 
-    return added
+    def of_workers(rows: Sequence[Row]) -> Iterable[Figure]:
+        return medians(added)([r for r in rows if r["workers"] == workers and "remote" in r])
+
+    return of_workers
 
 
 def sharing(workers: int) -> Figures:
-    """Rate of 16 clients over the rate of one, with so many workers."""
+    """Measure the rate of 16 clients over the rate of one, with this number of workers."""
 
     def against_one(rows: Sequence[Row]) -> Iterable[Figure]:
-        many = {
-            row["clients"]: row for row in rows if row["workers"] == workers and "clients" in row
-        }
-        if {1, 16} <= set(many):
-            one, other = (len(many[n]["latencies"]) / many[n]["whole"] for n in (1, 16))
-            yield Figure(other / one, len(many[16]["latencies"]))
+        chosen = [row for row in rows if row["workers"] == workers and "clients" in row]
+        loads = {row["clients"]: row for row in chosen}
+        if {1, 16} <= set(loads):
+            one, other = (len(loads[n]["latencies"]) / loads[n]["whole"] for n in (1, 16))
+            yield Figure(other / one, len(loads[16]["latencies"]))
 
     return against_one
 
 
 def growth(rows: Sequence[Row]) -> Iterable[Figure]:
-    """MiB that a worker gains after its first 50 adaptations."""
+    """Return the MiB that a worker gains after its first 50 adaptations."""
     for threads in {row["threads"] for row in rows}:
         of_threads = [row for row in rows if row["threads"] == threads]
         for settled in (row for row in of_threads if row["adaptations"] == 50):
@@ -78,19 +81,9 @@ def growth(rows: Sequence[Row]) -> Iterable[Figure]:
 
 
 def front(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Most MiB of a server's front."""
+    """Return the most MiB of a server's front."""
     sizes = [Figure(row["front"] / 2**20, row["adaptations"]) for row in rows]
     return [max(sizes)] if sizes else []
-
-
-def exported(rows: Sequence[Row]) -> Iterable[Figure]:
-    """Milliseconds of export and check."""
-    return [_median([1000 * each["together"] for each in row["direct"]]) for row in rows]
-
-
-def on_gpu(jobs: str) -> Figures:
-    """Seconds on a GPU, of a task alone or of many."""
-    return lambda rows: [_median(row[jobs]) for row in rows]
 
 
 class Goal(NamedTuple):
@@ -106,40 +99,29 @@ class Goal(NamedTuple):
     figures: Figures
 
 
+SMALL = "shipped-28-5w1s"
 GOALS = tuple(
     Goal(*each)
     for each in (
-        ("5-way 1-shot, shipped", "≤", 1, "s", "adapt", "shipped-28-5w1s", whole),
+        ("5-way 1-shot, shipped", "≤", 1, "s", "adapt", SMALL, whole),
         ("20-way 1-shot, shipped", "≤", 2, "s", "adapt", "shipped-28-20w1s", whole),
         ("20-way 5-shot, shipped", "≤", 5, "s", "adapt", "shipped-28-20w5s", whole),
         ("5-way 1-shot, paper's network, 84×84", "≤", 15, "s", "adapt", "paper-84-5w1s", whole),
         ("5-way 5-shot, paper's network, 84×84", "≤", 45, "s", "adapt", "paper-84-5w5s", whole),
         ("… its memory", "≤", 2, "GB", "adapt", "paper-84-5w5s", peak),
-        (
-            "search steps against the textbook's, paper's network, 28×28",
-            "≥", 4, "times", "adapt", "paper-28-5w1s", faster,
-        ),
+        ("search against textbook, 28×28", "≥", 4, "times", "adapt", "paper-28-5w1s", faster),
         ("… at 84×84", "≥", 4, "times", "adapt", "paper-84-5w1s", faster),
-        (
-            "what a server of one worker adds for one caller",
-            "≤", 50, "ms", "server", "shipped-28-5w1s", overhead(1),
-        ),
-        ("… of two workers", "≤", 50, "ms", "server", "shipped-28-5w1s", overhead(2)),
-        (
-            "16 clients against one, one worker",
-            "≥", 2, "times", "server", "shipped-28-5w1s", sharing(1),
-        ),
-        ("… two workers", "≥", 2, "times", "server", "shipped-28-5w1s", sharing(2)),
+        ("overhead of a server, one worker", "≤", 50, "ms", "server", SMALL, overhead(1)),
+        ("… two workers", "≤", 50, "ms", "server", SMALL, overhead(2)),
+        ("16 clients against one, one worker", "≥", 2, "times", "server", SMALL, sharing(1)),
+        ("… two workers", "≥", 2, "times", "server", SMALL, sharing(2)),
         ("worker's growth after 50 adaptations", "≤", 5, "MiB", "memory", None, growth),
         ("front's memory", "≤", 150, "MiB", "memory", None, front),
-        (
-            "export and check, each on its own",
-            "≤", 30, "ms", "export", "shipped-28-5w1s", exported,
-        ),
-        ("on a GPU: 5-way 1-shot, shipped", "≤", 0.15, "s", "gpu", None, on_gpu("alone")),
-        ("… 64 together", "≤", 2, "s", "gpu", None, on_gpu("many")),
+        ("export and check, each on its own", "≤", 30, "ms", "export", SMALL, exported),
+        ("on a GPU: 5-way 1-shot, shipped", "≤", 0.15, "s", "gpu", None, alone),
+        ("… 64 together", "≤", 2, "s", "gpu", None, many),
     )
-)  # fmt: skip
+)
 
 
 def goals(stored: Iterable[Results]) -> str:

@@ -35,8 +35,6 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
 def _seconds(checkpoint: Checkpoint, jobs: int, options: argparse.Namespace) -> list[float]:
     """Time each run, from encoded images to checked files."""
     call = partial(stacked, checkpoint, [WORKLOAD], jobs)
-    for episode in range(options.warm_up):
-        call(options.runs + episode)
     return [ends[-1] for ends in in_turns({"": call}, options.runs, options.budget)[""]]
 
 
@@ -54,12 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = made.add_argument
     add("--device", default="cuda", help="cuda, cuda:1 ...; cpu (%(default)s)")
     add("--together", type=int, default=64, metavar="N", help="tasks in a stack (%(default)s)")
-    add("--warm-up", type=int, default=10, metavar="N", help="rounds before (%(default)s)")
     options = made.parse_args(arguments)
     if options.device != "cpu" and not torch.cuda.is_available():
         sys.exit("unmeasured: torch finds no CUDA device")
     if options.quick:
-        options.runs, options.together, options.warm_up = 1, 2, 0
+        options.runs, options.together = 1, 2
     run(TOPIC, options, measure, tables)
 
 

@@ -1,8 +1,7 @@
 """Measure weak scaling of meta-training: more workers, and the same number of tasks for each.
 
 Workers of a Ray cluster on this machine, the network and tasks of configs/omniglot.toml, images of
-noise. Sending and collecting is timed on its own, with workers that answer at once; waiting for
-other workers is no part of it.
+noise.
 """
 
 import argparse
@@ -11,22 +10,18 @@ from dataclasses import replace
 from statistics import median
 
 import numpy as np
-import torch
 
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Results, Row, parser, run
 from benchmarks.harness.tables import figure, milliseconds, table
 from benchmarks.harness.timing import in_turns, seconds, spread
-from metanas.supernet.adam import Moments
 from metanas.training.config import RunConfig
 from metanas.training.config_file import read_config
-from metanas.training.extensions import Extensions, Learn
+from metanas.training.extensions import Extensions
 from metanas.training.ray_pool import Workers, cluster
-from metanas.training.task_batch import MetaState, TaskResults
 from metanas.training.trainer import MetaTrainer
 from metanas.util.provenance import cores
 from metanas_data.datasets.stacks import Classes
-from metanas_data.datasets.tasks import Features
 
 TOPIC = "weak_scaling"
 CLASSES, IMAGES = 60, 20
@@ -45,20 +40,9 @@ def _measured(config: RunConfig, count: int, options: argparse.Namespace) -> Row
     settings = replace(config.train, tasks=tasks, validate_every=10**9, threads=threads)
     config = replace(config, train=settings)
     data = noise(config)
-    with cluster(Workers(workers=count), tasks, batch) as learner:
-        learn = learner(config, data)
-        trainer = MetaTrainer(config, data, data, learn=learn)
-        unlearned = MetaState(
-            iteration=-1,
-            params=trainer.params,
-            factors=trainer.factors,
-            moments=trainer.moments,
-            alive={},
-        )
-        calls = {
-            "seconds": lambda _: seconds(trainer.iterate),
-            "sent": lambda _: seconds(lambda: learn(unlearned, range(tasks))),
-        }
+    with cluster(Workers(workers=count), tasks, Extensions().batch) as learner:
+        trainer = MetaTrainer(config, data, data, learn=learner(config, data))
+        calls = {"seconds": lambda _: seconds(trainer.iterate)}
         runs = in_turns(calls, options.runs, options.budget)
     return {"workers": count, "tasks": tasks, "threads": threads, **runs}
 
@@ -70,40 +54,19 @@ def noise(config: RunConfig) -> Classes:
     return {str(n): random.integers(0, 256, shape, np.uint8) for n in range(CLASSES)}
 
 
-def batch(config: RunConfig, train: Classes | Features, device: str) -> Learn:
-    """Build a worker that learns, but answers at once, with as many bytes, at iteration -1."""
-    learn = Extensions().batch(config, train, device)
-
-    def answer(state: MetaState, tasks: range) -> TaskResults:
-        if state.iteration >= 0:
-            return learn(state, tasks)
-        return TaskResults(
-            tasks=len(tasks),
-            loss=0.0,
-            accuracy=0.0,
-            gradient=torch.zeros_like(state.params),
-            factors=torch.zeros_like(state.factors),
-            moments=Moments.zero(state.params, (2,)),
-        )
-
-    return answer
-
-
 def tables(results: Results) -> dict[str, str]:
     """Make the table of iterations by number of workers."""
     header = ["workers, tasks, threads of each", "iteration, ms", "25 %", "75 %", "iterations/s"]
-    header += ["efficiency", "sent and collected, ms", "share", "runs"]
+    header += ["efficiency", "runs"]
     first = median(results.rows[0]["seconds"])
     lines = []
     for row in results.rows:
-        whole, sent = spread(row["seconds"]), median(row["sent"])
+        whole = spread(row["seconds"])
         lines.append([
             f"{row['workers']}, {row['tasks']}, {row['threads']}",
             *milliseconds(whole.median, *whole.quartiles),
             figure(1 / whole.median),
             f"{first / whole.median:.0%}",
-            *milliseconds(sent),
-            f"{sent / whole.median:.1%}",
             str(whole.runs),
         ])  # fmt: skip
     return {"workers": table(header, lines)}

@@ -9,7 +9,7 @@ second fills the tables of docs/results.md.
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +60,8 @@ FEW = 20
 STEPPED = "steps-"
 """Beginning of the names of settings with a number of steps."""
 
-Find = Callable[[str, str], Row | None]
-"""The row of a shape and a setting."""
+Rows = Mapping[tuple[str, str], Row]
+"""Shape and setting -> row."""
 
 
 def settings_of(
@@ -95,15 +95,10 @@ def tables(results: Results) -> Mapping[str, str]:
         for row in results.rows
         if row["setting"].startswith(STEPPED)
     }
-
-    def find(shape: str, setting: str) -> Row | None:
-        return rows.get((shape, setting))
-
     return {
-        "adaptation": _adaptation(shapes, find),
+        "adaptation": _adaptation(shapes, rows),
         "steps": _steps(rows[shapes[0], NONE], stepped),
-        "gap": _differences(shapes, find, "soft", ("pruned",)),
-        "transduction": _differences(shapes, find, "transductive"),
+        "stages": _differences(shapes, rows, ("soft", "pruned", "transductive")),
     }
 
 
@@ -113,13 +108,13 @@ def _between(one: Row, other: Row) -> Comparison:
     return paired(one["accuracy"][:count], other["accuracy"][:count])
 
 
-def _adaptation(shapes: Sequence[str], find: Find) -> str:
+def _adaptation(shapes: Sequence[str], rows: Rows) -> str:
     header = ["", "episodes", "accuracy, %", "architecture's lead, points", *COMPARED]
     lines = []
     for shape in shapes:
-        both = find(shape, BOTH)
+        both = rows.get((shape, BOTH))
         for name, title in TITLES.items():
-            row = find(shape, name)
+            row = rows.get((shape, name))
             if row is None or both is None:
                 continue
             lead = [""] * 3 if row is both else compared(_between(both, row))
@@ -142,17 +137,16 @@ def _steps(none: Row, stepped: Mapping[str, Row]) -> str:
     return table(header, lines)
 
 
-def _differences(shapes: Sequence[str], find: Find, name: str, more: Sequence[str] = ()) -> str:
-    """Compare a column of the default setting with the accuracy of the exported file."""
-    columns = (name, *more, "accuracy")
-    header = ["", "episodes", *(f"{each}, %" for each in columns), "first less last, points"]
+def _differences(shapes: Sequence[str], rows: Rows, names: Sequence[str]) -> str:
+    """Compare columns of the default setting with the accuracy of the exported file."""
     lines = []
-    for shape in shapes:
-        if row := find(shape, BOTH):
-            means = [percent(mean_of(row[each])) for each in columns]
+    for row in (row for shape in shapes if (row := rows.get((shape, BOTH)))):
+        exported = percent(mean_of(row["accuracy"]))
+        for name in names:
+            title, count = f"{title_of(row['shape'])}: {name}", str(len(row["accuracy"]))
             lead = compared(paired(row[name], row["accuracy"]))
-            lines.append([title_of(shape), str(len(row["accuracy"])), *means, *lead])
-    return table([*header, *COMPARED], lines)
+            lines.append([title, count, percent(mean_of(row[name])), exported, *lead])
+    return table(["", "episodes", "%", "exported, %", "less exported, points", *COMPARED], lines)
 
 
 def _study(options: argparse.Namespace) -> list[Row]:

@@ -5,8 +5,7 @@ the pruned meta-network, centred and of unit length (as in SimpleShot, arXiv:191
 usual penalty of half the squared weights.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -24,24 +23,26 @@ from metanas.nn.trunk import Maps
 from metanas.supernet.relaxations import Argmax
 from metanas_data.journal import Record
 
+Answer = Callable[[Job, Task, list[Image]], Tensor]
+"""From a decoded job and its queries to their labels `(Q,)`."""
+
 
 def linear_probe(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """Measure the accuracy of a linear probe on these episodes."""
-    for case in _decoded(plan, episodes):
-        features, queries = supernet_features(
-            case.job, case.queries, plan.checkpoint.params, Argmax()
-        )
-        labels = case.task.support.labels
-        yield case.record(probe(features[: len(labels)], labels, queries))
+
+    def answer(job: Job, task: Task, images: list[Image]) -> Tensor:
+        features, queries = supernet_features(job, images, plan.checkpoint.params, Argmax())
+        labels = task.support.labels
+        return probe(features[: len(labels)], labels, queries)
+
+    return _measured(plan, episodes, answer)
 
 
-@torch.no_grad()
 def frozen_trunk(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """Measure the accuracy of class prototypes on features of the frozen trunk.
 
     A feature vector holds the parts that the search space pools, each of unit length. The
-    checkpoint must have a
-    trunk.
+    checkpoint must have a trunk.
     """
     maps, trunk = Maps(plan.checkpoint.card.space), plan.checkpoint.trunk
     assert trunk is not None
@@ -50,32 +51,17 @@ def frozen_trunk(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
         parts = [F.normalize(part, dim=1) for part in maps.features(rows)]
         return F.normalize(torch.cat(parts, dim=1), dim=1)
 
-    for case in _decoded(plan, episodes):
-        pixels = torch.cat([case.task.preprocess(image) for image in case.queries])
-        support, queries = features(case.task.support.images), features(trunk(pixels))
-        members = membership(case.task.support.labels, case.task.support.ways)
-        logits = PrototypeHead().logits(support, members, queries, torch.tensor(1.0))
-        yield case.record(logits.argmax(1))
+    @torch.no_grad()
+    def answer(job: Job, task: Task, images: list[Image]) -> Tensor:
+        queries = trunk(torch.cat([task.preprocess(image) for image in images]))
+        support, members = task.support, membership(task.support.labels, task.support.ways)
+        rows = (features(support.images), members, features(queries))
+        return PrototypeHead().logits(*rows, torch.tensor(1.0)).argmax(1)
+
+    return _measured(plan, episodes, answer)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """An episode with its decoded support set and queries."""
-
-    index: int
-    job: Job
-    task: Task
-    queries: list[Image]
-    labels: Tensor
-    """Labels `(Q,)` of the queries."""
-
-    def record(self, answers: Tensor) -> Record:
-        """Return the record of these answers `(Q,)`."""
-        accuracy = float((answers == self.labels).float().mean())
-        return {"episode": self.index, "accuracy": accuracy, "support_digest": self.task.digest}
-
-
-def _decoded(plan: Plan, episodes: Sequence[int]) -> Iterator[Decoded]:
+def _measured(plan: Plan, episodes: Sequence[int], answer: Answer) -> Iterator[Record]:
     for index in episodes:
         episode = plan.sampler.episode(index)
         job = job_of(plan.checkpoint, episode, plan.options)
@@ -83,14 +69,10 @@ def _decoded(plan: Plan, episodes: Sequence[int]) -> Iterator[Decoded]:
         if job.task is None:
             job.result()  # raises the job's error
         assert job.task is not None
-        queries, labels = queries_of(episode, plan.checkpoint.card.input.channels)
-        yield Decoded(
-            index=index,
-            job=job,
-            task=job.task,
-            queries=queries,
-            labels=torch.from_numpy(labels),
-        )
+        images, labels = queries_of(episode, plan.checkpoint.card.input.channels)
+        right = answer(job, job.task, images) == torch.from_numpy(labels)
+        accuracy = float(right.float().mean())
+        yield {"episode": index, "accuracy": accuracy, "support_digest": job.task.digest}
 
 
 def probe(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:

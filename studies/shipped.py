@@ -10,7 +10,7 @@ With `--frozen`, evaluations of class prototypes on the frozen trunk, from the f
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 from benchmarks.harness.machine import facts
 from benchmarks.harness.results import Results, Row, publish
@@ -23,7 +23,7 @@ from metanas_data.errors import EvaluationError
 from metanas_data.evaluations import read_evaluation
 from metanas_data.intervals import mean_of
 from studies.evaluations import LOCAL, command, refused
-from studies.intervals import COMPARED, compared, percent, points
+from studies.intervals import COMPARED, compared, percent
 
 TOPIC = "shipped"
 COLUMNS = {
@@ -63,11 +63,11 @@ def is_frozen(row: Row) -> bool:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """Make the tables of accuracies, of stages, and of the lead over the frozen trunk."""
+    """Make the tables of accuracies, and of the lead over the frozen trunk."""
     rows = [row for row in results.rows if not is_frozen(row)]
     rows.sort(key=lambda row: (row["dataset"], -row["ways"], row["shots"]))
     frozen = [row for row in results.rows if is_frozen(row)]
-    made = {"accuracy": _accuracies(rows), "stages": _stages(rows)}
+    made = {"accuracy": _accuracies(rows)}
     return {**made, "frozen": _against_frozen(rows, frozen)} if frozen else made
 
 
@@ -92,19 +92,6 @@ def _accuracy(row: Row | None) -> list[str]:
     if row is None:
         return ["not measured", ""]
     return [percent(mean_of(row["accuracy"])), str(len(row["accuracy"]))]
-
-
-def _stages(rows: Sequence[Row]) -> str:
-    header = ["", "soft supernet, %", "pruned, not tuned, %", "exported, %"]
-    header += ["soft less exported, points", "gained by tuning, points", "edges moved", "episodes"]
-    lines = []
-    for row in rows:
-        gap = paired(row["soft"], row["accuracy"]).difference
-        tuned = paired(row["accuracy"], row["pruned"]).difference
-        means = [percent(mean_of(row[name])) for name in ("soft", "pruned", "accuracy")]
-        moved, count = f"{mean(row['moved']):.2f}", str(len(row["accuracy"]))
-        lines.append([_title(row), *means, points(gap), points(tuned), moved, count])
-    return table(header, lines)
 
 
 def _against_frozen(rows: Sequence[Row], frozen: Sequence[Row]) -> str:

@@ -53,14 +53,6 @@ class Variant:
         return f"{self.run}-{seed}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """The checkpoint of a training, and the processor time of its iterations and validations."""
-
-    checkpoint: Checkpoint
-    seconds: float
-
-
 def _inner_sgd(learner: str, weights: float, alphas: float, *more: str) -> Variant:
     """Use a meta-learner with plain inner steps of these sizes, in training and in adaptation."""
     rates = (
@@ -129,8 +121,11 @@ def train(
     config: Path,
     overrides: Sequence[str],
     runs: Path,
-) -> Trained:
+) -> tuple[Checkpoint, float]:
     """Train a variant of a configuration, or resume its training, in a folder below `runs`.
+
+    Returns:
+        the checkpoint, and the processor time of all iterations and validations in seconds.
 
     Raises:
         CheckpointError: the folder has a run of another configuration, or cannot be written.
@@ -138,7 +133,7 @@ def train(
     """
     changes = [*overrides, *variant.overrides, f"train.seed = {seed}"]
     if variant.genotype_of:
-        searched = train(variant.genotype_of, seed, config, overrides, runs).checkpoint
+        searched, _ = train(variant.genotype_of, seed, config, overrides, runs)
         changes.append(_genotype(searched.meta_genotype))
     if variant.drawn:
         space = read_config(config, overrides).space
@@ -158,7 +153,7 @@ def train(
 
         run(settings, folder, resume=(folder / SNAPSHOT_FILE).exists(), on_progress=done)
         seconds = sum(record["seconds"] for record in cost.episodes.values())
-    return Trained(checkpoint=load_checkpoint(folder / CHECKPOINT), seconds=seconds)
+    return load_checkpoint(folder / CHECKPOINT), seconds
 
 
 def _genotype(genotype: Genotype) -> str:

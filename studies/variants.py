@@ -141,8 +141,7 @@ def _study(options: argparse.Namespace) -> list[Row]:
 def _trial(variant: Variant, seed: int, options: argparse.Namespace) -> list[Row]:
     """Train a variant with one seed and evaluate it."""
     overrides = [f"data.path = {json.dumps(str(options.data))}", *options.set]
-    training = train(variant, seed, options.config, overrides, options.runs)
-    checkpoint = training.checkpoint
+    checkpoint, seconds = train(variant, seed, options.config, overrides, options.runs)
     data = read_dataset(options.data, options.split)
     settings = settings_of(options.shapes, checkpoint.card.defaults)
     label = variant.trial(seed)
@@ -151,7 +150,7 @@ def _trial(variant: Variant, seed: int, options: argparse.Namespace) -> list[Row
         "training": seed,
         "searched": checkpoint.card.relaxation != FIXED,
         "overrides": variant.changes,
-        "seconds": training.seconds,
+        "seconds": seconds,
     }
     return [{**row, **facts} for row in measure(evaluations, options.work)]
 

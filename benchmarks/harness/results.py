@@ -42,27 +42,9 @@ def parser(topic: str, doc: str | None, *, runs: int) -> argparse.ArgumentParser
     )
     add = made.add_argument
     add("--runs", type=int, default=runs, help="rounds that count (%(default)s)")
-    add(
-        "--budget",
-        type=float,
-        default=300.0,
-        metavar="SECONDS",
-        help="begin no more rounds of a row after this time (%(default)s)",
-    )
-    add(
-        "--threads",
-        type=int,
-        nargs="+",
-        default=[cores()],
-        help="threads to compute with; several numbers are measured in turn (all cores)",
-    )
-    add(
-        "--only",
-        nargs="+",
-        default=[],
-        metavar="TEXT",
-        help="only the rows whose name contains one of these",
-    )
+    add("--budget", type=float, default=300.0, metavar="S", help="seconds of a row (%(default)s)")
+    add("--threads", type=int, nargs="+", default=[cores()], help="numbers of threads (all cores)")
+    add("--only", nargs="+", default=[], metavar="TEXT", help="only rows whose name contains one")
     add("--quick", action="store_true", help="check that it works: tiny settings")
     add("--out", type=Path, default=LOCAL / f"{topic}.json", help="%(default)s")
     return made

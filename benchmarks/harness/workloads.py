@@ -84,16 +84,9 @@ def checkpoint_of(workload: Workload) -> Checkpoint:
 
 
 def paper_space(channels: int) -> SearchSpace:
-    """Return the search space of the MetaNAS paper (arXiv:1911.11090): 4 cells of 28 channels."""
-    return SearchSpace(
-        input_channels=channels,
-        ops=tuple(name for name in OPS if name != "zero"),
-        channels=(28, 28, 28, 28),
-        reductions=(1, 3),
-        nodes=3,
-        stem_channels=(84,),
-        stem_stride=1,
-    )
+    """Read the search space of the MetaNAS paper (arXiv:1911.11090): 4 cells of 28 channels."""
+    dataset = "omniglot" if channels == 1 else "miniimagenet"
+    return read_config(ROOT / "configs" / f"paper-{dataset}.toml").space
 
 
 def untrained(options: AdaptConfig, space: SearchSpace, size: int) -> Checkpoint:

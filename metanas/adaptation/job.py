@@ -232,7 +232,7 @@ class Job:
         yield from _steps(adaptation, Stage.TUNE)
 
         yield Progress("export", 0, 1)
-        classifier, logits = yield from _classifier(adaptation, task)
+        classifier, logits = yield from classifier_of(adaptation, task)
         metadata = metadata_of(
             checkpoint,
             task,
@@ -266,7 +266,7 @@ def _steps(adaptation: Adaptation, stage: Stage) -> Making[None]:
     yield None  # other jobs may step before the next stage begins
 
 
-def _classifier(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, Tensor]]:
+def classifier_of(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, Tensor]]:
     """Build the classifier on the CPU; also return its logits of the support set."""
     checkpoint, options = adaptation.checkpoint, adaptation.config
     shift = options.shift_pixels

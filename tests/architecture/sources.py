@@ -14,6 +14,8 @@ PACKAGES = {
     "metanas_server": ROOT / "server" / "metanas_server",
     "metanas_client": ROOT / "client" / "metanas_client",
 }
+MEASURING = {name: ROOT / name for name in ("benchmarks", "studies")}
+"""Packages that are not distributed."""
 _NO_CODE = {
     tokenize.COMMENT,
     tokenize.DEDENT,
@@ -27,13 +29,13 @@ _NO_CODE = {
 
 def modules(package: str) -> list[Path]:
     """All hand-written modules of a package."""
-    found = sorted(PACKAGES[package].rglob("*.py"))
+    found = sorted({**PACKAGES, **MEASURING}[package].rglob("*.py"))
     return [path for path in found if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 
 def all_modules() -> list[Path]:
-    """All hand-written modules of the five packages."""
-    return [path for package in PACKAGES for path in modules(package)]
+    """All hand-written modules of all packages."""
+    return [path for package in (*PACKAGES, *MEASURING) for path in modules(package)]
 
 
 def label(path: Path) -> str:

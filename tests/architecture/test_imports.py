@@ -97,3 +97,8 @@ def test_messages_are_known_to_few_modules(package: str) -> None:
         if any("_pb2" in name and "metanas_protos" in name for name in imported(path))
     }
     assert {name for name in knowing if Path(name).stem not in allowed} == set()
+
+
+def test_benchmarks_need_no_study() -> None:
+    names = {name for path in modules("benchmarks") for name in imported(path)}
+    assert {name for name in names if name.partition(".")[0] == "studies"} == set()

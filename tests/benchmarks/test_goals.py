@@ -43,7 +43,9 @@ def test_a_goal_within_an_interval_is_unclear(times: list[float], shown: str, re
     seconds = {"textbook": {"adapt": times}, "product": {"adapt": [1.0] * 3, "whole": [2.0]}}
     memory = {"product": {"peak": 2e9}}
     rows = [{"case": "paper-28-5w1s", "threads": 1, "seconds": seconds, "memory": memory}]
-    (line,) = [each for name, each in lines_of("adapt", rows).items() if name.endswith("28×28")]
+    (line,) = [
+        each for name, each in lines_of("adapt", rows).items() if name.endswith("textbook, 28×28")
+    ]
     assert line[1:] == [shown, "3", reached]
 
 

@@ -3,15 +3,11 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import onnx
 import pytest
 import torch
 
-import metanas
 from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
 from benchmarks.harness.results import Results, Tables, load
-from benchmarks.harness.workloads import SHIPPED, Workload, checkpoint_of, examples_of, task_of
-from metanas.export.onnx_model import to_onnx
 
 IN_PROCESS = (export, query, together)
 WITH_PROCESSES = (adapt, memory, scaling, server, weak_scaling)
@@ -83,20 +79,6 @@ def test_adaptations_are_counted_by_their_ends() -> None:
     lines = together.tables(Results("together", {}, rows))["together"].splitlines()
     rates = [[cell.strip() for cell in line.split("|")][5:7] for line in lines[2:]]
     assert rates == [["1.00", "1.00"], ["2.00", "2.00"]]
-
-
-@pytest.mark.parametrize(
-    "workload",
-    [each for each in export.WORKLOADS if each.network in SHIPPED and each.shots == 1],
-    ids=lambda workload: workload.name,
-)
-def test_the_exported_file_is_that_of_a_request(workload: Workload) -> None:
-    checkpoint = checkpoint_of(workload)
-    options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
-    model = metanas.adapt(checkpoint, examples_of(workload, 0), options=options)
-    classifier = export.classifier_of(checkpoint, task_of(checkpoint, workload, 0))
-    measured = to_onnx(classifier, checkpoint.ops, {})
-    assert measured.graph == onnx.load_from_string(model.onnx).graph
 
 
 def test_the_measurement_on_a_gpu_works_on_a_cpu(
