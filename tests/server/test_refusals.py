@@ -1,4 +1,4 @@
-"""What is wrong with a request, as it arrives over the wire: code, reason, field; then the next."""
+"""Refused requests over the wire: code, reason and field; the next request succeeds."""
 
 import threading
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Many adaptations at once on one worker: each its own, and no one's trouble is another's."""
+"""Many adaptations at once on one worker: none changes or ends another."""
 
 import asyncio
 import itertools
@@ -59,7 +59,7 @@ def labels(caller: int) -> tuple[str, ...]:
 
 
 def start(api: Api, count: int, options: AdaptationOptions = LONG) -> list[str]:
-    """Adaptations that are all under way at the same time."""
+    """Create adaptations that run at the same time."""
     names = [api.create(spec(options=options, seed=i), images(seed=i)).name for i in range(count)]
     for name in names:
         api.until_running(name)
@@ -94,7 +94,7 @@ def test_every_caller_gets_the_model_of_its_own_images(api: Api) -> None:
         assert session.get_outputs()[0].shape[-1] == len(labels(caller))
 
 
-def test_in_company_the_model_is_that_of_the_same_call_in_process(
+def test_a_stacked_adaptation_gives_the_model_of_the_same_call_in_process(
     api: Api, checkpoints: Path
 ) -> None:
     others = start(api, 3)
@@ -131,8 +131,8 @@ def logits(onnx: bytes, query: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def test_a_newcomer_waits_for_nobody(api: Api) -> None:
-    """It begins while others are at it, and ends while they go on."""
+def test_a_new_adaptation_starts_beside_running_ones(api: Api) -> None:
+    """It begins and ends while the others run."""
     others = start(api, 2)
     newcomer = api.create(spec(), images())
     assert api.end_of(newcomer.name).state == SUCCEEDED
@@ -158,7 +158,7 @@ def test_one_that_runs_out_of_time_and_the_others_go_on(api: Api) -> None:
     cancel(api, [other])
 
 
-def test_an_image_that_is_none_is_one_callers_trouble(api: Api) -> None:
+def test_an_unreadable_image_fails_its_own_adaptation_only(api: Api) -> None:
     others = start(api, 2)
     broken = image("b")
     broken.encoded = b"no image"
@@ -180,7 +180,7 @@ def test_a_worker_that_dies_costs_none_of_its_jobs(server: ServerProcess, api: A
 
 @pytest.fixture
 def impatient(checkpoints: Path, tmp_path: Path) -> Iterator[ServerProcess]:
-    """One that waits for a worker for half a second when it has to stop, and three else."""
+    """A server that gives a worker half a second to stop a job, and three seconds of silence."""
     flags = ("--max-attempts=2", "--stop-seconds=0.5", "--max-silence=3")
     with serving(checkpoints, tmp_path / "data", *flags) as server:
         yield server
@@ -189,7 +189,7 @@ def impatient(checkpoints: Path, tmp_path: Path) -> Iterator[ServerProcess]:
 def test_a_worker_that_is_killed_because_of_one_job_costs_the_others_nothing(
     impatient: ServerProcess,
 ) -> None:
-    """With two attempts in all, two losses would be the end of the others."""
+    """Two attempts are allowed, so two lost attempts would end the others."""
     server, api = impatient, impatient.api
     others = start(api, 2)
     for attempt in (1, 2, 3):
@@ -233,7 +233,7 @@ def test_workers_share_the_jobs_and_the_rest_wait(checkpoints: Path, tmp_path: P
 
 
 def next_attempt(api: Api, names: list[str]) -> str:
-    """The first of these adaptations that is begun again."""
+    """Return the first of these adaptations that starts again."""
     while True:
         for name in names:
             if api.get(name).attempts > 1:

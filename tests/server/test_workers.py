@@ -1,4 +1,4 @@
-"""Workers die, hang and come back; jobs run out of room: nothing is lost, the next is served."""
+"""Workers that die or hang, and full disks: jobs end or start again, and the next one succeeds."""
 
 import hashlib
 import resource
@@ -53,7 +53,7 @@ def test_a_killed_worker_costs_an_attempt_and_no_job(server: ServerProcess, api:
     assert {p.attempt for p in progress} == {1, 2}
 
 
-def test_the_watchers_see_that_it_waits_again(server: ServerProcess, api: Api) -> None:
+def test_a_watch_shows_that_a_job_waits_again(server: ServerProcess, api: Api) -> None:
     name = api.create(spec(options=SOME), images()).name
     api.until_running(name)
     watch = api.watch(name)
@@ -63,7 +63,7 @@ def test_the_watchers_see_that_it_waits_again(server: ServerProcess, api: Api) -
     assert states == [QUEUED, RUNNING, SUCCEEDED]
 
 
-def test_a_job_that_kills_its_workers_is_given_up(server: ServerProcess, api: Api) -> None:
+def test_a_job_that_ends_its_workers_fails(server: ServerProcess, api: Api) -> None:
     name = api.create(spec(options=LONG), images()).name
     for attempt in (1, 2):
         next(event for event in api.watch(name) if event.progress.attempt == attempt)

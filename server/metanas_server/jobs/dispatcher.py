@@ -169,7 +169,8 @@ class Dispatcher:
             self._table.fail(job, error)
         except Exception as error:  # a defect here must cost one job only
             LOG.exception("adaptation %s", job.record.id)
-            self._table.fail(job, ServiceError("INTERNAL", f"a defect: {type(error).__name__}"))
+            message = f"a defect of the server: {type(error).__name__}; its log has the traceback"
+            self._table.fail(job, ServiceError("INTERNAL", message))
         finally:
             timer.cancel()
             job.worker = None
@@ -189,7 +190,9 @@ class Dispatcher:
         if job.stop_reason is not None:
             self._stopped(job, job.stop_reason)
         elif job.losses >= self._config.max_attempts and not job.shared:
-            message = f"{job.losses} worker processes have died of this adaptation; it is given up"
+            message = (
+                f"{job.losses} worker processes died during this adaptation; see the server's log"
+            )
             self._table.fail(job, WorkerLost("WORKER_LOST", message))
         elif self._stopping:
             self._table.hand_back(job)
