@@ -25,7 +25,7 @@ from metanas.adaptation.metrics import (
     view_accuracy,
 )
 from metanas.adaptation.read_task import read_task
-from metanas.adaptation.views import of_prototypes
+from metanas.adaptation.views import of_head
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
@@ -271,7 +271,7 @@ def classifier_of(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier,
     checkpoint, options = adaptation.checkpoint, adaptation.config
     shift = options.shift_pixels
     network, features = yield from adaptation.network()
-    shown, members = of_prototypes(task.support)
+    shown, members = of_head(task.support, checkpoint.card)
     if shift or len(shown) > len(features):
         features = yield from features_of(network, shown, shift)
     scale = network.head["log_scale"].exp()

@@ -2,7 +2,7 @@
 
 Without a trunk each step draws new affine views. Behind a trunk each view costs a run of the trunk.
 A few views of each image therefore run through the trunk once, and a step draws among these stored
-views. The prototypes of the finished model use the stored views too.
+views. The head of the finished model uses the stored views too.
 """
 
 from dataclasses import replace
@@ -54,8 +54,11 @@ def behind_trunk(
     card: CheckpointCard,
     generator: torch.Generator,
 ) -> Parts[SupportSet]:
-    """Run the images and views of a support set through the trunk."""
-    count = max(1, min(card.views, MOST // len(support.images)))
+    """Run the images and views of a support set through the trunk.
+
+    Without views each image is its own view.
+    """
+    count = min(card.views, max(1, MOST // len(support.images)))
     device = next(trunk.parameters()).device
     images, views = [], []
     for part in support.images.split(CHUNK):
@@ -65,19 +68,19 @@ def behind_trunk(
             yield
             view = photo_view(part, preprocess, card.photo, card.augment, generator)
             seen.append(trunk(view.to(device)).cpu())
-        views.append(torch.stack(seen, dim=1))
+        views.append(torch.stack(seen or images[-1:], dim=1))
     return replace(support, images=torch.cat(images), views=torch.cat(views))
 
 
-def of_prototypes(task: SupportSet) -> tuple[Tensor, Tensor]:
-    """Collect the inputs of a model's prototypes: the support images and the stored views.
+def of_head(task: SupportSet, card: CheckpointCard) -> tuple[Tensor, Tensor]:
+    """Collect the inputs of a model's head: the support images and the stored views.
 
     Returns these `(M, ...)`, images first, and how much each counts in the sum of its class's
     features, `(M, ways)`: an image is one, and all views of a class together are one image more. So
     they say much of a class of one image, and little of one of many.
     """
     members = membership(task.labels, task.ways)
-    if task.views is None:
+    if task.views is None or card.views == 0:
         return task.images, members
     count = task.views.shape[1]
     shares = members / (members.sum(0) * count)

@@ -11,7 +11,7 @@ from metanas.errors import CheckpointError, InvalidInput
 from metanas.spec.options import AdaptConfig, AffineRange, PhotoRange
 from metanas.spec.search_space import SearchSpace
 from metanas.util import dataclass_json as schema
-from metanas.util.fields import Count, OneOf, Positive, Range, check, require
+from metanas.util.fields import Natural, OneOf, Positive, Range, check, require
 
 FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
@@ -119,8 +119,9 @@ class CheckpointCard:
     """Learned factors on the length of a parameter's steps (Meta-SGD), by name; 1 of others."""
     photo: PhotoRange = field(default_factory=PhotoRange)
     """With a trunk: ranges of the views of support images, before those of `augment`."""
-    views: Count = 4
-    """With a trunk: views of a support image that go through it."""
+    views: Natural = 4
+    """With a trunk: views of a support image that go through it; with 0 each image is its own view,
+    and the head is of images alone."""
     parameters: int
     """Weights of the supernet."""
     weights_sha256: str

@@ -1,5 +1,7 @@
 """Checks of a meta-training before it begins, so that no hours are lost."""
 
+from collections import Counter
+
 from metanas.checkpoint import Checkpoint
 from metanas.errors import CheckpointError, DatasetError, InvalidInput
 from metanas.supernet.supernet import Supernet
@@ -51,6 +53,8 @@ def check_data(config: RunConfig, train: Classes | Features, val: Classes | Feat
     """
     task = config.task
     _check_classes("training", train, task.ways[1], "lower task.ways")
+    if task.groups and config.data.more:
+        _check_domains(train, task.ways[1])
     _check_classes("validation", val, 2, "name another data.val_split")
     _check_images("training", train, 1 + max(task.shots), "lower task.shots")
     if task.round_robin:  # the smallest class limits the images of each
@@ -62,6 +66,16 @@ def _check_classes(split: str, classes: Classes | Features, least: int, remedy: 
     if len(classes) < least:
         message = f"the {split} split has {counted(len(classes), 'class', 'classes')}; {least} or "
         raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}more are needed: {remedy}")
+
+
+def _check_domains(train: Classes | Features, least: int) -> None:
+    """Check that each data set has the classes of a task."""
+    sizes = Counter(name.partition("/")[0] for name in train)
+    few = [f"{name!r} ({size})" for name, size in sizes.items() if size < least]
+    if few:
+        message = f"tasks of one data set have up to {least} classes; fewer are in "
+        message += f"{', '.join(few)}: lower task.ways, or leave it out"
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", message)
 
 
 def _check_images(split: str, classes: Classes | Features, least: int, remedy: str) -> None:

@@ -47,7 +47,8 @@ class DataConfig:
     path: str
     """An Omniglot-like npz, a pack of encoded images, or a folder of class folders."""
     more: tuple[str, ...] = ()
-    """Further data sets. A task's classes are drawn from all of them alike."""
+    """Further data sets. Tasks draw from all classes alike, or with `task.groups` from one data
+    set, which is drawn uniformly."""
     train_split: str = "train"
     """Split that meta-training draws its tasks from."""
     val_split: str = "val"
@@ -58,6 +59,11 @@ class DataConfig:
     """Each class, and each turn of it, counts as one more class when mirrored."""
     licence: str = ""
     """Terms of the data, for the model card."""
+    least_images: Natural = 0
+    """Classes with fewer images are left out; 0 leaves none out."""
+    most_images: Natural = 0
+    """Most images of a class, evenly spaced among all of them; 0 takes all. With a trunk, time and
+    memory before the training grow with them."""
     unreadable: Annotated[str, OneOf(("refuse", "skip"))] = "refuse"
     """Treatment of images that cannot be read: "refuse" ends the run before it begins, "skip"
     leaves them out. Both count and name them."""
@@ -80,9 +86,9 @@ class TaskConfig:
     """Least and most classes of a task, drawn uniformly."""
     groups: Natural = 0
     """Most groups that the classes of a task come from; 0 draws from all classes alike. The number
-    is drawn uniformly, from 1, and grows where the groups have too few classes. The group of a
-    class is its name up to the last slash: an alphabet, a data set, a folder. Classes of one group
-    resemble each other, so such tasks are harder."""
+    is drawn uniformly, from 1, and grows where the groups have too few classes. All groups of a
+    task are of one data set. The group of a class is its name up to the last slash: an alphabet, a
+    data set, a folder. Classes of one group resemble each other, so such tasks are harder."""
     shots: tuple[Count, ...] = (1, 1, 2, 5)
     """Shots of a step, drawn uniformly from the entries that leave as many queries; the fewest
     where none does."""
@@ -247,7 +253,7 @@ class RunConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     augment: AffineRange = field(default_factory=AffineRange)
     photo: PhotoRange = field(default_factory=PhotoRange)
-    views: Count = 4
+    views: Natural = 4
     """With a trunk: views of an image that are put through it once, before training."""
     keep: Fraction = 0.0
     """With a trunk: part of the way back to the frozen trunk at which validated and saved weights

@@ -18,7 +18,7 @@ from metanas.images.support_set import Preprocessing
 from metanas.nn.trunk import CHUNK, Trunk
 from metanas.spec.card import InputSpec
 from metanas.training.checks import check_data
-from metanas.training.config import RunConfig
+from metanas.training.config import DataConfig, RunConfig
 from metanas_data.datasets.faults import Faults, leave_out, refuse
 from metanas_data.datasets.stacks import Classes, fit, load
 from metanas_data.datasets.tasks import Features, Task, with_mirrored, with_rotations
@@ -99,8 +99,18 @@ def _load(config: RunConfig, split: str, faults: Faults) -> Classes:
         size = None if as_they_are else config.input.size
         prefix = f"{Path(path).stem}/" if config.data.more else ""
         classes = load(path, split, size=size, channels=config.input.channels, faults=faults)
-        loaded |= {prefix + name: images for name, images in classes.items()}
+        loaded |= {prefix + name: images for name, images in _some(classes, config.data).items()}
     return loaded
+
+
+def _some(classes: Classes, data: DataConfig) -> Classes:
+    """Return the classes with enough images, and at most so many images of each, evenly spaced."""
+    some = dict[str, NDArray[np.uint8]]()
+    for name, images in classes.items():
+        count = min(len(images), data.most_images or len(images))
+        if len(images) >= data.least_images:
+            some[name] = images[np.linspace(0, len(images) - 1, count).astype(int)]
+    return some
 
 
 def _check_apart(train: Collection[str], val: Collection[str]) -> None:

@@ -46,7 +46,7 @@ from metanas.training.inner_loop import InnerLoop, Order
 from metanas.training.meta_learners import META_LEARNERS, MetaLearner
 from metanas.training.schedule import search_at, searching
 from metanas_data.datasets.stacks import Classes
-from metanas_data.datasets.tasks import Features, draw_classes, groups_of, sample_task
+from metanas_data.datasets.tasks import Features, domains_of, draw_classes, sample_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,10 @@ class MetaBatch:
         device: torch.device | str = "cpu",
     ) -> None:
         self.config, self._train, self._meta_learner = config, train, meta_learner
-        self._relaxation, self._groups = relaxation, groups_of(train)
+        self._relaxation, self._domains = (
+            relaxation,
+            domains_of(train, several=bool(config.data.more)),
+        )
         self._fewest = min(map(len, train.values()))
         use_float32(device)
         self._device = torch.device(device)
@@ -163,7 +166,7 @@ class MetaBatch:
         images = []
         for task in tasks:
             of_task = generators(seed, iteration, task)[0]
-            chosen = draw_classes(self._groups, ways, config.task.groups, of_task)
+            chosen = draw_classes(self._domains, ways, config.task.groups, of_task)
             random, views = generators(seed, iteration, task, number)
             classes: dict[str, NDArray[Any]] = {names[i]: self._train[names[i]] for i in chosen}
             episode = sample_task(

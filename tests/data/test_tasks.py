@@ -13,6 +13,7 @@ from metanas.spec.options import AffineRange
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import (
     Task,
+    domains_of,
     draw_classes,
     groups_of,
     sample_task,
@@ -131,7 +132,7 @@ def test_classes_of_a_task_come_from_few_groups(
     owner = np.repeat(np.arange(len(sizes)), sizes)
     groups = [np.flatnonzero(owner == group) for group in range(len(sizes))]
     ways = drawing.draw(st.integers(1, len(owner)))
-    chosen = draw_classes(groups, ways, most, np.random.default_rng(seed))
+    chosen = draw_classes([groups], ways, most, np.random.default_rng(seed))
     assert len(set(chosen)) == ways
     # as many of the smallest groups as it takes are the most that can be needed
     needed = int(np.searchsorted(np.cumsum(sorted(sizes)), ways)) + 1
@@ -140,9 +141,26 @@ def test_classes_of_a_task_come_from_few_groups(
 
 def test_every_group_and_number_of_groups_has_its_turn() -> None:
     groups, random = [np.arange(4), np.arange(4, 8), np.arange(8, 12)], np.random.default_rng(0)
-    drawn = [set(draw_classes(groups, 3, 2, random) // 4) for _ in range(80)]
+    drawn = [set(draw_classes([groups], 3, 2, random) // 4) for _ in range(80)]
     assert {len(each) for each in drawn} == {1, 2}
     assert set.union(*drawn) == {0, 1, 2}
+
+
+def test_a_task_is_of_one_data_set_and_each_has_its_turn() -> None:
+    """However many groups and classes a data set has: alphabets do not outweigh photographs."""
+    alphabets = [f"omniglot/{alphabet}/{letter}" for alphabet in range(9) for letter in range(4)]
+    names = [*alphabets, *(f"photos/{thing}" for thing in range(5))]
+    domains = domains_of(names, several=True)
+    assert [len(domain) for domain in domains] == [9, 1]
+    random = np.random.default_rng(0)
+    drawn = [
+        {names[place].partition("/")[0] for place in draw_classes(domains, 5, 2, random)}
+        for _ in range(400)
+    ]
+    assert all(len(each) == 1 for each in drawn)
+    assert 160 < drawn.count({"photos"}) < 240
+    (together,) = domains_of(names, several=False)
+    assert [len(group) for group in together] == [4] * 9 + [5]
 
 
 def test_views_without_range_are_the_images() -> None:

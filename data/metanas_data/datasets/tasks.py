@@ -47,13 +47,34 @@ def groups_of(names: Iterable[str]) -> list[NDArray[np.int64]]:
     return [np.array(positions) for positions in groups.values()]
 
 
-def draw_classes(
-    groups: Sequence[NDArray[np.int64]], ways: int, most: int, random: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw `ways` classes of one to `most` groups; of all groups if `most` is 0.
+def domains_of(names: Iterable[str], *, several: bool) -> list[list[NDArray[np.int64]]]:
+    """Return the groups of each domain.
 
-    The number of groups is drawn too. Further groups join where those have too few classes.
+    several: a domain is a data set, the part of a name up to its first slash; otherwise all names
+        are of one domain.
     """
+    domains: dict[str, list[NDArray[np.int64]]] = {}
+    listed = list(names)
+    for group in groups_of(listed):
+        domain = listed[group[0]].partition("/")[0] if several else ""
+        domains.setdefault(domain, []).append(group)
+    return list(domains.values())
+
+
+def draw_classes(
+    domains: Sequence[Sequence[NDArray[np.int64]]],
+    ways: int,
+    most: int,
+    random: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw `ways` classes of one to `most` groups of one domain; of all groups if `most` is 0.
+
+    The domain and the number of groups are drawn uniformly. Further groups of the domain join where
+    those have too few classes.
+    """
+    groups = [group for domain in domains for group in domain]
+    if most and len(domains) > 1:
+        groups = list(domains[int(random.integers(len(domains)))])
     count = int(random.integers(1, most + 1)) if most else len(groups)
     shuffled = [groups[group] for group in random.permutation(len(groups))]
     enough = int(np.searchsorted(np.cumsum([len(group) for group in shuffled]), ways)) + 1
