@@ -64,7 +64,10 @@ class ServerConfig:
     max_upload_bytes: Count = 1024 * MIB
     """Most bytes of all uploads in progress."""
     max_upload_bytes_per_caller: Count = 512 * MIB
-    """Most bytes of the uploads in progress of one caller; an address is a caller."""
+    """Most bytes of the uploads in progress of one caller. Each token is a caller; without tokens,
+    each address."""
+    max_uploads_per_caller: Count = 64
+    """Most uploads in progress of one caller."""
     upload_idle_seconds: Seconds = 30.0
     """Longest wait for the next message of an upload, in seconds."""
     upload_seconds: Seconds = 600.0
@@ -79,7 +82,7 @@ class ServerConfig:
     max_queue: Count = 64
     """Most adaptations that wait for a worker."""
     max_jobs_per_caller: Count = 64
-    """Most unfinished adaptations of one caller; an address is a caller."""
+    """Most unfinished adaptations of one caller."""
     max_seconds: Seconds = 600.0
     """Longest duration of an adaptation, in seconds."""
     max_attempts: Count = 3

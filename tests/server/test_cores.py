@@ -160,7 +160,7 @@ def test_a_worker_sends_beats_during_an_adaptation(reports: ThreadReports, tmp_p
     checkpoint = reports.load(folder, device="cpu")
     worker = Worker({"tiny": checkpoint}, setup, there)
     support = tmp_path / "support"
-    support.write_bytes(pack(examples((2, 2))))
+    support.write_bytes(b"".join(pack(examples((2, 2)))))
     order = Order(
         number=1,
         checkpoint="tiny",

@@ -65,13 +65,13 @@ IMAGES: st.SearchStrategy[Any] = (
 
 @given(st.lists(st.builds(Example, st.text(), IMAGES)))
 def test_a_support_set_comes_back_as_it_was(examples: list[Example]) -> None:
-    packed = support_file.pack(examples)
+    packed = b"".join(support_file.pack(examples))
     for ours, theirs in zip(support_file.unpack(packed), examples, strict=True):
         assert ours.label == theirs.label
         assert type(ours.image) is type(theirs.image)
         np.testing.assert_array_equal(np.asarray(ours.image), np.asarray(theirs.image))
         assert np.asarray(ours.image).dtype == np.asarray(theirs.image).dtype
-    assert support_file.pack(support_file.unpack(packed)) == packed
+    assert b"".join(support_file.pack(support_file.unpack(packed))) == packed
 
 
 def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_records_of_another_format_are_left_alone(tmp_path: Path) -> None:
 
 def test_an_intake_gives_its_bytes_back() -> None:
     most = 2 * OVERHEAD + 12
-    budget = UploadBudget(most, most)
+    budget = UploadBudget(most, most, 2)
     with Intake(Limits(), budget, "x") as first:
         first.add(Example("a", b"123456"))
         with Intake(Limits(), budget, "y") as second, pytest.raises(Overloaded):
@@ -164,20 +164,37 @@ def test_an_intake_gives_its_bytes_back() -> None:
     budget.take("x", most)
 
 
+def test_a_caller_has_a_number_of_uploads() -> None:
+    budget = UploadBudget(100, 100, 1)
+    budget.open("x")
+    budget.open("y")
+    with pytest.raises(Overloaded, match="1 uploads in progress"):
+        budget.open("x")
+    budget.close("x", 0)
+    budget.open("x")
+
+
+def test_packing_copies_no_image() -> None:
+    image = np.zeros((64, 64, 3), np.uint8)
+    _, data = support_file.pack([Example("a", image)])
+    assert np.shares_memory(np.frombuffer(data, np.uint8), image)
+
+
 def test_one_caller_cannot_take_the_share_of_another() -> None:
-    budget = UploadBudget(100, 60)
+    budget = UploadBudget(100, 60, 1)
+    budget.open("x")
     budget.take("x", 60)
     with pytest.raises(Overloaded, match="your uploads"):
         budget.take("x", 1)
     budget.take("y", 40)
     with pytest.raises(Overloaded, match="too many uploads"):
         budget.take("z", 1)
-    budget.give_back("x", 60)
+    budget.close("x", 60)
     budget.take("z", 60)
 
 
 def test_an_intake_gives_up_when_all_is_wrong() -> None:
-    with Intake(Limits(), UploadBudget(2**20, 2**20), "x") as intake:
+    with Intake(Limits(), UploadBudget(2**20, 2**20, 1), "x") as intake:
         for index in range(19):
             intake.add(Example("a", b"?"), [Violation(f"examples[{index}]", "R", "m")])
         with pytest.raises(InvalidInput):

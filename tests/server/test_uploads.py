@@ -1,4 +1,4 @@
-"""Uploads that stop in the middle: they end, and hold no other caller up."""
+"""Uploads that stop in the middle or are too many, and the callers that they count for."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 
 from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
-from tests.server.calls import images, parts, refused, spec
+from tests.server.calls import LONG, images, parts, refusal_of, refused, spec
 from tests.server.processes import serving
 
 
@@ -41,3 +41,56 @@ def test_an_upload_that_trickles_is_ended(checkpoints: Path, tmp_path: Path) -> 
         over.set()
         assert refusal.reason == "UPLOAD_TOO_SLOW"
         server.api.serves()
+
+
+def test_an_upload_counts_from_its_first_moment(checkpoints: Path, tmp_path: Path) -> None:
+    """An open call without a message is an upload; its end makes room for the next one."""
+    over = threading.Event()
+
+    def silent() -> Iterator[CreateAdaptationRequest]:
+        over.wait(60)
+        yield from parts(spec(), images())
+
+    with serving(checkpoints, tmp_path / "data", "--max-uploads-per-caller=1") as server:
+        create = server.api.adaptations.CreateAdaptation
+        open_call, refusal = create.future(silent()), None
+        while refusal is None:  # until the open call has arrived
+            if open_call.done():  # it arrived second
+                open_call = create.future(silent())
+            try:
+                server.api.create(spec(), images())
+            except grpc.RpcError as error:
+                refusal = refusal_of(error)
+        assert (refusal.reason, refusal.retry_seconds) == ("UPLOADS_FULL", 2.0)
+        over.set()
+        assert open_call.result().adaptation.name
+        server.api.serves()
+
+
+def test_each_token_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("one\ntwo\n")
+    flags = ("--token-file", str(tokens), "--max-jobs-per-caller=1")
+    with serving(checkpoints, tmp_path / "data", *flags) as server:
+
+        def create(token: str) -> None:
+            metadata = (("authorization", f"Bearer {token}"),)
+            messages = parts(spec(options=LONG), images())
+            server.api.adaptations.CreateAdaptation(messages, metadata=metadata)
+
+        create("one")
+        create("two")
+        assert refused(create, "one").reason == "CALLER_QUOTA"
+        assert refused(create, "two").reason == "CALLER_QUOTA"
+
+
+def test_without_tokens_each_address_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data", "--max-jobs-per-caller=1") as server:
+
+        def create(token: str) -> None:
+            metadata = (("authorization", f"Bearer {token}"),)
+            messages = parts(spec(options=LONG), images())
+            server.api.adaptations.CreateAdaptation(messages, metadata=metadata)
+
+        create("one")
+        assert refused(create, "two").reason == "CALLER_QUOTA"

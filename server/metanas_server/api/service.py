@@ -19,6 +19,7 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.api import convert, pagination
+from metanas_server.api.interceptors import caller_of
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
 from metanas_server.errors import InvalidRequest, OutOfRange, StoreError
@@ -41,8 +42,12 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> None:
         self._limits = config.limits
         self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
-        share = config.max_upload_bytes_per_caller
-        self._budget = UploadBudget(config.max_upload_bytes, share)
+        self._by_token = config.token_file is not None
+        self._budget = UploadBudget(
+            config.max_upload_bytes,
+            config.max_upload_bytes_per_caller,
+            config.max_uploads_per_caller,
+        )
         self._jobs = jobs
         self._pool = pool
         self._archive = archive
@@ -51,7 +56,9 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the contract."""
-        id_ = await self._receive(request_iterator, context)
+        caller = caller_of(context, by_token=self._by_token)
+        with Intake(self._limits, self._budget, caller) as intake:
+            id_ = await self._receive(request_iterator, caller, intake)
         return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(id_))
 
     async def GetAdaptation(
@@ -106,22 +113,20 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     def _show(self, id_: str) -> adaptation_pb2.Adaptation:
         return convert.write_adaptation(*self._jobs.get(id_))
 
-    async def _receive(self, parts: Parts, context: Context) -> str:
+    async def _receive(self, parts: Parts, caller: str, intake: Intake) -> str:
         """Receive a request, submit it and return its id; refuse it as early as possible."""
-        caller = context.peer().rpartition(":")[0]
         parts = receive(parts, *self._deadlines)
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
         spec = convert.read_spec(first.spec, self._pool.checkpoints, self._limits)
         self._jobs.check_capacity(caller, spec.request_id)
-        with Intake(self._limits, self._budget, caller) as intake:
-            async for part in parts:
-                if part.WhichOneof("part") != "example":
-                    message = "every message but the first must carry an example"
-                    raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
-                intake.add(*convert.read_example(part.example, intake.count, self._limits))
-            return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
+        async for part in parts:
+            if part.WhichOneof("part") != "example":
+                message = "every message but the first must carry an example"
+                raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
+            intake.add(*convert.read_example(part.example, intake.count, self._limits))
+        return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

@@ -13,12 +13,31 @@ OVERHEAD = 1024  # bytes of the objects around an image in memory
 
 
 class UploadBudget:
-    """Limit the bytes that all uploads, and the uploads of one caller, hold at the same time."""
+    """Limit the bytes of all uploads, and the bytes and the number of the uploads of a caller."""
 
-    def __init__(self, limit: int, share: int) -> None:
+    def __init__(self, limit: int, share: int, uploads: int) -> None:
+        """Set the limits.
+
+        limit: bytes that all uploads hold.
+        share: bytes that the uploads of a caller hold.
+        uploads: uploads of a caller at the same time.
+        """
         self._limit = limit
         self._share = share
+        self._uploads = uploads
         self._used = Counter[str]()
+        self._open = Counter[str]()
+
+    def open(self, caller: str) -> None:
+        """Begin an upload; `close` must follow.
+
+        Raises:
+            Overloaded: UPLOADS_FULL.
+        """
+        if self._open[caller] >= self._uploads:
+            message = f"you have {self._uploads} uploads in progress; finish one of them first"
+            raise Overloaded("UPLOADS_FULL", message)
+        self._open[caller] += 1
 
     def take(self, caller: str, size: int) -> None:
         """Take bytes for an upload of this caller.
@@ -30,14 +49,15 @@ class UploadBudget:
             message = "your uploads hold too many bytes together; send them one after the other"
             raise Overloaded("UPLOADS_FULL", message)
         if self._used.total() + size > self._limit:
-            raise Overloaded("UPLOADS_FULL", "too many uploads are under way; try again shortly")
+            raise Overloaded("UPLOADS_FULL", "too many uploads are in progress; try again shortly")
         self._used[caller] += size
 
-    def give_back(self, caller: str, size: int) -> None:
-        """Give back bytes that were taken."""
-        self._used[caller] -= size
-        if not self._used[caller]:
-            del self._used[caller]
+    def close(self, caller: str, size: int) -> None:
+        """End an upload that has taken this many bytes."""
+        for counter, number in ((self._used, size), (self._open, 1)):
+            counter[caller] -= number
+            if not counter[caller]:
+                del counter[caller]
 
 
 async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> AsyncIterator[Any]:
@@ -67,9 +87,9 @@ async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> Async
 class Intake:
     """The support set of one request while it arrives.
 
-    A limit that is broken ends the upload at once, before the rest is received. All other
-    violations are reported together at the end. Use it as a context manager: leaving it gives the
-    bytes back to the budget.
+    A broken limit ends the upload at once, before the rest is received. All other violations are
+    reported together at the end. Use it as a context manager: the upload is in progress from the
+    entry to the exit, which gives its bytes back to the budget.
     """
 
     def __init__(self, limits: Limits, budget: UploadBudget, caller: str) -> None:
@@ -83,10 +103,11 @@ class Intake:
         self._held = 0
 
     def __enter__(self) -> Self:
+        self._budget.open(self._caller)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._budget.give_back(self._caller, self._held)
+        self._budget.close(self._caller, self._held)
 
     @property
     def count(self) -> int:

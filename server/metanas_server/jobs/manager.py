@@ -5,7 +5,6 @@ holds in memory only what an unfinished job needs besides.
 """
 
 import asyncio
-import hashlib
 import itertools
 import json
 import logging
@@ -24,6 +23,7 @@ from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
+from metanas_server.storage.artefacts import sha256
 
 LOG = logging.getLogger(__name__)
 
@@ -194,9 +194,9 @@ class JobManager:
         self._dispatcher.enqueue(Job(next(self._numbers), record, caller))
 
 
-def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[bytes, str]:
-    """Return the support set as it is stored, and a digest that equal requests share."""
+def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryview], str]:
+    """Return the parts of the support set's file, and a digest that equal requests share."""
     packed = support_file.pack(examples)
     fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
     head = json.dumps(fields, sort_keys=True).encode()
-    return packed, hashlib.sha256(head + hashlib.sha256(packed).digest()).hexdigest()
+    return packed, sha256((head, *packed))

@@ -1,4 +1,4 @@
-"""Records and files together: no record whose file is missing, no file that no record needs."""
+"""Records together with their files: each record has its file, and each file a record."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,30 +10,32 @@ from metanas_server.storage.database import Records
 
 
 class Archive:
-    """Keeps support sets and models.
+    """Store adaptations with their support sets, and models.
 
-    Equal content is one file, whoever needs it. The lock is what keeps a file that one record is
-    just about to need from being removed because another one no longer does.
+    Records with equal content share one file. The lock keeps a file from being deleted for one
+    record while another record that needs it is being written.
     """
 
     def __init__(self, records: Records, store: Store) -> None:
-        """Use these records and files; files without a record move into quarantine."""
+        """Use these records and files; move files without a record into quarantine."""
         self.records = records
         self.store = store
         self._lock = asyncio.Lock()
         store.sweep(records.digests())
 
-    async def add(self, record: AdaptationRecord, support: bytes) -> AdaptationRecord:
-        """Keep a new adaptation and its support set; returns the record as it was kept.
+    async def add(
+        self, record: AdaptationRecord, support: Sequence[bytes | memoryview]
+    ) -> AdaptationRecord:
+        """Store a new adaptation and its support set; return the record with the file's digest.
 
         Raises:
-            StoreError: nothing was kept.
+            StoreError: nothing was stored.
         """
         async with self._lock:
-            digest = await asyncio.to_thread(self.store.put, support)
-            kept = replace(record, support=digest)
-            self.records.insert(kept)
-        return kept
+            digest = await asyncio.to_thread(self.store.put, *support)
+            record = replace(record, support=digest)
+            self.records.insert(record)
+        return record
 
     async def finish(
         self,
@@ -42,17 +44,17 @@ class Archive:
         model: ModelRecord,
         onnx: bytes,
     ) -> None:
-        """Keep a model and the adaptation that has made it.
+        """Store a model and the final record of its adaptation.
 
         Raises:
-            StoreError: neither was kept.
+            StoreError: neither was stored.
         """
         async with self._lock:
             await asyncio.to_thread(self.store.put, onnx)
             self.records.update(record, progress, model)
 
     async def delete_model(self, id_: str) -> None:
-        """Forget a model and, if no other model has the same bytes, its file.
+        """Delete a model and, if no other model has the same bytes, its file.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
@@ -62,7 +64,7 @@ class Archive:
         await self.discard(digest)
 
     async def discard(self, digest: str) -> None:
-        """Remove a file unless some record needs it."""
+        """Delete a file unless a record needs it."""
         async with self._lock:
             if not self.records.needs(digest):
                 await asyncio.to_thread(self.store.remove, digest)

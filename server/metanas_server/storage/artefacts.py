@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from metanas_server.errors import StoreError
@@ -16,21 +16,21 @@ PARTIAL = ".partial"
 UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
 ARTEFACT = re.compile(r"[0-9a-f]{64}")
 QUARANTINE = "quarantine"
-"""Folder within the artefacts for files without a record. Only an operator deletes them."""
+"""Folder for artefacts without a record. Only an operator deletes them."""
 
 
 class Store:
     """A folder of content-addressed files.
 
-    A file is written under another name, flushed to the disk and then renamed, so that a crash or a
-    full disk leaves either the whole file or none. All methods may be called from any thread.
+    A file is written under another name, flushed to the disk and then renamed. After a crash or on
+    a full disk the file is whole or absent. All methods may be called from any thread.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Use this folder; it is made if it is not there.
+        """Use this folder; create it if it is missing.
 
         Raises:
-            StoreError: STORE_FAILED, the folder cannot be made.
+            StoreError: STORE_FAILED, the folder cannot be created.
         """
         self._folder = folder
         try:
@@ -38,19 +38,19 @@ class Store:
         except OSError as error:
             raise _store_error(error) from error
 
-    def put(self, data: bytes) -> str:
-        """Keep these bytes; returns their SHA-256 in hexadecimal digits.
+    def put(self, *parts: bytes | memoryview) -> str:
+        """Store a file of these parts and return its SHA-256 in hexadecimal digits.
 
         Raises:
-            StoreError: STORE_FULL or STORE_FAILED; nothing is left behind.
+            StoreError: STORE_FULL or STORE_FAILED; no file is left.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        digest = sha256(parts)
         path = self.path(digest)
         if path.exists():
             return digest
         partial = path.with_name(f"{digest}.{secrets.token_hex(4)}{PARTIAL}")
         try:
-            _write(partial, data)
+            _write(partial, parts)
             partial.replace(path)
             _sync_folder(self._folder)
         except OSError as error:
@@ -63,7 +63,7 @@ class Store:
         return self._folder / digest
 
     def read(self, digest: str, offset: int, size: int) -> bytes:
-        """At most `size` bytes from `offset` on; fewer at the end, none beyond it.
+        """Read at most `size` bytes from `offset` on: fewer at the end, none beyond it.
 
         Raises:
             StoreError: ARTEFACT_LOST if there is no such file, STORE_FAILED if it cannot be read.
@@ -78,17 +78,17 @@ class Store:
             raise _store_error(error) from error
 
     def remove(self, digest: str) -> None:
-        """Forget these bytes, if they are there."""
+        """Delete the file with this digest if it exists."""
         self.path(digest).unlink(missing_ok=True)
 
     def sweep(self, needed: Collection[str]) -> None:
-        """Clear up after the last run of the server.
+        """Clean up after the last run of the server.
 
         Unfinished writes are deleted. Artefacts without a record move into the folder
-        `quarantine`, since the records may be what is missing; a needed artefact moves back from
-        there. All other files and folders are left alone.
+        `quarantine`, since the database may be lost; a needed artefact moves back from there. All
+        other files and folders stay.
 
-        needed: digests that some record refers to.
+        needed: digests that a record refers to.
 
         Raises:
             StoreError: STORE_FAILED or STORE_FULL.
@@ -96,9 +96,9 @@ class Store:
         quarantine = self._folder / QUARANTINE
         try:
             for digest in needed:
-                aside = quarantine / digest
-                if not self.path(digest).exists() and aside.exists():
-                    aside.rename(self.path(digest))
+                isolated = quarantine / digest
+                if not self.path(digest).exists() and isolated.exists():
+                    isolated.rename(self.path(digest))
             moved = 0
             for path in list(self._folder.iterdir()):
                 if UNFINISHED.fullmatch(path.name):
@@ -117,9 +117,17 @@ class Store:
             )
 
 
-def _write(path: Path, data: bytes) -> None:
+def sha256(parts: Iterable[bytes | memoryview]) -> str:
+    """Return the SHA-256, in hexadecimal digits, of bytes that are given in parts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
     with path.open("xb") as file:
-        file.write(data)
+        file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
 
@@ -135,4 +143,4 @@ def _sync_folder(folder: Path) -> None:
 def _store_error(error: OSError) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreError("STORE_FULL", "the server's disk is full; delete models or adaptations")
-    return StoreError("STORE_FAILED", f"the server's data folder does not work: {error.strerror}")
+    return StoreError("STORE_FAILED", f"the data folder cannot be used: {error.strerror}")

@@ -1,11 +1,11 @@
-"""A support set as one run of bytes: how it is kept on disk and handed to a worker.
+"""The file of a support set, which the front writes and a worker process reads.
 
-For every example a line of JSON, {"label", "kind", "shape", "size"}, and then `size` bytes: an
-encoded image as it came, or the numbers of an array, row-major and little-endian.
+Each example is a line of JSON, {"label", "kind", "shape", "size"}, and then `size` bytes: an
+encoded image as it was received, or the numbers of an array, row-major and little-endian.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,27 @@ ENCODED = "encoded"
 ARRAYS: dict[str, np.dtype[Any]] = {"uint8": np.dtype("<u1"), "float32": np.dtype("<f4")}
 
 
-def pack(examples: Iterable[Example]) -> bytes:
-    """The bytes of a support set; equal support sets give equal bytes."""
-    return b"".join(_parts(examples))
+def pack(examples: Iterable[Example]) -> list[bytes | memoryview]:
+    """Return the bytes of a support set in parts; the images are views, not copies.
+
+    Equal support sets give equal bytes.
+    """
+    parts = list[bytes | memoryview]()
+    for example in examples:
+        image = example.image
+        if isinstance(image, bytes):
+            kind, shape = ENCODED, list[int]()
+            data: bytes | memoryview = image
+        else:
+            kind, shape = image.dtype.name, list(image.shape)
+            data = np.ascontiguousarray(image, ARRAYS[kind]).reshape(-1).view(np.uint8).data
+        header = {"label": example.label, "kind": kind, "shape": shape, "size": len(data)}
+        parts += (json.dumps(header).encode() + b"\n", data)
+    return parts
 
 
 def unpack(data: bytes) -> tuple[Example, ...]:
-    """The support set that `pack` was given; arrays are read-only views into `data`."""
+    """Return the support set of a file; its arrays are read-only views into `data`."""
     examples, position = list[Example](), 0
     while position < len(data):
         end = data.index(b"\n", position)
@@ -33,22 +47,8 @@ def unpack(data: bytes) -> tuple[Example, ...]:
 
 
 def labels_of(examples: Sequence[Example], classes: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes in the order of the outputs: as declared, else as they first appear."""
+    """Return the classes in the order of the outputs: as declared, else as they first appear."""
     return tuple(classes or dict.fromkeys(example.label for example in examples))
-
-
-def _parts(examples: Iterable[Example]) -> Iterator[bytes | memoryview]:
-    for example in examples:
-        image = example.image
-        if isinstance(image, bytes):
-            kind, shape = ENCODED, list[int]()
-            data: bytes | memoryview = image
-        else:
-            kind, shape = image.dtype.name, list(image.shape)
-            data = np.ascontiguousarray(image, ARRAYS[kind]).reshape(-1).view(np.uint8).data
-        header = {"label": example.label, "kind": kind, "shape": shape, "size": len(data)}
-        yield json.dumps(header).encode() + b"\n"
-        yield data
 
 
 def _example(header: dict[str, object], data: memoryview) -> Example:
