@@ -29,11 +29,10 @@ from metanas_server.workers.protocol import (
     Adopt,
     Beat,
     Ended,
+    Loaded,
     Made,
     Order,
-    Ready,
     Reload,
-    Reloaded,
     Setup,
     Share,
     Step,
@@ -57,10 +56,10 @@ def main(connection: Connection, setup: Setup) -> None:
         worker = Worker(checkpoints, setup, connection)
         worker.warm_up()
     except (MetanasError, ServiceError) as error:
-        connection.send(failed(error))
+        connection.send(Loaded(failed(error)))
         return
     try:
-        connection.send(Ready({name: each.card for name, each in checkpoints.items()}))
+        connection.send(_loaded(checkpoints))
         while True:
             worker.turn()
     except (EOFError, ConnectionError):
@@ -115,7 +114,7 @@ class Worker:
             self._stopped.discard(number)
             self._send(Ended(number=number, outcome=_outcome(job, number)))
 
-    def _send(self, message: Beat | Step | Ended | Reloaded) -> None:
+    def _send(self, message: Beat | Step | Ended | Loaded) -> None:
         self._connection.send(message)
         self._last_message = time.monotonic()
 
@@ -140,9 +139,9 @@ class Worker:
             with self._beating():
                 self._reloaded = _load(self._setup)
         except Exception as error:
-            self._send(Reloaded(_failure(error, "the reload")))
+            self._send(Loaded(_failure(error, "the reload")))
         else:
-            self._send(Reloaded({name: each.card for name, each in self._reloaded.items()}))
+            self._send(_loaded(self._reloaded))
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -188,6 +187,10 @@ class Worker:
 
     def _report(self, number: int, progress: Progress) -> None:
         self._send(Step(number=number, progress=progress))
+
+
+def _loaded(checkpoints: Mapping[str, Checkpoint]) -> Loaded:
+    return Loaded({name: each.card for name, each in checkpoints.items()})
 
 
 def _outcome(job: Job, number: int) -> Made | Failed:

@@ -17,11 +17,10 @@ from metanas_server.workers.failures import Failed
 from metanas_server.workers.protocol import (
     Adopt,
     Ended,
+    Loaded,
     Made,
     Order,
-    Ready,
     Reload,
-    Reloaded,
     Setup,
     Share,
     Step,
@@ -66,8 +65,7 @@ class WorkerProcess:
         self._connection: Connection
         self._threads: tuple[threading.Thread, ...] = ()
         self._outbox: Outbox
-        self._started: asyncio.Future[Cards]
-        self._reloaded: asyncio.Future[Cards] | None = None
+        self._loaded: asyncio.Future[Cards]
         self._assignments = dict[int, Assignment]()
         self._culprit: int | None = None
         self._share = setup.threads
@@ -94,7 +92,6 @@ class WorkerProcess:
         self._connection, there = self._context.Pipe()
         self._outbox, self.ended, self._culprit = SimpleQueue(), asyncio.Event(), None
         self._share = self._setup.threads
-        self._started = loop.create_future()
         process = self._context.Process(
             target=_enter,
             args=(there, self._setup),
@@ -111,11 +108,7 @@ class WorkerProcess:
         for thread in self._threads:
             thread.daemon = True
             thread.start()
-        late = loop.call_later(self._setup.start_seconds, self._end_slow_start)
-        try:
-            self.cards = await self._started
-        finally:
-            late.cancel()
+        self.cards = await self._wait_for_cards()
         self.ready = not self.ended.is_set()
         return self.cards
 
@@ -129,17 +122,11 @@ class WorkerProcess:
         A process that takes longer than `start_seconds` is killed; its jobs lose no attempt.
 
         Raises:
-            WorkerLost: the process died.
-            MetanasError, ServiceError: the checkpoints cannot be loaded.
+            StartError: WORKER_FAILED, it died or took longer than allowed.
+            MetanasError, ServiceError: it cannot load the checkpoints.
         """
-        loop = asyncio.get_running_loop()
-        self._reloaded = loop.create_future()
         self._outbox.put(Reload())
-        late = loop.call_later(self._setup.start_seconds, self._kill_for, NO_JOB)
-        try:
-            return await self._reloaded
-        finally:
-            late.cancel()
+        return await self._wait_for_cards()
 
     def adopt(self, cards: Cards | None) -> None:
         """Have the process use the checkpoints of its reload; None discards them.
@@ -197,11 +184,20 @@ class WorkerProcess:
         self._process.close()
         self._process = None
 
-    def _end_slow_start(self) -> None:
-        seconds = self._setup.start_seconds
-        message = f"the worker process was not ready after {seconds:g} s (--start-seconds)"
-        _settle(self._started, StartError("WORKER_FAILED", message))
-        self.kill()
+    async def _wait_for_cards(self) -> Cards:
+        loop = asyncio.get_running_loop()
+        self._loaded = loop.create_future()
+        late = loop.call_later(self._setup.start_seconds, self._end_slow_load)
+        try:
+            return await self._loaded
+        finally:
+            late.cancel()
+
+    def _end_slow_load(self) -> None:
+        seconds = f"{self._setup.start_seconds:g} s (--start-seconds)"
+        message = f"the worker process has not loaded the checkpoints after {seconds}"
+        _settle(self._loaded, StartError("WORKER_FAILED", message))
+        self._kill_for(NO_JOB)
 
     def _kill_for(self, number: int) -> None:
         self._culprit = number
@@ -214,12 +210,8 @@ class WorkerProcess:
             self._assignments[message.number].on_progress(message.progress)
         elif isinstance(message, Ended):
             self._finish(message.number, _outcome(message.outcome))
-        elif isinstance(message, Ready):
-            _settle(self._started, message.checkpoints)
-        elif isinstance(message, Reloaded) and self._reloaded is not None:
-            _settle(self._reloaded, _outcome(message.outcome))
-        elif isinstance(message, Failed):
-            _settle(self._started, message.error())
+        elif isinstance(message, Loaded):
+            _settle(self._loaded, _outcome(message.outcome))
         elif message is None:
             self._die()
 
@@ -227,12 +219,8 @@ class WorkerProcess:
         self.ready = False
         self.kill()  # after a failure of the reader the process still lives
         self.ended.set()
-        if self._reloaded is not None:
-            _settle(self._reloaded, WorkerLost("WORKER_LOST", "the worker process died"))
-        _settle(
-            self._started,
-            StartError("WORKER_FAILED", "the worker process died before it was ready"),
-        )
+        message = "the worker process died while it loaded the checkpoints"
+        _settle(self._loaded, StartError("WORKER_FAILED", message))
         for number in tuple(self._assignments):
             kind = WorkerLost if self._culprit in (None, number) else WorkerKilled
             self._finish(number, kind("WORKER_LOST", "the worker process died"))
@@ -250,7 +238,7 @@ def _outcome(outcome: Any) -> Any:
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
     if future.done():
-        return  # a start that was too late, or a cancelled wait
+        return  # the wait is over: loaded, too late or cancelled
     if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:

@@ -1,8 +1,8 @@
 """Messages of the pipe between the front and a worker process, without torch.
 
-The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Ready` or
-`Failed` when it has started. Then it sends `Step` and `Ended` for each job, `Reloaded` for each
-`Reload`, and `Beat` if it has sent nothing for a while. Errors are data.
+The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Loaded`
+when it has started and for each `Reload`, `Step` and `Ended` for each job, and `Beat` if it has
+sent nothing for a while. Errors are data.
 """
 
 from collections.abc import Mapping
@@ -79,20 +79,13 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The worker process has loaded the checkpoints: cards by name."""
-
-    checkpoints: Mapping[str, CheckpointCard]
-
-
-@dataclass(frozen=True)
 class Reload:
-    """Load the checkpoints again, beside those in use, and answer `Reloaded`."""
+    """Load the checkpoints again, beside those in use, and answer `Loaded`."""
 
 
 @dataclass(frozen=True)
-class Reloaded:
-    """The cards of the checkpoints of a reload, or its error."""
+class Loaded:
+    """The cards of the checkpoints that were loaded, by name, or the error."""
 
     outcome: Mapping[str, CheckpointCard] | Failed
 
