@@ -15,7 +15,6 @@ from ctypes.util import find_library
 from metanas.errors import MetanasError
 from metanas_server.app import Server, build_server
 from metanas_server.config import ServerConfig, parse
-from metanas_server.errors import ServiceError
 
 SECOND_SIGNAL = 130
 ENVIRONMENT = {
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, value in (ENVIRONMENT | _allocator()).items():
             os.environ.setdefault(name, value)
         asyncio.run(serve(config))
-    except (MetanasError, ServiceError) as error:
+    except MetanasError as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 2
     return 0

@@ -101,7 +101,7 @@ class Server:
         """Open the data folder, load the checkpoints, queue unfinished work, answer calls.
 
         Raises:
-            StartError, MetanasError, ServiceError: the server cannot start; nothing stays open.
+            MetanasError: the server cannot start; nothing stays open.
         """
         async with AsyncExitStack() as undo:
             await self._start(undo)

@@ -1,24 +1,23 @@
-"""The error tree of the service, beside that of the core (`metanas.errors`).
+"""The error tree of the service, a part of that of the core (`metanas.errors`).
 
 ```
-ServiceError                reason, str(error) for people; retry_seconds if a retry can succeed
-├── NotFound                UNKNOWN_ADAPTATION, UNKNOWN_MODEL
-├── InvalidRequest          NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, TIMEOUT_INVALID, PAGE_SIZE,
-│                           REQUEST_ID_TOO_LONG, REQUEST_MALFORMED, REQUEST_TOO_LARGE,
-│                           STATE_UNKNOWN: with the invalid field
-├── OutOfRange              OFFSET_OUT_OF_RANGE
-├── RequestIdReused         REQUEST_ID_REUSED
-├── NotEnded                ADAPTATION_NOT_ENDED
-├── Unauthenticated         UNAUTHENTICATED
-├── Overloaded              QUEUE_FULL, UPLOADS_FULL, CALLER_QUOTA: try again later
-├── Unavailable             SERVER_STOPPING: try again later
-├── TimedOut                ADAPTATION_TIMEOUT
-├── UploadTooSlow           UPLOAD_TOO_SLOW
-├── WorkerLost              WORKER_LOST: worker processes died during the adaptation
-│   └── WorkerKilled        the front killed the worker process for another reason
-├── WorkerFailed            INTERNAL: a defect in a worker process
-├── StoreError              STORE_FULL, STORE_FAILED, ARTEFACT_LOST
-└── StartError              CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
+MetanasError
+├── InvalidInput            of the core; also NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, PAGE_SIZE,
+│                           TIMEOUT_INVALID, REQUEST_ID_REUSED, REQUEST_ID_TOO_LONG,
+│                           REQUEST_MALFORMED, REQUEST_TOO_LARGE, STATE_UNKNOWN
+└── ServiceError            retry_seconds if a retry can succeed
+    ├── NotFound            UNKNOWN_ADAPTATION, UNKNOWN_MODEL
+    ├── OutOfRange          OFFSET_OUT_OF_RANGE
+    ├── NotEnded            ADAPTATION_NOT_ENDED
+    ├── Unauthenticated     UNAUTHENTICATED
+    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, CALLER_QUOTA: try again later
+    ├── Unavailable         SERVER_STOPPING: try again later
+    ├── TimedOut            ADAPTATION_TIMEOUT, UPLOAD_TOO_SLOW
+    ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
+    │   └── WorkerKilled    the front killed the worker process for another reason
+    ├── WorkerFailed        INTERNAL: a defect in a worker process
+    ├── StoreError          STORE_FULL, STORE_FAILED, ARTEFACT_LOST
+    └── StartError          CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
                             CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING,
                             WORKER_FAILED: the server does not start
@@ -27,17 +26,11 @@ ServiceError                reason, str(error) for people; retry_seconds if a re
 A worker process sends its errors as data (`metanas_server.workers.failures`).
 """
 
+from metanas.errors import MetanasError
 
-class ServiceError(Exception):
-    """Root of the tree. `reason` is stable and meant for programs, `str(error)` for people."""
 
-    def __init__(self, reason: str, message: str, /) -> None:
-        super().__init__(reason, message)
-        self.reason = reason
-        self.message = message
-
-    def __str__(self) -> str:
-        return self.message
+class ServiceError(MetanasError):
+    """Root of the errors of the service."""
 
 
 class NotFound(ServiceError):
@@ -45,24 +38,10 @@ class NotFound(ServiceError):
 
     def __init__(self, kind: str, name: str, /) -> None:
         super().__init__(f"UNKNOWN_{kind.upper()}", f"there is no {kind} {name!r}")
-        self.args = (kind, name)
-
-
-class InvalidRequest(ServiceError):
-    """A field of the request is invalid by a rule of the service."""
-
-    def __init__(self, field: str, reason: str, message: str, /) -> None:
-        super().__init__(reason, message)
-        self.args = (field, reason, message)
-        self.field = field
 
 
 class OutOfRange(ServiceError):
     """An offset lies outside of a file."""
-
-
-class RequestIdReused(ServiceError):
-    """The request id belongs to a different request."""
 
 
 class NotEnded(ServiceError):
@@ -86,11 +65,7 @@ class Unavailable(ServiceError):
 
 
 class TimedOut(ServiceError):
-    """The adaptation took longer than its time limit."""
-
-
-class UploadTooSlow(ServiceError):
-    """An upload takes longer than its deadlines allow."""
+    """An adaptation or an upload took longer than its time limit."""
 
 
 class WorkerLost(ServiceError):

@@ -5,7 +5,7 @@ from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from metanas import errors as core
-from metanas.errors import MAX_VIOLATIONS, Violation
+from metanas.errors import MAX_VIOLATIONS
 from metanas_server import errors as service
 from metanas_server.resources import Failure
 
@@ -23,18 +23,14 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (core.Cancelled, grpc.StatusCode.CANCELLED),
     (core.Diverged, grpc.StatusCode.FAILED_PRECONDITION),
     (core.OutOfMemory, grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (core.MetanasError, grpc.StatusCode.INTERNAL),
     (service.NotFound, grpc.StatusCode.NOT_FOUND),
-    (service.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (service.OutOfRange, grpc.StatusCode.OUT_OF_RANGE),
-    (service.RequestIdReused, grpc.StatusCode.INVALID_ARGUMENT),
     (service.NotEnded, grpc.StatusCode.FAILED_PRECONDITION),
     (service.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (service.UploadTooSlow, grpc.StatusCode.DEADLINE_EXCEEDED),
-    (service.ServiceError, grpc.StatusCode.INTERNAL),
+    (core.MetanasError, grpc.StatusCode.INTERNAL),
 )
 
 # Reasons that have another code than the rest of their class.
@@ -46,7 +42,7 @@ CODES_BY_REASON = {
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
-def describe(error: core.MetanasError | service.ServiceError) -> Failure:
+def describe(error: core.MetanasError) -> Failure:
     """Describe an error for the database and for the caller."""
     code = CODES_BY_REASON.get(error.reason) or next(
         code for kind, code in CODES if isinstance(error, kind)
@@ -58,7 +54,7 @@ def describe(error: core.MetanasError | service.ServiceError) -> Failure:
         code=code.value[0],
         reason=error.reason,
         message=str(error),
-        violations=_violations(error),
+        violations=error.violations if isinstance(error, core.InvalidInput) else (),
         omitted=error.omitted if isinstance(error, core.InvalidInput) else 0,
         retry_seconds=retry,
     )
@@ -99,14 +95,6 @@ def _bad_request(failure: Failure, room: int) -> tuple[error_details_pb2.BadRequ
         request.field_violations.append(entry)
     left_out = len(failure.violations) - len(request.field_violations) + failure.omitted
     return request, left_out
-
-
-def _violations(error: Exception) -> tuple[Violation, ...]:
-    if isinstance(error, core.InvalidInput):
-        return error.violations
-    if isinstance(error, service.InvalidRequest):
-        return (Violation(error.field, error.reason, error.message),)
-    return ()
 
 
 def _shorten(text: str) -> str:

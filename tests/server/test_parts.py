@@ -201,7 +201,7 @@ def test_an_intake_gives_up_when_all_is_wrong() -> None:
             intake.add(Example("a", b"?"), [Violation("examples[19]", "R", "m")])
 
 
-ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] = [
+ERRORS: list[tuple[core.MetanasError, grpc.StatusCode]] = [
     (InvalidInput.single("f", "R", "m"), grpc.StatusCode.INVALID_ARGUMENT),
     (core.UnknownName("op", "x", ("y",)), grpc.StatusCode.NOT_FOUND),
     (core.CheckpointError("CHECKPOINT_DAMAGED", "m"), grpc.StatusCode.FAILED_PRECONDITION),
@@ -211,7 +211,6 @@ ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] =
     (core.ExportMismatch("m"), grpc.StatusCode.INTERNAL),
     (core.DatasetError("DATASET_MISSING", "m"), grpc.StatusCode.INTERNAL),
     (service.NotFound("model", "models/x"), grpc.StatusCode.NOT_FOUND),
-    (service.InvalidRequest("f", "R", "m"), grpc.StatusCode.INVALID_ARGUMENT),
     (service.OutOfRange("R", "m"), grpc.StatusCode.OUT_OF_RANGE),
     (service.NotEnded("R", "m"), grpc.StatusCode.FAILED_PRECONDITION),
     (service.Overloaded("R", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -225,9 +224,7 @@ ERRORS: list[tuple[core.MetanasError | service.ServiceError, grpc.StatusCode]] =
 
 
 @pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
-def test_every_error_has_its_code(
-    error: core.MetanasError | service.ServiceError, code: grpc.StatusCode
-) -> None:
+def test_every_error_has_its_code(error: core.MetanasError, code: grpc.StatusCode) -> None:
     failure = describe(error)
     assert code_of(failure) is code
     status = to_status(failure)

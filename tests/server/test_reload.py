@@ -26,7 +26,7 @@ from metanas_protos.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
 from metanas_server import errors as service
 from metanas_server.app import build_server
 from metanas_server.config import ServerConfig
-from metanas_server.errors import ServiceError, StartError
+from metanas_server.errors import StartError
 from metanas_server.status import describe
 from metanas_server.workers.failures import failed
 from metanas_server.workers.process import WorkerProcess, _read
@@ -275,7 +275,7 @@ async def test_a_message_that_cannot_be_read_is_the_end_of_the_process() -> None
         service.WorkerFailed("INTERNAL", "m"),
     ],
 )
-def test_errors_are_described_alike_on_both_sides(error: MetanasError | ServiceError) -> None:
+def test_errors_are_described_alike_on_both_sides(error: MetanasError) -> None:
     again = failed(error).error()
     assert type(again) is type(error)
     assert describe(again) == describe(error)

@@ -24,7 +24,7 @@ from metanas_protos.v1 import (
     failure_pb2,
     model_pb2,
 )
-from metanas_server.errors import InvalidRequest, NotFound
+from metanas_server.errors import NotFound
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -63,7 +63,7 @@ def read_spec(
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
         InvalidInput: options out of bounds or unknown; too many, too long or undecodable classes.
-        InvalidRequest: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
+        InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
     """
     checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
     overrides = _read_options(message.options)
@@ -71,10 +71,10 @@ def read_spec(
     check_options(card.defaults.replace(overrides), card.input, card.space)
     if _longer(message.request_id, MAX_REQUEST_ID):
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
-        raise InvalidRequest("spec.request_id", "REQUEST_ID_TOO_LONG", text)
+        raise InvalidInput.single("spec.request_id", "REQUEST_ID_TOO_LONG", text)
     timeout = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
     if timeout is not None and timeout <= 0:
-        raise InvalidRequest("spec.timeout", "TIMEOUT_INVALID", "the timeout must be above 0")
+        raise InvalidInput.single("spec.timeout", "TIMEOUT_INVALID", "the timeout must be above 0")
     return Spec(
         checkpoint=checkpoint,
         overrides=overrides,
@@ -119,7 +119,7 @@ def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
     """Return the state that a list is filtered by; None stands for all states.
 
     Raises:
-        InvalidRequest: STATE_UNKNOWN.
+        InvalidInput: STATE_UNKNOWN.
     """
     if state == adaptation_pb2.ADAPTATION_STATE_UNSPECIFIED:
         return None
@@ -127,7 +127,7 @@ def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
         if theirs == state:
             return ours
     text = f"this server does not know state {state}; use a state of the contract"
-    raise InvalidRequest("state", "STATE_UNKNOWN", text)
+    raise InvalidInput.single("state", "STATE_UNKNOWN", text)
 
 
 def read_example(

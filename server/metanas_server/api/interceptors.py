@@ -13,8 +13,8 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from metanas.errors import MetanasError
-from metanas_server.errors import InvalidRequest, ServiceError, Unauthenticated
+from metanas.errors import InvalidInput, MetanasError
+from metanas_server.errors import ServiceError, Unauthenticated
 from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
 
@@ -91,7 +91,7 @@ class CallInterceptor(aio.ServerInterceptor):
 class _Refused:
     """Stand in for a message that cannot be served; an error raised in a parser loses its code."""
 
-    error: InvalidRequest
+    error: InvalidInput
 
 
 class _Parser:
@@ -109,12 +109,12 @@ class _Parser:
             text = (
                 f"the request has {len(raw)} bytes; at most {self._max_request_bytes} are allowed"
             )
-            return _Refused(InvalidRequest("request", "REQUEST_TOO_LARGE", text))
+            return _Refused(InvalidInput.single("request", "REQUEST_TOO_LARGE", text))
         try:
             return self._deserialize(raw)
         except DecodeError:
             text = "the message is not valid protobuf; encode it by the contract of this server"
-            return _Refused(InvalidRequest("request", "REQUEST_MALFORMED", text))
+            return _Refused(InvalidInput.single("request", "REQUEST_MALFORMED", text))
 
 
 def _check(request: Any) -> Any:
@@ -175,7 +175,7 @@ def _streaming(method: Callable[..., Any], check: Callable[[Any], Any]) -> Calla
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error, MetanasError | ServiceError):
+    if isinstance(error, MetanasError):
         return describe(error)
     number = secrets.token_hex(4)
     LOG.error("incident %s", number, exc_info=error)

@@ -4,7 +4,7 @@ import base64
 import binascii
 import json
 
-from metanas_server.errors import InvalidRequest
+from metanas.errors import InvalidInput
 
 DEFAULT_SIZE, LARGEST_SIZE = 50, 500  # entries, as the contract says
 MAX_TOKEN = 256  # characters; the tokens of this module are shorter
@@ -15,10 +15,10 @@ def page_size(asked: int) -> int:
     """Return the number of entries of a page.
 
     Raises:
-        InvalidRequest: PAGE_SIZE, the number is negative.
+        InvalidInput: PAGE_SIZE, the number is negative.
     """
     if asked < 0:
-        raise InvalidRequest(
+        raise InvalidInput.single(
             "page_size", "PAGE_SIZE", "the page size is negative; use 0 for the default"
         )
     return min(asked or DEFAULT_SIZE, LARGEST_SIZE)
@@ -36,7 +36,7 @@ def read_token(token: str, query: str) -> int | None:
     """Return the position of a token; None for the empty token of the first page.
 
     Raises:
-        InvalidRequest: PAGE_TOKEN, the token is malformed or belongs to another list.
+        InvalidInput: PAGE_TOKEN, the token is malformed or belongs to another list.
     """
     if not token:
         return None
@@ -49,4 +49,4 @@ def read_token(token: str, query: str) -> int | None:
     except (binascii.Error, ValueError, TypeError):
         pass
     message = "the page token belongs to no list with these filters; begin at the first page"
-    raise InvalidRequest("page_token", "PAGE_TOKEN", message)
+    raise InvalidInput.single("page_token", "PAGE_TOKEN", message)

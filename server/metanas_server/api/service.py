@@ -7,6 +7,7 @@ from typing import Any
 
 from grpc import aio
 
+from metanas.errors import InvalidInput
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -22,7 +23,7 @@ from metanas_server.api import convert, pagination
 from metanas_server.api.interceptors import caller_of
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.config import ServerConfig
-from metanas_server.errors import InvalidRequest, OutOfRange, StoreError
+from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
 from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
@@ -118,13 +119,13 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         parts = receive(parts, *self._deadlines)
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
-            raise InvalidRequest("spec", "NO_SPEC", "the first message must carry the spec")
+            raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
         spec = convert.read_spec(first.spec, self._pool.checkpoints, self._limits)
         self._jobs.check_capacity(caller, spec.request_id)
         async for part in parts:
             if part.WhichOneof("part") != "example":
                 message = "every message but the first must carry an example"
-                raise InvalidRequest(f"examples[{intake.count}]", "NO_EXAMPLE", message)
+                raise InvalidInput.single(f"examples[{intake.count}]", "NO_EXAMPLE", message)
             intake.add(*convert.read_example(part.example, intake.count, self._limits))
         return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from metanas.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from metanas.spec.examples import Example, Limits, check_examples
-from metanas_server.errors import Overloaded, UploadTooSlow
+from metanas_server.errors import Overloaded, TimedOut
 
 OVERHEAD = 1024  # bytes of the objects around an image in memory
 
@@ -67,7 +67,7 @@ async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> Async
     total: most seconds until the last message.
 
     Raises:
-        UploadTooSlow: UPLOAD_TOO_SLOW.
+        TimedOut: UPLOAD_TOO_SLOW.
     """
     loop = asyncio.get_running_loop()
     end = loop.time() + total
@@ -78,7 +78,7 @@ async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> Async
         except TimeoutError:
             limits = f"{idle:g} seconds for a message and {total:g} seconds in all"
             text = f"the upload is too slow: it may take {limits}; send fewer or smaller images"
-            raise UploadTooSlow("UPLOAD_TOO_SLOW", text) from None
+            raise TimedOut("UPLOAD_TOO_SLOW", text) from None
         if part is None:
             return
         yield part

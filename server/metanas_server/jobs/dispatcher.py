@@ -65,7 +65,7 @@ class Dispatcher:
             jobs = self._table.jobs.values()
             self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
 
-    def stop_job(self, job: Job, reason: MetanasError | ServiceError) -> None:
+    def stop_job(self, job: Job, reason: MetanasError) -> None:
         """End a job with this error: at once if it waits, else between two of its steps."""
         if job.worker is None:
             self._table.fail(job, reason)
@@ -165,7 +165,7 @@ class Dispatcher:
             self._worker_lost(job, error)
         except Cancelled as error:
             self._stopped(job, job.stop_reason or error)
-        except (MetanasError, ServiceError) as error:
+        except MetanasError as error:
             self._table.fail(job, error)
         except Exception as error:  # a defect here must cost one job only
             LOG.exception("adaptation %s", job.record.id)
@@ -176,7 +176,7 @@ class Dispatcher:
             job.worker = None
             self.dispatch()
 
-    def _stopped(self, job: Job, reason: MetanasError | ServiceError) -> None:
+    def _stopped(self, job: Job, reason: MetanasError) -> None:
         """End a job that was stopped; a stopping server hands it back."""
         if isinstance(reason, Unavailable):
             self._table.hand_back(job)

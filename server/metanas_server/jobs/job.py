@@ -33,7 +33,7 @@ class Job:
         self.worker: WorkerProcess | None = None
         self.losses = 0
         self.shared = False
-        self.stop_reason: MetanasError | ServiceError | None = None
+        self.stop_reason: MetanasError | None = None
         self.progress = list[ProgressRecord]()
         self.ended = asyncio.Event()
         self._events = list[Event]([record])

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from metanas.errors import Cancelled, MetanasError
-from metanas_server.errors import ServiceError, StoreError, Unavailable
+from metanas_server.errors import StoreError, Unavailable
 from metanas_server.jobs.job import Job
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
 from metanas_server.status import describe
@@ -93,7 +93,7 @@ class JobTable:
         await self._archive.finish(ended, job.progress, model, made.onnx)
         self._remove(job, ended)
 
-    def fail(self, job: Job, error: MetanasError | ServiceError) -> None:
+    def fail(self, job: Job, error: MetanasError) -> None:
         """End a job without a model; a job that has ended already stays as it is."""
         if job.ended.is_set():
             return

@@ -13,10 +13,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-from metanas.errors import Cancelled
+from metanas.errors import Cancelled, InvalidInput
 from metanas.spec.examples import Example
 from metanas_server.config import ServerConfig
-from metanas_server.errors import NotEnded, Overloaded, RequestIdReused
+from metanas_server.errors import NotEnded, Overloaded
 from metanas_server.jobs.dispatcher import Dispatcher
 from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
@@ -82,7 +82,7 @@ class JobManager:
         examples: the support set, checked except for its pixels.
 
         Raises:
-            RequestIdReused, Overloaded, Unavailable, StoreError: it was not accepted.
+            InvalidInput, Overloaded, Unavailable, StoreError: it was not accepted.
         """
         packed, digest = await asyncio.to_thread(_pack, spec, examples)
         async with self._submit_lock:
@@ -163,14 +163,14 @@ class JobManager:
         """Return the adaptation that this request has made before.
 
         Raises:
-            RequestIdReused: another request has made it.
+            InvalidInput: REQUEST_ID_REUSED, another request has made it.
         """
         record = self._records.by_request(request_id)
         if record is None:
             return None
         if record.request_digest != digest:
             message = f"request id {record.request_id!r} stands for another request; make a new one"
-            raise RequestIdReused("REQUEST_ID_REUSED", message)
+            raise InvalidInput.single("spec.request_id", "REQUEST_ID_REUSED", message)
         return record
 
     def _record(self, spec: Spec, examples: Sequence[Example], digest: str) -> AdaptationRecord:

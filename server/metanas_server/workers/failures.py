@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from metanas import errors as core
 from metanas.errors import InvalidInput, MetanasError, Violation
 from metanas_server import errors as service
-from metanas_server.errors import ServiceError
 
 LOG = logging.getLogger(__name__)
 
-KINDS: Mapping[str, type[MetanasError | ServiceError]] = {
+KINDS: Mapping[str, type[MetanasError]] = {
     name: kind
     for module in (core, service)
     for name, kind in vars(module).items()
-    if isinstance(kind, type) and issubclass(kind, MetanasError | ServiceError)
+    if isinstance(kind, type) and issubclass(kind, MetanasError)
 }
 """The classes of both trees; their constructors differ."""
 
@@ -38,7 +37,7 @@ class Failed:
     violations: tuple[Violation, ...] = ()
     omitted: int = 0
 
-    def error(self) -> MetanasError | ServiceError:
+    def error(self) -> MetanasError:
         """Make the error again, as the nearest class that the front knows."""
         if self.violations:
             return InvalidInput(self.violations, self.omitted)
@@ -48,7 +47,7 @@ class Failed:
         return error
 
 
-def failed(error: MetanasError | ServiceError) -> Failed:
+def failed(error: MetanasError) -> Failed:
     """Describe an error as data, whatever its constructor takes."""
     violations: tuple[Violation, ...] = getattr(error, "violations", ())
     # an extension's subclass of InvalidInput may have no violations

@@ -22,7 +22,7 @@ from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
 from metanas.spec.report import Progress
-from metanas_server.errors import ServiceError, StartError, WorkerFailed
+from metanas_server.errors import StartError, WorkerFailed
 from metanas_server.storage import support_file
 from metanas_server.workers.failures import Failed, failed
 from metanas_server.workers.protocol import (
@@ -55,7 +55,7 @@ def main(connection: Connection, setup: Setup) -> None:
         checkpoints = _load(setup)
         worker = Worker(checkpoints, setup, connection)
         worker.warm_up()
-    except (MetanasError, ServiceError) as error:
+    except MetanasError as error:
         connection.send(Loaded(failed(error)))
         return
     try:
@@ -216,7 +216,7 @@ def _failure(error: Exception, work: str) -> Failed:
     """
     if isinstance(error, torch.AcceleratorError):
         raise error
-    if isinstance(error, MetanasError | ServiceError):
+    if isinstance(error, MetanasError):
         return failed(error)
     LOG.error("%s failed", work, exc_info=error)
     return failed(WorkerFailed("INTERNAL", f"a defect in the worker: {type(error).__name__}"))

@@ -62,7 +62,7 @@ class WorkerPool:
         """Start all workers and wait until they are ready.
 
         Raises:
-            MetanasError, ServiceError: why one of them cannot start.
+            MetanasError: why one of them cannot start.
         """
         first, *others = await asyncio.gather(*(worker.start() for worker in self._workers))
         if any(_digests(other) != _digests(first) for other in others):

@@ -85,7 +85,7 @@ class WorkerProcess:
 
         Raises:
             StartError: WORKER_FAILED, it died before it was ready, or took longer than allowed.
-            MetanasError, ServiceError: it cannot load the checkpoints.
+            MetanasError: it cannot load the checkpoints.
         """
         await self.close()
         loop = asyncio.get_running_loop()
@@ -123,7 +123,7 @@ class WorkerProcess:
 
         Raises:
             StartError: WORKER_FAILED, it died or took longer than allowed.
-            MetanasError, ServiceError: it cannot load the checkpoints.
+            MetanasError: it cannot load the checkpoints.
         """
         self._outbox.put(Reload())
         return await self._wait_for_cards()
@@ -143,7 +143,7 @@ class WorkerProcess:
         The future's errors:
             WorkerLost: the process has died; `start` begins another one.
             WorkerKilled: the process was killed for another reason than this job.
-            MetanasError, ServiceError: the error that ended the job.
+            MetanasError: the error that ended the job.
         """
         assignment = Assignment(on_progress, asyncio.get_running_loop().create_future())
         self._assignments[order.number] = assignment
