@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ctypes.util import find_library
 
 from metanas.errors import MetanasError
-from metanas_server.app import Server, build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig, parse
 
 SECOND_SIGNAL = 130
@@ -57,42 +57,37 @@ def _allocator() -> dict[str, str]:
 
 async def serve(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT; a second signal ends the process at once."""
-    stopped = asyncio.Event()
+    stopped, hangup = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    def on_signal() -> None:
-        if stopped.is_set():
-            os._exit(SECOND_SIGNAL)
-        stopped.set()
-
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    starting = asyncio.ensure_future(_started(config))
-    reloads = set[asyncio.Task[bool]]()
-
-    def on_hangup() -> None:
-        if starting.done() and not starting.cancelled() and starting.exception() is None:
-            task = loop.create_task(starting.result().reload())
-            reloads.add(task)
-            task.add_done_callback(reloads.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    waiting = asyncio.ensure_future(stopped.wait())
+        loop.add_signal_handler(number, _stop, stopped)
+    loop.add_signal_handler(signal.SIGHUP, hangup.set)
+    server = Server(config)
+    starting = loop.create_task(server.start())
+    waiting = loop.create_task(stopped.wait())
     await asyncio.wait((starting, waiting), return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():
         starting.cancel()
         await asyncio.wait((starting,))
         return
-    server = starting.result()
+    starting.result()
     print(ready_line(config, server), flush=True)
+    reloading = loop.create_task(_reload(server, hangup))
     await waiting
+    reloading.cancel()
     await server.stop()
 
 
-async def _started(config: ServerConfig) -> Server:
-    server = build_server(config)
-    await server.start()
-    return server
+def _stop(stopped: asyncio.Event) -> None:
+    if stopped.is_set():
+        os._exit(SECOND_SIGNAL)
+    stopped.set()
+
+
+async def _reload(server: Server, hangup: asyncio.Event) -> None:
+    while await hangup.wait():
+        hangup.clear()
+        await server.reload()
 
 
 def ready_line(config: ServerConfig, server: Server) -> str:

@@ -55,23 +55,19 @@ SERVICES = tuple(
 )
 
 
-def build_server(config: ServerConfig, *, load: Load | None = None) -> "Server":
-    """Build a server with this configuration, in a running event loop; start it afterwards.
-
-    load: loads a checkpoint folder in the worker processes, for instance
-        `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`. It must be picklable. None
-        is `metanas.checkpoint.load_checkpoint`.
-    """
-    return Server(config, load)
-
-
 class Server:
     """A server with `start` and `stop`; also an async context manager."""
 
     port: int
     """The port of a server that has started."""
 
-    def __init__(self, config: ServerConfig, load: Load | None) -> None:
+    def __init__(self, config: ServerConfig, *, load: Load | None = None) -> None:
+        """Build a server, in a running event loop; start it afterwards.
+
+        load: loads a checkpoint folder in the worker processes, for instance
+            `functools.partial(load_checkpoint, ops={**OPS, "mine": mine})`. It must be picklable.
+            None is `metanas.checkpoint.load_checkpoint`.
+        """
         self._config = config
         self._load = load
         self._undo = AsyncExitStack()

@@ -12,7 +12,7 @@ from metanas.errors import CheckpointError, MetanasError
 from metanas.nn.ops import OPS
 from metanas_protos.v1.model_service_pb2 import GetModelRequest
 from metanas_protos.v1.model_service_pb2_grpc import ModelServiceStub
-from metanas_server.app import build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
 from tests.server.calls import create, end_of, images, spec
@@ -40,7 +40,7 @@ async def adapt(port: int) -> str:
 async def test_a_server_starts_and_stops_again_and_again(config: ServerConfig) -> None:
     digests = set[str]()
     for _ in range(2):
-        async with build_server(config) as server:
+        async with Server(config) as server:
             assert server.checkpoints == ("colour", "grey")
             digests.add(await adapt(server.port))
     assert len(digests) == 1
@@ -49,12 +49,12 @@ async def test_a_server_starts_and_stops_again_and_again(config: ServerConfig) -
 async def test_workers_load_checkpoints_as_they_are_told(config: ServerConfig) -> None:
     """Operations travel to the workers as values: one's own beside ours."""
     mine = {**OPS, "mine": OPS["skip_connect"]}
-    async with build_server(config, load=partial(load_checkpoint, ops=mine)) as server:
+    async with Server(config, load=partial(load_checkpoint, ops=mine)) as server:
         assert await adapt(server.port)
 
 
 async def test_an_operation_that_the_workers_do_not_know(config: ServerConfig) -> None:
-    server = build_server(config, load=partial(load_checkpoint, ops={}))
+    server = Server(config, load=partial(load_checkpoint, ops={}))
     with pytest.raises(MetanasError) as caught:
         await server.start()
     assert caught.value.reason == "UNKNOWN_OP"
@@ -66,6 +66,6 @@ async def test_what_fails_to_start_leaves_nothing_open(
     (tmp_path / "empty").mkdir()
     broken = replace(config, checkpoints=tmp_path / "empty")
     with pytest.raises((StartError, CheckpointError)):
-        await build_server(broken).start()
-    async with build_server(config) as server:  # the folder's lock is free
+        await Server(broken).start()
+    async with Server(config) as server:  # the folder's lock is free
         assert await adapt(server.port)

@@ -13,7 +13,7 @@ from grpc import aio
 from metanas.spec.examples import Limits
 from metanas_protos.v1.adaptation_service_pb2 import CancelAdaptationRequest
 from metanas_protos.v1.adaptation_service_pb2_grpc import AdaptationServiceStub
-from metanas_server.app import build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, quota, share, usable_cores
 from metanas_server.storage.support_file import pack
@@ -77,7 +77,7 @@ async def test_busy_workers_share_the_cores(reports: ThreadReports, tmp_path: Pa
         devices=("cpu", "cpu"),
     )
     async with (
-        build_server(config, load=reports.load) as server,
+        Server(config, load=reports.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         stub = AdaptationServiceStub(channel)
@@ -113,7 +113,7 @@ async def test_a_configured_number_of_threads_is_not_shared(
         threads=usable_cores() + 1,
     )
     async with (
-        build_server(config, load=reports.load) as server,
+        Server(config, load=reports.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         name = await create(channel, spec(), images(LABELS))

@@ -6,7 +6,7 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
-from metanas_server.app import build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from tests.server import failing
 from tests.server.calls import SUCCEEDED, create, end_of, images, spec
@@ -26,7 +26,7 @@ async def test_an_error_of_a_running_job_ends_that_job_only(
         threads=1,
     )
     async with (
-        build_server(config, load=failing.while_running) as server,
+        Server(config, load=failing.while_running) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         before = server.worker_pids

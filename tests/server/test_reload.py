@@ -24,7 +24,7 @@ from metanas.testing import make_checkpoint
 from metanas_protos.v1.checkpoint_service_pb2 import GetCheckpointRequest
 from metanas_protos.v1.checkpoint_service_pb2_grpc import CheckpointServiceStub
 from metanas_server import errors as service
-from metanas_server.app import build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
 from metanas_server.status import describe
@@ -110,7 +110,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     load = partial(failing.held, gate)
-    async with build_server(config(tmp_path, 2), load=load) as server:
+    async with Server(config(tmp_path, 2), load=load) as server:
         first, second = server._pool._workers
         gate.touch()
         assert first.pid is not None
@@ -126,7 +126,7 @@ async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_pat
 
 async def test_a_job_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path) -> None:
     async with (
-        build_server(config(tmp_path, 2)) as server,
+        Server(config(tmp_path, 2)) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         first, second = server._pool._workers
@@ -144,14 +144,14 @@ async def test_a_job_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path
 
 
 async def test_reloads_at_the_same_time_end(tmp_path: Path) -> None:
-    async with build_server(config(tmp_path, 1)) as server:
+    async with Server(config(tmp_path, 1)) as server:
         assert all(await asyncio.gather(server.reload(), server.reload()))
 
 
 async def test_a_reload_may_take_longer_than_the_longest_silence(tmp_path: Path) -> None:
     pause = tmp_path / "pause"
     settings = replace(config(tmp_path, 1), max_silence=3)
-    async with build_server(settings, load=partial(failing.paused, pause)) as server:
+    async with Server(settings, load=partial(failing.paused, pause)) as server:
         pids = server.worker_pids
         pause.write_text("7", encoding="ascii")
         assert await server.reload()
@@ -175,7 +175,7 @@ async def test_a_reload_that_takes_too_long_ends_the_process(tmp_path: Path) -> 
 async def test_a_defect_while_a_worker_is_replaced_loses_no_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with build_server(config(tmp_path, 1)) as server:
+    async with Server(config(tmp_path, 1)) as server:
         (worker,) = server._pool._workers
         defects = [ZeroDivisionError("a defect")]
         on_change = server._pool._on_change

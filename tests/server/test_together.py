@@ -23,7 +23,7 @@ from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
-from metanas_server.app import build_server
+from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from tests.server import crashing
 from tests.server.calls import (
@@ -258,7 +258,7 @@ async def test_an_adaptation_that_crashes_its_workers_fails_alone(
     requests = [spec(seed=seed, options=SOME) for seed in (1, 2)]
     requests.insert(1, spec(checkpoint=f"checkpoints/{CRASHING}"))
     async with (
-        build_server(config, load=crashing.load) as server,
+        Server(config, load=crashing.load) as server,
         aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
     ):
         names = [await create(channel, each, images()) for each in requests]
