@@ -10,7 +10,7 @@ Notable:
 - Normalisation statistics come from the unaltered support images of the step, as in the model that
   leaves.
 - The temperature falls to one at which the mixture is one-hot. Then the architecture is decided,
-  and the weights train on: the mixture stays at its limit, in which only the chosen run.
+  and the weights train on: only the chosen operations run.
 - Weights and alphas share one backward pass (single level); `bilevel` splits the support set and
   steps them in turn (first order; DARTS, arXiv:1806.09055, section 2.3).
 """
@@ -110,7 +110,7 @@ class Adaptation:
 
     @property
     def decided(self) -> Genotype:
-        """The architecture, from the stage TUNE on.
+        """Architecture, from the stage TUNE on.
 
         Raises:
             ValueError: the search has not ended.
@@ -202,7 +202,7 @@ class Adaptation:
         patience = self.config.patience
         if patience == 0 or self.steps < 2 * patience:
             return False
-        if self.stage is Stage.ADAPT:  # a device has to be waited for to know it
+        if self.stage is Stage.ADAPT:  # the host waits for the device
             self._genotypes.append(genotype_of(self.checkpoint.supernet, self.optimizer.params))
         if len(self._losses) < 2 * patience:
             return False
@@ -271,8 +271,8 @@ def advance(
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
         try:
             outcomes.append(adaptation.learn(gradient, Figures(*row)))
-        except Diverged as error:  # this task; others have taken their step already
-            # its traceback would hold all that this step has allocated
+        except Diverged as error:  # ends this task alone; others have taken their step already
+            # its traceback would keep the tensors of this step alive
             outcomes.append(error.with_traceback(None))
         except Exception as error:
             outcomes.append(error)

@@ -110,7 +110,7 @@ class Job:
     whenever its `adaptation` needs a step: the job is `ready` then. Any error in a turn ends the
     job. `outcome` is the finished model or that error.
 
-    alone: its steps are not stacked with those of other jobs.
+    alone: steps of this job are not stacked with those of other jobs.
     task: the decoded support set, from the start of the search on.
     adaptation: the inner loop, from the start of the search on.
     """
@@ -150,7 +150,7 @@ class Job:
         raise self.outcome or ValueError("the job has not ended; give it its turns first")
 
     def check(self) -> bool:
-        """End the job if it was asked to stop; return whether it goes on."""
+        """End the job if its caller wants it to stop; return True if it goes on."""
         with self._turn():
             if self.outcome is None and self._should_stop():
                 raise Cancelled

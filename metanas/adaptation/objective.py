@@ -121,10 +121,10 @@ def _inputs(updates: Sequence[Update], ranges: AffineRange) -> tuple[Tensor, Ten
     images = updates[0].images.new_zeros(*rows.shape, *updates[0].images.shape[1:])
     views = torch.zeros_like(images)
     for task, update in enumerate(updates):
-        own = slice(len(update.rows))
-        torch.index_select(update.images, 0, rows[task, own], out=images[task, own])
+        real = slice(len(update.rows))  # the rest is padding
+        torch.index_select(update.images, 0, rows[task, real], out=images[task, real])
         if update.stored is not None:
-            views[task, own] = stored_views(update.stored, rows[task, own], drawn[task, own])
+            views[task, real] = stored_views(update.stored, rows[task, real], drawn[task, real])
     if updates[0].stored is None:  # all at once; of an image of zeros every view is zeros
         views = affine(images.flatten(0, 1), ranges, drawn.flatten(0, 1)).view_as(images)
     return images, views, members

@@ -1,4 +1,4 @@
-"""From labelled images as they come to a task in every form that adaptation needs it in."""
+"""The first stage of a request: labelled images are checked, decoded and preprocessed."""
 
 import hashlib
 import json

@@ -17,10 +17,10 @@ def device_of(name: str) -> torch.device:
     Raises:
         InvalidInput: DEVICE_MISSING: there is none.
     """
-    found = torch.cuda.device_count()
-    known = ("cpu", "cuda", *(f"cuda:{index}" for index in range(found)))
-    if name not in known or (name == "cuda" and not found):
-        message = f"torch {torch.__version__} has no device {name!r}; it finds {found} CUDA devices"
+    count = torch.cuda.device_count()
+    known = ("cpu", "cuda", *(f"cuda:{index}" for index in range(count)))
+    if name not in known or (name == "cuda" and not count):
+        message = f"torch {torch.__version__} has no device {name!r}; it finds {count} CUDA devices"
         raise InvalidInput.single("--device", "DEVICE_MISSING", message)
     return torch.device(name)
 

@@ -279,5 +279,6 @@ def _gradients(
         total = total + (part if shares is None else part * shares[:, k, None, None])
     every = (shares, *xs)
     leaves = [each for each in every if each is not None and each.requires_grad]
-    found = iter(torch.autograd.grad(_images(total, xs[0]), leaves, gradient, create_graph=True))
-    return tuple(next(found) if each is not None and each.requires_grad else None for each in every)
+    out = _images(total, xs[0])
+    slopes = iter(torch.autograd.grad(out, leaves, gradient, create_graph=True))
+    return tuple(next(slopes) if x is not None and x.requires_grad else None for x in every)

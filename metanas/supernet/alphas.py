@@ -62,11 +62,11 @@ class CellAlpha(nn.Module):
             gates = (chosen @ self.get_buffer(f"member{node}").to(chosen.dtype)).transpose(1, 2)
             share = gates * weights[:, edge : edge + count]
             largest = share.amax(dim=(1, 2), keepdim=True)
-            kept = torch.where((share > threshold) | (share == largest), share, 0.0)
-            dropped = ((share > 0) & (kept == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
+            left = torch.where((share > threshold) | (share == largest), share, 0.0)
+            dropped = ((share > 0) & (left == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
             # only then: where weights are one-hot samples, dividing by their sum would leave the
             # logits of the pair without a gradient
-            blocks.append(kept * torch.where(dropped, 2.0 / kept.sum(dim=(1, 2), keepdim=True), 1))
+            blocks.append(left * torch.where(dropped, 2.0 / left.sum(dim=(1, 2), keepdim=True), 1))
             edge += count
         return torch.cat(blocks, dim=1)
 

@@ -147,11 +147,11 @@ class Cell(nn.Module):
             count = sum(map(len, live))
             if not count:  # no share is above anything: they are NaN
                 raise Diverged("the mixture is not finite; lower the learning rates")
-            own = mixed.shares[:, seen : seen + count]
+            shares = mixed.shares[:, seen : seen + count]
             if recompute and mixed.factors is None:
-                value = self._recomputed(states, edge, live, own, rows)
+                value = self._recomputed(states, edge, live, shares, rows)
             else:
-                value = self._mixed(states, edge, live, own, rows, mixed.factors)
+                value = self._mixed(states, edge, live, shares, rows, mixed.factors)
             edge, seen = edge + len(states), seen + count
             states.append(State(value))
         return torch.cat([state.x for state in states[2:]], dim=1)
@@ -190,8 +190,8 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Sum as `_mixed` does; keep no activations of edges and share no results."""
         parts = [
-            _again(self._edge(first + source), states[source].x, rows, own, live[source])
-            for source, own in enumerate(shares.split([len(ops) for ops in live], dim=1))
+            _again(self._edge(first + source), states[source].x, rows, part, live[source])
+            for source, part in enumerate(shares.split([len(ops) for ops in live], dim=1))
             if live[source]
         ]
         return sum(parts[1:], start=parts[0])
@@ -221,8 +221,8 @@ class DropPath:
         """
         shape = (edges, ops, len(x) // rows.tasks)
         draws = [torch.rand(shape, generator=generator) for generator in self.generators]
-        kept = (torch.cat(draws, dim=2) >= self.rate).to(x)
-        return (kept / (1 - self.rate))[..., None, None, None]
+        stays = (torch.cat(draws, dim=2) >= self.rate).to(x)
+        return (stays / (1 - self.rate))[..., None, None, None]
 
 
 def _once(module: nn.Module, *arguments: object) -> Tensor:

@@ -162,12 +162,12 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> P
     Returns the features `(N, D)` of the images.
     """
     norms = [module for module in network.modules() if isinstance(module, Norm)]
-    found: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
+    moments_of: dict[Norm, list[tuple[Tensor, Tensor]]] = {norm: [] for norm in norms}
     parts = images.tensor_split(-(-len(images) // chunk))
 
     def measure(norm: nn.Module, inputs: tuple[Tensor, Rows]) -> None:
         assert isinstance(norm, Norm)
-        found[norm].append(moments(inputs[0]))
+        moments_of[norm].append(moments(inputs[0]))
 
     hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
     features = []
@@ -177,7 +177,7 @@ def freeze_statistics(network: DiscreteNetwork, images: Tensor, chunk: int) -> P
     for hook in hooks:
         hook.remove()
     weights = torch.tensor([[len(part) / len(images)] for part in parts])
-    for norm, measured in found.items():
+    for norm, measured in moments_of.items():
         means = torch.stack([mean for mean, _ in measured])
         variances = torch.stack([variance for _, variance in measured])
         mean = (weights * means).sum(0)

@@ -130,7 +130,7 @@ class PerTask:
         if len(self.relaxations) == 1:  # logits of a single task may lack the task dimension
             return first.weights(logits, self.generators[0])
         parts = zip(self.relaxations, logits.split(1), self.generators, strict=True)
-        return torch.cat([each.weights(part, own) for each, part, own in parts])
+        return torch.cat([each.weights(part, generator) for each, part, generator in parts])
 
 
 def annealed(start: float, end: float, step: int, steps: int) -> float:

@@ -83,12 +83,12 @@ class Supernet(nn.Module):
 
     def kept(self, size: int) -> tuple[int, ...]:
         """Estimate the bytes of an image that the stem and each cell keep for the backward pass."""
-        found = [self.stem.kept(size)]
+        elements = [self.stem.kept(size)]
         for index, side in enumerate(self.space.sides(size)[1:]):
             width = self.space.channels[index]
             alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
-            found.append(int(alive.sum()) * KEPT * width * side**2)
-        return tuple(4 * elements for elements in found)
+            elements.append(int(alive.sum()) * KEPT * width * side**2)
+        return tuple(4 * count for count in elements)
 
     @torch.no_grad()
     def entropy(self, params: Mapping[str, Tensor], relaxation: Relaxation) -> Tensor:

@@ -137,7 +137,7 @@ def trunk_features(
         shift=tuple(-mean / std for mean, std in zip(spec.mean, spec.std, strict=True)),
     )
     total, done = sum(map(len, classes.values())), 0
-    found: dict[str, NDArray[np.float16]] = {}
+    features: dict[str, NDArray[np.float16]] = {}
     for name, images in classes.items():
         parts = []
         for part in np.array_split(images, -(-len(images) // CHUNK)):
@@ -145,8 +145,8 @@ def trunk_features(
             parts.append(_seen(x, preprocess, trunk, config, views, generator))
             done += len(part)
             on_images(done, total)
-        found[name] = torch.cat(parts).numpy()
-    return found
+        features[name] = torch.cat(parts).numpy()
+    return features
 
 
 def _seen(

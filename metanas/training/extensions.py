@@ -45,11 +45,11 @@ class Extensions:
             UnknownName: there is no such operation, relaxation or meta-learner.
         """
         learner, relaxation = config.train.meta_learner, config.search.relaxation
-        asked = {
+        names = {
             "meta-learner": (learner, tuple(self.meta_learners)),
             "relaxation": (relaxation, tuple(self.relaxations)),
         }
-        for kind, (name, known) in asked.items():
+        for kind, (name, known) in names.items():
             if name not in known:
                 hint = SWITCHES.get(name.lower().replace("_", "-"), "")
                 raise UnknownName(kind, name, known, hint)

@@ -94,17 +94,17 @@ class InnerLoop:
         """
         if not differentiable:
             theta = theta.detach().requires_grad_()
-        found = self._slope(theta, step, differentiable)
+        slope = self._slope(theta, step, differentiable)
         if self.order is not Order.SINGLE and bool((self.rates * self.alphas).any()):
-            found = torch.where(
-                self.alphas, self._of_alphas(theta, found, step, differentiable), found
+            slope = torch.where(
+                self.alphas, self._of_alphas(theta, slope, step, differentiable), slope
             )
-        found = found + self.alpha_decay * torch.where(self.alphas, theta, 0.0)
-        found = torch.where(self.rates > 0, found, 0.0)
+        slope = slope + self.alpha_decay * torch.where(self.alphas, theta, 0.0)
+        slope = torch.where(self.rates > 0, slope, 0.0)
         for group in (self.alphas, ~self.alphas):
-            norm = torch.where(group, found.detach(), 0.0).norm(dim=1, keepdim=True)
-            found = torch.where(group, found * (self.clip / norm).clamp(max=1.0), found)
-        return found if differentiable else found.detach()
+            norm = torch.where(group, slope.detach(), 0.0).norm(dim=1, keepdim=True)
+            slope = torch.where(group, slope * (self.clip / norm).clamp(max=1.0), slope)
+        return slope if differentiable else slope.detach()
 
     def outer_gradient(self, theta: Tensor) -> Tensor:
         """Compute the gradient `(tasks, size)` of the outer loss at adapted parameters."""
@@ -112,8 +112,8 @@ class InnerLoop:
 
     def _slope(self, theta: Tensor, episode: int, graph: bool) -> Tensor:
         loss = self.loss(theta, episode).sum()
-        found: Tensor = torch.autograd.grad(loss, theta, create_graph=graph)[0]
-        return found
+        slope: Tensor = torch.autograd.grad(loss, theta, create_graph=graph)[0]
+        return slope
 
     def _of_alphas(self, theta: Tensor, of_train: Tensor, step: int, graph: bool) -> Tensor:
         """Compute the gradient of the loss of the step's second episode, for the alphas.
@@ -125,13 +125,13 @@ class InnerLoop:
         if self.order is Order.FIRST:
             return self._slope(theta, held_out, graph)
         rates = self.scaled(torch.where(self.alphas, 0.0, self.rates), self.factors)
-        found = self._slope(_leaf(theta - rates * of_train, graph), held_out, graph)
-        vector = rates * found
+        of_held_out = self._slope(_leaf(theta - rates * of_train, graph), held_out, graph)
+        vector = rates * of_held_out
         epsilon = UNROLL / vector.detach().norm(dim=1, keepdim=True).clamp(min=1e-12)
         ahead = self._slope(_leaf(theta + epsilon * vector, graph), step, graph)
         behind = self._slope(_leaf(theta - epsilon * vector, graph), step, graph)
         product: Tensor = (ahead - behind) / (2 * epsilon)
-        return found - product
+        return of_held_out - product
 
 
 def _leaf(theta: Tensor, graph: bool) -> Tensor:

@@ -89,12 +89,12 @@ class Team:
         """
         parts = split(tasks, min(self._workers.workers, len(tasks)))
         shared = ray.put(state)
-        found: dict[int, TaskResults] = {}
+        results: dict[int, TaskResults] = {}
         for _ in range(1 + self._workers.replacements):
             self._hire([number for number in range(len(parts)) if number not in self._members])
-            lost = self._learn(shared, parts, found)
+            lost = self._learn(shared, parts, results)
             if not lost:
-                return total(found[number] for number in range(len(parts)))
+                return total(results[number] for number in range(len(parts)))
         message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
         message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
         message += "came before: continue with --resume"
@@ -105,14 +105,14 @@ class Team:
         for number in list(self._members):
             ray.kill(self._members.pop(number))
 
-    def _learn(self, state: Any, parts: Sequence[range], found: dict[int, TaskResults]) -> str:
+    def _learn(self, state: Any, parts: Sequence[range], results: dict[int, TaskResults]) -> str:
         """Run the parts without results; drop members that died, and return the reason."""
-        missing = [number for number in range(len(parts)) if number not in found]
-        asked = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
+        missing = [number for number in range(len(parts)) if number not in results]
+        answers = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
         why = ""
-        for number, answer in asked.items():
+        for number, answer in answers.items():
             try:
-                found[number] = _result(answer)
+                results[number] = _result(answer)
             except (RayActorError, ObjectLostError) as error:
                 why = str(error).strip().partition("\n")[0] or repr(error)
                 self._warn(f"worker {number} died, its tasks are begun again: {why}")

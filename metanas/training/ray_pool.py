@@ -103,8 +103,8 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
             return learn
 
         def learn(state: MetaState, tasks: range) -> TaskResults:
-            found: TaskResults = driver.ask("learn", state, tasks)
-            return found
+            results: TaskResults = driver.ask("learn", state, tasks)
+            return results
 
         yield learner
 
@@ -218,13 +218,13 @@ class Remote:
 
 def end_session(leader: int) -> None:
     """Kill all processes of a session. Ray's workers have process groups of their own."""
-    found = []
+    processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):  # without /proc Ray has to end them
         with suppress(OSError):  # it has ended
             _, _, rest = path.read_text(encoding="utf-8", errors="replace").rpartition(")")
             if int(rest.split()[3]) == leader:
-                found.append(int(path.parent.name))
-    for each in sorted(set(found) - {os.getpid()}):
+                processes.append(int(path.parent.name))
+    for each in sorted(set(processes) - {os.getpid()}):
         with suppress(ProcessLookupError):
             os.kill(each, signal.SIGKILL)
 

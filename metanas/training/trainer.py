@@ -337,5 +337,5 @@ def _knows(loss: float, accuracy: float, ways: int) -> bool:
 
 def _digest(*splits: Classes | Features) -> str:
     """Return the SHA-256 of the names of all classes and their numbers of images."""
-    told = [[(name, len(images)) for name, images in split.items()] for split in splits]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    sizes = [[(name, len(images)) for name, images in split.items()] for split in splits]
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest()
