@@ -87,7 +87,7 @@ def front(rows: Sequence[Row]) -> Iterable[Figure]:
 
 
 class Goal(NamedTuple):
-    """A figure to reach. Where several numbers of threads were measured, the best counts."""
+    """A figure to reach. The best of several numbers of threads counts."""
 
     title: str
     bound: str

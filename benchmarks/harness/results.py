@@ -46,7 +46,7 @@ def parser(topic: str, doc: str | None, *, runs: int) -> argparse.ArgumentParser
     add("--threads", type=int, nargs="+", default=[cores()], help="numbers of threads (all cores)")
     add("--only", nargs="+", default=[], metavar="TEXT", help="only rows whose name contains one")
     add("--quick", action="store_true", help="check that it works: tiny settings")
-    add("--out", type=Path, default=LOCAL / f"{topic}.json", help="%(default)s")
+    add("--out", type=Path, default=LOCAL / f"{topic}.json", help="JSON file")
     return made
 
 

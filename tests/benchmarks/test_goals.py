@@ -11,7 +11,7 @@ def cells(line: str) -> list[str]:
 
 
 def lines_of(topic: str, rows: list[Row]) -> dict[str, list[str]]:
-    """The table's rows by their titles; a title that begins with … follows another one."""
+    """Return the rows of the table by their titles, each after the title before it."""
     lines = [cells(line) for line in goals([Results(topic, {}, rows)]).splitlines()[2:]]
     return {
         f"{before[0]} {line[0]}": line[1:]

@@ -44,17 +44,17 @@ def test_no_round_begins_after_the_budget_but_the_first_ones() -> None:
 def test_a_ratio_lies_in_its_interval_and_a_wide_spread_makes_that_wide() -> None:
     random = np.random.default_rng(0)
     fast, slow = (list(middle + random.normal(0, 0.1, 40)) for middle in (1.0, 3.0))
-    found = ratio(slow, fast)
-    assert found.low < found.value < found.high
-    assert found.low < 3.0 < found.high
+    times = ratio(slow, fast)
+    assert times.low < times.value < times.high
+    assert times.low < 3.0 < times.high
     noisy = ratio(list(3.0 + random.normal(0, 1.0, 40)), fast)
-    assert noisy.high - noisy.low > 2 * (found.high - found.low)
+    assert noisy.high - noisy.low > 2 * (times.high - times.low)
 
 
 def test_a_spread_has_the_order_of_its_figures() -> None:
-    found = spread([5.0, 1.0, 4.0, 2.0, 3.0])
-    assert (found.quartiles, found.median) == ((2.0, 4.0), 3.0)
-    assert (found.most, found.runs) == (5.0, 5)
+    summary = spread([5.0, 1.0, 4.0, 2.0, 3.0])
+    assert (summary.quartiles, summary.median) == ((2.0, 4.0), 3.0)
+    assert (summary.most, summary.runs) == (5.0, 5)
 
 
 @pytest.mark.parametrize("groups", [1, 6])
@@ -75,8 +75,8 @@ def test_the_work_of_a_convolution_is_counted_in_both_directions(groups: int) ->
 def test_views_are_no_work_and_every_kernel_is() -> None:
     x = torch.rand(4, 4)
     assert work_of(lambda: x.t()[1:].reshape(-1, 1)[:2].unsqueeze(0))["kernels"] == 1  # a copy
-    found = work_of(lambda: F.relu(x @ x))
-    assert found == {"kernels": 2, "flops": 2 * 4**3, "bytes": 4 * (3 * 16 + 2 * 16)}
+    work = work_of(lambda: F.relu(x @ x))
+    assert work == {"kernels": 2, "flops": 2 * 4**3, "bytes": 4 * (3 * 16 + 2 * 16)}
 
 
 def test_the_peak_counts_what_was_given_back() -> None:

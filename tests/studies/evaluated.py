@@ -28,7 +28,7 @@ def evaluation(
     figures: Mapping[str, float] | None = None,
     **changes: Any,
 ) -> str:
-    """A document with these accuracies and, in every episode, these figures; returns its path."""
+    """Write an evaluation with these figures in every episode; return its path."""
     shared = {**(figures or {})}
     episodes = [{"episode": i, "accuracy": value, **shared} for i, value in enumerate(accuracies)]
     write_evaluation(path, {**SETTINGS, "options": dict(options), **changes}, episodes)

@@ -15,20 +15,20 @@ MANY = [0.9, 0.8, 1.0, 0.8]
 
 
 def evaluation(path: Path, accuracies: Sequence[float], steps: int, **changes: Any) -> str:
-    """Of so many steps; returns its path."""
+    """Write an evaluation of this number of steps; return its path."""
     options = AdaptConfig(steps=steps, tuning_steps=3).to_dict()
     return evaluated.evaluation(path, accuracies, options, **changes)
 
 
 def compared(folder: Path, few: Sequence[float]) -> Results:
-    """What is stored of these accuracies and those of 100 steps."""
+    """Store these accuracies beside those of 100 steps."""
     out = folder / "box" / "accuracy.json"
     files = [evaluation(folder / "a", few, 5), evaluation(folder / "b", MANY, 100)]
     assert accuracy.main([*files, "--out", str(out)]) == 0
     return load(out)
 
 
-def test_the_accuracies_of_each_episode_are_kept_and_compared(
+def test_the_accuracies_of_each_episode_are_stored_and_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [1.0, 0.8, 1.0, 1.0, 0.2]

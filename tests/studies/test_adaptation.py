@@ -51,11 +51,11 @@ def test_every_setting_meets_the_same_episodes(results: Results) -> None:
     for row in results.rows:
         assert len(row["accuracy"]) >= 2
         assert all(0 <= value <= 1 for value in row["accuracy"])
-    found = {row["setting"]: row for row in results.rows}
-    assert set(found[WEIGHTS]["moved"]) == {0}
-    assert max(found[BOTH]["moved"]) > 0
-    assert found[NONE]["options"]["steps"] == 0
-    assert found["steps-30"]["options"] == {**OPTIONS.to_dict(), "steps": 30, "patience": 0}
+    rows = {row["setting"]: row for row in results.rows}
+    assert set(rows[WEIGHTS]["moved"]) == {0}
+    assert max(rows[BOTH]["moved"]) > 0
+    assert rows[NONE]["options"]["steps"] == 0
+    assert rows["steps-30"]["options"] == {**OPTIONS.to_dict(), "steps": 30, "patience": 0}
 
 
 def test_tables_show_the_stored_settings(results: Results, folder: Path) -> None:
@@ -78,8 +78,8 @@ def test_a_trunk_adds_its_control_group() -> None:
 def test_it_goes_on_where_it_was_interrupted(results: Results, folder: Path) -> None:
     work = folder / "work"
     journal = work / "tiny-3x1-both.json.journal.jsonl"
-    kept = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(kept[:-1]) + kept[-1][:20])  # killed while writing the last
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-1]) + lines[-1][:20])  # killed while writing the last
     times = {path: path.stat().st_mtime_ns for path in work.glob("*.jsonl") if path != journal}
     out = folder / "again.json"
     assert adaptation.main(arguments(folder, out)) == 0
@@ -99,7 +99,7 @@ def test_it_goes_on_where_it_was_interrupted(results: Results, folder: Path) -> 
         (["--seed", "7"], "EVALUATION_SETTINGS"),
     ],
 )
-def test_what_is_wrong_shows_before_anything_is_run(
+def test_bad_input_shows_before_anything_runs(
     results: Results,
     folder: Path,
     more: list[str],

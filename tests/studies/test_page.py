@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import adapt, gpu, server
 from benchmarks.harness.results import Results, save
-from studies import page
+from studies import accuracy, adaptation, page, shipped, variants
 
 MACHINE = {
     "processor": "P", "cores": 2, "load": 0.1, "gpu": None,
@@ -53,8 +54,8 @@ def blocks() -> list[list[str]]:
 
 def test_every_table_of_times_says_its_machine() -> None:
     text = page.PERFORMANCE.read_text(encoding="utf-8")
-    found = re.findall(r"<!-- (\S+/\S+) (\S+) -->", text)
-    assert {name for name, _ in found} == {name for name, table in found if table == "machine"}
+    names = re.findall(r"<!-- (\S+/\S+) (\S+) -->", text)
+    assert {name for name, _ in names} == {name for name, table in names if table == "machine"}
 
 
 def test_all_stored_results_are_on_the_pages_and_the_pages_say_the_same() -> None:
@@ -62,3 +63,19 @@ def test_all_stored_results_are_on_the_pages_and_the_pages_say_the_same() -> Non
     stored = {path for path in paths if path.parent.name != "local"}
     assert {name for name, _ in blocks()} == {f"{p.parent.name}/{p.stem}" for p in stored}
     page.main(["--check"])
+
+
+MODULES = (accuracy, adapt, adaptation, gpu, page, server, shipped, variants)
+COMMAND = re.compile(r"^python -m (?:benchmarks|studies)\.(\w+)(.*)$", re.MULTILINE)
+
+
+def test_documented_commands_have_their_options(capsys: pytest.CaptureFixture[str]) -> None:
+    mains = {module.__name__.rpartition(".")[2]: module.main for module in MODULES}
+    text = "".join(path.read_text(encoding="utf-8") for path in (page.PERFORMANCE, page.RESULTS))
+    commands = COMMAND.findall(text)
+    assert commands
+    for name, arguments in commands:
+        with pytest.raises(SystemExit, match="0"):
+            mains[name](["--help"])
+        shown, flags = capsys.readouterr().out, re.findall(r"(?<!\S)--[a-z-]+", arguments)
+        assert [flag for flag in flags if flag not in shown] == []

@@ -1,4 +1,4 @@
-"""Evaluations of a shipped checkpoint become rows, tables, and blocks on several pages."""
+"""Evaluations of a shipped checkpoint become rows and tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def evaluation(
     return evaluated.evaluation(path, accuracies, options, FIGURES, **changes)
 
 
-def kept(folder: Path, *evaluations: str) -> Results:
+def stored(folder: Path, *evaluations: str) -> Results:
     out = folder / "shipped" / "omniglot.json"
     assert shipped.main([str(CHECKPOINT), *evaluations, "--out", str(out)]) == 0
     return load(out)
@@ -53,23 +53,23 @@ def test_shapes_are_beside_their_like_with_turned_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     turned = "omniglot_28.npz with rotations"
-    results = kept(
+    results = stored(
         tmp_path,
         evaluation(tmp_path / "a", [0.9, 0.7]),
         evaluation(tmp_path / "b", [0.6, 0.6, 0.6], ways=20),
         evaluation(tmp_path / "c", [1.0, 1.0], dataset=turned),
     )
-    found = shipped.tables(results)
-    assert cells(found["accuracy"]) == [
+    tables = shipped.tables(results)
+    assert cells(tables["accuracy"]) == [
         ["omniglot_28.npz, 20-way 1-shot", "60.00 ± 0.00", "3", "not measured", "", "2"],
         ["omniglot_28.npz, 5-way 1-shot", "80.00 ± 127.06", "2", "100.00 ± 0.00", "2", "2"],
     ]
-    assert "frozen" not in found
-    assert found["accuracy"] in capsys.readouterr().out
+    assert "frozen" not in tables
+    assert tables["accuracy"] in capsys.readouterr().out
 
 
-def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
-    results = kept(
+def test_the_lead_over_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
+    results = stored(
         tmp_path,
         evaluation(tmp_path / "a", [0.9, 0.7, 0.1]),
         evaluation(tmp_path / "d", [0.8, 0.6], shots=5, dataset_digest="of other images"),
@@ -77,8 +77,8 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
         evaluated.evaluation(tmp_path / "b", [0.8, 0.6], {"steps": 0}),
         evaluated.evaluation(tmp_path / "c", [0.8, 0.6], {"steps": 0}, shots=5),
     )
-    found = shipped.tables(results)
-    assert cells(found["frozen"]) == [
+    tables = shipped.tables(results)
+    assert cells(tables["frozen"]) == [
         [
             "omniglot_28.npz, 5-way 1-shot",
             "70.00 ± 127.06",
@@ -89,7 +89,7 @@ def test_what_is_gained_on_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
             "2",
         ]
     ]
-    assert len(cells(found["accuracy"])) == 2
+    assert len(cells(tables["accuracy"])) == 2
 
 
 def test_a_whole_model_is_no_control_group(
@@ -108,7 +108,7 @@ def test_a_whole_model_is_no_control_group(
         ([0.9], {}, "TOO_FEW_EPISODES"),
     ],
 )
-def test_what_a_card_would_not_tell_is_refused(
+def test_an_evaluation_that_does_not_fit_the_card_is_refused(
     accuracies: Sequence[float],
     changes: dict[str, Any],
     reason: str,
@@ -122,16 +122,16 @@ def test_what_a_card_would_not_tell_is_refused(
 
 
 @pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: folder.name)
-def test_a_cards_scores_are_those_that_were_kept(folder: Path) -> None:
-    """What a server tells of a checkpoint is what the pages tell."""
+def test_the_scores_of_a_card_are_the_stored_ones(folder: Path) -> None:
+    """A server and the pages give the same figures of a checkpoint."""
     rows = load(ROOT / "studies" / "results" / "shipped" / f"{folder.name}.json").rows
-    told = {}
+    scores = {}
     for row in rows:
         if not row["options"].get("trunk_only"):
-            found = mean_of(row["accuracy"])
-            told[f"{row['ways']}-way {row['shots']}-shot, {row['dataset']} {row['split']}"] = {
-                "accuracy": round(100 * found.mean, 2),
-                "interval95": round(100 * found.interval, 2),
+            mean = mean_of(row["accuracy"])
+            scores[f"{row['ways']}-way {row['shots']}-shot, {row['dataset']} {row['split']}"] = {
+                "accuracy": round(100 * mean.mean, 2),
+                "interval95": round(100 * mean.interval, 2),
                 "episodes": float(len(row["accuracy"])),
             }
-    assert read_card(folder).scores == told
+    assert read_card(folder).scores == scores

@@ -1,4 +1,4 @@
-"""Variants: what is trained, that it goes on, and how they are compared."""
+"""Variants are trained, evaluated and compared, and resume after an interruption."""
 
 import json
 from dataclasses import replace
@@ -61,10 +61,10 @@ def test_every_variant_is_the_configuration_but_for_its_choice() -> None:
         for variant in group.values():
             alone = variant.genotype_of is not None or variant.drawn
             genotype = [f"search.genotype = '{GENOTYPE.to_json()}'"] * alone
-            found = read_config(STUDY, [*variant.overrides, *genotype])
-            assert (found.data, found.task, found.input) == (base.data, base.task, base.input)
-            assert found.train.iterations == base.train.iterations
-            assert (found == base) == (not variant.overrides)
+            config = read_config(STUDY, [*variant.overrides, *genotype])
+            assert (config.data, config.task, config.input) == (base.data, base.task, base.input)
+            assert config.train.iterations == base.train.iterations
+            assert (config == base) == (not variant.overrides)
 
 
 def test_variants_are_trained_and_meet_the_same_episodes(results: Results, folder: Path) -> None:
@@ -83,25 +83,25 @@ def test_variants_are_trained_and_meet_the_same_episodes(results: Results, folde
 def test_trainings_differ_in_their_seed_and_share_it_between_variants(
     results: Results, folder: Path
 ) -> None:
-    found = {
+    checkpoints = {
         run: load_checkpoint(folder / "runs" / run / "checkpoint")
         for run in ("base-0", "base-1", "fixed-0", "fixed-1")
     }
     for seed in "01":
-        searched, fixed = found[f"base-{seed}"], found[f"fixed-{seed}"]
+        searched, fixed = checkpoints[f"base-{seed}"], checkpoints[f"fixed-{seed}"]
         assert searched.card.provenance["seed"] == seed
         assert fixed.meta_genotype == searched.meta_genotype
-    assert found["base-0"].meta_genotype != found["base-1"].meta_genotype
-    one, other = found["base-0"].params, found["base-1"].params
+    assert checkpoints["base-0"].meta_genotype != checkpoints["base-1"].meta_genotype
+    one, other = checkpoints["base-0"].params, checkpoints["base-1"].params
     assert any(not torch.equal(one[name], other[name]) for name in one)
 
 
 def test_random_architectures_are_drawn_from_all(folder: Path) -> None:
     space = RUN.space
-    found = [drawn_genotype(space, seed) for seed in range(200)]
-    assert found[0] == drawn_genotype(space, 0)
+    genotypes = [drawn_genotype(space, seed) for seed in range(200)]
+    assert genotypes[0] == drawn_genotype(space, 0)
     for index in range(space.nodes):
-        edges = {edge for each in found for edge in each.normal[index] + each.reduce[index]}
+        edges = {edge for each in genotypes for edge in each.normal[index] + each.reduce[index]}
         assert edges == {(source, op) for source in range(index + 2) for op in space.ops}
     assert variants.main(arguments(folder, "genotypes")) == 0
     for seed in (0, 1):
@@ -111,7 +111,9 @@ def test_random_architectures_are_drawn_from_all(folder: Path) -> None:
     assert {row["searched"] for row in rows} == {False}
 
 
-def test_what_is_trained_and_evaluated_is_not_done_again(results: Results, folder: Path) -> None:
+def test_finished_trainings_and_evaluations_do_not_run_again(
+    results: Results, folder: Path
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert variants.main(arguments(folder, "relaxations")) == 0
     assert load(folder / "study" / "relaxations.json").rows == results.rows
@@ -125,8 +127,8 @@ def test_some_variants_alone(results: Results, folder: Path, tmp_path: Path) -> 
     out = tmp_path / "some.json"
     call = ["--only", "DARTS", "GDAS", "--out", str(out)]
     assert variants.main(arguments(folder, "relaxations", *call)) == 0
-    kept = [row for row in results.rows if row["checkpoint"] in ("DARTS", "GDAS")]
-    assert load(out).rows == kept
+    expected = [row for row in results.rows if row["checkpoint"] in ("DARTS", "GDAS")]
+    assert load(out).rows == expected
     assert "less DARTS, points" in variants.tables(load(out))["accuracy"]
 
 
@@ -138,7 +140,7 @@ def test_a_group_needs_no_other_group(results: Results, folder: Path) -> None:
 
 
 def row(name: str, training: int, setting: str, accuracy: list[float]) -> Row:
-    """What the tables are made of."""
+    """Return a row for the tables."""
     return {
         "checkpoint": name,
         "training": training,
@@ -154,8 +156,8 @@ def row(name: str, training: int, setting: str, accuracy: list[float]) -> Row:
     }
 
 
-def test_what_one_training_wins_and_another_loses_is_inconclusive() -> None:
-    """Sure on the episodes of each training, but not over trainings."""
+def test_a_lead_of_one_training_alone_is_inconclusive() -> None:
+    """It is clear on the episodes of each training, but not over trainings."""
     rows = [
         row(name, training, setting, [level, level + 0.02])
         for setting in (BOTH, WEIGHTS, NONE)
