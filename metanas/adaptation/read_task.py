@@ -31,7 +31,7 @@ def read_task(
     Args:
         examples: labelled images, encoded or as arrays.
         classes: all class names in order; None is the order of their first examples.
-        limits: what is refused.
+        limits: limits on the support set.
         checkpoint: checkpoint whose input format the images get.
         seed: seed of the views behind a trunk.
 

@@ -228,7 +228,7 @@ def adapt(
     on_progress: OnProgress = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> AdaptedModel:
-    """Adapt a checkpoint to labelled images and export what comes out.
+    """Adapt a checkpoint to labelled images and export the model.
 
     The same arguments on the same machine give the same bytes.
 

@@ -8,7 +8,7 @@ accept.
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,15 +20,6 @@ OPSET = 17
 IR_VERSION = 8
 
 Array = NDArray[Any]
-
-
-class ConvGeometry(TypedDict):
-    """Strides, dilations and groups of a convolution; `pads` are top, left, bottom, right."""
-
-    stride: tuple[int, int]
-    dilation: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    groups: int
 
 
 @dataclass(frozen=True)
@@ -114,9 +105,20 @@ class Graph:
         return self.add(scaled, self.constant(shift.reshape(-1, 1, 1)))
 
     def conv(
-        self, value: Value, weight: Array, bias: Array | None, **where: Unpack[ConvGeometry]
+        self,
+        value: Value,
+        weight: Array,
+        bias: Array | None,
+        *,
+        stride: tuple[int, int] = (1, 1),
+        dilation: tuple[int, int] = (1, 1),
+        pads: tuple[int, int, int, int] = (0, 0, 0, 0),
+        groups: int = 1,
     ) -> Value:
-        """Convolve with `weight` (out, in / groups, kernel height, kernel width)."""
+        """Convolve with `weight` (out, in / groups, kernel height, kernel width).
+
+        pads: zeros at top, left, bottom and right.
+        """
         inputs = [value, self.constant(weight)]
         if bias is not None:
             inputs.append(self.constant(bias))
@@ -124,10 +126,10 @@ class Graph:
             "Conv",
             inputs,
             kernel_shape=weight.shape[2:],
-            strides=where["stride"],
-            dilations=where["dilation"],
-            pads=where["pads"],
-            group=where["groups"],
+            strides=stride,
+            dilations=dilation,
+            pads=pads,
+            group=groups,
         )
 
     def zeros(self, value: Value, stride: int) -> Value:

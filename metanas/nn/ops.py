@@ -21,7 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from metanas.nn.functional import NORM_EPSILON, Geometry, Rows, convolve, even_sided, normalise
-from metanas.nn.onnx_graph import ConvGeometry, Graph, Value
+from metanas.nn.onnx_graph import Graph, Value
 
 
 class Norm(nn.Module):
@@ -259,19 +259,19 @@ def _emit_convolution(
         scale, shift = folded
         weight = (weight.double() * scale.view(-1, 1, 1, 1)).float()
         bias = shift.float().numpy(force=True)
-    return graph.conv(value, weight.numpy(force=True), bias, **_geometry(layer))
-
-
-def _geometry(layer: nn.Conv2d | FactorizedReduce) -> ConvGeometry:
+    kernel = weight.numpy(force=True)
     if isinstance(layer, FactorizedReduce):
-        return {"stride": (2, 2), "dilation": (1, 1), "pads": (0, 0, 1, 1), "groups": 1}
+        return graph.conv(value, kernel, bias, stride=(2, 2), pads=(0, 0, 1, 1))
     top, left = (int(side) for side in layer.padding)
-    return {
-        "stride": (layer.stride[0], layer.stride[1]),
-        "dilation": (layer.dilation[0], layer.dilation[1]),
-        "pads": (top, left, top, left),
-        "groups": layer.groups,
-    }
+    return graph.conv(
+        value,
+        kernel,
+        bias,
+        stride=(layer.stride[0], layer.stride[1]),
+        dilation=(layer.dilation[0], layer.dilation[1]),
+        pads=(top, left, top, left),
+        groups=layer.groups,
+    )
 
 
 def _side(size: int | tuple[int, int]) -> int:

@@ -131,7 +131,6 @@ class SameConv(nn.Conv2d):
             self.weight.numpy(force=True),
             None if self.bias is None else self.bias.numpy(force=True),
             stride=(self.stride[0], self.stride[1]),
-            dilation=(1, 1),
             pads=(before, before, after, after),
             groups=self.groups,
         )

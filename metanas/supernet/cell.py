@@ -216,8 +216,8 @@ class DropPath:
     def factors(self, edges: int, ops: int, x: Tensor, rows: Rows) -> Tensor:
         """Draw the factors of every operation's rows, `(edges, ops, R, 1, 1, 1)`.
 
-        Drawn for all operations, whether or not they run: what a task draws must not depend on
-        the others of its stack.
+        All operations get factors, also those that do not run: the draws of a task must not
+        depend on the other tasks of its stack.
         """
         shape = (edges, ops, len(x) // rows.tasks)
         draws = [torch.rand(shape, generator=generator) for generator in self.generators]

@@ -4,8 +4,7 @@ Notable:
 - Parameters keep the supernet's names less the operation's index, so that adapted weights carry
   over by name, and an edge runs exactly the module that the supernet ran.
 - It is the limit of the supernet's mixture at temperature zero: a node is the plain sum of two
-  operations. Whatever soft and pruned network differ by is thus how undecided the alphas still
-  were.
+  operations. So undecided alphas alone make the soft and the pruned network differ.
 """
 
 import math

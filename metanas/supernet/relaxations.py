@@ -58,7 +58,7 @@ class Gumbel:
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noisy = logits + gumbel_like(logits, generator)
         soft = torch.softmax(noisy / self.temperature, dim=-1)
-        # soft less itself is exactly zero: what was not sampled has a weight of exactly zero
+        # soft less itself is exactly zero, so operations that are not sampled have weight zero
         return Argmax().weights(soft) + (soft - soft.detach())
 
 

@@ -53,9 +53,6 @@ class Extensions:
             if name not in known:
                 hint = SWITCHES.get(name.lower().replace("_", "-"), "")
                 raise UnknownName(kind, name, known, hint)
-        for op in config.space.ops:
-            if op not in self.ops:
-                raise UnknownName("op", op, tuple(self.ops))
         check_memory(config, Supernet(config.space, candidates(config.space, self.ops)))
 
     def batch(self, config: RunConfig, train: Classes | Features, device: str = "cpu") -> MetaBatch:

@@ -67,7 +67,7 @@ class Workers:
     """HOST:PORT of a cluster to join; this host has to be part of it. Without one, a cluster is
     started on this host for the run and stopped after it."""
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
-    """"cuda" is a GPU for each worker, "cpu" none, "auto" the former where there are so many."""
+    """"cuda" is a GPU for each worker, "cpu" none, "auto" a GPU for each if there are enough."""
     replacements: Natural = 3
     """Times in one iteration that dead workers are replaced before the run ends."""
     patience: Positive = 120.0

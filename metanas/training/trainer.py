@@ -315,19 +315,16 @@ class MetaTrainer:
 
     def _answer(self, episode: Task, params: Params, relaxation: Relaxation) -> tuple[float, float]:
         """Compute loss and accuracy of the queries of an episode."""
-        logits, labels = self._logits(episode, params, relaxation), episode.query_labels
-        accuracy = (logits.argmax(1).numpy() == labels).mean()
-        return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
-
-    def _logits(self, episode: Task, params: Params, relaxation: Relaxation) -> Tensor:
-        """Compute logits `(Q, ways)` of the queries of an episode."""
-        x = network_input(episode, self.config)
+        x, labels = network_input(episode, self.config), episode.query_labels
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
         count = len(members)
         arguments = (x, Rows(count), relaxation)
         out: Tensor = functional_call(self.supernet, params, arguments, tie_weights=False)
         scale = params["head.log_scale"].exp()
-        return HEADS[self.config.adapt.head].logits(out[:count], members, out[count:], scale)
+        head = HEADS[self.config.adapt.head]
+        logits = head.logits(out[:count], members, out[count:], scale)
+        accuracy = (logits.argmax(1).numpy() == labels).mean()
+        return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
 
 
 def _knows(loss: float, accuracy: float, ways: int) -> bool:
