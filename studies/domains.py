@@ -1,0 +1,262 @@
+"""Compare a checkpoint with logistic regression on a frozen trunk, over many data sets.
+
+    python -m studies.domains meta_checkpoints/photos --data FOLDER --out FILE.json
+
+Each data set is a domain. The control is EfficientNet-Lite0 as published, at 224 pixels: the mean
+of its last block, of unit length, under logistic regression with C = 100. Both meet the same
+episodes.
+
+The models of a checkpoint with a trunk and without steps are functions of the trunk's outputs,
+which are computed once for each image. Exported files answer the first --check episodes as well.
+Other checkpoints adapt in full, on --adapted episodes. The evaluations are in the folder --work and
+resume from there; those of the control serve every checkpoint.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.harness.results import Results, Row
+from benchmarks.harness.tables import table
+from metanas.adaptation.adaptation import Adaptation
+from metanas.adaptation.job import classifier_of
+from metanas.adaptation.scheduler import make_all
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.evaluation.compare import paired
+from metanas.evaluation.evaluate import job_of, queries_of
+from metanas.evaluation.resume import Plan, measured, run_plan
+from metanas.export.verify import run as run_model
+from metanas.export.verify import session
+from metanas.images.support_set import SupportSet, Task, preprocessing_for
+from metanas.nn.ops import OPS
+from metanas.nn.pretrained import SOURCES, pretrained_trunk
+from metanas.nn.trunk import CHUNK
+from metanas.spec.card import CheckpointCard, InputSpec
+from metanas.spec.options import AdaptConfig, AffineRange
+from metanas.spec.search_space import SearchSpace
+from metanas.supernet.supernet import Supernet
+from metanas.util.work import whole
+from metanas_data.datasets.dataset import Dataset, Images, pixels, read_dataset
+from metanas_data.datasets.episodes import Episode, Sampler
+from metanas_data.evaluations import column
+from metanas_data.intervals import mean_of
+from metanas_data.journal import Record
+from studies.evaluations import LOCAL, command, run, shape_of, title_of
+from studies.intervals import COMPARED, compared, outcome, percent, points
+
+TOPIC = "domains"
+PACKS = (
+    "omniglot_28", "caltech101_224", "grocery_224", "emoji_128", "icons_96", "quickdraw_28",
+    "glyphs_64", "flags_128", "logos_128", "seedlings_128", "trash_128", "pcbdefects_96",
+)  # fmt: skip
+TRUNK = "efficientnet-lite0"
+
+log = logging.getLogger(__name__)
+
+
+class TrunkOutputs:
+    """The outputs of a checkpoint's trunk for images that stay in memory, each computed once."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.trunk, self.spec = checkpoint.trunk, checkpoint.card.input
+        self.preprocess = preprocessing_for([], self.spec)
+        self._rows: dict[int, Tensor] = {}
+        """Identity of an image -> its row `(K,)`."""
+
+    def __call__(self, classes: Mapping[str, Images]) -> Tensor:
+        """Return the rows `(N, K)` of all images of an episode's classes."""
+        images = [image for of_class in classes.values() for image in of_class]
+        missing = [image for image in images if id(image) not in self._rows]
+        for start in range(0, len(missing), CHUNK):
+            part = missing[start : start + CHUNK]
+            inputs = [self.preprocess(pixels(image, self.spec.channels)) for image in part]
+            assert self.trunk is not None
+            self._rows.update(zip(map(id, part), self.trunk(torch.cat(inputs)), strict=True))
+        return torch.stack([self._rows[id(image)] for image in images])
+
+
+def closed_form(
+    outputs: TrunkOutputs, check: int, plan: Plan, episodes: Sequence[int]
+) -> Iterator[Record]:
+    """Measure a checkpoint that takes no step, and compare exported files with it."""
+    for index in episodes:
+        episode = plan.sampler.episode(index)
+        logits = logits_of(outputs, plan, episode)
+        record = _record(plan, index, logits.argmax(1).tolist())
+        if index < check:
+            job = job_of(plan.checkpoint, episode, plan.options)
+            make_all([job])
+            queries, _ = queries_of(episode, outputs.spec.channels)
+            exported = torch.from_numpy(run_model(session(job.result().onnx), queries))
+            other = int((exported.argmax(1) != logits.argmax(1)).sum())
+            record = {**record, "other": other, "off": float((exported - logits).abs().max())}
+        yield record
+
+
+@torch.no_grad()
+def logits_of(outputs: TrunkOutputs, plan: Plan, episode: Episode) -> Tensor:
+    """Compute the logits `(Q, ways)` of an episode's queries, as its exported file does."""
+    checkpoint, options = plan.checkpoint, plan.options
+    if checkpoint.card.views:  # those of an episode go through the trunk
+        job = job_of(checkpoint, episode, options)
+        job.decode()
+        task = job.task or job.result()  # raises the job's error
+    else:
+        labels = torch.arange(plan.sampler.shape.ways).repeat_interleave(plan.sampler.shape.shots)
+        support = SupportSet(outputs(episode.support), labels, tuple(episode.support))
+        task = Task((), outputs.preprocess, support, "")
+    assert isinstance(task, Task)
+    adaptation = Adaptation(checkpoint, task.support, options, torch.Generator())
+    classifier, _ = whole(classifier_of(adaptation, task))
+    return classifier.logits(outputs(episode.queries))
+
+
+def regression(outputs: TrunkOutputs, plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
+    """Measure logistic regression on the outputs of the control's trunk, of unit length."""
+    shape = plan.sampler.shape
+    for index in episodes:
+        episode = plan.sampler.episode(index)
+        support, queries = (
+            F.normalize(outputs(classes), dim=1).numpy()
+            for classes in (episode.support, episode.queries)
+        )
+        model = LogisticRegression(C=100.0, max_iter=1000)
+        model.fit(support, np.arange(shape.ways).repeat(shape.shots))
+        yield _record(plan, index, model.predict(queries))
+
+
+def _record(plan: Plan, index: int, answers: Sequence[int]) -> Record:
+    labels = np.arange(plan.sampler.shape.ways).repeat(plan.sampler.shape.queries)
+    return {"episode": index, "accuracy": float((np.asarray(answers) == labels).mean())}
+
+
+def frozen_lite0() -> Checkpoint:
+    """Build the trunk of the control, as a checkpoint that has learned nothing.
+
+    Raises:
+        CheckpointError: TRUNK_MISSING, TRUNK_DAMAGED.
+    """
+    space = SearchSpace(
+        input_channels=3, ops=("skip_connect",), channels=(), reductions=(), trunk=TRUNK
+    )
+    card = CheckpointCard(
+        name="frozen-lite0",
+        description="EfficientNet-Lite0 as published.",
+        input=InputSpec(channels=3, size=224, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        space=space,
+        defaults=AdaptConfig(steps=0, tuning_steps=0),
+        augment=AffineRange(),
+        parameters=0,
+        weights_sha256=SOURCES[TRUNK].sha256,
+    )
+    net = Supernet(space, OPS)
+    return Checkpoint(card, net, dict(net.named_parameters()), OPS, trunk=pretrained_trunk(space))
+
+
+def sampler_of(dataset: Dataset, shape: str, most: int, seed: int) -> Sampler | None:
+    """Return the source of the episodes of a domain, or None if it has too few images.
+
+    Classes have `most` queries, or as many as twice as many classes as ways, or all, can give.
+    """
+    wanted = shape_of(shape, most)
+    sizes = sorted(map(len, dataset.classes.values()), reverse=True)
+    queries = sizes[: 2 * wanted.ways][-1] - wanted.shots
+    if len(sizes) < wanted.ways or queries < 1:
+        log.warning("%s has too few images for %s", dataset.name, title_of(shape))
+        return None
+    return Sampler(dataset, shape_of(shape, min(most, queries)), seed)
+
+
+def tables(results: Results) -> Mapping[str, str]:
+    """Make a table for each shape: a domain a line, and the means over domains."""
+    by_shape: dict[str, list[Row]] = {}
+    for row in results.rows:
+        by_shape.setdefault(f"{row['ways']}x{row['shots']}", []).append(row)
+    return {shape: _domains(title_of(shape), rows) for shape, rows in by_shape.items()}
+
+
+def _domains(title: str, rows: Sequence[Row]) -> str:
+    header = [title, "episodes", f"{rows[0]['checkpoint']}, %", "frozen Lite0, %"]
+    header += ["difference, points", *COMPARED, "other answers of the file", "logits off by"]
+    lines, means = [], []
+    for row in rows:
+        comparison = paired(row["accuracy"], row["control"])
+        one, other = mean_of(row["accuracy"]), mean_of(row["control"])
+        means.append((one.mean, other.mean, comparison.difference.mean))
+        line = [row["dataset"].removesuffix(".npz"), str(comparison.episodes)]
+        line += [percent(one), percent(other), *compared(comparison)]
+        file = [f"{sum(row['other']):.0f}", f"{max(row['off']):.0e}"] if row["off"] else [""] * 2
+        lines.append([*line, *file])
+    if len(rows) > 1:
+        one, other, lead = (mean_of(each) for each in zip(*means, strict=True))
+        line = ["mean over domains", "", percent(one), percent(other), points(lead), ""]
+        lines.append([*line, outcome(lead), "", ""])
+    return table(header, lines)
+
+
+def _study(options: argparse.Namespace) -> Iterator[Row]:
+    """Read all data sets, so that bad input shows before the first evaluation; then run."""
+    checkpoint, control = load_checkpoint(options.checkpoint), frozen_lite0()
+    defaults = checkpoint.card.defaults
+    adapted = defaults.steps + defaults.tuning_steps > 0 or checkpoint.card.input.dark_background
+    fast = checkpoint.trunk is not None and not adapted
+    ours = partial(closed_form, TrunkOutputs(checkpoint), options.check) if fast else measured
+    theirs = partial(regression, TrunkOutputs(control))
+    datasets = [read_dataset(options.data / f"{pack}.npz") for pack in options.packs]
+    samplers = [
+        sampler_of(dataset, shape, options.queries, options.seed)
+        for dataset in datasets
+        for shape in options.shapes
+    ]
+    count = options.episodes if fast else min(options.episodes, options.adapted)
+    options.work.mkdir(parents=True, exist_ok=True)
+    for sampler in (each for each in samplers if each is not None):
+        plan = Plan(checkpoint=checkpoint, sampler=sampler, episodes=count, options=defaults)
+        same = replace(plan, checkpoint=control, options=control.card.defaults)
+        records, controls = (
+            run_plan(each, options.work / _name(each), measure=measure)
+            for each, measure in ((plan, ours), (same, theirs))
+        )
+        columns = {name: column(records, name) for name in ("accuracy", "other", "off")}
+        yield {**plan.settings(), **columns, "control": column(controls, "accuracy")}
+
+
+def _name(plan: Plan) -> str:
+    """Name the file of an evaluation, and say that it is being made."""
+    card, sampler = plan.checkpoint.card, plan.sampler
+    shape = f"{sampler.shape.ways}x{sampler.shape.shots}"
+    name = f"{card.name}-{card.digest[:8]}-{sampler.dataset.name}-{shape}.json"
+    print(f"evaluate {name}", file=sys.stderr, flush=True)
+    return name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    made = command(TOPIC, __doc__)
+    add, count = made.add_argument, partial(made.add_argument, type=int, metavar="N")
+    add("checkpoint", type=Path, help="its folder")
+    add("--data", type=Path, required=True, help="folder of npz files")
+    add("--packs", nargs="+", default=PACKS, metavar="NAME", help="files in it (%(default)s)")
+    add("--shapes", nargs="+", default=["5x1", "5x5", "10x20"], metavar="WAYSxSHOTS")
+    count("--episodes", default=100, help="of a domain and shape (%(default)s)")
+    count("--adapted", default=20, help="the most if each adapts in full (%(default)s)")
+    count("--queries", default=5, help="the most of a class (%(default)s)")
+    count("--check", default=2, help="episodes exported in full (%(default)s)")
+    count("--seed", default=0, help="seed of the episodes (%(default)s)")
+    add("--work", type=Path, default=LOCAL / TOPIC, help="folder of the evaluations (%(default)s)")
+    add("--out", type=Path, default=LOCAL / f"{TOPIC}.json", help="%(default)s")
+    options = made.parse_args(arguments)
+    return run(TOPIC, options.out, lambda: list(_study(options)), tables)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
