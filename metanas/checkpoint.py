@@ -56,9 +56,9 @@ class Checkpoint:
         return self.params["head.log_scale"].device
 
     @cached_property
-    def kept(self) -> tuple[int, ...]:
+    def activation_bytes(self) -> tuple[int, ...]:
         """Estimated bytes of activations of one image in a step: of the stem, and of each cell."""
-        return self.supernet.kept(self.card.input.size)
+        return self.supernet.activation_bytes(self.card.input.size)
 
     def cells_to_recompute(self, images: int, memory: int) -> int:
         """Return the number of cells to evaluate again, to keep at most `memory` bytes a step.
@@ -66,7 +66,7 @@ class Checkpoint:
         The first cells are recomputed: their maps are the largest, and the activations of the last
         cells are free again when the backward pass reaches the first.
         """
-        stem, *cells = self.kept
+        stem, *cells = self.activation_bytes
         room, again = memory - images * stem, len(cells)
         for kept in reversed(cells):
             room -= images * kept

@@ -281,7 +281,7 @@ def advance(
 
 def footprint(adaptations: Sequence[Adaptation]) -> int:
     """Estimate the bytes of activations that a step of these keeps for its backward pass."""
-    return _images_of(adaptations) * sum(adaptations[0].checkpoint.kept)
+    return _images_of(adaptations) * sum(adaptations[0].checkpoint.activation_bytes)
 
 
 def _images_of(adaptations: Sequence[Adaptation]) -> int:

@@ -64,7 +64,7 @@ def gap(
     x = torch.cat([images, views])
     relaxations = (Softmax(temperature=options.temperature_end), Argmax())
     # a stack of two tasks with different relaxations, unless that would take much memory
-    large = 2 * len(x) * sum(checkpoint.kept) > LARGE
+    large = 2 * len(x) * sum(checkpoint.activation_bytes) > LARGE
     stacks = [(relaxation,) for relaxation in relaxations] if large else [relaxations]
     features = [_features(checkpoint, params, x, stack, large) for stack in stacks]
     support, views = torch.cat(features).unflatten(1, (2, -1)).unbind(1)

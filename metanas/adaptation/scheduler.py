@@ -152,14 +152,15 @@ class Scheduler:
     def _step(self, stack: list[Job]) -> None:
         start = self._clock()
         outcomes = self._advance(stack)
-        if outcomes is None:
-            return self._apart(stack)
+        if outcomes is None:  # too large, or one job makes all fail: step both halves
+            self._step(stack[: len(stack) // 2])
+            self._step(stack[len(stack) // 2 :])
+            return
         seconds = self._clock() - start
         self._most = min(EASED * self._most, float(self._limits.memory))
         for job, outcome in zip(stack, outcomes, strict=True):
             job.stepped(outcome, seconds)
             self._spent[job] += seconds / len(stack)
-        return None
 
     def _advance(self, stack: list[Job]) -> list[Progress | Exception | None] | None:
         """Step a stack; return the outcome of each job, or None if the whole stack failed."""
@@ -179,11 +180,6 @@ class Scheduler:
         if lacking:
             self._most = size // 2
         return None  # one job alone may be the cause
-
-    def _apart(self, stack: list[Job]) -> None:
-        """Step both halves of a stack that is too large, or in which one job makes all fail."""
-        self._step(stack[: len(stack) // 2])
-        self._step(stack[len(stack) // 2 :])
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class Stem(Chain):
         out = self.part(first, rows, 1, len(self))
         return out, out
 
-    def kept(self, size: int) -> int:
+    def activations(self, size: int) -> int:
         """Count the numbers that an image of this side keeps for the backward pass."""
         return 2 * self.before * size**2 + 2 * self.widths[0] * (-(-size // self.stride)) ** 2
 
@@ -64,7 +64,7 @@ class Taps(nn.Module):
     def forward(self, x: Tensor, _rows: Rows) -> tuple[Tensor, Tensor]:
         return self.maps.unpack(x)
 
-    def kept(self, size: int) -> int:
+    def activations(self, size: int) -> int:
         """Count the numbers that an image of this side keeps for the backward pass."""
         return self.maps.length(size)
 

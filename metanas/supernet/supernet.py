@@ -32,7 +32,7 @@ from metanas.supernet.alphas import ALPHA_PREFIX, CellAlpha, is_alpha, mixtures
 from metanas.supernet.cell import Cell, DropPath
 from metanas.supernet.relaxations import Relaxation
 
-KEPT = 2
+ACTIVATIONS = 2
 """Tensors of a state's size that a candidate operation keeps for the backward pass, on average."""
 
 
@@ -81,13 +81,13 @@ class Supernet(nn.Module):
 
         return {name: value for name, value in params.items() if takes_part(name)}
 
-    def kept(self, size: int) -> tuple[int, ...]:
+    def activation_bytes(self, size: int) -> tuple[int, ...]:
         """Estimate the bytes of an image that the stem and each cell keep for the backward pass."""
-        elements = [self.stem.kept(size)]
+        elements = [self.stem.activations(size)]
         for index, side in enumerate(self.space.sides(size)[1:]):
             width = self.space.channels[index]
             alive = self.cell_alpha("reduce" if index in self.space.reductions else "normal").alive
-            elements.append(int(alive.sum()) * KEPT * width * side**2)
+            elements.append(int(alive.sum()) * ACTIVATIONS * width * side**2)
         return tuple(4 * count for count in elements)
 
     @torch.no_grad()

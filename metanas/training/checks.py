@@ -23,7 +23,7 @@ def check_memory(config: RunConfig, supernet: Supernet) -> None:
         InvalidInput: OPTION_OUT_OF_RANGE.
     """
     tasks = min(config.train.stack or config.train.tasks, config.train.tasks)
-    needed = sum(supernet.kept(config.input.size)) * config.task.images * tasks
+    needed = sum(supernet.activation_bytes(config.input.size)) * config.task.images * tasks
     if needed > STEP_BYTES:
         message = f"steps of {config.task.images} images, {tasks} of them stacked, keep about "
         message += f"{needed / 2**30:,.0f} GiB; at most {STEP_BYTES / 2**30:.0f} GiB are allowed: "

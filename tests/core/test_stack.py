@@ -147,7 +147,7 @@ def test_computing_twice_instead_of_keeping_changes_nothing(
         for _ in range(2)
     )
     memory = {1: footprint(kept) - 1, 2: 0}[again]
-    images = footprint(kept) // sum(checkpoint.kept)
+    images = footprint(kept) // sum(checkpoint.activation_bytes)
     assert checkpoint.cells_to_recompute(images, memory) == again
     run(kept)
     run(recomputed, memory=memory)

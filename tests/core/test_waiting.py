@@ -77,7 +77,7 @@ def check_waiting(checkpoint: Checkpoint, change: dict[str, int]) -> None:
     here = begin(checkpoint, options)
     with device:
         there = begin(elsewhere(checkpoint, device), options)
-        assert there[0].checkpoint.kept  # of the checkpoint, once for all its tasks
+        assert there[0].checkpoint.activation_bytes  # of the checkpoint, once for all its tasks
         while any(each.stage is not Stage.DONE for each in there):
             stages, counts = [each.stage for each in there], counted(device, there)
             if stages == [each.stage for each in there]:
@@ -102,7 +102,7 @@ def test_sampling_sends_its_noise_and_waits_no_more(checkpoint: Checkpoint) -> N
     with device:
         sampled = replace(elsewhere(checkpoint, device), relaxation=RELAXATIONS["gdas"])
         there = begin(sampled, OPTIONS)
-        assert sampled.kept
+        assert sampled.activation_bytes
         assert counted(device, there)[DOWN] == 2
 
 
