@@ -88,11 +88,11 @@ class ServerConfig:
     max_attempts: Count = 3
     """Most attempts of an adaptation whose worker processes die."""
     stop_seconds: Seconds = 20.0
-    """A worker that has not stopped a job after so many seconds is killed and replaced."""
+    """Most seconds that a worker may take to stop a job before it is killed and replaced."""
     start_seconds: Seconds = 300.0
     """Most seconds that a worker may take to load the checkpoints before it is killed."""
     max_silence: Seconds = 120.0
-    """A worker that has sent no message for so many seconds is killed and replaced."""
+    """Most seconds without a message of a worker before it is killed and replaced."""
     grace: Annotated[float, Range(0, MAX_SECONDS)] = 10.0
     """Seconds that running adaptations get to end during a graceful shutdown."""
 
@@ -159,7 +159,8 @@ class _Parser(Parser):
     """Report a wrong command line as one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise StartError("CONFIG_INVALID", f"{message}; see metanas-server --help")
+        sentence = message if message.endswith((".", "?")) else f"{message}."
+        raise StartError("CONFIG_INVALID", f"{sentence} See metanas-server --help.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
         " cannot start.",
         argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     release = f"%(prog)s {version('metanas-server')}"
     parser.add_argument("--version", action="version", version=release)

@@ -46,8 +46,8 @@ async def test_a_server_starts_and_stops_again_and_again(config: ServerConfig) -
     assert len(digests) == 1
 
 
-async def test_workers_load_checkpoints_as_they_are_told(config: ServerConfig) -> None:
-    """Operations travel to the workers as values: one's own beside ours."""
+async def test_workers_load_checkpoints_with_a_function_of_the_caller(config: ServerConfig) -> None:
+    """The worker processes get an operation of an extension as a value."""
     mine = {**OPS, "mine": OPS["skip_connect"]}
     async with Server(config, load=partial(load_checkpoint, ops=mine)) as server:
         assert await adapt(server.port)
@@ -60,9 +60,7 @@ async def test_an_operation_that_the_workers_do_not_know(config: ServerConfig) -
     assert caught.value.reason == "UNKNOWN_OP"
 
 
-async def test_what_fails_to_start_leaves_nothing_open(
-    config: ServerConfig, tmp_path: Path
-) -> None:
+async def test_a_failed_start_leaves_nothing_open(config: ServerConfig, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     broken = replace(config, checkpoints=tmp_path / "empty")
     with pytest.raises((StartError, CheckpointError)):

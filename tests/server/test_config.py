@@ -29,7 +29,7 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     assert parse([], {}) == ServerConfig()
 
 
-def test_the_limits_are_those_of_the_core_unless_told_otherwise() -> None:
+def test_default_limits_are_those_of_the_core() -> None:
     assert ServerConfig().limits == Limits()
 
 
@@ -42,7 +42,7 @@ def test_the_limits_are_those_of_the_core_unless_told_otherwise() -> None:
         ("METANAS_LISTEN", "0.0.0.0:1"),
     ],
 )
-def test_variables_that_make_no_sense(variable: str, value: str) -> None:
+def test_invalid_variables(variable: str, value: str) -> None:
     with pytest.raises(StartError):
         parse([], {variable: value})
 
@@ -75,7 +75,7 @@ def test_all_wrong_options_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize("flag", ["--max-stack", "--max-stack-images", "--max-silence"])
-def test_nothing_works_with_none_of_these(flag: str) -> None:
+def test_counts_and_seconds_of_zero(flag: str) -> None:
     with pytest.raises(StartError, match=flag):
         parse([flag, "0"], {})
 

@@ -40,7 +40,7 @@ def test_busy_workers_have_equal_shares_of_at_least_one_core(
 
 
 @pytest.mark.parametrize(
-    ("limits", "own", "cores"),
+    ("limits", "membership", "cores"),
     [
         ({}, "0::/", math.inf),
         ({".": "max 100000"}, "0::/", math.inf),
@@ -52,13 +52,13 @@ def test_busy_workers_have_equal_shares_of_at_least_one_core(
     ],
 )
 def test_the_least_quota_counts(
-    tmp_path: Path, limits: dict[str, str], own: str, cores: float
+    tmp_path: Path, limits: dict[str, str], membership: str, cores: float
 ) -> None:
-    (tmp_path / "own").write_text(own, encoding="ascii")
+    (tmp_path / "membership").write_text(membership, encoding="ascii")
     for name, text in limits.items():
         (tmp_path / name).mkdir(exist_ok=True)
         (tmp_path / name / "cpu.max").write_text(f"{text}\n", encoding="ascii")
-    assert quota(tmp_path, tmp_path / "own") == cores
+    assert quota(tmp_path, tmp_path / "membership") == cores
     assert quota(tmp_path, tmp_path / "none") == math.inf
 
 

@@ -27,7 +27,7 @@ from tests.server.processes import ENVIRONMENT, command, serving
 SOME = AdaptationOptions(steps=30)
 
 
-def test_one_line_says_that_it_is_ready(checkpoints: Path, tmp_path: Path) -> None:
+def test_the_ready_line(checkpoints: Path, tmp_path: Path) -> None:
     with serving(checkpoints, tmp_path / "data") as server:
         listen = server.address
         assert server.ready == (
@@ -40,7 +40,7 @@ def test_one_line_says_that_it_is_ready(checkpoints: Path, tmp_path: Path) -> No
         assert server.process.stdout.read() == ""
 
 
-def test_what_has_ended_survives_a_restart(checkpoints: Path, tmp_path: Path) -> None:
+def test_ended_adaptations_survive_a_restart(checkpoints: Path, tmp_path: Path) -> None:
     once = spec(request_id="once", seed=4)
     with serving(checkpoints, tmp_path / "data") as server:
         name = server.api.create(once, images()).name
@@ -89,7 +89,9 @@ def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) 
         assert not unfinished.exists()
 
 
-def test_stopping_hands_back_what_does_not_end_in_time(checkpoints: Path, tmp_path: Path) -> None:
+def test_unfinished_work_continues_after_a_graceful_shutdown(
+    checkpoints: Path, tmp_path: Path
+) -> None:
     with serving(checkpoints, tmp_path / "data", "--grace=0") as server:
         created = server.api.create(spec(options=LONG), images()).name
         server.api.until_running(created)
@@ -127,7 +129,7 @@ def test_stopping_lets_running_work_end(checkpoints: Path, tmp_path: Path) -> No
         assert server.process.wait(timeout=60) == 0
 
 
-def test_a_second_signal_ends_it_at_once(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_server_at_once(checkpoints: Path, tmp_path: Path) -> None:
     with serving(checkpoints, tmp_path / "data", "--grace=600") as server:
         name = server.api.create(spec(options=LONG), images()).name
         server.api.until_running(name)
@@ -139,7 +141,7 @@ def test_a_second_signal_ends_it_at_once(checkpoints: Path, tmp_path: Path) -> N
         next(changes)
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=60) == 130
-        # the worker notices at its next step that nobody is there any more
+        # the worker process ends at its next step
         assert select.select([ended], [], [], 60)[0]
         os.close(ended)
 
@@ -150,14 +152,14 @@ def test_workers_have_sleeping_threads_and_the_allocator_for_large_blocks(
     with serving(checkpoints, tmp_path / "data") as server:
         (worker,) = server.workers()
         process = Path(f"/proc/{worker}")
-        told = (process / "environ").read_text(encoding="utf-8").split("\0")
+        variables = (process / "environ").read_text(encoding="utf-8").split("\0")
         loaded = "tcmalloc" in (process / "maps").read_text(encoding="utf-8")
-    assert f"OMP_WAIT_POLICY={ENVIRONMENT.get('OMP_WAIT_POLICY', 'PASSIVE')}" in told
+    assert f"OMP_WAIT_POLICY={ENVIRONMENT.get('OMP_WAIT_POLICY', 'PASSIVE')}" in variables
     if "LD_PRELOAD" not in ENVIRONMENT:
         assert loaded == (find_library("tcmalloc_minimal") is not None)
 
 
-def test_a_signal_while_it_starts(checkpoints: Path, tmp_path: Path) -> None:
+def test_a_signal_during_the_start(checkpoints: Path, tmp_path: Path) -> None:
     with subprocess.Popen(
         command(checkpoints, tmp_path / "data"),
         stdout=subprocess.PIPE,
@@ -169,8 +171,8 @@ def test_a_signal_while_it_starts(checkpoints: Path, tmp_path: Path) -> None:
         while not lock.exists():
             assert process.poll() is None
         process.terminate()
-        said, errors = process.communicate(timeout=60)
-    assert (process.returncode, said) == (0, "")
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "")
     assert "Traceback" not in errors
 
 

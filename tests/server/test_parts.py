@@ -240,12 +240,12 @@ def test_every_error_has_its_code(error: core.MetanasError, code: grpc.StatusCod
     st.lists(st.tuples(st.text(), st.text(max_size=2000)), min_size=1, max_size=60),
     st.integers(0, 10**6),
 )
-def test_no_status_is_too_large_for_trailers(found: list[tuple[str, str]], omitted: int) -> None:
-    violations = tuple(Violation(field, "R", message) for field, message in found)
+def test_no_status_is_too_large_for_trailers(faults: list[tuple[str, str]], omitted: int) -> None:
+    violations = tuple(Violation(field, "R", message) for field, message in faults)
     failure = describe(InvalidInput(violations, omitted))
     status = to_status(failure)
     assert status.ByteSize() < 5000
     request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
     assert status.details[-1].Unpack(info)
     shown = len(request.field_violations) if status.details[0].Unpack(request) else 0
-    assert shown + int(info.metadata.get("violations_omitted", "0")) == len(found) + omitted
+    assert shown + int(info.metadata.get("violations_omitted", "0")) == len(faults) + omitted

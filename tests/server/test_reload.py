@@ -40,8 +40,8 @@ OPTIONS = AdaptConfig(steps=2, tuning_steps=1, patience=0)
 
 def digest(server: ServerProcess) -> str:
     stub = CheckpointServiceStub(server.channel)
-    found: str = stub.GetCheckpoint(GetCheckpointRequest(name="checkpoints/grey")).checkpoint.digest
-    return found
+    answer = stub.GetCheckpoint(GetCheckpointRequest(name="checkpoints/grey"))
+    return str(answer.checkpoint.digest)
 
 
 def made(server: ServerProcess) -> tuple[str, int]:

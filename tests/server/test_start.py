@@ -26,7 +26,8 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--frobnicate"], "unrecognized arguments: --frobnicate; see metanas-server --help"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate. See metanas-server --help."),
+        (["--max-way=3"], "--max-way=3. Did you mean --max-ways? See metanas-server --help."),
         (["--max-ways=many"], "argument --max-ways: invalid int value"),
         (["--max-ways=1"], "--max-ways"),
         (["--max-queue=0"], "--max-queue must be an integer >= 1"),

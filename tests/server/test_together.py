@@ -78,8 +78,8 @@ def states(api: Api, names: list[str]) -> list[int]:
 
 def test_every_caller_gets_the_model_of_its_own_images(api: Api) -> None:
     def adapt(caller: int) -> Answer:
-        own = spec(seed=caller, options=SOME)
-        return api.adapt(own, images(labels(caller), seed=100 * caller))
+        settings = spec(seed=caller, options=SOME)
+        return api.adapt(settings, images(labels(caller), seed=100 * caller))
 
     with ThreadPoolExecutor(CALLERS) as pool:
         answers = list(pool.map(adapt, range(CALLERS)))
@@ -127,8 +127,8 @@ def in_process(checkpoint: Path, seed: int) -> AdaptedModel:
 
 def logits(onnx: bytes, query: NDArray[Any]) -> NDArray[Any]:
     session = onnxruntime.InferenceSession(onnx)
-    found: NDArray[Any] = session.run(["logits"], {session.get_inputs()[0].name: query})[0]
-    return found
+    logits: NDArray[Any] = session.run(["logits"], {session.get_inputs()[0].name: query})[0]
+    return logits
 
 
 def test_a_new_adaptation_starts_beside_running_ones(api: Api) -> None:

@@ -35,7 +35,7 @@ class WorkerPool:
         """Use these workers.
 
         cores: CPU cores that the workers share.
-        max_silence: seconds without a sign of life after which a worker is killed.
+        max_silence: seconds without a message after which a worker is killed.
         on_change: called when a worker dies, starts or fails to start, and after a reload.
         """
         self.checkpoints: Mapping[str, CheckpointCard] = {}
