@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from metanas.adaptation.adaptation import Adaptation, Stage
+from metanas.adaptation.estimate import leave_one_out
 from metanas.adaptation.metrics import (
     Gap,
     gap,
-    leave_one_out,
     meta_features,
     query_macs,
+    stream,
     view_accuracy,
 )
 from metanas.adaptation.read_task import read_task
@@ -300,7 +301,8 @@ def _report(
     if max(support.shots) > 1:
         yield
         features = yield from meta_features(checkpoint, support, options)
-        held_out = leave_one_out(HEADS[options.head], features, support, classifier.scale)
+        sets, scale = stream(seed, "report sets"), classifier.scale
+        held_out = leave_one_out(HEADS[options.head], features, support, scale, sets)
     return Report(
         checkpoint=card.name,
         checkpoint_digest=card.digest,

@@ -17,7 +17,7 @@ from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import SupportSet
 from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
-from metanas.nn.heads import HEADS, Head
+from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.supernet.discrete import at_once, features_of, freeze_statistics, from_supernet
@@ -147,17 +147,6 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, options: AdaptConfig
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
     features = yield from freeze_statistics(network, task.images, chunk)
     return (yield from features_of(network, task.images, shift)) if shift else features
-
-
-def leave_one_out(head: Head, features: Tensor, task: SupportSet, scale: Tensor) -> float:
-    """Measure the accuracy on support images against heads fitted without them, 0 to 1.
-
-    Classes with one image take no part; one class at least has to have two. With features of a
-    network that was adapted to the same images this says little: it is nearly always 1.
-    """
-    logits = head.held_out(features, membership(task.labels, task.ways), features, scale)
-    counted = torch.bincount(task.labels, minlength=task.ways)[task.labels] > 1
-    return _accuracy(logits[counted], task.labels[counted])
 
 
 def macs_of(network: nn.Module, images: Tensor) -> int:

@@ -6,6 +6,7 @@ those of a stack of tasks; a row of zeros is padding, and so is a column. `scale
 meta-learned scale of the logits.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -29,6 +30,16 @@ class Head(Protocol):
 
     def held_out(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
         """Compute logits `(..., N, ways)` of queries, query i by a head without image i."""
+        ...
+
+    def without(
+        self, support: Tensor, members: Tensor, sets: Sequence[Tensor], scale: Tensor
+    ) -> list[Tensor]:
+        """Compute logits `(T, s, ways)` of the images of each set, by heads without that set.
+
+        support, members: one task, `(N, D)` and `(N, ways)`.
+        sets: matrices of rows of the support set, `(T, s)`; each class has an image outside a set.
+        """
         ...
 
 

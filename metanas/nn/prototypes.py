@@ -8,6 +8,8 @@ The membership of images in classes is a matrix of zeros and ones, `(..., N, way
 before the last two are those of a stack of tasks; a row of zeros is padding, and so is a column.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,3 +60,16 @@ class PrototypeHead:
         rest = (members @ sums - support) / others.clamp(min=1)
         own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
         return torch.where((members > 0) & (others > 0), own, logits)
+
+    def without(
+        self, support: Tensor, members: Tensor, sets: Sequence[Tensor], scale: Tensor
+    ) -> list[Tensor]:
+        """Compute logits `(T, s, ways)` of the images of each set, by heads without that set."""
+        sums, counts = prototypes(support, members)
+
+        def logits(rows: Tensor) -> Tensor:
+            held, held_counts = prototypes(support[rows], members[rows])
+            weight, bias = linear_head(sums - held, counts - held_counts, scale)
+            return support[rows] @ weight.mT + bias[:, None]
+
+        return [logits(rows) for rows in sets]

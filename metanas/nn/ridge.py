@@ -9,13 +9,15 @@ unknowns as there are images. Its bordered system (Suykens and Vandewalle, Neura
     [         1'           0 ] [ b ] = [ 0 ]      with W = a' X
 
 also gives every prediction of a head that was fitted without image i, from the same inverse P
-(Cawley, IJCNN 2006): `a` and `b` change by `-P[:, i] a_i / P_ii`. Both are exact, bias included.
+(Cawley, IJCNN 2006): `a` and `b` change by `-P[:, i] a_i / P_ii`. Without a set S of images, the
+residuals of S are `inv(P_SS) a_S`. All are exact, bias included.
 
 Targets are 1 for an image's class and -1/(ways - 1) for the others. Each class weighs the same, so
 images of a large class weigh less. The penalty p is a multiple of the mean squared distance of the
 images from their centre: it means the same for features of any length.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,6 +58,15 @@ class RidgeFit:
         columns = self.inverse.mT[..., :-1, :]
         return kernel @ self.solution - (kernel * columns).sum(-1, keepdim=True) * change
 
+    def residuals(self, sets: Tensor) -> Tensor:
+        """Compute targets less predictions `(T, s, ways)` of one task's images in sets `(T, s)`.
+
+        The head that predicts a set was fitted without it.
+        """
+        block = self.inverse[sets[:, :, None], sets[:, None, :]]
+        solution: Tensor = torch.linalg.solve(block, self.solution[sets])
+        return solution
+
 
 @dataclass(frozen=True)
 class RidgeHead:
@@ -90,6 +101,17 @@ class RidgeHead:
         targets = torch.where(_has_other(members)[..., None], solved.held_out(queries), kept)
         empty = (members.sum(-2) == 0)[..., None, :]
         return (targets * scale[..., None, None]).masked_fill(empty, -torch.inf)
+
+    def without(
+        self, support: Tensor, members: Tensor, sets: Sequence[Tensor], scale: Tensor
+    ) -> list[Tensor]:
+        """Compute logits `(T, s, ways)` of the images of each set, by heads without that set.
+
+        The penalty is chosen as in the linear layer, once for all sets.
+        """
+        solved = fit(support, members, choose_penalty(support, members))
+        targets, _ = _targets(members)
+        return [scale * (targets[rows] - solved.residuals(rows)) for rows in sets]
 
 
 def fit(support: Tensor, members: Tensor, penalty: float) -> RidgeFit:

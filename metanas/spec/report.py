@@ -65,10 +65,11 @@ class Report:
     logit_gap: float
     """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
     leave_one_out: float | None
-    """Accuracy on support images *before* adaptation, against prototypes made without them.
+    """Estimate of the accuracy on new images, 0 to 1.
 
-    The classified image is new to the model, so this estimates the accuracy on new images. It is
-    rather low, because prototypes have one image less. None if no class has two images.
+    Heads without some of the images classify these by their features *before* adaptation. The
+    accuracies with one and two images of each class left out are continued to all images. With two
+    images a class the figure is that of one shot, rather low. None if no class has two images.
     """
     onnx_difference: float
     """Largest difference of a logit between ONNX Runtime and torch, on the support set."""

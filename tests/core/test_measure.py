@@ -4,39 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from metanas.adaptation.metrics import leave_one_out, macs_of, stream
+from metanas.adaptation.metrics import macs_of, stream
 from metanas.adaptation.scheduler import adapt
-from metanas.images.support_set import SupportSet
 from metanas.nn.ops import OPS
-from metanas.nn.prototypes import PrototypeHead
 from metanas.nn.stem import Stem
 from metanas.spec.genotype import Genotype, Node
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import DiscreteNetwork
 from metanas.testing import freeze, make_checkpoint
 from tests.core.small import TINY, examples
-
-
-def features_of(values: list[float], labels: list[int]) -> tuple[torch.Tensor, SupportSet]:
-    features = torch.tensor(values)[:, None]
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    return features, SupportSet(torch.zeros(len(values), 1, 8, 8), torch.tensor(labels), classes)
-
-
-def test_leave_one_out_classifies_by_prototypes_without_the_image() -> None:
-    features, task = features_of([0.0, 1.0, 9.0, 10.0, 4.0], [0, 0, 1, 1, 1])
-    # without itself, 4.0 is nearer to 0.5 than to 9.5; the others are right
-    assert leave_one_out(PrototypeHead(), features, task, torch.tensor(1.0)) == pytest.approx(0.8)
-
-
-def test_classes_of_one_image_take_no_part() -> None:
-    features, task = features_of([0.0, 5.0, 6.0], [0, 1, 1])
-    assert leave_one_out(PrototypeHead(), features, task, torch.tensor(1.0)) == 1.0
 
 
 def test_multiply_accumulates_are_counted() -> None:
