@@ -6,10 +6,10 @@ Each data set is a domain. The control is EfficientNet-Lite0 as published, at 22
 of its last block, of unit length, under logistic regression with C = 100. Both meet the same
 episodes.
 
-The models of a checkpoint with a trunk and without steps are functions of the trunk's outputs,
-which are computed once for each image. Exported files answer the first --check episodes as well.
-Other checkpoints adapt in full, on --adapted episodes. The evaluations are in the folder --work and
-resume from there; those of the control serve every checkpoint.
+The models of a checkpoint with a trunk, and without steps and views, are functions of the trunk's
+outputs, which are computed once for each image. Exported files answer the first --check episodes as
+well. Other checkpoints adapt in full, on --adapted episodes. The evaluations are in the folder
+--work and resume from there; those of the control serve every checkpoint.
 """
 
 import argparse
@@ -47,7 +47,7 @@ from metanas.spec.search_space import SearchSpace
 from metanas.supernet.supernet import Supernet
 from metanas.util.work import whole
 from metanas_data.datasets.dataset import Dataset, Images, pixels, read_dataset
-from metanas_data.datasets.episodes import Episode, Sampler
+from metanas_data.datasets.episodes import Sampler
 from metanas_data.evaluations import column
 from metanas_data.intervals import mean_of
 from metanas_data.journal import Record
@@ -85,13 +85,20 @@ class TrunkOutputs:
         return torch.stack([self._rows[id(image)] for image in images])
 
 
+@torch.no_grad()
 def closed_form(
     outputs: TrunkOutputs, check: int, plan: Plan, episodes: Sequence[int]
 ) -> Iterator[Record]:
-    """Measure a checkpoint that takes no step, and compare exported files with it."""
+    """Measure a checkpoint without steps and views, and compare exported files with it."""
+    shape = plan.sampler.shape
+    labels = torch.arange(shape.ways).repeat_interleave(shape.shots)
     for index in episodes:
         episode = plan.sampler.episode(index)
-        logits = logits_of(outputs, plan, episode)
+        support = SupportSet(outputs(episode.support), labels, tuple(episode.support))
+        adaptation = Adaptation(plan.checkpoint, support, plan.options, torch.Generator())
+        task = Task((), outputs.preprocess, support, "")
+        classifier, _ = whole(classifier_of(adaptation, task))
+        logits = classifier.logits(outputs(episode.queries))
         record = _record(plan, index, logits.argmax(1).tolist())
         if index < check:
             job = job_of(plan.checkpoint, episode, plan.options)
@@ -101,24 +108,6 @@ def closed_form(
             other = int((exported.argmax(1) != logits.argmax(1)).sum())
             record = {**record, "other": other, "off": float((exported - logits).abs().max())}
         yield record
-
-
-@torch.no_grad()
-def logits_of(outputs: TrunkOutputs, plan: Plan, episode: Episode) -> Tensor:
-    """Compute the logits `(Q, ways)` of an episode's queries, as its exported file does."""
-    checkpoint, options = plan.checkpoint, plan.options
-    if checkpoint.card.views:  # those of an episode go through the trunk
-        job = job_of(checkpoint, episode, options)
-        job.decode()
-        task = job.task or job.result()  # raises the job's error
-    else:
-        labels = torch.arange(plan.sampler.shape.ways).repeat_interleave(plan.sampler.shape.shots)
-        support = SupportSet(outputs(episode.support), labels, tuple(episode.support))
-        task = Task((), outputs.preprocess, support, "")
-    assert isinstance(task, Task)
-    adaptation = Adaptation(checkpoint, task.support, options, torch.Generator())
-    classifier, _ = whole(classifier_of(adaptation, task))
-    return classifier.logits(outputs(episode.queries))
 
 
 def regression(outputs: TrunkOutputs, plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
@@ -207,8 +196,8 @@ def _domains(title: str, rows: Sequence[Row]) -> str:
 def _study(options: argparse.Namespace) -> Iterator[Row]:
     """Read all data sets, so that bad input shows before the first evaluation; then run."""
     checkpoint, control = load_checkpoint(options.checkpoint), frozen_lite0()
-    defaults = checkpoint.card.defaults
-    adapted = defaults.steps + defaults.tuning_steps > 0 or checkpoint.card.input.dark_background
+    card, defaults = checkpoint.card, checkpoint.card.defaults
+    adapted = card.views or defaults.steps or defaults.tuning_steps or card.input.dark_background
     fast = checkpoint.trunk is not None and not adapted
     ours = partial(closed_form, TrunkOutputs(checkpoint), options.check) if fast else measured
     theirs = partial(regression, TrunkOutputs(control))
