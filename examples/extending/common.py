@@ -22,18 +22,18 @@ SMALL = (
 
 
 def small_config(*overrides: str) -> RunConfig:
-    """The shipped configuration, made small, and what an example changes."""
+    """Read the shipped configuration, make it small and apply the overrides of an example."""
     return read_config(ROOT / "configs" / "omniglot.toml", [*SMALL, *overrides])
 
 
 def digits() -> Classes:
-    """Ten classes of ten images."""
+    """Load ten classes of ten images."""
     return load(ROOT / "examples" / "digits", "query", size=28, channels=1)
 
 
 def train(config: RunConfig, extensions: Extensions, classes: Classes) -> None:
-    """Run the configuration in memory, and say how it went."""
+    """Meta-train in memory and print the loss and the accuracy of each iteration."""
     trainer = MetaTrainer(config, classes, digits(), extensions=extensions)
     for _ in range(config.train.iterations):
-        seen = trainer.iterate()
-        print(f"iteration {seen.iteration}: loss {seen.loss:.3f}, accuracy {seen.accuracy:.0%}")
+        done = trainer.iterate()
+        print(f"iteration {done.iteration}: loss {done.loss:.3f}, accuracy {done.accuracy:.0%}")

@@ -1,4 +1,4 @@
-"""An operation of one's own, in torch and in ONNX: squeeze and excitation (arXiv:1709.01507)."""
+"""A new operation, in torch and in ONNX: squeeze and excitation (arXiv:1709.01507)."""
 
 import numpy as np
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from metanas.training.extensions import Extensions
 
 
 class Squeeze(nn.Module):
-    """Channels times gates, every `stride`-th pixel."""
+    """Multiply each channel by a gate, and take every `stride`-th pixel."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -33,6 +33,6 @@ def emit(graph: Graph, module: nn.Module, value: Value) -> Value:
 
 
 if __name__ == "__main__":
-    mine = {**OPS, "squeeze": Op(Squeeze, emit)}
-    check_op(mine["squeeze"])
-    train(small_config('space.ops = ["squeeze", "conv_3x3"]'), Extensions(ops=mine), digits())
+    ops = {**OPS, "squeeze": Op(Squeeze, emit)}
+    check_op(ops["squeeze"])
+    train(small_config('space.ops = ["squeeze", "conv_3x3"]'), Extensions(ops=ops), digits())

@@ -1,11 +1,12 @@
-"""Candidate operations: pairs of `build` (a torch module) and `emit` (the same thing in ONNX).
+"""Candidate operations: pairs of `build` (a torch module) and `emit` (the same layers in ONNX).
 
-Notable:
+To add an operation, add an `Op` to `OPS` at the end of this file, or pass in a mapping with it
+(`examples/extending/operation.py`).
+
 - A module takes `(x, rows)`. `rows` is the layout of the batch `x`. Normalisation statistics come
-  from its support rows alone, so no query ever influences another.
-- A norm whose statistics have been frozen ignores `rows` and normalises every row alike.
-- A `Chain` runs a stack of tasks as it runs one. Any other module runs task by task.
-- `OPS` is a plain dict; algorithms get a mapping like it passed in.
+  from its support rows alone, so a query does not change the answer of another query.
+- A norm with frozen statistics ignores `rows` and normalises every row alike.
+- A `Chain` computes a stack of tasks in one pass. Any other module computes task after task.
 
 The set is the search space of MetaNAS (Elsken et al., CVPR 2020, arXiv:1911.11090), which follows
 DARTS (Liu et al., ICLR 2019, arXiv:1806.09055).
@@ -52,7 +53,7 @@ class Norm(nn.Module):
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return the scale and shift `(channels,)` of this frozen norm."""
         if self.mean is None or self.variance is None:
-            raise RuntimeError("a norm can be folded only after its statistics were frozen")
+            raise RuntimeError("the norm has no statistics yet; call freeze before folded")
         scale = torch.rsqrt(self.variance.double() + NORM_EPSILON)
         return scale, -self.mean.double() * scale
 
@@ -74,7 +75,7 @@ class Conv(nn.Conv2d):
         self.geometry = Geometry(stride, padding, (dilation, dilation), groups)
 
     def reset_parameters(self) -> None:
-        """Draw a weight, unless this is built for its shapes alone, where drawing is slow."""
+        """Draw a weight, unless the layer is on the device "meta", which has shapes only."""
         if not self.weight.is_meta:
             super().reset_parameters()
 
@@ -85,8 +86,8 @@ class Conv(nn.Conv2d):
 class FactorizedReduce(nn.Module):
     """Halve the resolution with two 1x1 convolutions of stride 2, the second shifted by a pixel.
 
-    Both are taps of one 2x2 kernel, which is how they run here and in the exported graph. Odd sizes
-    are padded at the end, so a side of length s becomes ceil(s / 2).
+    Both run as one 2x2 kernel, in torch and in the exported graph. Odd sides are padded at the end:
+    a side of length s becomes ceil(s / 2).
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -109,8 +110,8 @@ class FactorizedReduce(nn.Module):
 class Chain(nn.ModuleList):
     """Layers one after the other.
 
-    Norms, convolutions and reductions get the layout of the rows. Any other layer with parameters
-    runs task by task when there are several.
+    Norms, convolutions and reductions get the layout of the rows. In a stack of tasks, any other
+    layer with parameters computes task after task.
     """
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
@@ -131,7 +132,7 @@ class Chain(nn.ModuleList):
 def each_task(module: nn.Module, x: Tensor, tasks: int, rows: Rows | None = None) -> Tensor:
     """Run a module without support for stacks on one task after the other.
 
-    It gets the task's rows of `x`, its slice of every parameter, and its `Rows` if these are given.
+    rows: layout of the batch; None for a module that takes `x` alone.
     """
     stacked = dict(module.named_parameters())
     outs = []
@@ -161,8 +162,8 @@ def has_parameters(module: nn.Module) -> bool:
 def channels_last(x: Tensor) -> Tensor:
     """Move the channels innermost, where convolutions run 2 to 4 times faster.
 
-    It has to be asked for after the stem: with one input channel both layouts have the same
-    strides, and torch then goes on in the slow one.
+    Call it after the first convolution: with one input channel both layouts have the same strides,
+    and torch would continue in the slow one.
     """
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -288,7 +289,8 @@ def _emit_plain(graph: Graph, layer: nn.Module, value: Value) -> Value:
             return graph.average_pool(value, 3, _side(layer.stride), 1)
         case Zero():
             return graph.zeros(value, layer.stride)
-    raise TypeError(f"emit_chain knows no {type(layer).__name__}; give the op an emit of its own")
+    message = f"emit_chain has no ONNX form of {type(layer).__name__}; write an emit for the Op"
+    raise TypeError(message)
 
 
 OPS: Mapping[str, Op] = MappingProxyType(

@@ -1,4 +1,4 @@
 """A meta-training run on disk: folder, snapshots, log, signals and displays of progress.
 
-The state of a trainer enters; files leave, and a run resumes from them.
+The state of a trainer enters; files leave. A run resumes from them.
 """

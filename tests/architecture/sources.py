@@ -1,4 +1,4 @@
-"""Finds and measures the hand-written source files that the architecture tests look at."""
+"""Lists and measurements of the hand-written source files for the architecture tests."""
 
 import ast
 import io
@@ -29,8 +29,8 @@ _NO_CODE = {
 
 def modules(package: str) -> list[Path]:
     """All hand-written modules of a package."""
-    found = sorted({**PACKAGES, **MEASURING}[package].rglob("*.py"))
-    return [path for path in found if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
+    paths = sorted({**PACKAGES, **MEASURING}[package].rglob("*.py"))
+    return [path for path in paths if not path.stem.endswith(("_pb2", "_pb2_grpc"))]
 
 
 def all_modules() -> list[Path]:
@@ -39,7 +39,7 @@ def all_modules() -> list[Path]:
 
 
 def label(path: Path) -> str:
-    """How a file is called in a test's id: its path from the root."""
+    """The name of a file in a test's id: its path from the root."""
     return path.relative_to(ROOT).as_posix()
 
 

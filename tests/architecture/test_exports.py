@@ -1,4 +1,4 @@
-"""What a package exports is what its `__all__` says, and it is there."""
+"""Exports of the packages: `__all__` lists every public name, and each name exists."""
 
 import ast
 from pathlib import Path

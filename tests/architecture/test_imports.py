@@ -1,6 +1,6 @@
-"""Who may import whom when it really runs: imports with other packages made unimportable.
+"""Imports at run time, with other packages made unimportable.
 
-The static contracts are import-linter's (pyproject.toml); these tests see what really is loaded.
+import-linter checks the static contracts (pyproject.toml). These tests start interpreters.
 """
 
 import subprocess
@@ -27,17 +27,17 @@ class Blocker:
             raise ModuleNotFoundError(f"{name} is blocked in this test", name=name)
         return None
 
-blocked, wanted = (argument.split(",") for argument in sys.argv[1:])
+blocked, modules = (argument.split(",") for argument in sys.argv[1:])
 sys.meta_path.insert(0, Blocker(set(blocked)))
-for name in wanted:
+for name in modules:
     __import__(name)
 """
 
 
-def import_without(blocked: tuple[str, ...], wanted: list[str]) -> str:
-    """What a fresh interpreter says when it imports `wanted` without `blocked`; nothing is good."""
+def import_without(blocked: tuple[str, ...], names: list[str]) -> str:
+    """The error of a fresh interpreter that imports modules without `blocked`; empty if none."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, ",".join(blocked), ",".join(wanted)],
+        [sys.executable, "-c", PROGRAM, ",".join(blocked), ",".join(names)],
         capture_output=True,
         text=True,
         check=False,
@@ -47,7 +47,7 @@ def import_without(blocked: tuple[str, ...], wanted: list[str]) -> str:
 
 
 def name_of(path: Path, package: str) -> str:
-    """The full name of a module from where it is."""
+    """The full name of the module in a file."""
     parts = path.relative_to(PACKAGES[package].parent).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

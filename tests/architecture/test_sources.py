@@ -1,4 +1,4 @@
-"""Rules about the text of the source files: size, what is forbidden, what must be said."""
+"""Rules about the text of the source files: sizes, docstrings and forbidden statements."""
 
 import ast
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_no_global_state_is_written(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules("metanas"), ids=label)
 def test_the_core_reads_no_environment(path: Path) -> None:
-    """What it computes depends on arguments alone. Giving a library a default reads nothing."""
+    """Results depend on arguments alone. `setdefault`, for a library, reads nothing."""
     nodes = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)]
     defaults = {id(node.value) for node in nodes if node.attr == "setdefault"}
     names = {"environ", "getenv", "putenv"}

@@ -26,7 +26,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """The address on which the proxy listens."""
         return "{}:{}".format(*self._listener.getsockname())
 
     def close(self) -> None:

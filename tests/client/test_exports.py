@@ -1,4 +1,4 @@
-"""What the package offers, and what it needs for that."""
+"""Public names of the package, and the packages that it needs."""
 
 import inspect
 import subprocess

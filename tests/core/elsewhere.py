@@ -96,7 +96,7 @@ class Elsewhere(TorchDispatchMode):
 
 
 def _counts_first(func: Any, tensors: list[Tensor]) -> bool:
-    """Whether the host has to know values before it knows the shape of what comes out."""
+    """True if the host has to read values before it knows the shape of the result."""
     index = func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default)
     masked = index and any(each.dtype == torch.bool for each in tensors[1:])
     names = ("nonzero", "masked_select", "unique", "repeat_interleave.Tensor")

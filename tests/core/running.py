@@ -1,4 +1,4 @@
-"""What tests of runs on disk share."""
+"""Helpers of the tests of runs on disk."""
 
 import json
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def without_data(config: RunConfig) -> RunConfig:
 
 
 def refused(config: RunConfig, folder: Path, *, resume: bool = True) -> CheckpointError:
-    """What resuming, or beginning, this run is refused with."""
+    """The error with which this run is refused, at its begin or its resumption."""
     with pytest.raises(CheckpointError) as caught:
         run(config, folder, resume=resume, on_progress=ignore)
     assert str(folder) in str(caught.value)

@@ -251,7 +251,7 @@ def test_statistics_are_never_of_fewer_images_than_classes(checkpoint: Checkpoin
 
 
 def unfrozen(adaptation: Adaptation, support: int) -> torch.Tensor:
-    """What the network makes of the support set in one batch, by that batch's statistics."""
+    """The features of the support set in one batch, with the statistics of that batch."""
     network, _ = whole(adaptation.network())
     for module in network.modules():
         if isinstance(module, Norm):

@@ -79,7 +79,7 @@ def started(cpus: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Where a cluster of two nodes, neither of which has room for all, is to be joined."""
+    """The address of a cluster of two nodes, of which neither has room for all workers."""
     with started("2 3") as address:
         yield address
 
@@ -136,7 +136,7 @@ def team(
 
 
 def in_parts(config: RunConfig, train: Classes | Features, count: int) -> Learn:
-    """What workers do, in this process."""
+    """The work of `count` workers, done in this process."""
     batch = Extensions().batch(config, train)
     return lambda state, tasks: total(batch(state, part) for part in split(tasks, count))
 

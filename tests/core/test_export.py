@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from metanas.errors import ExportMismatch
 from metanas.export.onnx_model import Classifier, to_onnx
-from metanas.export.verify import check, run, session
+from metanas.export.verify import TOGETHER, _run_together, check, run, session
 from metanas.images.support_set import Preprocessing, support_set
 from metanas.nn.onnx_graph import IR_VERSION, OPSET
 from metanas.nn.ops import OPS
@@ -206,3 +207,17 @@ def test_torchs_own_exporter_agrees(seed: int, space: SearchSpace) -> None:
     mine, _ = outputs(to_onnx(model, OPS, {}), images)
     tolerance = 1e-4 * max(1.0, float(np.abs(theirs).max()))
     torch.testing.assert_close(mine, torch.from_numpy(theirs), atol=tolerance, rtol=0)
+
+
+def test_large_images_run_one_by_one_and_small_ones_together() -> None:
+    batches: list[int] = []
+
+    class Runtime:
+        def run(self, names: list[str], feeds: dict[str, NDArray[np.uint8]]) -> list[Any]:
+            batches.append(count := len(feeds["images"]))
+            return [np.zeros((count, 2), np.float32)]
+
+    large = [np.zeros((1100, 1000, 1), np.uint8)] * 4
+    for images in (large, [image[:10, :10] for image in large] * 20):
+        assert len(whole(_run_together(Runtime(), images, TOGETHER))) == len(images)
+    assert batches == [1, 1, 1, 1, 32, 32, 16]

@@ -173,7 +173,7 @@ def test_an_animation_gives_its_first_frame() -> None:
 
 
 def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """What EXIF 2.32 (4.6.4 A) says of each orientation: where row 0 and column 0 are."""
+    """The upright image of each orientation (EXIF 2.32, 4.6.4 A)."""
     rotated = {
         1: pixels,
         2: pixels[:, ::-1],

@@ -41,7 +41,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def told(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
-    """What is printed of an input that cannot be used."""
+    """The printed error of arguments that cannot be used."""
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -1,4 +1,4 @@
-"""What is measured of an adaptation."""
+"""Metrics of an adaptation."""
 
 from dataclasses import replace
 from pathlib import Path

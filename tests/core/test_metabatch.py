@@ -72,7 +72,7 @@ def test_every_pair_trains(learner: str, relaxation: str, partial: int) -> None:
 
 
 def results(config: RunConfig, *parts: range) -> TaskResults:
-    """What some parts of a range of tasks come to, in double precision."""
+    """The sum over some parts of a range of tasks, in double precision."""
     torch.set_default_dtype(torch.float64)
     try:
         trainer = MetaTrainer(config, TRAIN, VAL)
@@ -120,7 +120,7 @@ UNLIKE = {
 
 
 def shown(**changes: Any) -> tuple[int, int]:
-    """How many images an episode of three classes shows, and how many of them differ."""
+    """The number of images in an episode of three classes, and the number of different ones."""
     config = run_config(ways=(3, 3), images=36, **changes)
     still = replace(config, augment=AffineRange(rotation=0.0, shift=0.0, scale=0.0, shear=0.0))
     images = Extensions().batch(still, UNLIKE).episode(0, range(1), 0).images

@@ -25,13 +25,12 @@ from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export.verify import TOGETHER, _run_together, run, session
+from metanas.export.verify import run, session
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Progress, Report
 from metanas.testing import make_checkpoint
-from metanas.util.work import whole
 from tests.core.small import examples
 
 STAGES = ["decode", "adapt", "prune", "tune", "export", "check"]
@@ -222,33 +221,32 @@ def test_progress_comes_stage_by_stage_and_step_by_step(checkpoint: Checkpoint) 
     assert temperatures == sorted(temperatures, reverse=True)
 
 
-@pytest.mark.parametrize(("stage", "following"), list(pairwise(STAGES)))
-def test_cancelling_in_any_stage(checkpoint: Checkpoint, stage: str, following: str) -> None:
-    before = {name: value.clone() for name, value in checkpoint.params.items()}
-    seen: list[Progress] = []
+def progress_until(checkpoint: Checkpoint, stop: Callable[[Progress], bool]) -> list[Progress]:
+    """The progress of an adaptation that is cancelled once `stop` is true of the last one."""
+    progress: list[Progress] = []
     with pytest.raises(Cancelled) as caught:
         adapt(
             checkpoint,
             examples((2, 2)),
-            on_progress=seen.append,
-            should_stop=lambda: bool(seen) and seen[-1].stage == stage,
+            on_progress=progress.append,
+            should_stop=lambda: bool(progress) and stop(progress[-1]),
         )
     assert caught.value.reason == "CANCELLED"
-    assert sum(p.stage == stage for p in seen) == 1  # no step was taken
-    assert following not in {p.stage for p in seen}
+    return progress
+
+
+@pytest.mark.parametrize(("stage", "following"), list(pairwise(STAGES)))
+def test_cancelling_in_any_stage(checkpoint: Checkpoint, stage: str, following: str) -> None:
+    before = {name: value.clone() for name, value in checkpoint.params.items()}
+    progress = progress_until(checkpoint, lambda last: last.stage == stage)
+    assert sum(p.stage == stage for p in progress) == 1  # no step was taken
+    assert following not in {p.stage for p in progress}
     assert all(torch.equal(before[k], v) for k, v in checkpoint.params.items())
 
 
 def test_cancelling_between_two_steps(checkpoint: Checkpoint) -> None:
-    seen: list[Progress] = []
-    with pytest.raises(Cancelled):
-        adapt(
-            checkpoint,
-            examples((2, 2)),
-            on_progress=seen.append,
-            should_stop=lambda: bool(seen) and seen[-1].step == 2,
-        )
-    assert (seen[-1].stage, seen[-1].step) == ("adapt", 2)
+    last = progress_until(checkpoint, lambda last: last.step == 2)[-1]
+    assert (last.stage, last.step) == ("adapt", 2)
 
 
 @pytest.mark.parametrize("change", [{}, {"bilevel": True}, {"batch_size": 2}])
@@ -378,23 +376,11 @@ def test_decoding_can_be_stopped_between_two_images(checkpoint: Checkpoint) -> N
     assert len(asked) < 10
 
 
-def test_large_images_are_checked_one_by_one(checkpoint: Checkpoint) -> None:
-    """Together they would take the memory of all of them; alone or together, the answers agree."""
+def test_large_images_are_checked(checkpoint: Checkpoint) -> None:
     random = np.random.default_rng(0)
     large = [random.integers(0, 256, (1100, 1000, 1), dtype=np.uint8) for _ in range(4)]
-    given = [Example(str(i % 2), image) for i, image in enumerate(large)]
-    made = adapt(checkpoint, given)
-    assert made.report.onnx_difference < 1e-3
-    taken: list[int] = []
-
-    class Runtime:
-        def run(self, names: list[str], feeds: dict[str, NDArray[np.uint8]]) -> list[Any]:
-            taken.append(count := len(feeds["images"]))
-            return [np.zeros((count, 2), np.float32)]
-
-    for images in (large, [image[:10, :10] for image in large] * 20):
-        assert len(whole(_run_together(Runtime(), images, TOGETHER))) == len(images)
-    assert taken == [1, 1, 1, 1, 32, 32, 16]
+    support = [Example(str(i % 2), image) for i, image in enumerate(large)]
+    assert adapt(checkpoint, support).report.onnx_difference < 1e-3
 
 
 def test_adaptation_learns_the_task(checkpoint: Checkpoint) -> None:

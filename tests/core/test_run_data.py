@@ -1,4 +1,4 @@
-"""What a run is trained on: files, folders, classes of the caller; images that cannot be read."""
+"""Data of a run: files, folders, classes of the caller; images that cannot be read."""
 
 from collections.abc import Callable
 from dataclasses import replace

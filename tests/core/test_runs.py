@@ -151,7 +151,7 @@ def test_a_run_that_came_and_went_meanwhile_is_not_overwritten(
     config: RunConfig, tmp_path: Path
 ) -> None:
     def late(of: RunConfig, train: Classes | Features) -> Learn:
-        """What comes between the data and the first iteration: another process's whole run."""
+        """Complete another run between the data and the first iteration of this one."""
         run(config, tmp_path, resume=False, on_progress=ignore)
         return Extensions().batch(of, train)
 

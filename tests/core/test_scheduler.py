@@ -238,13 +238,13 @@ def test_a_small_task_does_not_wait_for_a_large_one_to_be_checked(tmp_path: Path
     still = OPTIONS.replace({"steps": 0, "tuning_steps": 0, "batch_size": 10})
 
     def durations(bench: Scheduler, until: Job) -> list[float]:
-        """How long each turn takes until a job has ended."""
-        found = list[float]()
+        """The seconds of each turn until a job has ended."""
+        seconds = list[float]()
         while until.outcome is None:
             begun = Slow.now
             bench.advance()
-            found.append(Slow.now - begun)
-        return found
+            seconds.append(Slow.now - begun)
+        return seconds
 
     def bench_with(job: Job) -> Scheduler:
         bench = Scheduler(clock=lambda: Slow.now)

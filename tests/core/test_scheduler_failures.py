@@ -76,7 +76,7 @@ def test_memory_that_libraries_lack_is_memory_that_lacks(error: Exception) -> No
 
 
 def test_sampled_relaxations_draw_the_same_after_a_failure(tmp_path: Path) -> None:
-    """What is drawn for a stack that did not fit is drawn again for its parts."""
+    """The parts of a stack that did not fit draw the same numbers again."""
     checkpoint = picky_checkpoint(tmp_path / "tiny", 16, torch.OutOfMemoryError)
     sampled = replace(checkpoint, relaxation=RELAXATIONS["gdas"])
     whole, _ = jobs_of(sampled, dict.fromkeys("abc", (2, 2)))

@@ -1,4 +1,4 @@
-"""What a run is resumed from: refused if it is not what was written, and never made unusable."""
+"""Snapshots of a run: a damaged or foreign one is refused, and no write makes one unusable."""
 
 import json
 from collections.abc import Callable

@@ -183,7 +183,7 @@ def masked_supernet() -> Supernet:
 
 
 def is_dead(supernet: Supernet, name: str) -> bool:
-    """Whether the weight of this name belongs to an operation that is not alive."""
+    """True if the weight of this name belongs to an operation that is not alive."""
     parts = name.split(".")
     if "edges" not in parts:
         return False

@@ -125,7 +125,7 @@ def start(
 
 
 def finish(victim: subprocess.Popen[str]) -> str:
-    """What it said."""
+    """Wait for the process to succeed; return the text of its stderr."""
     _, error = victim.communicate()
     assert victim.returncode == 0, error
     return error
@@ -214,7 +214,7 @@ def test_nobody_reads_what_it_prints(train: list[str], tmp_path: Path) -> None:
 
 
 def handles(victim: subprocess.Popen[str], number: signal.Signals) -> bool:
-    """Whether a handler of its own is there for the signal; see proc(5)."""
+    """True if the process has a handler for the signal; see proc(5)."""
     status = Path(f"/proc/{victim.pid}/status").read_text()
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught, 16) >> number - 1 & 1)

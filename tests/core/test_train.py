@@ -108,7 +108,7 @@ def test_the_outer_step_may_stay() -> None:
 
 
 def test_the_outer_optimizer_may_be_adam() -> None:
-    """Whatever a gradient's size, the first step of Adam has that of the rate."""
+    """The first step of Adam has the size of the rate, for a gradient of any size."""
     for value in (1.0, 100.0):
         run = with_learner(
             Steady(value=value), outer="adam", meta_lr_weights=0.01, meta_lr_alphas=0.01

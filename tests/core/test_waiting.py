@@ -1,7 +1,6 @@
-"""What a step sends to a device, and how often it waits for one: as the design says, no more.
+"""Copies to a device and waits for it in one step: no more than the design states.
 
-On a device that is simulated (`tests.core.elsewhere`), so everywhere; on a GPU `test_device` asks
-the driver.
+These tests use a simulated device (`tests.core.elsewhere`). On a GPU `test_device` asks the driver.
 """
 
 from dataclasses import replace
@@ -91,7 +90,7 @@ def check_waiting(checkpoint: Checkpoint, change: dict[str, int]) -> None:
 
 
 def counted(device: Elsewhere, adaptations: list[Adaptation]) -> dict[str, int]:
-    """What crossed in a step of these."""
+    """The copies and waits of a step of these adaptations."""
     device.counts.clear()
     advance(adaptations)
     return dict(device.counts)

@@ -179,7 +179,7 @@ class TextbookSupernet(nn.Module):
         self.head = nn.ParameterDict({"log_scale": nn.Parameter(torch.empty(()))})
 
     def shares(self, temperature: float) -> Shares:
-        """What every candidate counts: the weights of its edge's pairs times its own weight."""
+        """The share of every candidate: the weights of its edge's pairs times its own weight."""
         return {kind: self._shares_of(kind, temperature) for kind in CELL_KINDS}
 
     def _shares_of(self, kind: str, temperature: float) -> Tensor:

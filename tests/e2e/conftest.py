@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a tiny checkpoint of each kind."""
+"""Fixtures of the end-to-end tests: a tiny checkpoint of each kind."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer says what is wrong and where, and the next request is served.
+"""Bad requests: the answer names each fault and its place, and the next request is served.
 
 Every case goes through the real client to a real server, which all cases share.
 """

@@ -1,4 +1,4 @@
-"""What the image is made of: its health check against a real server, and its build context."""
+"""The container image: its health check against a real server, and its build context."""
 
 import re
 import subprocess
