@@ -215,15 +215,19 @@ class Calls:
 
 
 class Pause:
-    """Growing pauses between attempts, up to a total time."""
+    """Growing pauses between attempts, up to a total time from the first interruption on."""
 
     def __init__(self, patience: float) -> None:
-        self._end = asyncio.get_running_loop().time() + patience
+        self._patience = patience
+        self._end: float | None = None
         self._length = FIRST_PAUSE
 
     def worth_it(self) -> bool:
-        """Tell whether another attempt fits into the time."""
-        return asyncio.get_running_loop().time() + self._length < self._end
+        """Return whether another attempt fits into the time; call it after an interruption."""
+        now = asyncio.get_running_loop().time()
+        if self._end is None:  # silence before the interruption does not count
+            self._end = now + self._patience
+        return now + self._length < self._end
 
     async def wait(self) -> None:
         """Wait before the next attempt."""

@@ -44,7 +44,8 @@ LOG = logging.getLogger(__name__)
 MESSAGE_OVERHEAD = 64 * 1024  # label, shape and framing around the largest image
 FLUSH_SECONDS = 2.0
 BEATS = 4  # messages of an idle worker within --max-silence
-KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, SHORTEST_PING_MS = 30_000, 10_000, 10_000
+KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
+SHORTEST_PING_MS = 500  # of a client: a connection with more frequent ones is closed
 SERVICES = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -210,7 +211,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         # A caller whose network is gone must not keep its upload open.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", SHORTEST_PING_MS),
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
 

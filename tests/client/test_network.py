@@ -1,9 +1,11 @@
 """The way to a server: addresses, proxies, silent servers, and processes that are forked."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 
 from metanas_client import Client, InvalidInput, Unavailable
 from metanas_client.network import advice, host_of, is_local, proxy_for
+from metanas_client.transport import Pause
 from tests.client.conftest import ENVIRONMENT, server_process
 from tests.client.test_cli import metanas
+from tests.server.processes import workers_of
 
 HANG_SECONDS = 60
 PROXY = {"http_proxy": "http://user:secret@127.0.0.1:9"}  # nothing listens at port 9
@@ -161,6 +165,36 @@ def test_a_server_that_has_stopped_is_noticed(checkpoints: Path, tmp_path: Path)
                 list(progress)
         finally:
             os.kill(process.pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_silence_of_a_server_that_answers_pings_ends_no_call(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.full((9, 9), 255, np.uint8)]}
+    with (
+        server_process(checkpoints, tmp_path / "data") as (address, process),
+        Client(address, patience=0, keepalive=1) as client,
+    ):
+        progress = client.adapt(support, options={"steps": 100}).progress()
+        next(progress)
+        (worker,) = workers_of(process.pid)
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(6)  # six pings; gRPC closes a connection after three that it finds too frequent
+        os.kill(worker, signal.SIGCONT)
+        assert list(progress)[-1].stage == "check"
+
+
+def test_silence_before_an_interruption_uses_up_no_patience() -> None:
+    async def interrupt() -> list[bool]:
+        pause = Pause(0.2)
+        await asyncio.sleep(0.3)
+        retries = [pause.worth_it()]
+        await pause.wait()
+        await asyncio.sleep(0.2)
+        return [*retries, pause.worth_it()]
+
+    assert asyncio.run(interrupt()) == [True, False]
 
 
 @pytest.mark.parametrize("keepalive", [0, 0.5, -1])
