@@ -1,6 +1,6 @@
 """Train the variants of a comparison: networks that are trained alike except for one choice.
 
-Notable:
+Notes:
 - An interrupted training resumes, and a finished one does not run again.
 - The cost of a training is processor time, added up iteration by iteration. Other work on the
   machine lengthens it less than the time on the wall.

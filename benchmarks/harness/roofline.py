@@ -1,6 +1,6 @@
 """The roofline of a call: its work over the rates of the machine.
 
-Notable:
+Notes:
 - Convolutions and matrix products count as in torch's own counter, except the backward pass of a
   grouped convolution, which that counter takes for a dense one.
 - Bytes are those of each tensor that a kernel reads or writes, as if no cache held any of them.

@@ -1,16 +1,16 @@
-"""The inner loop: adapt weights and alphas to a support set, prune, and let the weights settle.
+"""The inner loop: adapt weights and alphas to a support set, prune, and tune the weights.
 
-Notable:
+Notes:
 - An `Adaptation` is the state of one task. `advance` takes one step of several tasks in one
   evaluation of the supernet. Each task has its own ways, shots and temperature. The result of a
   task does not depend on the other tasks of its stack.
-- Every support image is queried through a random affine view of itself, against a head that
-  leaves the image out where its class has another (`metanas.nn.heads`). So even one shot gives
-  a gradient, and the head follows the features instead of lagging behind them.
-- Normalisation statistics come from the unaltered support images of the step, as in the model that
-  leaves.
-- The temperature falls to one at which the mixture is one-hot. Then the architecture is decided,
-  and the weights train on: only the chosen operations run.
+- The queries of a step are random affine views of the support images. The head of a query leaves
+  its image out if the class has another one (`metanas.nn.heads`). So even one shot gives a
+  gradient. Every step computes the head anew from the present features.
+- Normalisation statistics come from the unaltered support images of the step, as in the exported
+  model.
+- The temperature falls until the mixture is one-hot. Then the architecture is fixed, and further
+  steps tune the weights of the chosen operations.
 - Weights and alphas share one backward pass (single level); `bilevel` splits the support set and
   steps them in turn (first order; DARTS, arXiv:1806.09055, section 2.3).
 """
@@ -42,8 +42,8 @@ from metanas.supernet.relaxations import annealed
 from metanas.supernet.supernet import genotype_of
 from metanas.util.work import Parts
 
-CONVERGED, NOTHING = 0.01, 1e-3
-"""Largest relative and absolute (nats) change of a mean loss that has converged."""
+CONVERGED, CONVERGED_NATS = 0.01, 1e-3
+"""Largest relative and absolute change of a mean loss that has converged."""
 
 
 class Stage(StrEnum):
@@ -137,7 +137,7 @@ class Adaptation:
         return self._plan[0]
 
     def learn(self, gradient: Tensor, figures: Figures) -> Progress | None:
-        """Apply a gradient `(size,)`; return the step, or None if the step has another update.
+        """Apply a gradient `(size,)`; return the progress, or None within a step of two updates.
 
         Raises:
             Diverged: the loss or the gradient is not finite; nothing has changed.
@@ -157,7 +157,7 @@ class Adaptation:
         if update.temperature is not None:
             step = replace(step, temperature=update.temperature, entropy=figures.entropy)
         if not self._skipped and self._settled():
-            self._skipped = self._spare()
+            self._skipped = self._needless_steps()
         if self.taken[self.stage] + self._skipped == self.steps:
             self._next_stage()
         return step
@@ -196,8 +196,8 @@ class Adaptation:
     def _settled(self) -> bool:
         """Check that the loss has converged and, during the search, the architecture too.
 
-        The mean loss of the last `patience` steps is then that of as many before, and the genotype
-        was the same in all of them.
+        The mean loss of the last `patience` steps is then nearly that of the `patience` steps
+        before, and the genotype was the same in all of the last ones.
         """
         patience = self.config.patience
         if patience == 0 or self.steps < 2 * patience:
@@ -210,14 +210,14 @@ class Adaptation:
             sum(losses) / patience
             for losses in (self._losses[-2 * patience : -patience], self._losses[-patience:])
         )
-        same = abs(after - before) <= max(CONVERGED * before, NOTHING)
+        same = abs(after - before) <= max(CONVERGED * before, CONVERGED_NATS)
         return same and len(set(self._genotypes[-patience:])) <= 1
 
-    def _spare(self) -> int:
+    def _needless_steps(self) -> int:
         """Count the steps that a settled stage can skip.
 
-        Pruning a mixture that has not decided costs accuracy. So a search takes its last `patience`
-        steps in any case, in which the temperature falls to its end.
+        Pruning a mixture that is not one-hot costs accuracy. So a search always takes its last
+        `patience` steps, in which the temperature falls to its end.
         """
         left = self.steps - self.taken[self.stage]
         return max(0, left - self.config.patience) if self.stage is Stage.ADAPT else left
@@ -246,11 +246,11 @@ def advance(
 ) -> list[Progress | Exception | None]:
     """Take one update of several adaptations of one checkpoint and one head together.
 
-    memory: approximate limit on the bytes of activations for the backward pass. Edges of the first
-        cells are evaluated again where it does not suffice.
+    memory: approximate limit on the bytes of activations for the backward pass. Beyond it, the
+        backward pass evaluates the edges of the first cells again.
 
-    Returns the outcome of each: a step, the error that ends it, or None if its step needs another
-    update.
+    Returns the outcome of each: its progress, the error that ends it, or None if its step needs
+    another update.
 
     Raises:
         torch.OutOfMemoryError: the stack does not fit into the device; nothing has changed.
@@ -271,8 +271,7 @@ def advance(
     for adaptation, gradient, row in zip(adaptations, gradients, rows, strict=True):
         try:
             outcomes.append(adaptation.learn(gradient, Figures(*row)))
-        except Diverged as error:  # ends this task alone; others have taken their step already
-            # its traceback would keep the tensors of this step alive
+        except Diverged as error:  # a traceback would keep the tensors of this step alive
             outcomes.append(error.with_traceback(None))
         except Exception as error:
             outcomes.append(error)

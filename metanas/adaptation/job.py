@@ -26,7 +26,7 @@ from metanas.adaptation.metrics import (
     view_accuracy,
 )
 from metanas.adaptation.read_task import read_task
-from metanas.adaptation.views import of_head
+from metanas.adaptation.views import head_inputs
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
@@ -44,7 +44,7 @@ from metanas.util.work import Parts
 
 OnProgress = Callable[[Progress], None]
 Result = TypeVar("Result")
-Making = Generator[Progress | Adaptation | None, Progress | None, Result]
+Work = Generator[Progress | Adaptation | None, Progress | None, Result]
 """Work that yields progress, the adaptation when it needs a step, and None between two parts."""
 
 
@@ -88,15 +88,13 @@ class Stopwatch:
 
 def too_large() -> OutOfMemory:
     """Make the error of a job that does not fit into the device's memory."""
-    message = "the device has too little memory for this support set; send fewer images"
-    return OutOfMemory(message)
+    return OutOfMemory("the device has too little memory for this support set; send fewer images")
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Return True if an error means that memory is short.
+    """Return True if the cause of an error is a lack of memory.
 
-    Only torch's allocator for devices has an error class of its own. Errors of libraries are known
-    by their texts.
+    Only torch's allocator for devices has an error class. Texts identify the errors of libraries.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
@@ -105,18 +103,19 @@ def out_of_memory(error: Exception) -> bool:
 
 
 class Job:
-    """One request for a model, run part by part; `metanas.adaptation.scheduler` gives it its turns.
+    """One request for a model, run in parts by `metanas.adaptation.scheduler`.
 
-    `_make` is the request from top to bottom. It pauses after each part of its own work, and
-    whenever its `adaptation` needs a step: the job is `ready` then. Any error in a turn ends the
-    job. `outcome` is the finished model or that error.
+    `_make` is the request from top to bottom. It pauses when its `adaptation` needs a step: then
+    the job is `ready`, and the scheduler takes the step. All other work, such as decoding, is the
+    job's own; `_make` pauses after each part of it. An error ends the job. `outcome` is the
+    finished model or the error.
 
     alone: steps of this job are not stacked with those of other jobs.
     task: the decoded support set, from the start of the search on.
     adaptation: the inner loop, from the start of the search on.
     """
 
-    def __init__(  # noqa: PLR0913 (the arguments of adapt, and one)
+    def __init__(  # noqa: PLR0913 (the arguments of `adapt`, and `alone`)
         self,
         checkpoint: Checkpoint,
         examples: Sequence[Example],
@@ -148,10 +147,10 @@ class Job:
         """
         if isinstance(self.outcome, AdaptedModel):
             return self.outcome
-        raise self.outcome or ValueError("the job has not ended; give it its turns first")
+        raise self.outcome or ValueError("the job has not ended; advance its scheduler first")
 
     def check(self) -> bool:
-        """End the job if its caller wants it to stop; return True if it goes on."""
+        """End the job if `should_stop` returns True; return True if the job goes on."""
         with self._turn():
             if self.outcome is None and self._should_stop():
                 raise Cancelled
@@ -171,7 +170,7 @@ class Job:
             self.work()
 
     def stepped(self, outcome: Progress | Exception | None, seconds: float) -> None:
-        """Take the result of an update, None for half a step, and the seconds that it took."""
+        """Take the outcome of an update, as `advance` returns it, and its seconds."""
         self._time.add(seconds)
         self._resume(outcome)
 
@@ -199,7 +198,7 @@ class Job:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Turn any error into the outcome of this job alone."""
+        """Make any error the outcome of this job, so that it ends no other job."""
         try:
             yield
         except Exception as error:
@@ -209,7 +208,7 @@ class Job:
     @torch.no_grad()
     def _make(
         self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
-    ) -> Making[AdaptedModel]:
+    ) -> Work[AdaptedModel]:
         """Make the model: decode, adapt, prune, tune, export, check, report."""
         checkpoint, options, seed = self.checkpoint, self.options, self.seed
         card = checkpoint.card
@@ -226,7 +225,7 @@ class Job:
         yield from _steps(adaptation, Stage.ADAPT)
 
         yield Progress("prune", 0, 1)
-        cost = gap(checkpoint, adaptation.soft, task.support, options, seed)
+        pruning = gap(checkpoint, adaptation.soft, task.support, options, seed)
         yield None
 
         yield Progress("tune", 0, options.tuning_steps)
@@ -250,7 +249,7 @@ class Job:
         onnx, difference = yield from check(proto, task.images, logits, options.shift_pixels)
 
         self._time.turn_to("report")
-        report = yield from _report(adaptation, task, classifier, cost, onnx, difference, seed)
+        report = yield from _report(adaptation, task, classifier, pruning, onnx, difference, seed)
         self._time.stop()
         seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
         report = replace(report, seconds=seconds)
@@ -258,12 +257,12 @@ class Job:
         return AdaptedModel(onnx, sha256, adaptation.decided, task.support.classes, report)
 
 
-def _steps(adaptation: Adaptation, stage: Stage) -> Making[None]:
+def _steps(adaptation: Adaptation, stage: Stage) -> Work[None]:
     """Ask for steps until this stage of the adaptation is over."""
     while adaptation.stage is stage:
-        step = yield adaptation
-        if step is not None:
-            yield step
+        progress = yield adaptation
+        if progress is not None:
+            yield progress
     yield None  # other jobs may step before the next stage begins
 
 
@@ -272,9 +271,9 @@ def classifier_of(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier,
     checkpoint, options = adaptation.checkpoint, adaptation.config
     shift = options.shift_pixels
     network, features = yield from adaptation.network()
-    shown, members = of_head(task.support, checkpoint.card)
-    if shift or len(shown) > len(features):
-        features = yield from features_of(network, shown, shift)
+    inputs, members = head_inputs(task.support, checkpoint.card)
+    if shift or len(inputs) > len(features):
+        features = yield from features_of(network, inputs, shift)
     scale = network.head["log_scale"].exp()
     weight, bias = HEADS[options.head].linear(features, members, scale)
     trunk = checkpoint.trunk
@@ -288,7 +287,7 @@ def _report(
     adaptation: Adaptation,
     task: Task,
     classifier: Classifier,
-    cost: Gap,
+    pruning: Gap,
     onnx: bytes,
     difference: float,
     seed: int,
@@ -318,10 +317,10 @@ def _report(
         parameters=_parameters(classifier),
         macs=query_macs(classifier, support),
         onnx_bytes=len(onnx),
-        accuracy_soft=cost.soft,
-        accuracy_pruned=cost.pruned,
+        accuracy_soft=pruning.soft,
+        accuracy_pruned=pruning.pruned,
         accuracy=accuracy,
-        logit_gap=cost.logits,
+        logit_gap=pruning.logits,
         leave_one_out=held_out,
         onnx_difference=difference,
         meta_genotype_distance=genotype.distance(checkpoint.meta_genotype),

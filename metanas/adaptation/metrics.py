@@ -20,20 +20,20 @@ from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.spec.options import AdaptConfig, AffineRange
-from metanas.supernet.discrete import at_once, features_of, freeze_statistics, from_supernet
+from metanas.supernet.discrete import chunk_size, features_of, freeze_statistics, from_supernet
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 from metanas.util.work import Parts
 
 LARGE = 170 * 2**20
-"""Bytes of activations from which a comparison runs one network, and one edge, at a time."""
+"""Bytes of activations from which `gap` evaluates one network and one edge at a time."""
 
 REPORT_VIEWS = "report views"
-"""Name of the stream of the views on which the report measures; the search draws from another."""
+"""Name of the random stream of the report's views; the search draws from another stream."""
 
 
 def stream(seed: int, name: str) -> torch.Generator:
-    """Make a generator for one purpose; streams of other names or seeds are independent of it."""
+    """Make a generator for one purpose, independent of those with another seed or name."""
     digest = hashlib.sha256(f"{name} {seed}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
 
@@ -72,7 +72,7 @@ def gap(
     scale = params["head.log_scale"].exp().expand(2)
     logits = HEADS[options.head].held_out(support, members, views, scale)
     members = members[0]
-    soft, pruned = logits[:, :, members.any(0)]  # a mini-batch need not hold every class
+    soft, pruned = logits[:, :, members.any(0)]  # the classes in this mini-batch
     labels = members[:, members.any(0)].argmax(1)
     difference = float((soft - pruned).abs().mean())
     return Gap(_accuracy(soft, labels), _accuracy(pruned, labels), difference)
@@ -90,13 +90,13 @@ def _features(
     if count > 1:
         params = {name: value.expand(count, *value.shape) for name, value in params.items()}
     rows = Rows(len(x) // 2, count)
-    idle = torch.Generator()  # softmax and argmax draw nothing
-    mixing = PerTask(tuple(relaxations), (idle,) * count)
-    arguments = (torch.cat([x] * count), rows, mixing, SHARE_THRESHOLD)
-    again = checkpoint.card.space.cells if by_edge else 0
+    unused = torch.Generator()  # softmax and argmax draw nothing
+    relaxation = PerTask(tuple(relaxations), (unused,) * count)
+    arguments = (torch.cat([x] * count), rows, relaxation, SHARE_THRESHOLD)
+    recompute = checkpoint.card.space.cells if by_edge else 0
     with checkpoint.using:
         out: Tensor = functional_call(
-            checkpoint.supernet, params, arguments, {"recompute": again}, tie_weights=False
+            checkpoint.supernet, params, arguments, {"recompute": recompute}, tie_weights=False
         )
     return out.view(count, len(x), -1)
 
@@ -106,14 +106,14 @@ def view_accuracy(
     classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
 ) -> Parts[float]:
     """Measure the accuracy of the finished model on random views of the support images, 0 to 1."""
-    right, generator = 0.0, stream(seed, REPORT_VIEWS)
-    count = at_once(task.images, classifier.shift_pixels)
+    correct, generator = 0.0, stream(seed, REPORT_VIEWS)
+    count = chunk_size(task.images, classifier.shift_pixels)
     for part in torch.arange(len(task.labels)).split(count):
         yield
         stored = None if task.views is None else task.views[part]
         views = draw_views(task.images[part], stored, augment, generator)
-        right += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
-    return right / len(task.labels)
+        correct += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
+    return correct / len(task.labels)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
 """The objective of a step: losses of a stack of tasks and the gradient of each, evaluated together.
 
-Notable:
-- Every support image is queried through a view of itself, against a head that leaves the image out
-  where its class has another (`metanas.nn.heads`).
+Notes:
+- The queries are views of the support images. The head of a query leaves its image out if the class
+  has another one (`metanas.nn.heads`).
 - The host draws the random numbers of each task from the task's generator. One copy brings those
   of all tasks to the device.
-- The host waits for the device once, to learn which candidates any task runs.
+- The host waits for the device once, for the candidates that any task runs.
 """
 
 from collections.abc import Sequence
@@ -39,9 +39,9 @@ class Update:
     images: Tensor
     """All support images, on the device `(N, ...)`."""
     stored: Tensor | None
-    """Views of each to draw from, `(N, V, K)`, if there are any."""
+    """Stored views of each image, `(N, V, K)`, behind a trunk."""
     rows: Tensor
-    """Indices of the images that take part, `(n,)`; on the host, as the next two."""
+    """Indices of the images in the mini-batch, `(n,)`; on the host, as the next two."""
     drawn: Tensor
     """Random numbers of a view of each image (`metanas.adaptation.views.draws`)."""
     members: Tensor
@@ -91,16 +91,16 @@ def evaluate(
     losses = -torch.where(members > 0, logits.log_softmax(-1), 0.0).sum((1, 2)) / sizes
     (slope,) = torch.autograd.grad(losses.sum(), theta)
     gradients = slope.reshape(tasks, -1)
-    right = ((logits.argmax(2) == members.argmax(2)) * present).sum(1) / sizes
+    accuracies = ((logits.argmax(2) == members.argmax(2)) * present).sum(1) / sizes
     entropies = supernet.entropy(params, _relaxation(Softmax(), updates)).expand_as(losses)
-    norms = [torch.linalg.vector_norm(each, dim=1) for each in layout.halves(gradients)]
-    return gradients, torch.stack([losses.detach(), right, entropies, *norms], dim=1)
+    norms = [torch.linalg.vector_norm(each, dim=1) for each in layout.split(gradients)]
+    return gradients, torch.stack([losses.detach(), accuracies, entropies, *norms], dim=1)
 
 
-def _relaxation(searching: Relaxation, updates: Sequence[Update]) -> Relaxation:
-    """Return the relaxation of a stack: each task at its temperature, or decided."""
+def _relaxation(search: Relaxation, updates: Sequence[Update]) -> Relaxation:
+    """Return the relaxation of a stack: `search` at each task's temperature, or argmax."""
     temperatures = [update.temperature for update in updates]
-    relaxations = tuple(Argmax() if t is None else searching.at(t) for t in temperatures)
+    relaxations = tuple(Argmax() if t is None else search.at(t) for t in temperatures)
     return PerTask(relaxations, tuple(update.generator for update in updates))
 
 
@@ -125,6 +125,6 @@ def _inputs(updates: Sequence[Update], ranges: AffineRange) -> tuple[Tensor, Ten
         torch.index_select(update.images, 0, rows[task, real], out=images[task, real])
         if update.stored is not None:
             views[task, real] = stored_views(update.stored, rows[task, real], drawn[task, real])
-    if updates[0].stored is None:  # all at once; of an image of zeros every view is zeros
+    if updates[0].stored is None:  # all at once: views of the zero padding are zero
         views = affine(images.flatten(0, 1), ranges, drawn.flatten(0, 1)).view_as(images)
     return images, views, members

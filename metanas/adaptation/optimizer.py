@@ -50,12 +50,12 @@ class TaskOptimizer:
         self.params = self.layout.views(self.theta)
         self._lengths = options.weight_lr, options.alpha_lr
         self._clip, self._plain = options.gradient_clip, plain
-        self._parts = self.layout.halves(self.theta)
+        self._parts = self.layout.split(self.theta)
         self._moments = [Moments.zero(part) for part in self._parts]
         self._factors: tuple[Tensor, ...] = ()
         if rates:
             each = torch.tensor([rates.get(name, 1.0) for name in self.layout.names])
-            self._factors = self.layout.halves(self.layout.spread(each).to(self.theta))
+            self._factors = self.layout.split(self.layout.spread(each).to(self.theta))
 
     def snapshot(self) -> Params:
         """Copy the parameters."""
@@ -72,7 +72,7 @@ class TaskOptimizer:
         moving = moves.weights, moves.alphas and self._lengths[1] > 0
         if not all(norm < float("inf") for norm, each in zip(norms, moving, strict=True) if each):
             raise Diverged("a gradient became infinite or NaN; lower the learning rates")
-        for index, part in enumerate(self.layout.halves(gradient)):
+        for index, part in enumerate(self.layout.split(gradient)):
             if moving[index] and len(part):
                 scale = (self._clip / torch.tensor(norms[index])).clamp(max=1.0)
                 self._step(index, part * float(scale))

@@ -1,4 +1,4 @@
-"""The first stage of a request: labelled images are checked, decoded and preprocessed."""
+"""The first stage of a request: check, decode and preprocess the labelled images."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def read_task(
         seed: seed of the views behind a trunk.
 
     Raises:
-        InvalidInput: with all that is wrong with it.
+        InvalidInput: all faults of the support set together.
     """
     check_examples(examples, limits, classes)
     card, trunk = checkpoint.card, checkpoint.trunk
@@ -55,20 +55,20 @@ def read_task(
 
 def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Parts[list[Image]]:
     images: list[Image] = []
-    bad: list[Violation] = []
+    violations: list[Violation] = []
     pixels = 0
     for index, example in enumerate(examples):
         yield
         try:
             images.append(_read(example.image, channels, limits))
         except InvalidInput as error:
-            bad.extend(error.within(f"examples[{index}]").violations)
+            violations.extend(error.within(f"examples[{index}]").violations)
             continue
         pixels += images[-1].shape[0] * images[-1].shape[1]
         if pixels > limits.max_total_pixels:
             raise _too_many_pixels(index + 1, limits)
-    if bad:
-        raise InvalidInput(bad)
+    if violations:
+        raise InvalidInput(violations)
     return images
 
 
@@ -79,8 +79,8 @@ def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
 
 
 def _too_many_pixels(count: int, limits: Limits) -> InvalidInput:
-    message = f"the first {count} images have more than {limits.max_total_pixels} pixels together, "
-    message += "which is all that is allowed; send smaller images"
+    message = f"the first {count} images have more pixels together than the limit of "
+    message += f"{limits.max_total_pixels}; send smaller images"
     return InvalidInput.single("examples", "TOO_MANY_PIXELS", message)
 
 

@@ -1,14 +1,14 @@
 """The scheduler of one device: it runs jobs turn by turn and stacks their steps.
 
-Notable:
-- A step of one small task does not keep a processor busy. Jobs of one checkpoint therefore step
+Notes:
+- A step of one small task does not use a whole processor. Jobs of one checkpoint therefore step
   together, in one evaluation of the supernet (`metanas.adaptation.adaptation.advance`).
 - No job waits for others. A new job joins the next step, and a finished job leaves at once. A job
   without others steps alone.
-- Jobs share time, not turns. The job with the least time leads, and jobs that fit join its step. A
-  small task beside a large one waits for one long step, not for as many as it takes itself.
-- A job's own work (decoding, checking the file) may take long. It is done in parts, for at most
-  `SLICE` seconds between two steps.
+- Jobs get equal time, not equal numbers of turns. The job with the least time so far is next, and
+  jobs that fit join its step. So a small task takes many steps for one long step of a large task.
+- The work of a job beside its steps (decoding, checking the file) may take long. It is done in
+  parts, for at most `SLICE` seconds between two steps.
 - Everything runs in one thread. Threads for decoding and checking gained nothing on two cores,
   because both are mostly Python. A step also needs the checkpoint's only supernet for itself.
 """
@@ -32,9 +32,9 @@ LARGE = 85 * 2**20
 """Bytes of activations of a task from which its steps use all threads. Smaller steps use one:
 more threads gained nothing, and many small operations would wait for busy cores."""
 SLICE = 0.25
-"""Most seconds of a job's own work in a turn."""
-EASED = 1.02
-"""Growth of the memory limit after each step since a stack was too large: 1.4 times after 17."""
+"""Most seconds of a job's work beside steps in a turn."""
+GROWTH = 1.02
+"""Factor on the reduced memory limit after each step since a stack was too large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class StackLimits:
     images: Count = 512
     """Most support images of a step in all its tasks, padding included; one task may have more."""
     padding: Fraction = 0.2
-    """Largest part of a stack that may be padding: very different sizes go apart."""
+    """Largest part of a stack that may be padding: tasks of very different sizes step apart."""
     memory: Natural = 3 * 2**29
-    """Bytes of activations up to which a stack may grow. A task that needs more on its own computes
-    parts twice instead of keeping them."""
+    """Bytes of activations up to which a stack may grow. A single task that needs more evaluates
+    its first cells again in the backward pass."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -70,12 +70,12 @@ class Scheduler:
         self._clock = clock
         self.threads = threads or torch.get_num_threads()
         self._limits = limits
-        self._most = float(limits.memory)
+        self._memory = float(limits.memory)
         """Present limit on the bytes of activations of a stack."""
         self._spent = dict[Job, float]()
         """Seconds of each job; a new job begins with the smallest number."""
-        self._put_off = False
-        """The last turn put its step off; no step is put off twice in a row."""
+        self._postponed = False
+        """True if the last turn postponed its step; no step is postponed twice in a row."""
 
     def __len__(self) -> int:
         return len(self._spent)
@@ -91,37 +91,37 @@ class Scheduler:
         self._spent[job] = min(self._spent.values(), default=0.0)
 
     def advance(self) -> list[Job]:
-        """Take one turn: first the own work of jobs, then a step of a stack.
+        """Take one turn: first the work of jobs beside their steps, then a step of a stack.
 
         Returns the jobs that ended. Finished jobs do not wait for a step of others. An error of a
-        job becomes its outcome and touches no other job.
+        job becomes its outcome and ends no other job.
         """
-        line = sorted(self._spent, key=self._spent.__getitem__)
-        going = [job for job in line if job.check()]
-        self._work(going)
-        # ask again: the work may have taken long
-        ready = [job for job in going if job.ready and job.check()]
-        self._put_off = bool(self._ended()) and not self._put_off
-        if ready and not self._put_off:
+        queue = sorted(self._spent, key=self._spent.__getitem__)
+        active = [job for job in queue if job.check()]
+        self._work(active)
+        # check again: the work may have taken long
+        ready = [job for job in active if job.ready and job.check()]
+        self._postponed = bool(self._ended()) and not self._postponed
+        if ready and not self._postponed:
             self._step(self._stack(ready))
         ended = self._ended()
         for job in ended:
             del self._spent[job]
         if not self._spent:  # the device's memory may be free again
-            self._most = float(self._limits.memory)
+            self._memory = float(self._limits.memory)
         return ended
 
     def _ended(self) -> list[Job]:
         return [job for job in self._spent if job.outcome is not None]
 
-    def _work(self, line: Sequence[Job]) -> None:
-        """Do the own work of jobs, each for a slice of time, unless a job is a slice ahead.
+    def _work(self, queue: Sequence[Job]) -> None:
+        """Do the work of jobs beside their steps, each for a slice, unless a job is a slice ahead.
 
         Small jobs then finish together and their callers return together. A stack whose tasks are
         at the same step runs the fewest operations.
         """
-        least = min((self._spent[job] for job in line), default=0.0)
-        for job in (job for job in line if self._spent[job] <= least + SLICE):
+        least = min((self._spent[job] for job in queue), default=0.0)
+        for job in (job for job in queue if self._spent[job] <= least + SLICE):
             begun = now = self._clock()
             while not job.ready and job.outcome is None and now < begun + SLICE:
                 job.work()
@@ -146,7 +146,7 @@ class Scheduler:
         return (
             padded <= self._limits.images
             and sum(sizes) >= (1 - self._limits.padding) * padded
-            and footprint(adaptations) <= self._most
+            and footprint(adaptations) <= self._memory
         )
 
     def _step(self, stack: list[Job]) -> None:
@@ -157,7 +157,7 @@ class Scheduler:
             self._step(stack[len(stack) // 2 :])
             return
         seconds = self._clock() - start
-        self._most = min(EASED * self._most, float(self._limits.memory))
+        self._memory = min(GROWTH * self._memory, float(self._limits.memory))
         for job, outcome in zip(stack, outcomes, strict=True):
             job.stepped(outcome, seconds)
             self._spent[job] += seconds / len(stack)
@@ -171,14 +171,14 @@ class Scheduler:
             with _threads(threads):
                 return advance(adaptations, memory=self._limits.memory)
         except Exception as error:
-            lacking = out_of_memory(error)
+            no_memory = out_of_memory(error)
             if len(stack) == 1:
-                return [too_large() if lacking else error]
+                return [too_large() if no_memory else error]
         # the failed step holds no memory any more
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if lacking:
-            self._most = size // 2
+        if no_memory:
+            self._memory = size // 2
         return None  # one job alone may be the cause
 
 
@@ -231,9 +231,9 @@ def adapt(
     Args:
         checkpoint: a meta-trained supernet; it is not changed.
         examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
-        classes: all class names in the order of the model's outputs; without it they are taken in
-            the order of their first examples.
-        options: how to adapt; the checkpoint's defaults if None.
+        classes: all class names in the order of the model's outputs; None takes the order of their
+            first examples.
+        options: options of the adaptation; None takes the checkpoint's defaults.
         seed: seed of the random views and mini-batches.
         limits: limits on the support set.
         on_progress: called at the start of each stage and after each step.
@@ -244,7 +244,7 @@ def adapt(
         Cancelled: `should_stop` returned true.
         Diverged: the loss became NaN or infinite.
         OutOfMemory: the device is too small for this support set.
-        ExportMismatch: the exported file computes something else (a defect of MetaNAS).
+        ExportMismatch: the exported file computes other logits (a defect of MetaNAS).
     """
     job = Job(
         checkpoint,

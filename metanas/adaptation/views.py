@@ -19,8 +19,8 @@ from metanas.spec.card import CheckpointCard
 from metanas.spec.options import AffineRange, PhotoRange
 from metanas.util.work import Parts
 
-MOST = 800
-"""Most stored views of a support set; a large one has fewer of each image."""
+MOST_VIEWS = 800
+"""Most stored views of a support set; a large support set has fewer views of each image."""
 
 
 def draw_views(
@@ -58,26 +58,26 @@ def behind_trunk(
 
     Without views each image is its own view.
     """
-    count = min(card.views, max(1, MOST // len(support.images)))
+    count = min(card.views, max(1, MOST_VIEWS // len(support.images)))
     device = next(trunk.parameters()).device
     images, views = [], []
     for part in support.images.split(CHUNK):
         images.append(trunk(part.to(device)).cpu())
-        seen = []
+        outputs = []
         for _ in range(count):
             yield
             view = photo_view(part, preprocess, card.photo, card.augment, generator)
-            seen.append(trunk(view.to(device)).cpu())
-        views.append(torch.stack(seen or images[-1:], dim=1))
+            outputs.append(trunk(view.to(device)).cpu())
+        views.append(torch.stack(outputs or images[-1:], dim=1))
     return replace(support, images=torch.cat(images), views=torch.cat(views))
 
 
-def of_head(task: SupportSet, card: CheckpointCard) -> tuple[Tensor, Tensor]:
+def head_inputs(task: SupportSet, card: CheckpointCard) -> tuple[Tensor, Tensor]:
     """Collect the inputs of a model's head: the support images and the stored views.
 
-    Returns these `(M, ...)`, images first, and how much each counts in the sum of its class's
-    features, `(M, ways)`: an image is one, and all views of a class together are one image more. So
-    they say much of a class of one image, and little of one of many.
+    Returns these `(M, ...)`, images first, and the weight of each in the sum of its class's
+    features, `(M, ways)`: an image has weight 1, and all views of a class together have weight 1.
+    So views matter for a class of one image, and little for a class of many.
     """
     members = membership(task.labels, task.ways)
     if task.views is None or card.views == 0:

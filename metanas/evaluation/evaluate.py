@@ -19,7 +19,7 @@ from torch.func import functional_call
 from metanas.adaptation.job import Job
 from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.scheduler import make_all
-from metanas.adaptation.views import of_head
+from metanas.adaptation.views import head_inputs
 from metanas.checkpoint import Checkpoint
 from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
@@ -159,7 +159,7 @@ def supernet_logits(
 ) -> Tensor:
     """Return logits (Q, ways) by the job's supernet with these parameters and relaxation."""
     assert job.task is not None
-    _, members = of_head(job.task.support, job.checkpoint.card)
+    _, members = head_inputs(job.task.support, job.checkpoint.card)
     support, query = supernet_features(job, queries, params, relaxation, transductive=transductive)
     scale = params["head.log_scale"].exp().cpu()
     weight, bias = HEADS[job.options.head].linear(support, members, scale)
@@ -183,7 +183,7 @@ def supernet_features(
     """
     assert job.task is not None
     checkpoint, count = job.checkpoint, len(job.task.support.images)
-    support, _ = of_head(job.task.support, job.checkpoint.card)
+    support, _ = head_inputs(job.task.support, job.checkpoint.card)
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
     support, query = upload([support, pixels], checkpoint.device)
     if checkpoint.trunk is not None:

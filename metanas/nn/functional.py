@@ -1,13 +1,13 @@
 """Convolutions and normalised mixtures over the rows of one task, or of a stack of several.
 
-Notable:
-- A batch holds task after task, and in each the support set first (`Rows`). With one task,
+Notes:
+- A batch contains task after task, and in each the support set first (`Rows`). With one task,
   parameters have their usual shapes; with several, every parameter has a leading task dimension.
-- Activations stay in channels_last, where a pointwise convolution is a plain matrix product, over
-  all tasks at once. Other convolutions see the tasks side by side as groups of channels.
-- A mixture normalises, weighs and adds up its candidates in one pass each and never holds a
-  normalised tensor. Its backward pass is written out; for derivatives of second order the plain
-  expression is differentiated instead.
+- Activations stay in channels_last, where a pointwise convolution is one matrix product for all
+  tasks. Other convolutions treat the tasks as groups of channels, side by side.
+- A mixture normalises, weighs and adds up its candidates in one pass each and never stores a
+  normalised tensor. Its backward pass is written by hand; for derivatives of second order,
+  autograd differentiates the plain expression.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ NORM_EPSILON = 1e-5
 class Rows:
     """The layout of a batch's rows: task after task, the support set first in each.
 
-    support: rows of each task that set its normalisation statistics.
-    tasks: how many tasks there are; each has the same number of rows.
-    weights: `(tasks, support)`, what a row counts in the statistics of its task: 0 for padding, and
-        1 in sum; None if all count alike.
+    support: number of rows of each task that set its normalisation statistics.
+    tasks: number of tasks; each has the same number of rows.
+    weights: `(tasks, support)`, weights of the rows in the statistics of their task, with sum 1 and
+        0 for padding; None for equal weights.
     """
 
     support: int
@@ -91,7 +91,7 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
         stride, padding = geometry.stride, geometry.padding
         return F.conv2d(x, weight, None, stride, padding, geometry.dilation, geometry.groups)
     if geometry.stride == (2, 2):
-        # every tap falls on an even pixel: the same as an undilated one on these alone
+        # every tap falls on an even pixel: an undilated convolution of the even pixels
         return F.conv2d(x[:, :, ::2, ::2], weight, padding=1, groups=x.shape[1])
     out: Tensor = _DilatedDepthwise.apply(x, weight)  # type: ignore[no-untyped-call]
     return out
@@ -100,10 +100,10 @@ def _convolve(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
 class _DilatedDepthwise(torch.autograd.Function):
     """Depthwise 3x3 convolution of dilation 2, with gradients that are convolutions again.
 
-    torch's own took 8.7 ms for the input at 84x84 pixels against 0.8 (ten rows, 28 channels, one
-    core), and 99 against 38 us at 7x7. The gradient of the input is the same convolution with the
-    kernel turned round. For that of the kernel, each of the four lattices of even and odd pixels is
-    an image of its own, to an undilated convolution.
+    torch's gradient took 8.7 ms for the input at 84x84 pixels against 0.8 (ten rows, 28 channels,
+    one core), and 99 against 38 us at 7x7. The gradient of the input is the same convolution with
+    the kernel rotated by 180 degrees. For the gradient of the kernel, each of the four lattices of
+    even and odd pixels is one image of an undilated convolution.
     """
 
     @staticmethod
@@ -127,7 +127,7 @@ class _DilatedDepthwise(torch.autograd.Function):
 def even_sided(x: Tensor) -> Tensor:
     """Pad odd sides of `(N, C, H, W)` with a row or a column of zeros."""
     odd = (x.shape[2] % 2, x.shape[3] % 2)
-    # without the question an even one would be copied
+    # F.pad copies even without padding
     return F.pad(x, (0, odd[1], 0, odd[0])) if any(odd) else x
 
 
@@ -166,9 +166,9 @@ def mixture(
 class _Mixture(torch.autograd.Function):
     """`mixture` and its gradient.
 
-    With a the share, m the mean and r the reciprocal deviation of a candidate x, and g the gradient
-    that comes in: the candidate adds a r (x - m), and gets back a r g; on support rows, counted
-    by w, less w a r (A + r (x - m) B), where A sums g and B sums r (x - m) g over all rows.
+    A candidate x has share a, mean m and reciprocal deviation r, and adds a r (x - m). With the
+    gradient g of the sum, its gradient is a r g. On support rows of weight w, subtract from it
+    w a r (A + r (x - m) B), where A is the sum of g and B that of r (x - m) g over all rows.
     """
 
     @staticmethod
@@ -264,7 +264,7 @@ def _gradients(
     rows: Rows,
 ) -> tuple[Tensor | None, ...]:
     """Compute gradients of shares and candidates that can be differentiated again."""
-    # of views: one candidate may have been computed from another, and only its own part is wanted
+    # differentiate by views: one candidate may be computed from another, whose path must not count
     xs = [x.view_as(x) for x in xs]
     shares = None if shares is None else shares.view_as(shares)
     total = torch.zeros(())

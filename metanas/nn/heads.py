@@ -1,9 +1,9 @@
-"""Heads: linear layers over features, found in closed form from the support set.
+"""Heads: linear layers over features, computed in closed form from the support set.
 
-A head is a frozen value. Which image belongs to which class is a matrix `(..., N, ways)`: one for
-an image, less for a view of it, zero for other classes. The dimensions before the last two are
-those of a stack of tasks; a row of zeros is padding, and so is a column. `scale` `(...)` is the
-meta-learned scale of the logits.
+A head is a frozen value. The membership of images in classes is a matrix `(..., N, ways)`: 1 for an
+image, less for a view of it, 0 for other classes. The dimensions before the last two are those of a
+stack of tasks; a row or a column of zeros is padding. `scale` `(...)` is the meta-learned scale of
+the logits.
 """
 
 from collections.abc import Sequence
@@ -50,18 +50,18 @@ HEADS = MappingProxyType[str, Head]({"prototype": PrototypeHead(), "ridge": Ridg
 def logits_in_turn(
     head: Head, classes: Tensor, shots: int, scale: Tensor, most: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Compute logits where images are support set in turn, and mark the queries of each turn.
+    """Use the images as support set in turn; return logits and a mask of the queries of each turn.
 
-    classes: features `(tasks, ways, M, D)` of as many images of each class.
-    shots: how many of each class are the support set at a time: the first ones, the next ones, and
-        so on. All others are its queries, and so are always those that are left at the end.
+    classes: features `(tasks, ways, M, D)` of `M` images of each class.
+    shots: images of each class in the support set of a turn: first the first `shots` images, then
+        the next ones. All other images are queries of the turn.
     scale: `(tasks,)`.
-    most: the most turns there are, or 0 for all that `M` images make.
+    most: limit on the number of turns; 0 takes all that `M` images make.
 
     Returns logits `(tasks, turns, ways * M, ways)` and zeros and ones `(turns, ways * M)`.
 
-    To compare all images of a batch is worth more than one split of it (Laenen and Bertinetto,
-    NeurIPS 2021, arXiv:2012.09831).
+    Comparing all images of a batch gains more than one split of it (Laenen and Bertinetto, NeurIPS
+    2021, arXiv:2012.09831).
     """
     ways, images = classes.shape[1:3]
     turns = min(images // shots, most or images)

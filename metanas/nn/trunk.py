@@ -1,12 +1,12 @@
 """A pretrained trunk in front of the cells: images in, maps for the first cell and features out.
 
-A stem and inverted residual blocks (`metanas.spec.trunk_plans`), their norms folded into the
-convolutions: a trunk is convolutions and clips alone.
+A trunk is a stem and inverted residual blocks (`metanas.spec.trunk_plans`). Their norms are folded
+into the convolutions, so it consists of convolutions and clips.
 
-Notable:
-- A trunk is frozen. It runs once an image, and what it returns is the supernet's input: a row of
-  numbers an image, `Maps`, so that stacks, padding and mini-batches need not know of it.
-- Its weights travel with the checkpoint, in half precision; it computes in single precision.
+Notes:
+- A trunk is frozen and runs once an image. Its output, one row of numbers for each image (`Maps`),
+  is the supernet's input. So stacks, padding and mini-batches treat it like an image.
+- A checkpoint contains its weights in half precision; it computes in single precision.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from metanas.spec.search_space import SearchSpace
 from metanas.spec.trunk_plans import TRUNKS, BlockPlan
 
 CHUNK = 32
-"""Images that go through a trunk at once."""
+"""Images of one pass of a trunk."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def emit_pooled(graph: Graph, maps: Value, grid: int, side: int) -> Value:
 
 
 class SameConv(nn.Conv2d):
-    """Convolution with bias, padded as TensorFlow pads: output side is input side / stride.
+    """Convolution with bias, padded as in TensorFlow: output side is input side / stride.
 
-    For sides that the stride divides, which the sizes that a trunk takes see to.
+    The input side must be a multiple of the stride; the configuration of a trunk ensures it.
     """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> None:
@@ -168,9 +168,9 @@ class Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Images `(N, 3, S, S)` to rows `(N, K)`, of the layout `Maps`.
+    """Map images `(N, 3, S, S)` to rows `(N, K)` of the layout `Maps`.
 
-    It ends with the last block in use. Its weights have no meaning until they are loaded.
+    It ends with the last block in use. A new trunk has no weights: load them.
     """
 
     def __init__(self, space: SearchSpace) -> None:

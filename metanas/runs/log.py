@@ -1,6 +1,6 @@
 """The folder of a run: names of its files, its log, and the header of its snapshot.
 
-Notable:
+Notes:
 - Only complete lines of a log count. A line that a crash or a full disk has cut off is dropped.
 - A line needs its iteration and nothing else; the logs of older releases have fewer keys.
 """

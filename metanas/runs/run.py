@@ -1,6 +1,6 @@
 """A meta-training run on disk: its log, its snapshots, its best checkpoint.
 
-Notable:
+Notes:
 - With the same number of threads, a run that was killed and resumed ends with the same bits as an
   uninterrupted run.
 - The log has no gaps and no repeated lines: a resumed run drops the lines after its snapshot.

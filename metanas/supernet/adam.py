@@ -1,7 +1,7 @@
 """Adam on flat vectors (Kingma & Ba, arXiv:1412.6980), computed by torch's fused kernel.
 
 Elements that take their steps together are a group: the weights, or the alphas. Groups follow one
-another in a vector, and each has a count of steps of its own.
+another in a vector. Each group has its count of steps.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from metanas.supernet.relaxations import Relaxation
 
 ALPHA_PREFIX = "alpha."
 Live = tuple[tuple[int, ...], ...]
-"""Of each edge, the candidates that any task has."""
+"""The candidates of each edge that run: those with a share in any task."""
 
 
 def is_alpha(name: str) -> bool:
@@ -64,8 +64,8 @@ class CellAlpha(nn.Module):
             largest = share.amax(dim=(1, 2), keepdim=True)
             left = torch.where((share > threshold) | (share == largest), share, 0.0)
             dropped = ((share > 0) & (left == 0)).any(dim=2, keepdim=True).any(dim=1, keepdim=True)
-            # only then: where weights are one-hot samples, dividing by their sum would leave the
-            # logits of the pair without a gradient
+            # rescale only then: dividing one-hot samples by their sum would leave the logits of
+            # the pair without a gradient
             blocks.append(left * torch.where(dropped, 2.0 / left.sum(dim=(1, 2), keepdim=True), 1))
             edge += count
         return torch.cat(blocks, dim=1)
@@ -73,7 +73,7 @@ class CellAlpha(nn.Module):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Candidates that any task has on each edge of one kind of cell, and their shares."""
+    """The candidates that run on each edge of one kind of cell, and their shares."""
 
     live: Live
     shares: Tensor
@@ -83,10 +83,10 @@ class Mixture:
 
 
 def mixtures(shares: Sequence[Tensor]) -> tuple[Mixture, ...]:
-    """Drop the candidates that no task has, from the shares of each kind of cell.
+    """Drop the candidates without a share in any task, for each kind of cell.
 
-    `shares` of each kind are `(tasks, edges, ops)`. The host waits for a device once, to learn
-    which candidates run.
+    `shares` of each kind are `(tasks, edges, ops)`. The host waits for a device once, for the
+    candidates that run.
     """
     every = torch.cat(list(shares), dim=1)
     runs = (every.detach() > 0).any(0)

@@ -1,8 +1,8 @@
 """A cell of the supernet: every candidate operation on every edge, and their mixtures.
 
-Evaluation is source-stationary where it is exact: a ReLU, or an operation without parameters, gives
-the same result on every edge that leaves a state, so it runs once a state, not once an edge. The
-norms at the ends of a node's candidates, their shares and their sum are one kernel.
+A ReLU, or an operation without parameters, gives the same result on every edge that leaves a state.
+So it runs once a state, not once an edge. One kernel computes the norms at the ends of a node's
+candidates, multiplies by their shares and adds them up.
 """
 
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ from metanas.supernet.alphas import Live, Mixture
 
 @dataclass(frozen=True)
 class Candidate:
-    """The way in which an operation is evaluated.
+    """The evaluation of an operation.
 
     rectified: it begins with a ReLU, which all such operations on a state share.
     shared: it has no parameters, so all edges from a state share its result.
@@ -50,7 +50,7 @@ class Candidate:
 
     @classmethod
     def of(cls, op: nn.Module) -> "Candidate":
-        """Look at the layers of an operation."""
+        """Classify an operation by its layers."""
         shared = not has_parameters(op)
         if not isinstance(op, Chain):
             return cls(False, shared, None, False, False)
@@ -139,20 +139,20 @@ class Cell(nn.Module):
     def forward(
         self, before: Tensor, last: Tensor, rows: Rows, mixed: Mixture, recompute: bool = False
     ) -> Tensor:
-        run = _again if recompute else _once
+        run = _recompute if recompute else _run
         states = [State(run(self.before, before, rows)), State(run(self.last, last, rows))]
-        edge = seen = 0
+        edge = candidate = 0
         for _ in range(self.nodes):
             live = mixed.live[edge : edge + len(states)]
             count = sum(map(len, live))
-            if not count:  # no share is above anything: they are NaN
+            if not count:  # no share is above the threshold: all are NaN
                 raise Diverged("the mixture is not finite; lower the learning rates")
-            shares = mixed.shares[:, seen : seen + count]
+            shares = mixed.shares[:, candidate : candidate + count]
             if recompute and mixed.factors is None:
                 value = self._recomputed(states, edge, live, shares, rows)
             else:
                 value = self._mixed(states, edge, live, shares, rows, mixed.factors)
-            edge, seen = edge + len(states), seen + count
+            edge, candidate = edge + len(states), candidate + count
             states.append(State(value))
         return torch.cat([state.x for state in states[2:]], dim=1)
 
@@ -177,7 +177,7 @@ class Cell(nn.Module):
     def _dropped(
         self, chosen: list[Chosen], first: int, outs: list[Tensor], factors: Tensor, rows: Rows
     ) -> list[Tensor]:
-        """Apply candidates, norms included; some rows are zero unless it is an identity."""
+        """Apply candidates with their norms and their factors of drop path, except identities."""
         dropped = []
         for (source, op), out in zip(chosen, outs, strict=True):
             candidate = self._edge(first + source).candidates[op]
@@ -190,7 +190,7 @@ class Cell(nn.Module):
     ) -> Tensor:
         """Sum as `_mixed` does; keep no activations of edges and share no results."""
         parts = [
-            _again(self._edge(first + source), states[source].x, rows, part, live[source])
+            _recompute(self._edge(first + source), states[source].x, rows, part, live[source])
             for source, part in enumerate(shares.split([len(ops) for ops in live], dim=1))
             if live[source]
         ]
@@ -204,7 +204,7 @@ class Cell(nn.Module):
 
 @dataclass(frozen=True)
 class DropPath:
-    """Leave an operation out with probability `rate`, and scale what is left to match.
+    """Leave an operation out with probability `rate`, and divide the others by 1 - rate.
 
     Drawn for each row (Larsson et al., arXiv:1605.07648, local drop path, as DARTS-like cells use
     it: never on an identity). There is one generator a task.
@@ -225,14 +225,14 @@ class DropPath:
         return (stays / (1 - self.rate))[..., None, None, None]
 
 
-def _once(module: nn.Module, *arguments: object) -> Tensor:
+def _run(module: nn.Module, *arguments: object) -> Tensor:
     out: Tensor = module(*arguments)
     return out
 
 
-def _again(module: nn.Module, *arguments: object) -> Tensor:
+def _recompute(module: nn.Module, *arguments: object) -> Tensor:
     """Run a deterministic module, and evaluate it again in the backward pass."""
-    # its parameters of now: the backward pass comes after functional_call has restored others
+    # keep the present parameters: functional_call restores others before the backward pass
     params: dict[str, Tensor] = dict(module.named_parameters())
     run = partial(functional_call, module, params, tie_weights=False)
     out: Tensor = checkpoint(run, arguments, use_reentrant=False, preserve_rng_state=False)

@@ -1,10 +1,10 @@
-"""The pruned network: the supernet with only the operations that the genotype chose.
+"""The pruned network: the supernet with the operations of a genotype alone.
 
-Notable:
-- Parameters keep the supernet's names less the operation's index, so that adapted weights carry
-  over by name, and an edge runs exactly the module that the supernet ran.
+Notes:
+- Parameters have the supernet's names without the operation's index, so adapted weights carry over
+  by name. An edge runs the same module as in the supernet.
 - It is the limit of the supernet's mixture at temperature zero: a node is the plain sum of two
-  operations. So undecided alphas alone make the soft and the pruned network differ.
+  operations. So the soft and the pruned network differ only where the mixture is not one-hot.
 """
 
 import math
@@ -27,9 +27,9 @@ FROZEN = Rows(0)
 """For a network with frozen norms, which treats all rows alike."""
 
 CHUNK = 256
-"""Most images, and looks at them, that go through a frozen network at once."""
+"""Most images, shifted copies included, of one pass of a frozen network."""
 CHUNK_PIXELS = 2**18
-"""Most pixels of them together."""
+"""Most pixels of one pass."""
 
 
 class DiscreteCell(nn.Module):
@@ -129,7 +129,7 @@ def from_supernet(
     return network
 
 
-def at_once(images: Tensor, shift_pixels: int) -> int:
+def chunk_size(images: Tensor, shift_pixels: int) -> int:
     """Return the number of images, or maps of a trunk, for one pass of a frozen network.
 
     It bounds memory and changes nothing else.
@@ -142,10 +142,10 @@ def at_once(images: Tensor, shift_pixels: int) -> int:
 def features_of(network: DiscreteNetwork, images: Tensor, shift_pixels: int = 0) -> Parts[Tensor]:
     """Compute features `(N, D)` of images `(N, C, H, W)` by a network of frozen norms, in parts.
 
-    shift_pixels: shift of further copies of each image; the features are then means.
+    shift_pixels: shift of the copies of each image; the features are means over the copies.
     """
     features = []
-    for part in images.split(at_once(images, shift_pixels)):
+    for part in images.split(chunk_size(images, shift_pixels)):
         yield
         features.append(averaged(network(with_copies(part, shift_pixels)), shift_pixels))
     return torch.cat(features)

@@ -1,8 +1,7 @@
-"""Parameters as one flat vector: where each of them lies in it.
+"""Parameters as one flat vector, and the layout of the vector.
 
 A step of an optimizer is then a dozen kernels instead of a dozen for each of several hundred small
-tensors, a task's parameters are loaded or read with one copy, and a meta-learner is vector
-arithmetic.
+tensors. One copy loads or reads the parameters of a task, and a meta-learner is vector arithmetic.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,13 +47,13 @@ class Layout:
         parts = zip(self.names, self.shapes, vector.split(self._sizes, dim=-1), strict=True)
         return {name: part.view((*vector.shape[:-1], *shape)) for name, shape, part in parts}
 
-    def halves(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, vector: Tensor) -> tuple[Tensor, Tensor]:
         """Return views of the weights and of the alphas in a vector `(..., size)`."""
         weights, alphas = vector.split(self.groups, dim=-1)
         return weights, alphas
 
     def where(self, chosen: Callable[[str], bool]) -> Tensor:
-        """Mask the elements `(size,)` of parameters whose name is chosen."""
+        """Return a mask `(size,)`: True for elements of parameters whose name is chosen."""
         return self.spread(torch.tensor([chosen(name) for name in self.names]))
 
     def spread(self, values: Tensor) -> Tensor:

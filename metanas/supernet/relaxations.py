@@ -1,9 +1,9 @@
 """Relaxations: from architecture logits to mixture weights.
 
 A relaxation is a frozen value with two methods. `weights(logits, generator)` maps logits `(..., K)`
-to non-negative weights of the same shape summing to one over the last dimension; `at(temperature)`
-is the same relaxation, warmer or colder. It knows neither ops nor images, so one call serves a
-whole table of edges and the supernet may evaluate the mixture in the fastest order.
+to non-negative weights of the same shape that sum to one over the last dimension; `at(temperature)`
+is the same relaxation at another temperature. It depends on neither operations nor images: one call
+computes the weights of all edges, and the supernet evaluates the mixture in the fastest order.
 """
 
 from collections.abc import Mapping
@@ -58,17 +58,17 @@ class Gumbel:
     def weights(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         noisy = logits + gumbel_like(logits, generator)
         soft = torch.softmax(noisy / self.temperature, dim=-1)
-        # soft less itself is exactly zero, so operations that are not sampled have weight zero
+        # soft - soft.detach() is exactly zero: operations that are not sampled have weight zero
         return Argmax().weights(soft) + (soft - soft.detach())
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Another relaxation of logits to which Gumbel noise of a scale was added.
+    """Another relaxation, of logits with Gumbel noise of this scale.
 
-    Of a softmax at scale 1 it is the concrete distribution (arXiv:1611.00712, eq. 10).
-    Meta-training adds a little of it so that the weights have met every architecture to which
-    adaptation may turn, not only the current favourite.
+    A softmax with noise of scale 1 is the concrete distribution (arXiv:1611.00712, eq. 10).
+    Meta-training adds a little noise. So it trains the weights for every architecture that
+    adaptation may choose, not for the present best one alone.
     """
 
     relaxation: Relaxation
@@ -86,7 +86,7 @@ def gumbel_like(logits: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw standard Gumbel noise of the shape of `logits`, on the generator's device.
 
     Raises:
-        ValueError: there is no generator; noise never comes from torch's global one.
+        ValueError: there is no generator; torch's global one is never used.
     """
     if generator is None:
         raise ValueError("a relaxation with noise needs a generator; pass one")
@@ -136,9 +136,9 @@ class PerTask:
 def annealed(start: float, end: float, step: int, steps: int) -> float:
     """Temperature of `step` (0-based) of `steps`, falling geometrically from `start` to `end`.
 
-    A single step runs at `end`: it is the only one before pruning. (MetaNAS anneals linearly; the
-    geometric form spends equal numbers of steps on every factor of sharpness, so that a handful of
-    steps reaches a one-hot mixture without a jump.)
+    A single step runs at `end`: it is the only one before pruning. MetaNAS anneals linearly. Here
+    every step divides the temperature by the same factor, so a few steps reach a one-hot mixture
+    without a jump.
     """
     if steps <= 1:
         return end

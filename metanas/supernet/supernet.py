@@ -5,13 +5,13 @@ before it) and `nodes` intermediate nodes; each node takes exactly one *pair* of
 the cell's output is the concatenation of its nodes. All normal cells share one set of architecture
 parameters (alphas), all reduction cells another.
 
-Notable:
-- The alphas are parameters of the module, under `alpha.`, beside the weights: one dict of tensors
-  is all that a meta-learner or a task optimizer sees, and `torch.func.functional_call` runs it.
-- Norms take their statistics from the support rows of the batch; of the supernet's buffers only
-  the masks of operations that meta-training has pruned are state.
-- All of it runs a stack of tasks at once: with several tasks in `rows`, parameters (alphas too)
-  have a leading task dimension.
+Notes:
+- The alphas are parameters of the module, under `alpha.`, beside the weights. Meta-learners and
+  task optimizers work on one dict of tensors, and `torch.func.functional_call` runs it.
+- Norms take their statistics from the support rows of the batch. The only buffers with state are
+  the masks of candidates.
+- One forward pass evaluates a stack of tasks: with several tasks in `rows`, all parameters (alphas
+  too) have a leading task dimension.
 """
 
 import math
@@ -42,7 +42,7 @@ class Supernet(nn.Module):
     `head.log_scale` is the logarithm of the scale of prototype logits, meta-learned with the rest.
 
     Raises:
-        UnknownName: the space has an operation that `ops` has not.
+        UnknownName: `ops` lacks an operation of the space.
     """
 
     def __init__(self, space: SearchSpace, ops: Mapping[str, Op]) -> None:
@@ -69,7 +69,7 @@ class Supernet(nn.Module):
         return alpha
 
     def live(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Select the parameters that take part; those of pruned operations do not."""
+        """Return the parameters without those of pruned operations."""
         alive = {kind: self.cell_alpha(kind).alive.tolist() for kind in CELL_KINDS}
 
         def takes_part(name: str) -> bool:
@@ -118,8 +118,8 @@ class Supernet(nn.Module):
 
         threshold: candidates with at most this share of their node, in every task, do not run.
         recompute: number of the first cells whose edges the backward pass evaluates again instead
-            of keeping their activations. For all cells: a third more time, a fraction of the
-            memory.
+            of keeping their activations. For all cells, this takes a third more time and a
+            fraction of the memory.
         """
         shares = [self.cell_alpha(kind)(relaxation, threshold) for kind in CELL_KINDS]
         mixture_of = dict(zip(CELL_KINDS, mixtures(shares), strict=True))
@@ -140,8 +140,8 @@ class Supernet(nn.Module):
 def initialise(supernet: Supernet, generator: torch.Generator) -> None:
     """Draw fresh parameters, from this generator alone.
 
-    Convolutions are uniform within 1 / sqrt(fan in); alphas are nearly equal (normal, 1e-3, as in
-    the published code); the scale of the logits is such that a fresh network's loss is moderate.
+    Convolutions are uniform within 1 / sqrt(fan in). Alphas are nearly equal (normal, 1e-3, as in
+    the published code). The scale of the logits gives a fresh network a moderate loss.
     """
     with torch.no_grad():
         for name, parameter in supernet.named_parameters():

@@ -257,7 +257,7 @@ class RunConfig:
     """With a trunk: views of an image that are put through it once, before training."""
     keep: Fraction = 0.0
     """With a trunk: part of the way back to the frozen trunk at which validated and saved weights
-    lie (`metanas.nn.stem.tempered`)."""
+    lie (`metanas.nn.stem.interpolated`)."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -1,6 +1,6 @@
 """The inner loops of a stack of tasks, as a meta-learner sees them: vectors and their gradients.
 
-Notable:
+Notes:
 - Parameters are flat vectors `(tasks, size)` (`metanas.supernet.flat_params`), so a meta-learner
   is arithmetic.
 - A loss takes the number of an episode: 0 to `steps` - 1 are the episodes of the steps, `steps` is
@@ -83,7 +83,7 @@ class InnerLoop:
 
     def adam(self, moments: Moments, gradient: Tensor) -> tuple[Moments, Tensor]:
         """Return the state of Adam after a step along `(tasks, size)`, and the step of length 1."""
-        moving = [bool(part.any()) for part in self.layout.halves(self.rates)]
+        moving = [bool(part.any()) for part in self.layout.split(self.rates)]
         return direction(moments, gradient, self.layout.groups, moving, self.beta1)
 
     def gradient(self, theta: Tensor, step: int, *, differentiable: bool = False) -> Tensor:

@@ -5,7 +5,7 @@ store brings it the classes to train on once, and the state once an iteration. I
 over its tasks. So hosts need no common file system, and a worker that dies loses its part of one
 iteration.
 
-Notable:
+Notes:
 - The parts depend on the number of workers alone, and results are added in the order of the tasks.
   So neither the speed nor the death of a worker changes a bit.
 - The state stays in the process of the run. Snapshots, validation and resuming are the same as

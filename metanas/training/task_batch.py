@@ -4,7 +4,7 @@
 several ranges can be added. So training on several processes or machines calls it there with parts
 of the range.
 
-Notable:
+Notes:
 - Everything random about an episode (classes, images, views, noise on the alphas) comes from
   generators seeded by (seed, iteration, task, episode) alone. Ways and shots come from (seed,
   iteration, episode). So results do not depend on the number of workers, and a resumed run needs no
@@ -239,7 +239,7 @@ class MetaBatch:
     def _loop(self, state: MetaState, tasks: int, episodes: "_Episodes") -> InnerLoop:
         config, search, device = self.config.train, self.config.search, self._device
         rates = torch.full_like(state.params, config.weight_lr)
-        _, of_alphas = self.layout.halves(rates)
+        _, of_alphas = self.layout.split(rates)
         of_alphas.fill_(search.alpha_lr if searching(self.config, state.iteration) else 0.0)
         return InnerLoop(
             tasks=tasks,

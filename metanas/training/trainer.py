@@ -5,7 +5,7 @@ on weights and alphas while the temperature falls from start to end (`metanas.tr
 Then the mean of the meta-gradients of all tasks moves the meta-parameters (MetaNAS,
 arXiv:1911.11090, with REPTILE and DARTS as its instance).
 
-Notable:
+Notes:
 - Adaptation passes through the same temperatures. So the weights are trained for the mixture and
   for the discrete network at its end; noise on the alphas trains the discrete network's neighbours.
 - The pruned network is validated beside the soft one from the first validation on. It alone counts.
@@ -32,7 +32,7 @@ from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.nn.partial_channels import candidates
 from metanas.nn.prototypes import membership
-from metanas.nn.stem import tempered
+from metanas.nn.stem import interpolated
 from metanas.spec.genotype import CELL_KINDS, Genotype
 from metanas.supernet.adam import Moments, direction
 from metanas.supernet.alphas import is_alpha
@@ -138,7 +138,7 @@ class MetaTrainer:
     @property
     def saved(self) -> Params:
         """Parameters to validate and save."""
-        return tempered(self.meta, self.config.keep)
+        return interpolated(self.meta, self.config.keep)
 
     @property
     def rates(self) -> dict[str, float]:

@@ -13,7 +13,7 @@ from metanas.checkpoint import load_checkpoint
 from metanas.errors import DatasetError
 from metanas.images.support_set import Preprocessing
 from metanas.nn.pretrained import pretrained_trunk
-from metanas.nn.stem import tempered
+from metanas.nn.stem import interpolated
 from metanas.nn.trunk import Trunk
 from metanas.runs.run import run
 from metanas.spec.options import AffineRange, PhotoRange
@@ -126,7 +126,7 @@ def test_a_run_behind_a_trunk_is_resumed(config: RunConfig, tmp_path: Path) -> N
 
 def test_tempered_is_between_trained_and_frozen() -> None:
     trained = {"embed.project.weight": torch.full((2, 2, 1, 1), 3.0), "other": torch.ones(1)}
-    half = tempered(trained, 0.5)["embed.project.weight"][..., 0, 0]
+    half = interpolated(trained, 0.5)["embed.project.weight"][..., 0, 0]
     assert torch.equal(half, torch.tensor([[2.0, 1.5], [1.5, 2.0]]))
-    assert torch.equal(tempered(trained, 1.0)["embed.project.weight"][..., 0, 0], torch.eye(2))
-    assert tempered(trained, 0.0) == trained
+    assert torch.equal(interpolated(trained, 1.0)["embed.project.weight"][..., 0, 0], torch.eye(2))
+    assert interpolated(trained, 0.0) == trained

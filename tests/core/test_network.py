@@ -9,7 +9,7 @@ from torch import Tensor
 from metanas.nn.functional import Rows
 from metanas.nn.ops import OPS, Norm
 from metanas.spec.search_space import SearchSpace
-from metanas.supernet.discrete import DiscreteNetwork, at_once, freeze_statistics, from_supernet
+from metanas.supernet.discrete import DiscreteNetwork, chunk_size, freeze_statistics, from_supernet
 from metanas.supernet.supernet import genotype_of
 from metanas.util.work import whole
 from tests.core.small import SPACE, TINY, noise, small_supernet
@@ -47,7 +47,7 @@ def test_norms_of_a_step_use_the_support_rows_alone() -> None:
     torch.testing.assert_close(out[:4].var(dim=(0, 2, 3), correction=0), ones, atol=1e-4, rtol=0)
     expected = torch.nn.functional.batch_norm(x[:4], None, None, training=True)
     torch.testing.assert_close(out[:4], expected)
-    with pytest.raises(RuntimeError, match="frozen"):
+    with pytest.raises(RuntimeError, match="call freeze"):
         norm.folded()
 
 
@@ -88,5 +88,5 @@ def test_one_image_left_over_at_one_pixel_is_no_problem() -> None:
 def test_large_images_go_through_in_small_parts(
     shape: tuple[int, ...], shift: int, images: int
 ) -> None:
-    assert at_once(torch.zeros(1, *shape), shift) == images
-    assert at_once(torch.zeros(1, 320), 0) == 256
+    assert chunk_size(torch.zeros(1, *shape), shift) == images
+    assert chunk_size(torch.zeros(1, 320), 0) == 256

@@ -47,7 +47,7 @@ def take_step(
     optimizer: TaskOptimizer, loss: Loss, *, weights: bool = True, alphas: bool = True
 ) -> None:
     gradient = gradient_of(optimizer, loss)
-    norms = [float(part.norm()) for part in optimizer.layout.halves(gradient)]
+    norms = [float(part.norm()) for part in optimizer.layout.split(gradient)]
     optimizer.descend(gradient, norms, Moves(weights, alphas))
 
 
