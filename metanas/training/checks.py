@@ -1,4 +1,4 @@
-"""Checks of a meta-training before it begins, so that no hours are lost."""
+"""Checks of a meta-training before it begins."""
 
 from collections import Counter
 
@@ -17,7 +17,7 @@ STEP_BYTES = 128 * 2**30
 
 
 def check_memory(config: RunConfig, supernet: Supernet) -> None:
-    """Check that the estimated memory of a step is one that machines have.
+    """Check that the estimated memory of a step is not absurd.
 
     Raises:
         InvalidInput: OPTION_OUT_OF_RANGE.

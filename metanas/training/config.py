@@ -1,7 +1,7 @@
 """The configuration of a meta-training run, validated in full before any work.
 
-Checks also refuse runs that would train to the end in vain: a search that never begins, or a task
-optimizer that differs from that of adaptation.
+Checks also refuse runs with a useless result: a search that never begins, or a task optimizer that
+differs from that of adaptation.
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +26,8 @@ from metanas.util.fields import (
     require,
 )
 
-ADAM_FARTHEST = 0.1
-"""Largest outer step size with Adam, which moves each parameter by about so much."""
+MOST_ADAM_LR = 0.1
+"""Largest outer step size with Adam: each parameter moves by about this much in a step."""
 MOST_THREADS = 1024
 """Most threads of torch; it crashes with a hundred thousand."""
 STEPS_OF = {"reptile": "adam", "fomaml": "sgd", "maml": "sgd", "anil": "sgd"}
@@ -138,8 +138,8 @@ class SearchConfig:
     """Scale of the Gumbel noise on the alphas, which trains near alternatives too. It adds to the
     draws of the relaxation itself."""
     sharpen: bool = False
-    """Over the run, the noise falls to zero and `temperature_end` to a tenth, by a cosine. Near
-    alternatives are trained early; at the end it is nearly the pruned network alone."""
+    """Over the run, the noise falls to zero and `temperature_end` to a tenth, by a cosine. The run
+    trains near alternatives early, and at the end nearly the pruned network alone."""
     share_threshold: BelowOne = 0.02
     """Candidates below this share of their node are not evaluated in a step."""
     prune_threshold: BelowOne = 0.0
@@ -184,9 +184,9 @@ class TrainConfig:
     """Name of a meta-learner: reptile, fomaml, maml, anil."""
     task_optimizer: TaskOptimizer = "adam"
     """Task optimizer: "adam", as in REPTILE's inner loop, or "sgd", the plain steps of MAML and its
-    kin. It has to be that of the meta-learner: "adam" for reptile."""
+    variants. It must be that of the meta-learner: "adam" for reptile."""
     outer: Annotated[str, OneOf(("sgd", "adam"))] = "sgd"
-    """Outer optimizer: "sgd" (with REPTILE, steps towards where the tasks went) or "adam"."""
+    """Outer optimizer: "sgd" (with REPTILE, steps towards the adapted parameters) or "adam"."""
     meta_lr_weights: NonNegative = 1.0
     """Outer step size on the weights; with "adam" about 1e-3, at most 0.1."""
     meta_lr_alphas: NonNegative = 0.6
@@ -226,9 +226,9 @@ class TrainConfig:
         steps = STEPS_OF.get(self.meta_learner, self.task_optimizer)
         differs = f'must be "{steps}" with meta_learner = "{self.meta_learner}", which trains with '
         differs += "such steps: so adapt its checkpoints"
-        far = f'must be given and at most {ADAM_FARTHEST} with outer = "adam", which moves every '
-        far += "parameter by about so much; 1e-3 is usual, the default of 1 is for sgd"
-        most = ADAM_FARTHEST if self.outer == "adam" else inf
+        far = f'must be given and at most {MOST_ADAM_LR} with outer = "adam", which moves every '
+        far += "parameter by about this much; 1e-3 is usual, the default of 1 is for sgd"
+        most = MOST_ADAM_LR if self.outer == "adam" else inf
         require(
             ("task_optimizer", steps == self.task_optimizer, differs),
             ("meta_lr_weights", self.meta_lr_weights <= most, far),

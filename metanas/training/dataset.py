@@ -1,6 +1,7 @@
-"""The classes of a run, and the network's input of their episodes.
+"""The classes of a run, and the network's input for their episodes.
 
-Classes are read from files or given; then rotated, mirrored, checked, and sent through the trunk.
+Classes come from files or from the caller. They are rotated, mirrored and checked, and run through
+the trunk if there is one.
 """
 
 from collections.abc import Callable, Collection
@@ -38,10 +39,10 @@ def classes_of(
     """Return classes to train on and classes to validate on; features of the trunk if any.
 
     Raises:
-        DatasetError: they cannot be used, or not for the tasks that are asked for.
+        DatasetError: the classes are unusable, or too few for the tasks of the configuration.
     """
-    train, val = _read(config) if splits is None else _given(config, splits)
-    _check_apart(train, val)
+    train, val = _read(config) if splits is None else _converted(config, splits)
+    _check_disjoint(train, val)
     if config.data.rotations:
         train = with_rotations(train)
     if config.data.mirrored:
@@ -55,8 +56,8 @@ def classes_of(
     )
 
 
-def _given(config: RunConfig, splits: Splits) -> Splits:
-    """Bring the caller's classes to the configuration's size and channels.
+def _converted(config: RunConfig, splits: Splits) -> Splits:
+    """Convert the caller's classes to the configuration's size and channels.
 
     Raises:
         DatasetError: DATASET_FORMAT, they are not uint8 (N, C, H, W).
@@ -92,28 +93,28 @@ def _load(config: RunConfig, split: str, faults: Faults) -> Classes:
     for path in (config.data.path, *config.data.more):
         if not Path(path).exists():
             key = "path='...'" if path == config.data.path else "more=['...']"
-            message = f'there is nothing at {path}; say where the data are: --set "data.{key}"'
+            message = f'there is no file or folder {path}; name the data: --set "data.{key}"'
             raise DatasetError("DATASET_MISSING", message)
-        # before a trunk packs stay as they are: they are resized as an adaptation resizes them
-        as_they_are = config.space.trunk and not Path(path).is_dir()
-        size = None if as_they_are else config.input.size
+        # with a trunk, images of a pack are resized later, by the preprocessing of adaptation
+        resize_later = config.space.trunk and not Path(path).is_dir()
+        size = None if resize_later else config.input.size
         prefix = f"{Path(path).stem}/" if config.data.more else ""
         classes = load(path, split, size=size, channels=config.input.channels, faults=faults)
-        loaded |= {prefix + name: images for name, images in _some(classes, config.data).items()}
+        loaded |= {prefix + name: images for name, images in _select(classes, config.data).items()}
     return loaded
 
 
-def _some(classes: Classes, data: DataConfig) -> Classes:
-    """Return the classes with enough images, and at most so many images of each, evenly spaced."""
-    some = dict[str, NDArray[np.uint8]]()
+def _select(classes: Classes, data: DataConfig) -> Classes:
+    """Apply `least_images` and `most_images`."""
+    selected = dict[str, NDArray[np.uint8]]()
     for name, images in classes.items():
         count = min(len(images), data.most_images or len(images))
         if len(images) >= data.least_images:
-            some[name] = images[np.linspace(0, len(images) - 1, count).astype(int)]
-    return some
+            selected[name] = images[np.linspace(0, len(images) - 1, count).astype(int)]
+    return selected
 
 
-def _check_apart(train: Collection[str], val: Collection[str]) -> None:
+def _check_disjoint(train: Collection[str], val: Collection[str]) -> None:
     """Refuse to validate on classes of training: validation chooses the best checkpoint."""
     if both := sorted(set(train) & set(val)):
         message = f"{len(both)} classes are in both splits, training and validation, such as "
@@ -142,14 +143,14 @@ def trunk_features(
         parts = []
         for part in np.array_split(images, -(-len(images) // CHUNK)):
             x = torch.cat([preprocess(image.transpose(1, 2, 0)) for image in part])
-            parts.append(_seen(x, preprocess, trunk, config, views, generator))
+            parts.append(_with_views(x, preprocess, trunk, config, views, generator))
             done += len(part)
             on_images(done, total)
         features[name] = torch.cat(parts).numpy()
     return features
 
 
-def _seen(
+def _with_views(
     x: Tensor,
     preprocess: Preprocessing,
     trunk: Trunk,

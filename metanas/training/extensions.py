@@ -1,4 +1,4 @@
-"""Extensions of a run: values in the place of the shipped ones; nothing is registered."""
+"""Extensions of a run: values that replace the shipped ones. Nothing is registered."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 
 Learn = Callable[[MetaState, range], TaskResults]
-"""Runs the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
+"""Run the inner loops of some tasks of an iteration: a `MetaBatch`, or many of them."""
 Learner = Callable[[RunConfig, Classes | Features], Learn]
-"""Makes a `Learn` from the classes to train on."""
+"""Make a `Learn` from the classes to train on."""
 SWITCHES = {
     "pc-darts": "PC-DARTS is space.partial = 2, with any of these",
     "meta-sgd": "Meta-SGD is train.learned_rates = true, with any of these",

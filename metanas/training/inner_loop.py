@@ -5,11 +5,11 @@ Notes:
   is arithmetic.
 - A loss takes the number of an episode: 0 to `steps` - 1 are the episodes of the steps, `steps` is
   the outer one. The same number gives the same images, views and noise every time.
-- The order of the search is decided here, for every meta-learner alike: weights and alphas from
-  one backward pass, or the alphas from an episode of their own (bilevel; DARTS, arXiv:1806.09055,
-  section 2.3), first or second order.
-- The unrolled step of second order is a plain gradient step of the task optimizer's size, also
-  where that is Adam.
+- `Order` is the same for every meta-learner: weights and alphas from one backward pass, or the
+  alphas from a second episode (bilevel; DARTS, arXiv:1806.09055, section 2.3), of first or second
+  order.
+- The unrolled step of second order is a plain gradient step of the task optimizer's size, also if
+  the task optimizer is Adam.
 """
 
 from collections.abc import Callable
@@ -34,16 +34,16 @@ class Order(StrEnum):
     """The source of the gradient of the alphas in an inner step."""
 
     SINGLE = "single"
-    """From the same backward pass as the weights."""
+    """The same backward pass as for the weights."""
     FIRST = "first"
-    """From an episode of their own, at the weights as they are."""
+    """A second episode, at the present weights."""
     SECOND = "second"
-    """From an episode of their own, at the weights one step further."""
+    """A second episode, at the weights one step further."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InnerLoop:
-    """The inner loops of a stack of tasks, as a meta-learner sees them."""
+    """The inner loops of a stack of tasks."""
 
     tasks: int
     steps: int
@@ -89,8 +89,8 @@ class InnerLoop:
     def gradient(self, theta: Tensor, step: int, *, differentiable: bool = False) -> Tensor:
         """Compute the gradient of a step's loss at `(tasks, size)`, decayed and clipped.
 
-        differentiable: `theta` has to be part of a graph, and so is the result. The factor of a
-            clip that acts counts as a constant.
+        differentiable: keep the graph of `theta` in the result. The factor of the clipping counts
+            as a constant.
         """
         if not differentiable:
             theta = theta.detach().requires_grad_()

@@ -1,8 +1,8 @@
 """Meta-learners: from the inner loops of a stack of tasks to a gradient of the meta-parameters.
 
-A meta-learner is a frozen value with one method, `learn`. It runs the inner loops (`InnerLoop`
-computes gradients and the sizes of steps) and returns the meta-gradient of each task. Weights and
-alphas are one vector. Each meta-learner can learn rates too (Meta-SGD).
+A meta-learner is a frozen value with one method, `learn`. It runs the inner loops and returns the
+meta-gradient of each task. `InnerLoop` computes gradients and step sizes. Weights and alphas are
+one vector. Each meta-learner can learn the rates too (Meta-SGD).
 """
 
 from collections.abc import Mapping
@@ -40,10 +40,10 @@ class MetaLearner(Protocol):
 
 @dataclass(frozen=True)
 class Reptile:
-    """REPTILE (Nichol et al., arXiv:1803.02999, algorithm 2): the way from the adapted parameters.
+    """REPTILE (Nichol et al., arXiv:1803.02999, algorithm 2): start minus adapted parameters.
 
-    Its task optimizer is Adam. All tasks of a batch start from a shared state, and the mean of
-    their states is the next one: REPTILE's authors carry it from task to task. There is no outer
+    Its task optimizer is Adam. All tasks of a batch start from one state of Adam, and the mean of
+    their states is the next one; REPTILE's authors carry it from task to task. There is no outer
     loss, so learned rates follow the hypergradient of the next step's loss (Baydin et al.,
     arXiv:1703.04782, eq. 5), which needs two steps or more.
     """
@@ -52,13 +52,13 @@ class Reptile:
         theta, moments = loop.begin(), loop.moments
         rates = loop.scaled(loop.rates, loop.factors)
         factors = theta.new_zeros(loop.tasks, len(loop.factors))
-        taken = torch.zeros_like(theta)
+        change = torch.zeros_like(theta)
         for step in range(loop.steps):
             gradient = loop.gradient(theta, step)
-            factors -= loop.layout.gather(gradient * taken)
+            factors -= loop.layout.gather(gradient * change)
             moments, direction = loop.adam(moments, gradient)
-            taken = rates * direction
-            theta = theta - taken
+            change = rates * direction
+            theta = theta - change
         return Learned(gradient=loop.start - theta, factors=factors, moments=moments)
 
 
@@ -68,11 +68,11 @@ class Maml:
 
     Inner steps are plain gradient steps. The outer loss is that of one more episode of the task.
 
-    first_order: FOMAML (section 5.2 there): the outer gradient as if adapted and meta-parameters
-        were one, and of learned rates the product of outer and inner gradients.
+    first_order: FOMAML (section 5.2 there): the outer gradient at the adapted parameters. The
+        gradient of learned rates is the product of outer and inner gradients.
     body: the inner loop steps the weights of stem and cells. Without them it is ANIL (Raghu et al.,
-        arXiv:1909.09157): the head adapts, and here the architecture. The head is found in closed
-        form from the features; its one parameter is the scale of the logits.
+        arXiv:1909.09157): the head adapts, and here the architecture too. The head is computed in
+        closed form from the features; its one parameter is the scale of the logits.
     """
 
     first_order: bool = False

@@ -1,11 +1,11 @@
-"""The process that holds Ray: it starts a team of workers and gives them the tasks of a run.
+"""The driver process of Ray: it starts a team of workers and gives them the tasks of a run.
 
 Ray ends its process when it loses its cluster, prints on the terminal, and forks from a process
-that must not have threads. So it has a process of its own. The run talks to that process over a
-socket (`metanas.training.ray_pool`). The process ends with the run.
+that must not have threads. So Ray runs in a separate process, the driver. The run talks to the
+driver over a socket (`metanas.training.ray_pool`). The driver ends with the run.
 
-A message to it is (method, arguments), pickled. The answer is any number of ("warn", text) and then
-("done", value) or ("failed", error).
+A message to the driver is (method, arguments), pickled. The answer is any number of ("warn", text)
+and then ("done", value) or ("failed", error).
 """
 
 import os
@@ -34,12 +34,12 @@ TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in
 
 
 class Member:
-    """One worker, in a process of its own."""
+    """One worker process, a Ray actor."""
 
     def prepare(
         self, batch: Batch, config: RunConfig, train: Classes | Features, device: str
     ) -> None:
-        """Get ready to learn."""
+        """Build the function that runs the inner loops."""
         torch.set_num_threads(max(1, config.train.threads))
         self._learn = batch(config, train, device)
 
@@ -96,8 +96,8 @@ class Team:
             if not lost:
                 return total(results[number] for number in range(len(parts)))
         message = f"meta-iteration {state.iteration + 1}: workers died, were replaced "
-        message += f"{self._workers.replacements} times, and died again ({lost}); a run keeps what "
-        message += "came before: continue with --resume"
+        message += f"{self._workers.replacements} times, and died again ({lost}); the run has its "
+        message += "last snapshot: continue with --resume"
         raise ClusterError("WORKERS_DIED", message)
 
     def close(self) -> None:
@@ -109,15 +109,15 @@ class Team:
         """Run the parts without results; drop members that died, and return the reason."""
         missing = [number for number in range(len(parts)) if number not in results]
         answers = {n: self._members[n].learn.remote(state, parts[n]) for n in missing}
-        why = ""
+        reason = ""
         for number, answer in answers.items():
             try:
                 results[number] = _result(answer)
             except (RayActorError, ObjectLostError) as error:
-                why = str(error).strip().partition("\n")[0] or repr(error)
-                self._warn(f"worker {number} died, its tasks are begun again: {why}")
+                reason = str(error).strip().partition("\n")[0] or repr(error)
+                self._warn(f"worker {number} died, its tasks begin again: {reason}")
                 ray.kill(self._members.pop(number))
-        return why
+        return reason
 
     def _hire(self, numbers: Sequence[int]) -> None:
         """Start members with these numbers; wait until they are ready, or dead."""
@@ -136,11 +136,11 @@ class Team:
             try:
                 _result(each)
             except RayActorError:
-                continue  # the next call of learn finds out
+                continue  # the next call of learn replaces it
 
 
 def _result(answer: Any) -> Any:
-    """Return the answer of a worker; raise errors of the core as they were."""
+    """Return the answer of a worker; unwrap errors of the core."""
     try:
         return ray.get(answer)
     except RayTaskError as error:
@@ -157,8 +157,8 @@ def split(tasks: range, count: int) -> list[range]:
 
 def free() -> str:
     """Describe the free resources of the cluster."""
-    there = ray.available_resources()
-    return f"{there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs"
+    resources = ray.available_resources()
+    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
 
 class Driver:
@@ -181,7 +181,7 @@ class Driver:
                 ray.init(address, log_to_driver=False)
             else:
                 ray.init("local", num_cpus=self._workers.workers, include_dashboard=False)
-        except Exception as error:  # Ray raises whatever it met, a plain Exception among it
+        except Exception as error:  # Ray raises errors of many classes, plain Exceptions too
             message = last_line(str(error)) or repr(error)
             if not address:
                 raise ClusterError("CLUSTER_NOT_STARTED", message) from error
@@ -214,17 +214,17 @@ def serve(channel: Connection) -> None:
         channel.send_bytes(cloudpickle.dumps((kind, value)))
 
     driver = Driver(cloudpickle.loads(channel.recv_bytes()), lambda text: answer("warn", text))
-    what, arguments = "connect", ()
+    method, arguments = "connect", ()
     while True:
         try:
-            answer("done", getattr(driver, what)(*arguments))
+            answer("done", getattr(driver, method)(*arguments))
         except MetanasError as error:
             answer("failed", error)
         except Exception as error:
             answer("warn", traceback.format_exc())
             message = f"a worker failed: {last_line(str(error)) or repr(error)}"
             answer("failed", ClusterError("WORKER_FAILED", message))
-        what, arguments = cloudpickle.loads(channel.recv_bytes())
+        method, arguments = cloudpickle.loads(channel.recv_bytes())
 
 
 def end_with_the_run() -> None:

@@ -1,15 +1,15 @@
 """The tasks of a meta-iteration over the workers of a Ray cluster. Needs the extra "ray".
 
-Every worker is an actor in a process of its own, on a host and GPU that Ray chooses. Ray's object
-store brings it the classes to train on once, and the state once an iteration. It returns the sum
-over its tasks. So hosts need no common file system, and a worker that dies loses its part of one
+Every worker is an actor in a separate process, on a host and GPU that Ray chooses. Ray's object
+store sends it the classes to train on once, and the state once an iteration. It returns the sum
+over its tasks. So hosts need no common file system, and the death of a worker costs its part of one
 iteration.
 
 Notes:
 - The parts depend on the number of workers alone, and results are added in the order of the tasks.
   So neither the speed nor the death of a worker changes a bit.
 - The state stays in the process of the run. Snapshots, validation and resuming are the same as
-  without workers, and a run can go on with another number of them.
+  without workers, and a run can resume with another number of them.
 """
 
 import logging
@@ -38,7 +38,7 @@ from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 
 Batch = Callable[[RunConfig, Classes | Features, str], Learn]
-"""Makes the function that runs inner loops in a worker, on a device: `Extensions.batch`."""
+"""Make the function that runs inner loops in a worker, on a device: `Extensions.batch`."""
 
 DRIVER = """
 import sys
@@ -46,13 +46,13 @@ sys.path[:] = sys.argv[2:]
 from metanas.training.ray_driver import main
 main(int(sys.argv[1]))
 """
-"""It has the module path of the run, and Ray's workers have its path."""
+"""Program of the driver, with the module path of the run, which Ray's workers inherit."""
 ATTEMPTS = 3
 """Attempts to start a cluster: 30 seconds, Ray's limit, are few on a busy machine."""
-LOOK = 0.1
-"""Seconds between two looks at a driver that starts."""
-GOODBYE = 20.0
-"""Seconds that a driver has to let its cluster go before it is killed."""
+POLL_SECONDS = 0.1
+"""Seconds between two checks of a driver that starts."""
+LEAVE_SECONDS = 20.0
+"""Seconds for a driver to leave or stop its cluster before it is killed."""
 ADDRESS = re.compile(r"[^/\s]+:[0-9]{1,5}")
 log = logging.getLogger(__name__)
 
@@ -99,11 +99,11 @@ def cluster(workers: Workers, tasks: int, batch: Batch | None = None) -> Iterato
     with _driver(workers) as driver:
 
         def learner(config: RunConfig, train: Classes | Features) -> Learn:
-            driver.ask("hire", make, config, train)
+            driver.call("hire", make, config, train)
             return learn
 
         def learn(state: MetaState, tasks: range) -> TaskResults:
-            results: TaskResults = driver.ask("learn", state, tasks)
+            results: TaskResults = driver.call("learn", state, tasks)
             return results
 
         yield learner
@@ -114,9 +114,9 @@ def _driver(workers: Workers) -> Iterator["Remote"]:
     """Yield a driver that has joined its cluster, or started one in at most three attempts."""
     latest = time.monotonic() + workers.patience
     for attempt in range(ATTEMPTS):
-        with _apart() as driver:
+        with _driver_process() as driver:
             try:
-                driver.meet(workers, latest)
+                driver.connect(workers, latest)
             except ClusterError as error:
                 last = error.reason != "CLUSTER_NOT_STARTED" or attempt == ATTEMPTS - 1
                 if not last and time.monotonic() < latest:
@@ -128,8 +128,8 @@ def _driver(workers: Workers) -> Iterator["Remote"]:
 
 
 @contextmanager
-def _apart() -> Iterator["Remote"]:
-    """Start the process that holds Ray, in a session of its own, which a Ctrl-C does not reach.
+def _driver_process() -> Iterator["Remote"]:
+    """Start the driver in a new session, which a Ctrl-C does not reach.
 
     After the context, all processes of the session are killed.
     """
@@ -157,57 +157,57 @@ def _apart() -> Iterator["Remote"]:
 
 
 class Remote:
-    """The run's side of the process that holds Ray (`metanas.training.ray_driver`)."""
+    """The run's side of the driver (`metanas.training.ray_driver`)."""
 
     def __init__(self, child: "subprocess.Popen[bytes]", channel: Connection) -> None:
         self._child = child
         self._channel = channel
 
-    def meet(self, workers: Workers, latest: float) -> None:
-        """Wait until it has a cluster.
+    def connect(self, workers: Workers, latest: float) -> None:
+        """Wait until the driver has a cluster.
 
         Raises:
-            ClusterError: it has no cluster in time.
+            ClusterError: the driver has no cluster in time.
         """
         with suppress(OSError):  # the process has ended; _answer raises
             self._channel.send_bytes(cloudpickle.dumps(workers))
-        while not self._channel.poll(LOOK):
+        while not self._channel.poll(POLL_SECONDS):
             if time.monotonic() > latest:
-                raise _silent(workers)
+                raise _no_answer(workers)
         try:
             self._answer()
         except ClusterError as error:
             if workers.address is not None:
-                raise (_silent(workers) if error.reason == "CLUSTER_LOST" else error) from error
+                raise (_no_answer(workers) if error.reason == "CLUSTER_LOST" else error) from error
             message = f"Ray did not start on this host: {error}. Is there room in its folder "
             message += "(/tmp/ray, or below RAY_TMPDIR or TMPDIR)? Its logs are in "
             message += "session_latest/logs there"
             raise ClusterError("CLUSTER_NOT_STARTED", message) from error
 
-    def ask(self, what: str, *arguments: Any) -> Any:
-        """Return its answer.
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the driver and return its result.
 
         Raises:
-            MetanasError: the error that it raised.
-            ClusterError: it has ended (CLUSTER_LOST).
+            MetanasError: the error of the method.
+            ClusterError: the driver has ended (CLUSTER_LOST).
         """
         with suppress(OSError):
-            self._channel.send_bytes(cloudpickle.dumps((what, arguments)))
+            self._channel.send_bytes(cloudpickle.dumps((method, arguments)))
         return self._answer()
 
     def leave(self) -> None:
-        """Close the channel and wait for a while until it has left its cluster."""
+        """Close the channel and wait a limited time until the driver has left its cluster."""
         self._channel.close()
         with suppress(subprocess.TimeoutExpired):
-            self._child.wait(GOODBYE)
+            self._child.wait(LEAVE_SECONDS)
 
     def _answer(self) -> Any:
         while True:
             try:
                 kind, value = cloudpickle.loads(self._channel.recv_bytes())
             except (EOFError, OSError) as error:
-                message = "the process that holds Ray has ended, so workers cannot be reached; "
-                message += "the run keeps its last snapshot: continue with --resume"
+                message = "the driver process of Ray has ended, so workers cannot be reached; "
+                message += "the run has its last snapshot: continue with --resume"
                 raise ClusterError("CLUSTER_LOST", message) from error
             if kind == "failed":
                 raise value
@@ -217,7 +217,7 @@ class Remote:
 
 
 def end_session(leader: int) -> None:
-    """Kill all processes of a session. Ray's workers have process groups of their own."""
+    """Kill all processes of a session, in which Ray's workers have several process groups."""
     processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):  # without /proc Ray has to end them
         with suppress(OSError):  # it has ended
@@ -229,7 +229,7 @@ def end_session(leader: int) -> None:
             os.kill(each, signal.SIGKILL)
 
 
-def _silent(workers: Workers) -> ClusterError:
+def _no_answer(workers: Workers) -> ClusterError:
     """Make the error of a cluster that does not answer."""
     if workers.address is None:
         message = f"not within {workers.patience:g} s"

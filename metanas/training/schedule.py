@@ -14,10 +14,10 @@ from metanas.supernet.relaxations import Softmax
 from metanas.supernet.supernet import Supernet
 from metanas.training.config import FIXED, RunConfig, SearchConfig
 
-COLDEST = 0.1
-"""Factor on the last step's temperature at the end of a run that sharpens."""
+SHARPEST = 0.1
+"""Factor on the last step's temperature at the end of a run with `sharpen`."""
 CHOSEN = 10.0
-"""Logit of a fixed genotype's pairs above the others."""
+"""Logit of the pairs of a fixed genotype; the others have 0."""
 
 
 def searching(config: RunConfig, iteration: int) -> bool:
@@ -31,7 +31,7 @@ def search_at(config: RunConfig, iteration: int) -> SearchConfig:
     if not search.sharpen:
         return search
     left = cosine(iteration / config.train.iterations)
-    end = search.temperature_end * (COLDEST + (1 - COLDEST) * left)
+    end = search.temperature_end * (SHARPEST + (1 - SHARPEST) * left)
     return replace(search, temperature_end=end, noise=search.noise * left)
 
 
@@ -59,10 +59,10 @@ def fix(supernet: Supernet, params: Params, genotype: Genotype) -> None:
 
 
 def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:
-    """Keep the best candidates of every edge, and keep their alphas close, in place.
+    """Keep the best candidates of every edge, and limit the distances of their alphas, in place.
 
-    An alpha may trail the best by a span that a few task-optimizer steps can cross. So adaptation
-    keeps a choice, and the noise on the alphas goes on training all of it.
+    A few task-optimizer steps can cross the span between an alpha and the best one. So adaptation
+    can still choose, and the noise on the alphas still trains all candidates.
     """
     for kind in CELL_KINDS:
         alpha = supernet.cell_alpha(kind)
@@ -77,7 +77,7 @@ def settle(supernet: Supernet, params: Params, search: SearchConfig) -> None:
 
 
 def prune(supernet: Supernet, params: Mapping[str, Tensor], search: SearchConfig) -> None:
-    """Drop candidates whose weight at the last temperature is too small; never an edge's best."""
+    """Drop candidates of small weight at the last temperature, except the best of an edge."""
     relaxation = Softmax(temperature=search.temperature_end)
     for kind in CELL_KINDS:
         alpha = supernet.cell_alpha(kind)

@@ -1,18 +1,17 @@
-"""The tasks of a meta-iteration: drawn, stacked, and handed to the meta-learner.
+"""The tasks of a meta-iteration: draw them, stack them, and run the meta-learner.
 
 `MetaBatch` is a function of the run's state and a range of tasks, without side effects. Results of
-several ranges can be added. So training on several processes or machines calls it there with parts
-of the range.
+several ranges can be added, so several processes or machines can each run a part of the range.
 
 Notes:
 - Everything random about an episode (classes, images, views, noise on the alphas) comes from
   generators seeded by (seed, iteration, task, episode) alone. Ways and shots come from (seed,
   iteration, episode). So results do not depend on the number of workers, and a resumed run needs no
   generator's state.
-- All tasks of an iteration have the same ways and shots. So nothing in a stack is padding.
+- All tasks of an iteration have the same ways and shots. So a stack has no padding.
 - The loss of a step is that of an episode: fresh support images and queries of the task's classes,
-  normalised by the support images alone. The adapted network will be used in the same way. In later
-  turns of `task.round_robin` the statistics stay those of the first: one pass for all.
+  normalised by the support images alone, as in the use of an adapted network. All turns of
+  `task.round_robin` share the statistics of the first one, in one forward pass.
 """
 
 from collections.abc import Iterable, Mapping
@@ -61,7 +60,7 @@ class MetaState:
     moments: Moments
     """State of the task optimizer."""
     alive: Mapping[str, Tensor]
-    """Kind of cell -> mask of the operations that are candidates, `(edges, ops)`."""
+    """Mask of the candidate operations for each kind of cell, `(edges, ops)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +83,7 @@ class TaskResults:
 
 
 def generators(*path: int) -> tuple[np.random.Generator, torch.Generator]:
-    """Make two generators that depend on these numbers (a seed first) alone."""
+    """Make two generators that depend on these numbers alone; the first number is a seed."""
     sequence = np.random.SeedSequence(path[0], spawn_key=path[1:])
     (seed,) = sequence.generate_state(1, np.uint64)
     return np.random.default_rng(sequence), torch.Generator().manual_seed(int(seed >> 1))
@@ -100,7 +99,7 @@ class MetaBatch:
     """Inner loops of tasks drawn from the classes of a data set.
 
     Raises:
-        UnknownName: the search space has an operation that `ops` has not.
+        UnknownName: `ops` lacks an operation of the search space.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ class MetaBatch:
             generators(self.config.train.seed, episode.iteration, task, episode.number, 1)[1]
             for task in episode.tasks
         ]
-        relaxation = PerTask((self._mixing(episode),) * tasks, tuple(noise))
+        relaxation = PerTask((self._relaxation_of(episode),) * tasks, tuple(noise))
         threshold, rate = self.config.search.share_threshold, self.config.train.drop_path
         out: Tensor = functional_call(
             self._supernet,
@@ -217,15 +216,15 @@ class MetaBatch:
         """Draw the ways of an iteration, and shots and queries of an episode."""
         task, seed = self.config.task, self.config.train.seed
         ways = ways_of(self.config, iteration)
-        shown = task.images // ways
-        if task.round_robin:  # an image shown twice would be support and query
-            shown = min(shown, self._fewest)
-        fitting = [s for s in task.shots if 2 * s <= shown] or [min(task.shots)]
+        images = task.images // ways
+        if task.round_robin:  # an image that is there twice would be support and query
+            images = min(images, self._fewest)
+        fitting = [s for s in task.shots if 2 * s <= images] or [min(task.shots)]
         first = 2**32 - 1  # no task has this number
         shots = int(generators(seed, iteration, first, number)[0].choice(fitting))
-        return ways, shots, max(1, shown - shots)
+        return ways, shots, max(1, images - shots)
 
-    def _mixing(self, episode: "_Stacked") -> Relaxation:
+    def _relaxation_of(self, episode: "_Stacked") -> Relaxation:
         """Return the relaxation of an episode, at the temperature of its step."""
         config, steps = self.config, self.config.task.steps
         search = search_at(config, episode.iteration)
@@ -275,20 +274,20 @@ class _Episodes:
 
     def __init__(self, batch: "MetaBatch", iteration: int, tasks: range) -> None:
         self._batch, self._iteration, self._tasks = batch, iteration, tasks
-        self._made: dict[int, _Stacked] = {}
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        self._episodes: dict[int, _Stacked] = {}
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}
 
     def loss(self, theta: Tensor, number: int) -> Tensor:
         """Compute the loss `(tasks,)` of an episode's queries at parameters `(tasks, size)`."""
-        if number not in self._made:
-            self._made[number] = self._batch.episode(self._iteration, self._tasks, number)
-        losses, accuracies = self._batch.evaluate(self._made[number], theta)
-        self._seen.setdefault(number, (losses.detach(), accuracies))
+        if number not in self._episodes:
+            self._episodes[number] = self._batch.episode(self._iteration, self._tasks, number)
+        losses, accuracies = self._batch.evaluate(self._episodes[number], theta)
+        self._results.setdefault(number, (losses.detach(), accuracies))
         return losses
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Average loss and accuracy `(tasks,)` over all episodes, each at its first evaluation."""
-        losses, accuracies = zip(*self._seen.values(), strict=True)
+        losses, accuracies = zip(*self._results.values(), strict=True)
         return torch.stack(losses).mean(0), torch.stack(accuracies).mean(0)
 
 

@@ -7,9 +7,9 @@ arXiv:1911.11090, with REPTILE and DARTS as its instance).
 
 Notes:
 - Adaptation passes through the same temperatures. So the weights are trained for the mixture and
-  for the discrete network at its end; noise on the alphas trains the discrete network's neighbours.
-- The pruned network is validated beside the soft one from the first validation on. It alone counts.
-- A collapse counts as divergence: features are all alike, or noise, while losses stay finite.
+  for the discrete network at its end. Noise on the alphas trains similar discrete networks too.
+- Every validation measures the soft and the pruned network. The pruned one chooses the checkpoint.
+- A collapse counts as divergence: all features are equal, or noise, while losses stay finite.
 """
 
 import hashlib
@@ -48,12 +48,12 @@ from metanas.training.task_batch import MetaState, TaskResults, ways_of
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features, Task, sample_task
 
-FARTHEST = 5.0
-"""Largest logarithm, either way, of a learned factor on a rate."""
+MOST_LOG_FACTOR = 5.0
+"""Largest absolute logarithm of a learned factor on a rate."""
 GUESSED_LOSS = 0.99
-"""Share of the logarithm of the ways: from such a loss on, answers may be guesses, ..."""
+"""Loss from which answers may be guesses, as a share of the logarithm of the ways."""
 GUESSED_ACCURACY = 1.5
-"""... and they are guesses if their accuracy is at most so many times that of guessing."""
+"""Accuracy up to which such answers are guesses, as a multiple of that of guessing."""
 COLLAPSED = 50
 """Meta-iterations in a row no better than guessing, after which a run that was better before, or
 that is at its end, has diverged. A network that has learned anything is better in half of them."""
@@ -126,7 +126,7 @@ class MetaTrainer:
         self.outer = Moments.zero(torch.cat([self.params, self.factors]), (3,))
         self.iteration = 0
         self.guessing = 0
-        """Length of the present row of meta-iterations that were no better than guessing."""
+        """Number of the last meta-iterations in a row that were no better than guessing."""
         self.guessed = 0
         """Number of all meta-iterations that were no better than guessing."""
 
@@ -177,15 +177,15 @@ class MetaTrainer:
         began = time.monotonic()
         settings = self.config.train
         results = self._learn(self._state(), range(settings.tasks))
-        self._notice(results)
+        self._check_learning(results)
         outer_steps = self._step(results)
         self.iteration += 1
-        self._narrow()
+        self._drop_candidates()
         soft = pruned = math.nan
         last = self.iteration == settings.iterations
         if last or self.iteration % settings.validate_every == 0:
-            warm = Softmax(temperature=search_at(self.config, self.iteration - 1).temperature_end)
-            soft, pruned = self.validate(warm), self.validate(Argmax())
+            end = search_at(self.config, self.iteration - 1).temperature_end
+            soft, pruned = self.validate(Softmax(temperature=end)), self.validate(Argmax())
         return self._progress(results, outer_steps, time.monotonic() - began, soft, pruned)
 
     def _fix(self) -> None:
@@ -201,17 +201,18 @@ class MetaTrainer:
             alive={kind: self.supernet.cell_alpha(kind).alive for kind in CELL_KINDS},
         )
 
-    def _notice(self, results: TaskResults) -> None:
+    def _check_learning(self, results: TaskResults) -> None:
         """Count iterations no better than guessing; end a run that no longer learns."""
         loss, accuracy = results.loss / results.tasks, results.accuracy / results.tasks
-        knows = _knows(loss, accuracy, ways_of(self.config, self.iteration))
-        self.guessing = 0 if knows else self.guessing + 1
-        self.guessed += not knows
+        better = _beats_guessing(loss, accuracy, ways_of(self.config, self.iteration))
+        self.guessing = 0 if better else self.guessing + 1
+        self.guessed += not better
         never = self.guessing > self.iteration
         last = self.iteration + 1 == self.config.train.iterations
         if self.guessing >= (NEVER_BEGAN if never and not last else COLLAPSED):
-            since = "from the start on, so look at the images, too" if never else "in a row"
-            raise Diverged(f"{self.guessing} iterations did no better than guessing, {since}")
+            since = "from the start on; check the images" if never else "in a row"
+            message = f"{self.guessing} iterations did no better than guessing, {since}"
+            raise Diverged(f"{message}; lower the learning rates")
 
     def _step(self, results: TaskResults) -> tuple[float, float]:
         """Move the meta-parameters; return the step sizes of weights and alphas."""
@@ -236,14 +237,14 @@ class MetaTrainer:
             raise Diverged("the outer step is not finite; lower the meta learning rates")
         self.params, self.outer = params, outer
         stepped = self.factors - rate * settings.meta_lr_rates * of_factors
-        self.factors = stepped.clamp(-FARTHEST, FARTHEST)
+        self.factors = stepped.clamp(-MOST_LOG_FACTOR, MOST_LOG_FACTOR)
         moments = results.moments
         first, second = moments.first / tasks, moments.second / tasks
         self.moments = Moments(first=first, second=second, steps=moments.steps)
         return outer_steps
 
-    def _narrow(self) -> None:
-        """Drop candidates, as configured."""
+    def _drop_candidates(self) -> None:
+        """Prune and settle the candidates as configured."""
         if not searching(self.config, self.iteration):
             return
         search = search_at(self.config, self.iteration)
@@ -260,9 +261,9 @@ class MetaTrainer:
         soft: float,
         pruned: float,
     ) -> Progress:
-        was = self.iteration - 1  # the iteration's own number
-        search, warm = search_at(self.config, was), not searching(self.config, was)
-        temperature = search.temperature_start if warm else search.temperature_end
+        number = self.iteration - 1  # of the iteration that has just ended
+        search, warm_up = search_at(self.config, number), not searching(self.config, number)
+        temperature = search.temperature_start if warm_up else search.temperature_end
         return Progress(
             iteration=self.iteration,
             loss=results.loss / results.tasks,
@@ -280,29 +281,29 @@ class MetaTrainer:
 
     @torch.no_grad()
     def validate(self, relaxation: Relaxation) -> float:
-        """Measure the mean accuracy on validation classes, unadapted, under this relaxation.
+        """Measure the mean accuracy on validation classes without adaptation.
 
         The episodes are the same at every call.
         """
         episodes = islice(self._episodes(), self.config.train.validation_episodes)
         params = self.saved
-        accuracies = [self._answer(episode, params, relaxation)[1] for episode in episodes]
+        accuracies = [self._evaluate(episode, params, relaxation)[1] for episode in episodes]
         return sum(accuracies) / len(accuracies)
 
     @torch.no_grad()
     def sound(self) -> bool:
-        """Return True if a snapshot may take the place of an older one.
+        """Return True if a snapshot may replace an older one.
 
-        If the network has been guessing most of the time, no older one is better. Otherwise, the
-        tasks of the last iteration measure the parameters before its step, and an episode of
-        validation classes measures the present ones.
+        If most iterations were no better than guessing, no older snapshot is better. Otherwise the
+        last iteration must be better than guessing, which measures the parameters before its step,
+        and so must an episode of validation classes, which measures the present ones.
         """
         if 2 * self.guessed > self.iteration:
             return True
         episode = next(self._episodes())
-        warm = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
-        loss, accuracy = self._answer(episode, self.meta, warm)
-        return not self.guessing and _knows(loss, accuracy, len(episode.classes))
+        soft = Softmax(temperature=search_at(self.config, self.iteration).temperature_end)
+        loss, accuracy = self._evaluate(episode, self.meta, soft)
+        return not self.guessing and _beats_guessing(loss, accuracy, len(episode.classes))
 
     def _episodes(self) -> Iterator[Task]:
         """Draw the episodes of validation, the same at every call."""
@@ -313,7 +314,9 @@ class MetaTrainer:
                 self._val, ways=ways, shots=1, queries=VALIDATION_QUERIES, random=random
             )
 
-    def _answer(self, episode: Task, params: Params, relaxation: Relaxation) -> tuple[float, float]:
+    def _evaluate(
+        self, episode: Task, params: Params, relaxation: Relaxation
+    ) -> tuple[float, float]:
         """Compute loss and accuracy of the queries of an episode."""
         x, labels = network_input(episode, self.config), episode.query_labels
         members = membership(torch.from_numpy(episode.support_labels), len(episode.classes))
@@ -327,8 +330,8 @@ class MetaTrainer:
         return float(F.cross_entropy(logits, torch.from_numpy(labels))), float(accuracy)
 
 
-def _knows(loss: float, accuracy: float, ways: int) -> bool:
-    """Return True if such answers are better than guesses; NaN is not."""
+def _beats_guessing(loss: float, accuracy: float, ways: int) -> bool:
+    """Return True if the answers are better than guesses; False for NaN."""
     return loss < GUESSED_LOSS * math.log(ways) or accuracy * ways > GUESSED_ACCURACY
 
 

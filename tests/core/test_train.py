@@ -270,7 +270,7 @@ def test_a_network_that_collapsed_has_diverged() -> None:
 )
 def test_a_network_that_never_learned_has_diverged(iterations: int, noticed: int) -> None:
     run = trainer(run_config(iterations=iterations, **LASTING), BLACK)
-    assert "from the start on, so look at the images" in until_it_diverges(run)
+    assert "from the start on; check the images" in until_it_diverges(run)
     assert run.iteration == noticed - 1
 
 
