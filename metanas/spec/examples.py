@@ -1,5 +1,6 @@
 """The examples of a support set, their limits, and the checks that need no pixels."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,7 @@ def check_examples(
             together with all other unreadable images.
     """
     found = [*_check_classes(examples, classes, limits), *_check_counts(examples, classes, limits)]
+    found += _check_lookalikes(examples, classes)
     for index, example in enumerate(examples):
         found += check_label(example.label, f"examples[{index}].label", limits)
         found += _check_image_bytes(example.image, f"examples[{index}].image", limits)
@@ -129,6 +131,23 @@ def _check_classes(
         if example.label not in first:
             message = f"label {_short(example.label)} is not among the declared classes"
             yield Violation(f"examples[{index}].label", "LABEL_UNKNOWN", message)
+
+
+def _check_lookalikes(
+    examples: Sequence[Example], classes: Sequence[str] | None
+) -> Iterator[Violation]:
+    """Yield each class name that is another one in a different Unicode form: they look the same."""
+    fields = {name: f"classes[{index}]" for index, name in enumerate(classes or ())}
+    for index, example in enumerate(examples):
+        fields.setdefault(example.label, f"examples[{index}].label")
+    first = dict[str, str]()
+    for name, field in fields.items():
+        other = first.setdefault(unicodedata.normalize("NFC", name), field)
+        if other != field:
+            message = (
+                f"class {name!a} is the text of {other} in another Unicode form; use one of them"
+            )
+            yield Violation(field, "DUPLICATE_LABEL", message)
 
 
 def _check_counts(

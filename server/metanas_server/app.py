@@ -220,9 +220,13 @@ def _interceptor(config: ServerConfig) -> CallInterceptor:
     path = config.token_file
     if path is None:
         return CallInterceptor(config.max_request_bytes, ())
-    tokens = _read(path, "TOKEN_INVALID").decode("utf-8", "replace").split()
-    if not tokens or not all(map(str.isascii, tokens)):
-        message = f"--token-file {path} must hold tokens of ASCII characters, one a line"
+    lines = _read(path, "TOKEN_INVALID").decode("utf-8", "replace").splitlines()
+    tokens = [token for line in lines if (token := line.strip()) and token[0] != "#"]
+    if not tokens or not all(token.isascii() and len(token.split()) == 1 for token in tokens):
+        message = (
+            f"--token-file {path} must hold tokens of ASCII characters without spaces, one a line; "
+            "a line that begins with # is a comment"
+        )
         raise StartError("TOKEN_INVALID", message)
     if path.stat().st_mode & 0o077:
         LOG.warning("other users can read --token-file %s; run: chmod 600 %s", path, path)

@@ -68,6 +68,15 @@ def test_a_class_declared_twice() -> None:
     assert found == [("classes[2]", "DUPLICATE_LABEL")]
 
 
+@pytest.mark.parametrize(
+    ("classes", "field"),
+    [(None, "examples[1].label"), (["caf\u00e9", "cafe\u0301"], "classes[1]")],
+)
+def test_a_class_in_two_unicode_forms(classes: list[str] | None, field: str) -> None:
+    support = examples("caf\u00e9", "cafe\u0301", "cafe\u0301")
+    assert findings(support, classes) == [(field, "DUPLICATE_LABEL")]
+
+
 @pytest.mark.parametrize("empty", ["", " ", "\t\n", "\u3000"])
 def test_empty_labels(empty: str) -> None:
     assert findings(examples("cat", "dog", empty)) == [("examples[2].label", "LABEL_EMPTY")]

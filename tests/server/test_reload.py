@@ -124,6 +124,29 @@ async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_pat
         await until(lambda: first.ready and first.holds("grey", pinned))
 
 
+async def test_a_reload_waits_for_a_worker_that_starts(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    load = partial(failing.held, gate)
+    async with Server(config(tmp_path, 1), load=load) as server:
+        (worker,) = server._pool._workers
+        pinned = server._pool.checkpoints["grey"].digest
+        gate.touch()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(gate.with_suffix(".taken").exists)  # it has read the old files
+        before = worker.pid
+        make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
+        reloading = asyncio.create_task(server.reload())
+        await asyncio.sleep(0)
+        gate.with_suffix(".taken").unlink()
+        assert await reloading
+        assert server._pool.checkpoints["grey"].digest != pinned
+        assert worker.holds("grey", server._pool.checkpoints["grey"].digest)
+        await until(lambda: not server._pool._reload_lock.locked())
+        assert worker.ready
+        assert worker.pid == before  # a process that has the new files is not replaced
+
+
 async def test_a_job_does_not_wait_for_a_worker_that_cannot_start(tmp_path: Path) -> None:
     async with (
         Server(config(tmp_path, 2)) as server,

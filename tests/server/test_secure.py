@@ -21,7 +21,7 @@ TOKEN, SECOND = "correct-horse-battery", "staple"
 @pytest.fixture(scope="module")
 def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("guarded")
-    (folder / "token").write_text(f"{TOKEN}\n\n{SECOND}\n")
+    (folder / "token").write_text(f"# workshop\n{TOKEN}\n\n {SECOND}\n")
     with serving(checkpoints, folder / "data", "--token-file", str(folder / "token")) as server:
         yield server
 
@@ -33,6 +33,8 @@ def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         (("authorization", TOKEN),),
         (("authorization", "Bearer"),),
         (("authorization", "Bearer wrong"),),
+        (("authorization", "Bearer workshop"),),
+        (("authorization", "Bearer #"),),
         (("authorization", f"Bearer {TOKEN}x"),),
         (("authorization", f"Bearer {TOKEN} {SECOND}"),),
         (("authorization-bin", b"\xff"),),

@@ -49,6 +49,7 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--tls-cert={junk}", "--tls-key={junk}"], "give PEM files (TLS_INVALID)"),
         (["--token-file=none"], "none cannot be read"),
         (["--token-file={empty}"], "must hold"),
+        (["--token-file={junk}"], "without spaces, one a line"),
         (["--checkpoints=none"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--checkpoints={junk}"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--data={junk}/data"], "Not a directory; choose another folder (DATA_NOT_WRITABLE)"),

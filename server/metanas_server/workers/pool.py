@@ -110,10 +110,12 @@ class WorkerPool:
         """Load the checkpoints again in all workers, and use them if all have the same.
 
         Running jobs keep the checkpoint that they began with; waiting jobs get the new one.
-        Returns False, with the reason in the log, if the old checkpoints stay in use.
+        A reload waits until a worker is ready. Returns False, with the reason in the log, if the
+        old checkpoints stay in use.
         """
         async with self._reload_lock:
-            workers = [worker for worker in self._workers if worker.ready]
+            while not (workers := [worker for worker in self._workers if worker.ready]):
+                await asyncio.sleep(FIRST_PAUSE)
             results = await asyncio.gather(
                 *(worker.reload() for worker in workers), return_exceptions=True
             )
@@ -172,7 +174,10 @@ class WorkerPool:
                 continue
             self._failed_starts.discard(worker)
             async with self._reload_lock:
-                if self.checkpoints is before:  # else a reload came between: start with its files
+                # Start again with the files of a reload that came between.
+                if self.checkpoints is before or _digests(worker.cards) == _digests(
+                    self.checkpoints
+                ):
                     break
         for name, card in self.checkpoints.items():
             if not worker.holds(name, card.digest):

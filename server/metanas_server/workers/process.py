@@ -173,7 +173,7 @@ class WorkerProcess:
         """End the process. It holds no data of its own: all results go through the pipe."""
         if self._process is None:
             return
-        self.kill()
+        self._kill_for(NO_JOB)
         await asyncio.to_thread(self._process.join)
         # The end of the process ends the pipe, and with it the threads. Close the pipe only then:
         # a thread may still read from it.
