@@ -52,6 +52,12 @@ def test_a_bad_file_does_not_cost_the_answers_for_the_good_ones(
     assert "support" not in done.stderr
 
 
+def test_a_folder_without_images_is_an_error(model_file: Path, tmp_path: Path) -> None:
+    done = metanas("predict", model_file, tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"metanas: images: there is no image in {tmp_path}\n"
+
+
 def test_json_lists_the_failures_with_the_predictions(images: Path, model_file: Path) -> None:
     (images / "bad.png").write_text("no image")
     done = metanas("predict", model_file, images, "--json")

@@ -29,6 +29,7 @@ from metanas_server.resources import (
 )
 from metanas_server.status import code_of, describe, to_status
 from metanas_server.storage import support_file
+from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
 
@@ -130,6 +131,23 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
         with pytest.raises(NotFound):
             look("one")
     again.close()
+
+
+async def test_the_file_of_a_model_goes_before_its_record(tmp_path: Path) -> None:
+    # On a full disk SQLite cannot delete a record before something else makes room.
+    records, store = Records(tmp_path / "records"), Store(tmp_path / "artefacts")
+    model = replace(MODEL, sha256=store.put(b"onnx"))
+    records.insert(RECORD)
+    records.update(RECORD, model=model)
+    archive = Archive(records, store)
+    records._db.execute("PRAGMA query_only = ON")
+    with pytest.raises(StoreError):
+        await archive.delete_model("one")
+    assert not store.path(model.sha256).exists()
+    records._db.execute("PRAGMA query_only = OFF")
+    await archive.delete_model("one")
+    with pytest.raises(NotFound):
+        records.model("one")
 
 
 def test_a_change_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def predict(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas predict`."""
     model = _open(arguments.model)
     found, bad = classify(model, image_files(arguments.images))
+    if not found and not bad:
+        names = ", ".join(arguments.images)
+        raise InvalidInput.single("images", "NO_IMAGES", f"there is no image in {names}")
     if screen.as_json:
         good = [{"image": name, **asdict(one)} for name, one in found]
         refused = [

@@ -56,12 +56,17 @@ class Archive:
     async def delete_model(self, id_: str) -> None:
         """Delete a model and, if no other model has the same bytes, its file.
 
+        The file goes first: on a full disk the database needs its space to delete the record.
+
         Raises:
             NotFound: UNKNOWN_MODEL.
+            StoreError: the record cannot be deleted; the file may be gone.
         """
         digest = self.records.model(id_).sha256
-        self.records.delete_model(id_)
-        await self.discard(digest)
+        async with self._lock:
+            if not self.records.needs(digest, except_model=id_):
+                await asyncio.to_thread(self.store.remove, digest)
+            self.records.delete_model(id_)
 
     async def discard(self, digest: str) -> None:
         """Delete a file unless a record needs it."""

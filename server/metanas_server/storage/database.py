@@ -175,12 +175,12 @@ class Records:
         )
         return {digest for (digest,) in rows}
 
-    def needs(self, digest: str) -> bool:
-        """Return True if a record needs the file with this digest."""
+    def needs(self, digest: str, except_model: str = "") -> bool:
+        """Return True if a record, except for that of this model, needs the file of this digest."""
         row = self._db.execute(
             "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :digest)"
-            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :digest)",
-            {"digest": digest},
+            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :digest AND id <> :model)",
+            {"digest": digest, "model": except_model},
         ).fetchone()
         return bool(row[0])
 
