@@ -32,7 +32,7 @@ from tests.core.textbook import textbook_adapt
 
 TOPIC = "adapt"
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
-NETWORKS = (("shipped", 28, 1), ("photos", 128, 3), ("paper", 28, 1), ("paper", 84, 3))
+NETWORKS = (("shipped", 28, 1), ("photos", 224, 3), ("paper", 28, 1), ("paper", 84, 3))
 WORKLOADS = [
     Workload(network=network, ways=ways, shots=shots, size=size, channels=channels)
     for network, size, channels in NETWORKS

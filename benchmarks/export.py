@@ -32,8 +32,8 @@ TOPIC = "export"
 WORKLOADS = (
     Workload(network="shipped", ways=5, shots=1),
     Workload(network="shipped", ways=20, shots=5),
-    Workload(network="photos", ways=5, shots=1, size=128, channels=3),
-    Workload(network="photos", ways=5, shots=5, size=128, channels=3),
+    Workload(network="photos", ways=5, shots=1, size=224, channels=3),
+    Workload(network="photos", ways=5, shots=5, size=224, channels=3),
     Workload(network="paper", ways=5, shots=1),
     Workload(network="paper", ways=5, shots=1, size=84, channels=3),
 )

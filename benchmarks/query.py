@@ -22,7 +22,7 @@ from metanas.adaptation.job import AdaptedModel
 TOPIC = "query"
 WORKLOADS = (
     Workload(network="shipped", ways=5, shots=1),
-    Workload(network="photos", ways=5, shots=1, size=128, channels=3),
+    Workload(network="photos", ways=5, shots=1, size=224, channels=3),
     Workload(network="paper", ways=5, shots=1),
     Workload(network="paper", ways=5, shots=1, size=84, channels=3),
 )

@@ -39,7 +39,7 @@ TOPIC = "server"
 WORKLOADS = (
     Workload(network="shipped", ways=5, shots=1),
     Workload(network="shipped", ways=20, shots=1),
-    Workload(network="photos", ways=5, shots=1, size=128, channels=3),
+    Workload(network="photos", ways=5, shots=1, size=224, channels=3),
 )
 CLIENTS = (1, 2, 4, 8, 16, 32, 64)
 SHOWN = (1, 4, 16, 64)

@@ -24,7 +24,6 @@ from metanas_data.datasets.dataset import read_dataset
 from metanas_data.intervals import mean_of
 from studies.evaluations import (
     BOTH,
-    FROZEN,
     LOCAL,
     NONE,
     PROBE,
@@ -49,7 +48,6 @@ TITLES = {
     PRUNED: "weights alone, in the pruned meta-network",
     NONE: "no step: class prototypes",
     PROBE: "no step: linear probe",
-    FROZEN: "frozen trunk: class prototypes",
 }
 STEPS = (1, 5, 10, 20, 50, 100)
 OF_SHAPES = (300, 60, 80)
@@ -65,11 +63,11 @@ Rows = Mapping[tuple[str, str], Row]
 
 
 def settings_of(
-    shapes: Sequence[str], steps: Sequence[int], defaults: AdaptConfig, trunk: bool
+    shapes: Sequence[str], steps: Sequence[int], defaults: AdaptConfig
 ) -> Iterator[Setting]:
-    """Return all settings; `trunk` adds the frozen trunk."""
+    """Return all settings."""
     for index, shape in enumerate(shapes):
-        for name in TITLES if trunk else (name for name in TITLES if name != FROZEN):
+        for name in TITLES:
             yield Setting(
                 name=name,
                 shape=shape,
@@ -153,11 +151,11 @@ def _study(options: argparse.Namespace) -> list[Row]:
     """Plan all evaluations, so that any bad input shows before the first one; then run them."""
     checkpoint = load_checkpoint(options.checkpoint)
     data = read_dataset(options.data, options.split)
-    defaults, trunk = checkpoint.card.defaults, checkpoint.trunk is not None
+    defaults = checkpoint.card.defaults
     label = options.checkpoint.name
     evaluations = [
         planned(label, checkpoint, data, setting, options)
-        for setting in settings_of(options.shapes, options.steps, defaults, trunk)
+        for setting in settings_of(options.shapes, options.steps, defaults)
     ]
     return measure(evaluations, options.work)
 

@@ -12,18 +12,17 @@ from benchmarks.harness.machine import ROOT, facts
 from benchmarks.harness.results import Results, Row, Tables, publish
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, MetanasError
-from metanas.evaluation.resume import Measure, Plan, measured, run_plan
+from metanas.evaluation.resume import Plan, measured, run_plan
 from metanas.spec.options import AdaptConfig, Option
 from metanas_data.datasets.dataset import Dataset
 from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.journal import Record
-from studies.controls import frozen_trunk, linear_probe
+from studies.controls import linear_probe
 
 STORED = ROOT / "studies" / "results"
 LOCAL = STORED / "local"
 BOTH, WEIGHTS, PRUNED, NONE = "both", "weights", "pruned", "none"
-PROBE, FROZEN = "probe", "frozen"
-CONTROLS: Mapping[str, Measure] = {PROBE: linear_probe, FROZEN: frozen_trunk}
+PROBE = "probe"
 COLUMNS = {
     "accuracy": "accuracy",
     "pruned": "accuracy_pruned",
@@ -153,7 +152,7 @@ def measure(evaluations: Sequence[Evaluation], work: Path) -> list[Row]:
     for evaluation in evaluations:
         print(f"evaluate {evaluation.name}", file=sys.stderr, flush=True)
         out = work / f"{evaluation.name}.json"
-        control = CONTROLS.get(evaluation.setting.name, measured)
+        control = linear_probe if evaluation.setting.name == PROBE else measured
         rows.append(row_of(evaluation, run_plan(evaluation.plan, out, measure=control)))
     return rows
 

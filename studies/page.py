@@ -3,9 +3,8 @@
     python -m studies.page
 
 A page has blocks `<!-- FOLDER/FILE TABLE -->` ... `<!-- / -->`. FOLDER/FILE is a JSON file below
-`benchmarks/results` or `studies/results`. TABLE is one of its tables, or `machine`. The block
-`<!-- FOLDER goals -->` compares all results of a folder with the goals. With --check nothing is
-written, and a page that differs from the results is an error.
+`benchmarks/results` or `studies/results`. TABLE is one of its tables, or `machine`. With --check
+nothing is written, and a page that differs from the results is an error.
 """
 
 import argparse
@@ -16,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
-from benchmarks.goals import goals
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Tables, load
 from benchmarks.harness.tables import machine_line
@@ -48,8 +46,6 @@ def _block(folders: Sequence[Path], match: re.Match[str]) -> str:
 
 def text_of(name: str, table: str, folders: Sequence[Path]) -> str:
     """Make the text of one block."""
-    if table == "goals":
-        return goals(load(path) for folder in folders for path in (folder / name).glob("*.json"))
     paths = [path for folder in folders if (path := folder / f"{name}.json").exists()]
     if not paths:
         raise ValueError(f"no results {name}.json below {', '.join(map(str, folders))}")

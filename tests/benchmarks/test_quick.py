@@ -55,7 +55,7 @@ def test_a_trunk_leaves_the_textbook_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results.json"
-    check(adapt.main, adapt.tables, out, capsys, "--only", "photos-128-5w1s")
+    check(adapt.main, adapt.tables, out, capsys, "--only", "photos-224-5w1s")
     (row,) = load(out).rows
     assert set(row["seconds"]) == set(row["memory"]) == {"product"}
     assert set(row["work"]) == {"steps"}

@@ -11,7 +11,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from metanas_data.intervals import Mean
 from studies import adaptation
-from studies.evaluations import BOTH, NONE, PROBE, WEIGHTS, overrides_of
+from studies.evaluations import BOTH, NONE, WEIGHTS, overrides_of
 from studies.intervals import outcome
 from tests.core.small import synthetic
 
@@ -62,17 +62,8 @@ def test_tables_show_the_stored_settings(results: Results, folder: Path) -> None
     tables = adaptation.tables(load(folder / "study" / "omniglot.json"))
     assert all(len(text.splitlines()) > 2 for text in tables.values())
     titles = [line.split("|")[1].strip() for line in tables["adaptation"].splitlines()[2:]]
-    assert titles == [
-        f"3-way 1-shot: {title}" for name, title in adaptation.TITLES.items() if name != "frozen"
-    ]
+    assert titles == [f"3-way 1-shot: {title}" for title in adaptation.TITLES.values()]
     assert [line.split()[1] for line in tables["steps"].splitlines()[2:]] == ["1", "30"]
-
-
-def test_a_trunk_adds_its_control_group() -> None:
-    for trunk in (False, True):
-        settings = adaptation.settings_of(["5x1"], [], OPTIONS, trunk)
-        names = [setting.name for setting in settings]
-        assert (PROBE in names, "frozen" in names) == (True, trunk)
 
 
 def test_it_goes_on_where_it_was_interrupted(results: Results, folder: Path) -> None:

@@ -64,40 +64,7 @@ def test_shapes_are_beside_their_like_with_turned_classes(
         ["omniglot_28.npz, 20-way 1-shot", "60.00 ± 0.00", "3", "not measured", "", "2"],
         ["omniglot_28.npz, 5-way 1-shot", "80.00 ± 127.06", "2", "100.00 ± 0.00", "2", "2"],
     ]
-    assert "frozen" not in tables
     assert tables["accuracy"] in capsys.readouterr().out
-
-
-def test_the_lead_over_the_frozen_trunk_is_paired(tmp_path: Path) -> None:
-    results = stored(
-        tmp_path,
-        evaluation(tmp_path / "a", [0.9, 0.7, 0.1]),
-        evaluation(tmp_path / "d", [0.8, 0.6], shots=5, dataset_digest="of other images"),
-        "--frozen",
-        evaluated.evaluation(tmp_path / "b", [0.8, 0.6], {"steps": 0}),
-        evaluated.evaluation(tmp_path / "c", [0.8, 0.6], {"steps": 0}, shots=5),
-    )
-    tables = shipped.tables(results)
-    assert cells(tables["frozen"]) == [
-        [
-            "omniglot_28.npz, 5-way 1-shot",
-            "70.00 ± 127.06",
-            "80.00 ± 127.06",
-            "+10.00 ± 0.00",
-            "2/0/0",
-            "gain",
-            "2",
-        ]
-    ]
-    assert len(cells(tables["accuracy"])) == 2
-
-
-def test_a_whole_model_is_no_control_group(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    one, other = (evaluation(tmp_path / name, [0.9, 0.7]) for name in "ab")
-    assert shipped.main([str(CHECKPOINT), one, "--frozen", other, "--out", "no.json"]) == 2
-    assert "without --frozen" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -127,11 +94,10 @@ def test_the_scores_of_a_card_are_the_stored_ones(folder: Path) -> None:
     rows = load(ROOT / "studies" / "results" / "shipped" / f"{folder.name}.json").rows
     scores = {}
     for row in rows:
-        if not row["options"].get("trunk_only"):
-            mean = mean_of(row["accuracy"])
-            scores[f"{row['ways']}-way {row['shots']}-shot, {row['dataset']} {row['split']}"] = {
-                "accuracy": round(100 * mean.mean, 2),
-                "interval95": round(100 * mean.interval, 2),
-                "episodes": float(len(row["accuracy"])),
-            }
+        mean = mean_of(row["accuracy"])
+        scores[f"{row['ways']}-way {row['shots']}-shot, {row['dataset']} {row['split']}"] = {
+            "accuracy": round(100 * mean.mean, 2),
+            "interval95": round(100 * mean.interval, 2),
+            "episodes": float(len(row["accuracy"])),
+        }
     assert read_card(folder).scores == scores
