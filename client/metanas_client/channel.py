@@ -63,6 +63,10 @@ class Connection:
             raise InvalidInput.single(
                 "certificate", "TLS", "certificate and private key go together: give both"
             )
+        token = self.token
+        if token is not None and (not token.isascii() or token.split() != [token]):
+            message = "must be ASCII without spaces and line breaks, as in the server's token file"
+            raise InvalidInput.single("token", "TOKEN", message)
         if self.patience < 0:
             raise InvalidInput.single("patience", "PATIENCE", "must not be negative")
         if self.keepalive < SHORTEST_KEEPALIVE:

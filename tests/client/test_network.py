@@ -201,3 +201,11 @@ def test_silence_before_an_interruption_uses_up_no_patience() -> None:
 def test_a_keepalive_that_floods_the_server_is_refused(keepalive: float) -> None:
     with pytest.raises(InvalidInput, match="at least 1"):
         Client("h:1", keepalive=keepalive)
+
+
+@pytest.mark.parametrize("token", ["secret\n", "two words", "\u00e9", ""])
+def test_a_token_that_no_call_can_carry_is_refused(token: str) -> None:
+    with pytest.raises(InvalidInput, match="without spaces") as caught:
+        Client("h:1", token=token)
+    assert caught.value.reason == "TOKEN"
+    assert token == "" or token.strip() not in str(caught.value)

@@ -32,7 +32,7 @@ def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     )
     group.add_argument(
         "--token",
-        default=environment.get("METANAS_TOKEN"),
+        default=environment.get("METANAS_TOKEN") or None,
         help="bearer token; prefer METANAS_TOKEN, since other users can see command lines",
     )
     group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
