@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -10,6 +11,8 @@ MOST_WORKERS = 4
 
 def usable_cores() -> int:
     """Return the number of cores that this process may use, at least 1; a quota reduces it."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
     available = min(len(os.sched_getaffinity(0)), quota(CGROUPS, Path("/proc/self/cgroup")))
     return max(1, math.ceil(available))
 

@@ -4,6 +4,7 @@ import asyncio
 import math
 import os
 import signal
+import sys
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -28,6 +29,12 @@ from tests.server.thread_reports import LABELS, ThreadReports
 @pytest.fixture
 def reports(tmp_path: Path) -> ThreadReports:
     return ThreadReports(tmp_path)
+
+
+def test_cores_of_macos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()
 
 
 @pytest.mark.parametrize(
