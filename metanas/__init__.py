@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
     from metanas._api import (
         AdaptConfig,
         AdaptedModel,
+        Candidates,
         Checkpoint,
         EpisodeShape,
         Example,
@@ -28,6 +29,7 @@ if typing.TYPE_CHECKING:
         Sampler,
         adapt,
         evaluate,
+        load_candidates,
         load_checkpoint,
         load_dataset,
         read_folder,
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptConfig",
     "AdaptedModel",
+    "Candidates",
     "Checkpoint",
     "EpisodeShape",
     "Example",
@@ -50,6 +53,7 @@ __all__ = [
     "__version__",
     "adapt",
     "evaluate",
+    "load_candidates",
     "load_checkpoint",
     "load_dataset",
     "read_folder",

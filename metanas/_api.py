@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from metanas.adaptation.job import AdaptedModel
+from metanas.adaptation.prior import Candidates, load_candidates
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import InvalidInput, MetanasError, Violation
@@ -18,6 +19,7 @@ from metanas_data.folders import class_files
 __all__ = [
     "AdaptConfig",
     "AdaptedModel",
+    "Candidates",
     "Checkpoint",
     "EpisodeShape",
     "Example",
@@ -29,6 +31,7 @@ __all__ = [
     "Sampler",
     "adapt",
     "evaluate",
+    "load_candidates",
     "load_checkpoint",
     "load_dataset",
     "read_folder",

@@ -12,7 +12,8 @@ from PIL import Image as Picture
 from PIL.Image import Resampling
 
 from benchmarks.harness.machine import ROOT
-from metanas.adaptation.read_task import read_task
+from metanas.adaptation.read_task import read_images
+from metanas.adaptation.read_task import task_of as preprocessed
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.images.support_set import Task
 from metanas.nn.ops import OPS
@@ -132,7 +133,9 @@ def omniglot() -> Dataset | None:
 def task_of(checkpoint: Checkpoint, workload: Workload, episode: int) -> Task:
     """Decode an episode's support set as an adaptation does."""
     examples = examples_of(workload, episode)
-    return whole(read_task(examples, None, Limits(), checkpoint=checkpoint, seed=episode))
+    images = whole(read_images(examples, None, Limits(), checkpoint.card.input.channels))
+    labels = [example.label for example in examples]
+    return whole(preprocessed(images, labels, None, checkpoint=checkpoint, seed=episode))
 
 
 def _sampled(dataset: Dataset, workload: Workload, episode: int) -> list[Example]:

@@ -115,7 +115,8 @@ class AsyncClient:
         Args:
             support: a folder with one sub-folder a class; class -> images (paths, encoded bytes or
                 arrays); or (class, image) pairs.
-            checkpoint: name of a checkpoint; not needed if the server has exactly one.
+            checkpoint: name of a checkpoint; without it the server chooses by the images, if it
+                has a prior or exactly one checkpoint.
             seed: seed of all random numbers, 0 to 2**32 - 1.
             options: hyper-parameters that differ from the checkpoint's.
             request_id: a repeated id returns the first adaptation; a random id by default.
@@ -177,6 +178,10 @@ class AsyncClient:
         await self._calls().delete_model(qualified("models", name))
 
     async def _limits(self, checkpoint: str) -> Limits:
+        """Return the limits for a checkpoint; without a name any will do, all have the same."""
+        if not checkpoint:
+            self._known = self._known or await self.checkpoints()
+            return choose_checkpoint(self._known[:1], "").limits
         try:
             return choose_checkpoint(self._known, checkpoint).limits
         except (NotFound, InvalidInput):

@@ -6,7 +6,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -25,7 +25,8 @@ from metanas.adaptation.metrics import (
     stream,
     view_accuracy,
 )
-from metanas.adaptation.read_task import read_task
+from metanas.adaptation.prior import Candidates, choose, possible
+from metanas.adaptation.read_task import read_images, task_of
 from metanas.adaptation.views import head_inputs
 from metanas.checkpoint import Checkpoint
 from metanas.errors import Cancelled, OutOfMemory
@@ -34,10 +35,10 @@ from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.export.verify import check
 from metanas.images.support_set import Task
 from metanas.nn.heads import HEADS
-from metanas.spec.card import check_options
+from metanas.spec.card import CheckpointCard, check_options
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
-from metanas.spec.options import AdaptConfig
+from metanas.spec.options import AdaptConfig, Option
 from metanas.spec.report import Progress, Report
 from metanas.supernet.discrete import features_of
 from metanas.util.work import Parts
@@ -46,6 +47,10 @@ OnProgress = Callable[[Progress], None]
 Result = TypeVar("Result")
 Work = Generator[Progress | Adaptation | None, Progress | None, Result]
 """Work that yields progress, the adaptation when it needs a step, and None between two parts."""
+
+
+Options = AdaptConfig | Mapping[str, Option] | None
+"""All options, or those that differ from the defaults of the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +122,11 @@ class Job:
 
     def __init__(  # noqa: PLR0913 (the arguments of `adapt`, and `alone`)
         self,
-        checkpoint: Checkpoint,
+        checkpoint: Checkpoint | Candidates,
         examples: Sequence[Example],
         *,
         classes: Sequence[str] | None = None,
-        options: AdaptConfig | None = None,
+        options: Options = None,
         seed: int = 0,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         on_progress: OnProgress = lambda progress: None,
@@ -129,15 +134,14 @@ class Job:
         alone: bool = False,
     ) -> None:
         """Take the arguments of `adapt`."""
-        self.checkpoint, self.seed, self.alone = checkpoint, seed, alone
-        self.options = options or checkpoint.card.defaults
+        self.seed, self.alone = seed, alone
         self.outcome: AdaptedModel | Exception | None = None
         self.task: Task | None = None
         self.adaptation: Adaptation | None = None
         self.ready = False
         self._on_progress, self._should_stop = on_progress, should_stop
         self._time = Stopwatch()
-        self._run = self._make(examples, classes, limits)
+        self._run = self._make(checkpoint, examples, classes, options, limits)
 
     def result(self) -> AdaptedModel:
         """Return the model of a job that has ended.
@@ -207,16 +211,27 @@ class Job:
 
     @torch.no_grad()
     def _make(
-        self, examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits
+        self,
+        source: Checkpoint | Candidates,
+        examples: Sequence[Example],
+        classes: Sequence[str] | None,
+        overrides: Options,
+        limits: Limits,
     ) -> Work[AdaptedModel]:
-        """Make the model: decode, adapt, prune, tune, export, check, report."""
-        checkpoint, options, seed = self.checkpoint, self.options, self.seed
-        card = checkpoint.card
+        """Make the model: decode, choose, adapt, prune, tune, export, check, report."""
+        seed = self.seed
 
         yield Progress("decode", 0, len(examples))
-        check_options(options, card.input, card.space)
-        task = self.task = yield from read_task(
-            examples, classes, limits, checkpoint=checkpoint, seed=seed
+        cards = [each.card for each in possible(source)]
+        for card in cards:
+            check_options(options_of(overrides, card), card.input, card.space)
+        channels = max(card.input.channels for card in cards)
+        images = yield from read_images(examples, classes, limits, channels)
+        labels = [example.label for example in examples]
+        checkpoint, shares = choose(source, images, labels)
+        options = options_of(overrides, checkpoint.card)
+        task = self.task = yield from task_of(
+            images, labels, classes, checkpoint=checkpoint, seed=seed
         )
         generator = torch.Generator().manual_seed(seed)
         adaptation = self.adaptation = Adaptation(checkpoint, task.support, options, generator)
@@ -252,9 +267,14 @@ class Job:
         report = yield from _report(adaptation, task, classifier, pruning, onnx, difference, seed)
         self._time.stop()
         seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
-        report = replace(report, seconds=seconds)
+        report = replace(report, seconds=seconds, prior=shares)
         sha256 = hashlib.sha256(onnx).hexdigest()
         return AdaptedModel(onnx, sha256, adaptation.decided, task.support.classes, report)
+
+
+def options_of(options: Options, card: CheckpointCard) -> AdaptConfig:
+    """Complete options by the defaults of a checkpoint."""
+    return options if isinstance(options, AdaptConfig) else card.defaults.replace(options or {})
 
 
 def _steps(adaptation: Adaptation, stage: Stage) -> Work[None]:
@@ -292,7 +312,7 @@ def _report(
     difference: float,
     seed: int,
 ) -> Parts[Report]:
-    """Measure the finished model and write the report, still without its seconds."""
+    """Measure the finished model and write the report, without seconds and probabilities."""
     checkpoint, options, support = adaptation.checkpoint, adaptation.config, task.support
     card, genotype = checkpoint.card, adaptation.decided
     accuracy = yield from view_accuracy(classifier, support, card.augment, seed)
@@ -305,6 +325,7 @@ def _report(
     return Report(
         checkpoint=card.name,
         checkpoint_digest=card.digest,
+        prior={},
         support_digest=task.digest,
         seed=seed,
         options=options.to_dict(),

@@ -16,44 +16,18 @@ from metanas.images.duplicates import shared_images
 from metanas.images.support_set import Image, Task, preprocessing_for, support_set
 from metanas.spec.examples import Example, Limits, check_examples
 from metanas.util.work import Parts
+from metanas_data.arrays import with_channels
 
 
-def read_task(
-    examples: Sequence[Example],
-    classes: Sequence[str] | None,
-    limits: Limits,
-    *,
-    checkpoint: Checkpoint,
-    seed: int,
-) -> Parts[Task]:
-    """Check and decode a support set, image by image.
-
-    Args:
-        examples: labelled images, encoded or as arrays.
-        classes: all class names in order; None is the order of their first examples.
-        limits: limits on the support set.
-        checkpoint: checkpoint whose input format the images get.
-        seed: seed of the views behind a trunk.
+def read_images(
+    examples: Sequence[Example], classes: Sequence[str] | None, limits: Limits, channels: int
+) -> Parts[list[Image]]:
+    """Check a support set and decode its images, one by one.
 
     Raises:
         InvalidInput: all faults of the support set together.
     """
     check_examples(examples, limits, classes)
-    card, trunk = checkpoint.card, checkpoint.trunk
-    images = yield from _read_all(examples, card.input.channels, limits)
-    labels = [example.label for example in examples]
-    if shared := list(shared_images(images, labels)):
-        raise InvalidInput(shared)
-    preprocess = preprocessing_for(images, card.input)
-    support = support_set(images, labels, preprocess, classes)
-    if trunk is not None:
-        generator = torch.Generator().manual_seed(seed)
-        support = yield from behind_trunk(support, preprocess, trunk, card, generator)
-    digest = _support_digest(images, labels, support.classes)
-    return Task(tuple(images), preprocess, support, digest)
-
-
-def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Parts[list[Image]]:
     images: list[Image] = []
     violations: list[Violation] = []
     pixels = 0
@@ -70,6 +44,39 @@ def _read_all(examples: Sequence[Example], channels: int, limits: Limits) -> Par
     if violations:
         raise InvalidInput(violations)
     return images
+
+
+def task_of(
+    decoded: Sequence[Image],
+    labels: Sequence[str],
+    classes: Sequence[str] | None,
+    *,
+    checkpoint: Checkpoint,
+    seed: int,
+) -> Parts[Task]:
+    """Preprocess a decoded support set, image by image.
+
+    Args:
+        decoded: grey or RGB images.
+        labels: their labels.
+        classes: all class names in order; None is the order of their first examples.
+        checkpoint: checkpoint whose input format the images get.
+        seed: seed of the views behind a trunk.
+
+    Raises:
+        InvalidInput: an image is in two classes.
+    """
+    card, trunk = checkpoint.card, checkpoint.trunk
+    images = [with_channels(image, card.input.channels) for image in decoded]
+    if shared := list(shared_images(images, labels)):
+        raise InvalidInput(shared)
+    preprocess = preprocessing_for(images, card.input)
+    support = support_set(images, labels, preprocess, classes)
+    if trunk is not None:
+        generator = torch.Generator().manual_seed(seed)
+        support = yield from behind_trunk(support, preprocess, trunk, card, generator)
+    digest = _support_digest(images, labels, support.classes)
+    return Task(tuple(images), preprocess, support, digest)
 
 
 def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:

@@ -21,10 +21,17 @@ from dataclasses import dataclass
 import torch
 
 from metanas.adaptation.adaptation import Adaptation, advance, footprint
-from metanas.adaptation.job import AdaptedModel, Job, OnProgress, out_of_memory, too_large
+from metanas.adaptation.job import (
+    AdaptedModel,
+    Job,
+    OnProgress,
+    Options,
+    out_of_memory,
+    too_large,
+)
+from metanas.adaptation.prior import Candidates
 from metanas.checkpoint import Checkpoint
 from metanas.spec.examples import Example, Limits
-from metanas.spec.options import AdaptConfig
 from metanas.spec.report import Progress
 from metanas.util.fields import Count, Fraction, Natural, check
 
@@ -201,7 +208,8 @@ def _adaptation(job: Job) -> Adaptation:
 
 def _kind(job: Job) -> tuple[int, str]:
     """Return all that the jobs of a stack have in common: checkpoint and head."""
-    return id(job.checkpoint), job.options.head
+    adaptation = _adaptation(job)
+    return id(adaptation.checkpoint), adaptation.config.head
 
 
 def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
@@ -214,11 +222,11 @@ def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
 
 
 def adapt(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | Candidates,
     examples: Sequence[Example],
     *,
     classes: Sequence[str] | None = None,
-    options: AdaptConfig | None = None,
+    options: Options = None,
     seed: int = 0,
     limits: Limits = Limits(),  # noqa: B008 (frozen)
     on_progress: OnProgress = lambda progress: None,
@@ -229,11 +237,11 @@ def adapt(
     The same arguments on the same machine give the same bytes.
 
     Args:
-        checkpoint: a meta-trained supernet; it is not changed.
+        checkpoint: a meta-trained supernet, or candidates to choose from; it is not changed.
         examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
         classes: all class names in the order of the model's outputs; None takes the order of their
             first examples.
-        options: options of the adaptation; None takes the checkpoint's defaults.
+        options: all options, or those that differ from the checkpoint's defaults.
         seed: seed of the random views and mini-batches.
         limits: limits on the support set.
         on_progress: called at the start of each stage and after each step.

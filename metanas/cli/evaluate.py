@@ -89,7 +89,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     for name, default, least, most, about in COUNTS:
         command.add_argument(
             f"--{name}",
-            type=partial(_whole_number, least, most),
+            type=partial(whole_number, least, most),
             default=default,
             metavar="N",
             help=f"{about} (default: {default})",
@@ -134,7 +134,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _whole_number(least: int, most: float, text: str) -> int:
+def whole_number(least: int, most: float, text: str) -> int:
     """Read a number between two bounds; a type of argparse."""
     if text.lstrip("-").isdecimal() and least <= int(text) <= most:
         return int(text)

@@ -114,12 +114,13 @@ def queries_of(episode: Episode, channels: int) -> tuple[list[Image], NDArray[np
 
 def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
     model = job.result()
-    queries, labels = queries_of(episode, job.checkpoint.card.input.channels)
+    adaptation = job.adaptation
+    assert adaptation is not None
+    queries, labels = queries_of(episode, adaptation.checkpoint.card.input.channels)
     exported = session(model.onnx)
     logits, seconds = _timed(exported, queries)
-    assert job.adaptation is not None
-    searched, tuned = job.adaptation.soft, job.adaptation.optimizer.snapshot()
-    relaxed = Softmax(temperature=job.options.temperature_end)
+    searched, tuned = adaptation.soft, adaptation.optimizer.snapshot()
+    relaxed = Softmax(temperature=adaptation.config.temperature_end)
 
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(1).numpy() == labels).mean())
@@ -159,10 +160,11 @@ def supernet_logits(
 ) -> Tensor:
     """Return logits (Q, ways) by the job's supernet with these parameters and relaxation."""
     assert job.task is not None
-    _, members = head_inputs(job.task.support, job.checkpoint.card)
+    assert job.adaptation is not None
+    _, members = head_inputs(job.task.support, job.adaptation.checkpoint.card)
     support, query = supernet_features(job, queries, params, relaxation, transductive=transductive)
     scale = params["head.log_scale"].exp().cpu()
-    weight, bias = HEADS[job.options.head].linear(support, members, scale)
+    weight, bias = HEADS[job.adaptation.config.head].linear(support, members, scale)
     return query @ weight.T + bias
 
 
@@ -182,15 +184,16 @@ def supernet_features(
     queries too. Shifted copies are averaged as in the job's model.
     """
     assert job.task is not None
-    checkpoint, count = job.checkpoint, len(job.task.support.images)
-    support, _ = head_inputs(job.task.support, job.checkpoint.card)
+    assert job.adaptation is not None
+    checkpoint, count = job.adaptation.checkpoint, len(job.task.support.images)
+    support, _ = head_inputs(job.task.support, checkpoint.card)
     pixels = torch.cat([job.task.preprocess(image) for image in queries])
     support, query = upload([support, pixels], checkpoint.device)
     if checkpoint.trunk is not None:
         query = checkpoint.trunk(query)
     inputs = torch.cat([support[:count], query, support[count:]])
     rows = Rows(count + len(queries) if transductive else count)
-    shift = job.options.shift_pixels
+    shift = job.adaptation.config.shift_pixels
     arguments = (with_copies(inputs, shift), rows, relaxation, SHARE_THRESHOLD)
     with checkpoint.using:
         features: Tensor = functional_call(

@@ -31,6 +31,8 @@ class Report:
 
     checkpoint: str
     checkpoint_digest: str
+    prior: Mapping[str, float]
+    """Checkpoint -> its probability, from which the prior chose; empty if the request names one."""
     support_digest: str
     """SHA-256 over the classes, and over labels and decoded images, in order."""
     seed: int

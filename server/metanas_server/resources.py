@@ -25,7 +25,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The settings of a request, apart from its examples; `timeout` is in seconds."""
+    """The settings of a request, apart from its examples; `timeout` is in seconds.
+
+    checkpoint: empty if the prior chooses it.
+    """
 
     checkpoint: str
     overrides: Mapping[str, Option]
@@ -75,6 +78,7 @@ class ProgressRecord:
 class AdaptationRecord:
     """An adaptation. Times are in nanoseconds since 1970; 0 means not yet.
 
+    checkpoint: empty until the prior has chosen it, if the caller named none.
     overrides: the options that the caller set.
     classes: the class names that the caller declared, in order; None without a declaration.
     labels: the class names in the order of the model's outputs.

@@ -1,6 +1,7 @@
 """The same answer, however it is asked: in process, through a server, alone, among a thousand."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from itertools import islice
@@ -14,17 +15,20 @@ import torch
 from numpy.typing import NDArray
 
 from metanas.adaptation.job import AdaptedModel
+from metanas.adaptation.prior import load_candidates
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.images.decode import decode
 from metanas.images.support_set import preprocessing_for, support_set
 from metanas.nn.prototypes import PrototypeHead, membership
+from metanas.spec.card import read_card
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
+from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.util.work import whole
-from metanas_client import Client, InvalidInput, Model, State
+from metanas_client import Client, InvalidInput, Model, NotFound, State
 from metanas_client.onnx.images import load_image
 from tests.e2e.running import DIGITS, Running, running
 
@@ -100,6 +104,33 @@ def test_in_process_and_through_the_server(
     assert served.onnx == own.onnx
     unmeasured = {"seconds": None}
     assert {**served.report, **unmeasured} == {**json.loads(own.report.to_json()), **unmeasured}
+
+
+def test_the_prior_chooses_alike_in_process_and_through_the_server(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoints, tmp_path / "all")
+    digests = {name: read_card(checkpoints / name).digest for name in ("grey", "photo")}
+    weights = tuple(tuple(float(sign * index) for index in range(LOOK)) for sign in (1, -1))
+    prior = Prior(checkpoints=digests, weights=weights, bias=(0.0, 0.0))
+    (tmp_path / "all" / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
+    candidates = load_candidates(tmp_path / "all")
+    examples = [Example(label, image) for label, images in few().items() for image in images]
+    own = adapt(candidates, examples, options={"steps": 4})
+    with (
+        running(tmp_path / "all", tmp_path / "data") as service,
+        service.client() as client,
+    ):
+        served = client.adapt(few(), options={"steps": 4}).result(60)
+    assert served.onnx == own.onnx
+    assert served.report["prior"] == own.report.prior
+    assert served.info.checkpoint == f"checkpoints/{own.report.checkpoint}"
+
+
+def test_without_a_prior_a_checkpoint_has_to_be_named(client: Client) -> None:
+    with pytest.raises(NotFound, match=r"known: colour, grey, photo\. Name one") as caught:
+        client.adapt(few())
+    assert caught.value.reason == "UNKNOWN_CHECKPOINT"
 
 
 def test_several_looks_through_the_server(checkpoints: Path, client: Client) -> None:

@@ -18,7 +18,7 @@ from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, quota, share, usable_cores
 from metanas_server.storage.support_file import pack
-from metanas_server.workers.main import Worker
+from metanas_server.workers.main import Checkpoints, Worker
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Beat, Ended, Made, Order, Setup
 from tests.core.small import examples
@@ -165,7 +165,7 @@ def test_a_worker_sends_beats_during_an_adaptation(reports: ThreadReports, tmp_p
     front, there = Pipe()
     folder = next(reports.checkpoints.iterdir())
     checkpoint = reports.load(folder, device="cpu")
-    worker = Worker({"tiny": checkpoint}, setup, there)
+    worker = Worker(Checkpoints({"tiny": checkpoint}, None), setup, there)
     support = tmp_path / "support"
     support.write_bytes(b"".join(pack(examples((2, 2)))))
     order = Order(

@@ -98,6 +98,10 @@ def show(model: Model, out: Path, screen: Screen) -> None:
         ("parameters", number(report.get("parameters"))),
         ("multiply-adds an image", number(report.get("macs"))),
     ]
+    prior = report.get("prior")
+    if isinstance(prior, dict) and prior:
+        chosen = f"{model.info.checkpoint}, chosen with probability {max(prior.values()):.2f}"
+        rows.insert(1, ("checkpoint", chosen))
     seconds = report.get("seconds")
     if isinstance(seconds, dict):
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())

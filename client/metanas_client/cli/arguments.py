@@ -47,7 +47,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the checkpoint and the options of an adaptation."""
     group = parser.add_argument_group("adaptation (defaults come from the checkpoint)")
     group.add_argument(
-        "--checkpoint", default="", help="name; not needed if the server has exactly one checkpoint"
+        "--checkpoint",
+        default="",
+        help="name; not needed if the server has one checkpoint, or chooses it by the images",
     )
     for name, kind in OPTION_TYPES.items():
         text = OPTION_HELP[name].rstrip(".").replace("%", "%%")

@@ -4,7 +4,7 @@ Requests are untrusted: counts and sizes are compared with their limits before a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from metanas.errors import InvalidInput, UnknownName, Violation
 from metanas.spec.card import CheckpointCard, check_options
 from metanas.spec.examples import Example, Limits, decode_label
 from metanas.spec.options import Option
+from metanas.spec.prior import Prior
 from metanas_protos.v1 import (
     adaptation_pb2,
     checkpoint_pb2,
@@ -56,19 +57,27 @@ STATES = {
 def read_spec(
     message: adaptation_pb2.AdaptationSpec,
     checkpoints: Mapping[str, CheckpointCard],
+    prior: Prior | None,
     limits: Limits,
 ) -> Spec:
     """Read the spec of an adaptation and check its options against the checkpoint's defaults.
+
+    If it names no checkpoint, its options have to suit all that the prior chooses from.
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
         InvalidInput: options out of bounds or unknown; too many, too long or undecodable classes.
         InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
     """
-    checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
+    if message.checkpoint or prior is None:
+        checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
+        candidates: Collection[str] = (checkpoint,)
+    else:
+        checkpoint, candidates = "", prior.checkpoints.keys()
     overrides = _read_options(message.options)
-    card = checkpoints[checkpoint]
-    check_options(card.defaults.replace(overrides), card.input, card.space)
+    for name in candidates:
+        card = checkpoints[name]
+        check_options(card.defaults.replace(overrides), card.input, card.space)
     if _longer(message.request_id, MAX_REQUEST_ID):
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
         raise InvalidInput.single("spec.request_id", "REQUEST_ID_TOO_LONG", text)
@@ -97,7 +106,8 @@ def read_checkpoint_name(name: str, known: Mapping[str, object]) -> str:
         return next(iter(known))
     bare = name.removeprefix("checkpoints/")
     if bare not in known:
-        raise UnknownName("checkpoint", bare[:MAX_NAME], tuple(known))
+        hint = "" if bare else "Name one: the server has no prior, which would choose it"
+        raise UnknownName("checkpoint", bare[:MAX_NAME], tuple(known), hint)
     return bare
 
 
@@ -192,7 +202,7 @@ def write_adaptation(
     return adaptation_pb2.Adaptation(
         name=f"adaptations/{record.id}",
         state=STATES[record.state],
-        checkpoint=f"checkpoints/{record.checkpoint}",
+        checkpoint=f"checkpoints/{record.checkpoint}" if record.checkpoint else "",
         options=_write_options(record.overrides),
         seed=record.seed,
         request_id=record.request_id,

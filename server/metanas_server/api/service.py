@@ -120,7 +120,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
-        spec = convert.read_spec(first.spec, self._pool.checkpoints, self._limits)
+        cards = self._pool.cards
+        spec = convert.read_spec(first.spec, cards.checkpoints, cards.prior, self._limits)
         self._jobs.check_capacity(caller, spec.request_id)
         async for part in parts:
             if part.WhichOneof("part") != "example":

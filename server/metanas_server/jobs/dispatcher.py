@@ -146,7 +146,7 @@ class Dispatcher:
         return Order(
             number=job.number,
             checkpoint=record.checkpoint,
-            digest=self._pool.checkpoints[record.checkpoint].digest,
+            digest=self._pool.cards.digests[record.checkpoint],
             overrides=record.overrides,
             seed=record.seed,
             classes=record.classes,

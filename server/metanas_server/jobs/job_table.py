@@ -74,7 +74,7 @@ class JobTable:
         now, record = time.time_ns(), job.record
         model = ModelRecord(
             id=record.id,
-            checkpoint=record.checkpoint,
+            checkpoint=made.checkpoint,
             sha256=made.sha256,
             size_bytes=len(made.onnx),
             labels=made.labels,
@@ -85,6 +85,7 @@ class JobTable:
         ended = replace(
             record,
             state=State.SUCCEEDED,
+            checkpoint=made.checkpoint,
             end_time=now,
             model=model.id,
             support="",

@@ -10,17 +10,20 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 
 from metanas.adaptation.job import AdaptedModel, Job
+from metanas.adaptation.prior import Candidates
 from metanas.adaptation.scheduler import Scheduler, StackLimits
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
+from metanas.spec.prior import PRIOR_FILE, Prior, read_prior
 from metanas.spec.report import Progress
 from metanas_server.errors import StartError, WorkerFailed
 from metanas_server.storage import support_file
@@ -28,6 +31,7 @@ from metanas_server.workers.failures import Failed, failed
 from metanas_server.workers.protocol import (
     Adopt,
     Beat,
+    Cards,
     Ended,
     Loaded,
     Made,
@@ -52,35 +56,58 @@ def main(connection: Connection, setup: Setup) -> None:
     torch.set_num_threads(setup.threads)
     try:
         check_device(setup.device)
-        checkpoints = _load(setup)
-        worker = Worker(checkpoints, setup, connection)
+        loaded = _load(setup)
+        worker = Worker(loaded, setup, connection)
         worker.warm_up()
     except MetanasError as error:
         connection.send(Loaded(failed(error)))
         return
     try:
-        connection.send(_loaded(checkpoints))
+        connection.send(Loaded(loaded.cards))
         while True:
             worker.turn()
     except (EOFError, ConnectionError):
         return  # the front has ended
 
 
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints that this process holds, by name, and their prior if there is one."""
+
+    by_name: Mapping[str, Checkpoint]
+    prior: Prior | None
+
+    @property
+    def cards(self) -> Cards:
+        """Cards and prior."""
+        return Cards({name: each.card for name, each in self.by_name.items()}, self.prior)
+
+    def source(self, name: str, digest: str) -> Checkpoint | Candidates:
+        """Return the checkpoint of this name, or all that the prior chooses from for an empty name.
+
+        Raises:
+            CheckpointError: CHECKPOINT_CHANGED, it has another digest.
+        """
+        if self.cards.digests.get(name) != digest:
+            raise CheckpointError("CHECKPOINT_CHANGED", changed(name))
+        if name or self.prior is None:
+            return self.by_name[name]
+        return Candidates(self.prior, self.by_name)
+
+
 class Worker:
     """Run the jobs that the front sends, all at once, from checkpoints that stay in memory."""
 
-    def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], setup: Setup, connection: Connection
-    ) -> None:
+    def __init__(self, checkpoints: Checkpoints, setup: Setup, connection: Connection) -> None:
         self._checkpoints = checkpoints
-        self._reloaded: Mapping[str, Checkpoint] | None = None
+        self._reloaded: Checkpoints | None = None
         self._setup = setup
         self._limits = setup.limits
         self._beat = setup.beat
         self._connection, self._last_message = connection, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
         self._scheduler = Scheduler(stack, setup.threads)
-        self._numbers = dict[Job, int]()
+        self._orders = dict[Job, Order]()
         self._stopped = set[int]()
 
     def warm_up(self) -> None:
@@ -88,7 +115,7 @@ class Worker:
 
         The first optimizer of a process loads torch's compiler, some 800 modules: a second or more.
         """
-        checkpoint = next(iter(self._checkpoints.values()))
+        checkpoint = next(iter(self._checkpoints.by_name.values()))
         side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
         images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
         examples = [Example(str(index), image) for index, image in enumerate(images)]
@@ -110,9 +137,9 @@ class Worker:
         if not self._scheduler or time.monotonic() - self._last_message > self._beat:
             self._send(Beat())
         for job in self._scheduler.advance():
-            number = self._numbers.pop(job)
-            self._stopped.discard(number)
-            self._send(Ended(number=number, outcome=_outcome(job, number)))
+            order = self._orders.pop(job)
+            self._stopped.discard(order.number)
+            self._send(Ended(number=order.number, outcome=_outcome(job, order)))
 
     def _send(self, message: Beat | Step | Ended | Loaded) -> None:
         self._connection.send(message)
@@ -130,7 +157,7 @@ class Worker:
             self._reloaded = None
         elif isinstance(message, Order):
             self._begin(message)
-        elif message.number in self._numbers.values():  # else it has ended already
+        elif message.number in {each.number for each in self._orders.values()}:  # else it has ended
             self._stopped.add(message.number)
 
     def _reload(self) -> None:
@@ -141,7 +168,7 @@ class Worker:
         except Exception as error:
             self._send(Loaded(_failure(error, "the reload")))
         else:
-            self._send(_loaded(self._reloaded))
+            self._send(Loaded(self._reloaded.cards))
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
@@ -167,18 +194,15 @@ class Worker:
             outcome = _failure(error, f"job {order.number}")
             self._send(Ended(number=order.number, outcome=outcome))
         else:
-            self._numbers[job] = order.number
+            self._orders[job] = order
             self._scheduler.add(job)
 
     def _job(self, order: Order) -> Job:
-        checkpoint = self._checkpoints.get(order.checkpoint)
-        if checkpoint is None or checkpoint.card.digest != order.digest:
-            raise CheckpointError("CHECKPOINT_CHANGED", changed(order.checkpoint))
         return Job(
-            checkpoint,
+            self._checkpoints.source(order.checkpoint, order.digest),
             support_file.unpack(order.support.read_bytes()),
             classes=order.classes,
-            options=checkpoint.card.defaults.replace(order.overrides),
+            options=order.overrides,
             seed=order.seed,
             limits=self._limits,
             on_progress=lambda progress: self._report(order.number, progress),
@@ -189,16 +213,14 @@ class Worker:
         self._send(Step(number=number, progress=progress))
 
 
-def _loaded(checkpoints: Mapping[str, Checkpoint]) -> Loaded:
-    return Loaded({name: each.card for name, each in checkpoints.items()})
-
-
-def _outcome(job: Job, number: int) -> Made | Failed:
+def _outcome(job: Job, order: Order) -> Made | Failed:
     model = job.outcome
     if not isinstance(model, AdaptedModel):
         assert model is not None
-        return _failure(model, f"job {number}")
+        return _failure(model, f"job {order.number}")
+    shares = model.report.prior
     return Made(
+        checkpoint=order.checkpoint or max(shares, key=shares.__getitem__),
         onnx=model.onnx,
         sha256=model.sha256,
         labels=model.labels,
@@ -240,7 +262,7 @@ def check_device(name: str) -> None:
         raise StartError("DEVICE_MISSING", message)
 
 
-def _load(setup: Setup) -> dict[str, Checkpoint]:
+def _load(setup: Setup) -> Checkpoints:
     root = setup.checkpoints
     folders = sorted(path.parent for path in root.glob(f"*/{CARD_FILE}"))
     if not folders:
@@ -250,4 +272,6 @@ def _load(setup: Setup) -> dict[str, Checkpoint]:
         )
         raise StartError("CHECKPOINT_MISSING", message)
     load = setup.load or load_checkpoint
-    return {folder.name: load(folder, device=setup.device) for folder in folders}
+    by_name = {folder.name: load(folder, device=setup.device) for folder in folders}
+    path = root / PRIOR_FILE
+    return Checkpoints(by_name, read_prior(path) if path.exists() else None)

@@ -10,7 +10,7 @@ from metanas.spec.card import CheckpointCard
 from metanas_server.cores import share
 from metanas_server.errors import StartError
 from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import changed
+from metanas_server.workers.protocol import Cards, changed
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to start a worker
@@ -21,7 +21,7 @@ OnChange = Callable[[], Awaitable[None]]
 class WorkerPool:
     """Worker processes that all serve the same checkpoints.
 
-    checkpoints: cards by name. `start` and `reload` set them, and no worker serves another digest.
+    cards: those of `start` or the last `reload`; no worker serves another digest.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class WorkerPool:
         max_silence: seconds without a message after which a worker is killed.
         on_change: called when a worker dies, starts or fails to start, and after a reload.
         """
-        self.checkpoints: Mapping[str, CheckpointCard] = {}
+        self.cards = Cards()
         self._workers = tuple(workers)
         self._cores = cores
         self._max_silence = max_silence
@@ -47,6 +47,11 @@ class WorkerPool:
         """Workers that are not there because their last start failed."""
         self._supervisors = list[asyncio.Task[None]]()
         self._reload_lock = asyncio.Lock()
+
+    @property
+    def checkpoints(self) -> Mapping[str, CheckpointCard]:
+        """Cards of the checkpoints by name."""
+        return self.cards.checkpoints
 
     @property
     def is_ready(self) -> bool:
@@ -65,10 +70,11 @@ class WorkerPool:
             MetanasError: why one of them cannot start.
         """
         first, *others = await asyncio.gather(*(worker.start() for worker in self._workers))
-        if any(_digests(other) != _digests(first) for other in others):
+        if any(other.digests != first.digests for other in others):
             message = "the checkpoints changed while the workers loaded them; start again"
             raise StartError("CHECKPOINT_CHANGED", message)
-        self.checkpoints = first
+        first.check()
+        self.cards = first
         loop = asyncio.get_running_loop()
         self._supervisors = [loop.create_task(self._supervise(each)) for each in self._workers]
 
@@ -80,7 +86,7 @@ class WorkerPool:
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     def holding(self, checkpoint: str) -> list[WorkerProcess]:
-        """Return the workers that can serve this checkpoint now.
+        """Return the workers that can serve this checkpoint now; the empty name is the prior.
 
         An empty list means that a starting worker may hold it. A worker whose start failed is not
         waited for while others are ready.
@@ -89,11 +95,11 @@ class WorkerPool:
             UnknownName: UNKNOWN_CHECKPOINT, a reload has removed it.
             CheckpointError: CHECKPOINT_CHANGED, no worker holds it.
         """
-        card = self.checkpoints.get(checkpoint)
-        if card is None:
+        digest = self.cards.digests.get(checkpoint)
+        if digest is None:
             raise UnknownName("checkpoint", checkpoint, tuple(self.checkpoints))
         ready = [worker for worker in self._workers if worker.ready]
-        holding = [worker for worker in ready if worker.holds(checkpoint, card.digest)]
+        holding = [worker for worker in ready if worker.holds(checkpoint, digest)]
         starting = len(self._workers) - len(ready) - len(self._failed_starts)
         if ready and not holding and not starting:
             raise CheckpointError("CHECKPOINT_CHANGED", changed(checkpoint))
@@ -123,8 +129,8 @@ class WorkerPool:
             for worker in workers:
                 worker.adopt(loaded)
             if loaded is not None:
-                self.checkpoints = loaded
-                LOG.info("checkpoints loaded again: %s", ", ".join(sorted(loaded)))
+                self.cards = loaded
+                LOG.info("checkpoints loaded again: %s", ", ".join(sorted(loaded.checkpoints)))
             await self._on_change()
             return loaded is not None
 
@@ -162,7 +168,7 @@ class WorkerPool:
         """Start another process; try again until it is ready."""
         pause = FIRST_PAUSE
         while True:
-            before = self.checkpoints
+            before = self.cards
             try:
                 await worker.start()
             except Exception:
@@ -175,27 +181,21 @@ class WorkerPool:
             self._failed_starts.discard(worker)
             async with self._reload_lock:
                 # Start again with the files of a reload that came between.
-                if self.checkpoints is before or _digests(worker.cards) == _digests(
-                    self.checkpoints
-                ):
+                if self.cards is before or worker.cards.digests == self.cards.digests:
                     break
-        for name, card in self.checkpoints.items():
-            if not worker.holds(name, card.digest):
+        for name, digest in self.cards.digests.items():
+            if not worker.holds(name, digest):
                 LOG.error("worker process %s: %s", worker.pid, changed(name))
 
 
 def _agreed(
-    results: Sequence[Mapping[str, CheckpointCard] | BaseException],
-) -> Mapping[str, CheckpointCard] | None:
+    results: Sequence[Cards | BaseException],
+) -> Cards | None:
     """Return the cards that all workers have loaded; None if they differ or one has failed."""
     errors = [each for each in results if isinstance(each, BaseException)]
     loaded = [each for each in results if not isinstance(each, BaseException)]
-    if loaded and not errors and all(_digests(each) == _digests(loaded[0]) for each in loaded):
+    if loaded and not errors and all(each.digests == loaded[0].digests for each in loaded):
         return loaded[0]
     reason = errors[0] if errors else "the workers have read different files"
     LOG.error("the checkpoints were not loaded again: %s", reason)
     return None
-
-
-def _digests(cards: Mapping[str, CheckpointCard]) -> dict[str, str]:
-    return {name: card.digest for name, card in cards.items()}

@@ -4,18 +4,18 @@ import asyncio
 import logging
 import multiprocessing
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from metanas.spec.card import CheckpointCard
 from metanas.spec.report import Progress
 from metanas_server.errors import StartError, WorkerKilled, WorkerLost
 from metanas_server.workers.failures import Failed
 from metanas_server.workers.protocol import (
     Adopt,
+    Cards,
     Ended,
     Loaded,
     Made,
@@ -30,7 +30,6 @@ from metanas_server.workers.protocol import (
 LOG = logging.getLogger(__name__)
 NO_JOB = 0  # jobs count from 1
 Outbox = SimpleQueue[Order | Stop | Share | Reload | Adopt | None]
-Cards = Mapping[str, CheckpointCard]
 
 
 @dataclass
@@ -56,7 +55,7 @@ class WorkerProcess:
 
     def __init__(self, setup: Setup) -> None:
         self.ready = False
-        self.cards: Cards = {}
+        self.cards = Cards()
         self.heard = 0.0
         self.ended = asyncio.Event()
         self._setup = setup
@@ -113,8 +112,8 @@ class WorkerProcess:
         return self.cards
 
     def holds(self, name: str, digest: str) -> bool:
-        """Return True if the process has this checkpoint with this digest."""
-        return name in self.cards and self.cards[name].digest == digest
+        """Return True if the process has this checkpoint, or the prior, with this digest."""
+        return self.cards.digests.get(name) == digest
 
     async def reload(self) -> Cards:
         """Have the process load the checkpoints again, beside those in use; `adopt` must follow.
@@ -126,7 +125,9 @@ class WorkerProcess:
             MetanasError: it cannot load the checkpoints.
         """
         self._outbox.put(Reload())
-        return await self._wait_for_cards()
+        cards = await self._wait_for_cards()
+        cards.check()
+        return cards
 
     def adopt(self, cards: Cards | None) -> None:
         """Have the process use the checkpoints of its reload; None discards them.

@@ -6,13 +6,14 @@ sent nothing for a while. Errors are data.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
+from metanas.spec.prior import Prior
 from metanas.spec.report import Progress
 from metanas_server.workers.failures import Failed
 
@@ -21,6 +22,29 @@ class Load(Protocol):
     """Load a folder as `metanas.checkpoint.Checkpoint`; the function must be picklable."""
 
     def __call__(self, folder: Path, /, *, device: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Cards:
+    """The cards of the checkpoints that a worker process holds, by name, and their prior."""
+
+    checkpoints: Mapping[str, CheckpointCard] = field(default_factory=dict)
+    prior: Prior | None = None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Digest of each checkpoint; that of the prior has the empty name."""
+        digests = {name: card.digest for name, card in self.checkpoints.items()}
+        return digests if self.prior is None else {**digests, "": self.prior.digest}
+
+    def check(self) -> None:
+        """Check that the prior was fitted for these checkpoints.
+
+        Raises:
+            CheckpointError: CHECKPOINT_MISSING, CHECKPOINT_CHANGED.
+        """
+        if self.prior is not None:
+            self.prior.check_checkpoints(self.digests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +75,8 @@ class Setup:
 class Order:
     """Run a job. Later messages name it by `number`.
 
-    digest: the digest of the checkpoint.
+    checkpoint: its name; empty if the prior chooses it.
+    digest: the digest of the checkpoint, or of the prior.
     support: file of the support set.
     """
 
@@ -85,9 +110,9 @@ class Reload:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The cards of the checkpoints that were loaded, by name, or the error."""
+    """The cards of the checkpoints that were loaded, or the error."""
 
-    outcome: Mapping[str, CheckpointCard] | Failed
+    outcome: Cards | Failed
 
 
 @dataclass(frozen=True)
@@ -112,8 +137,12 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """The model of a job."""
+    """The model of a job.
 
+    checkpoint: the name of its checkpoint.
+    """
+
+    checkpoint: str
     onnx: bytes
     sha256: str
     labels: tuple[str, ...]
@@ -130,8 +159,12 @@ class Ended:
 
 
 def changed(name: str) -> str:
-    """Return the error message for a checkpoint whose files have changed since they were loaded."""
+    """Return the error message for a checkpoint whose files have changed since they were loaded.
+
+    name: its name; empty for the prior.
+    """
+    what = f"checkpoint {name!r}" if name else "the prior of the checkpoints"
     return (
-        f"checkpoint {name!r} has changed on disk since the server loaded it; restore the old files"
+        f"{what} has changed on disk since the server loaded it; restore the old files"
         " or send SIGHUP to the server to load the new ones"
     )

@@ -1,0 +1,115 @@
+"""The choice of a checkpoint by the support set.
+
+A look at the support set gives histograms of thumbnails, which do not depend on the order of images
+and classes. A prior (`metanas.spec.prior`) turns them into probabilities. Mean features of a
+network beside the histograms made the choice worse.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.images.support_set import Image, Preprocessing
+from metanas.spec.prior import BINS, PRIOR_FILE, Prior, read_prior
+from metanas_data.arrays import with_channels
+
+MOST = 50
+"""Most images that are looked at."""
+SIDE = 28
+"""Side of a thumbnail in pixels."""
+DETAIL = 4
+"""Rows and columns of a large image that are read for one pixel of a thumbnail, at least."""
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Checkpoints by name, and the prior that chooses one of them.
+
+    Raises:
+        CheckpointError: the prior was fitted for other checkpoints.
+    """
+
+    prior: Prior
+    checkpoints: Mapping[str, Checkpoint]
+
+    def __post_init__(self) -> None:
+        digests = {name: each.card.digest for name, each in self.checkpoints.items()}
+        self.prior.check_checkpoints(digests)
+
+    def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> dict[str, float]:
+        """Compute p(checkpoint | support set), by the names of the checkpoints."""
+        prior = self.prior
+        seen = look(images, labels)
+        weights = torch.tensor(prior.weights)
+        shares = torch.softmax(weights @ seen + torch.tensor(prior.bias), 0)
+        return dict(zip(prior.checkpoints, shares.tolist(), strict=True))
+
+
+def load_candidates(folder: Path, *, device: torch.device | str = "cpu") -> Candidates:
+    """Load the prior in a folder and the checkpoints that it chooses from.
+
+    Raises:
+        CheckpointError: one of them is missing, damaged or has changed.
+    """
+    prior = read_prior(folder / PRIOR_FILE)
+    names = prior.checkpoints
+    return Candidates(
+        prior, {name: load_checkpoint(folder / name, device=device) for name in names}
+    )
+
+
+def possible(source: Checkpoint | Candidates) -> list[Checkpoint]:
+    """Return the checkpoints that a job may get."""
+    if isinstance(source, Checkpoint):
+        return [source]
+    return [source.checkpoints[name] for name in source.prior.checkpoints]
+
+
+def choose(
+    source: Checkpoint | Candidates, images: Sequence[Image], labels: Sequence[str]
+) -> tuple[Checkpoint, dict[str, float]]:
+    """Choose the most probable checkpoint; also return the probabilities, if there is a choice."""
+    if isinstance(source, Checkpoint):
+        return source, {}
+    shares = source.probabilities(images, labels)
+    return source.checkpoints[max(shares, key=shares.__getitem__)], shares
+
+
+def some_of(images: Sequence[Image], labels: Sequence[str]) -> list[Image]:
+    """Select up to `MOST` images, evenly over classes, and reduce large ones.
+
+    The images alone decide which are selected and their order.
+    """
+    by_class: dict[str, list[Image]] = {}
+    for image, label in zip(images, labels, strict=True):
+        step = max(1, min(image.shape[:2]) // (DETAIL * SIDE))
+        by_class.setdefault(label, []).append(image[::step, ::step])
+    each = max(1, MOST // len(by_class))
+    chosen = [image for group in by_class.values() for image in sorted(group, key=_key)[:each]]
+    return sorted(chosen, key=_key)[:MOST]
+
+
+def _key(image: Image) -> int:
+    return zlib.crc32(image.tobytes())
+
+
+def look(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+    """Describe a support set by histograms of brightness, colourfulness and edges, `(LOOK,)`.
+
+    Mostly light images are inverted: ink on paper and light strokes on a dark ground count alike.
+    """
+    thumbnail = Preprocessing(SIDE, (1.0,), (0.0,))
+    pixels = torch.cat([thumbnail(with_channels(image, 3)) for image in some_of(images, labels)])
+    pixels = pixels.clamp(0, 1)
+    grey = (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(1).clamp(0, 1)
+    ink = 1 - grey if float(grey.median()) > 0.5 else grey
+    colour = pixels.amax(1) - pixels.amin(1)
+    edges = torch.cat([grey.diff(dim=1).flatten(), grey.diff(dim=2).flatten()]).abs()
+    values = (ink, colour.sqrt(), edges.sqrt())
+    return torch.cat([torch.histc(each, BINS, 0, 1) / each.numel() for each in values])

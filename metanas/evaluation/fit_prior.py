@@ -1,0 +1,197 @@
+"""Fit and validate a prior over checkpoints, on episodes of several data sets.
+
+The accuracy of a checkpoint in an episode is that of its pruned meta-network without a step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metanas import __version__
+from metanas.adaptation.prior import look
+from metanas.checkpoint import Checkpoint
+from metanas.images.support_set import Image, preprocessing_for
+from metanas.nn.heads import HEADS
+from metanas.nn.prototypes import membership
+from metanas.spec.prior import Prior
+from metanas.supernet.discrete import features_of, freeze_statistics, from_supernet
+from metanas.util.work import whole
+from metanas_data.arrays import with_channels
+from metanas_data.datasets.dataset import pixels, read_dataset
+from metanas_data.datasets.episodes import draw_rows
+from metanas_data.errors import DatasetError
+
+WAYS, SHOTS = 5, (1, 5)
+CLASSES = 25
+"""Most classes of a split that take part."""
+IMAGES = 8
+"""Most images of a class that take part; all that are no support images are queries."""
+DECAY = 3e-3
+"""Weight of the squared weights in the loss."""
+
+Rows = Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
+"""Class of an episode -> positions of its support images and of its queries."""
+
+
+class Seen(NamedTuple):
+    """Episodes of a data set, numbers of shots in turn."""
+
+    looks: Tensor
+    """`(E, LOOK)`."""
+    accuracies: Tensor
+    """Of each checkpoint, `(E, K)`, 0 to 1."""
+
+
+class Validation(NamedTuple):
+    """Mean accuracies on a data set's val classes, 0 to 1."""
+
+    data: str
+    shots: int
+    checkpoints: list[float]
+    prior: float
+    """Of the checkpoint that the prior chooses."""
+    left_out: float
+    """The same, by a prior that was fitted without this data set."""
+
+
+def fit_prior(
+    checkpoints: Mapping[str, Checkpoint],
+    paths: Sequence[Path],
+    episodes: int,
+    on_data: Callable[[Path], None] = lambda path: None,
+) -> tuple[Prior, list[Validation]]:
+    """Fit a prior on the train classes of data sets, and validate it on their val classes.
+
+    episodes: of each data set, split and number of shots.
+    on_data: called before each data set is read.
+
+    Raises:
+        DatasetError: a data set cannot be used.
+    """
+    train, val = list[Seen](), list[Seen]()
+    for path in paths:
+        on_data(path)
+        train.append(see(checkpoints, path, "train", episodes))
+        val.append(see(checkpoints, path, "val", episodes))
+    weights, bias = fit(train)
+    prior = Prior(
+        checkpoints={name: each.card.digest for name, each in checkpoints.items()},
+        weights=tuple(tuple(round(number, 4) for number in row) for row in weights.tolist()),
+        bias=tuple(round(number, 4) for number in bias.tolist()),
+        provenance={
+            "data": ", ".join(path.name for path in paths),
+            "software": f"metanas {__version__}, torch {torch.__version__}",
+        },
+    )
+    rows = list[Validation]()
+    for index, path in enumerate(paths):
+        others = train[:index] + train[index + 1 :]
+        for first, shots in enumerate(SHOTS):
+            part = Seen(*(each[first :: len(SHOTS)] for each in val[index]))
+            means = part.accuracies.mean(0).tolist()
+            left_out = _chosen(part, *fit(others or train))
+            rows.append(Validation(path.stem, shots, means, _chosen(part, weights, bias), left_out))
+    return prior, rows
+
+
+def fit(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
+    """Fit weights `(K, LOOK)` and bias `(K,)` of a logistic regression.
+
+    An episode counts for each checkpoint by its gain in accuracy over the worst one. With two
+    checkpoints the more probable one is then that of the larger mean accuracy.
+    """
+    looks = torch.cat([each.looks for each in seen]).double()
+    accuracies = torch.cat([each.accuracies for each in seen]).double()
+    gains = accuracies - accuracies.amin(1, keepdim=True)
+    gains = gains / gains.sum().clamp(min=1e-9)
+    centre, spread = looks.mean(0), looks.std(0).clamp(min=1e-3)
+    x = torch.cat([(looks - centre) / spread, torch.ones_like(looks[:, :1])], dim=1)
+    weights = torch.zeros(gains.shape[1], x.shape[1], dtype=x.dtype, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = DECAY * weights.square().sum() - (gains * (x @ weights.T).log_softmax(1)).sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    scaled = weights.detach()[:, :-1] / spread
+    return scaled, weights.detach()[:, -1] - scaled @ centre
+
+
+def _chosen(seen: Seen, weights: Tensor, bias: Tensor) -> float:
+    """Return the mean accuracy of the checkpoints that a prior chooses, 0 to 1."""
+    chosen = (seen.looks.double() @ weights.T + bias).argmax(1)
+    return float(seen.accuracies.gather(1, chosen[:, None]).mean())
+
+
+def see(checkpoints: Mapping[str, Checkpoint], path: Path, split: str, episodes: int) -> Seen:
+    """Draw episodes of a data set, and measure each checkpoint on them.
+
+    Raises:
+        DatasetError: the data set cannot be used.
+    """
+    images = _read(path, split)
+    inputs = {name: _inputs(each, images) for name, each in checkpoints.items()}
+    sizes = {name: len(each) for name, each in images.items()}
+    random = np.random.default_rng(0)
+    looks, accuracies = [], []
+    for index in range(episodes * len(SHOTS)):
+        rows = draw_rows(sizes, WAYS, SHOTS[index % len(SHOTS)], IMAGES, random)
+        shown = [(name, row) for name, (support, _) in rows.items() for row in support]
+        looks.append(look([images[name][row] for name, row in shown], [name for name, _ in shown]))
+        accuracies.append(
+            [_accuracy(each, inputs[name], rows) for name, each in checkpoints.items()]
+        )
+    return Seen(torch.stack(looks), torch.tensor(accuracies))
+
+
+def _read(path: Path, split: str) -> dict[str, list[Image]]:
+    """Decode the first images of some classes, evenly spaced."""
+    least = max(SHOTS) + 1
+    classes = {k: v for k, v in read_dataset(path, split).classes.items() if len(v) >= least}
+    if len(classes) < WAYS:
+        message = f"{path}, split {split}, has {len(classes)} classes of {least} images or more; "
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}{WAYS} are needed")
+    places = np.linspace(0, len(classes) - 1, min(len(classes), CLASSES)).astype(int)
+    names = [list(classes)[place] for place in places]
+    return {name: [pixels(image, 3) for image in classes[name][:IMAGES]] for name in names}
+
+
+def _inputs(checkpoint: Checkpoint, images: Mapping[str, Sequence[Image]]) -> dict[str, Tensor]:
+    """Preprocess the images of each class; behind a trunk, return its rows."""
+    spec, trunk = checkpoint.card.input, checkpoint.trunk
+    groups = {
+        name: [with_channels(image, spec.channels) for image in each]
+        for name, each in images.items()
+    }
+    preprocess = preprocessing_for([image for each in groups.values() for image in each], spec)
+    inputs = {
+        name: torch.cat([preprocess(image) for image in each]) for name, each in groups.items()
+    }
+    return inputs if trunk is None else {name: trunk(each) for name, each in inputs.items()}
+
+
+@torch.no_grad()
+def _accuracy(checkpoint: Checkpoint, inputs: Mapping[str, Tensor], rows: Rows) -> float:
+    """Classify the queries of an episode, without a step; 0 to 1."""
+    support, queries = (
+        torch.cat([inputs[name][pair[part]] for name, pair in rows.items()]) for part in (0, 1)
+    )
+    owners, labels = (
+        torch.cat([torch.full((len(pair[part]),), way) for way, pair in enumerate(rows.values())])
+        for part in (0, 1)
+    )
+    card, genotype = checkpoint.card, checkpoint.meta_genotype
+    network = from_supernet(card.space, checkpoint.params, genotype, checkpoint.ops)
+    features = whole(freeze_statistics(network, support, card.defaults.batch_size))
+    head, scale = HEADS[card.defaults.head], network.head["log_scale"].exp()
+    weight, bias = head.linear(features, membership(owners, len(rows)), scale)
+    logits = whole(features_of(network, queries)) @ weight.T + bias
+    return float((logits.argmax(1) == labels).float().mean())
