@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path as Curve
 
-from metanas_client.errors import NotWritable
+from metanas_client.errors import ModelFileError, NotWritable
 from metanas_client.model import write_atomically
 from metanas_client.onnx.cell_layout import INPUTS, Layout, Line, lay_out
 from metanas_client.onnx.cells import Cell
@@ -42,7 +42,10 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
 
     Raises:
         NotWritable: PICTURE_FORMAT for an ending other than .svg, .png and .pdf; NOT_WRITABLE.
+        ModelFileError: NO_CELLS, there is nothing to draw.
     """
+    if not cells:
+        raise ModelFileError("NO_CELLS", "the network of this model has no cells to draw")
     layouts = [lay_out(cell) for cell in cells]
     width = max(COLUMN * layout.columns[-1] for layout in layouts) + 0.4
     heights = [2 * layout.spread + 0.4 for layout in layouts]

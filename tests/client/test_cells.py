@@ -100,6 +100,14 @@ def test_pictures_are_drawn_and_the_same_each_time(tmp_path: Path) -> None:
         assert min(image.size) > 300
 
 
+def test_a_network_without_cells_has_nothing_to_draw(tmp_path: Path) -> None:
+    assert read_cells('{"normal": [], "reduce": []}') == ()
+    with pytest.raises(ModelFileError) as caught:
+        draw_cells((), tmp_path / "x.svg")
+    assert caught.value.reason == "NO_CELLS"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_evaluation_of_one_episode_can_be_drawn(tmp_path: Path) -> None:
     draw_evaluation([{"accuracy": 1.0, "latency": 0.5}], "title", tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size > 1000

@@ -92,9 +92,15 @@ def show(model: Model, out: Path, screen: Screen) -> None:
         ("classes", str(len(model.labels))),
         ("leave-one-out accuracy", percent(report.get("leave_one_out"))),
         ("accuracy on training views", percent(report.get("accuracy"))),
-        ("the same with the soft supernet", percent(report.get("accuracy_soft"))),
-        ("the same right after pruning", percent(report.get("accuracy_pruned"))),
-        ("edges that differ from the checkpoint's", number(report.get("meta_genotype_distance"))),
+    ]
+    if report.get("steps") or report.get("tuning_steps"):
+        edges = number(report.get("meta_genotype_distance"))
+        rows += [
+            ("the same with the soft supernet", percent(report.get("accuracy_soft"))),
+            ("the same right after pruning", percent(report.get("accuracy_pruned"))),
+            ("edges that differ from the checkpoint's", edges),
+        ]
+    rows += [
         ("parameters", number(report.get("parameters"))),
         ("multiply-adds an image", number(report.get("macs"))),
     ]

@@ -23,17 +23,18 @@ class Cell:
 
 
 def read_cells(genotype_json: str) -> tuple[Cell, ...]:
-    """Read both kinds of cell.
+    """Read both kinds of cell; a network without cells has none.
 
     Raises:
         ModelFileError: GENOTYPE_MALFORMED.
     """
     try:
         raw = json.loads(genotype_json)
-        return tuple(
+        made = [
             Cell(kind, tuple(_node(index, node) for index, node in enumerate(raw[kind])))
             for kind in KINDS
-        )
+        ]
+        return tuple(cell for cell in made if cell.nodes)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(
             "GENOTYPE_MALFORMED", f"the genotype cannot be read ({error!r}): {genotype_json[:200]}"
