@@ -56,7 +56,9 @@ def read_folder(folder: Path) -> list[Example]:
                 for path, message in faults
             )
         examples = [
-            Example(label, path.read_bytes()) for label, paths in files.items() for path in paths
+            Example(label, path.read_bytes(), str(path))
+            for label, paths in files.items()
+            for path in paths
         ]
     except OSError as error:
         message = f"{error.filename} cannot be read: {error.strerror}"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def read_images(
         try:
             images.append(_read(example.image, channels, limits))
         except InvalidInput as error:
-            violations.extend(error.within(f"examples[{index}]").violations)
+            faults = error.within(f"examples[{index}]").violations
+            violations += [_named(example, fault) for fault in faults]
             continue
         pixels += images[-1].shape[0] * images[-1].shape[1]
         if pixels > limits.max_total_pixels:
@@ -77,6 +79,13 @@ def task_of(
         support = yield from behind_trunk(support, preprocess, trunk, card, generator)
     digest = _support_digest(images, labels, support.classes)
     return Task(tuple(images), preprocess, support, digest)
+
+
+def _named(example: Example, fault: Violation) -> Violation:
+    """Return the fault with the name of the file of its example."""
+    if not example.source:
+        return fault
+    return replace(fault, message=f"{example.source}: {fault.message}")
 
 
 def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:

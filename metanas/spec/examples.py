@@ -3,7 +3,7 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from metanas.errors import InvalidInput, Violation
@@ -47,10 +47,12 @@ class Example:
 
     image: an encoded file (PNG, JPEG, WebP, BMP), or an array (H, W, C) of uint8 or of float32
         within 0..1.
+    source: path of its file, for error messages.
     """
 
     label: str
     image: "bytes | NDArray[np.uint8] | NDArray[np.float32]"
+    source: str = field(default="", compare=False)
 
 
 def check_examples(
@@ -141,13 +143,13 @@ def _check_lookalikes(
     for index, example in enumerate(examples):
         fields.setdefault(example.label, f"examples[{index}].label")
     first = dict[str, str]()
-    for name, field in fields.items():
-        other = first.setdefault(unicodedata.normalize("NFC", name), field)
-        if other != field:
+    for name, place in fields.items():
+        other = first.setdefault(unicodedata.normalize("NFC", name), place)
+        if other != place:
             message = (
                 f"class {name!a} is the text of {other} in another Unicode form; use one of them"
             )
-            yield Violation(field, "DUPLICATE_LABEL", message)
+            yield Violation(place, "DUPLICATE_LABEL", message)
 
 
 def _check_counts(

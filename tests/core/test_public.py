@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import metanas
 from metanas import _api
+from metanas.testing import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
@@ -51,6 +53,17 @@ def test_a_folder_is_a_support_set(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     found = [(each.label, each.image) for each in metanas.read_folder(tmp_path)]
     assert found == [("a", b"a/1.png"), ("b", b"b/1.png"), ("b", b"b/2.png")]
+
+
+def test_bad_files_of_a_folder_are_named(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "tiny", channels=1)
+    for name, level in {"a/1.png": 0, "b/1.png": 255}.items():
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9), level).save(tmp_path / "set" / name)
+    (tmp_path / "set" / "b" / "3.png").write_bytes(b"no image")
+    with pytest.raises(metanas.InvalidInput) as caught:
+        metanas.adapt(checkpoint, metanas.read_folder(tmp_path / "set"))
+    assert str(tmp_path / "set" / "b" / "3.png") in str(caught.value)
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
