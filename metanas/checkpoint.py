@@ -3,8 +3,8 @@
 Loading unpickles nothing. Each tensor must have the name, shape and dtype of the architecture in
 the card, and be finite. The file must have the SHA-256 in the card.
 
-The name of the weights contains their hash, and the card is written last. So a new checkpoint lies
-beside the old one until the card names it, and a folder holds a whole checkpoint at every moment.
+The name of the weights contains their hash, and the card is written last. So the old checkpoint
+stays valid until the new card names the new weights: the folder always has a whole checkpoint.
 """
 
 import hashlib
@@ -67,13 +67,13 @@ class Checkpoint:
         cells are free again when the backward pass reaches the first.
         """
         stem, *cells = self.activation_bytes
-        room, again = memory - images * stem, len(cells)
-        for kept in reversed(cells):
-            room -= images * kept
+        room, count = memory - images * stem, len(cells)
+        for activations in reversed(cells):
+            room -= images * activations
             if room < 0:
                 break
-            again -= 1
-        return again
+            count -= 1
+        return count
 
     @property
     def meta_genotype(self) -> Genotype:
@@ -155,9 +155,9 @@ def _assemble(
         supernet.cell_alpha(kind).alive.copy_(tensors[ALIVE_PREFIX + kind].bool())
         if not bool(supernet.cell_alpha(kind).alive.any(dim=1).all()):
             raise _damaged(folder, f"an edge of the {kind} cell has no candidate operation left")
-    # Bytes repeat only if sums are taken in the same order in each process. So parameters have the
-    # order of the supernet, because that of safetensors changes from process to process; and they
-    # are copies, because its tensors lie at any address, which changes the order within kernels.
+    # The same bytes need the same order of sums in each process. So parameters are in the order of
+    # the supernet: that of safetensors changes from process to process. And they are copies: the
+    # addresses of safetensors' tensors change the order within kernels.
     params = {
         k: tensors[k].clone() for k in expected if not k.startswith((ALIVE_PREFIX, TRUNK_PREFIX))
     }
@@ -169,9 +169,9 @@ def _assemble(
 def checkpoint_tensors(
     supernet: Supernet, params: Params, trunk: Trunk | None
 ) -> dict[str, Tensor]:
-    """Return all tensors of a checkpoint: parameters, masks of living candidates, and a trunk.
+    """Return all tensors of a checkpoint: parameters, masks of candidates, and a trunk.
 
-    The trunk is the largest part and does not learn; its tensors are in half precision.
+    The trunk is the largest part and is frozen; its tensors are in half precision.
     """
     frozen = {} if trunk is None else trunk.state_dict()
     halves = {TRUNK_PREFIX + name: value.half() for name, value in frozen.items()}

@@ -78,14 +78,14 @@ def _add_workers(train: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner | None]:
-    """Make the pool that runs the tasks of an iteration, or the learner of this process."""
+    """Yield the learner of a pool of workers, or of this process."""
     names = ("address", "device", "replacements", "patience")
-    given = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
+    settings = {name: vars(options)[name] for name in names if vars(options)[name] is not None}
     if options.workers is None:
-        device = given.pop("device", "cpu")
-        if given:
+        device = settings.pop("device", "cpu")
+        if settings:
             message = "applies to workers; add --workers N"
-            raise InvalidInput.single(f"--{next(iter(given))}", "OPTION_OUT_OF_RANGE", message)
+            raise InvalidInput.single(f"--{next(iter(settings))}", "OPTION_OUT_OF_RANGE", message)
         yield partial(Extensions().batch, device=str(device_of(device)))
         return
     try:
@@ -95,7 +95,7 @@ def _learner(options: argparse.Namespace, config: RunConfig) -> Iterator[Learner
             raise
         message = 'workers need the extra "ray": pip install "metanas[ray]"'
         raise ClusterError("EXTRA_MISSING", message) from error
-    with cluster(Workers(workers=options.workers, **given), config.train.tasks) as learner:
+    with cluster(Workers(workers=options.workers, **settings), config.train.tasks) as learner:
         yield learner
 
 

@@ -1,5 +1,5 @@
 """The exported file: one ONNX model with its preprocessing and metadata.
 
-A classifier in torch enters; checked ONNX bytes leave. A model that differs from torch in ONNX
-Runtime never leaves.
+A classifier in torch enters; checked ONNX bytes leave. If ONNX Runtime and torch differ, it raises
+`ExportMismatch` and no file leaves.
 """

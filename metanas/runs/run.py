@@ -4,8 +4,8 @@ Notes:
 - With the same number of threads, a run that was killed and resumed ends with the same bits as an
   uninterrupted run.
 - The log has no gaps and no repeated lines: a resumed run drops the lines after its snapshot.
-- A network that was better than guessing and is so no longer may have collapsed. The run then takes
-  no snapshots, so that the last good one stays.
+- A network that was better than guessing before, but no longer is, may have collapsed. The run then
+  takes no snapshots, so that the last good one stays.
 """
 
 import errno
@@ -83,7 +83,7 @@ def run(
         extensions: the values behind the names in the configuration, and the data if they are
             not read from files.
         learner: makes the function that runs the inner loops; by default in this process.
-        on_images: called while the trunk goes through the data, before the first iteration.
+        on_images: called while images run through the trunk, before the first iteration.
 
     Raises:
         DatasetError: the data cannot be used.
@@ -125,7 +125,7 @@ def run(
         best = load_snapshot(folder, trainer) if resume else Best()
         with _writing(folder):
             rewind_log(folder, trainer.iteration)
-            if not resume:  # a disk that cannot be written to shows now, not after an hour
+            if not resume:  # find a disk that cannot be written to now, not after an hour
                 save_snapshot(folder, trainer, best)
         return _train(trainer, folder, best, trunk, on_progress, requests)
 
@@ -176,16 +176,15 @@ def _lock(file: IO[str], folder: Path) -> None:
 
 def _try_to_write(folder: Path) -> None:
     """Check that the folder can be written to; create nothing."""
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
+    parent = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{parent} is a file")
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError as error:
-        raise OSError(
-            error.errno, f"no file can be created in {there}: {error.strerror}"
-        ) from error
+        message = f"no file can be created in {parent}: {error.strerror}"
+        raise OSError(error.errno, message) from error
 
 
 @contextmanager

@@ -127,7 +127,7 @@ def check_snapshot(folder: Path, config: RunConfig) -> None:
 
 
 def way_out(folder: Path) -> str:
-    """Say what to do with the folder of a run that cannot be resumed."""
+    """Return the advice for a run that cannot be resumed."""
     best = folder / CHECKPOINT
     if not (best / CARD_FILE).exists():
         return "choose another --out"

@@ -1,7 +1,7 @@
 """Events of TensorBoard, made from the log of a run. Needs the extra "watch".
 
-The run itself writes no events. So watching cannot slow or stop a run, and a run that was killed,
-resumed or is long over looks the same as one that is watched live.
+The run itself writes no events. So watching cannot slow or stop a run. The events are the same for
+a run that is watched live, was resumed, or ended long ago.
 """
 
 import time
@@ -78,11 +78,11 @@ class Events:
         path = self.folder.resolve() / f"events.out.tfevents.{time.time_ns()}.{ENDING}"
         file = RecordWriter(str(path))
         # START lets a reader forget the older file
-        for what in (
+        for fields in (
             {"file_version": "brain.Event:2"},
             {"session_log": SessionLog(status=SessionLog.START)},
         ):
-            file.write(Event(wall_time=time.time(), **what).SerializeToString())
+            file.write(Event(wall_time=time.time(), **fields).SerializeToString())
         for each in old:
             each.unlink(missing_ok=True)
         return file

@@ -64,26 +64,25 @@ def check_examples(
     """Do the checks of a support set that need no decoding.
 
     examples: the support set, in any order.
-    classes: the class names in the caller's order, where it declares them; every example's label
-        must be one of them and every one must have examples. Without it the classes are the labels
-        that occur.
+    classes: the declared class names, in the caller's order. Every label must be one of them, and
+        every class must have examples. None takes the labels as classes.
     read: violations of parts that could not be read, and that a placeholder replaces.
 
     Raises:
-        InvalidInput: with every violation, at most `MAX_VIOLATIONS` of them spelled out. It names
-            empty image files, too, but a set with no other fault passes: decoding finds them
-            together with all other unreadable images.
+        InvalidInput: with all violations; `InvalidInput` lists the first ones. Empty image files
+            are among them only beside other faults: else decoding reports them together with all
+            other unreadable images.
     """
-    found = [*_check_classes(examples, classes, limits), *_check_counts(examples, classes, limits)]
-    found += _check_lookalikes(examples, classes)
+    faults = [*_check_classes(examples, classes, limits), *_check_counts(examples, classes, limits)]
+    faults += _check_lookalikes(examples, classes)
     for index, example in enumerate(examples):
-        found += check_label(example.label, f"examples[{index}].label", limits)
-        found += _check_image_bytes(example.image, f"examples[{index}].image", limits)
-    found += _check_total_bytes(examples, limits)
+        faults += check_label(example.label, f"examples[{index}].label", limits)
+        faults += _check_image_bytes(example.image, f"examples[{index}].image", limits)
+    faults += _check_total_bytes(examples, limits)
     fields = {violation.field for violation in read}
-    found = [*read, *(each for each in found if each.field not in fields)]
-    if found:
-        raise InvalidInput([*found, *_empty_images(examples)])
+    faults = [*read, *(each for each in faults if each.field not in fields)]
+    if faults:
+        raise InvalidInput([*faults, *_empty_images(examples)])
 
 
 def decode_label(raw: bytes, index: int) -> str:

@@ -1,4 +1,4 @@
-"""The options of an adaptation: a checkpoint carries defaults, a request may override them."""
+"""The options of an adaptation: a checkpoint has defaults, a request may override them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace

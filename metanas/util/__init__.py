@@ -1,4 +1,5 @@
 """Small helpers: JSON of dataclasses, formatting of numbers, provenance and work in parts.
 
-Values of the standard library enter and leave. No module here knows a model, an image or a run.
+Values of the standard library enter and leave. Of the core, the modules import `metanas.errors`
+alone.
 """

@@ -119,9 +119,9 @@ async def test_a_worker_that_starts_during_a_reload_serves_the_new_files(tmp_pat
         make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
         assert await server.reload()
         pinned = server._pool.checkpoints["grey"].digest
-        assert second.holds("grey", pinned)
+        assert second.has("grey", pinned)
         gate.with_suffix(".taken").unlink()
-        await until(lambda: first.ready and first.holds("grey", pinned))
+        await until(lambda: first.ready and first.has("grey", pinned))
 
 
 async def test_a_reload_waits_for_a_worker_that_starts(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ async def test_a_reload_waits_for_a_worker_that_starts(tmp_path: Path) -> None:
         gate.with_suffix(".taken").unlink()
         assert await reloading
         assert server._pool.checkpoints["grey"].digest != pinned
-        assert worker.holds("grey", server._pool.checkpoints["grey"].digest)
+        assert worker.has("grey", server._pool.checkpoints["grey"].digest)
         await until(lambda: not server._pool._reload_lock.locked())
         assert worker.ready
         assert worker.pid == before  # a process that has the new files is not replaced

@@ -143,7 +143,7 @@ def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
 def read_example(
     message: example_pb2.Example, index: int, limits: Limits
 ) -> tuple[Example, list[Violation]]:
-    """Read one example; a part that cannot be read is replaced, and its violation returned.
+    """Read one example; return it with violations of the parts that a placeholder replaces.
 
     Violations: LABEL_TOO_LONG, LABEL_NOT_UTF8, IMAGE_MISSING, IMAGE_TOO_LARGE, TENSOR_TYPE,
     TENSOR_SHAPE.

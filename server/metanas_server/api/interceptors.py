@@ -83,13 +83,13 @@ class CallInterceptor(aio.ServerInterceptor):
     def _is_authorized(self, call: grpc.HandlerCallDetails) -> bool:
         if not self._expected or call.method.startswith(WITHOUT_TOKEN):
             return True
-        given = _authorization(call.invocation_metadata)
-        return sum(hmac.compare_digest(given, each) for each in self._expected) > 0
+        value = _authorization(call.invocation_metadata)
+        return sum(hmac.compare_digest(value, each) for each in self._expected) > 0
 
 
 @dataclass(frozen=True)
 class _Refused:
-    """Stand in for a message that cannot be served; an error raised in a parser loses its code."""
+    """Replace a message that cannot be parsed; gRPC drops the code of an error in a parser."""
 
     error: InvalidInput
 

@@ -1,4 +1,8 @@
-"""The three services: read a request, call the job manager or the archive, write the answer."""
+"""The three services: read a request, call the job manager or the archive, write the answer.
+
+The methods implement the calls of the same names in `metanas_protos/v1/*_service.proto`, which
+document them.
+"""
 # ruff: noqa: N802 (the contract names the methods)
 
 import asyncio
@@ -56,7 +60,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def CreateAdaptation(
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
-        """See the contract."""
+        """See the .proto file."""
         caller = caller_of(context, by_token=self._by_token)
         with Intake(self._limits, self._budget, caller) as intake:
             id_ = await self._receive(request_iterator, caller, intake)
@@ -65,14 +69,14 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def GetAdaptation(
         self, request: adaptation_service_pb2.GetAdaptationRequest, context: Context
     ) -> adaptation_service_pb2.GetAdaptationResponse:
-        """See the contract."""
+        """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
         return adaptation_service_pb2.GetAdaptationResponse(adaptation=self._show(id_))
 
     async def ListAdaptations(
         self, request: adaptation_service_pb2.ListAdaptationsRequest, context: Context
     ) -> adaptation_service_pb2.ListAdaptationsResponse:
-        """See the contract."""
+        """See the .proto file."""
         state = convert.read_state(request.state)
         size, query = pagination.page_size(request.page_size), f"adaptations {state or ''}"
         before = pagination.read_token(request.page_token, query)
@@ -86,7 +90,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def WatchAdaptation(
         self, request: adaptation_service_pb2.WatchAdaptationRequest, context: Context
     ) -> AsyncIterator[adaptation_service_pb2.WatchAdaptationResponse]:
-        """See the contract."""
+        """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
         async for event in self._jobs.events(id_, request.after_sequence):
             if isinstance(event, ProgressRecord):
@@ -99,7 +103,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def CancelAdaptation(
         self, request: adaptation_service_pb2.CancelAdaptationRequest, context: Context
     ) -> adaptation_service_pb2.CancelAdaptationResponse:
-        """See the contract."""
+        """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
         self._jobs.cancel(id_)
         return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_))
@@ -107,7 +111,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def DeleteAdaptation(
         self, request: adaptation_service_pb2.DeleteAdaptationRequest, context: Context
     ) -> adaptation_service_pb2.DeleteAdaptationResponse:
-        """See the contract."""
+        """See the .proto file."""
         self._jobs.delete(convert.read_id(request.name, "adaptation"))
         return adaptation_service_pb2.DeleteAdaptationResponse()
 
@@ -116,7 +120,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 
     async def _receive(self, parts: Parts, caller: str, intake: Intake) -> str:
         """Receive a request, submit it and return its id; refuse it as early as possible."""
-        parts = receive(parts, *self._deadlines)
+        parts = receive(parts, *self._deadlines)  # messages: the spec, then the examples
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
@@ -140,14 +144,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
-        """See the contract."""
+        """See the .proto file."""
         record = self._archive.records.model(convert.read_id(request.name, "model"))
         return model_service_pb2.GetModelResponse(model=convert.write_model(record))
 
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:
-        """See the contract."""
+        """See the .proto file."""
         size = pagination.page_size(request.page_size)
         before = pagination.read_token(request.page_token, "models")
         records = self._archive.records.models(before, size + 1)
@@ -160,14 +164,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def DeleteModel(
         self, request: model_service_pb2.DeleteModelRequest, context: Context
     ) -> model_service_pb2.DeleteModelResponse:
-        """See the contract."""
+        """See the .proto file."""
         await self._archive.delete_model(convert.read_id(request.name, "model"))
         return model_service_pb2.DeleteModelResponse()
 
     async def DownloadModel(
         self, request: model_service_pb2.DownloadModelRequest, context: Context
     ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
-        """See the contract."""
+        """See the .proto file."""
         record = self._archive.records.model(convert.read_id(request.name, "model"))
         if not 0 <= request.offset <= record.size_bytes:
             message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
@@ -186,7 +190,7 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
     async def ListCheckpoints(
         self, request: checkpoint_service_pb2.ListCheckpointsRequest, context: Context
     ) -> checkpoint_service_pb2.ListCheckpointsResponse:
-        """See the contract."""
+        """See the .proto file."""
         names = sorted(self._pool.checkpoints)
         start = pagination.read_token(request.page_token, "checkpoints") or 0
         end = start + pagination.page_size(request.page_size)
@@ -198,7 +202,7 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
     async def GetCheckpoint(
         self, request: checkpoint_service_pb2.GetCheckpointRequest, context: Context
     ) -> checkpoint_service_pb2.GetCheckpointResponse:
-        """See the contract."""
+        """See the .proto file."""
         name = convert.read_checkpoint_name(request.name, self._pool.checkpoints)
         return checkpoint_service_pb2.GetCheckpointResponse(checkpoint=self._show(name))
 

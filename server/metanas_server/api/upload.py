@@ -100,14 +100,14 @@ class Intake:
         self._shots = Counter[str]()
         self._violations = list[Violation]()
         self._bytes = 0
-        self._held = 0
+        self._reserved = 0
 
     def __enter__(self) -> Self:
         self._budget.open(self._caller)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._budget.close(self._caller, self._held)
+        self._budget.close(self._caller, self._reserved)
 
     @property
     def count(self) -> int:
@@ -126,11 +126,11 @@ class Intake:
         if len(self._violations) >= MAX_VIOLATIONS:
             raise InvalidInput(self._violations)
         size = len(example.image) if isinstance(example.image, bytes) else example.image.nbytes
-        held = size + len(example.label) + OVERHEAD
+        memory = size + len(example.label) + OVERHEAD
         self._shots[example.label] += 1
         self._check_growth(example.label, size)
-        self._budget.take(self._caller, held)
-        self._held += held
+        self._budget.take(self._caller, memory)
+        self._reserved += memory
         self._bytes += size
         self._examples.append(example)
 
@@ -151,7 +151,7 @@ class Intake:
             ("TOO_MANY_SHOTS", "examples of one class", self._shots[label], limits.max_shots),
             ("TOO_MANY_BYTES", "bytes of images", self._bytes + size, limits.max_total_bytes),
         )
-        for reason, what, number, limit in grown:
+        for reason, things, number, limit in grown:
             if number > limit:
-                message = f"there are more than {limit} {what}; send fewer"
+                message = f"there are more than {limit} {things}; send fewer"
                 raise InvalidInput.single(f"examples[{self.count}]", reason, message)

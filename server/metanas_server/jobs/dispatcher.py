@@ -30,9 +30,9 @@ class Dispatcher:
     Jobs start in the order of their arrival, each on the worker with the fewest jobs.
 
     The death of a worker ends the attempts of all its jobs, and any of them can be the cause. So
-    each one starts again alone on a worker: harmless jobs succeed, and a job that ends its workers
-    again fails after `max_attempts`. A worker that was killed because one job did not stop counts
-    against no other job.
+    each one starts again alone on a worker: harmless jobs succeed, and a job whose workers die
+    again fails after `max_attempts`. If a worker was killed because one job did not stop, the
+    death does not count for the other jobs.
     """
 
     def __init__(self, config: ServerConfig, table: JobTable, pool: WorkerPool) -> None:
@@ -52,8 +52,8 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Start the jobs that workers have room for; call it after each change of the workers.
 
-        A job that has to wait lets no other job pass. A job that needs a worker alone would wait
-        for ever otherwise.
+        No job overtakes a job that has to wait. Otherwise a job that needs a worker alone could
+        wait for ever.
         """
         while self._queue and not self._stopping:
             job = self._queue[0]
@@ -98,7 +98,7 @@ class Dispatcher:
     def _assign(self, job: Job) -> bool:
         """Start a job, or end it if no worker can serve it; returns False if it has to wait."""
         try:
-            workers = self._pool.holding(job.record.checkpoint)
+            workers = self._pool.workers_with(job.record.checkpoint)
         except MetanasError as error:
             self._table.fail(job, error)
             return True
@@ -167,7 +167,7 @@ class Dispatcher:
             self._stopped(job, job.stop_reason or error)
         except MetanasError as error:
             self._table.fail(job, error)
-        except Exception as error:  # a defect here must cost one job only
+        except Exception as error:  # a defect must end one job only
             LOG.exception("adaptation %s", job.record.id)
             message = f"a defect of the server: {type(error).__name__}; its log has the traceback"
             self._table.fail(job, ServiceError("INTERNAL", message))

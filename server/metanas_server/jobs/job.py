@@ -42,7 +42,7 @@ class Job:
 
     @property
     def alone(self) -> bool:
-        """True if no other job may run on its worker: it may end its workers."""
+        """True if no other job may run on its worker, since it may be the cause of deaths."""
         return self.losses > 0
 
     def __lt__(self, other: "Job") -> bool:

@@ -1,7 +1,7 @@
 """The job manager: accepts, shows, cancels and deletes adaptations.
 
-All methods run on the event loop's thread. The record of a job is the truth about it; the job table
-holds in memory only what an unfinished job needs besides.
+All methods run on the event loop's thread. The record in the database is the state of a job. The
+job table has the rest in memory while a job is unfinished: its place, worker and watchers.
 """
 
 import asyncio

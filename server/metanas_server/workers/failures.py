@@ -42,13 +42,13 @@ class Failed:
         if self.violations:
             return InvalidInput(self.violations, self.omitted)
         kind = KINDS[self.kind]
-        error = kind.__new__(kind)  # the front reads no more of it than reason and message
+        error = kind.__new__(kind)  # the front reads its reason and message only
         error.reason, error.message = self.reason, self.message
         return error
 
 
 def failed(error: MetanasError) -> Failed:
-    """Describe an error as data, whatever its constructor takes."""
+    """Describe an error as data, without the arguments of its constructor."""
     violations: tuple[Violation, ...] = getattr(error, "violations", ())
     # an extension's subclass of InvalidInput may have no violations
     known = set(KINDS.values()) - ({InvalidInput} if not violations else set())

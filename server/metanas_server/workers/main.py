@@ -41,7 +41,7 @@ from metanas_server.workers.protocol import (
     Share,
     Step,
     Stop,
-    changed,
+    changed_message,
 )
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Checkpoints:
             CheckpointError: CHECKPOINT_CHANGED, it has another digest.
         """
         if self.cards.digests.get(name) != digest:
-            raise CheckpointError("CHECKPOINT_CHANGED", changed(name))
+            raise CheckpointError("CHECKPOINT_CHANGED", changed_message(name))
         if name or self.prior is None:
             return self.by_name[name]
         return Candidates(self.prior, self.by_name)

@@ -10,7 +10,7 @@ from metanas.spec.card import CheckpointCard
 from metanas_server.cores import share
 from metanas_server.errors import StartError
 from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import Cards, changed
+from metanas_server.workers.protocol import Cards, changed_message
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to start a worker
@@ -44,7 +44,7 @@ class WorkerPool:
         self._max_silence = max_silence
         self._on_change = on_change
         self._failed_starts = set[WorkerProcess]()
-        """Workers that are not there because their last start failed."""
+        """Workers without a process, because the last start failed."""
         self._supervisors = list[asyncio.Task[None]]()
         self._reload_lock = asyncio.Lock()
 
@@ -85,25 +85,25 @@ class WorkerPool:
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
-    def holding(self, checkpoint: str) -> list[WorkerProcess]:
+    def workers_with(self, checkpoint: str) -> list[WorkerProcess]:
         """Return the workers that can serve this checkpoint now; the empty name is the prior.
 
-        An empty list means that a starting worker may hold it. A worker whose start failed is not
-        waited for while others are ready.
+        An empty list means: wait for a worker that starts and may have it. While others are ready,
+        a worker whose start failed does not count.
 
         Raises:
             UnknownName: UNKNOWN_CHECKPOINT, a reload has removed it.
-            CheckpointError: CHECKPOINT_CHANGED, no worker holds it.
+            CheckpointError: CHECKPOINT_CHANGED, no worker has it.
         """
         digest = self.cards.digests.get(checkpoint)
         if digest is None:
             raise UnknownName("checkpoint", checkpoint, tuple(self.checkpoints))
         ready = [worker for worker in self._workers if worker.ready]
-        holding = [worker for worker in ready if worker.holds(checkpoint, digest)]
+        suitable = [worker for worker in ready if worker.has(checkpoint, digest)]
         starting = len(self._workers) - len(ready) - len(self._failed_starts)
-        if ready and not holding and not starting:
-            raise CheckpointError("CHECKPOINT_CHANGED", changed(checkpoint))
-        return holding
+        if ready and not suitable and not starting:
+            raise CheckpointError("CHECKPOINT_CHANGED", changed_message(checkpoint))
+        return suitable
 
     def share_cores(self, busy: Collection[WorkerProcess]) -> None:
         """Divide the cores among the busy workers of the CPU."""
@@ -155,7 +155,7 @@ class WorkerPool:
         """Return when the process has died; kill it if it is silent for too long."""
         loop = asyncio.get_running_loop()
         while not worker.ended.is_set():
-            silence = loop.time() - worker.heard
+            silence = loop.time() - worker.last_message
             if silence < self._max_silence:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(worker.ended.wait(), self._max_silence - silence)
@@ -184,8 +184,8 @@ class WorkerPool:
                 if self.cards is before or worker.cards.digests == self.cards.digests:
                     break
         for name, digest in self.cards.digests.items():
-            if not worker.holds(name, digest):
-                LOG.error("worker process %s: %s", worker.pid, changed(name))
+            if not worker.has(name, digest):
+                LOG.error("worker process %s: %s", worker.pid, changed_message(name))
 
 
 def _agreed(

@@ -48,15 +48,15 @@ class WorkerProcess:
     all methods from the event loop's thread; two other threads read and write the pipe.
 
     ready: True if it can run jobs.
-    cards: the cards of the checkpoints that the process holds, by name.
-    heard: time of its last message, by the event loop's clock.
+    cards: the cards of the checkpoints that the process has loaded, by name.
+    last_message: time of its last message, by the event loop's clock.
     ended: set when the process has died; `start` replaces the event.
     """
 
     def __init__(self, setup: Setup) -> None:
         self.ready = False
         self.cards = Cards()
-        self.heard = 0.0
+        self.last_message = 0.0
         self.ended = asyncio.Event()
         self._setup = setup
         self._context = multiprocessing.get_context("spawn")
@@ -66,7 +66,8 @@ class WorkerProcess:
         self._outbox: Outbox
         self._loaded: asyncio.Future[Cards]
         self._assignments = dict[int, Assignment]()
-        self._culprit: int | None = None
+        self._killed_for: int | None = None
+        """Number of the job for which the process was killed; None if it was not."""
         self._share = setup.threads
 
     @property
@@ -88,18 +89,18 @@ class WorkerProcess:
         """
         await self.close()
         loop = asyncio.get_running_loop()
-        self._connection, there = self._context.Pipe()
-        self._outbox, self.ended, self._culprit = SimpleQueue(), asyncio.Event(), None
+        self._connection, child_end = self._context.Pipe()
+        self._outbox, self.ended, self._killed_for = SimpleQueue(), asyncio.Event(), None
         self._share = self._setup.threads
         process = self._context.Process(
             target=_enter,
-            args=(there, self._setup),
+            args=(child_end, self._setup),
             name=f"metanas-worker-{self.device}",
             daemon=True,
         )
         process.start()
         self._process = process
-        there.close()  # else the end of the process would not end the pipe
+        child_end.close()  # else the end of the process would not end the pipe
         self._threads = (
             threading.Thread(target=_read, args=(self._connection, loop, self._deliver)),
             threading.Thread(target=_write, args=(self._connection, self._outbox)),
@@ -111,7 +112,7 @@ class WorkerProcess:
         self.ready = not self.ended.is_set()
         return self.cards
 
-    def holds(self, name: str, digest: str) -> bool:
+    def has(self, name: str, digest: str) -> bool:
         """Return True if the process has this checkpoint, or the prior, with this digest."""
         return self.cards.digests.get(name) == digest
 
@@ -171,7 +172,7 @@ class WorkerProcess:
             self._process.kill()
 
     async def close(self) -> None:
-        """End the process. It holds no data of its own: all results go through the pipe."""
+        """End the process. Nothing is lost: all results went through the pipe."""
         if self._process is None:
             return
         self._kill_for(NO_JOB)
@@ -201,12 +202,12 @@ class WorkerProcess:
         self._kill_for(NO_JOB)
 
     def _kill_for(self, number: int) -> None:
-        self._culprit = number
+        self._killed_for = number
         self.kill()
 
     def _deliver(self, message: Any) -> None:
         """Handle a message of the process; None is its end."""
-        self.heard = asyncio.get_running_loop().time()
+        self.last_message = asyncio.get_running_loop().time()
         if isinstance(message, Step):
             self._assignments[message.number].on_progress(message.progress)
         elif isinstance(message, Ended):
@@ -217,14 +218,15 @@ class WorkerProcess:
             self._die()
 
     def _die(self) -> None:
+        """End the jobs of a dead process; `WorkerPool` starts another one."""
         self.ready = False
         self.kill()  # after a failure of the reader the process still lives
         self.ended.set()
         message = "the worker process died while it loaded the checkpoints"
         _settle(self._loaded, StartError("WORKER_FAILED", message))
         for number in tuple(self._assignments):
-            kind = WorkerLost if self._culprit in (None, number) else WorkerKilled
-            self._finish(number, kind("WORKER_LOST", "the worker process died"))
+            error = WorkerLost if self._killed_for in (None, number) else WorkerKilled
+            self._finish(number, error("WORKER_LOST", "the worker process died"))
 
     def _finish(self, number: int, outcome: Made | Exception) -> None:
         assignment = self._assignments.pop(number)

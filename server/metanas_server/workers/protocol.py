@@ -158,13 +158,13 @@ class Ended:
     outcome: Made | Failed
 
 
-def changed(name: str) -> str:
+def changed_message(name: str) -> str:
     """Return the error message for a checkpoint whose files have changed since they were loaded.
 
     name: its name; empty for the prior.
     """
-    what = f"checkpoint {name!r}" if name else "the prior of the checkpoints"
+    subject = f"checkpoint {name!r}" if name else "the prior of the checkpoints"
     return (
-        f"{what} has changed on disk since the server loaded it; restore the old files"
+        f"{subject} has changed on disk since the server loaded it; restore the old files"
         " or send SIGHUP to the server to load the new ones"
     )
