@@ -34,10 +34,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     accept_every_character()
-    given = parser().parse_args(argv)
-    screen = Screen(as_json=given.json)
+    options = parser().parse_args(argv)
+    screen = Screen(as_json=options.json)
     try:
-        code: int = given.run(given, screen)
+        code: int = options.run(options, screen)
         sys.stdout.flush()
     except MetanasError as error:
         screen.error(error)

@@ -37,7 +37,7 @@ from metanas_client.support import Support, SupportSet, read_contents, read_supp
 from metanas_client.transport import Calls
 
 PAGE_SIZE = 100
-NO_PROGRESS = 2**63 - 1  # a sequence that no progress has: all of it is left out
+NO_PROGRESS = 2**63 - 1  # above every sequence number: leaves all progress out
 
 
 class AsyncClient:
@@ -50,12 +50,12 @@ class AsyncClient:
         certificate: PEM file of the client's certificate (mTLS); goes with `private_key`.
         private_key: PEM file.
         tls: use TLS with the authorities that the system trusts.
-        patience: seconds that interrupted progress streams and downloads go on trying to continue.
-        keepalive: seconds of silence during a call after which the server is asked for a sign of
-            life; the call is given up after the same time again.
+        patience: seconds to retry an interrupted progress stream or download.
+        keepalive: seconds of silence during a call until a ping to the server; after the same time
+            without an answer, the call ends with an error.
 
     Raises:
-        InvalidInput: the address or the TLS options make no sense.
+        InvalidInput: the address or the TLS options are invalid.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class AsyncClient:
             timeout: seconds that the adaptation may take on a worker.
 
         Raises:
-            InvalidInput: the support set or an option is wrong; lists every fault found.
+            InvalidInput: the support set or an option is wrong; lists every fault.
             ClientError: any other of this package's errors.
         """
         examples = await asyncio.to_thread(read_support, support)
@@ -136,7 +136,7 @@ class AsyncClient:
             timeout=timeout,
         )
         spec = spec_message(job)
-        # sizes first: a folder of the wrong images may be larger than the memory
+        # check sizes before reading: the folder may be larger than the memory
         await asyncio.to_thread(check_sizes, examples, await self._limits(checkpoint))
         contents = await asyncio.to_thread(read_contents, examples)
         calls = self._calls()
@@ -157,7 +157,7 @@ class AsyncClient:
 
     async def checkpoints(self) -> list[Checkpoint]:
         """Return the server's checkpoints."""
-        return [found async for found in self._calls().list_checkpoints(PAGE_SIZE)]
+        return [checkpoint async for checkpoint in self._calls().list_checkpoints(PAGE_SIZE)]
 
     async def checkpoint(self, name: str) -> Checkpoint:
         """Return one checkpoint. `NotFound` lists the existing names."""
@@ -189,7 +189,7 @@ class AsyncClient:
         return choose_checkpoint(self._known, checkpoint).limits
 
     def _calls(self) -> Calls:
-        # at the first call and not before: a channel belongs to the loop that runs then
+        # open at the first call: a channel belongs to the event loop that runs then
         if self._opened is None:
             self._opened = Calls(self._connection)
         elif self._opened.process != os.getpid():
@@ -201,7 +201,7 @@ class AsyncAdaptation:
     """Handle on an adaptation, which continues without the handle and without this process."""
 
     name: str
-    """Name on the server, good for `client.adaptation(name)` at any later time."""
+    """Name on the server. `client.adaptation(name)` returns a handle at any later time."""
     labels: tuple[str, ...]
     """The classes in the order of the model's outputs."""
 
@@ -223,7 +223,7 @@ class AsyncAdaptation:
     async def progress(self, after: int = 0) -> AsyncIterator[Progress]:
         """Iterate over the progress, from the start or after a sequence number to the end.
 
-        A broken connection loses and repeats no event. `result` tells how the adaptation ended.
+        A broken connection loses and repeats no event. `result` returns the outcome.
         """
         async with aclosing(self._calls.watch_adaptation(self.name, after)) as events:
             async for event in events:
@@ -234,7 +234,7 @@ class AsyncAdaptation:
         """Wait for the end of the adaptation and download the model.
 
         Args:
-            timeout: seconds to wait at most; the adaptation goes on afterwards.
+            timeout: most seconds to wait; the adaptation continues after them.
 
         Raises:
             InvalidInput: the support set is unusable; names the example and the file.
@@ -249,7 +249,7 @@ class AsyncAdaptation:
                 model = await self._calls.get_model(_model_name(info))
                 return Model(await self._calls.download_model(model), model)
         except TimeoutError as error:
-            message = f"{self.name} has not ended within {timeout} s; it goes on"
+            message = f"{self.name} has not ended within {timeout} s and continues; wait again"
             raise TimedOut("WAIT_TIMEOUT", message) from error
 
     async def cancel(self) -> AdaptationInfo:

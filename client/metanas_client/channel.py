@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-# the log of gRPC's core repeats failed handshakes line by line; errors say the same once
+# the log of gRPC's core repeats failed handshakes line by line; our errors contain the cause
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 import grpc
@@ -25,14 +25,14 @@ from metanas_client.errors import (
 from metanas_client.network import advice, check_address, is_local, proxy_for
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-STATUS_DETAILS_KEY = "grpc-status-details-bin"  # where gRPC keeps a google.rpc.Status
+STATUS_DETAILS_KEY = "grpc-status-details-bin"  # trailer with a google.rpc.Status
 METANAS_DOMAIN = "metanas"
 SHORTEST_KEEPALIVE = 1.0
 DEFAULT_KEEPALIVE = 20.0
-"""Above the 10 seconds that a MetaNAS server asks for between two pings."""
+"""Above the 10 seconds that a MetaNAS server requires between two pings."""
 _OPEN: MutableMapping[grpc.aio.Channel, int] = WeakKeyDictionary()
-"""Channels that exist, and the process that opened each. gRPC polls them all from one thread of the
-process, which a forked child does not have: the child must not open another."""
+"""Channels that exist, and the process that opened each. gRPC polls all channels from one thread of
+the process. A forked child lacks this thread, so it must not open a channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class Connection:
     address: str = DEFAULT_ADDRESS
     """host:port."""
     root_certificate: Path | None = None
-    """PEM file of the authority that signed the server's certificate; given, TLS is used."""
+    """PEM file of the authority that signed the server's certificate; switches TLS on."""
     certificate: Path | None = None
-    """PEM file of the client's own certificate, for servers that ask for one (mTLS)."""
+    """PEM file of the client's certificate, for servers that require one (mTLS)."""
     private_key: Path | None = None
     """PEM file of the key of `certificate`."""
     tls: bool = False
@@ -52,10 +52,10 @@ class Connection:
     token: str | None = None
     """Sent as `authorization: Bearer ...` with every call."""
     patience: float = 30.0
-    """Seconds that an interrupted progress stream or download goes on trying to continue."""
+    """Seconds to retry an interrupted progress stream or download."""
     keepalive: float = DEFAULT_KEEPALIVE
-    """Seconds without a sign of the server, during a call, until it is asked for one (a ping). If
-    none comes within the same time, the connection is given up. At least 1."""
+    """Seconds of silence during a call until a ping to the server. The connection is closed after
+    the same time without an answer. At least 1."""
 
     def __post_init__(self) -> None:
         check_address(self.address)
@@ -107,7 +107,7 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.max_pings_without_data", 0),  # of client and stream: no limit on their number
+        ("grpc.http2.max_pings_without_data", 0),  # 0: no limit on their number
         ("grpc.enable_http_proxy", int(not is_local(connection.address))),
     ]
     if not connection.secure:
@@ -121,8 +121,8 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
 
 
 def broken(error: grpc.aio.AioRpcError) -> bool:
-    """Tell whether the connection broke, so that the call can continue where it broke."""
-    # A server that goes down ends a stream with CANCELLED. Cancellation on this side raises
+    """Return True if the connection broke, so that the call can be repeated or continued."""
+    # A server that stops ends a stream with CANCELLED. Cancellation on this side raises
     # asyncio.CancelledError instead.
     return error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
@@ -130,9 +130,9 @@ def broken(error: grpc.aio.AioRpcError) -> bool:
 def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientError:
     """Turn a failed call into an error of this package."""
     fault = read_fault(error)
-    found = errors.error_for(fault, connection.address)
-    if not isinstance(found, Unavailable):
-        return found
+    translated = errors.error_for(fault, connection.address)
+    if not isinstance(translated, Unavailable):
+        return translated
     hint = advice(
         connection.address,
         fault.message,
@@ -179,8 +179,8 @@ def _status(error: grpc.aio.AioRpcError) -> status_pb2.Status | None:
 
 
 def _service_config() -> str:
-    # AIP-194: only UNAVAILABLE is repeated without asking. Everything the services offer may be
-    # repeated: creating carries a request id, deleting and cancelling twice is harmless.
+    # AIP-194: only UNAVAILABLE is retried automatically. All calls of the services may be retried:
+    # creating carries a request id, deleting and cancelling twice is harmless.
     policy = {
         "maxAttempts": 4,
         "initialBackoff": "0.2s",

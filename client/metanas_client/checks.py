@@ -1,6 +1,6 @@
 """Checks of a request before its upload, by the limits of the server's checkpoints.
 
-They spare an upload that the server would refuse. The server checks everything again.
+They avoid an upload that the server would refuse. The server checks everything again.
 """
 
 from collections import Counter
@@ -72,10 +72,10 @@ def _too_many(support: SupportSet, limits: Limits) -> Iterator[Violation]:
         message = f"there are {count} images; the server takes {limits.max_examples}"
         yield Violation(f"examples[{limits.max_examples}]", "TOO_MANY_EXAMPLES", message)
     shots = Counter(example.label for example in support.examples)
-    seen = Counter[bytes]()
+    counts = Counter[bytes]()
     for index, example in enumerate(support.examples):
-        seen[example.label] += 1
-        if seen[example.label] == limits.max_shots + 1:
+        counts[example.label] += 1
+        if counts[example.label] == limits.max_shots + 1:
             name, images = example.label.decode("utf-8", "replace"), shots[example.label]
             message = f"class {name!r} has {images} images; the server takes {limits.max_shots}"
             yield Violation(f"examples[{index}]", "TOO_MANY_SHOTS", message)
@@ -98,7 +98,7 @@ def _sizes(support: SupportSet, limit: int) -> tuple[list[int], list[Violation]]
 
 
 def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
-    """Find what the server would find next, so that one answer names it all."""
+    """Yield the faults of the classes that the server would find next."""
     present = {example.label for example in support.examples}
     for index, label in enumerate(support.classes):
         field = f"classes[{index}]"

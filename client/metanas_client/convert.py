@@ -127,7 +127,7 @@ def adaptation_info(message: adaptation_pb2.Adaptation) -> AdaptationInfo:
 def watch_event(
     message: adaptation_service_pb2.WatchAdaptationResponse,
 ) -> AdaptationInfo | Progress | None:
-    """Read one event of a watched adaptation. Kinds from later servers become None."""
+    """Read one event of a watched adaptation; None for an event of a later release."""
     match message.WhichOneof("event"):
         case "adaptation":
             return adaptation_info(message.adaptation)

@@ -1,7 +1,7 @@
-"""Errors of the client, as one tree. Data sets have another: `metanas_data.errors.DatasetError`.
+"""Errors of the client. Errors of data sets are `metanas_data.errors.DatasetError`.
 
 ```
-ClientError                reason (UPPER_SNAKE, stable), message; str(error) says what to do
+ClientError                reason (UPPER_SNAKE, stable), message; str(error) is for people
 ├── InvalidInput           the input is wrong; violations: where, why, and in which file
 ├── Unavailable            no server answers at `address`
 ├── Refused                the server refused the call
@@ -11,18 +11,18 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) say
 │   ├── Busy               too much at once; retry_after: seconds, where the server says so
 │   ├── TimedOut           the call took longer than its limit
 │   └── ServerFault        a defect of the server, or a server of another version
-├── AdaptationFailed       the adaptation itself gave up, e.g. DIVERGED
+├── AdaptationFailed       the adaptation failed, e.g. DIVERGED
 ├── AdaptationCancelled    the adaptation was cancelled
 ├── DownloadDamaged        the downloaded bytes differ from those announced
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
-├── NotWritable            a result cannot be written where it was asked for
+├── NotWritable            a result cannot be written to the given path
 ├── ForkedProcess          a forked process cannot use the connections of its parent
 └── MissingExtra           an optional dependency is not installed
 ```
 
-`error_for` is the one table from the canonical code and the reason of a failure to a class of this
-tree. Nothing of the transport gets past it. `metanas evaluate` also ends with an `EvaluationError`
-of `metanas_data.errors`, for a journal or a result file.
+`error_for` maps the canonical code and the reason of a failure to a class of this tree. No gRPC
+error reaches the caller. `metanas evaluate` may also end with an `EvaluationError` of
+`metanas_data.errors`, for a journal or a result file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from metanas_data.errors import DatasetError as DatasetError
 from metanas_data.errors import MetanasError
 
 SHOWN_VIOLATIONS = 50
-"""Most wrong things that the text of an error lists; `violations` has them all."""
+"""Most violations in the text of an error; `violations` has all of them."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class ServerFault(Refused):
 
 
 class AdaptationFailed(ClientError):
-    """The adaptation itself gave up; other hyper-parameters or another support set may help."""
+    """The adaptation failed; other hyper-parameters or another support set may help."""
 
 
 class AdaptationCancelled(ClientError):
@@ -140,7 +140,7 @@ class ModelFileError(ClientError):
 
 
 class NotWritable(ClientError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the given path."""
 
 
 class ForkedProcess(ClientError):
@@ -176,7 +176,7 @@ class Fault:
     code: str
     """Canonical name, e.g. "INVALID_ARGUMENT"."""
     reason: str
-    """Stable reason; empty where the other side was no MetaNAS server."""
+    """Stable reason; empty if the answer is not from a MetaNAS server."""
     message: str
     violations: tuple[Violation, ...] = ()
     retry_after: float | None = None
@@ -195,13 +195,13 @@ PLAIN_BY_CODE: Mapping[str, type[ClientError]] = {
     "DATA_LOSS": ServerFault,
     "UNAUTHENTICATED": NotAllowed,
 }
-"""Classes that are made of a reason and a message; the other codes are built by `error_for`."""
+"""Classes with a reason and a message only; `error_for` builds the errors of other codes."""
 
 PLAIN_BY_REASON: Mapping[str, type[ClientError]] = {
     "CANCELLED": AdaptationCancelled,
     "DIVERGED": AdaptationFailed,
 }
-"""Reasons that say more than their code."""
+"""Reasons that have another class than their code."""
 
 
 def error_for(fault: Fault, address: str) -> ClientError:
@@ -214,12 +214,12 @@ def error_for(fault: Fault, address: str) -> ClientError:
             return InvalidInput(fault.violations or (Violation("request", reason, fault.message),))
         case "RESOURCE_EXHAUSTED":
             return Busy(reason, fault.message, fault.retry_after)
-        # a MetaNAS server that drains says why and when to come back: it is there, but busy
+        # a MetaNAS server that is stopping sends a reason and the time of a retry
         case "UNAVAILABLE" if fault.reason:
             return Busy(reason, fault.message, fault.retry_after)
         case "CANCELLED" if fault.reason:
             return AdaptationCancelled(reason, fault.message)
-        # a server that goes down answers CANCELLED without a reason
+        # a server that has stopped answers CANCELLED without a reason
         case "UNAVAILABLE" | "CANCELLED":
             return Unavailable(address, fault.message)
     return PLAIN_BY_CODE.get(fault.code, ServerFault)(reason, fault.message)

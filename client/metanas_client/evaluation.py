@@ -1,7 +1,8 @@
 """Evaluation of a server over the episodes of a data set, with a journal to resume from.
 
 The server adapts to each support set, and the exported file classifies the queries in ONNX Runtime,
-one by one. Accuracies with intervals, latencies and throughput leave. Needs the extra "onnx".
+one by one. The results are accuracies with intervals, latencies and throughput. Needs the extra
+"onnx".
 """
 
 import asyncio
@@ -128,7 +129,7 @@ async def _begin(
                 seed=episode.index,
                 options=plan.options,
             )
-        except Busy as error:  # a full queue is no failure of the episode
+        except Busy as error:  # a full queue is not a failure of the episode
             await asyncio.sleep(error.retry_after or BUSY_PAUSE)
         else:
             return handle, begin

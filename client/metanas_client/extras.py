@@ -17,18 +17,19 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         module = (error.name or "unknown").partition(".")[0]
-        if module == "metanas_client":  # a defect of ours, not an installation without the extra
+        if module == "metanas_client":  # a defect, not a missing extra
             raise
         raise MissingExtra(extra, module) from error
 
 
 def warn_of_two_runtimes() -> None:
     """Warn if onnxruntime and onnxruntime-gpu are both installed, which pip cannot exclude."""
-    found = [name for name in RUNTIMES if _installed(name)]
-    if len(found) > 1:
+    installed = [name for name in RUNTIMES if _installed(name)]
+    if len(installed) > 1:
         warnings.warn(
-            f"{' and '.join(found)} are both installed and overwrite each other's files. Uninstall "
-            "both with pip, then install metanas-client[onnx] or metanas-client[onnx-gpu].",
+            f"{' and '.join(installed)} are both installed and overwrite each other's files. "
+            "Uninstall both with pip, then install metanas-client[onnx] or "
+            "metanas-client[onnx-gpu].",
             stacklevel=2,
         )
 

@@ -1,7 +1,7 @@
 """Figures as SVG, PNG or PDF: the cells of a model, and the results of an evaluation.
 
-Needs the extra "plot". Figures are made without pyplot, so that neither a window system nor global
-state is touched.
+Needs the extra "plot". Figures are made without pyplot, which would need a window system and global
+state.
 """
 
 from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def _draw_cell(axis: Axes, layout: Layout) -> None:
 def _draw_operations(axis: Axes, layout: Layout, node: int) -> None:
     x, y = _place(layout, node)
     incoming = [line for line in layout.lines if line.target == node]
-    # from the top in the order of where they come from, so that they do not cross here
+    # sort by the height of their sources, so that the lines do not cross here
     incoming.sort(key=lambda line: -layout.heights[line.spots[-1]])
     middle = x - CIRCLE / 2 - 0.22 - OPERATION_WIDTH / 2
     for line, offset in zip(incoming, (0.24, -0.24), strict=True):

@@ -1,4 +1,4 @@
-"""The way to a server: addresses, proxies, and advice for a server that cannot be reached."""
+"""Addresses, proxies, and advice for a server that cannot be reached."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from metanas_client.errors import InvalidInput
 SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:")
 """Name resolvers of gRPC that an address may begin with."""
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
-"""The first of these that is set names the proxy, as in gRPC itself."""
+"""The first of these that is set contains the address of the proxy, as in gRPC itself."""
 NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 LARGEST_PORT = 65_535
 
@@ -35,7 +35,7 @@ def check_address(address: str) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Tell whether an address is a socket of this machine, which no proxy can reach."""
+    """Return True if an address is a socket of this machine, which no proxy can reach."""
     if address.startswith("unix"):
         return True
     host = host_of(address)
@@ -64,14 +64,14 @@ def proxy_for(address: str, environment: Mapping[str, str]) -> tuple[str, str] |
     suffixes = [entry.strip().lower() for entry in excluded.split(",") if entry.strip()]
     if "*" in suffixes or any(host_of(address).endswith(suffix) for suffix in suffixes):
         return None
-    # a user name and a password before the @ belong in no message
+    # leave out the user name and the password before the @
     return variable, environment[variable].rpartition("//")[2].rpartition("@")[2]
 
 
 def advice(
     address: str, detail: str, *, secure: bool, certificate: bool, proxy: tuple[str, str] | None
 ) -> str:
-    """Say what to do about a server that cannot be reached; empty if the detail tells nothing.
+    """Return the advice for a server that cannot be reached; empty if there is none.
 
     Args:
         address: of the server.
@@ -83,8 +83,8 @@ def advice(
     if proxy is not None:
         variable, place = proxy
         return (
-            f"The connection goes through the proxy {place}, which the environment variable "
-            f"{variable} names; set no_proxy={host_of(address)} to connect without it."
+            f"The connection uses the proxy {place} of the environment variable {variable}; set "
+            f"no_proxy={host_of(address)} to connect without it."
         )
     if secure and "WRONG_VERSION_NUMBER" in detail:
         return "The server speaks no TLS: leave out --tls, --ca and --cert."

@@ -32,7 +32,7 @@ class Progress:
     """Progress event of a running adaptation. Missing measurements are None."""
 
     sequence: int
-    """1, 2, 3 and so on, without a gap, also when the adaptation had to begin again."""
+    """1, 2, 3 and so on, without a gap, over all attempts."""
     stage: str
     """"decode", "adapt", "prune", "tune", "export", "check"; more may be added."""
     step: int
@@ -48,7 +48,7 @@ class Progress:
     entropy: float | None = None
     """Mean entropy of the architecture distribution, in nats."""
     attempt: int = 1
-    """More than 1 when a worker was lost and another has begun again."""
+    """Number of the attempt; above 1 if a worker process died and another one began again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +64,17 @@ class AdaptationInfo:
     """The classes in the order of the model's outputs."""
     examples: int
     options: Mapping[str, Option]
-    """The hyper-parameters that were asked for; the checkpoint's apply to the rest."""
+    """The hyper-parameters of the request; the others are those of the checkpoint."""
     create_time: datetime | None
     model: str | None
     """Name of the model, once it has succeeded."""
     fault: Fault | None
-    """Why it failed or was cancelled."""
+    """The reason of a failure or a cancellation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """A model that the server keeps, without its bytes."""
+    """A model on the server, without its bytes."""
 
     name: str
     adaptation: str
@@ -142,10 +142,10 @@ class Checkpoint:
     """Width of each cell."""
     parameters: int
     defaults: Mapping[str, Option]
-    """The hyper-parameters of an adaptation that asks for nothing else."""
+    """The default hyper-parameters of an adaptation."""
     limits: Limits
     scores: Mapping[str, Mapping[str, float]]
-    """For every benchmark its figures."""
+    """The figures of each benchmark."""
     provenance: Mapping[str, str]
 
     def to_dict(self) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Support sets in all accepted forms, read into one list of examples.
 
-Arrays are taken through the buffer protocol, so numpy arrays work without importing numpy.
+Arrays are read through the buffer protocol, so NumPy arrays work without an import of NumPy.
 """
 
 import array
@@ -40,7 +40,7 @@ class SupportExample:
     """Labelled image."""
 
     label: bytes
-    """The class in UTF-8 (or in whatever bytes a folder name has: the server judges it)."""
+    """The class in UTF-8, or the bytes of a folder name, which the server checks."""
     image: bytes | RawImage | Path
     """An encoded image, pixels, or a file that is not read yet."""
 
@@ -191,7 +191,7 @@ def raw_images(value: Image, field: str) -> list[RawImage]:
             f"(N, H, W, C); this one has buffer format {view.format!r} and shape {axes}",
         )
     is_float = view.format in FLOATS
-    # an array with a side of 0 has no bytes; the server judges it
+    # an array with a side of 0 has no bytes; the server refuses it
     data = _little_endian_float32(view) if view.format == "d" else view.tobytes()
     if len(axes) < 4:
         return [RawImage(tuple(axes), is_float, data)]
@@ -254,7 +254,8 @@ def _example(label: bytes, image: Image, field: str) -> SupportExample:
             return SupportExample(label, image)
     raws = raw_images(image, field)
     if len(raws) != 1:
-        raise InvalidInput.single(field, "TENSOR_FORM", f"one image expected, found {len(raws)}")
+        message = f"the array has {len(raws)} images; give one image"
+        raise InvalidInput.single(field, "TENSOR_FORM", message)
     return SupportExample(label, raws[0])
 
 
@@ -262,7 +263,7 @@ def _label(label: object) -> bytes:
     if isinstance(label, bytes):
         return label
     if isinstance(label, str):
-        # surrogates stand for bytes of a file name that are no UTF-8: for the server to judge
+        # surrogates stand for bytes of a file name that are not UTF-8; the server refuses them
         return label.encode("utf-8", "surrogateescape")
     raise InvalidInput.single(
         "classes", "LABEL_TYPE", f"a class name is text, not {type(label).__name__}: {label!r}"

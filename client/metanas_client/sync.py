@@ -1,4 +1,4 @@
-"""Blocking client: runs the asynchronous client on a thread of its own."""
+"""Blocking client: runs the asynchronous client on a separate thread."""
 
 import asyncio
 import os
@@ -124,7 +124,7 @@ class Adaptation:
     """Handle on an adaptation, which continues without the handle and without this process."""
 
     name: str
-    """Name on the server, good for `client.adaptation(name)` at any later time."""
+    """Name on the server. `client.adaptation(name)` returns a handle at any later time."""
     labels: tuple[str, ...]
     """The classes in the order of the model's outputs."""
 
@@ -199,7 +199,7 @@ class LoopThread:
 
     def iterate(self, source: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
         """Iterate over an asynchronous iterator, one item at a time."""
-        items = self.run(_made(source))
+        items = self.run(_make(source))
         try:
             while True:
                 item = self.run(_next(items))
@@ -207,27 +207,27 @@ class LoopThread:
                     return
                 yield item[0]
         finally:
-            # Not waited for: the garbage collector may run this on any thread, the loop's included,
-            # and at the end of the interpreter, when the loop no longer turns.
+            # Do not wait: the garbage collector may run this on any thread, even the loop's, and
+            # at the end of the interpreter, when the loop no longer runs.
             with suppress(RuntimeError):  # the loop is closed, and the iterator with it
                 self._loop.call_soon_threadsafe(self._close_later, items)
 
     def _close_later(self, items: AsyncIterator[Any]) -> None:
-        task = self._loop.create_task(_closed(items))
-        self._closing.add(task)  # the loop alone would let it be collected
+        task = self._loop.create_task(_close(items))
+        self._closing.add(task)  # the loop has a weak reference only
         task.add_done_callback(self._closing.discard)
 
     def stop(self) -> None:
         """End the tasks, the loop and the thread."""
-        self.run(_settled())
+        self.run(_end_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
 
-async def _settled() -> None:
-    # gRPC keeps a task a call, which may have a last step to make: a loop that is stopped before
-    # complains about it on the standard error
+async def _end_tasks() -> None:
+    # gRPC has a task for each call, which may not be finished: a loop that stops before prints a
+    # warning on the standard error
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         _, unfinished = await asyncio.wait(others, timeout=SETTLE_SECONDS)
@@ -236,18 +236,18 @@ async def _settled() -> None:
         await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-async def _made(source: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
+async def _make(source: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
     return source()
 
 
 async def _next(items: AsyncIterator[T]) -> tuple[T] | tuple[()]:
-    # StopAsyncIteration must not cross the border of a thread: it would look like any other error
+    # a future cannot raise StopAsyncIteration in another thread, so an empty tuple is the end
     try:
         return (await anext(items),)
     except StopAsyncIteration:
         return ()
 
 
-async def _closed(items: AsyncIterator[T]) -> None:
+async def _close(items: AsyncIterator[T]) -> None:
     if isinstance(items, AsyncGenerator):
         await items.aclose()

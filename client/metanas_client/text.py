@@ -1,7 +1,7 @@
 """Text for people: numbers with units, and names that are safe at a terminal."""
 
 KB, MB = 1000, 1_000_000
-NOTHING = "–"
+NO_VALUE = "–"
 
 
 def printable(text: str) -> str:
@@ -13,14 +13,14 @@ def printable(text: str) -> str:
 
 def percent(share: object) -> str:
     """Format a share from 0 to 1; a dash where there is none."""
-    return f"{100 * share:.1f} %" if isinstance(share, int | float) else NOTHING
+    return f"{100 * share:.1f} %" if isinstance(share, int | float) else NO_VALUE
 
 
 def number(value: object) -> str:
     """Format a number: whole ones with thousands separated, others with three digits."""
     match value:
         case bool() | None:
-            return NOTHING
+            return NO_VALUE
         case int():
             return f"{value:,}".replace(",", " ")
         case float():
@@ -31,7 +31,7 @@ def number(value: object) -> str:
 def size(value: float | None) -> str:
     """Format a number of bytes as KB or MB."""
     if value is None:
-        return NOTHING
+        return NO_VALUE
     if value < KB:
         return f"{value:.0f} bytes"
     return f"{value / KB:.0f} KB" if value < MB - KB / 2 else f"{value / MB:.1f} MB"

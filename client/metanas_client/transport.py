@@ -1,4 +1,4 @@
-"""Remote calls as coroutines over plain values. They continue after a broken connection."""
+"""Remote calls as coroutines over plain values, with retries after a broken connection."""
 
 import asyncio
 import hashlib
@@ -39,17 +39,17 @@ class Calls:
         self._metadata = tuple(connection.metadata)
 
     async def close(self) -> None:
-        """Close the channel; calls under way end with an error."""
+        """Close the channel; unfinished calls end with an error."""
         await self._channel.close()
 
     async def create_adaptation(
         self, spec: convert.Spec, contents: Sequence[Content]
     ) -> AdaptationInfo:
-        """Send a support set. A broken connection repeats it, which the request id makes safe."""
+        """Send a support set, and again after a broken connection: the request id makes it safe."""
         try:
             return await self._create(spec, contents)
         except grpc.aio.AioRpcError as error:
-            # gRPC repeats by itself only what fits its buffer. No server listens: give up.
+            # gRPC itself retries only calls that fit its buffer. Give up if no server listens.
             unreachable = grpc.ChannelConnectivity.TRANSIENT_FAILURE
             if not broken(error) or self._channel.get_state() == unreachable:
                 raise translate(error, self._connection) from error
@@ -110,7 +110,7 @@ class Calls:
                             after_sequence = event.sequence
                         yield event
             except grpc.aio.AioRpcError as error:
-                if not broken(error) or not pause.worth_it():
+                if not broken(error) or not pause.fits():
                     raise translate(error, self._connection) from error
             else:
                 return
@@ -124,8 +124,8 @@ class Calls:
         )
         replies = self._adaptations.WatchAdaptation(request, metadata=self._metadata)
         ended = False
-        # Of an adaptation that has ended, the final state comes first and last: only the end of the
-        # stream says that there is no more progress.
+        # If the adaptation has ended, the final state is the first event and the last one. So only
+        # the end of the stream means that there is no more progress.
         async for reply in replies:
             event = convert.watch_event(reply)
             if event is None:
@@ -133,7 +133,7 @@ class Calls:
             ended = isinstance(event, AdaptationInfo) and event.state.final
             yield event
         if not ended:
-            raise ServerFault("WATCH_ENDED", f"the server stopped telling about {name} too early")
+            raise ServerFault("WATCH_ENDED", f"the events of {name} stopped before its end")
 
     async def get_model(self, name: str) -> ModelInfo:
         """Return a model without its bytes."""
@@ -165,7 +165,7 @@ class Calls:
         """Download a model's file. A broken connection continues at its offset.
 
         Raises:
-            DownloadDamaged: the bytes are not those that the server has announced.
+            DownloadDamaged: size or SHA-256 differ from those that the server has announced.
         """
         received = bytearray()
         pause = Pause(self._connection.patience)
@@ -174,11 +174,11 @@ class Calls:
             try:
                 async for reply in self._models.DownloadModel(request, metadata=self._metadata):
                     if reply.chunk.offset != len(received):
-                        raise damaged(info, f"a piece at {reply.chunk.offset} came too early")
+                        raise damaged(info, f"a chunk at {reply.chunk.offset} came too early")
                     received += reply.chunk.data
                     pause = Pause(self._connection.patience)
             except grpc.aio.AioRpcError as error:
-                if not broken(error) or not pause.worth_it():
+                if not broken(error) or not pause.fits():
                     raise translate(error, self._connection) from error
             else:
                 return verified(info, bytes(received))
@@ -215,15 +215,15 @@ class Calls:
 
 
 class Pause:
-    """Growing pauses between attempts, up to a total time from the first interruption on."""
+    """Growing pauses between attempts, within `patience` seconds from the first interruption."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._end: float | None = None
         self._length = FIRST_PAUSE
 
-    def worth_it(self) -> bool:
-        """Return whether another attempt fits into the time; call it after an interruption."""
+    def fits(self) -> bool:
+        """Return True if the next pause fits into the time; call it after an interruption."""
         now = asyncio.get_running_loop().time()
         if self._end is None:  # silence before the interruption does not count
             self._end = now + self._patience
@@ -247,10 +247,10 @@ def verified(info: ModelInfo, data: bytes) -> bytes:
     return data
 
 
-def damaged(info: ModelInfo, found: str) -> DownloadDamaged:
+def damaged(info: ModelInfo, fault: str) -> DownloadDamaged:
     """Make the error of a download that differs from its announcement."""
     return DownloadDamaged(
         "DOWNLOAD_DAMAGED",
         f"{info.name} did not arrive as announced ({info.size} bytes with sha256 {info.sha256}): "
-        f"{found}. Try again; if it stays so, the server's store is damaged.",
+        f"{fault}. Try again; if the error repeats, the server's store is damaged.",
     )

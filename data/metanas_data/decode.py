@@ -1,7 +1,6 @@
 """Decoder of image files: PNG, JPEG, WebP and BMP to uint8 arrays.
 
-The decoder neither changes global state of Pillow nor has any of its own, so it may run in many
-threads.
+The decoder has no global state and changes none of Pillow, so it may run in many threads.
 """
 
 import logging
@@ -52,13 +51,13 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
 
     - EXIF orientation is applied.
     - Transparency is composited on white, and on black if the opaque pixels are light (`LIGHT`),
-      because a white drawing would vanish on white. The image alone decides, so queries and support
-      set are read alike. A BMP whose alpha channel is 0 everywhere is opaque.
+      because a white drawing would vanish on white. This depends on the image alone, so queries and
+      support set are decoded alike. A BMP whose alpha channel is 0 everywhere is opaque.
     - 16-bit grey is rounded to 8 bits.
     - Colour becomes grey by ITU-R 601-2 luma (Pillow's mode "L").
     - An image of more than `FULL_PIXELS` is reduced by 2, 4 or 8: a JPEG while it is decoded, the
       other formats by a box filter.
-    - Damaged or very large metadata of a PNG and a missing end marker of a JPEG do not matter.
+    - Damaged or very large metadata of a PNG and a missing end marker of a JPEG are ignored.
 
     The size is checked in the header, before any pixel is decoded.
 
@@ -190,7 +189,7 @@ def _reduction(width: int, height: int) -> int:
 
 
 def _check_webp(data: bytes, limits: ImageLimits) -> None:
-    """Check the canvas first: libwebp allocates it when a file is opened."""
+    """Check the size of the canvas, which libwebp allocates when it opens a file."""
     if len(data) < 30:
         return
     if data[12:16] == b"VP8X":

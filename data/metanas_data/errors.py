@@ -8,8 +8,8 @@ class MetanasError(Exception):
     message: str
 
     def __init__(self, reason: str, message: str, /) -> None:
-        # Exception.__init__ is not called: `args` keeps the arguments of the subclass, from which
-        # pickle makes the error again.
+        # Exception.__init__ is not called: pickle makes the error again from `args`, which must
+        # stay the arguments of the subclass.
         self.reason = reason
         self.message = message
 
@@ -18,7 +18,7 @@ class MetanasError(Exception):
 
 
 class DatasetError(MetanasError):
-    """A data set that cannot be used, or not be sampled from as asked.
+    """A data set that cannot be used, or is too small for the requested tasks.
 
     Reasons: DATASET_EMPTY, DATASET_FORMAT, DATASET_IMAGE, DATASET_MISSING, DATASET_SIZE,
     DATASET_SPLIT, DATASET_TOO_FEW_CLASSES, DATASET_TOO_FEW_IMAGES, EPISODE_SHAPE,

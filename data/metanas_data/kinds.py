@@ -1,4 +1,4 @@
-"""Names of file formats that are not read, for error messages."""
+"""Names of file formats that cannot be decoded, for error messages."""
 
 from collections.abc import Mapping
 

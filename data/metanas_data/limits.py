@@ -12,8 +12,8 @@ class ImageLimits:
     max_bytes: int | None = None
     """Most bytes of the encoded file or the array; None is no limit."""
     max_pixels: int = 50_000_000
-    """Most pixels while the image is decoded. A large JPEG is reduced meanwhile (see `decode`), so
-    its file may have four times as many."""
+    """Most pixels of a decoded image. Decoding reduces a large JPEG (see `decode`), so its file may
+    have four times as many."""
     min_side: int = 1
     """Least width and height, in pixels."""
 

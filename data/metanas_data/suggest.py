@@ -30,10 +30,9 @@ def did_you_mean_file(path: Path) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Report unknown arguments where they were given; argparse alone blames the top command.
+    """Report unknown arguments with the usage of their sub-command, and suggest a correction.
 
-    Errors show the usage of the sub-command and suggest a correction. They end the program with
-    exit code 2.
+    argparse alone would show the usage of the top command. Errors end the program with exit code 2.
     """
 
     def parse_known_args(  # type: ignore[override]

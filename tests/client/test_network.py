@@ -189,10 +189,10 @@ def test_silence_before_an_interruption_uses_up_no_patience() -> None:
     async def interrupt() -> list[bool]:
         pause = Pause(0.2)
         await asyncio.sleep(0.3)
-        retries = [pause.worth_it()]
+        retries = [pause.fits()]
         await pause.wait()
         await asyncio.sleep(0.2)
-        return [*retries, pause.worth_it()]
+        return [*retries, pause.fits()]
 
     assert asyncio.run(interrupt()) == [True, False]
 

@@ -341,8 +341,8 @@ def test_what_is_no_file_does_not_vanish(tmp_path: Path) -> None:
     data = load(tmp_path, faults=faults)
     assert {name: len(stack) for name, stack in data.items()} == {"cat": 1, "dog": 1}
     assert faults == {
-        str(tmp_path / "cat" / "kittens"): "a folder inside a class: its images would not be seen",
-        str(tmp_path / "dog" / "gone.png"): "a link that leads nowhere",
+        str(tmp_path / "cat" / "kittens"): "a folder inside a class: its images would not be read",
+        str(tmp_path / "dog" / "gone.png"): "a link without a target",
         str(tmp_path / "dog" / "pipe.png"): "not a file",
     }
     with pytest.raises(DatasetError, match=r"3 images cannot be read: .*/cat/kittens"):

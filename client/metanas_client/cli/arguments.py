@@ -61,9 +61,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options(arguments: argparse.Namespace) -> dict[str, Option]:
-    """Return the options that were given."""
-    given = vars(arguments)
-    return {name: given[name] for name in OPTION_TYPES if given[name] is not None}
+    """Return the options of the adaptation that the command line sets."""
+    values = vars(arguments)
+    return {name: values[name] for name in OPTION_TYPES if values[name] is not None}
 
 
 def connection(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         help="measure accuracy and latency on many episodes",
         description="Samples episodes from a data set, sends every support set through the server, "
         "downloads every model and classifies the queries with the file in ONNX Runtime. With "
-        "--out, every episode is kept in a journal beside it, and the same command resumes.",
+        "--out, a journal beside the file stores every episode, and the same command resumes.",
     )
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="NPZ|FOLDER", help="an .npz or class folders")
@@ -39,13 +39,13 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add(
         "--rotations",
         action="store_true",
-        help="every class turned by 90, 180 and 270 degrees is three more classes, as published "
-        "Omniglot tables have it",
+        help="add each class turned by 90, 180 and 270 degrees as three more classes, as in "
+        "published Omniglot tables",
     )
     add("--ways", type=int, default=5, metavar="N", help="classes of an episode (5)")
     add("--shots", type=int, default=1, metavar="N", help="support images a class (1)")
     add("--queries", type=int, default=5, metavar="N", help="query images a class (5)")
-    add("--episodes", type=int, default=100, metavar="N", help="how many episodes (100)")
+    add("--episodes", type=int, default=100, metavar="N", help="number of episodes (100)")
     add("--seed", type=int, default=0, help="seed of the sampling (0)")
     add("--concurrency", type=int, default=4, metavar="N", help="episodes at a time (4)")
     add("--out", type=Path, metavar="FILE.json", help="write all measurements as JSON")

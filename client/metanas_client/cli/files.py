@@ -57,8 +57,8 @@ def add_commands(commands: Any) -> None:
     parser = commands.add_parser(
         "verify",
         help="run a model's self-check",
-        description="Runs the conformance vector that travels with a model in the ONNX Runtime of "
-        "this machine, and checks that predictions do not depend on other images. "
+        description="Compares the conformance vector in a model with the ONNX Runtime of this "
+        "machine, and checks that predictions do not depend on other images. "
         "Exit code 1 if a check fails.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
@@ -69,30 +69,29 @@ def add_commands(commands: Any) -> None:
 def predict(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas predict`."""
     model = _open(arguments.model)
-    found, bad = classify(model, image_files(arguments.images))
-    if not found and not bad:
+    predictions, failed = classify(model, image_files(arguments.images))
+    if not predictions and not failed:
         names = ", ".join(arguments.images)
         raise InvalidInput.single("images", "NO_IMAGES", f"there is no image in {names}")
     if screen.as_json:
-        good = [{"image": name, **asdict(one)} for name, one in found]
-        refused = [
-            {"image": v.source, "error": {"reason": v.reason, "message": v.message}} for v in bad
+        good = [{"image": name, **asdict(one)} for name, one in predictions]
+        errors = [
+            {"image": v.source, "error": {"reason": v.reason, "message": v.message}} for v in failed
         ]
-        screen.json([*good, *refused])
+        screen.json([*good, *errors])
     elif arguments.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(["image", "class", "confidence", *model.labels])
-        for name, one in found:
+        for name, one in predictions:
             writer.writerow([name, one.label, one.confidence, *one.probabilities.values()])
-    elif found:
-        rows = [(name, one.label, percent(one.confidence)) for name, one in found]
+    elif predictions:
+        rows = [(name, one.label, percent(one.confidence)) for name, one in predictions]
         screen.table(("image", "class", "confidence"), rows)
-    if bad and not screen.as_json:
-        lines = [f"{violation.source}: {violation.message}" for violation in bad]
-        screen.complaint(
-            "\n".join([f"{len(bad)} of {len(bad) + len(found)} images failed:", *lines])
-        )
-    return BAD_INPUT if bad else OK
+    if failed and not screen.as_json:
+        count = len(failed) + len(predictions)
+        lines = [f"{violation.source}: {violation.message}" for violation in failed]
+        screen.complaint("\n".join([f"{len(failed)} of {count} images failed:", *lines]))
+    return BAD_INPUT if failed else OK
 
 
 def image_files(names: Iterable[str]) -> Iterator[Path]:
@@ -111,15 +110,15 @@ def classify(
     model: "ModelFile", paths: Iterable[Path]
 ) -> tuple[list[tuple[str, "Prediction"]], list[Violation]]:
     """Classify images one at a time; return the predictions, and the images that failed."""
-    found: list[tuple[str, Prediction]] = []
-    bad: list[Violation] = []
+    predictions: list[tuple[str, Prediction]] = []
+    failed: list[Violation] = []
     for path in paths:
         try:
-            found += [(str(path), one) for one in model.predict([path])]
+            predictions += [(str(path), one) for one in model.predict([path])]
         except InvalidInput as error:
             first = error.violations[0]
-            bad.append(Violation("images", first.reason, first.message, str(path)))
-    return found, bad
+            failed.append(Violation("images", first.reason, first.message, str(path)))
+    return predictions, failed
 
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:

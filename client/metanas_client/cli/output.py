@@ -1,4 +1,4 @@
-"""Files that commands write: refused before the work is done, not after it."""
+"""Checks of the files that commands write, before the work begins."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from metanas_client.errors import NotWritable
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    """Add the switch that allows to replace a file."""
+    """Add the switch to replace existing files."""
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
 
 

@@ -1,7 +1,7 @@
 """Output of the commands: tables for people, JSON for programs, progress bars on a terminal.
 
-Results go to the standard output; errors and progress go to the standard error. Tables are drawn
-only at a terminal, with the extra "cli"; elsewhere a row is a line, with tabs between its cells.
+Results go to the standard output; errors and progress go to the standard error. At a terminal, with
+the extra "cli", tables are drawn; elsewhere a row is a line with tabs between its cells.
 """
 
 import io
@@ -18,7 +18,7 @@ from metanas_client.text import printable
 from metanas_data.errors import MetanasError
 
 Advance: TypeAlias = Callable[[str, int, int], None]
-"""Called with the work that is being done, how much of it is done, and how much there is in all."""
+"""Called with a description of the work, the number of finished steps, and that of all steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Screen:
     """Print one JSON document and nothing else."""
 
     def json(self, value: object) -> None:
-        """Print a JSON document in ASCII, which every console and every reader takes."""
+        """Print a JSON document in ASCII, which every console can show."""
         print(json.dumps(value, indent=2))
 
     def text(self, line: str) -> None:
@@ -59,7 +59,7 @@ class Screen:
         self.table(("", ""), rows, title)
 
     def error(self, error: MetanasError) -> None:
-        """Print an error to the standard error, as JSON where JSON was asked for."""
+        """Print an error to the standard error, as JSON with `as_json`."""
         if not self.as_json:
             self.complaint(str(error))
             return

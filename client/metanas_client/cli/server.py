@@ -41,24 +41,24 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 def checkpoints(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas checkpoints`."""
     with Client(**shared.connection(arguments)) as client:
-        found = client.checkpoints()
+        available = client.checkpoints()
     if screen.as_json:
-        screen.json([checkpoint.to_dict() for checkpoint in found])
+        screen.json([checkpoint.to_dict() for checkpoint in available])
     else:
         columns = ("name", "input", "cells", "parameters", "description")
-        screen.table(columns, [_checkpoint_row(checkpoint) for checkpoint in found])
+        screen.table(columns, [_checkpoint_row(checkpoint) for checkpoint in available])
     return OK
 
 
 def list_models(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas models list`."""
     with Client(**shared.connection(arguments)) as client:
-        found = list(islice(client.models(), arguments.limit))
+        models = list(islice(client.models(), arguments.limit))
     if screen.as_json:
-        screen.json([_model_dict(model) for model in found])
+        screen.json([_model_dict(model) for model in models])
     else:
         columns = ("name", "made", "checkpoint", "classes", "size")
-        screen.table(columns, [_model_row(model) for model in found])
+        screen.table(columns, [_model_row(model) for model in models])
     return OK
 
 

@@ -1,4 +1,4 @@
-"""Exported models at their user: the ONNX file, prediction, and the cells inside.
+"""Exported models on the side of the client: the ONNX file, prediction and cells.
 
 A file and images enter; labels and probabilities leave. The package needs the extra `onnx`.
 """

@@ -1,8 +1,8 @@
 """Layered layout of a cell for a picture. No line crosses a box.
 
-Nodes stand in columns by their depth. A line that passes a column gets a place of its own there, so
-that it runs beside the boxes and not behind them (the dummy vertices of Sugiyama, Tagawa and Toda,
-1981); lines from one source share their places.
+The depth of a node is its column. A line that passes a column gets a spot there, so that it runs
+beside the boxes and not behind them (the dummy vertices of Sugiyama, Tagawa and Toda, 1981). Lines
+from one source share their spots.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ NODE_HEIGHT, PASSING_HEIGHT, GAP = 1.0, 0.25, 0.3
 SWEEPS = 4
 
 Spot = tuple[int, int]
-"""(source, column): a node or an input in its own column, a passing line in a later one."""
+"""(source, column): a node or an input in its column, or a line from it in a later column."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def _lines(cell: Cell, columns: Sequence[int]) -> tuple[Line, ...]:
 
 
 def _spots_of(lines: Sequence[Line], columns: Sequence[int], column: int) -> list[Spot]:
-    own = [(index, column) for index in range(len(columns) - 1) if columns[index] == column]
+    boxes = [(index, column) for index in range(len(columns) - 1) if columns[index] == column]
     passing = {spot for line in lines for spot in line.spots if spot[1] == column}
-    return own + sorted(passing - set(own))
+    return boxes + sorted(passing - set(boxes))
 
 
 def _stack(order: Sequence[Sequence[Spot]], columns: Sequence[int]) -> dict[Spot, float]:
@@ -102,18 +102,18 @@ def _stack(order: Sequence[Sequence[Spot]], columns: Sequence[int]) -> dict[Spot
 
 def _pull(spot: Spot, lines: Sequence[Line], heights: dict[Spot, float], forward: bool) -> float:
     """Return the mean height of the neighbours in the column before (or after) the spot."""
-    found: list[float] = []
+    pulls: list[float] = []
     for line in lines:
         way = [*line.spots, (line.target, -1)]
         for one, other in pairwise(way):
             # the end of a line has no column in it: find its spot by its index
-            end = other if other[1] >= 0 else _own_spot(other[0], heights)
+            end = other if other[1] >= 0 else _box_spot(other[0], heights)
             if forward and end == spot:
-                found.append(heights[one])
+                pulls.append(heights[one])
             elif not forward and one == spot:
-                found.append(heights.get(end, 0.0))
-    return sum(found) / len(found) if found else heights[spot]
+                pulls.append(heights.get(end, 0.0))
+    return sum(pulls) / len(pulls) if pulls else heights[spot]
 
 
-def _own_spot(index: int, heights: dict[Spot, float]) -> Spot:
+def _box_spot(index: int, heights: dict[Spot, float]) -> Spot:
     return min((spot for spot in heights if spot[0] == index), default=(index, -1))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from metanas_client.errors import ModelFileError
 
 Edge: TypeAlias = tuple[int, str]
-"""Index of the input (0 and 1 are the cell's own, 2 + i is node i) and the operation on the way."""
+"""Index of the input (0 and 1: inputs of the cell, 2 + i: node i), and operation of the edge."""
 
 KINDS = ("normal", "reduce")
 
@@ -56,10 +56,10 @@ def table(cell: Cell) -> list[tuple[str, str, str]]:
 
 def depths(cell: Cell) -> list[int]:
     """Return the depth of each node: its longest path from the cell's inputs, at least 1."""
-    found = [0, 0]
+    lengths = [0, 0]
     for edges in cell.nodes:
-        found.append(1 + max(found[index] for index, _ in edges))
-    return found[2:]
+        lengths.append(1 + max(lengths[index] for index, _ in edges))
+    return lengths[2:]
 
 
 def _node(index: int, raw: list[list[object]]) -> tuple[Edge, Edge]:

@@ -1,4 +1,4 @@
-"""Images for a model on this side: files and arrays as uint8 (H, W, C), as the server reads them.
+"""Images for a model: files and arrays as uint8 (H, W, C), decoded as the server does.
 
 Needs the extra "onnx".
 """
@@ -22,14 +22,14 @@ LIMITS = ImageLimits()
 def batches(
     images: Iterable[Image], channels: int, most_pixels: int
 ) -> Iterator[list[NDArray[np.uint8]]]:
-    """Yield the images as uint8 (H, W, channels), in lists of at most so many pixels.
+    """Yield the images as uint8 (H, W, channels), in lists of at most `most_pixels` pixels.
 
-    Each list is read when it is asked for, and a larger image is a list of its own.
+    Images are read list by list. A larger image is alone in its list.
 
     Args:
         images: paths, encoded bytes, arrays, or one array (N, H, W, C).
         channels: 1 or 3; colour becomes grey by ITU-R 601-2 luma, grey is repeated.
-        most_pixels: of the images of a list together.
+        most_pixels: limit on the pixels of a list.
 
     Raises:
         InvalidInput: one violation for each unusable image, with its index and, if there is one,

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-# ONNX Runtime 1.31 and later reports its use to its makers unless this is set before its import
+# ONNX Runtime 1.31 and later sends telemetry unless this is set before its import
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import numpy as np
@@ -74,11 +74,11 @@ class ModelFile:
 
     Args:
         data: the bytes of the file.
-        source: how to call it in errors.
+        source: name of the file in errors.
 
     Raises:
-        ModelFileError: MODEL_UNREADABLE (no ONNX file, or of a version that this ONNX Runtime does
-            not know), MODEL_FOREIGN (not made by MetaNAS), METADATA_MALFORMED.
+        ModelFileError: MODEL_UNREADABLE (not an ONNX file, or a version that this ONNX Runtime
+            cannot read), MODEL_FOREIGN (not made by MetaNAS), METADATA_MALFORMED.
     """
 
     def __init__(self, data: bytes, *, source: str = "the model") -> None:
@@ -260,13 +260,13 @@ def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
     options.log_severity_level = ONLY_ERRORS
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common class of their own
-        what = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    except Exception as error:  # its errors have no common class
+        cause = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise ModelFileError(
-            "MODEL_UNREADABLE", f"{source} cannot be loaded by ONNX Runtime: {what}"
+            "MODEL_UNREADABLE", f"{source} cannot be loaded by ONNX Runtime: {cause}"
         ) from error
 
 
 def _largest(values: NDArray[np.float32]) -> float:
-    # NaN must fail every comparison, and np.max hands it on
+    # np.max keeps NaN, which then fails every comparison
     return float(np.abs(values).max())

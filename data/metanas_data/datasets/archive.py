@@ -1,6 +1,6 @@
-"""Data sets as npz files: arrays of a class each, labelled arrays, and packs of encoded images.
+"""Data sets as npz files: one array for each class, labelled arrays, or packs of encoded images.
 
-An archive is read without ever unpickling.
+Reading an archive unpickles nothing.
 """
 
 import zipfile
@@ -25,7 +25,7 @@ Stored = tuple[bytes, ...] | tuple[NDArray[np.uint8], ...]
 def read(path: Path, split: str | None) -> dict[str, Stored]:
     """Return the images of each class, in the order of the file.
 
-    The layout shows in the names of the arrays:
+    The names of the arrays determine the layout:
 
     - `images` uint8 (classes, N, H, W) or (classes, N, H, W, C), and `class_name`;
     - `data`, `offset`, `label` and `class_name`: image i is `data[offset[i]:offset[i + 1]]`, an
@@ -49,11 +49,11 @@ def read(path: Path, split: str | None) -> dict[str, Stored]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Archive]:
-    """Open an archive. Each array is read when it is asked for.
+    """Open an archive. Each array is read at its first access.
 
     Raises:
-        DatasetError: DATASET_FORMAT, for a file that is no npz, is damaged, or holds Python
-            objects. Also for a failure to read an array inside the `with` block.
+        DatasetError: DATASET_FORMAT, the file is no npz, is damaged or contains Python objects, or
+            the `with` block cannot read an array.
     """
     try:
         # `np.load` leaves a damaged archive open, so the file is opened here
@@ -68,7 +68,7 @@ def _open(path: Path) -> Iterator[Archive]:
 
 
 def _check_kind(path: Path, file: BinaryIO) -> None:
-    """Refuse files that NumPy takes for something else."""
+    """Refuse files that `np.load` would read as something else than an archive."""
     if file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX:
         raise DatasetError("DATASET_FORMAT", f"{path} holds one array, not an archive (np.savez)")
     if not zipfile.is_zipfile(file):

@@ -1,4 +1,4 @@
-"""Few-shot episodes drawn from a data set. Each depends on the seed and its own number alone."""
+"""Few-shot episodes drawn from a data set. Each depends on the seed and its number alone."""
 
 import logging
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ class Episode:
 
 
 class Sampler:
-    """Draws the episodes of a data set from the classes that have enough images.
+    """Draw the episodes of a data set from the classes that have enough images.
 
     A warning names the other classes.
 
@@ -93,7 +93,7 @@ class Sampler:
         }
 
     def episode(self, index: int) -> Episode:
-        """Return an episode by its number, whatever else was drawn."""
+        """Return the episode with this number, independent of other draws."""
         random = np.random.default_rng((self.seed, index))
         rows = draw_rows(self.sizes, self.shape.ways, self.shape.shots, self.shape.queries, random)
         classes = self.dataset.classes

@@ -1,4 +1,4 @@
-"""Images of a data set that cannot be read: refused together, or left out."""
+"""Images of a data set that cannot be read: refuse all of them together, or leave them out."""
 
 import logging
 from typing import NoReturn
@@ -27,7 +27,7 @@ def leave_out(faults: Faults) -> None:
     """Warn of all faults."""
     if faults:
         lines = "".join(f"\n  {place}: {reason}" for place, reason in faults.items())
-        log.warning("%s cannot be read, and left out:%s", _count(faults), lines)
+        log.warning("%s cannot be read and left out:%s", _count(faults), lines)
 
 
 def no_split(split: str, known: set[str]) -> NoReturn:

@@ -53,5 +53,5 @@ def _files(folder: Path, faults: Faults) -> tuple[Path, ...]:
 def _kind(path: Path) -> str:
     """Name an entry that is no file. To open a pipe would block."""
     if path.is_dir():
-        return "a folder inside a class: its images would not be seen"
-    return "a link that leads nowhere" if path.is_symlink() else "not a file"
+        return "a folder inside a class: its images would not be read"
+    return "a link without a target" if path.is_symlink() else "not a file"

@@ -29,7 +29,7 @@ def load(
     Args:
         path: see `metanas_data.datasets.dataset.read_dataset`.
         split: its part; None is everything.
-        size: side that every image is squashed to, antialiased; None leaves sizes as they are.
+        size: side to which every image is resized, antialiased, aspect not kept; None keeps sizes.
         channels: 1 (grey) or 3 (RGB); None leaves arrays as they are and makes files RGB.
         faults: receives the images that cannot be read, which are left out. Without it they are an
             error that names and counts them.
@@ -57,9 +57,9 @@ def load(
 
 
 def fit(images: NDArray[np.uint8], size: int | None, channels: int | None) -> NDArray[np.uint8]:
-    """Resize images (N, C, H, W), squashing them, and convert between grey and RGB.
+    """Resize images (N, C, H, W), aspect not kept, and convert between grey and RGB.
 
-    None leaves the size, or the channels, as they are.
+    None keeps the size or the channels.
 
     Returns:
         uint8 (N, channels, size, size).

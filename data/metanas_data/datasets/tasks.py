@@ -18,7 +18,7 @@ Features = Mapping[str, NDArray[np.float16]]
 def with_rotations(data: Classes) -> Classes:
     """Return the data set with each class turned by 90, 180 and 270 degrees as three more classes.
 
-    A turn is the outermost part of a name, so turned classes are in groups of their own.
+    A turn is the outermost part of a name, so turned classes form separate groups.
     """
     return {
         f"{90 * turn}/{name}": np.rot90(images, turn, axes=(2, 3))
@@ -28,18 +28,18 @@ def with_rotations(data: Classes) -> Classes:
 
 
 def with_mirrored(data: Classes) -> Classes:
-    """Return the data set with each class seen in an upright mirror as one more class.
+    """Return the data set with each class mirrored left to right as one more class.
 
-    As with turns, mirrored classes are in groups of their own: of a task that takes few groups,
-    a symmetric character and its mirror image are seldom two classes.
+    Mirrored classes form separate groups. So a task with few groups seldom has a symmetric
+    character and its mirror image as two classes.
     """
     return {**data, **{f"mirrored/{name}": images[..., ::-1] for name, images in data.items()}}
 
 
 def groups_of(names: Iterable[str]) -> list[NDArray[np.int64]]:
-    """Return the positions of the names of each group, which are alike up to their last slash.
+    """Return the positions of the names of each group: names that are equal up to the last slash.
 
-    "Greek/alpha" and "Greek/beta" are one group: classes that look alike, as a task's often do.
+    "Greek/alpha" and "Greek/beta" are one group: classes that look alike, as in many real tasks.
     """
     groups: dict[str, list[int]] = {}
     for position, name in enumerate(names):
@@ -69,8 +69,8 @@ def draw_classes(
 ) -> NDArray[np.int64]:
     """Draw `ways` classes of one to `most` groups of one domain; of all groups if `most` is 0.
 
-    The domain and the number of groups are drawn uniformly. Further groups of the domain join where
-    those have too few classes.
+    The domain and the number of groups are drawn uniformly. If these groups have too few classes,
+    further groups of the domain are added.
     """
     groups = [group for domain in domains for group in domain]
     if most and len(domains) > 1:
