@@ -28,7 +28,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.util.work import whole
-from metanas_client import Client, InvalidInput, Model, NotFound, State
+from metanas_client import Client, InvalidInput, Model, State
 from metanas_client.onnx.images import load_image
 from tests.e2e.running import DIGITS, Running, running
 
@@ -128,9 +128,9 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
 
 
 def test_without_a_prior_a_checkpoint_has_to_be_named(client: Client) -> None:
-    with pytest.raises(NotFound, match=r"known: colour, grey, photo\. Name one") as caught:
+    with pytest.raises(InvalidInput, match="name one of colour, grey, photo;") as caught:
         client.adapt(few())
-    assert caught.value.reason == "UNKNOWN_CHECKPOINT"
+    assert caught.value.reason == "CHECKPOINT_AMBIGUOUS"
 
 
 def test_several_looks_through_the_server(checkpoints: Path, client: Client) -> None:

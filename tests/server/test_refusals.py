@@ -251,7 +251,13 @@ def test_other_fields_of_the_spec(api: Api) -> None:
         assert (answer.code, answer.reason) == (INVALID, reason)
 
 
-@pytest.mark.parametrize("name", ["checkpoints/gray", "gray", "", "models/grey", "../grey"])
+def test_a_request_without_a_checkpoint_gets_a_choice(api: Api) -> None:
+    answer = refused(api.create, AdaptationSpec(), images())
+    assert (answer.code, answer.reason) == (INVALID, "CHECKPOINT_AMBIGUOUS")
+    assert "name one of colour, grey" in answer.message
+
+
+@pytest.mark.parametrize("name", ["checkpoints/gray", "gray", "models/grey", "../grey"])
 def test_checkpoints_that_do_not_exist(api: Api, name: str) -> None:
     show = api.checkpoints.GetCheckpoint
     for answer in (

@@ -66,14 +66,14 @@ def read_spec(
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
-        InvalidInput: options out of bounds or unknown; too many, too long or undecodable classes.
+        InvalidInput: CHECKPOINT_AMBIGUOUS; options out of bounds or unknown; too many, too long or
+            undecodable classes.
         InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
     """
-    if message.checkpoint or prior is None:
-        checkpoint = read_checkpoint_name(message.checkpoint, checkpoints)
-        candidates: Collection[str] = (checkpoint,)
-    else:
-        checkpoint, candidates = "", prior.checkpoints.keys()
+    checkpoint = _read_choice(message.checkpoint, checkpoints, prior)
+    candidates: Collection[str] = (
+        (checkpoint,) if checkpoint or prior is None else prior.checkpoints
+    )
     overrides = _read_options(message.options)
     for name in candidates:
         card = checkpoints[name]
@@ -94,6 +94,21 @@ def read_spec(
     )
 
 
+def _read_choice(name: str, checkpoints: Mapping[str, object], prior: Prior | None) -> str:
+    """Return the name of the checkpoint; empty if the prior chooses it.
+
+    Raises:
+        InvalidInput: CHECKPOINT_AMBIGUOUS.
+        UnknownName: UNKNOWN_CHECKPOINT.
+    """
+    if name or (prior is None and len(checkpoints) == 1):
+        return read_checkpoint_name(name, checkpoints)
+    if prior is None:
+        text = f"name one of {', '.join(sorted(checkpoints))}; the server has no prior to choose by"
+        raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", text)
+    return ""
+
+
 def read_checkpoint_name(name: str, known: Mapping[str, object]) -> str:
     """Return the last part of a checkpoint's resource name.
 
@@ -106,8 +121,7 @@ def read_checkpoint_name(name: str, known: Mapping[str, object]) -> str:
         return next(iter(known))
     bare = name.removeprefix("checkpoints/")
     if bare not in known:
-        hint = "" if bare else "Name one: the server has no prior, which would choose it"
-        raise UnknownName("checkpoint", bare[:MAX_NAME], tuple(known), hint)
+        raise UnknownName("checkpoint", bare[:MAX_NAME], tuple(known))
     return bare
 
 
