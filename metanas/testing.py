@@ -1,7 +1,7 @@
 """Contract checks and tiny checkpoints for tests of the core and of extensions.
 
-Each `check_*` takes a value for an extension point and tries the contract that the algorithms rely
-on. The first violation raises `AssertionError`. No test framework is needed.
+Each `check_*` takes an extension and checks the contract that the algorithms need. The first
+violation raises `AssertionError`. No test framework is needed.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -160,9 +160,9 @@ def freeze(module: nn.Module, seed: int = 0) -> None:
 def _check_rows(module: nn.Module, channels: int) -> None:
     """Check that rows are independent of queries, and that the input is unchanged."""
     x = _noise(6, channels, 5, 6)
-    given = x.clone()
+    before = x.clone()
     out = module(x, THREE)
-    _require(bool(torch.equal(x, given)), "the input is unchanged")
+    _require(bool(torch.equal(x, before)), "the input is unchanged")
     other = x.clone()
     other[5] = 100.0 * other[5] + 7.0
     _close(module(other, THREE)[:5], out[:5], "a query changes no other row")
@@ -226,17 +226,17 @@ def _noise(*shape: int) -> Tensor:
     return torch.randn(shape, generator=_generator())
 
 
-def _close(actual: Tensor, expected: Tensor, what: str) -> None:
-    _require(actual.shape == expected.shape, f"{what}: {actual.shape} is not {expected.shape}")
+def _close(actual: Tensor, expected: Tensor, rule: str) -> None:
+    _require(actual.shape == expected.shape, f"{rule}: {actual.shape} is not {expected.shape}")
     actual, expected = actual.detach(), expected.detach()
     scale = max(1.0, float(expected.abs().max()))
     difference = float((actual - expected).abs().max())
-    _require(difference <= 1e-5 * scale, f"{what}: off by {difference:.2g}")
+    _require(difference <= 1e-5 * scale, f"{rule}: off by {difference:.2g}")
 
 
-def _require(holds: bool, what: str) -> None:
+def _require(holds: bool, rule: str) -> None:
     if not holds:
-        raise AssertionError(f"contract violated: {what}")
+        raise AssertionError(f"contract violated: {rule}")
 
 
 def make_checkpoint(  # noqa: PLR0913 (options of tests)

@@ -41,15 +41,15 @@ class Outcome:
     """One episode: accuracies on its queries, 0 to 1, and the report of its adaptation."""
 
     accuracy: float
-    """Of the exported file in ONNX Runtime, each query on its own."""
+    """Accuracy of the exported file in ONNX Runtime, query by query."""
     pruned: float
-    """Of the pruned network with the weights from the end of the search, before tuning."""
+    """Accuracy of the pruned network with the weights of the end of the search, before tuning."""
     soft: float
-    """Of the soft supernet at the end of the search, before pruning and tuning."""
+    """Accuracy of the soft supernet at the end of the search, before pruning and tuning."""
     transductive: float | None
-    """Of the exported network with the statistics of support set and queries together, if asked."""
+    """Accuracy of the exported network with statistics of support set and queries, if requested."""
     query_seconds: float
-    """Of the exported file in ONNX Runtime on one thread, for the fastest query."""
+    """Seconds of the fastest query of the exported file in ONNX Runtime on one thread."""
     report: Report
 
 
@@ -72,10 +72,10 @@ def evaluate(
         sampler: the source of the episodes.
         episodes: their numbers.
         options: the options of the adaptations.
-        together: episodes that are adapted in one stack, which is faster and changes nothing but
-            roundings.
-        transductive: measure also the answers of the network if its norms had the statistics of
-            support set and queries together.
+        together: episodes that are adapted in one stack, which is faster and changes roundings
+            only.
+        transductive: also measure the accuracy with norm statistics of support set and queries
+            together.
 
     Raises:
         InvalidInput: a support set that cannot be adapted to.

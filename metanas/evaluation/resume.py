@@ -1,4 +1,4 @@
-"""Resumable evaluation: a journal takes each finished episode, and a result file all of them."""
+"""Resumable evaluation: a journal stores each finished episode, a result file all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ class Plan:
 
 
 Measure = Callable[[Plan, Sequence[int]], Iterator[Record]]
-"""Measures the episodes of a plan that have these numbers."""
+"""Measure the episodes of a plan that have these numbers."""
 
 
 def record_of(index: int, outcome: Outcome) -> Record:

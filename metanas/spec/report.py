@@ -19,10 +19,10 @@ class Progress:
     steps: int
     loss: float = nan
     accuracy: float = nan
-    """Accuracy on the views, against heads without their images, 0 to 1."""
+    """Accuracy on views of the support images, by heads without these images, 0 to 1."""
     temperature: float = nan
     entropy: float = nan
-    """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is decided."""
+    """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is one-hot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +61,9 @@ class Report:
     `shift_pixels`.
     """
     accuracy_pruned: float
-    """Of the pruned network with the same weights, on the same views."""
+    """Accuracy of the pruned network with the same weights, on the same views."""
     accuracy: float
-    """Of the network that left, on the same views."""
+    """Accuracy of the exported network, on the same views."""
     logit_gap: float
     """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
     leave_one_out: float | None

@@ -16,8 +16,8 @@ class SearchSpace:
     ops: tuple[str, ...]
     """Names of the candidate operations on every edge."""
     channels: tuple[Annotated[int, Range(2, 512)], ...]
-    """Width of each cell; a cell's output has `nodes` times as many channels. None is
-    needed behind a trunk."""
+    """Width of each cell; a cell's output has `nodes` times as many channels. It may be empty
+    behind a trunk."""
     reductions: tuple[Natural, ...]
     """Indices of the cells that halve the resolution."""
     nodes: Annotated[int, Range(1, 6)] = 3
@@ -28,10 +28,10 @@ class SearchSpace:
     stem_stride: Annotated[int, OneOf((1, 2, 4))] = 1
     """Stride of the last convolution of the stem."""
     grid: Annotated[int, OneOf((1, 2))] = 1
-    """The last maps are averaged over their whole, or with 2 over each quarter: four times the
-    features, which then say where something is."""
+    """The last maps are averaged as a whole, or with 2 in quarters. Quarters keep positions and
+    give four times the features."""
     partial: Annotated[int, Range(1, 16)] = 1
-    """Operations run on one of so many equal parts of the channels (PC-DARTS); 1 is all."""
+    """Number of equal parts of the channels; operations run on one part (PC-DARTS)."""
     trunk: Annotated[str, OneOf(("", *TRUNKS))] = ""
     """Pretrained trunk in place of the stem; empty for none."""
     taps: tuple[int, int] = (10, 15)

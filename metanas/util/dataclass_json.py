@@ -1,4 +1,4 @@
-"""Plain data (JSON, TOML) to frozen dataclasses and back, with every wrong key named."""
+"""Plain data (JSON, TOML) to frozen dataclasses and back, with an error for all wrong keys."""
 
 import json
 from collections.abc import Container, Mapping, Sequence

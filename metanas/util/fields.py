@@ -98,9 +98,9 @@ def check(options: Any) -> None:
 
 
 def require(*conditions: tuple[str, bool, str]) -> None:
-    """Check conditions that one range cannot say, such as those on two fields.
+    """Check conditions that a range cannot express, such as those on two fields.
 
-    conditions: name of the field, the condition, and the message where it does not hold.
+    conditions: name of the field, the condition, and the message if it does not hold.
 
     Raises:
         InvalidInput: OPTION_OUT_OF_RANGE, for all conditions that do not hold.
@@ -132,10 +132,10 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 def _texts(kind: type) -> dict[str, str]:
     """Return the texts below the fields of a dataclass, by name, from its source."""
-    (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(made, ast.ClassDef)
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
     texts = {}
-    for field, below in pairwise(made.body):
+    for field, below in pairwise(definition.body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=text)):
                 texts[name] = " ".join(str(text).split())
