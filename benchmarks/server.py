@@ -1,8 +1,8 @@
 """Measure a running server under load: the latency of one caller, the rate of many.
 
 A server process with one worker or more, and one process of clients: each client is a thread with a
-connection of its own that sends a support set, waits for the verified model and starts again. Both
-share this machine's cores. Beside it the same adaptations in process.
+separate connection that sends a support set, waits for the verified model and starts again. Both
+share this machine's cores. It also measures the same adaptations in process.
 """
 
 import argparse

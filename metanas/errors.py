@@ -114,7 +114,7 @@ class ClusterError(MetanasError):
 
 
 class Cancelled(MetanasError):
-    """The work was stopped between two steps because the caller asked for it."""
+    """The caller stopped the work between two steps."""
 
     def __init__(self, message: str = "the work was cancelled", /) -> None:
         super().__init__("CANCELLED", message)

@@ -30,7 +30,7 @@ COLUMNS = {
 }
 """Column of a row -> figure of a record."""
 TURNED = " with rotations"
-"""End of a data set's name in which turned classes are classes of their own."""
+"""End of the name of a data set in which turned classes are separate classes."""
 
 
 def row_of(card: CheckpointCard, path: Path) -> Row:

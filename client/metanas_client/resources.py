@@ -53,7 +53,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationInfo:
-    """An adaptation as the server knows it."""
+    """The record of an adaptation on the server."""
 
     name: str
     state: State

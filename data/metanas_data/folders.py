@@ -24,7 +24,7 @@ LITTER = frozenset(
 
 
 def is_litter(name: str) -> bool:
-    """Return whether an entry of a folder is hidden, or left by an operating system."""
+    """Return True if an entry of a folder is hidden, or left by an operating system."""
     return name.startswith(".") or name.lower() in LITTER
 
 

@@ -14,12 +14,12 @@ PROGRESSIVE = b"\xff\xc2"
 
 
 def is_cut_png(data: bytes) -> bool:
-    """Return whether a PNG lacks its end."""
+    """Return True if a PNG lacks its end."""
     return b"IEND" not in data
 
 
 def is_cut_jpeg(data: bytes) -> bool:
-    """Return whether a JPEG lacks its end marker."""
+    """Return True if a JPEG lacks its end marker."""
     return not data.rstrip(b"\0").endswith(JPEG_END)
 
 

@@ -1,6 +1,6 @@
-"""A data set of one's own: shapes that are drawn when asked for.
+"""A new data set: polygons, drawn by the program.
 
-Whatever gives class name -> uint8 images (N, C, H, W) of one size is a data set.
+A data set is a mapping of class name to uint8 images (N, C, H, W) of one size.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from metanas.training.extensions import Extensions
 
 
 def shapes(_: Path) -> dict[str, NDArray[np.uint8]]:
-    """Polygons of 3 to 9 corners: a class each, turned and moved at random."""
+    """Draw polygons of 3 to 9 corners, turned and moved at random; one class for each number."""
     random = np.random.default_rng(0)
     return {
         f"{corners} corners": np.stack([polygon(corners, random) for _ in range(8)])
@@ -23,7 +23,7 @@ def shapes(_: Path) -> dict[str, NDArray[np.uint8]]:
 
 
 def polygon(corners: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """White on black, (1, 28, 28)."""
+    """Draw one polygon in white on black, (1, 28, 28)."""
     x, y = np.mgrid[-1:1:28j, -1:1:28j] - random.uniform(-0.2, 0.2, (2, 1, 1))
     angle = (np.arctan2(y, x) + random.uniform(0, 7)) % (2 * np.pi / corners) - np.pi / corners
     inside = np.hypot(x, y) * np.cos(angle) < 0.6 * np.cos(np.pi / corners)

@@ -1,7 +1,8 @@
-"""A meta-learner of one's own: FOMAML whose outer gradient is a mean over the inner path.
+"""A new meta-learner: FOMAML whose outer gradient is a mean over the inner steps.
 
-MAML's outer loss looks at the end of the inner loop alone; here each step's parameters are asked
-(multi-step loss, Antoniou et al., arXiv:1810.09502, section 4, first order and evenly weighted).
+MAML's outer loss is that of the parameters after the inner loop. Here it is the mean over the
+parameters after each step (multi-step loss, Antoniou et al., arXiv:1810.09502, section 4, first
+order, with equal weights).
 """
 
 from dataclasses import dataclass
@@ -32,5 +33,5 @@ if __name__ == "__main__":
     check_meta_learner(MultiStep())
     outer = ['train.outer = "adam"', "train.meta_lr_weights = 1e-3", "train.meta_lr_alphas = 1e-2"]
     config = small_config('train.meta_learner = "multi-step"', *outer)
-    mine = Extensions(meta_learners={**META_LEARNERS, "multi-step": MultiStep()})
-    train(config, mine, digits())
+    extensions = Extensions(meta_learners={**META_LEARNERS, "multi-step": MultiStep()})
+    train(config, extensions, digits())

@@ -1,6 +1,6 @@
-"""A relaxation of one's own: sparsemax, which gives weak candidates a weight of exactly zero.
+"""A new relaxation: sparsemax, which gives weak candidates a weight of exactly zero.
 
-Martins & Astudillo, arXiv:1602.02068, algorithm 1. What has no weight is not evaluated.
+Martins & Astudillo, arXiv:1602.02068, algorithm 1. Candidates without weight are not evaluated.
 """
 
 from dataclasses import dataclass, replace
@@ -35,5 +35,5 @@ class Sparsemax:
 
 if __name__ == "__main__":
     check_relaxation(Sparsemax())
-    mine = Extensions(relaxations={**RELAXATIONS, "sparsemax": Sparsemax()})
-    train(small_config('search.relaxation = "sparsemax"'), mine, digits())
+    extensions = Extensions(relaxations={**RELAXATIONS, "sparsemax": Sparsemax()})
+    train(small_config('search.relaxation = "sparsemax"'), extensions, digits())

@@ -22,7 +22,7 @@ from metanas.util.formatting import duration
 WINDOW = 300.0
 """Seconds over which the rate is measured; a few validations fall into them."""
 INTERVAL = 60.0
-"""Seconds between two plain lines; each validation has a line of its own."""
+"""Seconds between two plain lines; each validation has a separate line."""
 
 
 def bar(console: Console | None = None) -> Progress:

@@ -32,14 +32,15 @@ class AdaptConfig:
     gradient_clip: Annotated[float, Range(above=0, most=1_000_000)] = 10.0
     """Largest gradient norm."""
     patience: Annotated[int, Range(0, 500)] = 10
-    """A stage ends early once the mean loss of so many steps equals that of as many before and the
-    architecture stayed the same; a search cools for as many more steps. 0 takes all steps."""
+    """A stage ends early if the mean loss over this many steps equals that over as many steps
+    before, with the same architecture; a search then cools for this many steps. 0 never ends
+    early."""
     bilevel: bool = False
     """Alphas on one half of the support set and weights on the other, first order."""
     shift_pixels: Annotated[int, Range(0, 16)] = 0
-    """The model averages the features of each image and of four copies, shifted diagonally by so
-    many pixels of its input: five times the arithmetic of a query, and none in the steps. Less than
-    a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk."""
+    """The model averages the features of each image and of four copies, shifted diagonally by this
+    many pixels of its input. A query takes five times the arithmetic, a step none. Less than a
+    quarter of the input's side; 0 makes no copies. For checkpoints without a trunk."""
     head: Annotated[str, OneOf(("prototype", "ridge"))] = "prototype"
     """The linear layer over the features: "prototype" for class means, "ridge" for least squares
     with the penalty of the smallest leave-one-out error."""

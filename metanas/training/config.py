@@ -123,7 +123,7 @@ class SearchConfig:
     """The genotype of `fixed`, as JSON."""
     order: Annotated[str, OneOf(("single", "first", "second"))] = "single"
     """Source of the gradient of the alphas: "single", the backward pass of the weights; "first" or
-    "second", an episode of their own (bilevel), at the present weights or one step further."""
+    "second", a second episode (bilevel), at the present weights or one step further."""
     warm_up: Natural = 0
     """Meta-iterations before the alphas begin to learn."""
     alpha_lr: NonNegative = 1e-2

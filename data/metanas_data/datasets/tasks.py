@@ -107,7 +107,7 @@ def sample_task(
 ) -> Task:
     """Draw `ways` classes and, without replacement, `shots` and `queries` images of each.
 
-    repeat: a class that has too few images for so many queries repeats some of them. No image is
+    repeat: a class that has too few images for the queries repeats some of them. No image is
         ever both support and query.
 
     Raises:

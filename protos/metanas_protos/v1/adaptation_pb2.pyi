@@ -160,15 +160,15 @@ class AdaptationOptions(_message.Message):
     gradient_clip: _builtins.float
     """Largest gradient norm. Number > 0, <= 1000000."""
     patience: _builtins.int
-    """A stage ends early once the mean loss of so many steps equals that of as many before and the
-    architecture stayed the same; a search cools for as many more steps. 0 takes all steps. Integer
-    from 0 to 500.
+    """A stage ends early if the mean loss over this many steps equals that over as many steps before,
+    with the same architecture; a search then cools for this many steps. 0 never ends early.
+    Integer from 0 to 500.
     """
     bilevel: _builtins.bool
     """Alphas on one half of the support set and weights on the other, first order."""
     shift_pixels: _builtins.int
-    """The model averages the features of each image and of four copies, shifted diagonally by so many
-    pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a
+    """The model averages the features of each image and of four copies, shifted diagonally by this
+    many pixels of its input. A query takes five times the arithmetic, a step none. Less than a
     quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0
     to 16.
     """

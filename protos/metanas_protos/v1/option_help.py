@@ -11,8 +11,8 @@ OPTION_HELP: Mapping[str, str] = {
     'temperature_end': 'Temperature at the last step, at most `temperature_start`. Number from 0.001 to 10.',
     'batch_size': 'Support images of a step; larger support sets go through in mini-batches. Integer from 1 to 1000.',
     'gradient_clip': 'Largest gradient norm. Number > 0, <= 1000000.',
-    'patience': 'A stage ends early once the mean loss of so many steps equals that of as many before and the architecture stayed the same; a search cools for as many more steps. 0 takes all steps. Integer from 0 to 500.',
+    'patience': 'A stage ends early if the mean loss over this many steps equals that over as many steps before, with the same architecture; a search then cools for this many steps. 0 never ends early. Integer from 0 to 500.',
     'bilevel': 'Alphas on one half of the support set and weights on the other, first order.',
-    'shift_pixels': "The model averages the features of each image and of four copies, shifted diagonally by so many pixels of its input: five times the arithmetic of a query, and none in the steps. Less than a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0 to 16.",
+    'shift_pixels': "The model averages the features of each image and of four copies, shifted diagonally by this many pixels of its input. A query takes five times the arithmetic, a step none. Less than a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0 to 16.",
     'head': 'The linear layer over the features: "prototype" for class means, "ridge" for least squares with the penalty of the smallest leave-one-out error. One of "prototype", "ridge".',
 }

@@ -323,7 +323,7 @@ def _too_long(field: str, label: bytes, limits: Limits) -> Violation:
 
 
 def _longer(text: str, limit: int) -> bool:
-    """Tell if a text has more bytes than the limit, without encoding a long one."""
+    """Return True if a text has more bytes than the limit, without encoding a long one."""
     return len(text) > limit or len(text.encode()) > limit
 
 

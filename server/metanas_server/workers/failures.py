@@ -2,7 +2,7 @@
 
 An exception is pickled as its class and its arguments. A subclass with another constructor cannot
 be read back from that, and the reader of the pipe would fail. So a worker process sends the name of
-the nearest class that the front knows, the reason and the text.
+the nearest class in `KINDS`, the reason and the text.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Failed:
     omitted: int = 0
 
     def error(self) -> MetanasError:
-        """Make the error again, as the nearest class that the front knows."""
+        """Make the error again, as the nearest class in `KINDS`."""
         if self.violations:
             return InvalidInput(self.violations, self.omitted)
         kind = KINDS[self.kind]
