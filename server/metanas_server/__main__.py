@@ -15,6 +15,7 @@ from ctypes.util import find_library
 from metanas.errors import MetanasError
 from metanas_server.app import Server
 from metanas_server.config import ServerConfig, parse
+from metanas_server.workers.protocol import LOG_FORMAT
 
 SECOND_SIGNAL = 130
 ENVIRONMENT = {
@@ -38,7 +39,7 @@ fresh pages, which saves a third of the time of a step on large images.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     try:
         config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         for name, value in (ENVIRONMENT | _allocator()).items():

@@ -5,14 +5,17 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import grpc
+import PIL.Image
 import pytest
 import torch
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from metanas_protos.v1.example_pb2 import Example
 from metanas_server.errors import WorkerFailed
 from metanas_server.workers.main import _failure
 from tests.server.calls import (
@@ -106,6 +109,17 @@ def test_a_worker_that_hangs_does_not_outlast_the_timeout(server: ServerProcess,
     server.signal_workers(signal.SIGSTOP)
     assert api.end_of(name).failure.reason == "ADAPTATION_TIMEOUT"
     api.serves()
+
+
+def test_a_warning_of_a_worker_is_a_line_of_the_log(api: Api, data: Path) -> None:
+    file = BytesIO()
+    PIL.Image.new("L", (40, 40), 200).save(file, "BMP")
+    lost = bytearray(file.getvalue())
+    lost[len(lost) // 2 :] = bytes(len(lost) - len(lost) // 2)
+    name = api.create(spec(), [*images(), Example(label=b"a", encoded=bytes(lost))]).name
+    assert api.end_of(name).state == SUCCEEDED
+    log = data.with_suffix(".log").read_text(encoding="utf-8")
+    assert "WARNING metanas_data.decode the second half of a BMP file" in log
 
 
 def test_a_full_disk(server: ServerProcess, api: Api, data: Path) -> None:

@@ -17,6 +17,9 @@ from metanas.spec.prior import Prior
 from metanas.spec.report import Progress
 from metanas_server.workers.failures import Failed
 
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+"""Format of the log of the front and of the worker processes."""
+
 
 class Load(Protocol):
     """Load a folder as `metanas.checkpoint.Checkpoint`; the function must be picklable."""
