@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.images.support_set import Image, Preprocessing
-from metanas.spec.prior import BINS, PRIOR_FILE, Prior, read_prior
+from metanas.spec.prior import BINS, PRIOR_FILE, SCALES, Prior, read_prior
 from metanas_data.arrays import with_channels
 
 MOST = 50
@@ -24,6 +25,8 @@ SIDE = 28
 """Side of a thumbnail in pixels."""
 DETAIL = 4
 """Rows and columns of a large image that are read for one pixel of a thumbnail, at least."""
+LEAST_RANGE = 0.1
+"""Least range of brightness that an image is taken to have."""
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -100,16 +103,31 @@ def _key(image: Image) -> int:
 
 
 def look(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
-    """Describe a support set by histograms of brightness, colourfulness and edges, `(LOOK,)`.
+    """Describe a support set by its thumbnails and the mean number of images a class, `(LOOK,)`."""
+    return describe(thumbnails(images, labels), len(labels) / len(set(labels)))
 
-    Mostly light images are inverted: ink on paper and light strokes on a dark ground count alike.
+
+def thumbnails(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+    """Return thumbnails of up to `MOST` images, `(N, 3, SIDE, SIDE)` from 0 to 1."""
+    resized = Preprocessing(SIDE, (1.0,), (0.0,))
+    some = [with_channels(image, 3) for image in some_of(images, labels)]
+    return torch.cat([resized(image) for image in some]).clamp(0, 1)
+
+
+def describe(pixels: Tensor, shots: float) -> Tensor:
+    """Count brightness, colourfulness, and edges at several scales of thumbnails, `(LOOK,)`.
+
+    Each image has its whole range of brightness. Mostly light images are inverted: ink on paper and
+    light strokes on a dark ground count alike. The last number is one over the shots.
     """
-    thumbnail = Preprocessing(SIDE, (1.0,), (0.0,))
-    pixels = torch.cat([thumbnail(with_channels(image, 3)) for image in some_of(images, labels)])
-    pixels = pixels.clamp(0, 1)
-    grey = (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(1).clamp(0, 1)
-    ink = 1 - grey if float(grey.median()) > 0.5 else grey
-    colour = pixels.amax(1) - pixels.amin(1)
-    edges = torch.cat([grey.diff(dim=1).flatten(), grey.diff(dim=2).flatten()]).abs()
-    values = (ink, colour.sqrt(), edges.sqrt())
-    return torch.cat([torch.histc(each, BINS, 0, 1) / each.numel() for each in values])
+    grey = (pixels * torch.tensor(LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+    low, high = (bound(grey, (2, 3), keepdim=True) for bound in (torch.amin, torch.amax))
+    grey = ((grey - low) / (high - low).clamp(min=LEAST_RANGE)).clamp(0, 1)
+    values = [1 - grey if float(grey.median()) > 0.5 else grey]
+    values.append((pixels.amax(1) - pixels.amin(1)).sqrt())
+    for scale in SCALES:
+        coarse = F.avg_pool2d(grey, scale)
+        edges = [coarse.diff(dim=dim).flatten() for dim in (2, 3)]
+        values.append(torch.cat(edges).abs().sqrt())
+    histograms = [torch.histc(each, BINS, 0, 1) / each.numel() for each in values]
+    return torch.cat([*histograms, torch.tensor([1 / shots])])

@@ -24,9 +24,10 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "prior",
         help="fit the prior by which a request without a checkpoint gets one",
-        description="Fit a prior over the checkpoints in a folder on the train classes of data "
-        "sets. Print accuracies on their val classes, without steps: of each checkpoint, of the "
-        "prior, and of a prior that was fitted without the data set.",
+        description="Fit a prior over the checkpoints in a folder on the val classes of data "
+        "sets, or on all classes where there is no such split. Print accuracies without steps: of "
+        "each checkpoint, of a prior that was fitted on other classes, of one that was fitted on "
+        "other data sets, and of the better checkpoint.",
     )
     command.add_argument("folder", type=existing, help="folder of the checkpoints")
     command.add_argument("--data", type=existing, nargs="+", required=True, help="npz, or folders")
@@ -36,7 +37,7 @@ def add_commands(commands: Any) -> None:
         type=partial(whole_number, 1, inf),
         default=60,
         metavar="N",
-        help="episodes of each data set, split and number of shots (default: 60)",
+        help="episodes of each half of a data set and number of shots (default: 60)",
     )
     command.set_defaults(run=_prior)
 

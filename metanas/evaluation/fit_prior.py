@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from metanas import __version__
-from metanas.adaptation.prior import look
+from metanas.adaptation.prior import describe, thumbnails
 from metanas.checkpoint import Checkpoint
 from metanas.images.support_set import Image, preprocessing_for
 from metanas.nn.heads import HEADS
@@ -27,36 +28,39 @@ from metanas_data.datasets.episodes import draw_rows
 from metanas_data.errors import DatasetError
 
 WAYS, SHOTS = 5, (1, 5)
-CLASSES = 25
-"""Most classes of a split that take part."""
+CLASSES = 40
+"""Most classes of a data set that take part."""
 IMAGES = 8
 """Most images of a class that take part; all that are no support images are queries."""
-DECAY = 3e-3
+ALTERED = 4
+"""Looks at an episode, all but the first at altered images: the choice then depends less on their
+origin."""
+DECAY = 1e-3
 """Weight of the squared weights in the loss."""
 
 Rows = Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 """Class of an episode -> positions of its support images and of its queries."""
 
 
-class Seen(NamedTuple):
-    """Episodes of a data set, numbers of shots in turn."""
+class Episodes(NamedTuple):
+    """Episodes of some classes of a data set, numbers of shots in turn."""
 
     looks: Tensor
-    """`(E, LOOK)`."""
+    """`(E, LOOK)`; `ALTERED` of each episode, the first at the images as they are."""
     accuracies: Tensor
     """Of each checkpoint, `(E, K)`, 0 to 1."""
 
 
 class Validation(NamedTuple):
-    """Mean accuracies on a data set's val classes, 0 to 1."""
+    """Mean accuracies on a data set, 0 to 1."""
 
     data: str
     shots: int
     checkpoints: list[float]
     prior: float
-    """Of the checkpoint that the prior chooses."""
+    """Of the checkpoint that a prior chooses; it was fitted on other classes."""
     left_out: float
-    """The same, by a prior that was fitted without this data set."""
+    """The same, by a prior that was fitted on other data sets."""
 
 
 def fit_prior(
@@ -65,20 +69,25 @@ def fit_prior(
     episodes: int,
     on_data: Callable[[Path], None] = lambda path: None,
 ) -> tuple[Prior, list[Validation]]:
-    """Fit a prior on the train classes of data sets, and validate it on their val classes.
+    """Fit a prior on the val classes of data sets, or on all classes where there is no such split.
 
-    episodes: of each data set, split and number of shots.
+    On train classes a checkpoint that was trained on them would look better than it is. For the
+    validation a prior is fitted on each half of the classes.
+
+    episodes: of each half and number of shots.
     on_data: called before each data set is read.
 
     Raises:
         DatasetError: a data set cannot be used.
     """
-    train, val = list[Seen](), list[Seen]()
+    halves: tuple[list[Episodes], list[Episodes]] = ([], [])
     for path in paths:
         on_data(path)
-        train.append(see(checkpoints, path, "train", episodes))
-        val.append(see(checkpoints, path, "val", episodes))
-    weights, bias = fit(train)
+        images = _read(path)
+        for half, drawn in enumerate(halves):
+            some = {name: images[name] for name in list(images)[half::2]}
+            drawn.append(_measure(checkpoints, some, episodes))
+    weights, bias = fit([*halves[0], *halves[1]])
     prior = Prior(
         checkpoints={name: each.card.digest for name, each in checkpoints.items()},
         weights=tuple(tuple(round(number, 4) for number in row) for row in weights.tolist()),
@@ -88,25 +97,36 @@ def fit_prior(
             "software": f"metanas {__version__}, torch {torch.__version__}",
         },
     )
+    return prior, _validate(paths, halves)
+
+
+def _validate(
+    paths: Sequence[Path], halves: tuple[list[Episodes], list[Episodes]]
+) -> list[Validation]:
+    across = [fit(half) for half in reversed(halves)]
     rows = list[Validation]()
     for index, path in enumerate(paths):
-        others = train[:index] + train[index + 1 :]
+        others = [half[:index] + half[index + 1 :] for half in halves]
+        left_out = fit(others[0] + others[1] or [half[index] for half in halves])
         for first, shots in enumerate(SHOTS):
-            part = Seen(*(each[first :: len(SHOTS)] for each in val[index]))
-            means = part.accuracies.mean(0).tolist()
-            left_out = _chosen(part, *fit(others or train))
-            rows.append(Validation(path.stem, shots, means, _chosen(part, weights, bias), left_out))
-    return prior, rows
+            every = slice(first * ALTERED, None, len(SHOTS) * ALTERED)
+            parts = [Episodes(*(each[every] for each in half[index])) for half in halves]
+            both = Episodes(*map(torch.cat, zip(*parts, strict=True)))
+            means = both.accuracies.mean(0).tolist()
+            chosen = [_chosen(*pair) for pair in zip(parts, across, strict=True)]
+            figures = sum(chosen) / len(chosen), _chosen(both, left_out)
+            rows.append(Validation(path.stem, shots, means, *figures))
+    return rows
 
 
-def fit(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
+def fit(episodes: Sequence[Episodes]) -> tuple[Tensor, Tensor]:
     """Fit weights `(K, LOOK)` and bias `(K,)` of a logistic regression.
 
     An episode counts for each checkpoint by its gain in accuracy over the worst one. With two
     checkpoints the more probable one is then that of the larger mean accuracy.
     """
-    looks = torch.cat([each.looks for each in seen]).double()
-    accuracies = torch.cat([each.accuracies for each in seen]).double()
+    looks = torch.cat([each.looks for each in episodes]).double()
+    accuracies = torch.cat([each.accuracies for each in episodes]).double()
     gains = accuracies - accuracies.amin(1, keepdim=True)
     gains = gains / gains.sum().clamp(min=1e-9)
     centre, spread = looks.mean(0), looks.std(0).clamp(min=1e-3)
@@ -125,40 +145,53 @@ def fit(seen: Sequence[Seen]) -> tuple[Tensor, Tensor]:
     return scaled, weights.detach()[:, -1] - scaled @ centre
 
 
-def _chosen(seen: Seen, weights: Tensor, bias: Tensor) -> float:
+def _chosen(episodes: Episodes, prior: tuple[Tensor, Tensor]) -> float:
     """Return the mean accuracy of the checkpoints that a prior chooses, 0 to 1."""
-    chosen = (seen.looks.double() @ weights.T + bias).argmax(1)
-    return float(seen.accuracies.gather(1, chosen[:, None]).mean())
+    weights, bias = prior
+    chosen = (episodes.looks.double() @ weights.T + bias).argmax(1)
+    return float(episodes.accuracies.gather(1, chosen[:, None]).mean())
 
 
-def see(checkpoints: Mapping[str, Checkpoint], path: Path, split: str, episodes: int) -> Seen:
-    """Draw episodes of a data set, and measure each checkpoint on them.
-
-    Raises:
-        DatasetError: the data set cannot be used.
-    """
-    images = _read(path, split)
+def _measure(
+    checkpoints: Mapping[str, Checkpoint], images: Mapping[str, Sequence[Image]], episodes: int
+) -> Episodes:
+    """Draw episodes of these classes, and measure each checkpoint on them."""
     inputs = {name: _inputs(each, images) for name, each in checkpoints.items()}
     sizes = {name: len(each) for name, each in images.items()}
     random = np.random.default_rng(0)
-    looks, accuracies = [], []
-    for index in range(episodes * len(SHOTS)):
-        rows = draw_rows(sizes, WAYS, SHOTS[index % len(SHOTS)], IMAGES, random)
+    looks, accuracies = list[Tensor](), list[list[float]]()
+    for shots in SHOTS * episodes:
+        rows = draw_rows(sizes, WAYS, shots, IMAGES, random)
         shown = [(name, row) for name, (support, _) in rows.items() for row in support]
-        looks.append(look([images[name][row] for name, row in shown], [name for name, _ in shown]))
-        accuracies.append(
-            [_accuracy(each, inputs[name], rows) for name, each in checkpoints.items()]
-        )
-    return Seen(torch.stack(looks), torch.tensor(accuracies))
+        small = thumbnails([images[name][row] for name, row in shown], [name for name, _ in shown])
+        looks += [describe(each, shots) for each in _altered(small, random)]
+        figures = [_accuracy(each, inputs[name], rows) for name, each in checkpoints.items()]
+        accuracies += [figures] * ALTERED
+    return Episodes(torch.stack(looks), torch.tensor(accuracies))
 
 
-def _read(path: Path, split: str) -> dict[str, list[Image]]:
+def _altered(pixels: Tensor, random: np.random.Generator) -> list[Tensor]:
+    """Return thumbnails as they are, out of focus, and both as if photographed from paper."""
+    blurred = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return [pixels, blurred, *(_from_paper(each, random) for each in (pixels, blurred))]
+
+
+def _from_paper(pixels: Tensor, random: np.random.Generator) -> Tensor:
+    """Invert thumbnails or not, and give them less contrast, a tint and noise."""
+    contrast, level = random.uniform(0.5, 1), random.random()
+    tint = torch.from_numpy(random.uniform(0.85, 1, (3, 1, 1)))
+    noise = torch.from_numpy(random.normal(0, 0.02, tuple(pixels.shape)))
+    turned = 1 - pixels if random.random() < 0.5 else pixels
+    return ((contrast * turned + (1 - contrast) * level) * tint + noise).clamp(0, 1).float()
+
+
+def _read(path: Path) -> dict[str, list[Image]]:
     """Decode the first images of some classes, evenly spaced."""
     least = max(SHOTS) + 1
-    classes = {k: v for k, v in read_dataset(path, split).classes.items() if len(v) >= least}
-    if len(classes) < WAYS:
-        message = f"{path}, split {split}, has {len(classes)} classes of {least} images or more; "
-        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}{WAYS} are needed")
+    classes = {k: v for k, v in read_dataset(path).classes.items() if len(v) >= least}
+    if len(classes) < 2 * WAYS:
+        message = f"{path} has {len(classes)} classes of {least} images or more to validate on; "
+        raise DatasetError("DATASET_TOO_FEW_CLASSES", f"{message}{2 * WAYS} are needed")
     places = np.linspace(0, len(classes) - 1, min(len(classes), CLASSES)).astype(int)
     names = [list(classes)[place] for place in places]
     return {name: [pixels(image, 3) for image in classes[name][:IMAGES]] for name in names}

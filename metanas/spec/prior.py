@@ -15,8 +15,11 @@ from metanas.util.fields import OneOf, check, require
 PRIOR_FILE = "prior.json"
 BINS = 8
 """Bins of a histogram of the support set."""
-LOOK = 3 * BINS
-"""Bins of all histograms: of brightness, colourfulness and edges."""
+SCALES = (1, 2, 4)
+"""Sides in pixels of the means between which edges are measured."""
+LOOK = (2 + len(SCALES)) * BINS + 1
+"""Bins of all histograms: of brightness, of colourfulness, and of edges at each scale; and a number
+for the shots."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Prior:
     checkpoints: Mapping[str, str]
     """Name of a candidate -> its digest."""
     weights: tuple[tuple[float, ...], ...]
-    """A row a candidate, with a number for each bin of the histograms."""
+    """A row a candidate, with a number for each of the description."""
     bias: tuple[float, ...]
     """A number a candidate."""
     provenance: Mapping[str, str] = field(default_factory=dict)

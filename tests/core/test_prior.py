@@ -9,29 +9,34 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as Picture
+from PIL import ImageDraw
 
 from metanas.__main__ import main
 from metanas.adaptation.prior import Candidates, load_candidates, look
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput
-from metanas.evaluation.fit_prior import Seen, fit
+from metanas.evaluation.fit_prior import Episodes, fit
 from metanas.images.support_set import Image
+from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json, read_prior
+from metanas.spec.prior import BINS, LOOK, PRIOR_FILE, Prior, prior_json, read_prior
 from metanas.testing import make_checkpoint
 from metanas_data.arrays import with_channels
 
 ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "meta_checkpoints"
+CARDS = sorted(SHIPPED.glob(f"*/{CARD_FILE}"))
 OPTIONS = AdaptConfig(steps=1, tuning_steps=1)
 
 
 def colourfulness() -> tuple[float, ...]:
     """Weights of a prior that counts pixels of colour."""
-    bins = np.zeros((3, LOOK // 3))
-    bins[1, 2:] = 100.0
-    return tuple(bins.flatten().tolist())
+    weights = np.zeros(LOOK)
+    weights[BINS + 2 : 2 * BINS] = 100.0
+    return tuple(weights.tolist())
 
 
 def prior_of(checkpoints: dict[str, Checkpoint]) -> Prior:
@@ -101,7 +106,16 @@ def test_ink_on_paper_and_light_strokes_look_alike() -> None:
     labels = ["a", "a", "b", "b"]
     dark, light = look(list(strokes), labels), look(list(255 - strokes), labels)
     torch.testing.assert_close(dark, light)
-    assert float(dark.sum()) == pytest.approx(3)  # each pixel is in a bin of each histogram
+    # each pixel is in a bin of each histogram
+    assert float(dark[:-1].sum()) == pytest.approx(LOOK // BINS)
+
+
+def test_the_contrast_of_grey_images_does_not_matter() -> None:
+    strokes = [image.astype(np.float32) for image in photos(channels=1)]
+    faint = [(image * 0.5 + 90).round().astype(np.uint8) for image in strokes]
+    whole = [((image - image.min()) / np.ptp(image) * 255).astype(np.uint8) for image in strokes]
+    difference = look(faint, list("ababab")) - look(whole, list("ababab"))
+    assert float(difference.abs().max()) < 0.05
 
 
 def test_a_prior_survives_its_file(folder: Path) -> None:
@@ -169,7 +183,7 @@ def test_the_fit_chooses_the_checkpoint_of_the_larger_mean_accuracy() -> None:
     right = (looks[:, 3] > 0.5).long()
     mean = 0.6 + 0.1 * torch.nn.functional.one_hot(right, 2)
     accuracies = (mean + 0.2 * torch.randn(2000, 2, generator=generator)).clamp(0, 1)
-    weights, bias = fit([Seen(looks, accuracies)])
+    weights, bias = fit([Episodes(looks, accuracies)])
     chosen = (looks.double() @ weights.T + bias).argmax(1)
     assert float((chosen == right).float().mean()) > 0.85
 
@@ -179,9 +193,7 @@ def test_the_command_fits_a_prior(tmp_path: Path, capsys: pytest.CaptureFixture[
         make_checkpoint(tmp_path / "all" / name, channels=channels, options=OPTIONS)
     random = np.random.default_rng(0)
     images = {
-        f"{split}/{name}": random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-        for split in ("train", "val")
-        for name in "abcdef"
+        name: random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8) for name in "abcdefghij"
     }
     np.savez(tmp_path / "data.npz", **images)  # type: ignore[arg-type]
     arguments = ["prior", str(tmp_path / "all"), "--data", str(tmp_path / "data.npz")]
@@ -198,12 +210,26 @@ def test_the_command_needs_checkpoints(tmp_path: Path, capsys: pytest.CaptureFix
     assert "CHECKPOINT_MISSING" in capsys.readouterr().err
 
 
+def test_the_shipped_prior_suits_the_shipped_checkpoints() -> None:
+    """After a change of a checkpoint it has to be fitted again."""
+    prior = read_prior(SHIPPED / PRIOR_FILE)
+    prior.check_checkpoints({path.parent.name: read_card(path.parent).digest for path in CARDS})
+    assert set(prior.checkpoints) == {path.parent.name for path in CARDS}
+
+
+def strokes(count: int = 6) -> list[Image]:
+    """Handwriting in ink on paper: a curve for each image."""
+    random, images = np.random.default_rng(0), list[Image]()
+    for _ in range(count):
+        page = Picture.new("L", (105, 105), "white")
+        points = random.uniform(15, 90, (5, 2)).flatten().tolist()
+        ImageDraw.Draw(page).line(points, fill="black", width=3, joint="curve")
+        images.append(np.asarray(page)[:, :, None])
+    return images
+
+
 @pytest.mark.slow
-def test_the_shipped_prior_takes_digits_for_characters_and_colours_for_photographs() -> None:
-    candidates = load_candidates(ROOT / "meta_checkpoints")
-    digits = [
-        Example(path.parent.name, path.read_bytes())
-        for path in sorted((ROOT / "examples" / "digits" / "support").glob("*/*"))
-    ]
-    assert adapt(candidates, digits).report.checkpoint == "omniglot"
+def test_the_shipped_prior_takes_strokes_for_characters_and_colours_for_photographs() -> None:
+    candidates = load_candidates(SHIPPED)
+    assert adapt(candidates, examples_of(strokes())).report.checkpoint == "omniglot"
     assert adapt(candidates, examples_of(photos(side=200))).report.checkpoint == "photos"

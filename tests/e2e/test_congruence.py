@@ -111,7 +111,7 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "all")
     digests = {name: read_card(checkpoints / name).digest for name in ("grey", "photo")}
-    weights = tuple(tuple(float(sign * index) for index in range(LOOK)) for sign in (1, -1))
+    weights = tuple(tuple(sign * (index - 20.0) for index in range(LOOK)) for sign in (1, -1))
     prior = Prior(checkpoints=digests, weights=weights, bias=(0.0, 0.0))
     (tmp_path / "all" / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
     candidates = load_candidates(tmp_path / "all")
