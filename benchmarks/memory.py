@@ -34,7 +34,10 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
 
 
 def tables(results: Results) -> dict[str, str]:
-    """Make the table of memory by adaptations."""
+    """Make the table of memory before, after the first adaptations, and at the end."""
+    threads: dict[int, list[Row]] = {}
+    for row in results.rows:
+        threads.setdefault(row["threads"], []).append(row)
     lines = [
         [
             str(row["adaptations"]),
@@ -42,7 +45,8 @@ def tables(results: Results) -> dict[str, str]:
             mebibytes(row["front"]),
             str(row["threads"]),
         ]
-        for row in results.rows
+        for rows in threads.values()
+        for row in [*rows[:2], *rows[2:][-1:]]
     ]
     return {"growth": table(["adaptations", "worker, MiB", "front, MiB", "threads"], lines)}
 

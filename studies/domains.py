@@ -52,7 +52,7 @@ from metanas_data.evaluations import column
 from metanas_data.intervals import mean_of
 from metanas_data.journal import Record
 from studies.evaluations import LOCAL, command, run, shape_of, title_of
-from studies.intervals import COMPARED, compared, outcome, percent, points
+from studies.intervals import outcome, percent, points
 
 TOPIC = "domains"
 PACKS = (
@@ -177,18 +177,18 @@ def tables(results: Results) -> Mapping[str, str]:
 
 def _domains(title: str, rows: Sequence[Row]) -> str:
     header = [title, "episodes", f"{rows[0]['checkpoint']}, %", "frozen Lite0, %"]
-    header += ["difference, points", *COMPARED]
+    header += ["difference, points", "outcome"]
     lines, means = [], []
     for row in rows:
         comparison = paired(row["accuracy"], row["control"])
         one, other = mean_of(row["accuracy"]), mean_of(row["control"])
         means.append((one.mean, other.mean, comparison.difference.mean))
         line = [row["dataset"].removesuffix(".npz"), str(comparison.episodes)]
-        line += [percent(one), percent(other), *compared(comparison)]
-        lines.append(line)
+        lead = comparison.difference
+        lines.append([*line, percent(one), percent(other), points(lead), outcome(lead)])
     if len(rows) > 1:
         one, other, lead = (mean_of(each) for each in zip(*means, strict=True))
-        line = ["mean over domains", "", percent(one), percent(other), points(lead), ""]
+        line = ["mean over domains", "", percent(one), percent(other), points(lead)]
         lines.append([*line, outcome(lead)])
     return table(header, lines)
 
