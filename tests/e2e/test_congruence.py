@@ -29,6 +29,7 @@ from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.util.work import whole
 from metanas_client import Client, InvalidInput, Model, State
+from metanas_client.__main__ import main
 from metanas_client.onnx.images import load_image
 from tests.e2e.running import DIGITS, Running, running
 
@@ -107,7 +108,7 @@ def test_in_process_and_through_the_server(
 
 
 def test_the_prior_chooses_alike_in_process_and_through_the_server(
-    checkpoints: Path, tmp_path: Path
+    checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "all")
     digests = {name: read_card(checkpoints / name).digest for name in ("grey", "photo")}
@@ -122,9 +123,12 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
         service.client() as client,
     ):
         served = client.adapt(few(), options={"steps": 4}).result(60)
+        command = ["adapt", str(DIGITS / "support"), "--server", service.address]
+        assert main([*command, "--out", str(tmp_path / "model.onnx")]) == 0
     assert served.onnx == own.onnx
     assert served.report["prior"] == own.report.prior
     assert served.info.checkpoint == f"checkpoints/{own.report.checkpoint}"
+    assert "checkpoint\tphoto, chosen with probability 1.00" in capsys.readouterr().out
 
 
 def test_without_a_prior_a_checkpoint_has_to_be_named(client: Client) -> None:

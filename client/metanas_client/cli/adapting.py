@@ -106,7 +106,8 @@ def show(model: Model, out: Path, screen: Screen) -> None:
     ]
     prior = report.get("prior")
     if isinstance(prior, dict) and prior:
-        chosen = f"{model.info.checkpoint}, chosen with probability {max(prior.values()):.2f}"
+        name, probability = max(prior.items(), key=lambda item: item[1])
+        chosen = f"{name}, chosen with probability {probability:.2f}"
         rows.insert(1, ("checkpoint", chosen))
     seconds = report.get("seconds")
     if isinstance(seconds, dict):
