@@ -25,7 +25,7 @@ from metanas.adaptation.metrics import (
     stream,
     view_accuracy,
 )
-from metanas.adaptation.prior import Candidates, choose, possible
+from metanas.adaptation.prior import Candidates, candidates_of, choose
 from metanas.adaptation.read_task import read_images, task_of
 from metanas.adaptation.views import head_inputs
 from metanas.checkpoint import Checkpoint
@@ -222,7 +222,7 @@ class Job:
         seed = self.seed
 
         yield Progress("decode", 0, len(examples))
-        cards = [each.card for each in possible(source)]
+        cards = [each.card for each in candidates_of(source)]
         for card in cards:
             check_options(options_of(overrides, card), card.input, card.space)
         channels = max(card.input.channels for card in cards)

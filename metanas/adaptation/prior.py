@@ -1,7 +1,7 @@
 """The choice of a checkpoint by the support set.
 
-A look at the support set gives histograms of thumbnails, which do not depend on the order of images
-and classes. A prior (`metanas.spec.prior`) turns them into probabilities. Mean features of a
+Histograms of thumbnails describe the support set; they do not depend on the order of images and
+classes. A prior (`metanas.spec.prior`) turns them into probabilities. Mean features of a
 network beside the histograms made the choice worse.
 """
 
@@ -19,8 +19,8 @@ from metanas.images.support_set import Image, Preprocessing
 from metanas.spec.prior import BINS, PRIOR_FILE, SCALES, Prior, read_prior
 from metanas_data.arrays import with_channels
 
-MOST = 50
-"""Most images that are looked at."""
+MOST_IMAGES = 50
+"""Most images that are described."""
 SIDE = 28
 """Side of a thumbnail in pixels."""
 DETAIL = 4
@@ -48,9 +48,9 @@ class Candidates:
     def probabilities(self, images: Sequence[Image], labels: Sequence[str]) -> dict[str, float]:
         """Compute p(checkpoint | support set), by the names of the checkpoints."""
         prior = self.prior
-        seen = look(images, labels)
+        description = describe_support(images, labels)
         weights = torch.tensor(prior.weights)
-        shares = torch.softmax(weights @ seen + torch.tensor(prior.bias), 0)
+        shares = torch.softmax(weights @ description + torch.tensor(prior.bias), 0)
         return dict(zip(prior.checkpoints, shares.tolist(), strict=True))
 
 
@@ -67,7 +67,7 @@ def load_candidates(folder: Path, *, device: torch.device | str = "cpu") -> Cand
     )
 
 
-def possible(source: Checkpoint | Candidates) -> list[Checkpoint]:
+def candidates_of(source: Checkpoint | Candidates) -> list[Checkpoint]:
     """Return the checkpoints that a job may get."""
     if isinstance(source, Checkpoint):
         return [source]
@@ -84,8 +84,8 @@ def choose(
     return source.checkpoints[max(shares, key=shares.__getitem__)], shares
 
 
-def some_of(images: Sequence[Image], labels: Sequence[str]) -> list[Image]:
-    """Select up to `MOST` images, evenly over classes, and reduce large ones.
+def select_images(images: Sequence[Image], labels: Sequence[str]) -> list[Image]:
+    """Select up to `MOST_IMAGES` images, evenly over classes, and reduce large ones.
 
     The images alone decide which are selected and their order.
     """
@@ -93,29 +93,29 @@ def some_of(images: Sequence[Image], labels: Sequence[str]) -> list[Image]:
     for image, label in zip(images, labels, strict=True):
         step = max(1, min(image.shape[:2]) // (DETAIL * SIDE))
         by_class.setdefault(label, []).append(image[::step, ::step])
-    each = max(1, MOST // len(by_class))
+    each = max(1, MOST_IMAGES // len(by_class))
     chosen = [image for group in by_class.values() for image in sorted(group, key=_key)[:each]]
-    return sorted(chosen, key=_key)[:MOST]
+    return sorted(chosen, key=_key)[:MOST_IMAGES]
 
 
 def _key(image: Image) -> int:
     return zlib.crc32(image.tobytes())
 
 
-def look(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
-    """Describe a support set by its thumbnails and the mean number of images a class, `(LOOK,)`."""
-    return describe(thumbnails(images, labels), len(labels) / len(set(labels)))
+def describe_support(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
+    """Describe a support set by thumbnails and mean images a class, `(DESCRIPTION,)`."""
+    return describe_thumbnails(thumbnails(images, labels), len(labels) / len(set(labels)))
 
 
 def thumbnails(images: Sequence[Image], labels: Sequence[str]) -> Tensor:
-    """Return thumbnails of up to `MOST` images, `(N, 3, SIDE, SIDE)` from 0 to 1."""
+    """Return thumbnails of up to `MOST_IMAGES` images, `(N, 3, SIDE, SIDE)` from 0 to 1."""
     resized = Preprocessing(SIDE, (1.0,), (0.0,))
-    some = [with_channels(image, 3) for image in some_of(images, labels)]
+    some = [with_channels(image, 3) for image in select_images(images, labels)]
     return torch.cat([resized(image) for image in some]).clamp(0, 1)
 
 
-def describe(pixels: Tensor, shots: float) -> Tensor:
-    """Count brightness, colourfulness, and edges at several scales of thumbnails, `(LOOK,)`.
+def describe_thumbnails(pixels: Tensor, shots: float) -> Tensor:
+    """Count brightness, colourfulness, and edges at several scales of thumbnails, `(DESCRIPTION,)`.
 
     Each image has its whole range of brightness. Mostly light images are inverted: ink on paper and
     light strokes on a dark ground count alike. The last number is one over the shots.

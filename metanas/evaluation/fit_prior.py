@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanas import __version__
-from metanas.adaptation.prior import describe, thumbnails
+from metanas.adaptation.prior import describe_thumbnails, thumbnails
 from metanas.checkpoint import Checkpoint
 from metanas.images.support_set import Image, preprocessing_for
 from metanas.nn.heads import HEADS
@@ -33,8 +33,8 @@ CLASSES = 40
 IMAGES = 8
 """Most images of a class that take part; all that are no support images are queries."""
 ALTERED = 4
-"""Looks at an episode, all but the first at altered images: the choice then depends less on their
-origin."""
+"""Descriptions of an episode, all but the first of altered images: the choice then depends less on
+their origin."""
 DECAY = 1e-3
 """Weight of the squared weights in the loss."""
 
@@ -45,10 +45,10 @@ Rows = Mapping[str, tuple[NDArray[np.int64], NDArray[np.int64]]]
 class Episodes(NamedTuple):
     """Episodes of some classes of a data set, numbers of shots in turn."""
 
-    looks: Tensor
-    """`(E, LOOK)`; `ALTERED` of each episode, the first at the images as they are."""
+    descriptions: Tensor
+    """`(E, DESCRIPTION)`; `ALTERED` of each episode, the first of the images as they are."""
     accuracies: Tensor
-    """Of each checkpoint, `(E, K)`, 0 to 1."""
+    """Accuracies of each checkpoint, `(E, K)`, 0 to 1."""
 
 
 class Validation(NamedTuple):
@@ -120,17 +120,17 @@ def _validate(
 
 
 def fit(episodes: Sequence[Episodes]) -> tuple[Tensor, Tensor]:
-    """Fit weights `(K, LOOK)` and bias `(K,)` of a logistic regression.
+    """Fit weights `(K, DESCRIPTION)` and bias `(K,)` of a logistic regression.
 
     An episode counts for each checkpoint by its gain in accuracy over the worst one. With two
     checkpoints the more probable one is then that of the larger mean accuracy.
     """
-    looks = torch.cat([each.looks for each in episodes]).double()
+    descriptions = torch.cat([each.descriptions for each in episodes]).double()
     accuracies = torch.cat([each.accuracies for each in episodes]).double()
     gains = accuracies - accuracies.amin(1, keepdim=True)
     gains = gains / gains.sum().clamp(min=1e-9)
-    centre, spread = looks.mean(0), looks.std(0).clamp(min=1e-3)
-    x = torch.cat([(looks - centre) / spread, torch.ones_like(looks[:, :1])], dim=1)
+    centre, spread = descriptions.mean(0), descriptions.std(0).clamp(min=1e-3)
+    x = torch.cat([(descriptions - centre) / spread, torch.ones_like(descriptions[:, :1])], dim=1)
     weights = torch.zeros(gains.shape[1], x.shape[1], dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -148,7 +148,7 @@ def fit(episodes: Sequence[Episodes]) -> tuple[Tensor, Tensor]:
 def _chosen(episodes: Episodes, prior: tuple[Tensor, Tensor]) -> float:
     """Return the mean accuracy of the checkpoints that a prior chooses, 0 to 1."""
     weights, bias = prior
-    chosen = (episodes.looks.double() @ weights.T + bias).argmax(1)
+    chosen = (episodes.descriptions.double() @ weights.T + bias).argmax(1)
     return float(episodes.accuracies.gather(1, chosen[:, None]).mean())
 
 
@@ -159,15 +159,19 @@ def _measure(
     inputs = {name: _inputs(each, images) for name, each in checkpoints.items()}
     sizes = {name: len(each) for name, each in images.items()}
     random = np.random.default_rng(0)
-    looks, accuracies = list[Tensor](), list[list[float]]()
+    descriptions, accuracies = list[Tensor](), list[list[float]]()
     for shots in SHOTS * episodes:
         rows = draw_rows(sizes, WAYS, shots, IMAGES, random)
-        shown = [(name, row) for name, (support, _) in rows.items() for row in support]
-        small = thumbnails([images[name][row] for name, row in shown], [name for name, _ in shown])
-        looks += [describe(each, shots) for each in _altered(small, random)]
+        places = [(name, row) for name, (support, _) in rows.items() for row in support]
+        thumbnail_pixels = thumbnails(
+            [images[name][row] for name, row in places], [name for name, _ in places]
+        )
+        descriptions += [
+            describe_thumbnails(each, shots) for each in _altered(thumbnail_pixels, random)
+        ]
         figures = [_accuracy(each, inputs[name], rows) for name, each in checkpoints.items()]
         accuracies += [figures] * ALTERED
-    return Episodes(torch.stack(looks), torch.tensor(accuracies))
+    return Episodes(torch.stack(descriptions), torch.tensor(accuracies))
 
 
 def _altered(pixels: Tensor, random: np.random.Generator) -> list[Tensor]:
@@ -217,7 +221,7 @@ def _accuracy(checkpoint: Checkpoint, inputs: Mapping[str, Tensor], rows: Rows) 
     support, queries = (
         torch.cat([inputs[name][pair[part]] for name, pair in rows.items()]) for part in (0, 1)
     )
-    owners, labels = (
+    support_labels, labels = (
         torch.cat([torch.full((len(pair[part]),), way) for way, pair in enumerate(rows.values())])
         for part in (0, 1)
     )
@@ -225,6 +229,6 @@ def _accuracy(checkpoint: Checkpoint, inputs: Mapping[str, Tensor], rows: Rows) 
     network = from_supernet(card.space, checkpoint.params, genotype, checkpoint.ops)
     features = whole(freeze_statistics(network, support, card.defaults.batch_size))
     head, scale = HEADS[card.defaults.head], network.head["log_scale"].exp()
-    weight, bias = head.linear(features, membership(owners, len(rows)), scale)
+    weight, bias = head.linear(features, membership(support_labels, len(rows)), scale)
     logits = whole(features_of(network, queries)) @ weight.T + bias
     return float((logits.argmax(1) == labels).float().mean())

@@ -17,7 +17,7 @@ BINS = 8
 """Bins of a histogram of the support set."""
 SCALES = (1, 2, 4)
 """Sides in pixels of the means between which edges are measured."""
-LOOK = (2 + len(SCALES)) * BINS + 1
+DESCRIPTION = (2 + len(SCALES)) * BINS + 1
 """Bins of all histograms: of brightness, of colourfulness, and of edges at each scale; and a number
 for the shots."""
 
@@ -43,7 +43,7 @@ class Prior:
         sizes = {len(row) for row in self.weights}
         require(
             ("weights", len(self.weights) == rows, "must have a row for each checkpoint"),
-            ("weights", sizes == {LOOK}, f"must have {LOOK} numbers a row"),
+            ("weights", sizes == {DESCRIPTION}, f"must have {DESCRIPTION} numbers a row"),
             ("bias", len(self.bias) == rows, "must have a number for each checkpoint"),
             ("weights", all(map(isfinite, numbers)), "must be finite, and so must be the bias"),
         )

@@ -13,7 +13,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 
 from metanas.__main__ import main
-from metanas.adaptation.prior import Candidates, load_candidates, look
+from metanas.adaptation.prior import Candidates, describe_support, load_candidates
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput
@@ -22,7 +22,7 @@ from metanas.images.support_set import Image
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import BINS, LOOK, PRIOR_FILE, Prior, prior_json, read_prior
+from metanas.spec.prior import BINS, DESCRIPTION, PRIOR_FILE, Prior, prior_json, read_prior
 from metanas.testing import make_checkpoint
 from metanas_data.arrays import with_channels
 
@@ -34,7 +34,7 @@ OPTIONS = AdaptConfig(steps=1, tuning_steps=1)
 
 def colourfulness() -> tuple[float, ...]:
     """Weights of a prior that counts pixels of colour."""
-    weights = np.zeros(LOOK)
+    weights = np.zeros(DESCRIPTION)
     weights[BINS + 2 : 2 * BINS] = 100.0
     return tuple(weights.tolist())
 
@@ -43,7 +43,7 @@ def prior_of(checkpoints: dict[str, Checkpoint]) -> Prior:
     """A prior that takes `colour` for coloured images, and `grey` for others."""
     return Prior(
         checkpoints={name: each.card.digest for name, each in checkpoints.items()},
-        weights=(colourfulness(), (0.0,) * LOOK),
+        weights=(colourfulness(), (0.0,) * DESCRIPTION),
         bias=(-1.0, 0.0),
     )
 
@@ -95,8 +95,10 @@ def test_the_order_of_images_and_classes_does_not_matter(count: int) -> None:
     labels = [str(index % 3) for index in range(count)]
     order = np.random.default_rng(1).permutation(count)
     renamed = {"0": "c", "1": "a", "2": "b"}
-    shuffled = look([images[row] for row in order], [renamed[labels[row]] for row in order])
-    assert torch.equal(look(images, labels), shuffled)
+    shuffled = describe_support(
+        [images[row] for row in order], [renamed[labels[row]] for row in order]
+    )
+    assert torch.equal(describe_support(images, labels), shuffled)
 
 
 def test_ink_on_paper_and_light_strokes_look_alike() -> None:
@@ -104,17 +106,20 @@ def test_ink_on_paper_and_light_strokes_look_alike() -> None:
     for index, image in enumerate(strokes):
         image[10 + 4 * index : 16 + 4 * index, 8:48] = 255
     labels = ["a", "a", "b", "b"]
-    dark, light = look(list(strokes), labels), look(list(255 - strokes), labels)
+    dark, light = (
+        describe_support(list(strokes), labels),
+        describe_support(list(255 - strokes), labels),
+    )
     torch.testing.assert_close(dark, light)
     # each pixel is in a bin of each histogram
-    assert float(dark[:-1].sum()) == pytest.approx(LOOK // BINS)
+    assert float(dark[:-1].sum()) == pytest.approx(DESCRIPTION // BINS)
 
 
 def test_the_contrast_of_grey_images_does_not_matter() -> None:
     strokes = [image.astype(np.float32) for image in photos(channels=1)]
     faint = [(image * 0.5 + 90).round().astype(np.uint8) for image in strokes]
     whole = [((image - image.min()) / np.ptp(image) * 255).astype(np.uint8) for image in strokes]
-    difference = look(faint, list("ababab")) - look(whole, list("ababab"))
+    difference = describe_support(faint, list("ababab")) - describe_support(whole, list("ababab"))
     assert float(difference.abs().max()) < 0.05
 
 
@@ -179,12 +184,12 @@ def test_a_prior_takes_only_the_checkpoints_that_it_was_fitted_for(
 
 def test_the_fit_chooses_the_checkpoint_of_the_larger_mean_accuracy() -> None:
     generator = torch.Generator().manual_seed(0)
-    looks = torch.rand(2000, LOOK, generator=generator)
-    right = (looks[:, 3] > 0.5).long()
+    descriptions = torch.rand(2000, DESCRIPTION, generator=generator)
+    right = (descriptions[:, 3] > 0.5).long()
     mean = 0.6 + 0.1 * torch.nn.functional.one_hot(right, 2)
     accuracies = (mean + 0.2 * torch.randn(2000, 2, generator=generator)).clamp(0, 1)
-    weights, bias = fit([Episodes(looks, accuracies)])
-    chosen = (looks.double() @ weights.T + bias).argmax(1)
+    weights, bias = fit([Episodes(descriptions, accuracies)])
+    chosen = (descriptions.double() @ weights.T + bias).argmax(1)
     assert float((chosen == right).float().mean()) > 0.85
 
 

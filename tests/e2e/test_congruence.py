@@ -25,7 +25,7 @@ from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.card import read_card
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json
+from metanas.spec.prior import DESCRIPTION, PRIOR_FILE, Prior, prior_json
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.util.work import whole
 from metanas_client import Client, InvalidInput, Model, State
@@ -112,7 +112,9 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "all")
     digests = {name: read_card(checkpoints / name).digest for name in ("grey", "photo")}
-    weights = tuple(tuple(sign * (index - 20.0) for index in range(LOOK)) for sign in (1, -1))
+    weights = tuple(
+        tuple(sign * (index - 20.0) for index in range(DESCRIPTION)) for sign in (1, -1)
+    )
     prior = Prior(checkpoints=digests, weights=weights, bias=(0.0, 0.0))
     (tmp_path / "all" / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
     candidates = load_candidates(tmp_path / "all")

@@ -13,7 +13,7 @@ import pytest
 
 from metanas.spec.card import read_card
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import LOOK, PRIOR_FILE, Prior, prior_json, read_prior
+from metanas.spec.prior import DESCRIPTION, PRIOR_FILE, Prior, prior_json, read_prior
 from metanas.testing import make_checkpoint
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from tests.server.calls import FAILED, LONG, images, refused, spec
@@ -26,7 +26,7 @@ OPTIONS = AdaptConfig(steps=2, tuning_steps=1, patience=0)
 def write_prior(root: Path, bias: tuple[float, float] = (0.0, 1.0)) -> None:
     """Write a prior that always prefers one checkpoint."""
     digests = {name: read_card(root / name).digest for name in ("colour", "grey")}
-    prior = Prior(checkpoints=digests, weights=((0.0,) * LOOK,) * 2, bias=bias)
+    prior = Prior(checkpoints=digests, weights=((0.0,) * DESCRIPTION,) * 2, bias=bias)
     (root / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
 
 
