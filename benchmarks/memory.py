@@ -38,15 +38,10 @@ def tables(results: Results) -> dict[str, str]:
     threads: dict[int, list[Row]] = {}
     for row in results.rows:
         threads.setdefault(row["threads"], []).append(row)
+    chosen = [row for rows in threads.values() for row in [*rows[:2], *rows[2:][-1:]]]
+    sizes = [[mebibytes(row[name]) for name in ("workers", "front")] for row in chosen]
     lines = [
-        [
-            str(row["adaptations"]),
-            mebibytes(row["workers"]),
-            mebibytes(row["front"]),
-            str(row["threads"]),
-        ]
-        for rows in threads.values()
-        for row in [*rows[:2], *rows[2:][-1:]]
+        [f"{r['adaptations']}", *s, f"{r['threads']}"] for r, s in zip(chosen, sizes, strict=True)
     ]
     return {"growth": table(["adaptations", "worker, MiB", "front, MiB", "threads"], lines)}
 
