@@ -112,6 +112,7 @@ def report(**changes: Any) -> Report:
         "onnx_difference": 1e-6,
         "meta_genotype_distance": 2,
         "genotype": {"normal": [[[0, "a"], [1, "b"]]], "reduce": []},
+        "prior": {"tiny": 0.75, "other": 0.25},
     }
     return Report(**{**values, **changes})
 

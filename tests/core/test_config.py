@@ -32,7 +32,7 @@ def test_shipped_configurations_are_sound(path: Path) -> None:
     assert config.name == path.stem
 
 
-@pytest.mark.parametrize("folder", sorted(CHECKPOINTS.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", sorted(CHECKPOINTS.glob("*/")), ids=lambda path: path.name)
 def test_shipped_checkpoints_are_those_of_their_configurations(folder: Path) -> None:
     config = read_config(SHIPPED.parent / f"{folder.name}.toml")
     trained, card = read_config(folder / CONFIG_FILE), read_card(folder)

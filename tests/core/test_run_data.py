@@ -127,7 +127,7 @@ def test_unreadable_images_are_left_out(
     run(lenient, tmp_path / "run", resume=False, on_progress=ignore)
     (told,) = [record.getMessage() for record in caplog.records]
     head, *lines = told.splitlines()
-    assert head == "2 images cannot be read, and left out:"
+    assert head == "2 images cannot be read and left out:"
     assert [line.split("/")[-3] for line in lines] == ["train", "val"]
     assert all(line.endswith("broken.png: not an image that can be read") for line in lines)
     run(config, tmp_path / "whole", resume=False, on_progress=ignore)
