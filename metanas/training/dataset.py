@@ -100,7 +100,14 @@ def _load(config: RunConfig, split: str, faults: Faults) -> Classes:
         size = None if resize_later else config.input.size
         prefix = f"{Path(path).stem}/" if config.data.more else ""
         classes = load(path, split, size=size, channels=config.input.channels, faults=faults)
-        loaded |= {prefix + name: images for name, images in _select(classes, config.data).items()}
+        selected = _select(classes, config.data)
+        if classes and not selected:
+            message = (
+                f"no class of {path}, split {split!r}, has {config.data.least_images} images; "
+            )
+            message += "lower data.least_images, or leave the data set out"
+            raise DatasetError("DATASET_TOO_FEW_IMAGES", message)
+        loaded |= {prefix + name: images for name, images in selected.items()}
     return loaded
 
 

@@ -91,6 +91,44 @@ def test_training_and_validation_are_apart(config: RunConfig, data: Path, tmp_pa
 
 
 @pytest.fixture
+def domains(config: RunConfig, tmp_path: Path) -> RunConfig:
+    """Of two data sets: large classes, and small ones of 7 or 8 images."""
+    for name, counts in (("large", [8] * 14), ("small", [8, 7] * 7)):
+        for index, (label, images) in enumerate(synthetic(14, 8).items()):
+            folder = tmp_path / name / ("train" if index < 9 else "val") / label
+            folder.mkdir(parents=True)
+            for place, image in enumerate(images[: counts[index]]):
+                Image.fromarray(image[0]).save(folder / f"{place}.png")
+    data = DataConfig(path=str(tmp_path / "large"), more=(str(tmp_path / "small"),))
+    return replace(config, data=data, task=replace(config.task, groups=1))
+
+
+def test_small_classes_are_left_out_and_large_ones_thinned(domains: RunConfig) -> None:
+    whole, _ = classes_of(domains)
+    bounded = replace(domains, data=replace(domains.data, least_images=8, most_images=7))
+    train, _ = classes_of(bounded)
+    assert sum(name.startswith("large/") for name in train) == 9
+    assert sum(name.startswith("small/") for name in train) == 5
+    for name, images in train.items():
+        spaced = [0, 1, 2, 3, 4, 5, 7]  # evenly, from the first to the last of eight
+        assert np.array_equal(images, whole[name][spaced])
+
+
+def test_a_data_set_that_has_too_little_is_named(domains: RunConfig, tmp_path: Path) -> None:
+    """It must not vanish: the others would be trained on alone."""
+    eight = replace(domains, data=replace(domains.data, least_images=8))
+    narrow = replace(eight, task=replace(domains.task, ways=(2, 9), images=60))
+    with pytest.raises(DatasetError, match=r"fewer are in 'small' \(5\)") as caught:
+        classes_of(narrow)
+    assert caught.value.reason == "DATASET_TOO_FEW_CLASSES"
+    for image in (tmp_path / "small").glob("*/*/7.png"):
+        image.unlink()
+    with pytest.raises(DatasetError, match="small, split 'train', has 8 images") as caught:
+        classes_of(eight)
+    assert caught.value.reason == "DATASET_TOO_FEW_IMAGES"
+
+
+@pytest.fixture
 def flawed(config: RunConfig, data: Path, tmp_path: Path) -> RunConfig:
     """Of folders, with a class's file in each split that is no image."""
     with np.load(data) as archive:
