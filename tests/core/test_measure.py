@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from metanas.adaptation.metrics import macs_of, stream
+from metanas.adaptation.job import Job
+from metanas.adaptation.metrics import gap, macs_of, stream
 from metanas.adaptation.scheduler import adapt
+from metanas.images.batches import batches_of
 from metanas.nn.ops import OPS
 from metanas.nn.stem import Stem
 from metanas.spec.genotype import Genotype, Node
@@ -62,3 +64,31 @@ def test_the_report_measures_on_views_that_the_search_has_not_seen(tmp_path: Pat
     assert measured
     for batch in measured:
         assert batch & seen <= support
+
+
+def test_the_report_measures_on_a_batch_of_its_own(tmp_path: Path) -> None:
+    """The gap is measured on images that the report draws, not on the first batch of the search."""
+    options = AdaptConfig(steps=0, tuning_steps=0, batch_size=4)
+    checkpoint = make_checkpoint(tmp_path / "tiny", size=12, options=options)
+    job = Job(checkpoint, examples((6, 6)), seed=3)
+    job.decode()
+    assert job.task is not None
+    support = job.task.support
+    inputs = list[set[bytes]]()
+
+    def note(module: nn.Module, given: Any) -> None:
+        if isinstance(module, Stem):
+            inputs.append({row.numpy().tobytes() for row in given[0].detach()})
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        gap(checkpoint, checkpoint.params, support, options, seed=3)
+    finally:
+        hook.remove()
+    (measured,) = inputs
+    shown = {index for index, x in enumerate(support.images) if x.numpy().tobytes() in measured}
+    batches = [
+        set(next(batches_of(support.labels, 4, generator)).tolist())
+        for generator in (stream(3, "report batch"), torch.Generator().manual_seed(3))
+    ]
+    assert shown == batches[0] != batches[1]

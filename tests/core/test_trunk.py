@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +22,11 @@ from metanas.errors import Cancelled, CheckpointError, InvalidInput
 from metanas.evaluation.evaluate import evaluate, supernet_logits
 from metanas.export.verify import run, session
 from metanas.images.support_set import Image
-from metanas.nn.heads import HEADS
 from metanas.nn.onnx_graph import Graph
 from metanas.nn.pretrained import SOURCES, Source, pretrained_trunk
 from metanas.nn.trunk import Maps, SameConv, Trunk
 from metanas.spec.card import InputSpec, check_input, read_card
 from metanas.spec.examples import Example
-from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig, PhotoRange
 from metanas.spec.search_space import SearchSpace
 from metanas.spec.trunk_plans import TRUNKS
@@ -145,44 +142,6 @@ def test_a_model_behind_a_trunk(checkpoint: Checkpoint) -> None:
     assert model.report.parameters > inside
     assert len(model.onnx) > 4 * inside
     assert model.report.macs > 32 * 16**2 * 27  # the trunk's stem on its own
-
-
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("size", [32, 40])
-def test_a_model_of_pooled_features_without_cells(tmp_path: Path, size: int, head: str) -> None:
-    """Quarters of an odd side overlap: a block of an eighth has five pixels for an image of 40."""
-    pools = ((1, 2), (4, 2), (3, 1))
-    bare = make_checkpoint(
-        tmp_path / "bare", channels=3, size=size, trunk=True, pools=pools, options=OPTIONS
-    )
-    given = pictures((2, 1, 3))
-    job = Job(bare, given, options=OPTIONS.replace({"head": head}))
-    make_all([job])
-    model = job.result()
-    assert model.genotype == Genotype((), ())
-    assert model.report.onnx_difference < 1e-3
-    assert job.task is not None
-    assert job.adaptation is not None
-    network, features = whole(job.adaptation.network())
-    widths = sum(TRUNKS[SPACE.trunk][block].channels * grid**2 for block, grid in pools)
-    assert features.shape == (6, widths)
-    assert list(network.cells) == []
-    moved = job.adaptation.optimizer.params["embed.project.weight"]
-    assert not torch.equal(moved, bare.params["embed.project.weight"])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"pools": ((16, 1),)},
-        {"pools": ((1, 3),)},
-        {"trunk": "", "pools": ((1, 1),)},
-        {"trunk": "", "channels": ()},
-    ],
-)
-def test_a_space_without_what_it_pools_is_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInput):
-        replace(SPACE, **change)
 
 
 def test_the_trunk_runs_once_an_image_and_view(checkpoint: Checkpoint) -> None:
