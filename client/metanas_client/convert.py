@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from numbers import Integral
 
 from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
@@ -78,8 +79,10 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
         InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE or TIMEOUT_OUT_OF_RANGE: values
             that the message cannot carry. The server checks all other bounds.
     """
-    if isinstance(job.seed, bool) or not 0 <= job.seed <= _MAX_SEED:
-        raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", f"must be from 0 to {_MAX_SEED}")
+    whole = isinstance(job.seed, Integral) and not isinstance(job.seed, bool)
+    if not whole or not 0 <= job.seed <= _MAX_SEED:
+        message = f"must be a whole number from 0 to {_MAX_SEED}, not {job.seed!r}"
+        raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", message)
     if job.timeout is not None and not 0 < job.timeout < _MAX_INT32:
         raise InvalidInput.single("timeout", "TIMEOUT_OUT_OF_RANGE", "must be above 0 seconds")
     timeout = None

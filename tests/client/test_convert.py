@@ -1,5 +1,7 @@
 """Requests say what was asked for; replies come back as plain values."""
 
+from typing import cast
+
 import pytest
 
 from metanas_client import InvalidInput, Progress, State, convert
@@ -47,6 +49,8 @@ def test_only_what_is_given_is_set() -> None:
         (job(steps=2**40), "OPTION_OUT_OF_RANGE"),
         (job(seed=-1), "SEED_OUT_OF_RANGE"),
         (job(seed=2**32), "SEED_OUT_OF_RANGE"),
+        (job(seed=cast("int", 1.5)), "SEED_OUT_OF_RANGE"),
+        (job(seed=cast("int", "1")), "SEED_OUT_OF_RANGE"),
         (job(timeout=0), "TIMEOUT_OUT_OF_RANGE"),
         (job(timeout=float("nan")), "TIMEOUT_OUT_OF_RANGE"),
     ],
