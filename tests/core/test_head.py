@@ -1,14 +1,17 @@
 """Heads: a linear layer, any shots, and predictions without an image."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from metanas.nn.heads import HEADS, Head, logits_in_turn
 from metanas.nn.prototypes import PrototypeHead, membership
-from metanas.nn.ridge import LONE_PENALTY, PENALTIES, RidgeHead, choose_penalty, fit
+from metanas.nn.ridge import LONE_PENALTY, MOST_IMAGES, PENALTIES, RidgeHead, choose_penalty, fit
 from tests.core.small import noise
 
 SCALE = torch.tensor(0.7)
@@ -186,6 +189,27 @@ def test_the_penalty_follows_the_noise() -> None:
     assert choose_penalty(clear, members) == min(PENALTIES)
     assert choose_penalty(noise(20, 30), members) >= 1
     assert choose_penalty(noise(4, 30), torch.eye(4)) == LONE_PENALTY
+
+
+def test_a_thousand_images_choose_the_penalty_of_more() -> None:
+    """The cost is cubic: five thousand images would keep a worker process silent for minutes."""
+    labels = torch.arange(MOST_IMAGES + 500) % 3
+    support, members = torch.eye(3)[labels] + noise(len(labels), 3), membership(labels, 3)
+    sizes = list[int]()
+
+    class Sizes(TorchFunctionMode):
+        """Note the sizes of the systems that are solved."""
+
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if function is torch.linalg.inv:
+                sizes.append(len(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    with Sizes():
+        choose_penalty(support, members)
+    assert sizes == [MOST_IMAGES + 1] * len(PENALTIES)
 
 
 def test_views_of_an_image_do_not_choose_the_penalty() -> None:
