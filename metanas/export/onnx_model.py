@@ -97,7 +97,8 @@ def _emit_cells(
     for cell in network.cells:
         assert isinstance(cell, DiscreteCell)
         before, last = last, _emit_cell(graph, cell, before, last, ops)
-    return emit_pooled(graph, last, network.space.grid, network.space.sides(size)[-1])
+    features = emit_pooled(graph, last, network.space.grid, network.space.sides(size)[-1])
+    return graph.unit(features) if network.space.unit else features
 
 
 def _preprocess(graph: Graph, images: Value, preprocess: Preprocessing) -> Value:

@@ -79,7 +79,7 @@ class Task:
 
 def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing:
     """Return the preprocessing of a task; its support images alone decide about inversion."""
-    invert = spec.dark_background and _light_border(images)
+    invert = spec.dark_background and light_border(images)
     sign, offset = (-1.0, 1.0) if invert else (1.0, 0.0)
     return Preprocessing(
         size=spec.size,
@@ -88,7 +88,7 @@ def preprocessing_for(images: Sequence[Image], spec: InputSpec) -> Preprocessing
     )
 
 
-def _light_border(images: Sequence[Image]) -> bool:
+def light_border(images: Sequence[Image]) -> bool:
     """Return True if the border of most images is lighter than middle grey."""
     votes = []
     for image in images:

@@ -30,6 +30,9 @@ class SearchSpace:
     grid: Annotated[int, OneOf((1, 2))] = 1
     """The last maps are averaged as a whole, or with 2 in quarters. Quarters keep positions and
     give four times the features."""
+    unit: bool = False
+    """The features of the cells are scaled to length one, as those of a trunk always are. The ridge
+    head needs it where networks are joined."""
     partial: Annotated[int, Range(1, 16)] = 1
     """Number of equal parts of the channels; operations run on one part (PC-DARTS)."""
     trunk: Annotated[str, OneOf(("", *TRUNKS))] = ""

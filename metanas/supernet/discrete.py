@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.nn.functional import Rows, moments
@@ -106,7 +107,8 @@ class DiscreteNetwork(nn.Module):
         before, last = self.stem(x, rows)
         for cell in self.cells:
             before, last = last, cell(before, last, rows)
-        return pooled(last, self.space.grid)
+        features = pooled(last, self.space.grid)
+        return F.normalize(features, dim=1) if self.space.unit else features
 
 
 def from_supernet(

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from metanas.errors import UnknownName
 from metanas.nn.functional import Rows
@@ -134,6 +135,8 @@ class Supernet(nn.Module):
                 mixture = replace(mixture, factors=factors)
             before, last = last, cell(before, last, rows, mixture, index < recompute)
         features = pooled(last, self.space.grid)
+        if self.space.unit:
+            features = F.normalize(features, dim=1)
         return features if self.embed is None else self.embed(x, features, rows)
 
 
@@ -150,10 +153,10 @@ def initialise(supernet: Supernet, generator: torch.Generator) -> None:
             elif parameter.ndim == 4:
                 bound = parameter[0].numel() ** -0.5
                 parameter.uniform_(-bound, bound, generator=generator)
-        if supernet.embed is None:
-            supernet.head["log_scale"].fill_(math.log(20.0 / supernet.space.features))
-        else:  # features of length one
-            supernet.head["log_scale"].fill_(math.log(8.0))
+        unit = supernet.space.unit or supernet.embed is not None
+        scale = 8.0 if unit else 20.0 / supernet.space.features
+        supernet.head["log_scale"].fill_(math.log(scale))
+        if supernet.embed is not None:
             supernet.embed.start()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from metanas.adaptation.views import draw_views, photo_view
 from metanas.errors import DatasetError
 from metanas.images.augment import affine_views, photo_views
-from metanas.images.support_set import Preprocessing
+from metanas.images.support_set import Preprocessing, light_border
 from metanas.nn.trunk import CHUNK, Trunk
 from metanas.spec.card import InputSpec
 from metanas.training.checks import check_data
@@ -179,7 +179,7 @@ def network_input(episode: Task, config: RunConfig) -> Tensor:
     """Return the network's input `(N, C, S, S)`, support first; `(N, K)` with a trunk."""
     if config.space.trunk:
         return _stored(episode)[:, 0].to(torch.get_default_dtype())
-    return _normalised(_pixels(episode), config.input)
+    return _normalised(_pixels(episode, config.input), config.input)
 
 
 def network_views(episode: Task, config: RunConfig, generator: torch.Generator) -> Tensor:
@@ -188,14 +188,16 @@ def network_views(episode: Task, config: RunConfig, generator: torch.Generator) 
         stored = _stored(episode)
         views = draw_views(stored[:, 0], stored, config.augment, generator)
         return views.to(torch.get_default_dtype())
-    pixels = photo_views(_pixels(episode), config.photo, generator)
+    pixels = photo_views(_pixels(episode, config.input), config.photo, generator)
     return affine_views(_normalised(pixels, config.input), config.augment, generator)
 
 
-def _pixels(episode: Task) -> Tensor:
-    """Return the images of an episode, from 0 to 1."""
+def _pixels(episode: Task, spec: InputSpec) -> Tensor:
+    """Return the images of an episode, from 0 to 1, inverted as adaptation inverts them."""
     images = torch.from_numpy(np.concatenate([episode.support, episode.query]))
-    return images.to(torch.get_default_dtype()) / 255
+    pixels = images.to(torch.get_default_dtype()) / 255
+    support = [image.transpose(1, 2, 0) for image in episode.support]
+    return 1 - pixels if spec.dark_background and light_border(support) else pixels
 
 
 def _normalised(pixels: Tensor, spec: InputSpec) -> Tensor:
