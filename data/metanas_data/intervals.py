@@ -1,8 +1,9 @@
-"""Means with their confidence intervals, by Student's t distribution."""
+"""95 % intervals: of means by Student's t distribution, of proportions by Wilson's score."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -29,6 +30,39 @@ def mean_of(values: Sequence[float]) -> Mean:
         return Mean(mean, math.nan)
     deviation = float(np.std(values, ddof=1))
     return Mean(mean, quantile95(count - 1) * deviation / math.sqrt(count))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """Share of `hits` in `count` with its 95 % interval by Wilson's score."""
+
+    hits: int
+    count: int
+    share: float | None
+    """None if `count` is 0."""
+    low: float
+    high: float
+
+
+def proportion(hits: int, count: int) -> Proportion:
+    """Return a share with its interval, which goes from 0 to 1 if `count` is 0.
+
+    Source: Wilson, Probable inference, the law of succession, and statistical inference (1927).
+    """
+    if not count:
+        return Proportion(hits=hits, count=count, share=None, low=0.0, high=1.0)
+    z, share = NormalDist().inv_cdf((1 + LEVEL) / 2), hits / count
+    middle = share + z**2 / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = ((middle + side * half) / (1 + z**2 / count) for side in (-1, 1))
+    # rounding would leave a trace of the other side at 0 and 1
+    return Proportion(
+        hits=hits,
+        count=count,
+        share=share,
+        low=low if hits else 0.0,
+        high=high if hits < count else 1.0,
+    )
 
 
 def quantile95(freedom: int) -> float:
