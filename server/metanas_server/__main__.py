@@ -1,5 +1,7 @@
 """The command `metanas-server`: read the configuration and run the server until a signal.
 
+`metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`).
+
 Exit codes: 0 after SIGTERM or SIGINT, 130 after a second one, 2 if the server cannot start. Code 1
 with a traceback is a defect.
 """
@@ -14,10 +16,12 @@ from ctypes.util import find_library
 
 from metanas.errors import MetanasError
 from metanas_server.app import Server
+from metanas_server.callers import command as tokens
 from metanas_server.config import ServerConfig, parse
 from metanas_server.workers.protocol import LOG_FORMAT
 
 SECOND_SIGNAL = 130
+PRIVATE = 0o077  # umask: no other user can read records, images, models or tokens
 ENVIRONMENT = {
     # Idle threads of torch sleep. If they spin, they take the cores from other processes, and an
     # adaptation on a busy machine takes ten times as long.
@@ -40,8 +44,13 @@ fresh pages, which saves a third of the time of a step on large images.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server and return the exit code."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
+    os.umask(PRIVATE)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        config = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+        if words[:1] == ["tokens"]:
+            tokens.run(words[1:], os.environ)
+            return 0
+        config = parse(words, os.environ)
         for name, value in (ENVIRONMENT | _allocator()).items():
             os.environ.setdefault(name, value)
         asyncio.run(serve(config))

@@ -26,6 +26,7 @@ from metanas_protos.v1 import (
 )
 from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
+from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.config import ServerConfig
 from metanas_server.cores import usable_cores
 from metanas_server.errors import StartError
@@ -127,7 +128,9 @@ class Server:
         records = Records(config.data / "records.sqlite3")
         undo.callback(records.close)
         archive = Archive(records, Store(config.data / "artefacts"))
-        server = aio.server(options=_options(config), interceptors=[_interceptor(config)])
+        callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
+        interceptor = CallInterceptor(config.max_request_bytes, callers)
+        server = aio.server(options=_options(config), interceptors=[interceptor])
         self.port = _bind(server, config)
         cores = usable_cores()
         setups = [_setup(config, each, cores, self._load) for each in config.devices]
@@ -141,16 +144,17 @@ class Server:
         undo.push_async_callback(self._dispatcher.close)
         await self._pool.start()
         self._jobs.recover()
-        self._add_services(server, archive)
+        self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
         await self._on_workers_change()
 
-    def _add_services(self, server: aio.Server, archive: Archive) -> None:
+    def _add_services(self, server: aio.Server, callers: Callers, archive: Archive) -> None:
         config, jobs, pool = self._config, self._jobs, self._pool
-        adaptations = AdaptationService(config, jobs, pool, archive)
+        adaptations = AdaptationService(config, callers, jobs, pool, archive)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
-        model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(archive), server)
+        models = ModelService(callers, archive)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         checkpoints = CheckpointService(config, pool)
         checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -175,8 +179,10 @@ def lock_folder(folder: Path) -> int:
         StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if folder.stat().st_mode & 0o007:
+            LOG.warning("other users can enter --data %s; run: chmod o= %s", folder, folder)
     except OSError as error:
         message = f"--data {folder} cannot be written: {error.strerror}; choose another folder"
         raise StartError("DATA_NOT_WRITABLE", message) from error
@@ -216,23 +222,6 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _interceptor(config: ServerConfig) -> CallInterceptor:
-    path = config.token_file
-    if path is None:
-        return CallInterceptor(config.max_request_bytes, ())
-    lines = _read(path, "TOKEN_INVALID").decode("utf-8", "replace").splitlines()
-    tokens = [token for line in lines if (token := line.strip()) and token[0] != "#"]
-    if not tokens or not all(token.isascii() and len(token.split()) == 1 for token in tokens):
-        message = (
-            f"--token-file {path} must hold tokens of ASCII characters without spaces, one a line; "
-            "a line that begins with # is a comment"
-        )
-        raise StartError("TOKEN_INVALID", message)
-    if path.stat().st_mode & 0o077:
-        LOG.warning("other users can read --token-file %s; run: chmod 600 %s", path, path)
-    return CallInterceptor(config.max_request_bytes, tokens)
-
-
 def _bind(server: aio.Server, config: ServerConfig) -> int:
     credentials = _credentials(config)
     _check_address(config)
@@ -269,10 +258,10 @@ def _check_address(config: ServerConfig) -> None:
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     if config.tls_cert is None or config.tls_key is None:
         return None
-    pair = (_read(config.tls_key, "TLS_INVALID"), _read(config.tls_cert, "TLS_INVALID"))
+    pair = (_read(config.tls_key), _read(config.tls_cert))
     authorities = None
     if config.tls_client_ca is not None:
-        authorities = _read(config.tls_client_ca, "TLS_INVALID")
+        authorities = _read(config.tls_client_ca)
     check = ssl.SSLContext(
         ssl.PROTOCOL_TLS_SERVER
     )  # grpc logs the causes, but does not return them
@@ -289,9 +278,9 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     )
 
 
-def _read(path: Path, reason: str) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror}; give a readable file"
-        raise StartError(reason, message) from error
+        raise StartError("TLS_INVALID", message) from error

@@ -53,7 +53,8 @@ class ServerConfig:
     tls_client_ca: Path | None = None
     """PEM file with the authorities whose client certificates are required (mutual TLS)."""
     token_file: Path | None = None
-    """File with tokens, one a line; callers must send one as 'authorization: Bearer TOKEN'."""
+    """File with tokens, made by metanas-server tokens; callers must send one as 'authorization:
+    Bearer TOKEN'."""
     insecure_listen: bool = False
     """Allow addresses other than loopback without TLS: images and tokens are unencrypted."""
     reflection: bool = True
@@ -64,8 +65,8 @@ class ServerConfig:
     max_upload_bytes: Count = 1024 * MIB
     """Most bytes of all uploads in progress."""
     max_upload_bytes_per_caller: Count = 512 * MIB
-    """Most bytes of the uploads in progress of one caller. Each token is a caller; without tokens,
-    each address."""
+    """Most bytes of the uploads in progress of one caller. Each name of a token is a caller;
+    without tokens, each address."""
     max_uploads_per_caller: Count = 64
     """Most uploads in progress of one caller."""
     upload_idle_seconds: Seconds = 30.0
@@ -169,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
         epilog="Every flag can be given as an environment variable instead: --max-ways as"
         f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
-        " cannot start.",
+        " cannot start. metanas-server tokens --help explains the command for tokens.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

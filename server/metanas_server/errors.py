@@ -10,8 +10,9 @@ MetanasError
     ├── OutOfRange          OFFSET_OUT_OF_RANGE
     ├── NotEnded            ADAPTATION_NOT_ENDED
     ├── Unauthenticated     UNAUTHENTICATED
+    ├── Forbidden           ROLE_INSUFFICIENT
     ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, CALLER_QUOTA: try again later
-    ├── Unavailable         SERVER_STOPPING: try again later
+    ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
     ├── TimedOut            ADAPTATION_TIMEOUT, UPLOAD_TOO_SLOW
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
@@ -52,6 +53,10 @@ class Unauthenticated(ServiceError):
     """The bearer token is missing or wrong."""
 
 
+class Forbidden(ServiceError):
+    """The role of the token does not allow the call."""
+
+
 class Overloaded(ServiceError):
     """There is no room for more work now."""
 
@@ -59,7 +64,7 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The server is stopping."""
+    """The server is stopping, or cannot tell its callers apart."""
 
     retry_seconds = 5.0
 

@@ -82,11 +82,13 @@ class AdaptationRecord:
     overrides: the options that the caller set.
     classes: the class names that the caller declared, in order; None without a declaration.
     labels: the class names in the order of the model's outputs.
+    owner: the name of the token that made it; empty without tokens.
     support: digest of the stored support set; empty when the adaptation has ended.
     timeout: most seconds on a worker.
     """
 
     id: str
+    owner: str = ""
     state: State = State.QUEUED
     checkpoint: str
     overrides: Mapping[str, Option]
@@ -108,9 +110,13 @@ class AdaptationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model. `id` is the id of its adaptation; `create_time` is in nanoseconds since 1970."""
+    """A model. `id` and `owner` are those of its adaptation.
+
+    create_time: in nanoseconds since 1970.
+    """
 
     id: str
+    owner: str = ""
     checkpoint: str
     sha256: str
     size_bytes: int

@@ -27,6 +27,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.OutOfRange, grpc.StatusCode.OUT_OF_RANGE),
     (service.NotEnded, grpc.StatusCode.FAILED_PRECONDITION),
     (service.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
+    (service.Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from metanas_client import Client, NotAllowed, Unavailable
+from metanas_server.callers import tokens
+from metanas_server.callers.tokens import Role
 from tests.client.conftest import running_server
 from tests.client.test_cli import metanas
 
@@ -15,7 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates"),
 ]
-TOKEN = "correct-horse"
 
 
 def openssl(*arguments: object) -> None:
@@ -41,17 +42,22 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def secured(
-    checkpoints: Path, authority: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("secured")
+
+
+@pytest.fixture(scope="module")
+def right(folder: Path) -> str:
+    """The token of the caller, in the token file of the server."""
+    return tokens.create(folder / "tokens", "workshop", Role.USE)
+
+
+@pytest.fixture(scope="module")
+def secured(checkpoints: Path, authority: Path, folder: Path, right: str) -> Iterator[str]:
     """A server that wants TLS on both sides and a token."""
-    folder = tmp_path_factory.mktemp("secured")
     own = certificate(folder, "server", authority)
-    token = folder / "token"
-    token.write_text(TOKEN + "\n")
-    token.chmod(0o600)
     flags: list[object] = ["--tls-cert", own, "--tls-key", own.with_suffix(".key")]
-    flags += ["--tls-client-ca", authority, "--token-file", token]
+    flags += ["--tls-client-ca", authority, "--token-file", folder / "tokens"]
     with running_server(checkpoints, folder / "data", *flags) as address:
         yield address
 
@@ -61,13 +67,13 @@ def mine(authority: Path) -> Path:
     return certificate(authority.parent, "client", authority)
 
 
-def test_with_certificate_and_token(secured: str, authority: Path, mine: Path) -> None:
+def test_with_certificate_and_token(secured: str, authority: Path, mine: Path, right: str) -> None:
     with Client(
         secured,
         root_certificate=authority,
         certificate=mine,
         private_key=mine.with_suffix(".key"),
-        token=TOKEN,
+        token=right,
     ) as client:
         assert client.checkpoints()[0].name == "checkpoints/tiny"
 
@@ -87,34 +93,34 @@ def test_without_the_token(secured: str, authority: Path, mine: Path, token: str
         client.checkpoints()
 
 
-def test_without_a_certificate(secured: str, authority: Path) -> None:
+def test_without_a_certificate(secured: str, authority: Path, right: str) -> None:
     for root in (authority, None):
         with (
-            Client(secured, root_certificate=root, token=TOKEN) as client,
+            Client(secured, root_certificate=root, token=right) as client,
             pytest.raises(Unavailable),
         ):
             client.checkpoints()
 
 
-def test_the_missing_part_of_tls_is_named(secured: str, authority: Path) -> None:
-    with Client(secured, token=TOKEN) as client, pytest.raises(Unavailable, match="add --tls"):
+def test_the_missing_part_of_tls_is_named(secured: str, authority: Path, right: str) -> None:
+    with Client(secured, token=right) as client, pytest.raises(Unavailable, match="add --tls"):
         client.checkpoints()
     with (
-        Client(secured, tls=True, token=TOKEN) as client,
+        Client(secured, tls=True, token=right) as client,
         pytest.raises(Unavailable, match="not trusted: name its authority with --ca"),
     ):
         client.checkpoints()
     with (
-        Client(secured, root_certificate=authority, token=TOKEN) as client,
+        Client(secured, root_certificate=authority, token=right) as client,
         pytest.raises(Unavailable, match="See --cert, --key"),
     ):
         client.checkpoints()
 
 
-def test_from_the_command_line(secured: str, authority: Path, mine: Path) -> None:
+def test_from_the_command_line(secured: str, authority: Path, mine: Path, right: str) -> None:
     flags: list[object] = ["--server", secured, "--ca", authority]
     flags += ["--cert", mine, "--key", mine.with_suffix(".key")]
-    assert metanas("checkpoints", *flags, METANAS_TOKEN=TOKEN).returncode == 0
+    assert metanas("checkpoints", *flags, METANAS_TOKEN=right).returncode == 0
     refused = metanas("checkpoints", *flags)
     assert refused.returncode == 4
     assert "Traceback" not in refused.stderr

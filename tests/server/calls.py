@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -103,6 +104,24 @@ class Api:
     def serves(self) -> None:
         """The next request is served."""
         assert self.adapt(spec(), images()).onnx
+
+
+class _WithToken:
+    """A channel whose calls carry a token."""
+
+    def __init__(self, channel: grpc.Channel, token: str) -> None:
+        self._channel = channel
+        self._metadata = (("authorization", f"Bearer {token}"),)
+
+    def __getattr__(self, shape: str) -> Any:
+        """Return the constructor of calls of a shape, for instance `unary_unary`."""
+        make = getattr(self._channel, shape)
+        return lambda *given, **named: partial(make(*given, **named), metadata=self._metadata)
+
+
+def with_token(channel: grpc.Channel, token: str) -> Any:
+    """Return a channel whose calls carry this token."""
+    return _WithToken(channel, token)
 
 
 async def create(channel: aio.Channel, spec: AdaptationSpec, examples: Iterable[Example]) -> str:

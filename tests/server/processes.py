@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.server.calls import Api
+from tests.server.calls import Api, with_token
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if "METANAS" not in name}
 
@@ -27,6 +27,10 @@ class ServerProcess:
         self.channel = grpc.insecure_channel(self.address)
         self.api = Api(self.channel)
         self._health: Any = health_pb2_grpc.HealthStub(self.channel)
+
+    def api_of(self, token: str) -> Api:
+        """Return stubs whose calls carry this token."""
+        return Api(with_token(self.channel, token))
 
     def health(self, service: str = "") -> Iterator[Any]:
         """Yield the health of a service, now and after each change."""

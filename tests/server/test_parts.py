@@ -114,22 +114,22 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     ended = replace(RECORD, state=State.FAILED, failure=failure, support="", classes=None)
     first = Records(path)
     first.insert(RECORD)
-    assert first.adaptation("one") == RECORD
+    assert first.adaptation("one", None) == RECORD
     assert first.unfinished() == [RECORD]
     assert first.needs(RECORD.support)
     first.update(ended, progress, MODEL)
     first.close()
     again = Records(path)
-    assert again.adaptation("one") == ended
+    assert again.adaptation("one", None) == ended
     assert again.progress("one") == tuple(progress)
-    assert again.model("one") == MODEL
+    assert again.model("one", None) == MODEL
     assert again.unfinished() == []
     assert again.digests() == {MODEL.sha256}
     again.delete_model("one")
     again.delete_adaptation("one")
     for look in (again.model, again.adaptation):
         with pytest.raises(NotFound):
-            look("one")
+            look("one", None)
     again.close()
 
 
@@ -142,12 +142,12 @@ async def test_the_file_of_a_model_goes_before_its_record(tmp_path: Path) -> Non
     archive = Archive(records, store)
     records._db.execute("PRAGMA query_only = ON")
     with pytest.raises(StoreError):
-        await archive.delete_model("one")
+        await archive.delete_model("one", None)
     assert not store.path(model.sha256).exists()
     records._db.execute("PRAGMA query_only = OFF")
-    await archive.delete_model("one")
+    await archive.delete_model("one", None)
     with pytest.raises(NotFound):
-        records.model("one")
+        records.model("one", None)
 
 
 def test_a_change_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_change_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     records.update(RECORD, model=MODEL)
     with pytest.raises(Exception, match="UNIQUE"):
         records.update(replace(RECORD, state=State.FAILED), model=MODEL)
-    assert records.adaptation("one") == RECORD
+    assert records.adaptation("one", None) == RECORD
     records.close()
 
 

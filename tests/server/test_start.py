@@ -48,8 +48,8 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--tls-cert=none.pem", "--tls-key=none.key"], "none.key cannot be read"),
         (["--tls-cert={junk}", "--tls-key={junk}"], "give PEM files (TLS_INVALID)"),
         (["--token-file=none"], "none cannot be read"),
-        (["--token-file={empty}"], "must hold"),
-        (["--token-file={junk}"], "without spaces, one a line"),
+        (["--token-file={junk}"], "line 1 of"),
+        (["--token-file={open}"], "other users can read or change"),
         (["--checkpoints=none"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--checkpoints={junk}"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--data={junk}/data"], "Not a directory; choose another folder (DATA_NOT_WRITABLE)"),
@@ -60,10 +60,11 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
 def test_options_that_cannot_be_used(
     checkpoints: Path, tmp_path: Path, flags: list[str], words: str
 ) -> None:
-    junk, empty = tmp_path / "junk", tmp_path / "empty"
+    junk, readable = tmp_path / "junk", tmp_path / "open"
     junk.write_text("-----BEGIN CERTIFICATE-----\nxxx\n-----END CERTIFICATE-----\n")
-    empty.write_text("\n")
-    filled = [flag.format(junk=junk, empty=empty) for flag in flags]
+    junk.chmod(0o600)
+    readable.touch(0o644)
+    filled = [flag.format(junk=junk, open=readable) for flag in flags]
     assert words in fails(checkpoints, tmp_path / "data", *filled)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import grpc
 
 from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
+from metanas_server.callers import tokens
+from metanas_server.callers.tokens import Role
 from tests.server.calls import LONG, images, parts, refusal_of, refused, spec
 from tests.server.processes import serving
 
@@ -67,30 +69,26 @@ def test_an_upload_counts_from_its_first_moment(checkpoints: Path, tmp_path: Pat
         server.api.serves()
 
 
-def test_each_token_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:
-    tokens = tmp_path / "tokens"
-    tokens.write_text("one\ntwo\n")
-    flags = ("--token-file", str(tokens), "--max-jobs-per-caller=1")
+def test_each_name_of_a_token_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    one, same, two = (tokens.create(path, name, Role.USE) for name in ("one", "one", "two"))
+    flags = ("--token-file", str(path), "--max-jobs-per-caller=1")
     with serving(checkpoints, tmp_path / "data", *flags) as server:
 
         def create(token: str) -> None:
-            metadata = (("authorization", f"Bearer {token}"),)
-            messages = parts(spec(options=LONG), images())
-            server.api.adaptations.CreateAdaptation(messages, metadata=metadata)
+            server.api_of(token).create(spec(options=LONG), images())
 
-        create("one")
-        create("two")
-        assert refused(create, "one").reason == "CALLER_QUOTA"
-        assert refused(create, "two").reason == "CALLER_QUOTA"
+        create(one)
+        create(two)
+        for token in (one, same, two):
+            assert refused(create, token).reason == "CALLER_QUOTA"
 
 
 def test_without_tokens_each_address_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:
     with serving(checkpoints, tmp_path / "data", "--max-jobs-per-caller=1") as server:
 
         def create(token: str) -> None:
-            metadata = (("authorization", f"Bearer {token}"),)
-            messages = parts(spec(options=LONG), images())
-            server.api.adaptations.CreateAdaptation(messages, metadata=metadata)
+            server.api_of(token).create(spec(options=LONG), images())
 
         create("one")
         assert refused(create, "two").reason == "CALLER_QUOTA"

@@ -1,11 +1,9 @@
-"""Intercept each call: check the bearer token, parse messages, turn errors into statuses."""
+"""Intercept each call: check its caller, parse messages, turn errors into statuses."""
 
-import hashlib
-import hmac
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,17 +12,19 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from metanas.errors import InvalidInput, MetanasError
-from metanas_server.errors import ServiceError, Unauthenticated
+from metanas_server.callers.access import Callers
+from metanas_server.errors import ServiceError
 from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
 
 LOG = logging.getLogger(__name__)
-WITHOUT_TOKEN = "/grpc.health.v1.Health/"  # probes of service managers send no token
 DETAILS_KEY = "grpc-status-details-bin"
 
 Context = aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in its stubs only
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
+Admit: TypeAlias = Callable[[Context], None]
+"""Refuses a call that its caller may not make."""
 
 
 async def refuse(context: Context, failure: Failure) -> None:
@@ -34,19 +34,10 @@ async def refuse(context: Context, failure: Failure) -> None:
     await context.abort(code_of(failure), status.message, details)
 
 
-def caller_of(context: Context, *, by_token: bool) -> str:
-    """Identify the caller of a call, for its quotas and for the log.
-
-    by_token: the server requires tokens. Then each token is a caller, else each address.
-    """
-    if not by_token:
-        return context.peer().rpartition(":")[0]
-    digest = hashlib.sha256(_authorization(context.invocation_metadata())).hexdigest()
-    return f"token {digest[:8]}"
-
-
 class CallInterceptor(aio.ServerInterceptor):
-    """Check the token and the messages of a call, and turn its errors into statuses with details.
+    """Check the caller and the messages of a call, and turn its errors into statuses with details.
+
+    The caller is checked at the beginning and at each message, so a revoked token ends its calls.
 
     A message that is malformed, or longer than `max_request_bytes`, ends its call with
     INVALID_ARGUMENT before the service sees it. Only the messages after the first of a stream,
@@ -54,10 +45,9 @@ class CallInterceptor(aio.ServerInterceptor):
     incident number, and the log has the traceback under this number.
     """
 
-    def __init__(self, max_request_bytes: int, tokens: Sequence[str]) -> None:
-        """Require one of these tokens, except from health checks; without tokens, require none."""
+    def __init__(self, max_request_bytes: int, callers: Callers) -> None:
         self._max_request_bytes = max_request_bytes
-        self._expected = [f"Bearer {token}".encode() for token in tokens]
+        self._callers = callers
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -66,12 +56,16 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None
         make, method = _parts(handler)
-        check: Callable[[Any], Any] = _check_each if handler.request_streaming else _check
-        if not self._is_authorized(handler_call_details):
-            check = _refuse_token
+        name = handler_call_details.method
+
+        def admit(context: Context) -> None:
+            self._callers.admit(context, name)
+
+        if handler.request_streaming:
+            method = _with_messages(method, admit)
         # The health service streams with a coroutine that writes to the context.
         yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
-        wrapped = (_streaming if yields else _unary)(method, check)
+        wrapped = (_streaming if yields else _unary)(method, admit)
         parser = _Parser(handler.request_deserializer, self._max_request_bytes)
         result: Handler = make(
             wrapped,
@@ -79,12 +73,6 @@ class CallInterceptor(aio.ServerInterceptor):
             response_serializer=handler.response_serializer,
         )
         return result
-
-    def _is_authorized(self, call: grpc.HandlerCallDetails) -> bool:
-        if not self._expected or call.method.startswith(WITHOUT_TOKEN):
-            return True
-        value = _authorization(call.invocation_metadata)
-        return sum(hmac.compare_digest(value, each) for each in self._expected) > 0
 
 
 @dataclass(frozen=True)
@@ -123,19 +111,15 @@ def _check(request: Any) -> Any:
     return request
 
 
-async def _check_each(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for request in requests:
-        yield _check(request)
+def _with_messages(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
+    """Return a method that checks the messages of a stream and the caller at each of them."""
 
+    async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            admit(context)
+            yield _check(request)
 
-def _refuse_token(_: Any) -> Any:
-    text = "send the metadata 'authorization: Bearer TOKEN'"
-    raise Unauthenticated("UNAUTHENTICATED", text)
-
-
-def _authorization(metadata: Any) -> bytes:
-    value = dict(metadata or ()).get("authorization", "")
-    return value if isinstance(value, bytes) else value.encode()
+    return lambda requests, context: method(checked(requests, context), context)
 
 
 def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -149,10 +133,11 @@ def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return shapes[handler.request_streaming, handler.response_streaming]
 
 
-def _unary(method: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+def _unary(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> Any:
         try:
-            return await method(check(request), context)
+            admit(context)
+            return await method(_check(request), context)
         except aio.AbortError:
             raise
         except Exception as error:
@@ -161,10 +146,12 @@ def _unary(method: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[
     return call
 
 
-def _streaming(method: Callable[..., Any], check: Callable[[Any], Any]) -> Callable[..., Any]:
+def _streaming(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
         try:
-            async for response in method(check(request), context):
+            admit(context)
+            async for response in method(_check(request), context):
+                admit(context)
                 yield response
         except aio.AbortError:
             raise

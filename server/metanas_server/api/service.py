@@ -24,8 +24,8 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.api import convert, pagination
-from metanas_server.api.interceptors import caller_of
 from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.callers.access import Caller, Callers
 from metanas_server.config import ServerConfig
 from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
@@ -43,11 +43,16 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     """Adaptations: create, follow, list, cancel and delete them."""
 
     def __init__(
-        self, config: ServerConfig, jobs: JobManager, pool: WorkerPool, archive: Archive
+        self,
+        config: ServerConfig,
+        callers: Callers,
+        jobs: JobManager,
+        pool: WorkerPool,
+        archive: Archive,
     ) -> None:
+        self._callers = callers
         self._limits = config.limits
         self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
-        self._by_token = config.token_file is not None
         self._budget = UploadBudget(
             config.max_upload_bytes,
             config.max_upload_bytes_per_caller,
@@ -61,29 +66,31 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         self, request_iterator: Parts, context: Context
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the .proto file."""
-        caller = caller_of(context, by_token=self._by_token)
-        with Intake(self._limits, self._budget, caller) as intake:
+        caller = self._callers.of(context)
+        with Intake(self._limits, self._budget, caller.name) as intake:
             id_ = await self._receive(request_iterator, caller, intake)
-        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=self._show(id_))
+        adaptation = self._show(id_, caller.scope)
+        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=adaptation)
 
     async def GetAdaptation(
         self, request: adaptation_service_pb2.GetAdaptationRequest, context: Context
     ) -> adaptation_service_pb2.GetAdaptationResponse:
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
-        return adaptation_service_pb2.GetAdaptationResponse(adaptation=self._show(id_))
+        adaptation = self._show(id_, self._callers.of(context).scope)
+        return adaptation_service_pb2.GetAdaptationResponse(adaptation=adaptation)
 
     async def ListAdaptations(
         self, request: adaptation_service_pb2.ListAdaptationsRequest, context: Context
     ) -> adaptation_service_pb2.ListAdaptationsResponse:
         """See the .proto file."""
-        state = convert.read_state(request.state)
+        state, scope = convert.read_state(request.state), self._callers.of(context).scope
         size, query = pagination.page_size(request.page_size), f"adaptations {state or ''}"
         before = pagination.read_token(request.page_token, query)
-        records = self._archive.records.adaptations(before, size + 1, state)
+        records = self._archive.records.adaptations(before, size + 1, state, scope)
         more = len(records) > size
         return adaptation_service_pb2.ListAdaptationsResponse(
-            adaptations=[self._show(record.id) for _, record in records[:size]],
+            adaptations=[self._show(record.id, scope) for _, record in records[:size]],
             next_page_token=pagination.write_token(records[size - 1][0], query) if more else "",
         )
 
@@ -92,7 +99,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> AsyncIterator[adaptation_service_pb2.WatchAdaptationResponse]:
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
-        async for event in self._jobs.events(id_, request.after_sequence):
+        scope = self._callers.of(context).scope
+        async for event in self._jobs.events(id_, scope, request.after_sequence):
             if isinstance(event, ProgressRecord):
                 progress = convert.write_progress(event)
                 yield adaptation_service_pb2.WatchAdaptationResponse(progress=progress)
@@ -105,20 +113,22 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> adaptation_service_pb2.CancelAdaptationResponse:
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
-        self._jobs.cancel(id_)
-        return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_))
+        scope = self._callers.of(context).scope
+        self._jobs.cancel(id_, scope)
+        return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_, scope))
 
     async def DeleteAdaptation(
         self, request: adaptation_service_pb2.DeleteAdaptationRequest, context: Context
     ) -> adaptation_service_pb2.DeleteAdaptationResponse:
         """See the .proto file."""
-        self._jobs.delete(convert.read_id(request.name, "adaptation"))
+        id_ = convert.read_id(request.name, "adaptation")
+        self._jobs.delete(id_, self._callers.of(context).scope)
         return adaptation_service_pb2.DeleteAdaptationResponse()
 
-    def _show(self, id_: str) -> adaptation_pb2.Adaptation:
-        return convert.write_adaptation(*self._jobs.get(id_))
+    def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
+        return convert.write_adaptation(*self._jobs.get(id_, scope))
 
-    async def _receive(self, parts: Parts, caller: str, intake: Intake) -> str:
+    async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> str:
         """Receive a request, submit it and return its id; refuse it as early as possible."""
         parts = receive(parts, *self._deadlines)  # messages: the spec, then the examples
         first = await anext(parts, None)
@@ -138,14 +148,15 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Models: show, list, download and delete them."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, callers: Callers, archive: Archive) -> None:
+        self._callers = callers
         self._archive = archive
 
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """See the .proto file."""
-        record = self._archive.records.model(convert.read_id(request.name, "model"))
+        record = self._model(request.name, context)
         return model_service_pb2.GetModelResponse(model=convert.write_model(record))
 
     async def ListModels(
@@ -154,7 +165,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """See the .proto file."""
         size = pagination.page_size(request.page_size)
         before = pagination.read_token(request.page_token, "models")
-        records = self._archive.records.models(before, size + 1)
+        records = self._archive.records.models(before, size + 1, self._callers.of(context).scope)
         more = len(records) > size
         return model_service_pb2.ListModelsResponse(
             models=[convert.write_model(record) for _, record in records[:size]],
@@ -165,19 +176,24 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.DeleteModelRequest, context: Context
     ) -> model_service_pb2.DeleteModelResponse:
         """See the .proto file."""
-        await self._archive.delete_model(convert.read_id(request.name, "model"))
+        id_ = convert.read_id(request.name, "model")
+        await self._archive.delete_model(id_, self._callers.of(context).scope)
         return model_service_pb2.DeleteModelResponse()
 
     async def DownloadModel(
         self, request: model_service_pb2.DownloadModelRequest, context: Context
     ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
         """See the .proto file."""
-        record = self._archive.records.model(convert.read_id(request.name, "model"))
+        record = self._model(request.name, context)
         if not 0 <= request.offset <= record.size_bytes:
             message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
             raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
         async for chunk in chunks(self._archive.store, record, request.offset):
             yield model_service_pb2.DownloadModelResponse(chunk=chunk)
+
+    def _model(self, name: str, context: Context) -> ModelRecord:
+        id_ = convert.read_id(name, "model")
+        return self._archive.records.model(id_, self._callers.of(context).scope)
 
 
 class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):

@@ -18,7 +18,7 @@ class Job:
     """One unfinished adaptation.
 
     number: its place in the queue, and its name in the pipe of a worker.
-    caller: the address that sent it; empty after a restart of the server.
+    caller: the name of its caller; its owner after a restart of the server.
     worker: the worker that runs it; None while it waits.
     losses: number of workers that died while they ran it.
     shared: True if other jobs were on its worker during this attempt.

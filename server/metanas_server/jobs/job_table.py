@@ -74,6 +74,7 @@ class JobTable:
         now, record = time.time_ns(), job.record
         model = ModelRecord(
             id=record.id,
+            owner=record.owner,
             checkpoint=made.checkpoint,
             sha256=made.sha256,
             size_bytes=len(made.onnx),

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from metanas.errors import Cancelled, InvalidInput
 from metanas.spec.examples import Example
+from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.errors import NotEnded, Overloaded
 from metanas_server.jobs.dispatcher import Dispatcher
@@ -29,7 +30,11 @@ LOG = logging.getLogger(__name__)
 
 
 class JobManager:
-    """All adaptations of this server."""
+    """All adaptations of this server.
+
+    scope: the owner whose adaptations the caller sees; None stands for all owners. Those of other
+    owners are answered as if they did not exist.
+    """
 
     def __init__(
         self, config: ServerConfig, archive: Archive, table: JobTable, dispatcher: Dispatcher
@@ -46,7 +51,7 @@ class JobManager:
     def recover(self) -> None:
         """Queue the adaptations that the last run of the server has left unfinished."""
         for record in self._records.unfinished():
-            self._enqueue(replace(record, state=State.QUEUED), caller="")
+            self._enqueue(replace(record, state=State.QUEUED), caller=record.owner)
 
     async def stop(self, grace: float) -> None:
         """Accept no more adaptations; end or hand back those that have not ended."""
@@ -55,7 +60,7 @@ class JobManager:
             pass  # a request that was being accepted is in the queue now
         await self._dispatcher.stop(grace)
 
-    def check_capacity(self, caller: str, request_id: str) -> None:
+    def check_capacity(self, caller: Caller, request_id: str) -> None:
         """Refuse a request that has no chance before its support set is received.
 
         Raises:
@@ -64,19 +69,19 @@ class JobManager:
         """
         if self._stopping:
             raise stopping_error()
-        if self._records.by_request(request_id) is not None:
+        if self._records.by_request(caller.owner, request_id) is not None:
             return  # the adaptation exists already
         jobs = self._jobs.values()
         waiting = sum(job.record.state is State.QUEUED for job in jobs)
         if waiting >= self._config.max_queue:
             message = f"{waiting} adaptations are waiting already; try again shortly"
             raise Overloaded("QUEUE_FULL", message)
-        unfinished = sum(job.caller == caller and not job.record.state.final for job in jobs)
+        unfinished = sum(job.caller == caller.name and not job.record.state.final for job in jobs)
         if unfinished >= self._config.max_jobs_per_caller:
             message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
             raise Overloaded("CALLER_QUOTA", message)
 
-    async def submit(self, spec: Spec, examples: Sequence[Example], caller: str) -> str:
+    async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         """Accept an adaptation and return its id; the same request returns the same id again.
 
         examples: the support set, checked except for its pixels.
@@ -86,27 +91,28 @@ class JobManager:
         """
         packed, digest = await asyncio.to_thread(_pack, spec, examples)
         async with self._submit_lock:
-            known = self._same_request(spec.request_id, digest)
+            known = self._same_request(caller.owner, spec.request_id, digest)
             if known is not None:
                 return known.id
             self.check_capacity(caller, "")
-            record = await self._archive.add(self._record(spec, examples, digest), packed)
+            record = replace(self._record(spec, examples, digest), owner=caller.owner)
+            record = await self._archive.add(record, packed)
             LOG.info(
                 "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
-                *(record.id, caller, record.request_id),
+                *(record.id, caller.name, record.request_id),
                 *(record.example_count, len(record.labels)),
             )
-            self._enqueue(record, caller)
+            self._enqueue(record, caller.name)
             return record.id
 
-    def get(self, id_: str) -> tuple[AdaptationRecord, ProgressRecord | None]:
+    def get(self, id_: str, scope: str | None) -> tuple[AdaptationRecord, ProgressRecord | None]:
         """Return an adaptation and its last progress.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        job = self._jobs.get(id_)
-        record = self._records.adaptation(id_) if job is None else job.record
+        job = self._find(id_, scope)
+        record = self._records.adaptation(id_, scope) if job is None else job.record
         return record, self.last_progress(id_)
 
     def last_progress(self, id_: str) -> ProgressRecord | None:
@@ -115,57 +121,62 @@ class JobManager:
         progress = self._records.progress(id_) if job is None else job.progress
         return progress[-1] if progress else None
 
-    async def events(self, id_: str, after: int = 0) -> AsyncIterator[Event]:
+    async def events(self, id_: str, scope: str | None, after: int = 0) -> AsyncIterator[Event]:
         """Yield the adaptation as it is, its progress beyond `after`, and its final state.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
             Unavailable: the server stops before the adaptation has ended.
         """
-        job = self._jobs.get(id_)
+        job = self._find(id_, scope)
         if job is not None:
             async for event in job.events(after):
                 yield event
             return
-        record = self._records.adaptation(id_)
+        record = self._records.adaptation(id_, scope)
         yield record
         for entry in self._records.progress(id_):
             if entry.sequence > after:
                 yield entry
         yield record
 
-    def cancel(self, id_: str) -> None:
+    def cancel(self, id_: str, scope: str | None) -> None:
         """Stop an adaptation between two steps; one that has ended stays as it is.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        job = self._jobs.get(id_)
+        job = self._find(id_, scope)
         if job is None:
-            self._records.adaptation(id_)
+            self._records.adaptation(id_, scope)
         else:
             self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
 
-    def delete(self, id_: str) -> None:
+    def delete(self, id_: str, scope: str | None) -> None:
         """Delete an adaptation that has ended.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
             NotEnded: ADAPTATION_NOT_ENDED.
         """
-        if not self.get(id_)[0].state.final:
+        if not self.get(id_, scope)[0].state.final:
             message = f"adaptations/{id_} has not ended; cancel it first"
             raise NotEnded("ADAPTATION_NOT_ENDED", message)
         self._records.delete_adaptation(id_)
         self._jobs.pop(id_, None)
 
-    def _same_request(self, request_id: str, digest: str) -> AdaptationRecord | None:
+    def _find(self, id_: str, scope: str | None) -> Job | None:
+        """Return the job of an unfinished adaptation within the scope."""
+        job = self._jobs.get(id_)
+        return job if job is not None and scope in (None, job.record.owner) else None
+
+    def _same_request(self, owner: str, request_id: str, digest: str) -> AdaptationRecord | None:
         """Return the adaptation that this request has made before.
 
         Raises:
             InvalidInput: REQUEST_ID_REUSED, another request has made it.
         """
-        record = self._records.by_request(request_id)
+        record = self._records.by_request(owner, request_id)
         if record is None:
             return None
         if record.request_digest != digest:

@@ -53,16 +53,18 @@ class Archive:
             await asyncio.to_thread(self.store.put, onnx)
             self.records.update(record, progress, model)
 
-    async def delete_model(self, id_: str) -> None:
+    async def delete_model(self, id_: str, scope: str | None) -> None:
         """Delete a model and, if no other model has the same bytes, its file.
 
         The file goes first: on a full disk the database needs its space to delete the record.
+
+        scope: see `Records`.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
             StoreError: the record cannot be deleted; the file may be gone.
         """
-        digest = self.records.model(id_).sha256
+        digest = self.records.model(id_, scope).sha256
         async with self._lock:
             if not self.records.needs(digest, except_model=id_):
                 await asyncio.to_thread(self.store.remove, digest)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +18,7 @@ from metanas_server.resources import (
     State,
 )
 
-FORMAT = 2
+FORMAT = 3
 BUSY_SECONDS = 5.0
 
 # Columns are searched; all other fields are JSON in `body`.
@@ -26,21 +26,37 @@ SCHEMA = """
 CREATE TABLE adaptations (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL DEFAULT '',
     state TEXT NOT NULL,
     request_id TEXT NOT NULL,
     support TEXT NOT NULL,
     body TEXT NOT NULL,
     progress TEXT NOT NULL DEFAULT '[]'
 );
-CREATE UNIQUE INDEX adaptation_request ON adaptations (request_id)
+CREATE UNIQUE INDEX adaptation_request ON adaptations (owner, request_id)
     WHERE request_id <> '' AND state <> 'cancelled';
+CREATE INDEX adaptation_owner ON adaptations (owner);
 CREATE TABLE models (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL DEFAULT '',
     sha256 TEXT NOT NULL,
     body TEXT NOT NULL
 );
+CREATE INDEX model_owner ON models (owner);
 """
+STEPS = {
+    2: """
+ALTER TABLE adaptations ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE models ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+DROP INDEX adaptation_request;
+CREATE UNIQUE INDEX adaptation_request ON adaptations (owner, request_id)
+    WHERE request_id <> '' AND state <> 'cancelled';
+CREATE INDEX adaptation_owner ON adaptations (owner);
+CREATE INDEX model_owner ON models (owner);
+""",
+}
+"""For each older format, the step to the next one. A step keeps the rows."""
 
 
 class Records:
@@ -48,6 +64,9 @@ class Records:
 
     Each change is one `BEGIN IMMEDIATE` transaction. SQLite waits for a lock only at the beginning
     of a transaction; in its middle it fails at once.
+
+    scope: the owner whose rows the caller sees; None stands for all owners. A row of another owner
+    is found as little as a row that does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,9 +92,12 @@ class Records:
         """Add an adaptation."""
         with self._change():
             self._db.execute(
-                "INSERT INTO adaptations (id, state, request_id, support, body)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (record.id, record.state, record.request_id, record.support, _dump(record)),
+                "INSERT INTO adaptations (id, owner, state, request_id, support, body)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    *(record.id, record.owner, record.state, record.request_id),
+                    *(record.support, _dump(record)),
+                ),
             )
 
     def update(
@@ -97,28 +119,29 @@ class Records:
                 )
             if model is not None:
                 self._db.execute(
-                    "INSERT INTO models (id, sha256, body) VALUES (?, ?, ?)",
-                    (model.id, model.sha256, json.dumps(asdict(model))),
+                    "INSERT INTO models (id, owner, sha256, body) VALUES (?, ?, ?, ?)",
+                    (model.id, model.owner, model.sha256, json.dumps(asdict(model))),
                 )
 
-    def adaptation(self, id_: str) -> AdaptationRecord:
+    def adaptation(self, id_: str, scope: str | None) -> AdaptationRecord:
         """Return the adaptation with this id.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        return _adaptation(self._body("adaptations", "adaptation", id_))
+        return _adaptation(self._body("adaptations", "adaptation", id_, scope))
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
         """Return the progress of an adaptation that has ended; empty before."""
         row = self._db.execute("SELECT progress FROM adaptations WHERE id = ?", (id_,)).fetchone()
         return tuple(ProgressRecord(**entry) for entry in json.loads(row[0])) if row else ()
 
-    def by_request(self, request_id: str) -> AdaptationRecord | None:
-        """Return the adaptation with this request id if it exists and is not cancelled."""
+    def by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
+        """Return the owner's adaptation with this request id, unless it is cancelled."""
         row = self._db.execute(
-            "SELECT body FROM adaptations WHERE request_id = ? AND request_id <> '' AND state <> ?",
-            (request_id, State.CANCELLED),
+            "SELECT body FROM adaptations WHERE owner = ? AND request_id = ?"
+            " AND request_id <> '' AND state <> ?",
+            (owner, request_id, State.CANCELLED),
         ).fetchone()
         return _adaptation(json.loads(row[0])) if row else None
 
@@ -131,37 +154,31 @@ class Records:
         return [_adaptation(json.loads(body)) for (body,) in rows]
 
     def adaptations(
-        self, before: int | None, count: int, state: State | None
+        self, before: int | None, count: int, state: State | None, scope: str | None
     ) -> list[tuple[int, AdaptationRecord]]:
         """Return at most `count` adaptations with their numbers below `before`, newest first."""
-        rows = self._db.execute(
-            "SELECT number, body FROM adaptations WHERE (? IS NULL OR number < ?)"
-            " AND (? IS NULL OR state = ?) ORDER BY number DESC LIMIT ?",
-            (before, before, state, state, count),
-        )
-        return [(number, _adaptation(json.loads(body))) for number, body in rows]
+        rows = self._page("adaptations", before, count, {"state = ?": state, "owner = ?": scope})
+        return [(number, _adaptation(body)) for number, body in rows]
 
     def delete_adaptation(self, id_: str) -> None:
         """Delete an adaptation."""
         with self._change():
             self._db.execute("DELETE FROM adaptations WHERE id = ?", (id_,))
 
-    def model(self, id_: str) -> ModelRecord:
+    def model(self, id_: str, scope: str | None) -> ModelRecord:
         """Return the model with this id.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        return _model(self._body("models", "model", id_))
+        return _model(self._body("models", "model", id_, scope))
 
-    def models(self, before: int | None, count: int) -> list[tuple[int, ModelRecord]]:
+    def models(
+        self, before: int | None, count: int, scope: str | None
+    ) -> list[tuple[int, ModelRecord]]:
         """Return at most `count` models with their numbers below `before`, newest first."""
-        rows = self._db.execute(
-            "SELECT number, body FROM models WHERE ? IS NULL OR number < ?"
-            " ORDER BY number DESC LIMIT ?",
-            (before, before, count),
-        )
-        return [(number, _model(json.loads(body))) for number, body in rows]
+        rows = self._page("models", before, count, {"owner = ?": scope})
+        return [(number, _model(body)) for number, body in rows]
 
     def delete_model(self, id_: str) -> None:
         """Delete the record of a model; its file stays."""
@@ -187,8 +204,10 @@ class Records:
     def _prepare(self, path: Path) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
-            script = f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;"
-            self._db.executescript(script)
+            self._run(SCHEMA, FORMAT)
+        elif version in STEPS:
+            for step in range(version, FORMAT):
+                self._run(STEPS[step], step + 1)
         elif version != FORMAT:
             message = (
                 f"the database {path} has format {version}, and this server reads {FORMAT};"
@@ -199,6 +218,11 @@ class Records:
         if result != "ok":
             raise sqlite3.DatabaseError("the file is damaged")
         self._db.execute("SELECT support, sha256 FROM adaptations, models LIMIT 1")
+
+    def _run(self, script: str, version: int) -> None:
+        """Run a script and set the version of the database, both or neither."""
+        script = f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;"
+        self._db.executescript(script)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -217,8 +241,25 @@ class Records:
             reason = "STORE_FULL" if full else "STORE_FAILED"
             raise StoreError(reason, f"the server cannot write its database: {error}") from error
 
-    def _body(self, table: str, kind: str, id_: str) -> dict[str, Any]:
-        row = self._db.execute(f"SELECT body FROM {table} WHERE id = ?", (id_,)).fetchone()
+    def _page(
+        self, table: str, before: int | None, count: int, wanted: Mapping[str, str | None]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the newest rows of a table below a number, as far as they meet the conditions.
+
+        wanted: values by condition; None drops a condition.
+        """
+        conditions = {"number < ?": before, **wanted}
+        conditions = {text: value for text, value in conditions.items() if value is not None}
+        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        rows = self._db.execute(
+            f"SELECT number, body FROM {table} {where} ORDER BY number DESC LIMIT ?",
+            (*conditions.values(), count),
+        )
+        return ((number, json.loads(body)) for number, body in rows)
+
+    def _body(self, table: str, kind: str, id_: str, scope: str | None) -> dict[str, Any]:
+        query = f"SELECT body FROM {table} WHERE id = :id AND (:scope IS NULL OR owner = :scope)"
+        row = self._db.execute(query, {"id": id_, "scope": scope}).fetchone()
         if row is None:
             raise NotFound(kind, f"{table}/{id_}")
         body: dict[str, Any] = json.loads(row[0])

@@ -1,0 +1,76 @@
+"""The command `metanas-server tokens`: create, list and revoke tokens."""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from metanas_data.suggest import Parser
+from metanas_server.callers import tokens
+from metanas_server.callers.tokens import Role
+from metanas_server.errors import StartError
+
+VARIABLE = "METANAS_TOKEN_FILE"
+COLUMNS = "{:<8}  {:<5}  {:<25}  {}"
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run the command. A running server follows the file without a restart.
+
+    Raises:
+        SystemExit: `--help`.
+        StartError: CONFIG_INVALID, TOKEN_INVALID.
+    """
+    options = _parser().parse_args(arguments)
+    path = options.token_file or environment.get(VARIABLE)
+    if not path:
+        message = f"give the file of the tokens: --token-file FILE, or {VARIABLE}"
+        raise StartError("CONFIG_INVALID", message)
+    options.do(Path(path), options)
+
+
+def _create(path: Path, options: argparse.Namespace) -> None:
+    secret = tokens.create(path, options.name, Role(options.role))
+    print(secret)
+    print("Keep this token: the file has its digest only.", file=sys.stderr)
+
+
+def _list(path: Path, options: argparse.Namespace) -> None:
+    rows = [(each.id, each.role, each.created, each.name) for each in tokens.read(path)]
+    for row in (("id", "role", "created", "name"), *rows):
+        print(COLUMNS.format(*row))
+
+
+def _revoke(path: Path, options: argparse.Namespace) -> None:
+    print(f"revoked: {tokens.revoke(path, options.name, options.id)}")
+
+
+class _Parser(Parser):
+    """Report a wrong command line as one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = message if message.endswith((".", "?")) else f"{message}."
+        raise StartError("CONFIG_INVALID", f"{sentence} See metanas-server tokens --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="metanas-server tokens", description="Create, list and revoke tokens of callers."
+    )
+    common = _Parser(add_help=False)
+    text = f"file of the tokens, as for the server (default: {VARIABLE})"
+    common.add_argument("--token-file", metavar="PATH", help=text)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    create = commands.add_parser("create", parents=[common], help="print a new token")
+    create.add_argument("name", metavar="NAME", help="caller; it owns what its tokens make")
+    text = "read: show and download; use: also create, cancel and delete; admin: see all callers"
+    create.add_argument("--role", choices=list(Role), default=Role.USE, help=text)
+    create.set_defaults(do=_create)
+    listing = commands.add_parser("list", parents=[common], help="list all tokens")
+    listing.set_defaults(do=_list)
+    revoke = commands.add_parser("revoke", parents=[common], help="remove tokens")
+    revoke.add_argument("name", metavar="NAME", help="caller, all of whose tokens are removed")
+    revoke.add_argument("id", metavar="ID", nargs="?", help="remove the token with this id only")
+    revoke.set_defaults(do=_revoke)
+    return parser
