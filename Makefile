@@ -2,23 +2,26 @@
 #
 #   PYTHON    the Python (3.11 or newer) that makes the virtual environment
 #   VENV      where the virtual environment lives
-#   DEVICE    cpu or gpu: which of onnxruntime and onnxruntime-gpu is installed (they exclude each other)
+#   DEVICE    cpu or gpu: the build of torch; gpu where there is an NVIDIA driver. After a change: make clean
 #   JOBS      processes that run the tests; the tests of a file stay together
-#   PIP_ARGS  given to every pip install. On Linux the default package index serves the CUDA build of
-#             torch (several GB); for the CPU build say
-#             make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+#   PIP_ARGS  given to every pip install
+#   DIST      folder that `make wheels` replaces
 
 PYTHON ?= python3
 VENV ?= .venv
-DEVICE ?= cpu
+DEVICE ?= $(if $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/nvidia-smi),gpu,cpu)
 PIP_ARGS ?=
+DIST ?= dist
 JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
-METADATA := constraints.txt pyproject.toml data/pyproject.toml protos/pyproject.toml server/pyproject.toml client/pyproject.toml
-PACKAGES := -e ./data -e ./protos -e './server[$(DEVICE)]' -e './client[onnx,cli,plot]'
-SOURCES := metanas data protos server client tests examples docker benchmarks studies
+DISTRIBUTIONS := . data protos checkpoints runtime/cpu runtime/gpu server client
+METADATA := constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
+PACKAGES := -e ./data -e ./protos -e ./checkpoints -e ./runtime/cpu -e ./server -e './client[onnx,cli,plot]'
+SOURCES := metanas data protos meta_checkpoints server client tests examples docker benchmarks studies
+# On Linux the default index serves the CUDA build of torch. This one serves the CPU build, of a tenth of the size.
+TORCH_CPU := $(if $(filter Linux-cpu,$(shell uname -s)-$(DEVICE)),https://download.pytorch.org/whl/cpu)
 # On a GPU: make bench DEVICE=gpu
 TOPICS = adapt export query together server memory scaling weak_scaling $(filter gpu,$(DEVICE))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
@@ -34,12 +37,12 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs protos bench docker clean
+.PHONY: help install demo test check docs protos bench wheels docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-install: $(INSTALLED_DEV) ## Make .venv with the five packages, editable, and everything for development
+install: $(INSTALLED_DEV) ## Make .venv with all packages, editable, and everything for development
 
 demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classify new ones, stop
 	$(BIN)/python examples/demo.py --out demo-output
@@ -67,21 +70,37 @@ bench: export LD_PRELOAD ?= $(shell ldconfig -p 2>/dev/null | grep -o 'libtcmall
 bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON
 	@set -e; for topic in $(TOPICS); do echo "== $$topic"; $(BIN)/python -m benchmarks.$$topic $(BENCH_ARGS); done
 
-docker: ## Build the server's image (DEVICE=gpu for the one with CUDA)
+# The archives get the date of the last commit, or the one in the environment: the same sources give the same bytes.
+wheels: export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),1580601600)
+wheels: $(BIN)/hatchling ## Build the wheel and the source archive of each distribution into dist/
+	rm -f $(DIST)/*.whl $(DIST)/*.tar.gz
+	@set -e; for folder in $(DISTRIBUTIONS); do (cd $$folder && $(abspath $(BIN))/hatchling build -d $(abspath $(DIST))); done
+
+docker: wheels ## Build the server's image (DEVICE=gpu for the one with CUDA)
 	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .
 
 clean: ## Remove what the commands above have made
-	rm -rf $(VENV) demo-output site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(DIST) demo-output site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
 
+$(BIN)/hatchling: | $(BIN)/python
+	$(PIP_INSTALL) hatchling
+
+# Without dependencies, which come from the default index; torch itself does, too, where this index cannot be reached.
+define INSTALL_TORCH
+$(if $(TORCH_CPU),$(PIP_INSTALL) --retries 1 --no-deps --index-url $(TORCH_CPU) torch || echo "$(TORCH_CPU) has not served torch; the default index will")
+endef
+
 $(INSTALLED): $(METADATA) | $(BIN)/python
-	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch]' $(PACKAGES)
+	$(INSTALL_TORCH)
+	$(PIP_INSTALL) -e '.[train,watch]' $(PACKAGES)
 	@touch $@
 
 $(INSTALLED_DEV): $(METADATA) | $(BIN)/python
-	$(PIP_INSTALL) -e '.[$(DEVICE),train,watch,ray,dev]' $(PACKAGES)
+	$(INSTALL_TORCH)
+	$(PIP_INSTALL) -e '.[train,watch,ray,dev]' $(PACKAGES)
 	@touch $(INSTALLED) $@

@@ -82,7 +82,7 @@ class Unavailable(ClientError):
     def __init__(self, address: str, detail: str, advice: str = "") -> None:
         self.address = address
         start = (
-            f"Start one with `metanas-server --checkpoints meta_checkpoints --listen {address}`, "
+            f"Start one with `metanas-server --listen {address}`, "
             "or name another with --server or METANAS_SERVER."
         )
         message = f"no MetaNAS server answers at {address} ({detail}). {advice or start}"

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_type_hints
 
@@ -25,6 +26,11 @@ DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 Seconds = Annotated[float, Range(above=0, most=MAX_SECONDS)]
 
 
+def shipped_checkpoints() -> Path:
+    """Return the folder of the checkpoints that the package `metanas-checkpoints` has installed."""
+    return Path(str(files("metanas_checkpoints")))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
     """The options of a server.
@@ -34,8 +40,8 @@ class ServerConfig:
         StartError: ADDRESS_INVALID, LISTEN_INSECURE.
     """
 
-    checkpoints: Path = Path("meta_checkpoints")
-    """Folder with one folder for each checkpoint."""
+    checkpoints: Path = field(default_factory=shipped_checkpoints)
+    """Folder with one folder for each checkpoint. The default is the shipped ones."""
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one. Hosts other than loopback need TLS or
     --insecure-listen."""

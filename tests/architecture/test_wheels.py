@@ -1,10 +1,14 @@
-"""Check the wheel of each distribution: the licence file is inside, the platforms are named."""
+"""Check the wheels and source archives: reproducible bytes, licences, metadata, versions."""
 
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -12,25 +16,123 @@ import pytest
 from tests.architecture.sources import ROOT
 
 DISTRIBUTIONS = sorted(
-    path.parent for path in [ROOT / "pyproject.toml", *ROOT.glob("*/pyproject.toml")]
+    path.parent
+    for pattern in ("pyproject.toml", "*/pyproject.toml", "runtime/*/pyproject.toml")
+    for path in ROOT.glob(pattern)
 )
+CHOICE = "metanas-onnxruntime"
+NAMES = ["LICENSE", "metanas_checkpoints/photos/NOTICE"]
+EPOCH = "1700000000"
+SOURCES = (
+    *("Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"),
+    *(".gitignore", "metanas", "meta_checkpoints"),
+    *("data", "protos", "checkpoints", "runtime", "server", "client"),
+)
+"""Everything that the archives are made of."""
 
 
-@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda path: path.name)
-def test_a_wheel_carries_the_licence(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
+def build(root: Path, out: Path, *, umask: int, zone: str) -> dict[str, bytes]:
+    """Run `make wheels` in a tree; return the archives by name."""
+    command = ["make", "--silent", "wheels", f"DIST={out}", f"VENV={sys.prefix}"]
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "TZ": zone}
+    subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True, umask=umask)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("dist")
+    build(ROOT, out, umask=0o022, zone="UTC")
+    return out
+
+
+def metadata(wheel: Path) -> Message:
     with zipfile.ZipFile(wheel) as files:
-        [name] = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
-        metadata = message_from_bytes(files.read(name))
-        licence = files.read(f"{Path(name).parent}/licenses/LICENSE")
-    assert metadata.get_all("License-File") == ["LICENSE"]
-    assert licence == (ROOT / "LICENSE").read_bytes()
+        (name,) = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
+        return message_from_bytes(files.read(name))
 
 
-@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda path: path.name)
-def test_supported_platforms_are_named(folder: Path) -> None:
-    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    systems = [name for name in project["classifiers"] if name.startswith("Operating System")]
-    assert systems == ["Operating System :: MacOS", "Operating System :: POSIX :: Linux"]
+def project(folder: Path) -> dict[str, object]:
+    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    found: dict[str, object] = tomllib.loads(text)["project"]
+    return found
+
+
+def test_the_same_sources_give_the_same_bytes(dist: Path, tmp_path: Path) -> None:
+    """From a copy with other file times and modes, in another time zone."""
+    copy = tmp_path / "copy"
+    for name in SOURCES:
+        clone(ROOT / name, copy / name)
+    again = build(copy, tmp_path / "dist", umask=0o077, zone="Asia/Tokyo")
+    assert again == {path.name: path.read_bytes() for path in dist.iterdir()}
+    assert len(again) == 2 * len(DISTRIBUTIONS)
+
+
+def clone(source: Path, target: Path) -> None:
+    """Copy contents alone: modes and times are new."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
+    else:
+        shutil.copyfile(source, target)
+
+
+def test_a_source_archive_builds_the_same_wheel(dist: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH}
+    for archive in sorted(dist.glob("*.tar.gz")):
+        with tarfile.open(archive) as files:
+            files.extractall(tmp_path, filter="data")
+        folder = tmp_path / archive.name.removesuffix(".tar.gz")
+        command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+        subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+    built = {path.name: path.read_bytes() for path in tmp_path.glob("*.whl")}
+    assert built == {path.name: path.read_bytes() for path in dist.glob("*.whl")}
+
+
+def test_wheels_carry_licences_and_metadata(dist: Path) -> None:
+    python = {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)}
+    for wheel in dist.glob("*.whl"):
+        about = metadata(wheel)
+        licences = about.get_all("License-File") or []
+        assert licences == (NAMES if about["Name"] == "metanas-checkpoints" else NAMES[:1])
+        with zipfile.ZipFile(wheel) as files:
+            (licence,) = [each for each in files.namelist() if each.endswith("/LICENSE")]
+            assert files.read(licence) == (ROOT / "LICENSE").read_bytes()
+        assert about["License-Expression"] == "Apache-2.0"
+        assert about["Requires-Python"] == ">=3.11"
+        assert about.get_all("Project-URL")
+        classifiers = about.get_all("Classifier") or []
+        assert python <= {*classifiers}
+        systems = [name for name in classifiers if name.startswith("Operating System")]
+        assert systems == ["Operating System :: MacOS", "Operating System :: POSIX :: Linux"]
+
+
+def test_the_wheel_of_checkpoints_holds_what_is_shipped(dist: Path) -> None:
+    (wheel,) = dist.glob("metanas_checkpoints-*.whl")
+    shipped = ROOT / "meta_checkpoints"
+    kept = [path for path in shipped.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    with zipfile.ZipFile(wheel) as files:
+        inside = {name for name in files.namelist() if name.startswith("metanas_checkpoints/")}
+    assert inside == {f"metanas_checkpoints/{path.relative_to(shipped)}" for path in kept}
+
+
+def test_distributions_share_one_version() -> None:
+    """Each of them needs the others of its own version."""
+    version = project(ROOT)["version"]
+    for folder in DISTRIBUTIONS:
+        about = project(folder)
+        needs = about.get("dependencies", [])
+        assert isinstance(needs, list)
+        ours = [need for need in needs if need.startswith("metanas") and need != CHOICE]
+        assert all(need.endswith(f"=={version}") for need in ours)
+        assert about["version"] == version or about["name"] == CHOICE
+
+
+def test_one_choice_of_onnx_runtime_excludes_the_other() -> None:
+    """Two versions of one distribution: an environment has one of them."""
+    found = {
+        about["version"]: about["dependencies"]
+        for about in map(project, DISTRIBUTIONS)
+        if about["name"] == CHOICE
+    }
+    assert found == {"0": ["onnxruntime-gpu>=1.20"], "1": ["onnxruntime>=1.20"]}

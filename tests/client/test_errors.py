@@ -65,7 +65,7 @@ def test_every_error_has_an_exit_code() -> None:
 def test_unavailable_says_where_and_how_to_start_a_server() -> None:
     text = str(Unavailable("host:1", "connection refused"))
     assert "host:1" in text
-    assert "metanas-server --checkpoints" in text
+    assert "metanas-server --listen" in text
 
 
 def test_many_violations_are_summarised() -> None:

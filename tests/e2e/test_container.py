@@ -11,6 +11,8 @@ from examples.demo import running_server
 from metanas.testing import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+DIST = "dist"
+"""The folder that `make wheels` writes."""
 PROBE = ROOT / "docker" / "healthcheck.py"
 
 
@@ -40,4 +42,4 @@ def copied() -> list[str]:
 def test_the_build_context_has_what_is_copied(path: str) -> None:
     let_in = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert f"!{path}" in let_in
-    assert (ROOT / path).exists()
+    assert path == DIST or (ROOT / path).exists()

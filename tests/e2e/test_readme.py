@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = "127.0.0.1:50051"
 NEEDED = (
     "Makefile",
+    "checkpoints",
     "client",
     "configs",
     "constraints.txt",
@@ -28,6 +29,7 @@ NEEDED = (
     "meta_checkpoints",
     "protos",
     "pyproject.toml",
+    "runtime",
     "server",
 )
 PAGES = ("README.md", "docs/getting-started.md")

@@ -29,6 +29,11 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     assert parse([], {}) == ServerConfig()
 
 
+def test_the_default_checkpoints_are_the_shipped_ones() -> None:
+    shipped = Path(__file__).parents[2] / "meta_checkpoints"
+    assert ServerConfig().checkpoints.resolve() == shipped.resolve()
+
+
 def test_default_limits_are_those_of_the_core() -> None:
     assert ServerConfig().limits == Limits()
 

@@ -1,0 +1,93 @@
+"""Virtual environments outside the checkout, into which the wheels are installed."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIABLES = ("METANAS", "PYTHON", "VIRTUAL_ENV")
+
+
+def outside(folder: Path) -> dict[str, str]:
+    """Return an environment with the programs of a virtual environment, without the checkout."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
+    return {**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+
+
+def run(folder: Path, *command: str, cwd: Path) -> str:
+    """Run a program of a virtual environment; return its output."""
+    done = subprocess.run(
+        [str(folder / "bin" / command[0]), *command[1:]],
+        cwd=cwd,
+        env=outside(folder),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def build_wheels(out: Path) -> None:
+    command = ["make", "--silent", "wheels", f"DIST={out}", f"VENV={sys.prefix}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def with_linked_packages(folder: Path) -> None:
+    """Make a virtual environment that has all third-party packages of this one, as links.
+
+    The installation of torch would take minutes. pip sees the links as installed packages and
+    checks that they meet the declared needs.
+    """
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    target = folder / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+    for kind in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        for path in Path(kind).iterdir():
+            ours = path.name.startswith(("metanas", "_metanas")) or path.suffix == ".pth"
+            if not ours and not (target / path.name).exists():
+                (target / path.name).symlink_to(path)
+
+
+def pythons() -> list[Path]:
+    """Return other Pythons of this machine that the packages support, the newest one last."""
+    found = {}
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for path in [*root.glob("versions/3.*/bin/python3"), *Path("/usr/bin").glob("python3.??")]:
+        done = subprocess.run(
+            [str(path), "-c", "import sys, venv, ensurepip; print(*sys.version_info[:2])"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            found[tuple(map(int, done.stdout.split()))] = path
+    return [found[version] for version in sorted(found) if version > sys.version_info[:2]]
+
+
+@contextmanager
+def server(folder: Path, cwd: Path) -> Iterator[str]:
+    """Run the installed server on a free port; yield its address."""
+    command = ["metanas-server", "--listen=127.0.0.1:0", "--devices=cpu", "--threads=1"]
+    log = cwd / "server.log"
+    with (
+        log.open("w", encoding="utf-8") as errors,
+        subprocess.Popen(
+            [str(folder / "bin" / command[0]), *command[1:]],
+            cwd=cwd,
+            env=outside(folder),
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline()
+            assert "omniglot, photos" in ready, log.read_text(encoding="utf-8")
+            yield ready.split(" ready on ")[1].split()[0]
+        finally:
+            process.terminate()
