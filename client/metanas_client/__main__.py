@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from metanas_client import __version__
-from metanas_client.cli import adapting, arguments, evaluating, files, server
+from metanas_client.cli import adapting, arguments, evaluating, files, server, testing
 from metanas_client.cli.exits import EXPLAINED, INTERRUPTED, READER_GONE, exit_code
 from metanas_client.cli.screen import Screen, accept_every_character
 from metanas_data.errors import MetanasError
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     environment = arguments.environment()
     adapting.add_commands(commands, environment)
     files.add_commands(commands)
+    testing.add_commands(commands)
     server.add_commands(commands, environment)
     evaluating.add_commands(commands, environment)
     return top

@@ -44,6 +44,15 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
         NotWritable: PICTURE_FORMAT for an ending other than .svg, .png and .pdf; NOT_WRITABLE.
         ModelFileError: NO_CELLS, there is nothing to draw.
     """
+    save(_cells_figure(cells), path)
+
+
+def cells_svg(cells: Sequence[Cell]) -> bytes:
+    """Return the picture of `draw_cells` as an SVG file."""
+    return _rendered(_cells_figure(cells), "svg")
+
+
+def _cells_figure(cells: Sequence[Cell]) -> Figure:
     if not cells:
         raise ModelFileError("NO_CELLS", "the network of this model has no cells to draw")
     layouts = [lay_out(cell) for cell in cells]
@@ -55,7 +64,7 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
         _draw_cell(axis, layout)
         axis.set(xlim=(-0.5, width - 0.5), ylim=(-height / 2, height / 2), title=TITLES[cell.kind])
         axis.axis("off")
-    save(figure, path)
+    return figure
 
 
 def draw_evaluation(episodes: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
@@ -93,12 +102,15 @@ def check_format(path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a whole. The same figure gives the same bytes."""
     check_format(path)
-    kind = FORMATS[path.suffix.lower()]
+    write_atomically(path, _rendered(figure, FORMATS[path.suffix.lower()]))
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]
     buffer = BytesIO()
     with mpl.rc_context({"svg.hashsalt": "metanas"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata=undated)
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _draw_cell(axis: Axes, layout: Layout) -> None:

@@ -1,5 +1,6 @@
-"""Downloaded model: its bytes, its metadata, and predictions with it."""
+"""Downloaded or loaded model: its bytes, its metadata, predictions and tests with it."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from functools import cached_property
@@ -9,18 +10,19 @@ from typing import TYPE_CHECKING
 from metanas_client.errors import NotWritable
 from metanas_client.extras import needs
 from metanas_client.resources import ModelInfo
-from metanas_client.support import Image
+from metanas_client.support import Image, Support
 from metanas_data.files import write_atomic
 
 if TYPE_CHECKING:
     from metanas_client.onnx.model_file import ModelFile, Prediction
+    from metanas_client.quality.quality import Quality
 
 
 class Model:
-    """Downloaded model: a self-contained ONNX file that takes images of any size."""
+    """Model: a self-contained ONNX file that takes images of any size."""
 
     onnx: bytes
-    """The file, verified against the server's SHA-256."""
+    """The file; a downloaded one is verified against the server's SHA-256."""
     info: ModelInfo
 
     def __init__(self, onnx: bytes, info: ModelInfo) -> None:
@@ -30,9 +32,36 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {len(self.labels)} classes, {len(self.onnx)} bytes)"
 
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Model":
+        """Read a file that `save` or `metanas adapt` wrote.
+
+        Its `info` has what the file contains: no adaptation, no report and no time.
+
+        Raises:
+            MissingExtra: the extra "onnx" is not installed.
+            ModelFileError: MODEL_MISSING, MODEL_UNREADABLE, MODEL_FOREIGN or METADATA_MALFORMED.
+        """
+        with needs("onnx"):
+            from metanas_client.onnx.model_file import ModelFile, read_model
+        onnx = read_model(path)
+        file = ModelFile(onnx, source=os.fspath(path))
+        info = ModelInfo(
+            name=os.fspath(path),
+            adaptation="",
+            checkpoint=file.text("checkpoint"),
+            sha256=hashlib.sha256(onnx).hexdigest(),
+            size=len(onnx),
+            labels=file.labels,
+            genotype_json=file.text("genotype"),
+            report_json="",
+            create_time=None,
+        )
+        return cls(onnx, info)
+
     @property
     def name(self) -> str:
-        """Name on the server."""
+        """Name on the server, or path of the file."""
         return self.info.name
 
     @property
@@ -72,6 +101,28 @@ class Model:
             InvalidInput: an image that cannot be read, with its index.
         """
         return self._file.predict(images)
+
+    def test(self, images: Support) -> "Quality":
+        """Measure the model on held-out images with ONNX Runtime.
+
+        Args:
+            images: a folder with one sub-folder for each class, class -> images, or (class, image)
+                pairs. Images that cannot be read are listed in the result.
+
+        Raises:
+            MissingExtra: the extra "onnx" is not installed.
+            InvalidInput: CLASS_UNKNOWN for classes that the model lacks, NO_IMAGES, or all images
+                are unusable.
+        """
+        with needs("onnx"):
+            from metanas_client.quality.quality import measure_quality
+        return measure_quality(self._file, self.name, images)
+
+    def _repr_html_(self) -> str:
+        """Show the facts and the cells in a notebook."""
+        from metanas_client.notebook import model_html
+
+        return model_html(self)
 
     @cached_property
     def _file(self) -> "ModelFile":

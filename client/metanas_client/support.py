@@ -76,28 +76,30 @@ Content = tuple[bytes, bytes | RawImage]
 """Label, and an encoded image or pixels."""
 
 
-def read_support(support: Support) -> SupportSet:
-    """Read a support set without the content of its files.
+def read_support(support: Support, *, field: str = "support") -> SupportSet:
+    """Read labelled images without the content of their files.
+
+    field: the argument that errors name.
 
     Raises:
         InvalidInput: it has none of the forms of `Support`, or an array in it is unusable.
     """
     match support:
         case str() | os.PathLike():
-            return read_folder(Path(support))
+            return read_folder(Path(support), field)
         case Mapping():
             return _from_mapping(support)
         case Iterable() if not isinstance(support, bytes | bytearray | memoryview):
             return _from_pairs(support)
     raise InvalidInput.single(
-        "support",
+        field,
         "SUPPORT_FORM",
-        "a support set is a folder, a mapping of class to images, or (class, image) pairs, "
+        "labelled images are a folder, a mapping of class to images, or (class, image) pairs, "
         f"not {type(support).__name__}",
     )
 
 
-def read_folder(folder: Path) -> SupportSet:
+def read_folder(folder: Path, field: str = "support") -> SupportSet:
     """List a folder with one sub-folder for each class, both in the order of their names.
 
     Raises:
@@ -109,18 +111,17 @@ def read_folder(folder: Path) -> SupportSet:
         fault = "is a file, not a folder" if is_file else "does not exist"
         hint = "" if is_file else did_you_mean_file(folder)
         raise InvalidInput.single(
-            "support",
+            field,
             "FOLDER_MISSING",
-            f"{folder} {fault}; a support set is a folder with one sub-folder of images a class."
-            f"{hint}",
+            f"{folder} {fault}; name a folder with one sub-folder of images for each class.{hint}",
         )
     try:
         files, faults = class_files(folder)
     except OSError as error:
-        raise InvalidInput([unreadable("support", Path(error.filename), error)]) from error
+        raise InvalidInput([unreadable(field, Path(error.filename), error)]) from error
     if faults:
         raise InvalidInput(
-            [Violation("support", "FOLDER_LAYOUT", message, str(path)) for path, message in faults]
+            [Violation(field, "FOLDER_LAYOUT", message, str(path)) for path, message in faults]
         )
     return SupportSet(
         tuple(map(os.fsencode, files)),

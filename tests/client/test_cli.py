@@ -37,7 +37,16 @@ def metanas_in(
 def test_help_and_version() -> None:
     done = metanas("--help")
     assert done.returncode == 0
-    for command in ("adapt", "predict", "show", "verify", "checkpoints", "models", "evaluate"):
+    for command in (
+        "adapt",
+        "predict",
+        "test",
+        "show",
+        "verify",
+        "checkpoints",
+        "models",
+        "evaluate",
+    ):
         assert command in done.stdout
         assert metanas(command, "--help").returncode == 0
     assert "130  interrupted" in done.stdout

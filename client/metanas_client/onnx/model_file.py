@@ -104,18 +104,12 @@ class ModelFile:
         Raises:
             ModelFileError: as above, or MODEL_MISSING.
         """
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            why = error.strerror or str(error)
-            hint = did_you_mean_file(Path(path))
-            raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}.{hint}") from error
-        return cls(data, source=str(path))
+        return cls(read_model(path), source=str(path))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """The normal and the reduction cell."""
-        return read_cells(self._text("genotype"))
+        return read_cells(self.text("genotype"))
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -233,7 +227,12 @@ class ModelFile:
             raise self._malformed("input", "must say 1 or 3 channels")
         return int(channels)
 
-    def _text(self, key: str) -> str:
+    def text(self, key: str) -> str:
+        """Return an entry of the metadata.
+
+        Raises:
+            ModelFileError: MODEL_FOREIGN, the file lacks it.
+        """
         if key not in self.metadata:
             raise ModelFileError(
                 "MODEL_FOREIGN",
@@ -243,7 +242,7 @@ class ModelFile:
 
     def _json(self, key: str) -> Any:
         try:
-            return json.loads(self._text(key))
+            return json.loads(self.text(key))
         except ValueError as error:
             raise self._malformed(key, error) from error
 
@@ -251,6 +250,20 @@ class ModelFile:
         return ModelFileError(
             "METADATA_MALFORMED", f"{self._source}: {PREFIX}{key} in its metadata: {error}"
         )
+
+
+def read_model(path: str | os.PathLike[str]) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ModelFileError: MODEL_MISSING.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
+        hint = did_you_mean_file(Path(path))
+        raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}.{hint}") from error
 
 
 def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
