@@ -106,7 +106,12 @@ def ready_line(config: ServerConfig, server: Server) -> str:
     listen = f"{config.listen.rpartition(':')[0]}:{server.port}"
     plural = "" if len(names) == 1 else "s"
     contents = f"{', '.join(config.devices)}, {len(names)} checkpoint{plural}: {', '.join(names)}"
-    return f"metanas-server ready on {listen} ({contents})"
+    metrics = ""
+    if config.metrics_address is not None:
+        host = config.metrics_address[0]
+        host = f"[{host}]" if ":" in host else host
+        metrics = f"; metrics on http://{host}:{server.metrics_port}/metrics"
+    return f"metanas-server ready on {listen} ({contents}){metrics}"
 
 
 if __name__ == "__main__":

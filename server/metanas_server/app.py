@@ -1,5 +1,6 @@
 """Assemble the server, start it and stop it."""
 
+import asyncio
 import errno
 import fcntl
 import logging
@@ -7,6 +8,7 @@ import os
 import socket
 import ssl
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -25,14 +27,20 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.api.interceptors import CallInterceptor
+from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
 from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.config import ServerConfig
 from metanas_server.cores import usable_cores
 from metanas_server.errors import StartError
 from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.jobs.figures import snapshot
 from metanas_server.jobs.job_table import JobTable
 from metanas_server.jobs.manager import JobManager
+from metanas_server.observation.endpoint import metrics_endpoint
+from metanas_server.observation.metrics import Metrics
+from metanas_server.observation.snapshot import Figures
+from metanas_server.observation.watchdog import watch
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
@@ -62,6 +70,8 @@ class Server:
 
     port: int
     """The port of a server that has started."""
+    metrics_port: int | None = None
+    """The port of its metrics; None without `--metrics`."""
 
     def __init__(self, config: ServerConfig, *, load: Load | None = None) -> None:
         """Build a server, in a running event loop; start it afterwards.
@@ -74,6 +84,7 @@ class Server:
         self._load = load
         self._undo = AsyncExitStack()
         self._health = health.HealthServicer()
+        self._metrics = Metrics()
         self._pool: WorkerPool
         self._dispatcher: Dispatcher
         self._jobs: JobManager
@@ -129,8 +140,11 @@ class Server:
         undo.callback(records.close)
         archive = Archive(records, Store(config.data / "artefacts"))
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
-        interceptor = CallInterceptor(config.max_request_bytes, callers)
-        server = aio.server(options=_options(config), interceptors=[interceptor])
+        interceptors = [
+            Observer(self._metrics),
+            CallInterceptor(config.max_request_bytes, callers),
+        ]
+        server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)
         cores = usable_cores()
         setups = [_setup(config, each, cores, self._load) for each in config.devices]
@@ -138,16 +152,30 @@ class Server:
         self._pool = WorkerPool(
             workers, cores=cores, max_silence=config.max_silence, on_change=self._on_workers_change
         )
-        table = JobTable(archive)
+        table = JobTable(archive, self._metrics)
         self._dispatcher = Dispatcher(config, table, self._pool)
         self._jobs = JobManager(config, archive, table, self._dispatcher)
         undo.push_async_callback(self._dispatcher.close)
+        await self._observe(undo, table)
         await self._pool.start()
         self._jobs.recover()
         self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
         await self._on_workers_change()
+
+    async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
+        """Start the watchdog, and serve the metrics if the configuration has an address."""
+        metrics, figures = self._metrics, Figures(self._config.data)
+        metrics.registry.register(figures)
+        watching = asyncio.create_task(
+            watch(metrics, figures, partial(snapshot, table, self._pool))
+        )
+        undo.callback(watching.cancel)
+        address = self._config.metrics_address
+        if address is not None:
+            endpoint = metrics_endpoint(*address, metrics.registry)
+            self.metrics_port = await undo.enter_async_context(endpoint)
 
     def _add_services(self, server: aio.Server, callers: Callers, archive: Archive) -> None:
         config, jobs, pool = self._config, self._jobs, self._pool

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
@@ -45,6 +46,9 @@ class ServerConfig:
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to listen on; port 0 takes a free one. Hosts other than loopback need TLS or
     --insecure-listen."""
+    metrics: str | None = None
+    """HOST:PORT, or PORT for this machine only, of Prometheus metrics over HTTP; none turns them
+    off. Everybody who reaches the address can read them."""
     data: Path = Path("metanas-data")
     """Folder for models and records; created if missing."""
     devices: tuple[str, ...] = field(default_factory=default_devices)
@@ -113,18 +117,21 @@ class ServerConfig:
             ("tls_cert", both, "and --tls-key are given together or not at all"),
             ("tls_client_ca", needs_tls, "needs --tls-cert and --tls-key"),
         )
-        self._check_address()
+        self._check_addresses()
 
     @property
     def host(self) -> str:
         """The host to listen on, without the brackets of an IPv6 address."""
-        return self.listen.rpartition(":")[0].strip("[]")
+        return _address("listen", self.listen)[0]
 
-    def _check_address(self) -> None:
-        host, colon, port = self.listen.rpartition(":")
-        if not (host and colon and port.isdecimal() and int(port) < 2**16):
-            message = f"--listen {self.listen!r} is not HOST:PORT"
-            raise StartError("ADDRESS_INVALID", message)
+    @property
+    def metrics_address(self) -> tuple[str, int] | None:
+        """Host and port of the metrics; None without metrics."""
+        return None if self.metrics is None else _metrics_address(self.metrics)
+
+    def _check_addresses(self) -> None:
+        if self.metrics is not None:
+            _metrics_address(self.metrics)
         if self.tls_cert is None and not self.insecure_listen and not _loopback(self.host):
             raise StartError(
                 "LISTEN_INSECURE",
@@ -196,9 +203,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _kinds() -> dict[str, Any]:
-    """Return the types of all options by name, without their bounds."""
+    """Return the types of all options by name, without bounds and without None."""
     hints = get_type_hints(ServerConfig) | get_type_hints(Limits)
-    return {each.name: hints[each.name] for each in options()}
+    kinds = {each.name: hints[each.name] for each in options()}
+    return {
+        name: get_args(kind)[0] if isinstance(kind, UnionType) else kind
+        for name, kind in kinds.items()
+    }
 
 
 def _reader(kind: Any) -> Callable[[str], object]:
@@ -226,6 +237,19 @@ def _show(default: object) -> str:
     if isinstance(default, tuple):
         return ",".join(default)
     return "none" if default is None else str(default)
+
+
+def _metrics_address(text: str) -> tuple[str, int]:
+    port = re.fullmatch(r":?(\d+)", text)
+    return _address("metrics", f"127.0.0.1:{port[1]}" if port else text)
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    """Split HOST:PORT into the host, without the brackets of IPv6, and the port."""
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isdecimal() and int(port) < 2**16):
+        raise StartError("ADDRESS_INVALID", f"--{option} {text!r} is not HOST:PORT")
+    return host.strip("[]"), int(port)
 
 
 def _loopback(host: str) -> bool:

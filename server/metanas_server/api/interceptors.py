@@ -55,7 +55,7 @@ class CallInterceptor(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        make, method = _parts(handler)
+        make, method = parts(handler)
         name = handler_call_details.method
 
         def admit(context: Context) -> None:
@@ -122,7 +122,7 @@ def _with_messages(method: Callable[..., Any], admit: Admit) -> Callable[..., An
     return lambda requests, context: method(checked(requests, context), context)
 
 
-def _parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the constructor for handlers of this shape, and the handler's method."""
     shapes = {
         (False, False): (grpc.unary_unary_rpc_method_handler, handler.unary_unary),

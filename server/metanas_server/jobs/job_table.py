@@ -1,6 +1,7 @@
 """The table of unfinished jobs; it writes down each change of a job's state."""
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.errors import StoreError, Unavailable
 from metanas_server.jobs.job import Job
+from metanas_server.observation.metrics import Metrics
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
 from metanas_server.status import describe
 from metanas_server.storage.archive import Archive
@@ -34,8 +36,9 @@ class JobTable:
     `hand_back` leaves a job queued for the next run of the server.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, metrics: Metrics) -> None:
         self.jobs: dict[str, Job] = {}
+        self._metrics = metrics
         self._archive = archive
         self._records = archive.records
         self._discards = set[asyncio.Task[None]]()
@@ -55,7 +58,10 @@ class JobTable:
             StoreError: the record cannot be written.
         """
         begun = replace(job.record, state=State.RUNNING, attempts=job.record.attempts + 1)
-        self._change(job, replace(begun, start_time=time.time_ns()))
+        now = time.time_ns()
+        self._change(job, replace(begun, start_time=now))
+        if begun.attempts == 1:
+            self._metrics.wait(max(0, now - begun.create_time) / 1e9)
 
     def requeue(self, job: Job) -> None:
         """Record that an attempt was lost, and that the job waits again.
@@ -94,6 +100,7 @@ class JobTable:
         )
         await self._archive.finish(ended, job.progress, model, made.onnx)
         self._remove(job, ended)
+        self._metrics.stages(json.loads(made.report_json)["seconds"])
 
     def fail(self, job: Job, error: MetanasError) -> None:
         """End a job without a model; a job that has ended already stays as it is."""
@@ -130,8 +137,10 @@ class JobTable:
         job.change(record)
 
     def _remove(self, job: Job, ended: AdaptationRecord) -> None:
-        reason = "" if ended.failure is None else f" ({ended.failure.reason})"
-        LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason)
+        reason = "" if ended.failure is None else ended.failure.reason
+        LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason and f" ({reason})")
+        seconds = max(0, ended.end_time - ended.create_time) / 1e9
+        self._metrics.adaptation(ended.state, reason, seconds)
         del self.jobs[ended.id]
         discard = self._archive.discard(job.record.support)
         job.change(ended)

@@ -22,6 +22,7 @@ class WorkerPool:
     """Worker processes that all serve the same checkpoints.
 
     cards: those of `start` or the last `reload`; no worker serves another digest.
+    restarts: processes that were replaced.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class WorkerPool:
         on_change: called when a worker dies, starts or fails to start, and after a reload.
         """
         self.cards = Cards()
+        self.restarts = 0
         self._workers = tuple(workers)
         self._cores = cores
         self._max_silence = max_silence
@@ -52,6 +54,11 @@ class WorkerPool:
     def checkpoints(self) -> Mapping[str, CheckpointCard]:
         """Cards of the checkpoints by name."""
         return self.cards.checkpoints
+
+    @property
+    def workers(self) -> tuple[WorkerProcess, ...]:
+        """All workers, also those without a process."""
+        return self._workers
 
     @property
     def is_ready(self) -> bool:
@@ -143,6 +150,7 @@ class WorkerPool:
             try:
                 await self._wait_for_death(worker)
                 LOG.warning("worker process %s has died; starting another one", worker.pid)
+                self.restarts += 1
                 await self._on_change()
                 await self._restart(worker)
                 await self._on_change()
