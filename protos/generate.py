@@ -4,6 +4,9 @@ The generated code is committed. With `--check` nothing is written: the exit cod
 committed is not what the .proto files say. Needs the pinned generators (`grpcio-tools`,
 `mypy-protobuf`); grpcio-tools is the oldest version supported on purpose, because generated code
 refuses to run with a protobuf library older than its generator.
+
+The code of `PRIVATE` registers its messages in a descriptor pool of its own: other libraries bring
+code for the same proto package, and one pool refuses two files with equal names.
 """
 
 import argparse
@@ -23,6 +26,8 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 GENERATORS = {"grpcio-tools": "1.81.1", "mypy-protobuf": "5.1.0"}
 ROOT = Path(__file__).resolve().parent
 PACKAGE = Path("metanas_protos/v1")
+PRIVATE = Path("metanas_protos/inference")
+PACKAGES = (PACKAGE, PRIVATE)
 OPTION_HELP = "option_help.py"
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi", OPTION_HELP)
 
@@ -39,22 +44,23 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         fresh = Path(folder)
         generate(fresh)
-        stale = differences(fresh / PACKAGE, ROOT / PACKAGE)
         if check:
-            for name in stale:
-                print(f"{PACKAGE / name} is out of date; run protos/generate.py", file=sys.stderr)
+            stale = [p / name for p in PACKAGES for name in differences(fresh / p, ROOT / p)]
+            for path in stale:
+                print(f"{path} is out of date; run protos/generate.py", file=sys.stderr)
             return 1 if stale else 0
-        replace(fresh / PACKAGE, ROOT / PACKAGE)
+        for package in PACKAGES:
+            replace(fresh / package, ROOT / package)
     return 0
 
 
 def generate(target: Path) -> None:
-    """Write the code of every .proto file of the package below `target`."""
+    """Write the code of every .proto file of the packages below `target`."""
     plugins = [
         f"--plugin={name}={_program(name)}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
     ]
     includes = [f"-I{ROOT}", f"-I{files('grpc_tools') / '_proto'}"]
-    everything = sorted((ROOT / PACKAGE).glob("*.proto"))
+    everything = sorted(path for each in PACKAGES for path in (ROOT / each).glob("*.proto"))
     described = target / "descriptors"
     comments = [f"--descriptor_set_out={described}", "--include_source_info"]
     services = [path for path in everything if path.stem.endswith("_service")]
@@ -64,11 +70,22 @@ def generate(target: Path) -> None:
         code = protoc.main(["protoc", *includes, *plugins, *outputs, *map(str, sources)])
         if code != 0:
             raise SystemExit(code)
+    for module in (target / PRIVATE).glob("*_pb2.py"):
+        use_private_pool(module)
     files_ = descriptor_pb2.FileDescriptorSet.FromString(described.read_bytes())
     lines = ['"""Help on the options of an adaptation: the comments of `AdaptationOptions`."""', ""]
     lines += ["from collections.abc import Mapping", "", "OPTION_HELP: Mapping[str, str] = {"]
     lines += [f"    {name!r}: {text!r}," for name, text in option_help(files_)]
     (target / PACKAGE / OPTION_HELP).write_text("\n".join([*lines, "}", ""]), encoding="utf-8")
+
+
+def use_private_pool(module: Path) -> None:
+    """Let a generated module make a descriptor pool instead of using the pool of the process."""
+    code = module.read_text(encoding="utf-8")
+    shared, private = "_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()"
+    if code.count(shared) != 1:
+        raise SystemExit(f"{module.name} uses the pool of the process in an unknown way")
+    module.write_text(code.replace(shared, private), encoding="utf-8")
 
 
 def option_help(found: descriptor_pb2.FileDescriptorSet) -> Iterator[tuple[str, str]]:

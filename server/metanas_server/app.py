@@ -16,8 +16,9 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from metanas_protos.inference import inference_service_pb2, inference_service_pb2_grpc
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -26,13 +27,16 @@ from metanas_protos.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
+from metanas_server.api.descriptors import pool_of
 from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
 from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.config import ServerConfig
-from metanas_server.cores import usable_cores
+from metanas_server.cores import MOST_WORKERS, usable_cores
 from metanas_server.errors import StartError
+from metanas_server.inference.engine import Engine
+from metanas_server.inference.service import InferenceService
 from metanas_server.jobs.dispatcher import Dispatcher
 from metanas_server.jobs.figures import snapshot
 from metanas_server.jobs.job_table import JobTable
@@ -63,6 +67,16 @@ SERVICES = tuple(
         (checkpoint_service_pb2, "CheckpointService"),
     )
 )
+INFERENCE = inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+DESCRIBED = (
+    adaptation_service_pb2.DESCRIPTOR,
+    model_service_pb2.DESCRIPTOR,
+    checkpoint_service_pb2.DESCRIPTOR,
+    inference_service_pb2.DESCRIPTOR,
+    health_pb2.DESCRIPTOR,
+    reflection_pb2.DESCRIPTOR,
+)
+"""Files for server reflection."""
 
 
 class Server:
@@ -88,6 +102,7 @@ class Server:
         self._pool: WorkerPool
         self._dispatcher: Dispatcher
         self._jobs: JobManager
+        self._inference: InferenceService
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -129,6 +144,7 @@ class Server:
         Unfinished work stays in the database as queued. None stands for the configured grace.
         """
         await self._health.enter_graceful_shutdown()
+        self._inference.ready = False
         await self._jobs.stop(self._config.grace if grace is None else grace)
         await self._undo.aclose()
 
@@ -140,9 +156,10 @@ class Server:
         undo.callback(records.close)
         archive = Archive(records, Store(config.data / "artefacts"))
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
+        longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
         interceptors = [
             Observer(self._metrics),
-            CallInterceptor(config.max_request_bytes, callers),
+            CallInterceptor(config.max_request_bytes, longer, callers),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)
@@ -155,6 +172,10 @@ class Server:
         table = JobTable(archive, self._metrics)
         self._dispatcher = Dispatcher(config, table, self._pool)
         self._jobs = JobManager(config, archive, table, self._dispatcher)
+        threads = config.query_threads or min(cores, MOST_WORKERS)
+        engine = Engine(archive.store, threads=threads, open_bytes=config.max_open_bytes)
+        undo.push_async_callback(engine.close)
+        self._inference = InferenceService(config, callers, records, engine)
         undo.push_async_callback(self._dispatcher.close)
         await self._observe(undo, table)
         await self._pool.start()
@@ -162,6 +183,7 @@ class Server:
         self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
+        await self._health.set(INFERENCE, health_pb2.HealthCheckResponse.SERVING)
         await self._on_workers_change()
 
     async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
@@ -185,11 +207,14 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         checkpoints = CheckpointService(config, pool)
         checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)
+        inference_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
+            self._inference, server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         if config.reflection:
             standard = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-            names = (*SERVICES, standard, reflection.SERVICE_NAME)
-            reflection.enable_server_reflection(names, server)
+            names = (*SERVICES, INFERENCE, standard, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server, pool_of(DESCRIBED))
 
     async def _on_workers_change(self) -> None:
         """Start waiting jobs, and report whether a worker is ready."""
@@ -238,10 +263,11 @@ def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> 
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:
+    longest = max(config.limits.max_image_bytes, config.max_query_bytes) + MESSAGE_OVERHEAD
     return [
         # Otherwise a second server could share the port, and each call would reach one of them.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.limits.max_image_bytes + MESSAGE_OVERHEAD),
+        ("grpc.max_receive_message_length", longest),
         # A caller whose network is gone must not keep its upload open.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -83,6 +83,18 @@ class ServerConfig:
     """Longest wait for the next message of an upload, in seconds."""
     upload_seconds: Seconds = 600.0
     """Longest duration of an upload, in seconds."""
+    max_query_bytes: Annotated[int, Range(1, 2**30)] = 16 * MIB
+    """Most bytes of a query to a model; more overflow in gRPC."""
+    max_query_images: Count = 1024
+    """Most images of a query."""
+    max_queries_per_caller: Count = 256
+    """Most queries in progress of one caller. Their bytes have the limits of uploads."""
+    query_seconds: Seconds = 30.0
+    """Longest duration of a query, in seconds."""
+    query_threads: Annotated[int, Range(0, MAX_THREADS)] = 0
+    """Queries that run at the same time; 0 is the number of cores, at most four."""
+    max_open_bytes: Count = 512 * MIB
+    """Most bytes of models that stay open for queries."""
     max_stack: Count = 16
     """Most adaptations at once on a worker; 1 runs them one after the other."""
     max_stack_images: Count = 512

@@ -4,16 +4,19 @@
 MetanasError
 ├── InvalidInput            of the core; also NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, PAGE_SIZE,
 │                           TIMEOUT_INVALID, REQUEST_ID_REUSED, REQUEST_ID_TOO_LONG,
-│                           REQUEST_MALFORMED, REQUEST_TOO_LARGE, STATE_UNKNOWN
+│                           REQUEST_MALFORMED, REQUEST_TOO_LARGE, STATE_UNKNOWN; of queries:
+│                           INPUT_NAME, INPUT_DATATYPE, INPUT_SHAPE, INPUT_CONTENTS,
+│                           TOO_MANY_IMAGES, OUTPUT_UNKNOWN, CLASSIFICATION_INVALID
 └── ServiceError            retry_seconds if a retry can succeed
-    ├── NotFound            UNKNOWN_ADAPTATION, UNKNOWN_MODEL
+    ├── NotFound            UNKNOWN_ADAPTATION, UNKNOWN_MODEL, UNKNOWN_VERSION
     ├── OutOfRange          OFFSET_OUT_OF_RANGE
     ├── NotEnded            ADAPTATION_NOT_ENDED
     ├── Unauthenticated     UNAUTHENTICATED
     ├── Forbidden           ROLE_INSUFFICIENT
-    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, CALLER_QUOTA: try again later
+    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLER_QUOTA: try again
+    │                       later
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
-    ├── TimedOut            ADAPTATION_TIMEOUT, UPLOAD_TOO_SLOW
+    ├── TimedOut            ADAPTATION_TIMEOUT, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
     ├── WorkerFailed        INTERNAL: a defect in a worker process
@@ -70,7 +73,7 @@ class Unavailable(ServiceError):
 
 
 class TimedOut(ServiceError):
-    """An adaptation or an upload took longer than its time limit."""
+    """An adaptation, an upload or a query took longer than its time limit."""
 
 
 class WorkerLost(ServiceError):

@@ -15,9 +15,10 @@ QUESTION = re.compile(r"(What|Whatever|Who|Whoever|Whether|Which|How|Where)\b")
 
 
 def packages_of(name: str) -> list[Path]:
-    """The packages inside the package of a distribution; `v1` is generated."""
-    folders = sorted(path.parent for path in PACKAGES[name].glob("*/__init__.py"))
-    return [path for path in folders if path.name != "v1"]
+    """The packages inside the package of a distribution; those of the contract are generated."""
+    if name == "metanas_protos":
+        return []
+    return sorted(path.parent for path in PACKAGES[name].glob("*/__init__.py"))
 
 
 def files() -> list[Path]:

@@ -4,13 +4,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tritonclient.grpc
 from google.protobuf.descriptor import FieldDescriptor
 
 from metanas.spec.examples import Limits
 from metanas.spec.options import AdaptConfig
 from metanas.util.fields import describe
+from metanas_protos.inference import inference_service_pb2
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -79,6 +82,27 @@ def test_the_options_are_those_of_the_core() -> None:
         assert OPTION_TYPES[field.type] in option.kind
         bounds = "" if option.kind == "boolean" else f" {option.kind.capitalize()}."
         assert OPTION_HELP[field.name] == option.help + bounds
+
+
+def test_the_inference_protocol_is_that_of_its_clients() -> None:
+    """Each message has the fields of tritonclient, with the same numbers and types."""
+    theirs = tritonclient.grpc.service_pb2.DESCRIPTOR
+    methods = theirs.services_by_name["GRPCInferenceService"].methods_by_name
+    for method in inference_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods:
+        assert method.name in methods
+    for name, message in inference_service_pb2.DESCRIPTOR.message_types_by_name.items():
+        assert fields_of(message) <= fields_of(
+            theirs.pool.FindMessageTypeByName(f"inference.{name}")
+        )
+
+
+def fields_of(message: Any) -> set[tuple[object, ...]]:
+    """The fields of a message and of those in it, without messages that are not in it."""
+    own = {
+        (message.full_name, each.name, each.number, each.type, each.is_repeated)
+        for each in message.fields
+    }
+    return own.union(*map(fields_of, message.nested_types))
 
 
 def test_the_limits_are_those_of_the_core() -> None:

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from metanas.errors import InvalidInput, MetanasError, UnknownName
 from metanas.spec.examples import Limits
+from metanas_protos.inference import inference_service_pb2
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     checkpoint_service_pb2,
@@ -119,6 +120,7 @@ METHODS = [
         (adaptation_service_pb2, "AdaptationService"),
         (checkpoint_service_pb2, "CheckpointService"),
         (model_service_pb2, "ModelService"),
+        (inference_service_pb2, "GRPCInferenceService"),
         (health_pb2, "Health"),
         (reflection_pb2, "ServerReflection"),
     )

@@ -11,6 +11,10 @@ import grpc
 import pytest
 from grpc_status import rpc_status  # type: ignore[import-untyped]
 
+from metanas_protos.inference.inference_service_pb2 import (
+    ModelMetadataRequest,
+    ModelReadyRequest,
+)
 from metanas_protos.v1 import adaptation_service_pb2, model_service_pb2
 from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
@@ -29,6 +33,7 @@ from tests.server.calls import (
     with_token,
 )
 from tests.server.processes import ServerProcess, serving
+from tests.server.queries import Queries, pixels, raw_query
 from tests.server.test_parts import MODEL, RECORD
 
 NAMES = {"one": Role.USE, "two": Role.USE, "chief": Role.ADMIN}
@@ -193,3 +198,20 @@ def test_rows_of_an_older_database_stay(tmp_path: Path) -> None:
         assert records.model("one", "") == MODEL
         assert records.models(None, 9, "somebody") == []
         records.close()
+
+
+def test_models_answer_queries_of_their_owner_only(guarded: Guarded) -> None:
+    name = guarded.ended.removeprefix("adaptations/")
+    stubs = {
+        caller: Queries(with_token(guarded.server.channel, secret))
+        for caller, secret in guarded.secrets.items()
+    }
+    for caller in ("one", "chief"):
+        assert stubs[caller].infer(raw_query(name, pixels())).outputs
+    two = stubs["two"]
+    assert not two.stub.ModelReady(ModelReadyRequest(name=name)).ready
+    for answer in (
+        two.refusal(raw_query(name, pixels())),
+        refused(two.stub.ModelMetadata, ModelMetadataRequest(name=name)),
+    ):
+        assert (answer.code, answer.reason) == (grpc.StatusCode.NOT_FOUND, "UNKNOWN_MODEL")

@@ -9,6 +9,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from metanas_protos.inference.inference_service_pb2 import ModelReadyRequest
 from metanas_protos.v1.adaptation_service_pb2 import WatchAdaptationRequest
 from metanas_protos.v1.checkpoint_service_pb2 import ListCheckpointsRequest
 from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
@@ -16,6 +17,7 @@ from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from tests.server.calls import images, parts, refusal_of, refused, spec
 from tests.server.processes import ServerProcess, serving
+from tests.server.queries import Queries
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +88,27 @@ def test_reflection_lists_the_services(server: ServerProcess) -> None:
     assert services(server) == {
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
+        "inference.GRPCInferenceService",
         "metanas.v1.AdaptationService",
         "metanas.v1.CheckpointService",
         "metanas.v1.ModelService",
     }
+
+
+def test_reflection_describes_the_services_of_each_pool(server: ServerProcess) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(server.channel)
+    for symbol in services(server):
+        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        (answer,) = stub.ServerReflectionInfo(iter([request]))
+        assert answer.file_descriptor_response.file_descriptor_proto, symbol
+
+
+def test_queries_need_the_token_too(guarded: ServerProcess, token: str) -> None:
+    ready = Queries(guarded.channel).stub.ModelReady
+    answer = refused(ready, ModelReadyRequest(name="none"))
+    assert answer.reason == "UNAUTHENTICATED"
+    metadata = (("authorization", f"Bearer {token}"),)
+    assert not ready(ModelReadyRequest(name="none"), metadata=metadata).ready
 
 
 def test_reflection_needs_the_token_too(guarded: ServerProcess, token: str) -> None:

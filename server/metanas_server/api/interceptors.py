@@ -3,7 +3,7 @@
 import inspect
 import logging
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,13 +40,18 @@ class CallInterceptor(aio.ServerInterceptor):
     The caller is checked at the beginning and at each message, so a revoked token ends its calls.
 
     A message that is malformed, or longer than `max_request_bytes`, ends its call with
-    INVALID_ARGUMENT before the service sees it. Only the messages after the first of a stream,
-    which carry images, may be longer. An unexpected error is a defect: the caller receives an
-    incident number, and the log has the traceback under this number.
+    INVALID_ARGUMENT before the service sees it. Only messages with images may be longer: those
+    after the first of a stream, and those of the methods in `longer`. An unexpected error is a
+    defect: the caller receives an incident number, and the log has the traceback under this number.
     """
 
-    def __init__(self, max_request_bytes: int, callers: Callers) -> None:
+    def __init__(self, max_request_bytes: int, longer: Mapping[str, int], callers: Callers) -> None:
+        """Set the limits.
+
+        longer: most bytes of the messages of methods with another limit, by path of the method.
+        """
         self._max_request_bytes = max_request_bytes
+        self._longer = longer
         self._callers = callers
 
     async def intercept_service(
@@ -66,7 +71,8 @@ class CallInterceptor(aio.ServerInterceptor):
         # The health service streams with a coroutine that writes to the context.
         yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
         wrapped = (_streaming if yields else _unary)(method, admit)
-        parser = _Parser(handler.request_deserializer, self._max_request_bytes)
+        most = self._longer.get(name, self._max_request_bytes)
+        parser = _Parser(handler.request_deserializer, most)
         result: Handler = make(
             wrapped,
             request_deserializer=parser.parse,

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Self
 
 from metanas.errors import MAX_VIOLATIONS, InvalidInput, Violation
@@ -15,13 +16,16 @@ OVERHEAD = 1024  # bytes of the objects around an image in memory
 class UploadBudget:
     """Limit the bytes of all uploads, and the bytes and the number of the uploads of a caller."""
 
-    def __init__(self, limit: int, share: int, uploads: int) -> None:
+    def __init__(self, limit: int, share: int, uploads: int, noun: str = "uploads") -> None:
         """Set the limits.
 
         limit: bytes that all uploads hold.
         share: bytes that the uploads of a caller hold.
         uploads: uploads of a caller at the same time.
+        noun: "uploads" or "queries", for errors.
         """
+        self._noun = noun
+        self._reason = f"{noun.upper()}_FULL"
         self._limit = limit
         self._share = share
         self._uploads = uploads
@@ -32,24 +36,25 @@ class UploadBudget:
         """Begin an upload; `close` must follow.
 
         Raises:
-            Overloaded: UPLOADS_FULL.
+            Overloaded: UPLOADS_FULL or QUERIES_FULL.
         """
         if self._open[caller] >= self._uploads:
-            message = f"you have {self._uploads} uploads in progress; finish one of them first"
-            raise Overloaded("UPLOADS_FULL", message)
+            message = f"you have {self._uploads} {self._noun} in progress; finish one of them first"
+            raise Overloaded(self._reason, message)
         self._open[caller] += 1
 
     def take(self, caller: str, size: int) -> None:
         """Take bytes for an upload of this caller.
 
         Raises:
-            Overloaded: UPLOADS_FULL.
+            Overloaded: UPLOADS_FULL or QUERIES_FULL.
         """
         if self._used[caller] + size > self._share:
-            message = "your uploads hold too many bytes together; send them one after the other"
-            raise Overloaded("UPLOADS_FULL", message)
+            message = f"your {self._noun} hold too many bytes; send them one after the other"
+            raise Overloaded(self._reason, message)
         if self._used.total() + size > self._limit:
-            raise Overloaded("UPLOADS_FULL", "too many uploads are in progress; try again shortly")
+            message = f"too many {self._noun} are in progress; try again shortly"
+            raise Overloaded(self._reason, message)
         self._used[caller] += size
 
     def close(self, caller: str, size: int) -> None:
@@ -58,6 +63,22 @@ class UploadBudget:
             counter[caller] -= number
             if not counter[caller]:
                 del counter[caller]
+
+    @contextmanager
+    def hold(self, caller: str, size: int) -> Iterator[None]:
+        """Hold bytes for an upload that has arrived whole, from the entry to the exit.
+
+        Raises:
+            Overloaded: UPLOADS_FULL or QUERIES_FULL.
+        """
+        self.open(caller)
+        taken = 0
+        try:
+            self.take(caller, size)
+            taken = size
+            yield
+        finally:
+            self.close(caller, taken)
 
 
 async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> AsyncIterator[Any]:

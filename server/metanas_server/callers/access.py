@@ -14,7 +14,7 @@ from metanas_server.errors import Forbidden, StartError, Unauthenticated, Unavai
 
 LOG = logging.getLogger(__name__)
 WITHOUT_TOKEN = "/grpc.health.v1.Health/"  # probes of service managers send no token
-READING = ("Get", "List", "Watch", "Download", "ServerReflection")
+READING = ("Get", "List", "Watch", "Download", "Server", "Model", "RepositoryIndex")
 """Starts of the methods that the role `read` allows; the others need the role `use`."""
 SCHEME = b"Bearer "
 

@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     create = commands.add_parser("create", parents=[common], help="print a new token")
     create.add_argument("name", metavar="NAME", help="caller; it owns what its tokens make")
-    text = "read: show and download; use: also create, cancel and delete; admin: see all callers"
+    text = "read: show, download, query; use: also create, cancel, delete; admin: see all callers"
     create.add_argument("--role", choices=list(Role), default=Role.USE, help=text)
     create.set_defaults(do=_create)
     listing = commands.add_parser("list", parents=[common], help="list all tokens")

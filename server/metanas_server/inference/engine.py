@@ -1,0 +1,73 @@
+"""The threads that open models and answer queries."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from metanas_server.inference.model_cache import ModelCache
+from metanas_server.inference.open_model import OpenModel
+from metanas_server.inference.query import Deadline
+from metanas_server.inference.turns import Turns
+from metanas_server.resources import ModelRecord
+from metanas_server.storage.artefacts import Store
+
+T = TypeVar("T")
+
+
+class Engine:
+    """A few threads for the queries to all models."""
+
+    def __init__(self, store: Store, *, threads: int, open_bytes: int) -> None:
+        """Start no thread yet.
+
+        threads: queries that run at the same time.
+        open_bytes: most bytes of open models.
+        """
+        self._store = store
+        self._cache = ModelCache(open_bytes)
+        self._turns = Turns(threads)
+        self._threads = ThreadPoolExecutor(threads, "query")
+
+    async def close(self) -> None:
+        """Wait for the threads to end."""
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def model(self, record: ModelRecord, caller: str) -> OpenModel:
+        """Return an open model.
+
+        Raises:
+            StoreError: ARTEFACT_LOST, STORE_FAILED.
+        """
+
+        async def load() -> OpenModel:
+            return await self._in_thread(lambda: self._open(record), caller)
+
+        return await self._cache.get(record.sha256, load)
+
+    async def answer(
+        self,
+        record: ModelRecord,
+        caller: str,
+        work: Callable[[OpenModel], T],
+        deadline: Deadline,
+    ) -> T:
+        """Do work with a model in a thread; cancelling the call cancels the deadline."""
+        try:
+            model = await self.model(record, caller)
+            return await self._in_thread(lambda: work(model), caller)
+        finally:
+            deadline.cancel()
+
+    async def _in_thread(self, work: Callable[[], T], caller: str) -> T:
+        # Work waits for its turn here and not in the queue of the threads, which would keep the
+        # images of a caller that has left.
+        await self._turns.enter(caller)
+        loop = asyncio.get_running_loop()
+        done = self._threads.submit(work)
+        done.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.leave))
+        return await asyncio.wrap_future(done)
+
+    def _open(self, record: ModelRecord) -> OpenModel:
+        data = self._store.read(record.sha256, 0, record.size_bytes)
+        return OpenModel(data, record.sha256)
