@@ -4,14 +4,18 @@ import csv
 import io
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metanas_client.cli.files import classify, image_files
+from metanas_client.errors import Violation
 from metanas_client.onnx.model_file import MAX_BATCH_PIXELS, ModelFile
-from tests.client.conftest import draw
+from tests.client.conftest import ENVIRONMENT, draw
 from tests.client.test_cli import metanas
 
 
@@ -30,10 +34,21 @@ def test_folders_and_patterns_stand_for_their_files(images: Path) -> None:
     assert names == ["a.png", "b.png", "deep/c.png"]
     pattern = str(images / "**" / "*.png")
     assert [path.name for path in image_files([pattern])] == ["a.png", "b.png", "c.png"]
+    # a folder that matches stands for its files, and no file comes twice
+    both = [str(images / "*"), str(images), str(images / "a.png")]
+    assert [path.name for path in image_files(both)] == ["a.png", "b.png", "c.png"]
     brackets = draw(images / "[x].png", 1)
     assert list(image_files([str(brackets)])) == [brackets]
     for nothing in (str(images / "*.gif"), "x" * 300):  # the longest name has 255 bytes
         assert list(image_files([nothing])) == [Path(nothing)]
+
+
+def test_links_in_circles_and_pipes_do_not_stop_a_folder(images: Path) -> None:
+    (images / "deep" / "up").symlink_to(images)
+    (images / "dead.png").symlink_to(images / "nothing.png")
+    os.mkfifo(images / "pipe.png")
+    names = [path.name for path in image_files([str(images)])]
+    assert names == ["a.png", "b.png", "dead.png", "c.png"]
 
 
 def test_a_bad_file_does_not_cost_the_answers_for_the_good_ones(
@@ -74,19 +89,34 @@ def test_csv_has_the_probability_of_every_class(images: Path, model_file: Path) 
         assert float(row["confidence"]) == float(row[row["class"]])
 
 
+def test_csv_rows_come_one_after_the_other(images: Path, model_file: Path) -> None:
+    """The row of an image is there while the next one, a pipe, waits to be written."""
+    pipe = images.parent / "pipe.png"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "metanas_client", "predict", "--csv"]
+    command += map(str, (model_file, images / "a.png", pipe))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("image,class,")
+        assert process.stdout.readline().startswith(str(images / "a.png"))
+        pipe.write_bytes((images / "b.png").read_bytes())
+        assert process.stdout.readline().startswith(str(pipe))
+    assert process.returncode == 0
+
+
 def test_images_are_read_one_at_a_time(model_file: Path, tmp_path: Path) -> None:
     """The second image does not exist until the first has been classified."""
     paths = [tmp_path / f"{index}.png" for index in range(3)]
 
-    def appearing() -> object:
+    def appearing() -> Iterator[Path]:
         for index, path in enumerate(paths):
             draw(path, index)
             yield path
             path.unlink()
 
-    found, bad = classify(ModelFile.load(model_file), appearing())  # type: ignore[arg-type]
+    found = list(classify(ModelFile.load(model_file), appearing()))
     assert [name for name, _ in found] == list(map(str, paths))
-    assert bad == []
+    assert [one for _, one in found if isinstance(one, Violation)] == []
 
 
 def test_large_images_are_not_run_as_one_batch(

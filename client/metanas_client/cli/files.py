@@ -5,7 +5,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from glob import glob
 from pathlib import Path
@@ -20,7 +20,7 @@ from metanas_client.extras import needs
 from metanas_client.onnx import cells
 from metanas_client.support import unreadable
 from metanas_client.text import percent, size
-from metanas_data.folders import visible
+from metanas_data.folders import is_litter, visible
 
 if TYPE_CHECKING:
     from metanas_client.onnx.model_file import ModelFile, Prediction
@@ -69,56 +69,80 @@ def add_commands(commands: Any) -> None:
 def predict(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas predict`."""
     model = _open(arguments.model)
-    predictions, failed = classify(model, image_files(arguments.images))
-    if not predictions and not failed:
+    paths = list(image_files(arguments.images))
+    if not paths:
         names = ", ".join(arguments.images)
         raise InvalidInput.single("images", "NO_IMAGES", f"there is no image in {names}")
-    if screen.as_json:
-        good = [{"image": name, **asdict(one)} for name, one in predictions]
-        errors = [
-            {"image": v.source, "error": {"reason": v.reason, "message": v.message}} for v in failed
-        ]
-        screen.json([*good, *errors])
-    elif arguments.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", "class", "confidence", *model.labels])
-        for name, one in predictions:
-            writer.writerow([name, one.label, one.confidence, *one.probabilities.values()])
-    elif predictions:
-        rows = [(name, one.label, percent(one.confidence)) for name, one in predictions]
-        screen.table(("image", "class", "confidence"), rows)
+    if arguments.csv and not screen.as_json:
+        failed = _stream_csv(model, paths)
+    else:
+        failed = _show_predictions(model, paths, screen)
     if failed and not screen.as_json:
-        count = len(failed) + len(predictions)
         lines = [f"{violation.source}: {violation.message}" for violation in failed]
-        screen.complaint("\n".join([f"{len(failed)} of {count} images failed:", *lines]))
+        screen.complaint("\n".join([f"{len(failed)} of {len(paths)} images failed:", *lines]))
     return BAD_INPUT if failed else OK
 
 
 def image_files(names: Iterable[str]) -> Iterator[Path]:
-    """Yield the files that names stand for: files, folders with all below them, and patterns."""
+    """Yield the files that names stand for, each once: files, folders with all below, patterns."""
+    seen: set[Path] = set()
     for name in names:
-        path = Path(name)
-        if os.path.isdir(path):  # Path.is_dir fails for a name that is too long
-            yield from _files_below(path)
-        elif not os.path.exists(path) and (matches := sorted(glob(name, recursive=True))):
-            yield from map(Path, matches)
-        else:
-            yield path
+        for path in _places(name):
+            # Path.is_dir fails for a name that is too long
+            for file in _files_below(path) if os.path.isdir(path) else [path]:
+                if file not in seen:
+                    yield file
+                seen.add(file)
 
 
 def classify(
     model: "ModelFile", paths: Iterable[Path]
-) -> tuple[list[tuple[str, "Prediction"]], list[Violation]]:
-    """Classify images one at a time; return the predictions, and the images that failed."""
-    predictions: list[tuple[str, Prediction]] = []
-    failed: list[Violation] = []
+) -> "Iterator[tuple[str, Prediction | Violation]]":
+    """Classify images one at a time; yield a prediction, or the fault of an image, for each."""
     for path in paths:
         try:
-            predictions += [(str(path), one) for one in model.predict([path])]
+            [prediction] = model.predict([path])
         except InvalidInput as error:
             first = error.violations[0]
-            failed.append(Violation("images", first.reason, first.message, str(path)))
-    return predictions, failed
+            yield str(path), Violation("images", first.reason, first.message, str(path))
+        else:
+            yield str(path), prediction
+
+
+def _stream_csv(model: "ModelFile", paths: Iterable[Path]) -> list[Violation]:
+    """Print each row as soon as it is known; return the images that failed."""
+    failed: list[Violation] = []
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["image", "class", "confidence", *model.labels])
+    for name, one in classify(model, paths):
+        if isinstance(one, Violation):
+            failed.append(one)
+        else:
+            writer.writerow([name, one.label, one.confidence, *one.probabilities.values()])
+            sys.stdout.flush()  # what has been answered is kept if the program is killed
+    return failed
+
+
+def _show_predictions(model: "ModelFile", paths: Sequence[Path], screen: Screen) -> list[Violation]:
+    """Print all predictions as a table or as JSON; return the images that failed."""
+    good: list[tuple[str, Prediction]] = []
+    failed: list[Violation] = []
+    with screen.progress() as advance:
+        for name, one in classify(model, paths):
+            if isinstance(one, Violation):
+                failed.append(one)
+            else:
+                good.append((name, one))
+            advance("images", len(good) + len(failed), len(paths))
+    if screen.as_json:
+        errors = [
+            {"image": v.source, "error": {"reason": v.reason, "message": v.message}} for v in failed
+        ]
+        screen.json([*({"image": name, **asdict(one)} for name, one in good), *errors])
+    elif good:
+        rows = [(name, one.label, percent(one.confidence)) for name, one in good]
+        screen.table(("image", "class", "confidence"), rows)
+    return failed
 
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -155,15 +179,26 @@ def verify(arguments: argparse.Namespace, screen: Screen) -> int:
     return OK if all(check.passed for check in checks) else CHECK_FAILED
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
+def _places(name: str) -> list[Path]:
+    """Return the files and folders that match a pattern, or the name itself."""
+    if os.path.exists(name) or not (matches := sorted(glob(name, recursive=True))):
+        return [Path(name)]
+    return [path for path in map(Path, matches) if not is_litter(path.name)]
+
+
+def _files_below(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """Yield the files in a folder and below it. Links to folders above are not followed."""
+    place = folder.resolve()
+    if place in above:
+        return
     try:
         entries = visible(folder)
     except OSError as error:
         raise InvalidInput([unreadable("images", folder, error)]) from error
     for entry in entries:
         if entry.is_dir():
-            yield from _files_below(entry)
-        else:
+            yield from _files_below(entry, above | {place})
+        elif entry.is_file() or not entry.exists():  # a pipe would block; a dead link is reported
             yield entry
 
 
