@@ -1,6 +1,7 @@
 """The command `metanas-server`: read the configuration and run the server until a signal.
 
-`metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`).
+`metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`), and
+`metanas-server doctor` checks all that a server needs (`metanas_server.doctor`).
 
 Exit codes: 0 after SIGTERM or SIGINT, 130 after a second one, 2 if the server cannot start. Code 1
 with a traceback is a defect.
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from ctypes.util import find_library
 
 from metanas.errors import MetanasError
+from metanas_server import doctor
 from metanas_server.app import Server
 from metanas_server.callers import command as tokens
 from metanas_server.config import ServerConfig, parse
@@ -50,9 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == ["tokens"]:
             tokens.run(words[1:], os.environ)
             return 0
-        config = parse(words, os.environ)
         for name, value in (ENVIRONMENT | _allocator()).items():
             os.environ.setdefault(name, value)
+        if words[:1] == ["doctor"]:
+            return doctor.run(words[1:], os.environ)
+        config = parse(words, os.environ)
         asyncio.run(serve(config))
     except MetanasError as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)

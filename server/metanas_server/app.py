@@ -277,27 +277,28 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 
 
 def _bind(server: aio.Server, config: ServerConfig) -> int:
-    credentials = _credentials(config)
-    _check_address(config)
+    pair = credentials(config)
+    check_address("listen", *config.address)
     try:
-        if credentials is None:
+        if pair is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, credentials)
+        return server.add_secure_port(config.listen, pair)
     except RuntimeError as error:
         message = f"cannot listen on {config.listen}; choose another --listen"
         raise StartError("ADDRESS_INVALID", message) from error
 
 
-def _check_address(config: ServerConfig) -> None:
+def check_address(option: str, host: str, port: int) -> None:
     """Bind a plain socket for a moment: grpc logs the cause of a failure, but does not return it.
+
+    option: name of the option with the address.
 
     Raises:
         StartError: PORT_IN_USE, ADDRESS_INVALID.
     """
-    port = int(config.listen.rpartition(":")[2])
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, port, type=socket.SOCK_STREAM
+            host, port, type=socket.SOCK_STREAM
         )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as grpc does
@@ -305,11 +306,16 @@ def _check_address(config: ServerConfig) -> None:
     except (OSError, UnicodeError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         cause = error.strerror if isinstance(error, OSError) else "the host is no valid name"
-        message = f"cannot listen on {config.listen}: {cause}; choose another --listen"
+        message = f"cannot listen on {host}:{port}: {cause}; choose another --{option}"
         raise StartError("PORT_IN_USE" if in_use else "ADDRESS_INVALID", message) from error
 
 
-def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    """Read the files of TLS; return None if the configuration names none.
+
+    Raises:
+        StartError: TLS_INVALID.
+    """
     if config.tls_cert is None or config.tls_key is None:
         return None
     pair = (_read(config.tls_key), _read(config.tls_cert))

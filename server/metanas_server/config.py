@@ -132,9 +132,9 @@ class ServerConfig:
         self._check_addresses()
 
     @property
-    def host(self) -> str:
-        """The host to listen on, without the brackets of an IPv6 address."""
-        return _address("listen", self.listen)[0]
+    def address(self) -> tuple[str, int]:
+        """Host, without the brackets of an IPv6 address, and port to listen on."""
+        return _address("listen", self.listen)
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:
@@ -144,7 +144,7 @@ class ServerConfig:
     def _check_addresses(self) -> None:
         if self.metrics is not None:
             _metrics_address(self.metrics)
-        if self.tls_cert is None and not self.insecure_listen and not _loopback(self.host):
+        if self.tls_cert is None and not self.insecure_listen and not _loopback(self.address[0]):
             raise StartError(
                 "LISTEN_INSECURE",
                 f"--listen {self.listen} can be reached from other machines: give --tls-cert and"

@@ -54,7 +54,7 @@ def test_invalid_variables(variable: str, value: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost"])
 def test_loopback_needs_no_tls(host: str) -> None:
-    assert ServerConfig(listen=f"{host}:1").host == host.strip("[]")
+    assert ServerConfig(listen=f"{host}:1").address == (host.strip("[]"), 1)
 
 
 @pytest.mark.parametrize("names", ["cpu", "cuda", "cuda:0", "cpu,cuda:0,cuda:11"])

@@ -1,0 +1,294 @@
+"""The command `metanas-server doctor`: check all that a server needs, and say what to do.
+
+It takes the options of the server, prints one line for each finding, and changes nothing.
+
+Exit codes: 0 without a failure, 1 with one.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from metanas.errors import MetanasError
+from metanas.spec.card import CARD_FILE
+from metanas.spec.prior import PRIOR_FILE, read_prior
+from metanas_server.app import check_address, credentials
+from metanas_server.callers import tokens
+from metanas_server.config import ServerConfig, parse
+from metanas_server.cores import usable_cores
+
+OK, WARNING, FAILURE = "ok", "warning", "failure"
+DISTRIBUTIONS = ("metanas", "metanas-data", "metanas-protos", "metanas-server")
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+GIB = 2**30
+WORKER_BYTES = 300 * 2**20
+"""Memory of an idle worker that it shares with no other."""
+LITTLE_DISK, TOO_LITTLE_DISK = 2 * GIB, GIB // 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; `text` says what to do unless the level is "ok"."""
+
+    level: str
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        """Return the line."""
+        return f"{self.level:<7}  {self.subject}: {self.text}"
+
+
+Found = tuple[str, str]
+"""Level and text of a finding."""
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Print all findings for these options of a server; return the exit code."""
+    failures = 0
+    for finding in examine(arguments, environment):
+        print(finding, flush=True)
+        failures += finding.level == FAILURE
+    return 1 if failures else 0
+
+
+def examine(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield the findings. Without a valid configuration, there is only one.
+
+    Raises:
+        SystemExit: `--help` or `--version`.
+    """
+    try:
+        config = parse(arguments, environment)
+    except MetanasError as error:
+        yield Finding(FAILURE, "configuration", f"{error} ({error.reason})")
+        return
+    yield Finding(OK, "configuration", f"listen on {config.listen}, data in {config.data}")
+    for subject, check in CHECKS.items():
+        try:
+            for level, text in check(config):
+                yield Finding(level, subject, text)
+        except MetanasError as error:
+            yield Finding(FAILURE, subject, f"{error} ({error.reason})")
+        except ImportError as error:
+            yield Finding(FAILURE, subject, f"{error}; install metanas-server[cpu] or [gpu] again")
+
+
+def _versions(_: ServerConfig) -> Iterator[Found]:
+    releases = {name: version(name) for name in DISTRIBUTIONS}
+    others = ", ".join(f"{name} {version(name)}" for name in ("torch", "grpcio", "protobuf"))
+    python = f"Python {platform.python_version()}, {others}"
+    if len(set(releases.values())) > 1:
+        listed = ", ".join(f"{name} {release}" for name, release in releases.items())
+        yield FAILURE, f"{listed}: install the same version of all; {python}"
+    else:
+        yield OK, f"metanas-server {releases['metanas-server']}, {python}"
+
+
+def _providers(_: ServerConfig) -> Iterator[Found]:
+    installed = {name: _version(name) for name in RUNTIMES}
+    present = [f"{name} {release}" for name, release in installed.items() if release]
+    if len(present) != 1:
+        problem = f"{' and '.join(present)} overwrite each other" if present else "no ONNX Runtime"
+        yield FAILURE, f"{problem}; uninstall {' and '.join(RUNTIMES)}, then install one of them"
+        return
+    import onnxruntime  # imported by the worker processes only: the front starts without it
+
+    yield OK, f"{present[0]} with {', '.join(onnxruntime.get_available_providers())}"
+
+
+def _devices(config: ServerConfig) -> Iterator[Found]:
+    from metanas_server.workers.main import check_device  # imports torch
+
+    for device, count in Counter(config.devices).items():
+        check_device(device)
+        yield OK, f"{device}: {count} {'workers' if count > 1 else 'worker'}"
+    cpus, cores = config.devices.count("cpu"), usable_cores()
+    if cpus > cores:
+        yield WARNING, f"{cpus} CPU workers share {cores} cores; give fewer --devices"
+
+
+def _memory(config: ServerConfig) -> Iterator[Found]:
+    available = _available_memory()
+    if available is None:
+        return
+    workers = config.devices.count("cpu")
+    most = len(config.devices) * WORKER_BYTES + workers * config.max_stack_bytes
+    text = f"{available / GIB:.1f} GiB available; the workers take at most about {most / GIB:.1f}"
+    if most > available:
+        yield WARNING, f"{text} GiB; give fewer --devices or a smaller --max-stack-bytes"
+    else:
+        yield OK, f"{text} GiB"
+
+
+def _checkpoints(config: ServerConfig) -> Iterator[Found]:
+    from metanas.checkpoint import load_checkpoint  # imports torch
+
+    root, digests = config.checkpoints, {}
+    for folder in sorted(path.parent for path in root.glob(f"*/{CARD_FILE}")):
+        try:
+            card = load_checkpoint(folder, device="cpu").card
+        except MetanasError as error:
+            yield FAILURE, f"{error} ({error.reason})"
+            continue
+        digests[folder.name] = card.digest
+        yield OK, f"{folder.name}: {card.input.size} pixels, digest {card.digest[:12]}"
+    if not digests:
+        yield FAILURE, f"--checkpoints {root} contains none that can be used; give another folder"
+    if (root / PRIOR_FILE).exists():
+        read_prior(root / PRIOR_FILE).check_checkpoints(digests)
+        yield OK, f"{PRIOR_FILE} fits them"
+
+
+def _address(config: ServerConfig) -> Iterator[Found]:
+    if _in_use(config.data):
+        yield OK, "not checked, since a server uses the data folder"
+    else:
+        check_address("listen", *config.address)
+        if config.metrics_address is not None:
+            check_address("metrics", *config.metrics_address)
+        yield OK, f"{config.listen} is free"
+
+
+def _security(config: ServerConfig) -> Iterator[Found]:
+    with_tls = credentials(config) is not None
+    if config.token_file is None:
+        number = 0
+    else:
+        number = len(tokens.read(config.token_file))
+        if not number:
+            yield FAILURE, f"{config.token_file} has no token; use metanas-server tokens create"
+    text = f"{'TLS' if with_tls else 'no TLS'}, {number or 'no'} token{'s' * (number != 1)}"
+    if config.insecure_listen and not (with_tls and number):
+        yield (
+            WARNING,
+            f"{text} with --insecure-listen: keep {config.listen} inside a private network",
+        )
+    else:
+        yield OK, text
+
+
+def _data(config: ServerConfig) -> Iterator[Found]:
+    folder = config.data
+    if not os.access(_existing(folder), os.W_OK | os.X_OK):
+        yield FAILURE, f"{_existing(folder)} cannot be written by this user; choose another --data"
+        return
+    if not folder.exists():
+        yield OK, f"{folder} will be created"
+        return
+    yield OK, f"{folder}{' is in use by a server' if _in_use(folder) else ''}"
+    yield from _records(folder / "records.sqlite3", folder / "artefacts")
+
+
+def _records(database: Path, artefacts: Path) -> Iterator[Found]:
+    """Check the database, and that each file that a record needs is there and undamaged."""
+    if not database.exists():
+        if artefacts.is_dir() and any(artefacts.iterdir()):
+            yield FAILURE, f"{database} is gone, but not its files; restore a backup of both"
+        return
+    # A database without a log is complete, and as "immutable" it is read without new files.
+    mode = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True)) as opened:
+            (result,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+            rows = opened.execute(
+                "SELECT support FROM adaptations WHERE support <> ''"
+                " UNION SELECT sha256 FROM models"
+            )
+            digests = sorted(digest for (digest,) in rows)
+    except sqlite3.Error as error:
+        result, digests = str(error), []
+    if result != "ok":
+        yield FAILURE, f"{database} is damaged ({result}); restore a backup of --data"
+        return
+    states = Counter(_state(artefacts / digest, digest) for digest in digests)
+    for state in ("lost", "damaged"):
+        if states[state]:
+            yield FAILURE, f"{states[state]} of {len(digests)} files are {state}; restore a backup"
+    yield OK, f"{states['whole']} of {len(digests)} files are whole"
+    quarantine = artefacts / "quarantine"
+    if quarantine.is_dir() and any(quarantine.iterdir()):
+        yield (
+            WARNING,
+            f"{quarantine} has files without a record; delete them if no model is missing",
+        )
+
+
+def _disk(config: ServerConfig) -> Iterator[Found]:
+    free = shutil.disk_usage(_existing(config.data)).free
+    text = f"{free / GIB:.1f} GiB free"
+    if free < LITTLE_DISK:
+        level = FAILURE if free < TOO_LITTLE_DISK else WARNING
+        yield level, f"{text}; delete models (metanas models delete) or enlarge the disk"
+    else:
+        yield OK, text
+
+
+CHECKS: Mapping[str, Callable[[ServerConfig], Iterator[Found]]] = {
+    "versions": _versions,
+    "providers": _providers,
+    "devices": _devices,
+    "memory": _memory,
+    "checkpoints": _checkpoints,
+    "address": _address,
+    "security": _security,
+    "store": _data,
+    "disk": _disk,
+}
+"""The checks by subject, in the order of the report."""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _available_memory() -> int | None:
+    """Return the memory that processes can take; None on a system without /proc."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    available = kib["MemAvailable"] * 1024
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    text = limit.read_text(encoding="ascii").strip() if limit.exists() else ""
+    return min(available, int(text)) if text.isdecimal() else available
+
+
+def _existing(path: Path) -> Path:
+    """Return a path, or the nearest folder above it that exists."""
+    path = path.resolve()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+def _in_use(folder: Path) -> bool:
+    """Return True if a server has locked the folder."""
+    try:
+        with (folder / "lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _state(path: Path, digest: str) -> str:
+    try:
+        with path.open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256").hexdigest() == digest
+    except OSError:
+        return "lost"
+    return "whole" if whole else "damaged"

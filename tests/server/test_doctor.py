@@ -1,0 +1,176 @@
+"""The doctor: a line for each finding, with what to do, and an exit code."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metanas_server.doctor import CHECKS, FAILURE, OK, WARNING, examine
+from tests.server.calls import images, spec
+from tests.server.processes import ENVIRONMENT, serving
+
+
+@pytest.fixture(scope="module")
+def used(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a server that has made a model and ended."""
+    data = tmp_path_factory.mktemp("used") / "data"
+    with serving(checkpoints, data) as server:
+        server.api.serves()
+        assert server.stop() == 0
+    return data
+
+
+@pytest.fixture
+def copy(used: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(used, tmp_path / "data"))
+
+
+def findings(checkpoints: Path, data: Path, *flags: str) -> dict[str, list[tuple[str, str]]]:
+    """Level and text of the findings by subject; a free port, a worker."""
+    arguments = ["--checkpoints", str(checkpoints), "--data", str(data), "--devices=cpu"]
+    found: dict[str, list[tuple[str, str]]] = {}
+    for each in examine([*arguments, "--listen=127.0.0.1:0", "--max-stack-bytes=1", *flags], {}):
+        found.setdefault(each.subject, []).append((each.level, each.text))
+    return found
+
+
+def doctor(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "metanas_server", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=120,
+    )
+
+
+def files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield path.name, path.read_bytes()
+
+
+def test_all_is_well(checkpoints: Path, used: Path) -> None:
+    before = list(files(used))
+    found = findings(checkpoints, used)
+    assert set(found) == {"configuration", *CHECKS}
+    failures = {subject: each for subject, each in found.items() if each[0][0] == FAILURE}
+    assert failures == {}
+    assert [text.split(":")[0] for _, text in found["checkpoints"]] == ["colour", "grey"]
+    assert (OK, "1 of 1 files are whole") in found["store"]
+    assert list(files(used)) == before
+
+
+def test_the_command(checkpoints: Path, tmp_path: Path) -> None:
+    flags = ["--devices=cpu", "--listen=127.0.0.1:0", "--max-stack-bytes=1"]
+    well = doctor("--checkpoints", str(checkpoints), "--data", str(tmp_path / "new"), *flags)
+    assert (well.returncode, well.stderr) == (0, "")
+    assert well.stdout.startswith("ok       configuration: listen on 127.0.0.1:0, data in ")
+    assert not (tmp_path / "new").exists()
+    ill = doctor("--checkpoints", str(tmp_path), "--data", str(tmp_path), *flags)
+    assert ill.returncode == 1
+    lines = [line for line in ill.stdout.splitlines() if line.startswith(FAILURE)]
+    assert len(lines) == 1
+    assert "contains none that can be used; give another folder" in lines[0]
+
+
+def test_an_invalid_configuration() -> None:
+    ended = doctor("--max-stak", "1")
+    assert ended.returncode == 1
+    assert ended.stdout.startswith("failure  configuration: ")
+    assert "Did you mean --max-stack?" in ended.stdout
+
+
+def test_a_running_server(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        server.api.create(spec(), images())
+        found = findings(checkpoints, tmp_path / "data", f"--listen={server.address}")
+        assert found["address"][0][0] == OK
+        assert "is in use by a server" in found["store"][0][1]
+        assert {level for level, _ in found["store"]} == {OK}
+        server.api.serves()
+
+
+def test_a_port_in_use(checkpoints: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for option in ("--listen", "--metrics"):
+            [(level, text)] = findings(checkpoints, tmp_path, f"{option}={address}")["address"]
+            assert level == FAILURE
+            assert f"choose another {option}" in text
+
+
+@pytest.mark.parametrize("damage", ["lost", "damaged"])
+def test_a_lost_and_a_damaged_file(checkpoints: Path, copy: Path, damage: str) -> None:
+    [model] = (path for path in (copy / "artefacts").iterdir() if path.is_file())
+    if damage == "lost":
+        model.unlink()
+    else:
+        model.write_bytes(model.read_bytes()[:-1] + b"!")
+    found = findings(checkpoints, copy)["store"]
+    assert (FAILURE, f"1 of 1 files are {damage}; restore a backup") in found
+
+
+def test_a_damaged_and_a_lost_database(checkpoints: Path, copy: Path) -> None:
+    database = copy / "records.sqlite3"
+    database.write_bytes(b"rubbish" * 1000)
+    assert findings(checkpoints, copy)["store"][-1][0] == FAILURE
+    database.unlink()
+    level, text = findings(checkpoints, copy)["store"][-1]
+    assert level == FAILURE
+    assert "is gone, but not its files" in text
+
+
+def test_quarantined_files(checkpoints: Path, copy: Path) -> None:
+    quarantine = copy / "artefacts" / "quarantine"
+    quarantine.mkdir()
+    (quarantine / "0").touch()
+    assert findings(checkpoints, copy)["store"][-1][0] == WARNING
+
+
+def test_a_damaged_checkpoint(checkpoints: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(checkpoints, tmp_path / "checkpoints"))
+    [weights] = (root / "grey").glob("*.safetensors")
+    weights.write_bytes(b"rubbish")
+    (colour, grey) = findings(root, tmp_path / "data")["checkpoints"]
+    assert colour[0] == OK
+    assert grey[0] == FAILURE
+    assert "CHECKPOINT_DAMAGED" in grey[1]
+
+
+def test_a_missing_device(checkpoints: Path, tmp_path: Path) -> None:
+    [(level, text)] = findings(checkpoints, tmp_path, "--devices=cuda:99")["devices"]
+    assert level == FAILURE
+    assert "DEVICE_MISSING" in text
+
+
+def test_too_many_workers(checkpoints: Path, tmp_path: Path) -> None:
+    many = f"--devices={','.join(['cpu'] * 2000)}"
+    found = findings(checkpoints, tmp_path, many, "--max-stack-bytes=9000000000")
+    assert found["devices"][-1][0] == WARNING
+    assert found["memory"][-1][0] == WARNING
+
+
+def test_security(checkpoints: Path, tmp_path: Path) -> None:
+    def security(*flags: str) -> str:
+        return findings(checkpoints, tmp_path, *flags)["security"][0][0]
+
+    assert security() == OK
+    assert security("--insecure-listen") == WARNING
+    tokens = tmp_path / "tokens"
+    assert security("--token-file", str(tokens)) == FAILURE
+    tokens.touch(mode=0o600)
+    assert security("--token-file", str(tokens)) == FAILURE
+    assert security(f"--tls-cert={tokens}", f"--tls-key={tokens}") == FAILURE
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(checkpoints: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert findings(checkpoints, tmp_path / "data")["store"][0][0] == FAILURE
