@@ -32,6 +32,7 @@ from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
 from metanas_server.callers.access import Callers, TokenFile
+from metanas_server.callers.audit import AuditLog
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, usable_cores
 from metanas_server.errors import StartError
@@ -157,9 +158,10 @@ class Server:
         archive = Archive(records, Store(config.data / "artefacts"))
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
         longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
+        audit = None if config.audit_log is None else AuditLog(config.audit_log)
         interceptors = [
             Observer(self._metrics),
-            CallInterceptor(config.max_request_bytes, longer, callers),
+            CallInterceptor(config.max_request_bytes, longer, callers, audit),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)

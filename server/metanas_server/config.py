@@ -65,6 +65,8 @@ class ServerConfig:
     token_file: Path | None = None
     """File with tokens, made by metanas-server tokens; callers must send one as 'authorization:
     Bearer TOKEN'."""
+    audit_log: Path | None = None
+    """File for one JSON line for each creation, download, cancellation, deletion and refusal."""
     insecure_listen: bool = False
     """Allow addresses other than loopback without TLS: images and tokens are unencrypted."""
     reflection: bool = True

@@ -23,8 +23,8 @@ MetanasError
     ├── StoreError          STORE_FULL, STORE_FAILED, ARTEFACT_LOST
     └── StartError          CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
-                            CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING,
-                            WORKER_FAILED: the server does not start
+                            AUDIT_NOT_WRITABLE, CHECKPOINT_MISSING, CHECKPOINT_CHANGED,
+                            DEVICE_MISSING, WORKER_FAILED: the server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).

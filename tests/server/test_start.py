@@ -50,6 +50,7 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--token-file=none"], "none cannot be read"),
         (["--token-file={junk}"], "line 1 of"),
         (["--token-file={open}"], "other users can read or change"),
+        (["--audit-log=/proc/none/audit"], "give another file (AUDIT_NOT_WRITABLE)"),
         (["--checkpoints=none"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--checkpoints={junk}"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
         (["--data={junk}/data"], "Not a directory; choose another folder (DATA_NOT_WRITABLE)"),

@@ -1,9 +1,10 @@
-"""Intercept each call: check its caller, parse messages, turn errors into statuses."""
+"""Intercept each call: check caller and messages, report errors, write the audit log."""
 
 import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,18 +14,18 @@ from grpc import aio
 
 from metanas.errors import InvalidInput, MetanasError
 from metanas_server.callers.access import Callers
+from metanas_server.callers.audit import OK, AuditLog
 from metanas_server.errors import ServiceError
 from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
 
 LOG = logging.getLogger(__name__)
 DETAILS_KEY = "grpc-status-details-bin"
+LEFT = "CANCELLED"  # the caller has left, so there is no status
 
 Context = aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"  # generic in its stubs only
 Continuation: TypeAlias = "Callable[[grpc.HandlerCallDetails], Awaitable[Handler]]"
-Admit: TypeAlias = Callable[[Context], None]
-"""Refuses a call that its caller may not make."""
 
 
 async def refuse(context: Context, failure: Failure) -> None:
@@ -45,7 +46,13 @@ class CallInterceptor(aio.ServerInterceptor):
     defect: the caller receives an incident number, and the log has the traceback under this number.
     """
 
-    def __init__(self, max_request_bytes: int, longer: Mapping[str, int], callers: Callers) -> None:
+    def __init__(
+        self,
+        max_request_bytes: int,
+        longer: Mapping[str, int],
+        callers: Callers,
+        audit: AuditLog | None,
+    ) -> None:
         """Set the limits.
 
         longer: most bytes of the messages of methods with another limit, by path of the method.
@@ -53,6 +60,7 @@ class CallInterceptor(aio.ServerInterceptor):
         self._max_request_bytes = max_request_bytes
         self._longer = longer
         self._callers = callers
+        self._audit = audit
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -61,17 +69,13 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None
         make, method = parts(handler)
-        name = handler_call_details.method
-
-        def admit(context: Context) -> None:
-            self._callers.admit(context, name)
-
+        guard = _Guard(self._callers, self._audit, handler_call_details.method)
         if handler.request_streaming:
-            method = _with_messages(method, admit)
+            method = _with_messages(method, guard)
         # The health service streams with a coroutine that writes to the context.
         yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
-        wrapped = (_streaming if yields else _unary)(method, admit)
-        most = self._longer.get(name, self._max_request_bytes)
+        wrapped = (_streaming if yields else _unary)(method, guard)
+        most = self._longer.get(handler_call_details.method, self._max_request_bytes)
         parser = _Parser(handler.request_deserializer, most)
         result: Handler = make(
             wrapped,
@@ -117,12 +121,12 @@ def _check(request: Any) -> Any:
     return request
 
 
-def _with_messages(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
+def _with_messages(method: Callable[..., Any], guard: "_Guard") -> Callable[..., Any]:
     """Return a method that checks the messages of a stream and the caller at each of them."""
 
     async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         async for request in requests:
-            admit(context)
+            guard.admit(context)
             yield _check(request)
 
     return lambda requests, context: method(checked(requests, context), context)
@@ -139,32 +143,83 @@ def parts(handler: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return shapes[handler.request_streaming, handler.response_streaming]
 
 
-def _unary(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
+def _unary(method: Callable[..., Any], guard: "_Guard") -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> Any:
-        try:
-            admit(context)
-            return await method(_check(request), context)
-        except aio.AbortError:
-            raise
-        except Exception as error:
-            await refuse(context, _failure(error))
+        async with guard.call(request, context) as outcome:
+            outcome.response = await method(_check(request), context)
+        return outcome.response
 
     return call
 
 
-def _streaming(method: Callable[..., Any], admit: Admit) -> Callable[..., Any]:
+def _streaming(method: Callable[..., Any], guard: "_Guard") -> Callable[..., Any]:
     async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-        try:
-            admit(context)
+        async with guard.call(request, context):
             async for response in method(_check(request), context):
-                admit(context)
+                guard.admit(context)
                 yield response
-        except aio.AbortError:
-            raise
-        except Exception as error:
-            await refuse(context, _failure(error))
 
     return call
+
+
+@dataclass
+class _Outcome:
+    """The answer of a call that has one message."""
+
+    response: Any = None
+
+
+class _Guard:
+    """Guard the calls of one method: their callers, their errors and the audit log."""
+
+    def __init__(self, callers: Callers, audit: AuditLog | None, method: str) -> None:
+        self._callers = callers
+        self._audit = audit
+        self._method = method
+
+    def admit(self, context: Context) -> None:
+        """Refuse a call that its caller may not make; see `Callers.admit`."""
+        self._callers.admit(context, self._method)
+
+    @asynccontextmanager
+    async def call(self, request: Any, context: Context) -> AsyncIterator[_Outcome]:
+        """Run a call within: check its caller, turn its error into a status, and log it."""
+        outcome, result, failure = _Outcome(), LEFT, None
+        try:
+            self.admit(context)
+            yield outcome
+            result = OK
+        except aio.AbortError:
+            result = "ABORTED"  # by the method itself
+            raise
+        except Exception as error:
+            failure = _failure(error)
+            result = failure.reason
+        finally:
+            if self._audit is not None:
+                self._write(self._audit, context, _resource(request, outcome.response), result)
+        if failure is not None:
+            await refuse(context, failure)
+
+    def _write(self, audit: AuditLog, context: Context, resource: str, result: str) -> None:
+        try:
+            caller = self._callers.of(context).name
+        except ServiceError:
+            caller = ""
+        audit.write(
+            caller=caller,
+            address=context.peer(),
+            method=self._method,
+            resource=resource,
+            result=result,
+        )
+
+
+def _resource(request: Any, response: Any) -> str:
+    """Return the name of the resource that a call names or makes; empty for lists."""
+    made = getattr(response, "adaptation", None)
+    named = getattr(request, "name", "") or getattr(request, "model_name", "")
+    return str(named or getattr(made, "name", ""))
 
 
 def _failure(error: Exception) -> Failure:
