@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metanas.adaptation.scheduler import adapt
+from metanas.checkpoint import load_checkpoint
+from metanas.spec.examples import Example
 from metanas_client import InvalidInput, Model, ModelFileError
 from tests.client.conftest import draw
 from tests.client.test_cli import metanas
@@ -153,6 +156,22 @@ def test_the_command_prints_tables_and_writes_files(
     assert sheet.stat().st_size > 500
     again = metanas("test", model_file, held_out, "--html", page)
     assert (again.returncode, "--force" in again.stderr) == (2, True)
+
+
+def test_many_classes_are_confused_in_a_list(checkpoints: Path, tmp_path: Path) -> None:
+    support = [
+        Example(f"c{place}", draw(tmp_path / f"c{place}" / "1.png", place).read_bytes())
+        for place in range(13)
+    ]
+    made = adapt(load_checkpoint(checkpoints / "tiny"), support)
+    (tmp_path / "c0" / "1.png").replace(tmp_path / "c1" / "2.png")
+    model = tmp_path.with_suffix(".onnx")
+    model.write_bytes(made.onnx)
+    done = metanas("test", model, tmp_path)
+    assert done.returncode == 0
+    assert "true class" in done.stdout
+    assert "most frequent confusions" in done.stdout
+    assert "a column for each predicted class" not in done.stdout
 
 
 def test_the_command_answers_for_the_good_images(model_file: Path, held_out: Path) -> None:

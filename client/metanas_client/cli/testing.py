@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 MISTAKES = 100
 MATRIX_CLASSES = 12
-"""Most classes of a confusion matrix at a terminal; the page and the JSON have larger ones."""
+"""Most classes of a confusion matrix at a terminal, and most confusions in its place. The page and
+the JSON have larger matrices."""
 
 
 def add_commands(commands: Any) -> None:
@@ -111,7 +112,9 @@ def _show(quality: "Quality", mistakes: int, screen: Screen) -> None:
     accuracy = metrics.accuracy
     screen.facts(
         [
-            ("accuracy", f"{_share(accuracy)}, {accuracy.hits} of {accuracy.count} images"),
+            ("accuracy", percent(accuracy.share)),
+            ("95 % interval", f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f} %"),
+            ("correct", f"{accuracy.hits} of {accuracy.count} images"),
             ("mean confidence", percent(metrics.confidence)),
             ("calibration error", f"{percent(metrics.calibration_error)} (15 bins)"),
         ]
@@ -120,9 +123,9 @@ def _show(quality: "Quality", mistakes: int, screen: Screen) -> None:
         (one.label, number(one.images), _share(one.recall), _share(one.precision))
         for one in metrics.classes
     ]
-    screen.table(("class", "images", "recall", "precision"), rows, "classes")
-    if len(metrics.classes) <= MATRIX_CLASSES:
-        _show_matrix(metrics, screen)
+    columns = ("class", "images", "recall", "precision")
+    screen.table(columns, rows, "classes, with 95 % intervals")
+    _show_confusion(metrics, screen)
     if wrong:
         lines = [
             (one.source, one.label, one.predicted, percent(one.confidence))
@@ -137,13 +140,18 @@ def _show(quality: "Quality", mistakes: int, screen: Screen) -> None:
         screen.complaint("\n".join([title, *lines_of_failed]))
 
 
-def _show_matrix(metrics: "Metrics", screen: Screen) -> None:
+def _show_confusion(metrics: "Metrics", screen: Screen) -> None:
+    """Print the matrix, or the most frequent confusions if it would be too wide."""
     labels = [one.label for one in metrics.classes]
-    rows = [
-        (label, *(str(count) if count else "·" for count in counts))
-        for label, counts in zip(labels, metrics.confusion, strict=True)
-    ]
-    screen.table(("true class", *labels), rows, "confusion: a column for each predicted class")
+    if len(labels) <= MATRIX_CLASSES:
+        rows = [
+            (label, *map(str, counts))
+            for label, counts in zip(labels, metrics.confusion, strict=True)
+        ]
+        screen.table(("true class", *labels), rows, "confusion: a column for each predicted class")
+    elif pairs := metrics.mistakes()[:MATRIX_CLASSES]:
+        rows = [(one.label, one.predicted, str(one.images)) for one in pairs]
+        screen.table(("true class", "predicted", "images"), rows, "most frequent confusions")
 
 
 def _share(one: "Proportion") -> str:
