@@ -1,14 +1,16 @@
 """Virtual environments outside the checkout, into which the wheels are installed."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+PIP = ("python", "-m", "pip", "--isolated")
 VARIABLES = ("METANAS", "PYTHON", "VIRTUAL_ENV")
 
 
@@ -68,17 +70,41 @@ def pythons() -> list[Path]:
     return [found[version] for version in sorted(found) if version > sys.version_info[:2]]
 
 
+def image_steps() -> list[str]:
+    """Return the pip commands of the Dockerfile, each as one line for a shell."""
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^RUN (.*pip .*)$", text, re.MULTILINE)
+
+
+def has_namespaces() -> bool:
+    """Return True if this process may mount file systems for a child of its own."""
+    try:
+        done = subprocess.run(["unshare", "--mount", "setpriv", "--version"], capture_output=True)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
+
+
+def read_only(writable: list[Path]) -> list[str]:
+    """Return the start of a command that may write to these folders only, without capabilities."""
+    binds = [f'mount --bind "{path}" "{path}"' for path in writable]
+    drop = "exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all"
+    script = "; ".join([*binds, "mount -o remount,bind,ro /", f'{drop} "$@"'])
+    return ["unshare", "--mount", "sh", "-euc", script, "sh"]
+
+
 @contextmanager
-def server(folder: Path, cwd: Path) -> Iterator[str]:
+def server(folder: Path, cwd: Path, *, prefix: Sequence[str] = ()) -> Iterator[str]:
     """Run the installed server on a free port; yield its address."""
-    command = ["metanas-server", "--listen=127.0.0.1:0", "--devices=cpu", "--threads=1"]
+    flags = ("--listen=127.0.0.1:0", "--devices=cpu", "--threads=1", "--data=data")
     log = cwd / "server.log"
+    (cwd / "tmp").mkdir(exist_ok=True)
     with (
         log.open("w", encoding="utf-8") as errors,
         subprocess.Popen(
-            [str(folder / "bin" / command[0]), *command[1:]],
+            [*prefix, str(folder / "bin" / "metanas-server"), *flags],
             cwd=cwd,
-            env=outside(folder),
+            env={**outside(folder), "TMPDIR": str(cwd / "tmp")},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

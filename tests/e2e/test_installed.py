@@ -1,5 +1,6 @@
 """Install the wheels outside the checkout and make a model of photos there."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -7,12 +8,24 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from tests.e2e.installed import build_wheels, pythons, run, server, with_linked_packages
+from tests.e2e.installed import (
+    PIP,
+    build_wheels,
+    has_namespaces,
+    image_steps,
+    outside,
+    pythons,
+    read_only,
+    run,
+    server,
+    with_linked_packages,
+)
 
 MIB = 2**20
 MOST_MIB = 60
 """The download of the client with all that it needs."""
 SIDE = 160
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +40,8 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The virtual environment of this Python with server and client."""
     folder = tmp_path_factory.mktemp("server") / "venv"
     with_linked_packages(folder)
-    install = ("python", "-m", "pip", "--isolated", "install", "--no-index", f"--find-links={dist}")
-    run(folder, *install, "metanas-server", "metanas-client[onnx]", cwd=dist)
+    names = ("metanas-server", "metanas-client[onnx]")
+    run(folder, *PIP, "install", "--no-index", f"--find-links={dist}", *names, cwd=dist)
     return folder
 
 
@@ -70,7 +83,6 @@ def test_the_gpu_extra_excludes_the_default(dist: Path, tmp_path: Path) -> None:
     """pip resolves to one of the two packages, never to both."""
     folder = tmp_path / "venv"
     with_linked_packages(folder)
-    install = ("python", "-m", "pip", "--isolated", "install", "--no-index", f"--find-links={dist}")
     site = next((folder / "lib").iterdir()) / "site-packages"
     for path in site.glob("onnxruntime-*.dist-info"):
         path.unlink()
@@ -79,12 +91,13 @@ def test_the_gpu_extra_excludes_the_default(dist: Path, tmp_path: Path) -> None:
     about.joinpath("METADATA").write_text(
         "Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.99\n", encoding="utf-8"
     )
-    run(folder, *install, "metanas-server[gpu]", "metanas-client[onnx]", cwd=tmp_path)
-    listed = run(folder, "python", "-m", "pip", "--isolated", "list", cwd=tmp_path)
-    names = {line.split()[0] for line in listed.splitlines()}
-    assert names >= {"onnxruntime-gpu", "metanas-server", "metanas-client"}
-    assert "onnxruntime" not in names
-    run(folder, "python", "-m", "pip", "--isolated", "check", cwd=tmp_path)
+    names = ("metanas-server[gpu]", "metanas-client[onnx]")
+    run(folder, *PIP, "install", "--no-index", f"--find-links={dist}", *names, cwd=tmp_path)
+    listed = run(folder, *PIP, "list", cwd=tmp_path)
+    found = {line.split()[0] for line in listed.splitlines()}
+    assert found >= {"onnxruntime-gpu", "metanas-server", "metanas-client"}
+    assert "onnxruntime" not in found
+    run(folder, *PIP, "check", cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -95,7 +108,7 @@ def test_the_client_is_light_and_runs_on_the_newest_python(
     folder, archives = tmp_path / "venv", tmp_path / "archives"
     subprocess.run([str(pythons()[-1]), "-m", "venv", str(folder)], check=True)
     pip = ("python", "-m", "pip", "--quiet")
-    constraints = f"--constraint={Path(__file__).parents[2] / 'constraints.txt'}"
+    constraints = f"--constraint={ROOT / 'constraints.txt'}"
     ours = (f"--find-links={dist}", constraints)
     run(folder, *pip, "download", *ours, f"--dest={archives}", "metanas-client[onnx]", cwd=tmp_path)
     assert sum(path.stat().st_size for path in archives.iterdir()) <= MOST_MIB * MIB
@@ -103,3 +116,30 @@ def test_the_client_is_light_and_runs_on_the_newest_python(
     run(folder, *pip, "--isolated", "install", *offline, "metanas-client[onnx]", cwd=tmp_path)
     with server(installed, tmp_path) as address:
         adapt(folder, address, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_image_install_server_and_client(dist: Path, tmp_path: Path) -> None:
+    """Each pip command of the Dockerfile, in an environment that has the third-party packages."""
+    folder = tmp_path / "venv"
+    with_linked_packages(folder)
+    shutil.copy(ROOT / "constraints.txt", tmp_path)
+    shutil.copytree(dist, tmp_path / "dist")
+    arguments = {"DEVICE": "cpu", "TORCH_CPU": "https://none.invalid", "PIP_NO_INDEX": "1"}
+    for step in image_steps():
+        environment = {**outside(folder), **arguments}
+        subprocess.run(["sh", "-euc", step], cwd=tmp_path, env=environment, check=True)
+    assert run(folder, "metanas-server", "--version", cwd=tmp_path)
+    assert run(folder, "metanas", "--version", cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_namespaces(), reason="needs root and mount namespaces")
+def test_the_server_writes_to_its_data_folder_and_tmp_only(installed: Path, tmp_path: Path) -> None:
+    """As in a container with a read-only file system and without capabilities."""
+    writable = [tmp_path / "data", tmp_path / "tmp"]
+    for path in writable:
+        path.mkdir()
+    with server(installed, tmp_path, prefix=read_only(writable)) as address:
+        adapt(installed, address, tmp_path)
+    assert list((tmp_path / "data").iterdir())
