@@ -19,7 +19,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DISTRIBUTIONS := . data protos checkpoints runtime/cpu runtime/gpu server client
 METADATA := constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 PACKAGES := -e ./data -e ./protos -e ./checkpoints -e ./runtime/cpu -e ./server -e './client[onnx,cli,plot]'
-SOURCES := metanas data protos meta_checkpoints server client tests examples docker benchmarks studies
+SOURCES := metanas data protos meta_checkpoints server client tests examples docker deploy benchmarks studies
 # On Linux the default index serves the CUDA build of torch. This one serves the CPU build, of a tenth of the size.
 TORCH_CPU := $(if $(filter Linux-cpu,$(shell uname -s)-$(DEVICE)),https://download.pytorch.org/whl/cpu)
 # On a GPU: make bench DEVICE=gpu
@@ -37,7 +37,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs protos bench wheels docker clean
+.PHONY: help install demo test check docs protos bench wheels release docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -75,6 +75,13 @@ wheels: export SOURCE_DATE_EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1
 wheels: $(BIN)/hatchling ## Build the wheel and the source archive of each distribution into dist/
 	rm -f $(DIST)/*.whl $(DIST)/*.tar.gz
 	@set -e; for folder in $(DISTRIBUTIONS); do (cd $$folder && $(abspath $(BIN))/hatchling build -d $(abspath $(DIST))); done
+
+release: ## Set the version of all distributions, commit, tag and build them: make release VERSION=0.2.0
+	@test -z "$$(git status --porcelain)" || { echo "commit or remove your changes first" >&2; exit 1; }
+	$(PYTHON) deploy/release.py "$(VERSION)"
+	git commit --quiet --all --message "Release $(VERSION)"
+	git tag "v$(VERSION)"
+	$(MAKE) wheels
 
 docker: wheels ## Build the server's image (DEVICE=gpu for the one with CUDA)
 	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .

@@ -23,7 +23,7 @@ def packages_of(name: str) -> list[Path]:
 
 def files() -> list[Path]:
     """All hand-written Python files of the repository, tests and examples included."""
-    folders = ("tests", "examples", "docker")
+    folders = ("tests", "examples", "docker", "deploy")
     return all_modules() + sorted(path for each in folders for path in (ROOT / each).rglob("*.py"))
 
 

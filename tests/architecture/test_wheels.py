@@ -21,12 +21,13 @@ DISTRIBUTIONS = sorted(
     for path in ROOT.glob(pattern)
 )
 CHOICE = "metanas-onnxruntime"
+NAMED = ("NAME", "EMAIL")
 NAMES = ["LICENSE", "metanas_checkpoints/photos/NOTICE"]
 EPOCH = "1700000000"
 SOURCES = (
     *("Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md"),
     *(".gitignore", "metanas", "meta_checkpoints"),
-    *("data", "protos", "checkpoints", "runtime", "server", "client"),
+    *("data", "protos", "checkpoints", "runtime", "server", "client", "deploy"),
 )
 """Everything that the archives are made of."""
 
@@ -58,25 +59,27 @@ def project(folder: Path) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_the_same_sources_give_the_same_bytes(dist: Path, tmp_path: Path) -> None:
     """From a copy with other file times and modes, in another time zone."""
     copy = tmp_path / "copy"
-    for name in SOURCES:
-        clone(ROOT / name, copy / name)
+    clone_sources(copy)
     again = build(copy, tmp_path / "dist", umask=0o077, zone="Asia/Tokyo")
     assert again == {path.name: path.read_bytes() for path in dist.iterdir()}
     assert len(again) == 2 * len(DISTRIBUTIONS)
 
 
-def clone(source: Path, target: Path) -> None:
+def clone_sources(copy: Path) -> None:
     """Copy contents alone: modes and times are new."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True, copy_function=shutil.copyfile)
-    else:
-        shutil.copyfile(source, target)
+    copy.mkdir()
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(ROOT / name, copy / name)
 
 
+@pytest.mark.slow
 def test_a_source_archive_builds_the_same_wheel(dist: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH}
     for archive in sorted(dist.glob("*.tar.gz")):
@@ -136,3 +139,45 @@ def test_one_choice_of_onnx_runtime_excludes_the_other() -> None:
         if about["name"] == CHOICE
     }
     assert found == {"0": ["onnxruntime-gpu>=1.20"], "1": ["onnxruntime>=1.20"]}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
+def release(folder: Path, version: str) -> "subprocess.CompletedProcess[str]":
+    names = {f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in NAMED}
+    command = ["make", "release", f"VERSION={version}", f"VENV={sys.prefix}"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **names},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_release_is_one_command(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    clone_sources(copy)
+    git(copy, "init", "--quiet")
+    git(copy, "add", ".")
+    git(copy, "commit", "--quiet", "--message", "Begin")
+    assert "is no version" in release(copy, "next").stderr
+    done = release(copy, "7.8.9")
+    assert done.returncode == 0, done.stderr
+    assert git(copy, "tag").split() == ["v7.8.9"]
+    assert git(copy, "status", "--porcelain") == ""
+    assert "## [Unreleased]\n\n## [7.8.9] - 20" in (copy / "CHANGELOG.md").read_text("utf-8")
+    for wheel in (copy / "dist").glob("*.whl"):
+        about = metadata(wheel)
+        ours = [each for each in about.get_all("Requires-Dist") or [] if "metanas" in each]
+        pinned = [each for each in ours if CHOICE not in each and "extra" not in each]
+        assert all(each.endswith("==7.8.9") for each in pinned)
+        assert about["Version"] == "7.8.9" or about["Name"] == CHOICE
+    assert "has been released" in release(copy, "7.8.9").stderr
+    (copy / "new").touch()
+    assert "commit or remove your changes" in release(copy, "8.0.0").stderr
