@@ -6,7 +6,8 @@ MetanasError
 │                           TIMEOUT_INVALID, REQUEST_ID_REUSED, REQUEST_ID_TOO_LONG,
 │                           REQUEST_MALFORMED, REQUEST_TOO_LARGE, STATE_UNKNOWN; of queries:
 │                           INPUT_NAME, INPUT_DATATYPE, INPUT_SHAPE, INPUT_CONTENTS,
-│                           TOO_MANY_IMAGES, OUTPUT_UNKNOWN, CLASSIFICATION_INVALID
+│                           TOO_MANY_IMAGES, OUTPUT_UNKNOWN, CLASSIFICATION_INVALID,
+│                           LOAD_PARAMETERS
 └── ServiceError            retry_seconds if a retry can succeed
     ├── NotFound            UNKNOWN_ADAPTATION, UNKNOWN_MODEL, UNKNOWN_VERSION
     ├── OutOfRange          OFFSET_OUT_OF_RANGE

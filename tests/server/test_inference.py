@@ -1,6 +1,9 @@
 """Queries by the Open Inference Protocol: answers, and refusals before any work."""
 
+import subprocess
+import sys
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -230,3 +233,12 @@ def test_values_above_255(queries: Queries, model: tuple[str, bytes]) -> None:
 def test_large_queries(queries: Queries, model: tuple[str, bytes]) -> None:
     answer = queries.refusal(raw_query(model[0], pixels(8, 120)))
     assert (answer.code, answer.reason) == (INVALID, "REQUEST_TOO_LARGE")
+
+
+def test_a_client_that_knows_reflection_only(server: ServerProcess) -> None:
+    """`buf curl` learns the service from the server's reflection."""
+    buf = Path(sys.executable).parent / "buf"
+    command = [str(buf), "curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", "{}"]
+    url = f"http://{server.address}/inference.GRPCInferenceService/ServerMetadata"
+    done = subprocess.run([*command, url], capture_output=True, text=True, check=False, timeout=60)
+    assert '"name":"metanas-server"' in done.stdout.replace(" ", ""), done.stderr

@@ -66,6 +66,31 @@ class GRPCInferenceServiceStub:
                 request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferRequest.SerializeToString,
                 response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
+        self.ModelConfig = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelConfig',
+                request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigResponse.FromString,
+                _registered_method=True)
+        self.ModelStatistics = channel.unary_unary(
+                '/inference.GRPCInferenceService/ModelStatistics',
+                request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsResponse.FromString,
+                _registered_method=True)
+        self.RepositoryIndex = channel.unary_unary(
+                '/inference.GRPCInferenceService/RepositoryIndex',
+                request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelLoad = channel.unary_unary(
+                '/inference.GRPCInferenceService/RepositoryModelLoad',
+                request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadResponse.FromString,
+                _registered_method=True)
+        self.RepositoryModelUnload = channel.unary_unary(
+                '/inference.GRPCInferenceService/RepositoryModelUnload',
+                request_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadResponse.FromString,
+                _registered_method=True)
 
 
 class GRPCInferenceServiceServicer:
@@ -116,6 +141,42 @@ class GRPCInferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ModelConfig(self, request, context):
+        """Describes a model in the words of Triton. NOT_FOUND with UNKNOWN_MODEL if there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ModelStatistics(self, request, context):
+        """Counts and durations of the queries to one model, or to all models of the caller. The server
+        remembers those of the 1,000 models that were asked last, until it stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryIndex(self, request, context):
+        """Lists the caller's models, the latest first, at most 10,000.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelLoad(self, request, context):
+        """Opens a model before its first query.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepositoryModelUnload(self, request, context):
+        """Closes a model, which frees its memory. It stays ready: the next query opens it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -148,6 +209,31 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
                     servicer.ModelInfer,
                     request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferRequest.FromString,
                     response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferResponse.SerializeToString,
+            ),
+            'ModelConfig': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelConfig,
+                    request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigRequest.FromString,
+                    response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigResponse.SerializeToString,
+            ),
+            'ModelStatistics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ModelStatistics,
+                    request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsResponse.SerializeToString,
+            ),
+            'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryIndex,
+                    request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexResponse.SerializeToString,
+            ),
+            'RepositoryModelLoad': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelLoad,
+                    request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadRequest.FromString,
+                    response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadResponse.SerializeToString,
+            ),
+            'RepositoryModelUnload': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepositoryModelUnload,
+                    request_deserializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadRequest.FromString,
+                    response_serializer=metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -314,6 +400,141 @@ class GRPCInferenceService:
             '/inference.GRPCInferenceService/ModelInfer',
             metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferRequest.SerializeToString,
             metanas__protos_dot_inference_dot_inference__service__pb2.ModelInferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelConfig(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelConfig',
+            metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigRequest.SerializeToString,
+            metanas__protos_dot_inference_dot_inference__service__pb2.ModelConfigResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ModelStatistics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/ModelStatistics',
+            metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsRequest.SerializeToString,
+            metanas__protos_dot_inference_dot_inference__service__pb2.ModelStatisticsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/RepositoryIndex',
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexRequest.SerializeToString,
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryIndexResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelLoad(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/RepositoryModelLoad',
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadRequest.SerializeToString,
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelLoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepositoryModelUnload(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/inference.GRPCInferenceService/RepositoryModelUnload',
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadRequest.SerializeToString,
+            metanas__protos_dot_inference_dot_inference__service__pb2.RepositoryModelUnloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

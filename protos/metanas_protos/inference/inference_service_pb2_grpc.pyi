@@ -59,6 +59,18 @@ class GRPCInferenceServiceStub:
     """Answers a query. The server opens the model with the first query and keeps it in memory while
     there is room.
     """
+    ModelConfig: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ModelConfigRequest, _inference_service_pb2.ModelConfigResponse]
+    """Describes a model in the words of Triton. NOT_FOUND with UNKNOWN_MODEL if there is none."""
+    ModelStatistics: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ModelStatisticsRequest, _inference_service_pb2.ModelStatisticsResponse]
+    """Counts and durations of the queries to one model, or to all models of the caller. The server
+    remembers those of the 1,000 models that were asked last, until it stops.
+    """
+    RepositoryIndex: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryIndexRequest, _inference_service_pb2.RepositoryIndexResponse]
+    """Lists the caller's models, the latest first, at most 10,000."""
+    RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryModelLoadRequest, _inference_service_pb2.RepositoryModelLoadResponse]
+    """Opens a model before its first query."""
+    RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryModelUnloadRequest, _inference_service_pb2.RepositoryModelUnloadResponse]
+    """Closes a model, which frees its memory. It stays ready: the next query opens it again."""
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -81,6 +93,18 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """Answers a query. The server opens the model with the first query and keeps it in memory while
     there is room.
     """
+    ModelConfig: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ModelConfigRequest, _inference_service_pb2.ModelConfigResponse]  # type: ignore[assignment]
+    """Describes a model in the words of Triton. NOT_FOUND with UNKNOWN_MODEL if there is none."""
+    ModelStatistics: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ModelStatisticsRequest, _inference_service_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
+    """Counts and durations of the queries to one model, or to all models of the caller. The server
+    remembers those of the 1,000 models that were asked last, until it stops.
+    """
+    RepositoryIndex: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryIndexRequest, _inference_service_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
+    """Lists the caller's models, the latest first, at most 10,000."""
+    RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryModelLoadRequest, _inference_service_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
+    """Opens a model before its first query."""
+    RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.RepositoryModelUnloadRequest, _inference_service_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
+    """Closes a model, which frees its memory. It stays ready: the next query opens it again."""
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Answers queries with the adapted models. The name of a model is `{model}`, the last part of
@@ -136,5 +160,47 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Answers a query. The server opens the model with the first query and keeps it in memory while
         there is room.
         """
+
+    @_abc_1.abstractmethod
+    def ModelConfig(
+        self,
+        request: _inference_service_pb2.ModelConfigRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ModelConfigResponse, _abc.Awaitable[_inference_service_pb2.ModelConfigResponse]]:
+        """Describes a model in the words of Triton. NOT_FOUND with UNKNOWN_MODEL if there is none."""
+
+    @_abc_1.abstractmethod
+    def ModelStatistics(
+        self,
+        request: _inference_service_pb2.ModelStatisticsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.ModelStatisticsResponse, _abc.Awaitable[_inference_service_pb2.ModelStatisticsResponse]]:
+        """Counts and durations of the queries to one model, or to all models of the caller. The server
+        remembers those of the 1,000 models that were asked last, until it stops.
+        """
+
+    @_abc_1.abstractmethod
+    def RepositoryIndex(
+        self,
+        request: _inference_service_pb2.RepositoryIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.RepositoryIndexResponse, _abc.Awaitable[_inference_service_pb2.RepositoryIndexResponse]]:
+        """Lists the caller's models, the latest first, at most 10,000."""
+
+    @_abc_1.abstractmethod
+    def RepositoryModelLoad(
+        self,
+        request: _inference_service_pb2.RepositoryModelLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_inference_service_pb2.RepositoryModelLoadResponse]]:
+        """Opens a model before its first query."""
+
+    @_abc_1.abstractmethod
+    def RepositoryModelUnload(
+        self,
+        request: _inference_service_pb2.RepositoryModelUnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_service_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_inference_service_pb2.RepositoryModelUnloadResponse]]:
+        """Closes a model, which frees its memory. It stays ready: the next query opens it again."""
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,5 +1,6 @@
 """Conversion of the messages of the Open Inference Protocol: queries in, answers out."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,11 +13,13 @@ from metanas_data.errors import ImageError
 from metanas_data.limits import ImageLimits
 from metanas_protos.inference import inference_service_pb2 as protocol
 from metanas_server.errors import NotFound
+from metanas_server.inference.clock import Phase
 from metanas_server.inference.open_model import OpenModel
 from metanas_server.inference.query import Images, Outputs, Query, Tensor, Wanted
+from metanas_server.inference.statistics import Counts
 
 VERSION = "1"
-PLATFORM = "onnxruntime_onnx"
+BACKEND, PLATFORM = "onnxruntime", "onnxruntime_onnx"
 LENGTH_BYTES = 4  # of the length before each raw element of a BYTES tensor
 InputTensor = protocol.ModelInferRequest.InferInputTensor
 
@@ -93,6 +96,81 @@ def write_metadata(name: str, model: OpenModel) -> protocol.ModelMetadataRespons
         inputs=[_write_tensor(model.images)],
         outputs=[_write_tensor(each) for each in model.outputs],
     )
+
+
+def write_config(name: str, model: OpenModel, most_images: int) -> protocol.ModelConfigResponse:
+    """Describe a model in the words of Triton."""
+    labels = json.dumps(model.labels, ensure_ascii=False)
+    images = model.images
+    config = protocol.ModelConfig(
+        name=name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=most_images,
+        input=[
+            protocol.ModelInput(
+                name=images.name, data_type=_data_type(images), dims=images.shape[1:]
+            )
+        ],
+        output=[
+            protocol.ModelOutput(name=each.name, data_type=_data_type(each), dims=each.shape[1:])
+            for each in model.outputs
+        ],
+        parameters={"labels": protocol.ModelParameter(string_value=labels)},
+    )
+    return protocol.ModelConfigResponse(config=config)
+
+
+def write_statistics(counts: Counts, open_bytes: int) -> protocol.ModelStatistics:
+    """Write the counts of a model.
+
+    open_bytes: its memory; 0 if it is not open.
+    """
+
+    def duration(count: int, nanoseconds: int) -> protocol.StatisticDuration:
+        return protocol.StatisticDuration(count=count, ns=nanoseconds)
+
+    queue, read, infer, write = (duration(counts.answered, counts.phases[p]) for p in Phase)
+    memory = [protocol.MemoryUsage(type="CPU", byte_size=open_bytes)] if open_bytes else []
+    return protocol.ModelStatistics(
+        name=counts.id,
+        version=VERSION,
+        last_inference=counts.last // 1_000_000,
+        inference_count=counts.images,
+        execution_count=counts.runs,
+        inference_stats=protocol.InferStatistics(
+            success=duration(counts.answered, counts.answered_time),
+            fail=duration(counts.failed, counts.failed_time),
+            queue=queue,
+            compute_input=read,
+            compute_infer=infer,
+            compute_output=write,
+        ),
+        memory_usage=memory,
+    )
+
+
+def write_index(ids: Sequence[str]) -> protocol.RepositoryIndexResponse:
+    """List models; all of them are ready."""
+    index = protocol.RepositoryIndexResponse.ModelIndex
+    return protocol.RepositoryIndexResponse(
+        models=[index(name=id_, version=VERSION, state="READY") for id_ in ids]
+    )
+
+
+def refuse_parameters(request: protocol.RepositoryModelLoadRequest) -> None:
+    """Refuse to upload or to change a model.
+
+    Raises:
+        InvalidInput: LOAD_PARAMETERS.
+    """
+    if request.parameters:
+        text = "models cannot be uploaded or changed; create an adaptation to make one"
+        raise InvalidInput.single("parameters", "LOAD_PARAMETERS", text)
+
+
+def _data_type(tensor: Tensor) -> protocol.DataType.ValueType:
+    return protocol.DataType.Value(f"TYPE_{tensor.datatype}")
 
 
 def _write_tensor(tensor: Tensor) -> protocol.ModelMetadataResponse.TensorMetadata:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from metanas_server.inference.clock import Clock
 from metanas_server.inference.model_cache import ModelCache
 from metanas_server.inference.open_model import OpenModel
-from metanas_server.inference.query import Deadline
 from metanas_server.inference.turns import Turns
 from metanas_server.resources import ModelRecord
 from metanas_server.storage.artefacts import Store
@@ -50,14 +50,22 @@ class Engine:
         record: ModelRecord,
         caller: str,
         work: Callable[[OpenModel], T],
-        deadline: Deadline,
+        clock: Clock,
     ) -> T:
-        """Do work with a model in a thread; cancelling the call cancels the deadline."""
+        """Do work with a model in a thread; at the next phase it stops if the caller has gone."""
         try:
             model = await self.model(record, caller)
             return await self._in_thread(lambda: work(model), caller)
         finally:
-            deadline.cancel()
+            clock.cancel()
+
+    def forget(self, record: ModelRecord) -> None:
+        """Close a model; the next query opens it again."""
+        self._cache.close(record.sha256)
+
+    def open_bytes(self, digest: str) -> int:
+        """Return the memory of an open model; 0 for one that is not open."""
+        return self._cache.size(digest)
 
     async def _in_thread(self, work: Callable[[], T], caller: str) -> T:
         # Work waits for its turn here and not in the queue of the threads, which would keep the

@@ -35,6 +35,11 @@ class ModelCache:
         if model is not None:
             self._bytes -= model.size_bytes
 
+    def size(self, digest: str) -> int:
+        """Return the bytes of a model; 0 for one that is not open."""
+        model = self._open.get(digest)
+        return 0 if model is None else model.size_bytes
+
     async def _load(self, digest: str, load: Callable[[], Awaitable[OpenModel]]) -> OpenModel:
         try:
             model = await load()

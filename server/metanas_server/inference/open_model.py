@@ -14,7 +14,8 @@ from metanas_data.decode import decode
 from metanas_data.errors import ImageError
 from metanas_data.limits import ImageLimits
 from metanas_server.errors import StoreError
-from metanas_server.inference.query import Deadline, Images, Outputs, Tensor
+from metanas_server.inference.clock import Clock, Phase
+from metanas_server.inference.query import Images, Outputs, Tensor
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,7 +59,7 @@ class OpenModel:
         return self.images.shape[-1]
 
     def run(
-        self, images: Images, names: Sequence[str], limits: ImageLimits, deadline: Deadline
+        self, images: Images, names: Sequence[str], limits: ImageLimits, clock: Clock
     ) -> Outputs:
         """Return the values of these outputs for all images.
 
@@ -67,14 +68,14 @@ class OpenModel:
             TimedOut: QUERY_TIMEOUT.
         """
         rows: list[Sequence[NDArray[np.float32]]] = []
-        for part in self._parts(images, limits, deadline):
-            deadline.check()
+        for part in self._parts(images, limits, clock):
+            clock.enter(Phase.INFER)
             rows.append(self._session.run(list(names), {self.images.name: part}))
         columns = zip(*rows, strict=True)
         return {name: np.concatenate(each) for name, each in zip(names, columns, strict=True)}
 
     def _parts(
-        self, images: Images, limits: ImageLimits, deadline: Deadline
+        self, images: Images, limits: ImageLimits, clock: Clock
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield pixels (N, H, W, C), few at a time."""
         if isinstance(images, np.ndarray):
@@ -85,7 +86,7 @@ class OpenModel:
             return
         bad: list[Violation] = []
         for index, data in enumerate(images):
-            deadline.check()
+            clock.enter(Phase.INPUT)
             try:
                 pixels = decode(data, channels=self.channels, limits=limits)
             except ImageError as error:

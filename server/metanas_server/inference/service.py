@@ -5,6 +5,7 @@ The methods implement the calls of the same names in
 """
 # ruff: noqa: N802 (the protocol names the methods)
 
+import asyncio
 from importlib.metadata import version
 from typing import Any
 
@@ -18,15 +19,18 @@ from metanas_server.callers.access import Callers
 from metanas_server.config import ServerConfig
 from metanas_server.errors import NotFound
 from metanas_server.inference import convert
+from metanas_server.inference.clock import Clock, Phase
 from metanas_server.inference.engine import Engine
 from metanas_server.inference.open_model import OpenModel
-from metanas_server.inference.query import Deadline
+from metanas_server.inference.statistics import Statistics
 from metanas_server.resources import ModelRecord
 from metanas_server.storage.database import Records
 
 Context = aio.ServicerContext[Any, Any]
 SERVER_NAME = "metanas-server"
-EXTENSIONS = ("classification",)
+EXTENSIONS = ("classification", "model_repository", "model_configuration", "statistics")
+MOST_COUNTED, MOST_LISTED = 1000, 10_000
+"""Most models with statistics, and in the index of the repository; the .proto file says so."""
 
 
 class InferenceService(stubs.GRPCInferenceServiceServicer):
@@ -53,6 +57,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         )
         self._records = records
         self._engine = engine
+        self._statistics = Statistics(MOST_COUNTED)
 
     async def ServerLive(
         self, request: protocol.ServerLiveRequest, context: Context
@@ -97,17 +102,74 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelInferResponse:
         """See the .proto file."""
         record = self._find(request.model_name, request.model_version, context)
-        deadline = Deadline(self._seconds)
+        clock = Clock(self._seconds)
 
         def work(model: OpenModel) -> protocol.ModelInferResponse:
+            clock.enter(Phase.INPUT)
             query = convert.read_query(request, model, self._limits, self._most_images)
             names = [each.name for each in query.wanted]
-            outputs = model.run(query.images, names, self._limits, deadline)
+            outputs = model.run(query.images, names, self._limits, clock)
+            clock.enter(Phase.OUTPUT)
             return convert.write_answer(request, model, query, outputs)
 
         caller, size = self._callers.of(context).name, request.ByteSize()
-        with self._budget.hold(caller, size):
-            return await self._engine.answer(record, caller, work, deadline)
+        try:
+            with self._budget.hold(caller, size):
+                answer = await self._engine.answer(record, caller, work, clock)
+        except BaseException:
+            self._statistics.failed(record, clock)
+            raise
+        self._statistics.answered(record, request.inputs[0].shape[0], clock)
+        return answer
+
+    async def ModelConfig(
+        self, request: protocol.ModelConfigRequest, context: Context
+    ) -> protocol.ModelConfigResponse:
+        """See the .proto file."""
+        record = self._find(request.name, request.version, context)
+        model = await self._engine.model(record, self._callers.of(context).name)
+        return convert.write_config(request.name, model, self._most_images)
+
+    async def ModelStatistics(
+        self, request: protocol.ModelStatisticsRequest, context: Context
+    ) -> protocol.ModelStatisticsResponse:
+        """See the .proto file."""
+        if request.name:
+            record = self._find(request.name, request.version, context)
+            counts = [self._statistics.of(record)]
+        else:
+            ids = self._records.model_ids(MOST_LISTED, self._callers.of(context).scope)
+            visible = set(ids)
+            counts = [each for each in self._statistics.all() if each.id in visible]
+        return protocol.ModelStatisticsResponse(
+            model_stats=[
+                convert.write_statistics(each, self._engine.open_bytes(each.digest))
+                for each in counts
+            ]
+        )
+
+    async def RepositoryIndex(
+        self, request: protocol.RepositoryIndexRequest, context: Context
+    ) -> protocol.RepositoryIndexResponse:
+        """See the .proto file."""
+        ids = self._records.model_ids(MOST_LISTED, self._callers.of(context).scope)
+        return await asyncio.to_thread(convert.write_index, ids)
+
+    async def RepositoryModelLoad(
+        self, request: protocol.RepositoryModelLoadRequest, context: Context
+    ) -> protocol.RepositoryModelLoadResponse:
+        """See the .proto file."""
+        convert.refuse_parameters(request)
+        record = self._find(request.model_name, "", context)
+        await self._engine.model(record, self._callers.of(context).name)
+        return protocol.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: protocol.RepositoryModelUnloadRequest, context: Context
+    ) -> protocol.RepositoryModelUnloadResponse:
+        """See the .proto file."""
+        self._engine.forget(self._find(request.model_name, "", context))
+        return protocol.RepositoryModelUnloadResponse()
 
     def _find(self, name: str, version: str, context: Context) -> ModelRecord:
         id_ = convert.read_model_id(name, version)

@@ -180,6 +180,15 @@ class Records:
         rows = self._page("models", before, count, {"owner = ?": scope})
         return [(number, _model(body)) for number, body in rows]
 
+    def model_ids(self, count: int, scope: str | None) -> list[str]:
+        """Return the ids of at most `count` models, newest first."""
+        rows = self._db.execute(
+            "SELECT id FROM models WHERE :owner IS NULL OR owner = :owner"
+            " ORDER BY number DESC LIMIT :count",
+            {"owner": scope, "count": count},
+        )
+        return [id_ for (id_,) in rows]
+
     def delete_model(self, id_: str) -> None:
         """Delete the record of a model; its file stays."""
         with self._change():
