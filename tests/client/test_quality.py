@@ -14,6 +14,8 @@ from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
 from metanas.spec.examples import Example
 from metanas_client import InvalidInput, Model, ModelFileError
+from metanas_client.quality.charts import confusion_matrix
+from metanas_data.metrics import measure
 from tests.client.conftest import draw
 from tests.client.test_cli import metanas
 
@@ -141,6 +143,13 @@ def test_a_result_shows_itself_in_a_notebook(model: Model, held_out: Path) -> No
     html = model.test(held_out)._repr_html_()
     assert "accuracy" in html
     assert '<table class="confusion">' in html
+    assert '<th scope="col">ü</th>' in html
+
+
+def test_columns_of_long_labels_have_numbers() -> None:
+    html = confusion_matrix(measure(["a", "a long <label>"], [0, 1, 1], [0, 1, 0], [0.5] * 3))
+    assert '<th scope="col"><abbr title="a long &lt;label&gt;">2</abbr></th>' in html
+    assert "<b>2</b> a long &lt;label&gt;</th>" in html
 
 
 def test_the_command_prints_tables_and_writes_files(

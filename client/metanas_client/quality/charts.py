@@ -13,6 +13,8 @@ from metanas_data.metrics import Metrics, ReliabilityBin
 
 SIDE = 300
 """Side of the reliability diagram in its own units."""
+LONGEST_HEAD = 4
+"""Most characters of a label at the head of a column."""
 LARGEST_DOT, SMALLEST_DOT = 13.0, 3.0
 
 
@@ -43,16 +45,21 @@ def class_table(metrics: Metrics) -> str:
 
 
 def confusion_matrix(metrics: Metrics) -> str:
-    """Return the matrix: rows are true classes, columns are predicted ones by their number."""
+    """Return the matrix: rows are true classes, columns are predicted ones.
+
+    Columns have numbers if a label is longer than `LONGEST_HEAD`.
+    """
     names = [safe(one.label) for one in metrics.classes]
-    heads = [f'<abbr title="{name}">{number}</abbr>' for number, name in enumerate(names, 1)]
+    short = all(len(one.label) <= LONGEST_HEAD for one in metrics.classes)
+    heads = names if short else [_number(place, name) for place, name in enumerate(names, 1)]
     rows = []
     for index, counts in enumerate(metrics.confusion):
         cells = "".join(
             _cell(count, sum(counts), correct=index == column)
             for column, count in enumerate(counts)
         )
-        rows.append(f'<tr><th scope="row"><b>{index + 1}</b> {names[index]}</th>{cells}</tr>')
+        number = "" if short else f"<b>{index + 1}</b> "
+        rows.append(f'<tr><th scope="row">{number}{names[index]}</th>{cells}</tr>')
     return _table(("true class", *heads), rows, "confusion")
 
 
@@ -84,10 +91,14 @@ def _table(heads: Sequence[str], rows: Sequence[str], kind: str) -> str:
     )
 
 
+def _number(place: int, name: str) -> str:
+    return f'<abbr title="{name}">{place}</abbr>'
+
+
 def _bar(one: Proportion) -> str:
     """Return a share with its interval as a band."""
     if one.share is None:
-        return '<span class="quiet">no images</span>'
+        return '<span class="quiet">–</span>'
     place = f"--low:{one.low:.3f};--high:{one.high:.3f};--share:{one.share:.3f}"
     return (
         f'<span class="bar" style="{place}" title="{interval(one)}"></span>'

@@ -43,7 +43,7 @@ def page(
     few = f" The {len(wrong)} of the highest confidence are shown." if len(wrong) < mistakes else ""
     return Template(template).substitute(
         title=safe(title),
-        subtitle=f"Test on {images} held-out images of {len(metrics.classes)} classes",
+        subtitle=f"Test of {len(metrics.classes)} classes on {images} held-out images",
         figures="".join(
             f"<div><dt>{name}</dt><dd>{value}<small>{about}</small></dd></div>"
             for name, value, about in _figures(metrics)
