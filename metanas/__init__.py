@@ -17,7 +17,6 @@ if typing.TYPE_CHECKING:
     from metanas._api import (
         AdaptConfig,
         AdaptedModel,
-        Candidates,
         Checkpoint,
         EpisodeShape,
         Example,
@@ -27,11 +26,12 @@ if typing.TYPE_CHECKING:
         MetanasError,
         Report,
         Sampler,
+        UniversalSpace,
         adapt,
         evaluate,
-        load_candidates,
         load_checkpoint,
         load_dataset,
+        load_universal,
         read_folder,
     )
 
@@ -40,7 +40,6 @@ __version__ = "0.1.0"
 __all__ = [
     "AdaptConfig",
     "AdaptedModel",
-    "Candidates",
     "Checkpoint",
     "EpisodeShape",
     "Example",
@@ -50,12 +49,13 @@ __all__ = [
     "MetanasError",
     "Report",
     "Sampler",
+    "UniversalSpace",
     "__version__",
     "adapt",
     "evaluate",
-    "load_candidates",
     "load_checkpoint",
     "load_dataset",
+    "load_universal",
     "read_folder",
 ]
 

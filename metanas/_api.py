@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.prior import Candidates, load_candidates
 from metanas.adaptation.scheduler import adapt
+from metanas.adaptation.universal import UniversalSpace, load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import InvalidInput, MetanasError, Violation
 from metanas.evaluation.evaluate import evaluate
@@ -19,7 +19,6 @@ from metanas_data.folders import class_files
 __all__ = [
     "AdaptConfig",
     "AdaptedModel",
-    "Candidates",
     "Checkpoint",
     "EpisodeShape",
     "Example",
@@ -29,11 +28,12 @@ __all__ = [
     "MetanasError",
     "Report",
     "Sampler",
+    "UniversalSpace",
     "adapt",
     "evaluate",
-    "load_candidates",
     "load_checkpoint",
     "load_dataset",
+    "load_universal",
     "read_folder",
 ]
 

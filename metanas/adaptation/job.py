@@ -4,44 +4,29 @@
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from metanas.adaptation.adaptation import Adaptation, Stage
-from metanas.adaptation.estimate import leave_one_out
-from metanas.adaptation.metrics import (
-    Gap,
-    gap,
-    meta_features,
-    query_macs,
-    stream,
-    view_accuracy,
-)
-from metanas.adaptation.prior import Candidates, candidates_of, choose
+from metanas.adaptation.assemble import Branch, Joint, classifier_of, report_of
+from metanas.adaptation.metrics import Gap, gap
 from metanas.adaptation.read_task import read_images, task_of
-from metanas.adaptation.views import head_inputs
-from metanas.checkpoint import Checkpoint
+from metanas.adaptation.universal import Source, cards_of, channels_of, choose, defaults_of
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
-from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.onnx_model import to_onnx
 from metanas.export.verify import check
 from metanas.images.support_set import Task
-from metanas.nn.heads import HEADS
-from metanas.spec.card import CheckpointCard, check_options
+from metanas.spec.card import check_options
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig, Option
 from metanas.spec.report import Progress, Report
-from metanas.supernet.discrete import features_of
-from metanas.util.work import Parts
 
 OnProgress = Callable[[Progress], None]
 Result = TypeVar("Result")
@@ -122,7 +107,7 @@ class Job:
 
     def __init__(  # noqa: PLR0913 (the arguments of `adapt`, and `alone`)
         self,
-        checkpoint: Checkpoint | Candidates,
+        checkpoint: Source,
         examples: Sequence[Example],
         *,
         classes: Sequence[str] | None = None,
@@ -212,7 +197,7 @@ class Job:
     @torch.no_grad()
     def _make(
         self,
-        source: Checkpoint | Candidates,
+        source: Source,
         examples: Sequence[Example],
         classes: Sequence[str] | None,
         overrides: Options,
@@ -222,59 +207,75 @@ class Job:
         seed = self.seed
 
         yield Progress("decode", 0, len(examples))
-        cards = [each.card for each in candidates_of(source)]
-        for card in cards:
-            check_options(options_of(overrides, card), card.input, card.space)
-        channels = max(card.input.channels for card in cards)
-        images = yield from read_images(examples, classes, limits, channels)
+        options = options_of(overrides, source)
+        images = yield from read_images(examples, classes, limits, channels_of(source))
         labels = [example.label for example in examples]
-        checkpoint, shares = choose(source, images, labels)
-        options = options_of(overrides, checkpoint.card)
-        task = self.task = yield from task_of(
-            images, labels, classes, checkpoint=checkpoint, seed=seed
-        )
-        generator = torch.Generator().manual_seed(seed)
-        adaptation = self.adaptation = Adaptation(checkpoint, task.support, options, generator)
+        choice = choose(source, images, labels)
+        tasks = list[Task]()
+        for checkpoint, _ in choice.branches:
+            task = yield from task_of(images, labels, classes, checkpoint=checkpoint, seed=seed)
+            tasks.append(task)
+        self.task = tasks[0]
 
-        yield Progress("adapt", 0, options.steps)
-        yield from _steps(adaptation, Stage.ADAPT)
-
-        yield Progress("prune", 0, 1)
-        pruning = gap(checkpoint, adaptation.soft, task.support, options, seed)
-        yield None
-
-        yield Progress("tune", 0, options.tuning_steps)
-        yield from _steps(adaptation, Stage.TUNE)
+        branches = list[Branch]()
+        for (checkpoint, share), task in zip(choice.branches, tasks, strict=True):
+            generator = torch.Generator().manual_seed(seed)
+            self.adaptation = Adaptation(checkpoint, task.support, options, generator)
+            pruning = yield from _adapted(self.adaptation, seed)
+            branches.append(Branch(self.adaptation, task, share, pruning))
+        joint = Joint(tuple(branches), choice.origin, choice.scale)
 
         yield Progress("export", 0, 1)
-        classifier, logits = yield from classifier_of(adaptation, task)
+        classifier, logits = yield from classifier_of(joint)
         metadata = metadata_of(
-            checkpoint,
-            task,
-            options,
-            seed,
-            genotype=adaptation.decided,
-            classifier=classifier,
-            logits=logits,
+            joint.origin, self.task, classifier, logits, options=options, seed=seed
         )
-        proto = to_onnx(classifier, checkpoint.ops, metadata)
+        proto = to_onnx(classifier, joint.ops, metadata)
         yield None
 
         yield Progress("check", 0, 1)
-        onnx, difference = yield from check(proto, task.images, logits, options.shift_pixels)
+        shift = options.shift_pixels
+        onnx, difference = yield from check(proto, self.task.images, logits, shift)
 
         self._time.turn_to("report")
-        report = yield from _report(adaptation, task, classifier, pruning, onnx, difference, seed)
+        report = yield from report_of(joint, classifier, onnx, difference, seed)
         self._time.stop()
         seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
-        report = replace(report, seconds=seconds, prior=shares)
+        report = replace(report, seconds=seconds, prior=choice.prior)
         sha256 = hashlib.sha256(onnx).hexdigest()
-        return AdaptedModel(onnx, sha256, adaptation.decided, task.support.classes, report)
+        genotype, classes = joint.first.adaptation.decided, self.task.support.classes
+        return AdaptedModel(onnx, sha256, genotype, classes, report)
 
 
-def options_of(options: Options, card: CheckpointCard) -> AdaptConfig:
-    """Complete options by the defaults of a checkpoint."""
-    return options if isinstance(options, AdaptConfig) else card.defaults.replace(options or {})
+def options_of(options: Options, source: Source) -> AdaptConfig:
+    """Complete options by the defaults of a checkpoint, or of the universal search space.
+
+    Raises:
+        InvalidInput: an option that does not exist, that is out of bounds, or that does not suit
+            one of the networks.
+    """
+    given = options or {}
+    defaults = defaults_of(source)
+    complete = given if isinstance(given, AdaptConfig) else defaults.replace(given)
+    for card in cards_of(source):
+        check_options(complete, card.input, card.space)
+    return complete
+
+
+def _adapted(adaptation: Adaptation, seed: int) -> Work[Gap]:
+    """Adapt, prune and tune one network."""
+    options = adaptation.config
+    yield Progress("adapt", 0, options.steps)
+    yield from _steps(adaptation, Stage.ADAPT)
+
+    yield Progress("prune", 0, 1)
+    checkpoint, support = adaptation.checkpoint, adaptation.task
+    pruning = gap(checkpoint, adaptation.soft, support, options, seed)
+    yield None
+
+    yield Progress("tune", 0, options.tuning_steps)
+    yield from _steps(adaptation, Stage.TUNE)
+    return pruning
 
 
 def _steps(adaptation: Adaptation, stage: Stage) -> Work[None]:
@@ -284,75 +285,3 @@ def _steps(adaptation: Adaptation, stage: Stage) -> Work[None]:
         if progress is not None:
             yield progress
     yield None  # other jobs may step before the next stage begins
-
-
-def classifier_of(adaptation: Adaptation, task: Task) -> Parts[tuple[Classifier, Tensor]]:
-    """Build the classifier on the CPU; also return its logits of the support set."""
-    checkpoint, options = adaptation.checkpoint, adaptation.config
-    shift = options.shift_pixels
-    network, features = yield from adaptation.network()
-    inputs, members = head_inputs(task.support, checkpoint.card)
-    if shift or len(inputs) > len(features):
-        features = yield from features_of(network, inputs, shift)
-    scale = network.head["log_scale"].exp()
-    weight, bias = HEADS[options.head].linear(features, members, scale)
-    trunk = checkpoint.trunk
-    if trunk is not None and checkpoint.device.type != "cpu":
-        trunk = deepcopy(trunk).cpu()
-    classifier = Classifier(task.preprocess, network, weight, bias, scale, trunk, shift)
-    return classifier, features[: len(task.images)] @ classifier.weight.T + classifier.bias
-
-
-def _report(
-    adaptation: Adaptation,
-    task: Task,
-    classifier: Classifier,
-    pruning: Gap,
-    onnx: bytes,
-    difference: float,
-    seed: int,
-) -> Parts[Report]:
-    """Measure the finished model and write the report, without seconds and probabilities."""
-    checkpoint, options, support = adaptation.checkpoint, adaptation.config, task.support
-    card, genotype = checkpoint.card, adaptation.decided
-    accuracy = yield from view_accuracy(classifier, support, card.augment, seed)
-    held_out = None
-    if max(support.shots) > 1:
-        yield
-        features = yield from meta_features(checkpoint, support, options)
-        sets, scale = stream(seed, "report sets"), classifier.scale
-        held_out = leave_one_out(HEADS[options.head], features, support, scale, sets)
-    return Report(
-        checkpoint=card.name,
-        checkpoint_digest=card.digest,
-        prior={},
-        support_digest=task.digest,
-        seed=seed,
-        options=options.to_dict(),
-        ways=support.ways,
-        shots=support.shots,
-        steps=adaptation.taken[Stage.ADAPT],
-        tuning_steps=adaptation.taken[Stage.TUNE],
-        steps_saved=adaptation.saved,
-        seconds={},
-        parameters=_parameters(classifier),
-        macs=query_macs(classifier, support),
-        onnx_bytes=len(onnx),
-        accuracy_soft=pruning.soft,
-        accuracy_pruned=pruning.pruned,
-        accuracy=accuracy,
-        logit_gap=pruning.logits,
-        leave_one_out=held_out,
-        onnx_difference=difference,
-        meta_genotype_distance=genotype.distance(checkpoint.meta_genotype),
-        genotype=json.loads(genotype.to_json()),
-    )
-
-
-def _parameters(classifier: Classifier) -> int:
-    """Count the weights of the exported network, trunk and head included."""
-    named = classifier.network.named_parameters()
-    weights = sum(value.numel() for name, value in named if ".log_scale" not in name)
-    if classifier.trunk is not None:
-        weights += sum(value.numel() for value in classifier.trunk.parameters())
-    return weights + classifier.weight.numel() + classifier.bias.numel()

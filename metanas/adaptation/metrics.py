@@ -19,8 +19,15 @@ from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
+from metanas.nn.stem import EMBED
 from metanas.spec.options import AdaptConfig, AffineRange
-from metanas.supernet.discrete import chunk_size, features_of, freeze_statistics, from_supernet
+from metanas.supernet.discrete import (
+    DiscreteNetwork,
+    chunk_size,
+    features_of,
+    freeze_statistics,
+    from_supernet,
+)
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
 from metanas.util.work import Parts
@@ -103,27 +110,56 @@ def _features(
 
 @torch.no_grad()
 def view_accuracy(
-    classifier: Classifier, task: SupportSet, augment: AffineRange, seed: int
+    classifier: Classifier, tasks: Sequence[SupportSet], ranges: Sequence[AffineRange], seed: int
 ) -> Parts[float]:
-    """Measure the accuracy of the finished model on random views of the support images, 0 to 1."""
-    correct, generator = 0.0, stream(seed, REPORT_VIEWS)
-    count = chunk_size(task.images, classifier.shift_pixels)
-    for part in torch.arange(len(task.labels)).split(count):
+    """Measure the accuracy of the finished model on random views of the support images, 0 to 1.
+
+    tasks, ranges: the support set as each encoder gets it, and the ranges of its views. All
+        encoders see the same views.
+    """
+    labels, shift = tasks[0].labels, classifier.shift_pixels
+    correct, generators = 0.0, [stream(seed, REPORT_VIEWS) for _ in tasks]
+    count = min(chunk_size(task.images, shift) for task in tasks)
+    for part in torch.arange(len(labels)).split(count):
         yield
-        stored = None if task.views is None else task.views[part]
-        views = draw_views(task.images[part], stored, augment, generator)
-        correct += float((classifier.logits(views).argmax(1) == task.labels[part]).sum())
-    return correct / len(task.labels)
+        views = [
+            draw_views(
+                task.images[part], None if task.views is None else task.views[part], each, drawn
+            )
+            for task, each, drawn in zip(tasks, ranges, generators, strict=True)
+        ]
+        correct += float((classifier.logits(views).argmax(1) == labels[part]).sum())
+    return correct / len(labels)
 
 
 @torch.no_grad()
-def query_macs(classifier: Classifier, task: SupportSet) -> int:
-    """Count the multiply-accumulates of the finished model for one image, trunk included."""
-    macs = macs_of(classifier.network, with_copies(task.images[:1], classifier.shift_pixels))
-    if classifier.trunk is None:
-        return macs
-    size = classifier.preprocess.size
-    return macs + macs_of(classifier.trunk, torch.zeros(1, 3, size, size))
+def query_macs(classifier: Classifier, tasks: Sequence[SupportSet]) -> int:
+    """Count the multiply-accumulates of the finished model for one image, trunks included."""
+    macs, trunks = 0, set[tuple[int, int]]()
+    for encoder, task in zip(classifier.encoders, tasks, strict=True):
+        macs += macs_of(encoder.network, with_copies(task.images[:1], encoder.shift_pixels))
+        size = encoder.preprocess.size
+        if encoder.trunk is not None and (id(encoder.trunk), size) not in trunks:
+            trunks.add((id(encoder.trunk), size))
+            macs += macs_of(encoder.trunk, torch.zeros(1, 3, size, size))
+    return macs
+
+
+def weights_of_network(network: DiscreteNetwork) -> int:
+    """Count the weights of a pruned network that are in an exported file."""
+    embed, named = network.embed, dict(network.named_parameters())
+    without = {"head.log_scale"}
+    if embed is not None and embed.identity:
+        without.add(f"{EMBED}project.weight")
+    return sum(value.numel() for name, value in named.items() if name not in without)
+
+
+def weights_of(classifier: Classifier) -> int:
+    """Count the weights of the exported network, trunks and head included."""
+    trunks = {id(each.trunk): each.trunk for each in classifier.encoders if each.trunk is not None}
+    weights = sum(value.numel() for trunk in trunks.values() for value in trunk.parameters())
+    weights += sum(weights_of_network(encoder.network) for encoder in classifier.encoders)
+    return weights + classifier.weight.numel() + classifier.bias.numel()
 
 
 @torch.no_grad()

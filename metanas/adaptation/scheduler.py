@@ -29,8 +29,7 @@ from metanas.adaptation.job import (
     out_of_memory,
     too_large,
 )
-from metanas.adaptation.prior import Candidates
-from metanas.checkpoint import Checkpoint
+from metanas.adaptation.universal import Source
 from metanas.spec.examples import Example, Limits
 from metanas.spec.report import Progress
 from metanas.util.fields import Count, Fraction, Natural, check
@@ -222,7 +221,7 @@ def make_all(jobs: Sequence[Job], limits: StackLimits = StackLimits()) -> None:
 
 
 def adapt(
-    checkpoint: Checkpoint | Candidates,
+    checkpoint: Source,
     examples: Sequence[Example],
     *,
     classes: Sequence[str] | None = None,

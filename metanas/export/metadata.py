@@ -2,46 +2,58 @@
 
 import json
 from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from metanas import __version__
-from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier
 from metanas.images.support_set import Image, Task
-from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
 
 CONFORMANCE_TOLERANCE = 1e-3
 """Largest difference of a logit between another runtime and the conformance vector."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint of a model, or the universal search space."""
+
+    checkpoint: str
+    digest: str
+    architecture: Mapping[str, float] = field(default_factory=dict)
+    """Branch of the universal search space -> its share."""
+
+
 def metadata_of(
-    checkpoint: Checkpoint,
+    origin: Origin,
     task: Task,
-    options: AdaptConfig,
-    seed: int,
-    *,
-    genotype: Genotype,
     classifier: Classifier,
     logits: Tensor,
+    *,
+    options: AdaptConfig,
+    seed: int,
 ) -> dict[str, str]:
     """Return the properties of the file.
 
     logits: those of the classifier on the support set, (N, ways).
     """
-    card, space = checkpoint.card, checkpoint.card.space
+    network = classifier.encoders[0].network
+    space = network.space
+    universal = {"metanas.architecture": json.dumps(origin.architecture)}
     return {
         "metanas.version": __version__,
         "metanas.labels": json.dumps(task.support.classes, ensure_ascii=False),
-        "metanas.genotype": genotype.to_json(),
-        "metanas.checkpoint": card.name,
-        "metanas.checkpoint_digest": card.digest,
+        "metanas.genotype": network.genotype.to_json(),
+        "metanas.checkpoint": origin.checkpoint,
+        "metanas.checkpoint_digest": origin.digest,
         "metanas.support_digest": task.digest,
         "metanas.seed": str(seed),
-        "metanas.input": json.dumps({"channels": card.input.channels, "size": card.input.size}),
+        "metanas.input": json.dumps({"channels": classifier.channels, "size": classifier.size}),
         "metanas.options": json.dumps(options.to_dict()),
         "metanas.cells": json.dumps({"cells": space.cells, "reductions": space.reductions}),
+        **(universal if origin.architecture else {}),
         "metanas.conformance": _conformance(task.images[0], classifier, logits[0]),
     }
 
@@ -52,7 +64,7 @@ def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
     logits: those of the image, (ways,). From a large image, every k-th pixel is taken, or a photo
     would make the file several times larger. The logits are then computed again.
     """
-    step = max(1, max(image.shape) // (2 * classifier.preprocess.size))
+    step = max(1, max(image.shape) // (2 * classifier.size))
     small = image[::step, ::step]
     if step > 1:
         logits = classifier.logits(classifier.inputs(small))[0]

@@ -97,6 +97,12 @@ class Embedding(nn.Module):
         self.log_mix = nn.Parameter(torch.tensor(0.0)) if space.cells else None
         self.start()
 
+    @property
+    def identity(self) -> bool:
+        """True if the linear map changes nothing: the metric of the frozen trunk."""
+        matrix = self.project.weight.flatten(1)
+        return torch.equal(matrix, torch.eye(len(matrix)).to(matrix))
+
     @torch.no_grad()
     def start(self) -> None:
         """Start near the baseline: the cells have a small weight."""
@@ -126,8 +132,10 @@ class Embedding(nn.Module):
             for block, grid in space.trunk_pools
         ]
         joined = parts[0] if len(parts) == 1 else graph.concat(parts, axis=1)
-        matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
-        projected = graph.unit(graph.node("Gemm", [joined, matrix], transB=1))
+        if not self.identity:
+            matrix = graph.constant(self.project.weight.flatten(1).numpy(force=True))
+            joined = graph.node("Gemm", [joined, matrix], transB=1)
+        projected = graph.unit(joined)
         if features is None or self.log_mix is None:
             return projected
         mix = graph.constant(self.log_mix.exp().numpy(force=True))

@@ -32,7 +32,9 @@ class Report:
     checkpoint: str
     checkpoint_digest: str
     prior: Mapping[str, float]
-    """Checkpoint -> its probability, from which the prior chose; empty if the request names one."""
+    """Branch of the universal search space -> its share by the prior; empty for one checkpoint."""
+    architecture: Mapping[str, float]
+    """Branch of the universal search space -> its share in the model; empty for one checkpoint."""
     support_digest: str
     """SHA-256 over the classes, and over labels and decoded images, in order."""
     seed: int

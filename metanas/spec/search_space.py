@@ -104,6 +104,11 @@ class SearchSpace:
         return len(self.channels)
 
     @property
+    def unit_features(self) -> bool:
+        """True if the features that enter the head have length one, or are parts of length one."""
+        return self.unit or bool(self.trunk)
+
+    @property
     def features(self) -> int:
         """Length of the feature vector that enters the head."""
         return self.nodes * self.channels[-1] * self.grid**2

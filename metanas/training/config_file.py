@@ -18,11 +18,20 @@ from metanas.util.fields import Declaration, describe
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check a configuration: TOML, or the JSON in the folder of a checkpoint.
+    """Read and check the configuration of a run: TOML, or the JSON in the folder of a checkpoint.
 
     Raises:
         InvalidInput: the file is missing or no TOML; keys are unknown or missing; values are out of
             bounds.
+    """
+    return schema.build(RunConfig, read_table(path, overrides))
+
+
+def read_table(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a table of TOML or JSON, with the overrides in their places.
+
+    Raises:
+        InvalidInput: CONFIG_UNREADABLE, the file is missing, or is no table.
     """
     parse = json.loads if path.suffix == ".json" else tomllib.loads
     try:
@@ -33,7 +42,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         message = f"is a JSON {type(raw).__name__}; a configuration is an object of sections"
         raise InvalidInput.single(str(path), "CONFIG_UNREADABLE", message)
     _merge(raw, parse_overrides(overrides))
-    return schema.build(RunConfig, raw)
+    return raw
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.prior import load_candidates
+from metanas.adaptation.universal import load_universal
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
@@ -117,7 +117,7 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
     )
     prior = Prior(checkpoints=digests, weights=weights, bias=(0.0, 0.0))
     (tmp_path / "all" / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
-    candidates = load_candidates(tmp_path / "all")
+    candidates = load_universal(tmp_path / "all")
     examples = [Example(label, image) for label, images in few().items() for image in images]
     own = adapt(candidates, examples, options={"steps": 4})
     with (

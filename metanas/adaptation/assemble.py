@@ -1,0 +1,165 @@
+"""The last stages of a request: join the adapted networks under one head, and write the report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from metanas.adaptation.adaptation import Adaptation, Stage
+from metanas.adaptation.estimate import leave_one_out
+from metanas.adaptation.metrics import (
+    Gap,
+    meta_features,
+    query_macs,
+    stream,
+    view_accuracy,
+    weights_of,
+)
+from metanas.adaptation.views import head_inputs
+from metanas.export.metadata import Origin
+from metanas.export.onnx_model import Classifier, Encoder
+from metanas.images.support_set import Task
+from metanas.nn.heads import HEADS
+from metanas.nn.ops import Op
+from metanas.nn.prototypes import membership
+from metanas.spec.options import AdaptConfig
+from metanas.spec.report import Report
+from metanas.supernet.discrete import features_of
+from metanas.util.work import Parts
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A branch of a model: an adaptation that has ended, and the support set as it got it."""
+
+    adaptation: Adaptation
+    task: Task
+    share: float
+    """Share of the joined features; the sum over the branches of a model is 1."""
+    pruning: Gap
+
+    @property
+    def ops(self) -> Mapping[str, Op]:
+        """The operations of its network, by name."""
+        return self.adaptation.checkpoint.ops
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The branches of a model, the one with the largest share first."""
+
+    branches: tuple[Branch, ...]
+    origin: Origin
+    scale: float | None = None
+    """Scale of the logits. None takes that of a checkpoint, which is then the only one; its
+    features are as they are."""
+
+    @property
+    def ops(self) -> Mapping[str, Op]:
+        """The operations of all networks, by name."""
+        return {name: op for each in self.branches for name, op in each.ops.items()}
+
+    @property
+    def task(self) -> Task:
+        """The support set as the first branch got it."""
+        return self.first.task
+
+    @property
+    def options(self) -> AdaptConfig:
+        """The options of all branches."""
+        return self.first.adaptation.config
+
+    @property
+    def first(self) -> Branch:
+        """The branch with the largest share."""
+        return self.branches[0]
+
+    def features(self, parts: Sequence[Tensor]) -> Tensor:
+        """Join features `(N, D)` of each branch: of length one, times the root of its share."""
+        if self.scale is None:
+            return parts[0]
+        units = [F.normalize(part, dim=1) for part in parts]
+        roots = [branch.share**0.5 for branch in self.branches]
+        return torch.cat([unit * root for unit, root in zip(units, roots, strict=True)], dim=1)
+
+
+def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
+    """Build the classifier on the CPU; also return its logits of the support set."""
+    first, options = joint.first, joint.options
+    encoders, parts = list[Encoder](), list[Tensor]()
+    members = membership(first.task.support.labels, first.task.support.ways)
+    for branch in joint.branches:
+        adaptation, task, shift = branch.adaptation, branch.task, options.shift_pixels
+        network, features = yield from adaptation.network()
+        inputs, members = head_inputs(task.support, adaptation.checkpoint.card)
+        if shift or len(inputs) > len(features):
+            features = yield from features_of(network, inputs, shift)
+        trunk = adaptation.checkpoint.trunk
+        if trunk is not None and adaptation.checkpoint.device.type != "cpu":
+            trunk = deepcopy(trunk).cpu()
+        unit = joint.scale is not None and not network.space.unit_features
+        encoders.append(Encoder(task.preprocess, network, trunk, shift, unit))
+        parts.append(features)
+    scale = encoders[0].network.head["log_scale"].exp()
+    if joint.scale is not None:
+        scale = torch.tensor(joint.scale)
+    features = joint.features(parts)
+    weight, bias = HEADS[options.head].linear(features, members, scale)
+    logits = features[: len(first.task.images)] @ weight.T + bias
+    if joint.scale is not None:  # the encoders' features have length one
+        lengths = torch.tensor([part.shape[1] for part in parts])
+        shares = torch.tensor([branch.share for branch in joint.branches])
+        weight = weight * shares.sqrt().repeat_interleave(lengths)
+    return Classifier(tuple(encoders), weight, bias, scale), logits
+
+
+def report_of(
+    joint: Joint, classifier: Classifier, onnx: bytes, difference: float, seed: int
+) -> Parts[Report]:
+    """Measure the finished model and write the report, without seconds and prior."""
+    first, options, support = joint.first, joint.options, joint.task.support
+    tasks = [branch.task.support for branch in joint.branches]
+    adaptations = [branch.adaptation for branch in joint.branches]
+    ranges = [each.checkpoint.card.augment for each in adaptations]
+    accuracy = yield from view_accuracy(classifier, tasks, ranges, seed)
+    held_out = None
+    if max(support.shots) > 1:
+        parts = []
+        for adaptation, task in zip(adaptations, tasks, strict=True):
+            yield
+            features = yield from meta_features(adaptation.checkpoint, task, options)
+            parts.append(features)
+        sets, head = stream(seed, "report sets"), HEADS[options.head]
+        held_out = leave_one_out(head, joint.features(parts), support, classifier.scale, sets)
+    return Report(
+        checkpoint=joint.origin.checkpoint,
+        checkpoint_digest=joint.origin.digest,
+        prior={},
+        architecture=joint.origin.architecture,
+        support_digest=first.task.digest,
+        seed=seed,
+        options=options.to_dict(),
+        ways=support.ways,
+        shots=support.shots,
+        steps=sum(each.taken[Stage.ADAPT] for each in adaptations),
+        tuning_steps=sum(each.taken[Stage.TUNE] for each in adaptations),
+        steps_saved=sum(each.saved for each in adaptations),
+        seconds={},
+        parameters=weights_of(classifier),
+        macs=query_macs(classifier, tasks),
+        onnx_bytes=len(onnx),
+        accuracy_soft=first.pruning.soft,
+        accuracy_pruned=first.pruning.pruned,
+        accuracy=accuracy,
+        logit_gap=first.pruning.logits,
+        leave_one_out=held_out,
+        onnx_difference=difference,
+        meta_genotype_distance=sum(
+            each.decided.distance(each.checkpoint.meta_genotype) for each in adaptations
+        ),
+        genotype=json.loads(first.adaptation.decided.to_json()),
+    )
