@@ -20,7 +20,7 @@ from benchmarks.harness.tables import figure, milliseconds, table
 from benchmarks.harness.timing import in_turns, seconds, spread
 from benchmarks.harness.workloads import Workload, checkpoint_of, task_of
 from metanas.adaptation.adaptation import Adaptation
-from metanas.adaptation.job import classifier_of
+from metanas.adaptation.assemble import classifier_of, joint_of
 from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier, to_onnx
 from metanas.export.verify import check
@@ -47,11 +47,12 @@ class Plain(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier
-        self.network = classifier.network  # what it holds becomes part of this module
-        self.trunk = classifier.trunk or nn.Identity()
+        (encoder,) = classifier.encoders
+        self.network = encoder.network  # what it holds becomes part of this module
+        self.trunk = encoder.trunk or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classifier.logits(self.trunk(x))
+        return self.classifier.logits([self.trunk(x)])
 
 
 def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
@@ -81,12 +82,12 @@ def classifier(checkpoint: Checkpoint, task: Task) -> Classifier:
     """Build the classifier of no step: the meta-architecture with its head."""
     options = checkpoint.card.defaults.replace({"steps": 0, "tuning_steps": 0})
     adaptation = Adaptation(checkpoint, task.support, options, torch.Generator())
-    return whole(classifier_of(adaptation, task))[0]
+    return whole(classifier_of(joint_of(adaptation, task)))[0]
 
 
 @torch.no_grad()
 def _direct(classifier: Classifier, checkpoint: Checkpoint, task: Task) -> dict[str, float]:
-    expected = classifier.logits(task.support.images)
+    expected = classifier.logits([task.support.images])
     start = perf_counter()
     proto = to_onnx(classifier, checkpoint.ops, {})
     built = perf_counter()
@@ -98,7 +99,7 @@ def _direct(classifier: Classifier, checkpoint: Checkpoint, task: Task) -> dict[
 
 def torch_export(classifier: Classifier) -> None:
     """Export the same network, of preprocessed images, by torch's own exporter."""
-    size, channels = classifier.preprocess.size, classifier.network.space.input_channels
+    size, channels = classifier.size, classifier.channels
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside of the exporter
         module, example = Plain(classifier).eval(), (torch.zeros(2, channels, size, size),)

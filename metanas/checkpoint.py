@@ -26,6 +26,7 @@ from metanas.nn.partial_channels import candidates
 from metanas.nn.trunk import Trunk
 from metanas.spec.card import CARD_FILE, WEIGHTS_FILES, CheckpointCard, card_json, read_card
 from metanas.spec.genotype import CELL_KINDS, Genotype
+from metanas.spec.options import AdaptConfig
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import RELAXATIONS, Relaxation
 from metanas.supernet.supernet import Supernet, genotype_of
@@ -49,6 +50,21 @@ class Checkpoint:
     """The pretrained network in front of the supernet, if there is one."""
     using: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     """A lock to hold while the supernet runs, which then contains the parameters of one caller."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.card.name
+
+    @property
+    def digest(self) -> str:
+        """Its digest."""
+        return self.card.digest
+
+    @property
+    def defaults(self) -> AdaptConfig:
+        """Its default options."""
+        return self.card.defaults
 
     @property
     def device(self) -> torch.device:

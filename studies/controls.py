@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
+from metanas.checkpoint import Checkpoint
 from metanas.evaluation.evaluate import job_of, queries_of, supernet_features
 from metanas.evaluation.resume import Plan
 from metanas.supernet.relaxations import Argmax
@@ -22,6 +23,7 @@ from metanas_data.journal import Record
 
 def linear_probe(plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
     """Measure the accuracy of a linear probe on these episodes."""
+    assert isinstance(plan.checkpoint, Checkpoint)
     for index in episodes:
         episode = plan.sampler.episode(index)
         job = job_of(plan.checkpoint, episode, plan.options)

@@ -1,15 +1,14 @@
-"""Compare a checkpoint with logistic regression on a frozen trunk, over many data sets.
+"""Compare the universal search space, or a checkpoint, with a frozen trunk, over many data sets.
 
-    python -m studies.domains meta_checkpoints/photos --data FOLDER --out FILE.json
+    python -m studies.domains meta_checkpoints --data FOLDER --out FILE.json
 
 Each data set is a domain. The control is EfficientNet-Lite0 as published, at 224 pixels: the mean
 of its last block, of unit length, under logistic regression with C = 100. Both meet the same
 episodes.
 
-The models of a checkpoint with a trunk, and without steps and views, are functions of the trunk's
-outputs, which are computed once for each image. Exported files answer the first --check episodes as
-well. Other checkpoints adapt in full, on --adapted episodes. The evaluations are in the folder
---work and resume from there; those of the control serve every checkpoint.
+Models take no step, so behind a trunk they are functions of the trunk's outputs, which are computed
+once for each image. Exported files answer the first --check episodes as well. The evaluations are
+in the folder --work and resume from there; those of the control serve every checkpoint.
 """
 
 import argparse
@@ -29,15 +28,17 @@ from torch.nn import functional as F
 from benchmarks.harness.results import Results, Row
 from benchmarks.harness.tables import table
 from metanas.adaptation.adaptation import Adaptation
-from metanas.adaptation.job import classifier_of
+from metanas.adaptation.assemble import Branch, Joint, classifier_of
+from metanas.adaptation.metrics import query_macs
 from metanas.adaptation.scheduler import make_all
-from metanas.checkpoint import Checkpoint, load_checkpoint
+from metanas.adaptation.universal import choose, load_source
+from metanas.checkpoint import Checkpoint
 from metanas.evaluation.compare import paired
-from metanas.evaluation.evaluate import job_of, queries_of
-from metanas.evaluation.resume import Plan, measured, run_plan
+from metanas.evaluation.evaluate import job_of
+from metanas.evaluation.resume import Plan, run_plan
 from metanas.export.verify import run as run_model
 from metanas.export.verify import session
-from metanas.images.support_set import SupportSet, Task, preprocessing_for
+from metanas.images.support_set import Image, Preprocessing, SupportSet, Task, preprocessing_for
 from metanas.nn.ops import OPS
 from metanas.nn.pretrained import SOURCES, pretrained_trunk
 from metanas.nn.trunk import CHUNK
@@ -46,7 +47,9 @@ from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.spec.search_space import SearchSpace
 from metanas.supernet.supernet import Supernet
 from metanas.util.work import whole
-from metanas_data.datasets.dataset import Dataset, Images, pixels, read_dataset
+from metanas_data.arrays import with_channels
+from metanas_data.datasets.dataset import Dataset, pixels, read_dataset
+from metanas_data.datasets.dataset import Images as Encoded
 from metanas_data.datasets.episodes import Sampler
 from metanas_data.evaluations import column
 from metanas_data.intervals import mean_of
@@ -64,59 +67,92 @@ TRUNK = "efficientnet-lite0"
 log = logging.getLogger(__name__)
 
 
-class TrunkOutputs:
-    """The outputs of a checkpoint's trunk for images that stay in memory, each computed once."""
+class Inputs:
+    """The inputs of networks for images that stay in memory; trunks see each image once."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.trunk, self.spec = checkpoint.trunk, checkpoint.card.input
-        self.preprocess = preprocessing_for([], self.spec)
-        self._rows: dict[int, Tensor] = {}
-        """Identity of an image -> its row `(K,)`."""
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, int, int], Tensor] = {}
+        """Trunk, size and image -> row `(K,)`."""
 
-    def __call__(self, classes: Mapping[str, Images]) -> Tensor:
-        """Return the rows `(N, K)` of all images of an episode's classes."""
-        images = [image for of_class in classes.values() for image in of_class]
-        missing = [image for image in images if id(image) not in self._rows]
+    def __call__(
+        self, checkpoint: Checkpoint, preprocess: Preprocessing, images: Sequence[Image]
+    ) -> Tensor:
+        """Return the inputs `(N, ...)` of a checkpoint's network."""
+        channels, trunk = checkpoint.card.input.channels, checkpoint.trunk
+        if trunk is None:
+            return torch.cat([preprocess(with_channels(image, channels)) for image in images])
+        keys = [(id(trunk), preprocess.size, id(image)) for image in images]
+        missing = [at for at, key in enumerate(keys) if key not in self._rows]
         for start in range(0, len(missing), CHUNK):
             part = missing[start : start + CHUNK]
-            inputs = [self.preprocess(pixels(image, self.spec.channels)) for image in part]
-            assert self.trunk is not None
-            self._rows.update(zip(map(id, part), self.trunk(torch.cat(inputs)), strict=True))
-        return torch.stack([self._rows[id(image)] for image in images])
+            rows = trunk(torch.cat([preprocess(images[at]) for at in part]))
+            self._rows.update(zip((keys[at] for at in part), rows, strict=True))
+        return torch.stack([self._rows[key] for key in keys])
+
+
+class Images:
+    """The decoded images of a data set; each is decoded once."""
+
+    def __init__(self) -> None:
+        self._images: dict[int, Image] = {}
+
+    def __call__(self, classes: Mapping[str, Encoded]) -> list[Image]:
+        """Return the images of an episode's classes in order, in RGB."""
+        every = [image for of_class in classes.values() for image in of_class]
+        for image in every:
+            if id(image) not in self._images:
+                self._images[id(image)] = pixels(image, 3)
+        return [self._images[id(image)] for image in every]
 
 
 @torch.no_grad()
 def closed_form(
-    outputs: TrunkOutputs, check: int, plan: Plan, episodes: Sequence[int]
+    inputs: Inputs, images: Images, check: int, plan: Plan, episodes: Sequence[int]
 ) -> Iterator[Record]:
-    """Measure a checkpoint without steps and views, and compare exported files with it."""
-    shape = plan.sampler.shape
+    """Measure models without steps, and compare exported files with them."""
+    source, shape = plan.checkpoint, plan.sampler.shape
     labels = torch.arange(shape.ways).repeat_interleave(shape.shots)
     for index in episodes:
         episode = plan.sampler.episode(index)
-        support = SupportSet(outputs(episode.support), labels, tuple(episode.support))
-        adaptation = Adaptation(plan.checkpoint, support, plan.options, torch.Generator())
-        task = Task((), outputs.preprocess, support, "")
-        classifier, _ = whole(classifier_of(adaptation, task))
-        logits = classifier.logits(outputs(episode.queries))
-        record = _record(plan, index, logits.argmax(1).tolist())
+        support, queries = images(episode.support), images(episode.queries)
+        names = tuple(episode.support)
+        choice = choose(source, support, [names[label] for label in labels.tolist()])
+        branches, query_inputs = list[Branch](), list[Tensor]()
+        for checkpoint, share in choice.branches:
+            card = checkpoint.card
+            converted = [with_channels(image, card.input.channels) for image in support]
+            preprocess = preprocessing_for(converted, card.input)
+            task = SupportSet(inputs(checkpoint, preprocess, support), labels, names)
+            adaptation = Adaptation(checkpoint, task, plan.options, torch.Generator())
+            branches.append(Branch(adaptation, Task((), preprocess, task, ""), share))
+            query_inputs.append(inputs(checkpoint, preprocess, queries))
+        joint = Joint(tuple(branches), choice.origin, choice.scale)
+        classifier, _ = whole(classifier_of(joint))
+        logits = classifier.logits(query_inputs)
+        macs = query_macs(classifier, [each.task.support for each in branches])
+        record = {**_record(plan, index, logits.argmax(1).tolist()), "macs": macs}
         if index < check:
-            job = job_of(plan.checkpoint, episode, plan.options)
+            job = job_of(source, episode, plan.options)
             make_all([job])
-            queries, _ = queries_of(episode, outputs.spec.channels)
-            exported = torch.from_numpy(run_model(session(job.result().onnx), queries))
-            other = int((exported.argmax(1) != logits.argmax(1)).sum())
-            record = {**record, "other": other, "off": float((exported - logits).abs().max())}
+            file = session(job.result().onnx)
+            answers = torch.from_numpy(
+                run_model(file, [with_channels(image, classifier.channels) for image in queries])
+            )
+            other = int((answers.argmax(1) != logits.argmax(1)).sum())
+            record = {**record, "other": other, "off": float((answers - logits).abs().max())}
         yield record
 
 
-def regression(outputs: TrunkOutputs, plan: Plan, episodes: Sequence[int]) -> Iterator[Record]:
+def regression(
+    control: Checkpoint, inputs: Inputs, images: Images, plan: Plan, episodes: Sequence[int]
+) -> Iterator[Record]:
     """Measure logistic regression on the outputs of the control's trunk, of unit length."""
     shape = plan.sampler.shape
     for index in episodes:
         episode = plan.sampler.episode(index)
+        preprocess = preprocessing_for([], control.card.input)
         support, queries = (
-            F.normalize(outputs(classes), dim=1).numpy()
+            F.normalize(inputs(control, preprocess, images(classes)), dim=1).numpy()
             for classes in (episode.support, episode.queries)
         )
         model = LogisticRegression(C=100.0, max_iter=1000)
@@ -177,7 +213,7 @@ def tables(results: Results) -> Mapping[str, str]:
 
 def _domains(title: str, rows: Sequence[Row]) -> str:
     header = [title, "episodes", f"{rows[0]['checkpoint']}, %", "frozen Lite0, %"]
-    header += ["difference, points", "outcome"]
+    header += ["difference, points", "outcome", "million MACs"]
     lines, means = [], []
     for row in rows:
         comparison = paired(row["accuracy"], row["control"])
@@ -185,11 +221,13 @@ def _domains(title: str, rows: Sequence[Row]) -> str:
         means.append((one.mean, other.mean, comparison.difference.mean))
         line = [row["dataset"].removesuffix(".npz"), str(comparison.episodes)]
         lead = comparison.difference
-        lines.append([*line, percent(one), percent(other), points(lead), outcome(lead)])
+        macs = f"{mean_of(row['macs']).mean / 1e6:.0f}"
+        lines.append([*line, percent(one), percent(other), points(lead), outcome(lead), macs])
     if len(rows) > 1:
         one, other, lead = (mean_of(each) for each in zip(*means, strict=True))
         line = ["mean over domains", "", percent(one), percent(other), points(lead)]
-        lines.append([*line, outcome(lead)])
+        every = [mean_of(row["macs"]).mean / 1e6 for row in rows]
+        lines.append([*line, outcome(lead), f"{sum(every) / len(every):.0f}"])
     return table(header, lines)
 
 
@@ -202,36 +240,34 @@ def _files(rows: Sequence[Row]) -> str:
 
 def _study(options: argparse.Namespace) -> Iterator[Row]:
     """Read all data sets, so that bad input shows before the first evaluation; then run."""
-    checkpoint, control = load_checkpoint(options.checkpoint), frozen_lite0()
-    card, defaults = checkpoint.card, checkpoint.card.defaults
-    adapted = card.views or defaults.steps or defaults.tuning_steps or card.input.dark_background
-    fast = checkpoint.trunk is not None and not adapted
-    ours = partial(closed_form, TrunkOutputs(checkpoint), options.check) if fast else measured
-    theirs = partial(regression, TrunkOutputs(control))
+    source, control = load_source(options.checkpoint), frozen_lite0()
+    inputs, images = Inputs(), Images()
+    closed = source.defaults.replace({"steps": 0, "tuning_steps": 0, "shift_pixels": 0})
+    ours = partial(closed_form, inputs, images, options.check)
+    theirs = partial(regression, control, inputs, images)
     datasets = [read_dataset(options.data / f"{pack}.npz") for pack in options.packs]
     samplers = [
         sampler_of(dataset, shape, options.queries, options.seed)
         for dataset in datasets
         for shape in options.shapes
     ]
-    count = options.episodes if fast else min(options.episodes, options.adapted)
     options.work.mkdir(parents=True, exist_ok=True)
     for sampler in (each for each in samplers if each is not None):
-        plan = Plan(checkpoint=checkpoint, sampler=sampler, episodes=count, options=defaults)
+        plan = Plan(checkpoint=source, sampler=sampler, episodes=options.episodes, options=closed)
         same = replace(plan, checkpoint=control, options=control.card.defaults)
         records, controls = (
             run_plan(each, options.work / _name(each), measure=measure)
             for each, measure in ((plan, ours), (same, theirs))
         )
-        columns = {name: column(records, name) for name in ("accuracy", "other", "off")}
+        columns = {name: column(records, name) for name in ("accuracy", "macs", "other", "off")}
         yield {**plan.settings(), **columns, "control": column(controls, "accuracy")}
 
 
 def _name(plan: Plan) -> str:
     """Name the file of an evaluation, and say that it is being made."""
-    card, sampler = plan.checkpoint.card, plan.sampler
+    source, sampler = plan.checkpoint, plan.sampler
     shape = f"{sampler.shape.ways}x{sampler.shape.shots}"
-    name = f"{card.name}-{card.digest[:8]}-{sampler.dataset.name}-{shape}.json"
+    name = f"{source.name}-{source.digest[:8]}-{sampler.dataset.name}-{shape}.json"
     print(f"evaluate {name}", file=sys.stderr, flush=True)
     return name
 
@@ -239,12 +275,11 @@ def _name(plan: Plan) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     made = command(TOPIC, __doc__)
     add, count = made.add_argument, partial(made.add_argument, type=int, metavar="N")
-    add("checkpoint", type=Path, help="its folder")
+    add("checkpoint", type=Path, help="its folder, or that of universal.json")
     add("--data", type=Path, required=True, help="folder of npz files")
     add("--packs", nargs="+", default=PACKS, metavar="NAME", help="files in it (%(default)s)")
     add("--shapes", nargs="+", default=["5x1", "5x5", "10x20"], metavar="WAYSxSHOTS")
     count("--episodes", default=100, help="of a domain and shape (%(default)s)")
-    count("--adapted", default=20, help="the most if each adapts in full (%(default)s)")
     count("--queries", default=5, help="the most of a class (%(default)s)")
     count("--check", default=2, help="episodes exported in full (%(default)s)")
     count("--seed", default=0, help="seed of the episodes (%(default)s)")

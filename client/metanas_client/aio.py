@@ -116,7 +116,7 @@ class AsyncClient:
             support: a folder with one sub-folder a class; class -> images (paths, encoded bytes or
                 arrays); or (class, image) pairs.
             checkpoint: name of a checkpoint; without it the server chooses by the images, if it
-                has a prior or exactly one checkpoint.
+                has the universal search space or exactly one checkpoint.
             seed: seed of all random numbers, 0 to 2**32 - 1.
             options: hyper-parameters that differ from the checkpoint's.
             request_id: a repeated id returns the first adaptation; a random id by default.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from math import nan
 
 import torch
 from torch import Tensor
@@ -31,6 +32,9 @@ from metanas.spec.report import Report
 from metanas.supernet.discrete import features_of
 from metanas.util.work import Parts
 
+NO_GAP = Gap(nan, nan, nan)
+"""The gap of a network that was not measured."""
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -40,7 +44,7 @@ class Branch:
     task: Task
     share: float
     """Share of the joined features; the sum over the branches of a model is 1."""
-    pruning: Gap
+    pruning: Gap = NO_GAP
 
     @property
     def ops(self) -> Mapping[str, Op]:
@@ -85,6 +89,12 @@ class Joint:
         units = [F.normalize(part, dim=1) for part in parts]
         roots = [branch.share**0.5 for branch in self.branches]
         return torch.cat([unit * root for unit, root in zip(units, roots, strict=True)], dim=1)
+
+
+def joint_of(adaptation: Adaptation, task: Task) -> Joint:
+    """Return an adaptation of one checkpoint as the only branch of a model."""
+    card = adaptation.checkpoint.card
+    return Joint((Branch(adaptation, task, 1.0),), Origin(card.name, card.digest))
 
 
 def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:

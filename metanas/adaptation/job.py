@@ -16,7 +16,7 @@ from metanas.adaptation.adaptation import Adaptation, Stage
 from metanas.adaptation.assemble import Branch, Joint, classifier_of, report_of
 from metanas.adaptation.metrics import Gap, gap
 from metanas.adaptation.read_task import read_images, task_of
-from metanas.adaptation.universal import Source, cards_of, channels_of, choose, defaults_of
+from metanas.adaptation.universal import Source, cards_of, channels_of, choose
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.export.metadata import metadata_of
 from metanas.export.onnx_model import to_onnx
@@ -255,7 +255,7 @@ def options_of(options: Options, source: Source) -> AdaptConfig:
             one of the networks.
     """
     given = options or {}
-    defaults = defaults_of(source)
+    defaults = source.defaults
     complete = given if isinstance(given, AdaptConfig) else defaults.replace(given)
     for card in cards_of(source):
         check_options(complete, card.input, card.space)

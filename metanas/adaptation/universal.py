@@ -59,6 +59,21 @@ class UniversalSpace:
         digests = {name: each.card.digest for name, each in self.checkpoints.items()}
         self.universal.check_checkpoints(digests)
 
+    @property
+    def name(self) -> str:
+        """Its name, beside those of checkpoints."""
+        return UNIVERSAL
+
+    @property
+    def digest(self) -> str:
+        """Its digest."""
+        return self.universal.digest
+
+    @property
+    def defaults(self) -> AdaptConfig:
+        """Its default options."""
+        return self.universal.config.defaults
+
     @cached_property
     def branches(self) -> dict[str, Checkpoint]:
         """The checkpoint of each branch, with the branch's input size and metric."""
@@ -76,9 +91,12 @@ class UniversalSpace:
 
 
 def network_of(checkpoint: Checkpoint, branch: Branch) -> Checkpoint:
-    """Return a checkpoint with the input size and the metric of a branch."""
+    """Return a checkpoint with the input size and the metric of a branch, and without views.
+
+    The heads of joined features need the same rows from each branch.
+    """
     size = branch.size or checkpoint.card.input.size
-    card = replace(checkpoint.card, input=replace(checkpoint.card.input, size=size))
+    card = replace(checkpoint.card, input=replace(checkpoint.card.input, size=size), views=0)
     params = interpolated(checkpoint.params, branch.keep)
     return replace(checkpoint, card=card, params=params)
 
@@ -110,15 +128,14 @@ class Choice:
 def choose(source: Source, images: Sequence[Image], labels: Sequence[str]) -> Choice:
     """Choose the networks of a job; one checkpoint leaves no choice."""
     if isinstance(source, Checkpoint):
-        card = source.card
-        return Choice(((source, 1.0),), Origin(card.name, card.digest), {}, None)
+        return Choice(((source, 1.0),), Origin(source.name, source.digest), {}, None)
     universal = source.universal
     prior = source.shares(images, labels)
     shares = pruned(prior, universal.config.least_share)
     names = sorted(shares, key=shares.__getitem__, reverse=True)
     rounded = {name: round(shares[name], 6) for name in names}
     branches = tuple((source.branches[name], shares[name]) for name in names)
-    return Choice(branches, Origin(UNIVERSAL, universal.digest, rounded), prior, universal.scale)
+    return Choice(branches, Origin(source.name, source.digest, rounded), prior, universal.scale)
 
 
 def cards_of(source: Source) -> list[CheckpointCard]:
@@ -133,11 +150,15 @@ def channels_of(source: Source) -> int:
     return max(card.input.channels for card in cards_of(source))
 
 
-def defaults_of(source: Source) -> AdaptConfig:
-    """Return the default options."""
-    return (
-        source.card.defaults if isinstance(source, Checkpoint) else source.universal.config.defaults
-    )
+def load_source(folder: Path, *, device: torch.device | str = "cpu") -> Source:
+    """Load a checkpoint, or the universal search space of a folder that has one.
+
+    Raises:
+        CheckpointError: one of the files is missing, damaged or has changed.
+    """
+    if (folder / UNIVERSAL_FILE).exists():
+        return load_universal(folder, device=device)
+    return load_checkpoint(folder, device=device)
 
 
 def load_universal(folder: Path, *, device: torch.device | str = "cpu") -> UniversalSpace:

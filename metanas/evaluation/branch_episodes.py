@@ -74,16 +74,8 @@ def draw_episodes(
     branches: Mapping[str, Checkpoint], images: Mapping[str, Sequence[Image]], count: int
 ) -> list[Episodes]:
     """Draw `count` episodes for each number of shots."""
-    branch_inputs = inputs_of(branches, images)
-    sizes = {name: len(each) for name, each in images.items()}
-    random = np.random.default_rng(0)
-    return [
-        _stack(
-            shots,
-            [_episode(branches, branch_inputs, images, sizes, shots, random) for _ in range(count)],
-        )
-        for shots in SHOTS
-    ]
+    some, random = _Images(branches, images), np.random.default_rng(0)
+    return [_stack(shots, [some.episode(shots, random) for _ in range(count)]) for shots in SHOTS]
 
 
 class BranchInputs(NamedTuple):
@@ -128,23 +120,29 @@ class _Episode(NamedTuple):
     descriptions: list[Tensor]
 
 
-def _episode(
-    branches: Mapping[str, Checkpoint],
-    branch_inputs: Mapping[str, BranchInputs],
-    images: Mapping[str, Sequence[Image]],
-    sizes: Mapping[str, int],
-    shots: int,
-    random: np.random.Generator,
-) -> _Episode:
-    rows = draw_rows(sizes, WAYS, shots, IMAGES, random)
-    places = [(name, row) for name, (support, _) in rows.items() for row in support]
-    seen = thumbnails([images[name][row] for name, row in places], [name for name, _ in places])
-    features = [
-        turned(branch_features(each, branch_inputs[name], rows)) for name, each in branches.items()
-    ]
-    queries = [way for way, (_, others) in enumerate(rows.values()) for _ in others]
-    descriptions = [describe_thumbnails(each, shots) for each in _altered(seen, random)]
-    return _Episode(features, queries, descriptions)
+class _Images:
+    """Images of some classes, and the input of each branch for them."""
+
+    def __init__(
+        self, branches: Mapping[str, Checkpoint], images: Mapping[str, Sequence[Image]]
+    ) -> None:
+        self._branches, self._images = branches, images
+        self._inputs = inputs_of(branches, images)
+        self._sizes = {name: len(each) for name, each in images.items()}
+
+    def episode(self, shots: int, random: np.random.Generator) -> _Episode:
+        """Draw an episode, and compute the features of each branch."""
+        rows = draw_rows(self._sizes, WAYS, shots, IMAGES, random)
+        places = [(name, row) for name, (support, _) in rows.items() for row in support]
+        images = [self._images[name][row] for name, row in places]
+        seen = thumbnails(images, [name for name, _ in places])
+        features = [
+            turned(branch_features(each, self._inputs[name], rows))
+            for name, each in self._branches.items()
+        ]
+        queries = [way for way, (_, others) in enumerate(rows.values()) for _ in others]
+        descriptions = [describe_thumbnails(each, shots) for each in _altered(seen, random)]
+        return _Episode(features, queries, descriptions)
 
 
 def _stack(shots: int, episodes: Sequence[_Episode]) -> Episodes:
@@ -187,7 +185,8 @@ def _inverted(inputs: Tensor, checkpoint: Checkpoint) -> Tensor:
 def turned(features: Tensor) -> Tensor:
     """Return `(M, M)` numbers with the products of features `(M, D)`: less to keep."""
     values, vectors = torch.linalg.eigh((features @ features.T).double())
-    return (vectors * values.clamp(min=0).sqrt()).float()
+    coordinates: Tensor = vectors * values.clamp(min=0).sqrt()
+    return coordinates.float()
 
 
 def _altered(seen: Tensor, random: np.random.Generator) -> list[Tensor]:

@@ -19,8 +19,8 @@ from torch.func import functional_call
 from metanas.adaptation.job import Job
 from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.scheduler import make_all
+from metanas.adaptation.universal import Source
 from metanas.adaptation.views import head_inputs
-from metanas.checkpoint import Checkpoint
 from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
@@ -42,9 +42,10 @@ class Outcome:
 
     accuracy: float
     """Accuracy of the exported file in ONNX Runtime, query by query."""
-    pruned: float
-    """Accuracy of the pruned network with the weights of the end of the search, before tuning."""
-    soft: float
+    pruned: float | None
+    """Accuracy of the pruned network with the weights of the end of the search, before tuning.
+    None for the universal search space, whose models join several networks."""
+    soft: float | None
     """Accuracy of the soft supernet at the end of the search, before pruning and tuning."""
     transductive: float | None
     """Accuracy of the exported network with statistics of support set and queries, if requested."""
@@ -54,7 +55,7 @@ class Outcome:
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Source,
     sampler: Sampler,
     *,
     episodes: Sequence[int],
@@ -68,7 +69,7 @@ def evaluate(
     server. The seed of its adaptation is i.
 
     Args:
-        checkpoint: the checkpoint to adapt.
+        checkpoint: the checkpoint to adapt, or the universal search space.
         sampler: the source of the episodes.
         episodes: their numbers.
         options: the options of the adaptations.
@@ -90,7 +91,7 @@ def evaluate(
             yield index, _outcome(job, episode, transductive)
 
 
-def job_of(checkpoint: Checkpoint, episode: Episode, options: AdaptConfig) -> Job:
+def job_of(checkpoint: Source, episode: Episode, options: AdaptConfig) -> Job:
     """Return the adaptation to an episode's support set; its seed is the number of the episode."""
     examples = [
         Example(label, content(image))
@@ -116,8 +117,8 @@ def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
     model = job.result()
     adaptation = job.adaptation
     assert adaptation is not None
-    queries, labels = queries_of(episode, adaptation.checkpoint.card.input.channels)
     exported = session(model.onnx)
+    queries, labels = queries_of(episode, exported.get_inputs()[0].shape[3])
     logits, seconds = _timed(exported, queries)
     searched, tuned = adaptation.soft, adaptation.optimizer.snapshot()
     relaxed = Softmax(temperature=adaptation.config.temperature_end)
@@ -125,12 +126,13 @@ def _outcome(job: Job, episode: Episode, transductive: bool) -> Outcome:
     def accuracy(logits: Tensor) -> float:
         return float((logits.argmax(1).numpy() == labels).mean())
 
+    one = not model.report.architecture
     return Outcome(
         accuracy=accuracy(logits),
-        pruned=accuracy(supernet_logits(job, queries, searched, Argmax())),
-        soft=accuracy(supernet_logits(job, queries, searched, relaxed)),
+        pruned=accuracy(supernet_logits(job, queries, searched, Argmax())) if one else None,
+        soft=accuracy(supernet_logits(job, queries, searched, relaxed)) if one else None,
         transductive=accuracy(supernet_logits(job, queries, tuned, Argmax(), transductive=True))
-        if transductive
+        if transductive and one
         else None,
         query_seconds=seconds,
         report=model.report,

@@ -87,7 +87,7 @@ def fit_universal(
     episodes: int,
     on_data: Callable[[Path], None] = lambda path: None,
 ) -> tuple[Fit, list[Validation]]:
-    """Fit the prior on the val classes of data sets, or on all classes where there is no such split.
+    """Fit the prior on the val classes of data sets, or on all where there is no such split.
 
     On train classes a network that was trained on them would look better than it is. For the
     validation a prior is fitted on each half of the classes.
@@ -191,11 +191,9 @@ def _logits(episodes: Episodes, rows: Tensor, shares: Tensor, scale: Tensor) -> 
 def _figures(universal: Universal, episodes: Episodes, shares: Tensor) -> Figures:
     """Measure models with these shares `(E, B)`, pruned as in an adaptation."""
     members, one = membership(episodes.support, WAYS), torch.tensor(1.0)
-    accuracies, macs = list[float](), list[int]()
+    accuracies, macs, least = list[float](), list[int](), universal.config.least_share
     for row, each in enumerate(shares.tolist()):
-        kept = pruned(
-            dict(zip(universal.branches, each, strict=True)), universal.config.least_share
-        )
+        kept = pruned(dict(zip(universal.branches, each, strict=True)), least)
         final = torch.tensor([[kept.get(name, 0.0) for name in universal.branches]])
         support, queries = _joined(episodes, torch.tensor([row]), final)
         weight, bias = HEADS["ridge"].linear(support[0], members, one)

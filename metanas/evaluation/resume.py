@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from metanas import __version__
-from metanas.checkpoint import Checkpoint
+from metanas.adaptation.universal import Source
 from metanas.evaluation.evaluate import Outcome, evaluate
 from metanas.spec.options import AdaptConfig
 from metanas_data.datasets.episodes import Sampler
@@ -20,7 +20,7 @@ from metanas_data.journal import Journal, Record, journal_path
 class Plan:
     """The checkpoint, the episodes and the options of an evaluation."""
 
-    checkpoint: Checkpoint
+    checkpoint: Source
     sampler: Sampler
     """The source of the episodes."""
     episodes: int
@@ -33,8 +33,8 @@ class Plan:
         """Return the identity of the evaluation, which does not include the episode count."""
         return {
             **self.sampler.settings(),
-            "checkpoint": self.checkpoint.card.name,
-            "checkpoint_digest": self.checkpoint.card.digest,
+            "checkpoint": self.checkpoint.name,
+            "checkpoint_digest": self.checkpoint.digest,
             "options": self.options.to_dict(),
             "transductive": self.transductive,
             "software": f"metanas {__version__}, torch {torch.__version__}",

@@ -17,7 +17,6 @@ from metanas.errors import CheckpointError, InvalidInput
 from metanas.spec.options import AdaptConfig
 from metanas.util import dataclass_json as schema
 from metanas.util.fields import (
-    Count,
     Fraction,
     Natural,
     NonNegative,
@@ -58,9 +57,9 @@ class Branch:
 class Costs:
     """The costs of a branch for one image."""
 
-    macs: Count
+    macs: Natural
     """Multiply-accumulates, without those of its trunk."""
-    parameters: Count
+    parameters: Natural
     """Weights, without those of its trunk."""
     trunk_macs: Natural = 0
     """Multiply-accumulates of its trunk, which branches of one checkpoint and size share."""

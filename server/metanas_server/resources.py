@@ -27,7 +27,7 @@ class State(StrEnum):
 class Spec:
     """The settings of a request, apart from its examples; `timeout` is in seconds.
 
-    checkpoint: empty if the prior chooses it.
+    checkpoint: its name, or that of the universal search space.
     """
 
     checkpoint: str
@@ -78,7 +78,7 @@ class ProgressRecord:
 class AdaptationRecord:
     """An adaptation. Times are in nanoseconds since 1970; 0 means not yet.
 
-    checkpoint: empty until the prior has chosen it, if the caller named none.
+    checkpoint: its name, or that of the universal search space.
     overrides: the options that the caller set.
     classes: the class names that the caller declared, in order; None without a declaration.
     labels: the class names in the order of the model's outputs.

@@ -17,7 +17,7 @@ from metanas.adaptation.scheduler import adapt, make_all
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput
 from metanas.evaluation.evaluate import supernet_logits
-from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.onnx_model import Classifier, Encoder, to_onnx
 from metanas.export.verify import run, session
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import Image, Preprocessing
@@ -71,7 +71,8 @@ def classifier(channels: int, size: int, pixels: int) -> Classifier:
     whole(freeze_statistics(network, noise(6, channels, size, size), 6))
     preprocess = Preprocessing(size, (2.0, -1.5, 1.0)[:channels], (-0.5, 0.1, 0.3)[:channels])
     weight, bias = noise(3, space.features, seed=1), noise(3, seed=2)
-    return Classifier(preprocess, network, weight, bias, torch.tensor(1.0), None, pixels)
+    encoder = Encoder(preprocess, network, None, pixels)
+    return Classifier((encoder,), weight, bias, torch.tensor(1.0))
 
 
 def pixels_of(count: int, height: int, width: int, channels: int) -> Image:
@@ -103,6 +104,7 @@ def test_no_shift_leaves_everything_as_it_is() -> None:
 )
 def test_onnx_runtime_agrees_with_torch(channels: int, size: int, pixels: int) -> None:
     model = classifier(channels, size, pixels)
+    (encoder,) = model.encoders
     proto = to_onnx(model, OPS, {})
     onnx.checker.check_model(proto, full_check=True)
     runtime = session(proto.SerializeToString())
@@ -112,10 +114,10 @@ def test_onnx_runtime_agrees_with_torch(channels: int, size: int, pixels: int) -
         assert logits.shape == probabilities.shape == (count, 3)
         if count == 0:
             continue
-        inputs = torch.cat([model.preprocess(image) for image in images])
-        expected = by_hand(model.network, inputs, pixels) @ model.weight.T + model.bias
+        inputs = torch.cat([encoder.preprocess(image) for image in images])
+        expected = by_hand(encoder.network, inputs, pixels) @ model.weight.T + model.bias
         tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
-        torch.testing.assert_close(model.logits(inputs), expected, atol=tolerance, rtol=0)
+        torch.testing.assert_close(model.logits([inputs]), expected, atol=tolerance, rtol=0)
         torch.testing.assert_close(torch.from_numpy(logits), expected, atol=tolerance, rtol=0)
         alone = run(runtime, [images[-1]])
         np.testing.assert_allclose(alone[0], logits[-1], atol=tolerance, rtol=0)
@@ -132,7 +134,8 @@ def test_the_standard_taken_literally_gives_the_same() -> None:
 def test_the_graph_has_the_copies_and_nothing_else_more() -> None:
     """So without them it is what it was before there were any."""
     model = classifier(1, 12, 1)
-    one, other = to_onnx(model, OPS, {}), to_onnx(replace(model, shift_pixels=0), OPS, {})
+    plain = replace(model, encoders=(replace(model.encoders[0], shift_pixels=0),))
+    one, other = to_onnx(model, OPS, {}), to_onnx(plain, OPS, {})
     added, without = (Counter(node.op_type for node in each.graph.node) for each in (one, other))
     added.subtract(without)
     assert {kind: count for kind, count in added.items() if count} == {
@@ -146,11 +149,11 @@ def test_the_graph_has_the_copies_and_nothing_else_more() -> None:
 
 
 def test_many_images_in_chunks() -> None:
-    model = classifier(1, 9, 1)
+    network = classifier(1, 9, 1).encoders[0].network
     images = noise(60, 1, 9, 9)
-    expected = averaged(model.network(with_copies(images, 1)), 1)
+    expected = averaged(network(with_copies(images, 1)), 1)
     torch.testing.assert_close(
-        whole(features_of(model.network, images, 1)), expected, atol=1e-5, rtol=1e-5
+        whole(features_of(network, images, 1)), expected, atol=1e-5, rtol=1e-5
     )
 
 

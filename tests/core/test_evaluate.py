@@ -47,7 +47,7 @@ def outcomes(checkpoint: Checkpoint, count: int, **changes: object) -> list[Outc
     return [one for _, one in evaluate(checkpoint, SAMPLER, **arguments)]  # type: ignore[arg-type]
 
 
-def facts(outcome: Outcome) -> tuple[float, float, float, str]:
+def facts(outcome: Outcome) -> tuple[float, float | None, float | None, str]:
     return outcome.accuracy, outcome.pruned, outcome.soft, outcome.report.support_digest
 
 
@@ -56,6 +56,7 @@ def test_evaluation_is_of_exported_files_and_seeded(checkpoint: Checkpoint) -> N
     for outcome in found:
         assert outcome.report.shots == (2, 2, 2)
         for value in (outcome.accuracy, outcome.pruned, outcome.soft):
+            assert value is not None
             assert value * 6 == pytest.approx(round(value * 6))
         assert outcome.query_seconds > 0
         assert outcome.transductive is None

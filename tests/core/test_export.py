@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 from metanas.errors import ExportMismatch
-from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.onnx_model import Classifier, Encoder, to_onnx
 from metanas.export.verify import TOGETHER, _run_together, check, run, session
 from metanas.images.support_set import Preprocessing, support_set
 from metanas.nn.onnx_graph import IR_VERSION, OPSET
@@ -55,7 +55,7 @@ def classifier(
     whole(freeze_statistics(network, task.images, 9))
     scale = torch.tensor(1.5)
     weight, bias = PrototypeHead().linear(network(task.images), membership(task.labels, 3), scale)
-    return Classifier(preprocess, network, weight, bias, scale)
+    return Classifier((Encoder(preprocess, network),), weight, bias, scale)
 
 
 @cache
@@ -64,7 +64,7 @@ def exported(seed: int = 0, channels: int = 1) -> onnx.ModelProto:
 
 
 def expected(model: Classifier, images: Image) -> Tensor:
-    return model.logits(torch.cat([model.preprocess(image) for image in images]))
+    return model.logits([torch.cat([model.encoders[0].preprocess(image) for image in images])])
 
 
 def outputs(model: onnx.ModelProto, images: Image) -> tuple[Tensor, Tensor]:
@@ -186,7 +186,7 @@ class Whole(nn.Module):
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.network, self.weight, self.bias = model.network, model.weight, model.bias
+        self.network, self.weight, self.bias = model.encoders[0].network, model.weight, model.bias
 
     def forward(self, inputs: Tensor) -> Tensor:
         features: Tensor = self.network(inputs)
@@ -199,7 +199,7 @@ class Whole(nn.Module):
 def test_torchs_own_exporter_agrees(seed: int, space: SearchSpace) -> None:
     model = classifier(seed, 1, space)
     images = pixels(4, 21, 17)
-    inputs = torch.cat([model.preprocess(image) for image in images])
+    inputs = torch.cat([model.encoders[0].preprocess(image) for image in images])
     program = torch.onnx.export(Whole(model).eval(), (inputs,), dynamo=True, verbose=False)
     assert program is not None
     oracle = session(program.model_proto.SerializeToString())

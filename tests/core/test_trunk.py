@@ -258,6 +258,8 @@ def test_it_is_evaluated_as_any_other(checkpoint: Checkpoint) -> None:
     assert len(outcomes) == 2
     for outcome in outcomes:
         assert outcome.transductive is not None
+        assert outcome.soft is not None
+        assert outcome.pruned is not None
         assert 0 <= min(outcome.soft, outcome.pruned, outcome.transductive) <= 1
 
 

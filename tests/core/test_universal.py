@@ -1,4 +1,4 @@
-"""The choice of a checkpoint by the support set, and the file of the prior."""
+"""The universal search space: shares by the support set, joined networks, its file and its fit."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,23 +13,49 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 
 from metanas.__main__ import main
-from metanas.adaptation.prior import Candidates, describe_support, load_candidates
 from metanas.adaptation.scheduler import adapt
+from metanas.adaptation.universal import (
+    UniversalSpace,
+    describe_support,
+    load_universal,
+    network_of,
+    pruned,
+)
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput
-from metanas.evaluation.fit_prior import Episodes, fit
+from metanas.evaluation.branch_episodes import NO_QUERY, WAYS, Episodes, turned
+from metanas.evaluation.fit_universal import costs_of, fit
+from metanas.export.verify import run, session
 from metanas.images.support_set import Image
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import BINS, DESCRIPTION, PRIOR_FILE, Prior, prior_json, read_prior
+from metanas.spec.report import Progress
+from metanas.spec.universal import (
+    BINS,
+    DESCRIPTION,
+    UNIVERSAL_FILE,
+    Branch,
+    Universal,
+    UniversalConfig,
+    macs_of_branches,
+    parameters_of_branches,
+    read_universal,
+    universal_json,
+)
 from metanas.testing import make_checkpoint
 from metanas_data.arrays import with_channels
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "meta_checkpoints"
 CARDS = sorted(SHIPPED.glob(f"*/{CARD_FILE}"))
-OPTIONS = AdaptConfig(steps=1, tuning_steps=1)
+OPTIONS = AdaptConfig(steps=0, tuning_steps=0, head="ridge")
+BRANCHES = {
+    "small": Branch(checkpoint="colour", size=32),
+    "large": Branch(checkpoint="colour", size=64),
+    "frozen": Branch(checkpoint="colour", size=64, keep=1.0),
+    "grey": Branch(checkpoint="grey"),
+}
 
 
 def colourfulness() -> tuple[float, ...]:
@@ -39,23 +65,36 @@ def colourfulness() -> tuple[float, ...]:
     return tuple(weights.tolist())
 
 
-def prior_of(checkpoints: dict[str, Checkpoint]) -> Prior:
-    """A prior that takes `colour` for coloured images, and `grey` for others."""
-    return Prior(
-        checkpoints={name: each.card.digest for name, each in checkpoints.items()},
-        weights=(colourfulness(), (0.0,) * DESCRIPTION),
-        bias=(-1.0, 0.0),
+def universal_of(checkpoints: dict[str, Checkpoint], least_share: float = 0.15) -> Universal:
+    """A prior that takes trunks for coloured images, and `grey` for others."""
+    config = UniversalConfig(branches=BRANCHES, least_share=least_share, defaults=OPTIONS)
+    digests = {name: each.card.digest for name, each in checkpoints.items()}
+    costs = {
+        name: costs_of(network_of(checkpoints[branch.checkpoint], branch))
+        for name, branch in BRANCHES.items()
+    }
+    return Universal(
+        config=config,
+        checkpoints=digests,
+        costs=costs,
+        weights=(colourfulness(),) * 3 + ((0.0,) * DESCRIPTION,),
+        bias=(-1.0, -1.0, -1.0, 2.0),
+        scale=8.0,
     )
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkpoints")
+    pools = ((1, 2), (3, 1))
     checkpoints = {
-        "colour": make_checkpoint(root / "colour", channels=3, options=OPTIONS),
+        "colour": make_checkpoint(
+            root / "colour", channels=3, size=64, trunk=True, pools=pools, options=OPTIONS
+        ),
         "grey": make_checkpoint(root / "grey", channels=1, options=OPTIONS),
     }
-    (root / PRIOR_FILE).write_text(prior_json(prior_of(checkpoints)), encoding="utf-8")
+    text = universal_json(universal_of(checkpoints))
+    (root / UNIVERSAL_FILE).write_text(text, encoding="utf-8")
     return root
 
 
@@ -70,23 +109,104 @@ def examples_of(images: Sequence[Image]) -> list[Example]:
     return [Example("ab"[index % 2], image) for index, image in enumerate(images)]
 
 
-@pytest.mark.parametrize(("channels", "name"), [(1, "grey"), (3, "colour")])
-def test_the_support_set_chooses_the_checkpoint(folder: Path, channels: int, name: str) -> None:
+def balanced(folder: Path, **shares: float) -> UniversalSpace:
+    """The space with a prior that gives these shares to every task."""
+    space = load_universal(folder)
+    bias = tuple(float(np.log(max(shares.get(name, 0.0), 1e-9))) for name in BRANCHES)
+    weights = ((0.0,) * DESCRIPTION,) * len(BRANCHES)
+    return replace(space, universal=replace(space.universal, weights=weights, bias=bias))
+
+
+@pytest.mark.parametrize(("channels", "names"), [(1, {"grey"}), (3, {"small", "large", "frozen"})])
+def test_the_support_set_chooses_the_branches(folder: Path, channels: int, names: set[str]) -> None:
     support = examples_of(photos(channels=channels))
-    chosen = adapt(load_candidates(folder), support, options={"steps": 2}, seed=3)
-    options = OPTIONS.replace({"steps": 2})
-    named = adapt(load_checkpoint(folder / name), support, options=options, seed=3)
-    assert chosen.onnx == named.onnx
-    assert chosen.report.checkpoint == name
-    assert max(chosen.report.prior, key=chosen.report.prior.__getitem__) == name
-    assert sum(chosen.report.prior.values()) == pytest.approx(1)
-    assert named.report.prior == {}
-    assert chosen.report.options == options.to_dict()
+    model = adapt(load_universal(folder), support, seed=3)
+    assert model.report.checkpoint == "universal"
+    assert set(model.report.architecture) == names
+    assert set(model.report.prior) == set(BRANCHES)
+    for shares in (model.report.prior, model.report.architecture):
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+    assert model.report.options == OPTIONS.to_dict()
 
 
-def test_options_have_to_suit_each_candidate(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"large": 1.0},
+        {"grey": 1.0},
+        {"frozen": 1.0},
+        {"large": 0.5, "frozen": 0.5},
+        {"small": 0.3, "large": 0.4, "grey": 0.3},
+        {"small": 0.25, "large": 0.25, "frozen": 0.25, "grey": 0.25},
+    ],
+)
+@pytest.mark.parametrize("head", ["ridge", "prototype"])
+def test_the_file_of_joined_networks_is_what_torch_computes(
+    folder: Path, shares: dict[str, float], head: str
+) -> None:
+    space = balanced(folder, **shares)
+    model = adapt(space, examples_of(photos(8)), options={"head": head})  # checks logits itself
+    assert model.report.onnx_difference < 1e-4
+    file = session(model.onnx)
+    assert file.get_inputs()[0].shape[3] == (1 if set(shares) == {"grey"} else 3)
+    some = [with_channels(image, file.get_inputs()[0].shape[3]) for image in photos(4, side=55)]
+    together = run(file, some)
+    np.testing.assert_allclose(together[2], run(file, some[2:3])[0], atol=1e-5)
+    costs = macs_of_branches(space.universal, shares)
+    assert model.report.macs == costs, "the prior's costs are those of the file"
+    head_size = model.report.parameters - parameters_of_branches(space.universal, shares)
+    assert head_size % 2 == 0
+    assert 0 < head_size < 10_000
+
+
+def test_a_branch_alone_is_the_checkpoint_with_its_head(folder: Path) -> None:
+    support = examples_of(photos(8))
+    joined = adapt(balanced(folder, large=1.0), support)
+    checkpoint = load_checkpoint(folder / "colour")
+    without_views = replace(checkpoint, card=replace(checkpoint.card, views=0))
+    alone = adapt(without_views, support)
+    queries = photos(5, side=30)
+    one, other = (run(session(each.onnx), queries) for each in (joined, alone))
+    np.testing.assert_array_equal(one.argmax(1), other.argmax(1))
+    np.testing.assert_allclose(one / one.std(), other / other.std(), atol=1e-3)
+
+
+def test_branches_of_one_trunk_and_size_run_it_once(folder: Path) -> None:
+    support = examples_of(photos(6))
+    one, both, sizes = (
+        adapt(balanced(folder, **shares), support).report
+        for shares in ({"large": 1.0}, {"large": 0.5, "frozen": 0.5}, {"large": 0.5, "small": 0.5})
+    )
+    assert both.macs < 1.2 * one.macs < sizes.macs
+    assert both.onnx_bytes < 1.2 * one.onnx_bytes
+
+
+def test_the_same_request_gives_the_same_bytes(folder: Path) -> None:
+    support = examples_of(photos(6))
+    one, other = (adapt(load_universal(folder), support, seed=1) for _ in range(2))
+    assert one.onnx == other.onnx
+
+
+def test_steps_adapt_each_network(folder: Path) -> None:
+    space, support = balanced(folder, small=0.5, grey=0.5), examples_of(photos(6))
+    steps = list[Progress]()
+    model = adapt(space, support, options={"steps": 2, "tuning_steps": 1}, on_progress=steps.append)
+    assert (model.report.steps, model.report.tuning_steps) == (4, 2)
+    assert [each.step for each in steps if each.stage == "adapt"] == [0, 1, 2, 0, 1, 2]
+    assert model.sha256 != adapt(space, support).sha256
+
+
+def test_options_have_to_suit_each_network(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="no such option"):
-        adapt(load_candidates(folder), examples_of(photos()), options={"stepz": 2})
+        adapt(load_universal(folder), examples_of(photos()), options={"stepz": 2})
+    with pytest.raises(InvalidInput, match="pretrained trunk"):
+        adapt(load_universal(folder), examples_of(photos()), options={"shift_pixels": 1})
+
+
+def test_small_shares_are_pruned_and_the_largest_stays() -> None:
+    kept = pruned({"a": 0.6, "b": 0.3, "c": 0.1}, 0.2)
+    assert kept == {"a": pytest.approx(2 / 3), "b": pytest.approx(1 / 3)}
+    assert pruned({"a": 0.4, "b": 0.3, "c": 0.3}, 0.5) == {"a": 1.0}
 
 
 @pytest.mark.parametrize("count", [6, 130])
@@ -123,11 +243,10 @@ def test_the_contrast_of_grey_images_does_not_matter() -> None:
     assert float(difference.abs().max()) < 0.05
 
 
-def test_a_prior_survives_its_file(folder: Path) -> None:
-    prior = read_prior(folder / PRIOR_FILE)
-    assert read_prior(folder / PRIOR_FILE) == prior
-    assert prior.digest == read_prior(folder / PRIOR_FILE).digest
-    assert replace(prior, bias=(0.0, 0.0)).digest != prior.digest
+def test_the_space_survives_its_file(folder: Path) -> None:
+    universal = read_universal(folder / UNIVERSAL_FILE)
+    assert universal_json(universal) == (folder / UNIVERSAL_FILE).read_text(encoding="utf-8")
+    assert replace(universal, scale=2.0).digest != universal.digest
 
 
 @pytest.mark.parametrize(
@@ -138,88 +257,151 @@ def test_a_prior_survives_its_file(folder: Path) -> None:
         lambda stored: stored["weights"][0].pop(),
         lambda stored: stored["bias"].__setitem__(0, float("nan")),
         lambda stored: stored["checkpoints"].clear(),
-        lambda stored: stored.update(format_version=2),
+        lambda stored: stored["costs"].pop("grey"),
+        lambda stored: stored["config"]["branches"].clear(),
+        lambda stored: stored["config"].update(least_share=0.5),
+        lambda stored: stored.update(format_version=1),
         lambda stored: stored.update(unknown=1),
     ],
 )
 def test_a_damaged_file_is_refused(
     folder: Path, tmp_path: Path, damage: Callable[[dict[str, Any]], None]
 ) -> None:
-    stored = json.loads((folder / PRIOR_FILE).read_text(encoding="utf-8"))
+    stored = json.loads((folder / UNIVERSAL_FILE).read_text(encoding="utf-8"))
     damage(stored)
-    path = tmp_path / PRIOR_FILE
+    path = tmp_path / UNIVERSAL_FILE
     path.write_text(json.dumps(stored), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=PRIOR_FILE) as caught:
-        read_prior(path)
+    with pytest.raises(CheckpointError, match=UNIVERSAL_FILE) as caught:
+        read_universal(path)
     assert caught.value.reason == "CHECKPOINT_DAMAGED"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null"])
-def test_a_file_that_is_no_prior_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / PRIOR_FILE
+def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / UNIVERSAL_FILE
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(CheckpointError, match=PRIOR_FILE):
-        read_prior(path)
+    with pytest.raises(CheckpointError, match=UNIVERSAL_FILE):
+        read_universal(path)
 
 
-def test_a_missing_prior_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"metanas prior") as caught:
-        load_candidates(tmp_path)
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"metanas universal") as caught:
+        load_universal(tmp_path)
     assert caught.value.reason == "CHECKPOINT_MISSING"
 
 
-def test_a_prior_takes_only_the_checkpoints_that_it_was_fitted_for(
+def test_a_space_takes_only_the_checkpoints_that_it_was_fitted_for(
     folder: Path, tmp_path: Path
 ) -> None:
-    prior = read_prior(folder / PRIOR_FILE)
+    universal = read_universal(folder / UNIVERSAL_FILE)
     grey = load_checkpoint(folder / "grey")
-    with pytest.raises(CheckpointError, match=r"'colour' is missing.*metanas prior") as missing:
-        Candidates(prior, {"grey": grey})
+    with pytest.raises(CheckpointError, match=r"'colour', which is missing") as missing:
+        UniversalSpace(universal, {"grey": grey})
     assert missing.value.reason == "CHECKPOINT_MISSING"
     other = make_checkpoint(tmp_path / "colour", channels=3, options=OPTIONS, seed=1)
-    with pytest.raises(CheckpointError, match=r"'colour' has changed.*metanas prior") as changed:
-        Candidates(prior, {"grey": grey, "colour": other})
+    with pytest.raises(
+        CheckpointError, match=r"'colour' has changed.*metanas universal"
+    ) as changed:
+        UniversalSpace(universal, {"grey": grey, "colour": other})
     assert changed.value.reason == "CHECKPOINT_CHANGED"
 
 
-def test_the_fit_chooses_the_checkpoint_of_the_larger_mean_accuracy() -> None:
-    generator = torch.Generator().manual_seed(0)
-    descriptions = torch.rand(2000, DESCRIPTION, generator=generator)
-    right = (descriptions[:, 3] > 0.5).long()
-    mean = 0.6 + 0.1 * torch.nn.functional.one_hot(right, 2)
-    accuracies = (mean + 0.2 * torch.randn(2000, 2, generator=generator)).clamp(0, 1)
-    weights, bias = fit([Episodes(descriptions, accuracies)])
-    chosen = (descriptions.double() @ weights.T + bias).argmax(1)
-    assert float((chosen == right).float().mean()) > 0.85
+def episodes_of(useful: int, count: int = 24) -> Episodes:
+    """One-shot episodes in which the first or the second of two branches sees the classes."""
+    random = np.random.default_rng(useful)
+    labels = np.tile(np.arange(WAYS), 4)
+    features = []
+    for _ in range(count):
+        signal = np.eye(WAYS)[labels] + 0.3 * random.normal(size=(len(labels), WAYS))
+        noise = random.normal(size=(len(labels), WAYS))
+        pair = [signal, noise] if useful == 0 else [noise, signal]
+        pair = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in pair]
+        features.append(torch.tensor(np.stack(pair, axis=1), dtype=torch.float32))
+    queries = torch.tensor(np.tile(labels[WAYS:], (count, 1)))
+    queries[:, -1] = NO_QUERY
+    descriptions = torch.zeros(count, 1, DESCRIPTION)
+    descriptions[..., useful] = 1.0
+    return Episodes(1, torch.stack(features), queries, descriptions)
 
 
-def test_the_command_fits_a_prior(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_fit_gives_each_kind_of_task_its_branch() -> None:
+    kinds = [episodes_of(0), episodes_of(1)]
+    fitted = fit(kinds, torch.tensor([1.0, 1.0]), 0.0)
+    shares = [fitted.shares(each.descriptions[0, 0]) for each in kinds]
+    assert shares[0][0] > 0.8
+    assert shares[1][1] > 0.8
+    alike = fit(kinds, torch.tensor([1.0, 1.0]), 0.0, conditional=False)
+    same = [alike.shares(each.descriptions[0, 0]) for each in kinds]
+    torch.testing.assert_close(same[0], same[1])
+    assert 0.3 < float(same[0][0]) < 0.7
+
+
+def test_a_price_moves_shares_to_the_cheap_branch() -> None:
+    kinds = [episodes_of(0), episodes_of(1)]
+    free, dear = (
+        fit(kinds, torch.tensor([0.1, 1.0]), price).shares(kinds[1].descriptions[0, 0])
+        for price in (0.0, 3.0)
+    )
+    assert dear[0] > free[0] + 0.1
+
+
+def test_turned_features_have_the_products_of_the_features() -> None:
+    features = torch.randn(7, 300, generator=torch.Generator().manual_seed(0))
+    numbers = turned(features)
+    assert numbers.shape == (7, 7)
+    torch.testing.assert_close(numbers @ numbers.T, features @ features.T, atol=1e-3, rtol=1e-4)
+
+
+CONFIG = """
+[defaults]
+head = "ridge"
+steps = 0
+tuning_steps = 0
+[branches.strokes]
+checkpoint = "grey"
+[branches.colours]
+checkpoint = "colour"
+"""
+
+
+def test_the_command_fits_the_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, channels in (("grey", 1), ("colour", 3)):
         make_checkpoint(tmp_path / "all" / name, channels=channels, options=OPTIONS)
     random = np.random.default_rng(0)
     images = {
         name: random.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8) for name in "abcdefghij"
     }
-    np.savez(tmp_path / "data.npz", **images)  # type: ignore[arg-type]
-    arguments = ["prior", str(tmp_path / "all"), "--data", str(tmp_path / "data.npz")]
-    assert main([*arguments, "--episodes", "2"]) == 0
-    candidates = load_candidates(tmp_path / "all")
-    assert list(candidates.prior.checkpoints) == ["colour", "grey"]
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", **images)  # type: ignore[arg-type]
+    (tmp_path / "u.toml").write_text(CONFIG, encoding="utf-8")
+    arguments = ["universal", str(tmp_path / "u.toml"), "--checkpoints", str(tmp_path / "all")]
+    data = [str(tmp_path / "one.npz"), str(tmp_path / "two.npz")]
+    assert main([*arguments, "--data", *data, "--episodes", "2"]) == 0
+    space = load_universal(tmp_path / "all")
+    assert list(space.universal.branches) == ["strokes", "colours"]
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0] == "| data | shots | colour | grey | prior | left out | best |"
-    assert [line.split(" | ")[0] for line in printed[2:]] == ["| data", "| data", "| mean"]
+    titles = "| data | shots | strokes | colours | all alike | by task | another's | left out |"
+    assert printed[0] == titles
+    assert [line.split(" | ")[0] for line in printed[2:]] == ["| one"] * 2 + ["| two"] * 2 + [
+        "| mean"
+    ]
+    assert adapt(space, examples_of(photos())).report.checkpoint == "universal"
 
 
-def test_the_command_needs_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["prior", str(tmp_path), "--data", str(tmp_path)]) == 2
+def test_the_command_needs_the_checkpoints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "u.toml").write_text(CONFIG, encoding="utf-8")
+    given = ["universal", str(tmp_path / "u.toml"), "--checkpoints", str(tmp_path)]
+    assert main([*given, "--data", str(tmp_path)]) == 2
     assert "CHECKPOINT_MISSING" in capsys.readouterr().err
 
 
-def test_the_shipped_prior_suits_the_shipped_checkpoints() -> None:
+def test_the_shipped_space_suits_the_shipped_checkpoints() -> None:
     """After a change of a checkpoint it has to be fitted again."""
-    prior = read_prior(SHIPPED / PRIOR_FILE)
-    prior.check_checkpoints({path.parent.name: read_card(path.parent).digest for path in CARDS})
-    assert set(prior.checkpoints) == {path.parent.name for path in CARDS}
+    universal = read_universal(SHIPPED / UNIVERSAL_FILE)
+    universal.check_checkpoints({path.parent.name: read_card(path.parent).digest for path in CARDS})
+    assert set(universal.checkpoints) == {path.parent.name for path in CARDS}
 
 
 def strokes(count: int = 6) -> list[Image]:
@@ -235,6 +417,13 @@ def strokes(count: int = 6) -> list[Image]:
 
 @pytest.mark.slow
 def test_the_shipped_prior_takes_strokes_for_characters_and_colours_for_photographs() -> None:
-    candidates = load_candidates(SHIPPED)
-    assert adapt(candidates, examples_of(strokes())).report.checkpoint == "omniglot"
-    assert adapt(candidates, examples_of(photos(side=200))).report.checkpoint == "photos"
+    space = load_universal(SHIPPED)
+    drawn = adapt(space, examples_of(strokes())).report
+    seen = adapt(space, examples_of(photos(side=200))).report
+    branches = space.universal.branches
+    small, large = (
+        {branches[name].checkpoint for name in each.architecture} for each in (drawn, seen)
+    )
+    assert small & {"omniglot", "drawn"}
+    assert "photos" in large
+    assert 2 * drawn.macs < seen.macs

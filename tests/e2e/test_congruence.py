@@ -15,17 +15,25 @@ import torch
 from numpy.typing import NDArray
 
 from metanas.adaptation.job import AdaptedModel
-from metanas.adaptation.universal import load_universal
 from metanas.adaptation.scheduler import adapt
+from metanas.adaptation.universal import load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.export.onnx_model import Classifier, to_onnx
+from metanas.export.onnx_model import Classifier, Encoder, to_onnx
 from metanas.images.decode import decode
 from metanas.images.support_set import preprocessing_for, support_set
 from metanas.nn.prototypes import PrototypeHead, membership
 from metanas.spec.card import read_card
 from metanas.spec.examples import Example, Limits
 from metanas.spec.options import AdaptConfig
-from metanas.spec.prior import DESCRIPTION, PRIOR_FILE, Prior, prior_json
+from metanas.spec.universal import (
+    DESCRIPTION,
+    UNIVERSAL_FILE,
+    Branch,
+    Costs,
+    Universal,
+    UniversalConfig,
+    universal_json,
+)
 from metanas.supernet.discrete import freeze_statistics, from_supernet
 from metanas.util.work import whole
 from metanas_client import Client, InvalidInput, Model, State
@@ -107,19 +115,26 @@ def test_in_process_and_through_the_server(
     assert {**served.report, **unmeasured} == {**json.loads(own.report.to_json()), **unmeasured}
 
 
-def test_the_prior_chooses_alike_in_process_and_through_the_server(
+def test_the_universal_space_is_the_same_in_process_and_through_the_server(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "all")
-    digests = {name: read_card(checkpoints / name).digest for name in ("grey", "photo")}
-    weights = tuple(
-        tuple(sign * (index - 20.0) for index in range(DESCRIPTION)) for sign in (1, -1)
+    names = ("grey", "photo")
+    universal = Universal(
+        config=UniversalConfig(
+            branches={name: Branch(checkpoint=name) for name in names},
+            defaults=AdaptConfig(steps=0, tuning_steps=0, head="ridge"),
+        ),
+        checkpoints={name: read_card(checkpoints / name).digest for name in names},
+        costs={name: Costs(macs=1, parameters=1) for name in names},
+        weights=((0.0,) * DESCRIPTION,) * 2,
+        bias=(0.0, 1.0),
+        scale=8.0,
     )
-    prior = Prior(checkpoints=digests, weights=weights, bias=(0.0, 0.0))
-    (tmp_path / "all" / PRIOR_FILE).write_text(prior_json(prior), encoding="utf-8")
-    candidates = load_universal(tmp_path / "all")
+    (tmp_path / "all" / UNIVERSAL_FILE).write_text(universal_json(universal), encoding="utf-8")
+    space = load_universal(tmp_path / "all")
     examples = [Example(label, image) for label, images in few().items() for image in images]
-    own = adapt(candidates, examples, options={"steps": 4})
+    own = adapt(space, examples, options={"steps": 4})
     with (
         running(tmp_path / "all", tmp_path / "data") as service,
         service.client() as client,
@@ -128,9 +143,10 @@ def test_the_prior_chooses_alike_in_process_and_through_the_server(
         command = ["adapt", str(DIGITS / "support"), "--server", service.address]
         assert main([*command, "--out", str(tmp_path / "model.onnx")]) == 0
     assert served.onnx == own.onnx
-    assert served.report["prior"] == own.report.prior
-    assert served.info.checkpoint == f"checkpoints/{own.report.checkpoint}"
-    assert "checkpoint\tphoto, chosen with probability 1.00" in capsys.readouterr().out
+    assert served.report["architecture"] == own.report.architecture
+    assert set(own.report.architecture) == set(names)
+    assert served.info.checkpoint == "checkpoints/universal"
+    assert "checkpoint\tuniversal: photo 73 %, grey 27 %" in capsys.readouterr().out
 
 
 def test_without_a_prior_a_checkpoint_has_to_be_named(client: Client) -> None:
@@ -233,7 +249,7 @@ def classifier(folder: Path, channels: int) -> tuple[Checkpoint, Classifier]:
         features = network(support.images)
         scale = torch.tensor(0.1)
         head = PrototypeHead().linear(features, membership(support.labels, support.ways), scale)
-    return checkpoint, Classifier(preprocess, network, *head, scale)
+    return checkpoint, Classifier((Encoder(preprocess, network),), *head, scale)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -245,8 +261,8 @@ def test_queries_of_every_size_are_resized_as_in_torch(
     model = to_onnx(network, checkpoint.ops, {}).SerializeToString()
     query = np.random.default_rng(0).integers(0, 256, (2, *size, channels), dtype=np.uint8)
     with torch.no_grad():
-        inputs = torch.cat([network.preprocess(image) for image in query])
-        expected = network.logits(inputs).numpy()
+        inputs = torch.cat([network.encoders[0].preprocess(image) for image in query])
+        expected = network.logits([inputs]).numpy()
     np.testing.assert_allclose(logits(model, query), expected, rtol=0, atol=1e-4)
 
 

@@ -50,8 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     card = replace(checkpoint.card, views=0)
     net, params, trunk = checkpoint.supernet, checkpoint.params, checkpoint.trunk
     save_checkpoint(folder / "quiet", card, net, params, trunk)
-    steps = AdaptConfig(steps=1, tuning_steps=1)
-    make_checkpoint(folder / "adapted", channels=3, size=32, trunk=True, options=steps)
+    make_checkpoint(folder / "cells", channels=3, options=QUIET)
     return folder
 
 
@@ -89,22 +88,11 @@ def test_the_evaluations_resume_and_those_of_the_control_serve_all(
             assert after[name][:3] == before[name]
             assert len(after[name]) == 4
     journals = {path: path.read_bytes() for path in (folder / "work").glob("frozen*.jsonl")}
-    other = study(folder, "views", "--episodes", "4")
+    other = study(folder, "cells", "--episodes", "4")
     assert [row["control"] for row in other.rows] == [row["control"] for row in more.rows]
     assert {path: path.read_bytes() for path in journals} == journals
     assert len(journals) == 2
     assert domains.tables(other)["3x1"] in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("name", ["adapted", "views"])
-def test_a_checkpoint_with_steps_or_views_adapts_in_full_on_fewer_episodes(
-    folder: Path, name: str
-) -> None:
-    results = study(folder, name, "--episodes", "4", "--adapted", "2")
-    for row in results.rows:
-        assert len(row["accuracy"]) == len(row["control"]) == 2
-        assert row["off"] == []
-    assert "mean over domains" in domains.tables(results)["3x1"]
 
 
 def test_a_domain_with_too_few_images_is_named(
@@ -157,7 +145,7 @@ def test_the_control_is_logistic_regression_on_the_mean_of_the_last_block() -> N
     control = domains.frozen_lite0()
     sampler = Sampler(dataset(3, 4), EpisodeShape(ways=3, shots=2, queries=2), 0)
     plan = Plan(checkpoint=control, sampler=sampler, episodes=1, options=QUIET)
-    (record,) = domains.regression(domains.TrunkOutputs(control), plan, [0])
+    (record,) = domains.regression(control, domains.Inputs(), domains.Images(), plan, [0])
 
     def features(classes: dict[str, Sequence[Image]]) -> Any:
         given = np.stack([np.asarray(image) for of in classes.values() for image in of])
@@ -179,7 +167,7 @@ def test_the_mean_over_domains_has_an_interval_over_domains() -> None:
         {
             "dataset": f"{lead}.npz", "ways": 5, "shots": 1, "checkpoint": "photos",
             "accuracy": [0.5 + lead, 0.7 + lead], "control": [0.5, 0.7],
-            "other": [0.0, 1.0], "off": [1e-6, 3e-6],
+            "other": [0.0, 1.0], "off": [1e-6, 3e-6], "macs": [1e6, 3e6],
         }
         for lead in (0.02, 0.04, 0.06)
     ]  # fmt: skip

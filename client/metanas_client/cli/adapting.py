@@ -104,11 +104,10 @@ def show(model: Model, out: Path, screen: Screen) -> None:
         ("parameters", number(report.get("parameters"))),
         ("multiply-adds an image", number(report.get("macs"))),
     ]
-    prior = report.get("prior")
-    if isinstance(prior, dict) and prior:
-        name, probability = max(prior.items(), key=lambda item: item[1])
-        chosen = f"{name}, chosen with probability {probability:.2f}"
-        rows.insert(1, ("checkpoint", chosen))
+    branches = report.get("architecture")
+    if isinstance(branches, dict) and branches:
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in branches.items())
+        rows.insert(1, ("checkpoint", f"universal: {shares}"))
     seconds = report.get("seconds")
     if isinstance(seconds, dict):
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())

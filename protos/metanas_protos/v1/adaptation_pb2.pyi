@@ -72,7 +72,8 @@ class AdaptationSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The meta-trained checkpoint to start from: `checkpoints/{checkpoint}`, or just the last part.
-    May be left empty when the server has exactly one, or a prior that chooses it by the images.
+    May be left empty when the server has exactly one, or the universal search space, in which the
+    images choose the networks.
     """
     seed: _builtins.int
     """Seed of everything random. The same support set, options, checkpoint and seed give the same
@@ -273,7 +274,7 @@ class Adaptation(_message.Message):
     state: Global___AdaptationState.ValueType
     """Where it stands."""
     checkpoint: _builtins.str
-    """`checkpoints/{checkpoint}` that it starts from; empty until the prior has chosen it."""
+    """`checkpoints/{checkpoint}` that it starts from."""
     seed: _builtins.int
     """The seed that was asked for."""
     request_id: _builtins.str

@@ -4,7 +4,7 @@ Requests are untrusted: counts and sizes are compared with their limits before a
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,7 +17,7 @@ from metanas.errors import InvalidInput, UnknownName, Violation
 from metanas.spec.card import CheckpointCard, check_options
 from metanas.spec.examples import Example, Limits, decode_label
 from metanas.spec.options import Option
-from metanas.spec.prior import Prior
+from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, Universal
 from metanas_protos.v1 import (
     adaptation_pb2,
     checkpoint_pb2,
@@ -38,6 +38,9 @@ from metanas_server.resources import (
 Image = bytes | NDArray[np.uint8] | NDArray[np.float32]
 MAX_REQUEST_ID = 128  # bytes, as the contract says
 MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
+DESCRIPTION_OF_UNIVERSAL = (
+    "The default: characters, drawings and photographs. The support set chooses the networks."
+)
 SHOWN_OPTIONS = 5  # numbers of unknown option fields in a message
 PLACEHOLDER: Image = b"?"  # stands in for an image that cannot be read
 SHAPES = "(height, width, channels) or (height, width)"
@@ -57,12 +60,12 @@ STATES = {
 def read_spec(
     message: adaptation_pb2.AdaptationSpec,
     checkpoints: Mapping[str, CheckpointCard],
-    prior: Prior | None,
+    universal: Universal | None,
     limits: Limits,
 ) -> Spec:
     """Read the spec of an adaptation and check its options against the checkpoint's defaults.
 
-    If it names no checkpoint, its options have to suit all that the prior chooses from.
+    If it names no checkpoint, it gets the universal search space.
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
@@ -70,14 +73,15 @@ def read_spec(
             undecodable classes.
         InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
     """
-    checkpoint = _read_choice(message.checkpoint, checkpoints, prior)
-    candidates: Collection[str] = (
-        (checkpoint,) if checkpoint or prior is None else prior.checkpoints
-    )
+    checkpoint = _read_choice(message.checkpoint, checkpoints, universal)
     overrides = _read_options(message.options)
-    for name in candidates:
+    if checkpoint == UNIVERSAL and universal is not None:
+        names, defaults = list(universal.checkpoints), universal.config.defaults
+    else:
+        names, defaults = [checkpoint], checkpoints[checkpoint].defaults
+    for name in names:
         card = checkpoints[name]
-        check_options(card.defaults.replace(overrides), card.input, card.space)
+        check_options(defaults.replace(overrides), card.input, card.space)
     if _longer(message.request_id, MAX_REQUEST_ID):
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
         raise InvalidInput.single("spec.request_id", "REQUEST_ID_TOO_LONG", text)
@@ -94,19 +98,20 @@ def read_spec(
     )
 
 
-def _read_choice(name: str, checkpoints: Mapping[str, object], prior: Prior | None) -> str:
-    """Return the name of the checkpoint; empty if the prior chooses it.
+def _read_choice(name: str, checkpoints: Mapping[str, object], universal: Universal | None) -> str:
+    """Return the name of the checkpoint, or of the universal search space.
 
     Raises:
         InvalidInput: CHECKPOINT_AMBIGUOUS.
         UnknownName: UNKNOWN_CHECKPOINT.
     """
-    if name or (prior is None and len(checkpoints) == 1):
+    if universal is not None:
+        known = {**checkpoints, UNIVERSAL: universal}
+        return read_checkpoint_name(name or UNIVERSAL, known)
+    if name or len(checkpoints) == 1:
         return read_checkpoint_name(name, checkpoints)
-    if prior is None:
-        text = f"name one of {', '.join(sorted(checkpoints))}; the server has no prior to choose by"
-        raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", text)
-    return ""
+    text = f"name one of {', '.join(sorted(checkpoints))}; the server has no {UNIVERSAL_FILE}"
+    raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", text)
 
 
 def read_checkpoint_name(name: str, known: Mapping[str, object]) -> str:
@@ -216,7 +221,7 @@ def write_adaptation(
     return adaptation_pb2.Adaptation(
         name=f"adaptations/{record.id}",
         state=STATES[record.state],
-        checkpoint=f"checkpoints/{record.checkpoint}" if record.checkpoint else "",
+        checkpoint=f"checkpoints/{record.checkpoint}",
         options=_write_options(record.overrides),
         seed=record.seed,
         request_id=record.request_id,
@@ -279,6 +284,26 @@ def write_checkpoint(name: str, card: CheckpointCard, limits: Limits) -> checkpo
         limits=checkpoint_pb2.Limits(**asdict(limits)),
         scores={key: checkpoint_pb2.Scores(values=each) for key, each in card.scores.items()},
         provenance=card.provenance,
+    )
+
+
+def write_universal(
+    universal: Universal, cards: Mapping[str, CheckpointCard], limits: Limits
+) -> checkpoint_pb2.Checkpoint:
+    """Convert the universal search space to the message of a checkpoint."""
+    inputs = [cards[name].input for name in universal.checkpoints]
+    return checkpoint_pb2.Checkpoint(
+        name=f"checkpoints/{UNIVERSAL}",
+        description=DESCRIPTION_OF_UNIVERSAL,
+        digest=universal.digest,
+        format_version=universal.format_version,
+        input=checkpoint_pb2.InputSpec(
+            channels=max(each.channels for each in inputs), size=max(each.size for each in inputs)
+        ),
+        parameters=sum(cards[name].parameters for name in universal.checkpoints),
+        defaults=_write_options(universal.config.defaults.to_dict()),
+        limits=checkpoint_pb2.Limits(**asdict(limits)),
+        provenance=universal.provenance,
     )
 
 

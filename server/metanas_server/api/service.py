@@ -12,6 +12,7 @@ from typing import Any
 from grpc import aio
 
 from metanas.errors import InvalidInput
+from metanas.spec.universal import UNIVERSAL
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -135,7 +136,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
         cards = self._pool.cards
-        spec = convert.read_spec(first.spec, cards.checkpoints, cards.prior, self._limits)
+        spec = convert.read_spec(first.spec, cards.checkpoints, cards.universal, self._limits)
         self._jobs.check_capacity(caller, spec.request_id)
         async for part in parts:
             if part.WhichOneof("part") != "example":
@@ -207,7 +208,7 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         self, request: checkpoint_service_pb2.ListCheckpointsRequest, context: Context
     ) -> checkpoint_service_pb2.ListCheckpointsResponse:
         """See the .proto file."""
-        names = sorted(self._pool.checkpoints)
+        names = sorted(self._pool.cards.digests, key=lambda name: (name != UNIVERSAL, name))
         start = pagination.read_token(request.page_token, "checkpoints") or 0
         end = start + pagination.page_size(request.page_size)
         return checkpoint_service_pb2.ListCheckpointsResponse(
@@ -219,11 +220,14 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         self, request: checkpoint_service_pb2.GetCheckpointRequest, context: Context
     ) -> checkpoint_service_pb2.GetCheckpointResponse:
         """See the .proto file."""
-        name = convert.read_checkpoint_name(request.name, self._pool.checkpoints)
+        name = convert.read_checkpoint_name(request.name, self._pool.cards.digests)
         return checkpoint_service_pb2.GetCheckpointResponse(checkpoint=self._show(name))
 
     def _show(self, name: str) -> checkpoint_pb2.Checkpoint:
-        return convert.write_checkpoint(name, self._pool.checkpoints[name], self._limits)
+        cards = self._pool.cards
+        if name == UNIVERSAL and cards.universal is not None:
+            return convert.write_universal(cards.universal, cards.checkpoints, self._limits)
+        return convert.write_checkpoint(name, cards.checkpoints[name], self._limits)
 
 
 async def chunks(

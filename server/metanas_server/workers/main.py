@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from metanas.adaptation.job import AdaptedModel, Job
-from metanas.adaptation.prior import Candidates
 from metanas.adaptation.scheduler import Scheduler, StackLimits
+from metanas.adaptation.universal import Source, UniversalSpace
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
-from metanas.spec.prior import PRIOR_FILE, Prior, read_prior
 from metanas.spec.report import Progress
+from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, read_universal
 from metanas_server.errors import StartError, WorkerFailed
 from metanas_server.storage import support_file
 from metanas_server.workers.failures import Failed, failed
@@ -74,27 +74,28 @@ def main(connection: Connection, setup: Setup) -> None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints that this process holds, by name, and their prior if there is one."""
+    """The checkpoints that this process holds, by name, and the universal search space."""
 
     by_name: Mapping[str, Checkpoint]
-    prior: Prior | None
+    universal: UniversalSpace | None
 
     @property
     def cards(self) -> Cards:
-        """Cards and prior."""
-        return Cards({name: each.card for name, each in self.by_name.items()}, self.prior)
+        """The cards, and the universal search space without its networks."""
+        universal = None if self.universal is None else self.universal.universal
+        return Cards({name: each.card for name, each in self.by_name.items()}, universal)
 
-    def source(self, name: str, digest: str) -> Checkpoint | Candidates:
-        """Return the checkpoint of this name, or all that the prior chooses from for an empty name.
+    def source(self, name: str, digest: str) -> Source:
+        """Return the checkpoint of this name, or the universal search space.
 
         Raises:
             CheckpointError: CHECKPOINT_CHANGED, it has another digest.
         """
         if self.cards.digests.get(name) != digest:
             raise CheckpointError("CHECKPOINT_CHANGED", changed_message(name))
-        if name or self.prior is None:
-            return self.by_name[name]
-        return Candidates(self.prior, self.by_name)
+        if name == UNIVERSAL and self.universal is not None:
+            return self.universal
+        return self.by_name[name]
 
 
 class Worker:
@@ -220,9 +221,8 @@ def _outcome(job: Job, order: Order) -> Made | Failed:
     if not isinstance(model, AdaptedModel):
         assert model is not None
         return _failure(model, f"job {order.number}")
-    shares = model.report.prior
     return Made(
-        checkpoint=order.checkpoint or max(shares, key=shares.__getitem__),
+        checkpoint=order.checkpoint,
         onnx=model.onnx,
         sha256=model.sha256,
         labels=model.labels,
@@ -275,5 +275,6 @@ def _load(setup: Setup) -> Checkpoints:
         raise StartError("CHECKPOINT_MISSING", message)
     load = setup.load or load_checkpoint
     by_name = {folder.name: load(folder, device=setup.device) for folder in folders}
-    path = root / PRIOR_FILE
-    return Checkpoints(by_name, read_prior(path) if path.exists() else None)
+    path = root / UNIVERSAL_FILE
+    space = UniversalSpace(read_universal(path), by_name) if path.exists() else None
+    return Checkpoints(by_name, space)

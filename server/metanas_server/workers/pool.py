@@ -93,7 +93,7 @@ class WorkerPool:
         await asyncio.gather(*(worker.close() for worker in self._workers))
 
     def workers_with(self, checkpoint: str) -> list[WorkerProcess]:
-        """Return the workers that can serve this checkpoint now; the empty name is the prior.
+        """Return the workers that can serve this checkpoint now.
 
         An empty list means: wait for a worker that starts and may have it. While others are ready,
         a worker whose start failed does not count.

@@ -113,7 +113,7 @@ class WorkerProcess:
         return self.cards
 
     def has(self, name: str, digest: str) -> bool:
-        """Return True if the process has this checkpoint, or the prior, with this digest."""
+        """Return True if the process has this checkpoint with this digest."""
         return self.cards.digests.get(name) == digest
 
     async def reload(self) -> Cards:

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
-from metanas.spec.prior import Prior
 from metanas.spec.report import Progress
+from metanas.spec.universal import UNIVERSAL, Universal
 from metanas_server.workers.failures import Failed
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -29,25 +29,25 @@ class Load(Protocol):
 
 @dataclass(frozen=True)
 class Cards:
-    """The cards of the checkpoints that a worker process holds, by name, and their prior."""
+    """The cards of the checkpoints of a worker process, and the universal search space."""
 
     checkpoints: Mapping[str, CheckpointCard] = field(default_factory=dict)
-    prior: Prior | None = None
+    universal: Universal | None = None
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digest of each checkpoint; that of the prior has the empty name."""
+        """Digest of each checkpoint and of the universal search space, by name."""
         digests = {name: card.digest for name, card in self.checkpoints.items()}
-        return digests if self.prior is None else {**digests, "": self.prior.digest}
+        return digests if self.universal is None else {**digests, UNIVERSAL: self.universal.digest}
 
     def check(self) -> None:
-        """Check that the prior was fitted for these checkpoints.
+        """Check that the universal search space was fitted for these checkpoints.
 
         Raises:
             CheckpointError: CHECKPOINT_MISSING, CHECKPOINT_CHANGED.
         """
-        if self.prior is not None:
-            self.prior.check_checkpoints(self.digests)
+        if self.universal is not None:
+            self.universal.check_checkpoints(self.digests)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ class Setup:
 class Order:
     """Run a job. Later messages name it by `number`.
 
-    checkpoint: its name; empty if the prior chooses it.
-    digest: the digest of the checkpoint, or of the prior.
+    checkpoint: its name, or that of the universal search space.
+    digest: its digest.
     support: file of the support set.
     """
 
@@ -162,12 +162,8 @@ class Ended:
 
 
 def changed_message(name: str) -> str:
-    """Return the error message for a checkpoint whose files have changed since they were loaded.
-
-    name: its name; empty for the prior.
-    """
-    subject = f"checkpoint {name!r}" if name else "the prior of the checkpoints"
+    """Return the error message for a checkpoint whose files have changed since they were loaded."""
     return (
-        f"{subject} has changed on disk since the server loaded it; restore the old files"
+        f"checkpoint {name!r} has changed on disk since the server loaded it; restore the old files"
         " or send SIGHUP to the server to load the new ones"
     )
