@@ -13,9 +13,9 @@ from metanas.testing import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
-    "AdaptConfig", "AdaptedModel", "UniversalSpace", "Checkpoint", "EpisodeShape", "Example",
-    "Genotype", "InvalidInput", "Limits", "MetanasError", "Report", "Sampler", "__version__",
-    "adapt", "evaluate", "load_universal", "load_checkpoint", "load_dataset", "read_folder",
+    "AdaptConfig", "AdaptedModel", "Checkpoint", "EpisodeShape", "Example", "Genotype",
+    "InvalidInput", "Limits", "MetanasError", "Report", "Sampler", "UniversalSpace", "__version__",
+    "adapt", "evaluate", "load_checkpoint", "load_dataset", "load_universal", "read_folder",
 ]  # fmt: skip
 
 
