@@ -20,7 +20,7 @@ from pathlib import Path
 
 from metanas.errors import MetanasError
 from metanas.spec.card import CARD_FILE
-from metanas.spec.prior import PRIOR_FILE, read_prior
+from metanas.spec.universal import UNIVERSAL_FILE, read_universal
 from metanas_server.app import check_address, credentials
 from metanas_server.callers import tokens
 from metanas_server.config import ServerConfig, parse
@@ -144,9 +144,9 @@ def _checkpoints(config: ServerConfig) -> Iterator[Found]:
         yield OK, f"{folder.name}: {card.input.size} pixels, digest {card.digest[:12]}"
     if not digests:
         yield FAILURE, f"--checkpoints {root} contains none that can be used; give another folder"
-    if (root / PRIOR_FILE).exists():
-        read_prior(root / PRIOR_FILE).check_checkpoints(digests)
-        yield OK, f"{PRIOR_FILE} fits them"
+    if (root / UNIVERSAL_FILE).exists():
+        read_universal(root / UNIVERSAL_FILE).check_checkpoints(digests)
+        yield OK, f"{UNIVERSAL_FILE} fits them"
 
 
 def _address(config: ServerConfig) -> Iterator[Found]:
