@@ -8,7 +8,6 @@ with a traceback is a defect.
 """
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -20,7 +19,7 @@ from metanas_server import doctor
 from metanas_server.app import Server
 from metanas_server.callers import command as tokens
 from metanas_server.config import ServerConfig, parse
-from metanas_server.workers.protocol import LOG_FORMAT
+from metanas_server.observation import logs
 
 SECOND_SIGNAL = 130
 PRIVATE = 0o077  # umask: no other user can read records, images, models or tokens
@@ -45,7 +44,6 @@ fresh pages, which saves a third of the time of a step on large images.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server and return the exit code."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT)
     os.umask(PRIVATE)
     words = sys.argv[1:] if arguments is None else arguments
     try:
@@ -57,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words[:1] == ["doctor"]:
             return doctor.run(words[1:], os.environ)
         config = parse(words, os.environ)
+        logs.configure(config.log_level, config.log_format)
         asyncio.run(serve(config))
     except MetanasError as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)

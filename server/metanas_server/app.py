@@ -160,7 +160,7 @@ class Server:
         longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
         interceptors = [
-            Observer(self._metrics),
+            Observer(self._metrics, callers if config.access_log else None),
             CallInterceptor(config.max_request_bytes, longer, callers, audit),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
@@ -260,6 +260,8 @@ def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> 
         stack_bytes=config.max_stack_bytes,
         beat=config.max_silence / BEATS,
         start_seconds=config.start_seconds,
+        log_level=config.log_level,
+        log_format=config.log_format,
         load=load,
     )
 

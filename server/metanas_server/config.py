@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
-from metanas.util.fields import Count, Declaration, Range, check, describe, require
+from metanas.util.fields import Count, Declaration, OneOf, Range, check, describe, require
 from metanas_data.suggest import Parser
 from metanas_server.cores import default_devices
 from metanas_server.errors import StartError
@@ -22,7 +22,7 @@ PREFIX = "METANAS_"
 MIB = 2**20
 MAX_SECONDS, MAX_THREADS = 1_000_000, 1024
 """Upper bounds of options; larger values overflow in timers and in torch."""
-METAVARS = {int: "N", float: "SECONDS", str: "HOST:PORT", tuple[str, ...]: "NAMES"}
+METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 Seconds = Annotated[float, Range(above=0, most=MAX_SECONDS)]
 
@@ -49,6 +49,12 @@ class ServerConfig:
     metrics: str | None = None
     """HOST:PORT, or PORT for this machine only, of Prometheus metrics over HTTP; none turns them
     off. Everybody who reaches the address can read them."""
+    log_level: Annotated[str, OneOf(("debug", "info", "warning", "error"))] = "info"
+    """Least severe level of the log, which goes to standard error."""
+    log_format: Annotated[str, OneOf(("text", "json"))] = "text"
+    """Format of the lines of the log."""
+    access_log: bool = False
+    """Log each call, except health checks, with its status code and its seconds."""
     data: Path = Path("metanas-data")
     """Folder for models and records; created if missing."""
     devices: tuple[str, ...] = field(default_factory=default_devices)

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ def until(url: str, holds: Callable[[Samples], bool]) -> Samples:
     return samples
 
 
+def counts(name: str, labels: dict[str, str], samples: Samples) -> bool:
+    return samples.get(name, **labels) == 1
+
+
 def test_metrics_are_local_by_default(server: ServerProcess) -> None:
     assert url_of(server).startswith("http://127.0.0.1:")
 
@@ -90,12 +95,12 @@ def test_refusals_are_counted_by_reason(server: ServerProcess, api: Api) -> None
     unknown: Any = server.channel.unary_unary("/metanas.v1.AdaptationService/Guess")
     with pytest.raises(grpc.RpcError):
         unknown(b"")
-    samples = Samples(url_of(server))
     for method, reason in (("Get", "UNKNOWN_ADAPTATION"), ("Create", "UNKNOWN_CHECKPOINT")):
         labels = {"method": f"{ADAPTATIONS}/{method}Adaptation", "reason": reason}
-        assert samples.get("metanas_refusals_total", **labels) == 1
+        # A refusal is counted after its caller has it.
+        until(url_of(server), partial(counts, "metanas_refusals_total", labels))
     labels = {"method": "unknown", "code": "UNIMPLEMENTED"}
-    assert samples.get("metanas_rpc_seconds_count", **labels) == 1
+    assert counts("metanas_rpc_seconds_count", labels, Samples(url_of(server)))
 
 
 def test_the_queue_and_the_death_of_a_worker(server: ServerProcess, api: Api) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import Sequence
+from contextvars import Context
 
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.config import ServerConfig
@@ -47,7 +48,8 @@ class Dispatcher:
         """Add a new job to the queue."""
         self._table.add(job)
         heapq.heappush(self._queue, job)
-        asyncio.get_running_loop().call_soon(self.dispatch)
+        # In a context of its own: the jobs that it starts are not part of the present call.
+        asyncio.get_running_loop().call_soon(self.dispatch, context=Context())
 
     def dispatch(self) -> None:
         """Start the jobs that workers have room for; call it after each change of the workers.

@@ -26,10 +26,10 @@ from metanas.spec.examples import Example
 from metanas.spec.report import Progress
 from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, read_universal
 from metanas_server.errors import StartError, WorkerFailed
+from metanas_server.observation import logs
 from metanas_server.storage import support_file
 from metanas_server.workers.failures import Failed, failed
 from metanas_server.workers.protocol import (
-    LOG_FORMAT,
     Adopt,
     Beat,
     Cards,
@@ -54,7 +54,7 @@ def main(connection: Connection, setup: Setup) -> None:
     # running jobs, and ends this process with SIGKILL.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    logging.basicConfig(format=LOG_FORMAT)
+    logs.configure(setup.log_level, setup.log_format)
     torch.set_num_threads(setup.threads)
     try:
         check_device(setup.device)

@@ -17,9 +17,6 @@ from metanas.spec.report import Progress
 from metanas.spec.universal import UNIVERSAL, Universal
 from metanas_server.workers.failures import Failed
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
-"""Format of the log of the front and of the worker processes."""
-
 
 class Load(Protocol):
     """Load a folder as `metanas.checkpoint.Checkpoint`; the function must be picklable."""
@@ -60,6 +57,7 @@ class Setup:
     stack_bytes: most bytes of the activations of such a step.
     beat: seconds without a message after which the process sends a `Beat`.
     start_seconds: most seconds to load the checkpoints; then the process is killed.
+    log_level, log_format: as in `metanas_server.observation.logs.configure`.
     load: loads a checkpoint; None is `metanas.checkpoint.load_checkpoint`.
     """
 
@@ -71,6 +69,8 @@ class Setup:
     stack_bytes: int
     beat: float
     start_seconds: float
+    log_level: str = "info"
+    log_format: str = "text"
     load: Load | None = None
 
 
