@@ -23,8 +23,9 @@ def main(root: Path, version: str, day: dt.date) -> str | None:
     changes = changelog.read_text(encoding="utf-8")
     if f"## [{version}]" in changes:
         return f"version {version} has been released; give a later one"
-    for path in [root / "pyproject.toml", *root.glob("*/pyproject.toml")]:
-        _replace(path, old, version)
+    for pattern in ("pyproject.toml", "*/pyproject.toml", "metanas/__init__.py", "*/*/__init__.py"):
+        for path in root.glob(pattern):
+            _replace(path, old, version)
     dated = f"{HEADING}\n## [{version}] - {day.isoformat()}\n"
     changelog.write_text(changes.replace(HEADING, dated, 1), encoding="utf-8")
     return None
@@ -33,7 +34,8 @@ def main(root: Path, version: str, day: dt.date) -> str | None:
 def _replace(path: Path, old: str, version: str) -> None:
     """Replace the version of a distribution and those of its siblings."""
     text = path.read_text(encoding="utf-8")
-    text = text.replace(f'\nversion = "{old}"\n', f'\nversion = "{version}"\n')
+    for form in ('\nversion = "{}"\n', '\n__version__ = "{}"\n'):
+        text = text.replace(form.format(old), form.format(version))
     text = re.sub(rf'"(metanas[a-z-]*)=={re.escape(old)}"', rf'"\1=={version}"', text)
     path.write_text(text, encoding="utf-8")
 

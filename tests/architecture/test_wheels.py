@@ -141,6 +141,12 @@ def test_one_choice_of_onnx_runtime_excludes_the_other() -> None:
     assert found == {"0": ["onnxruntime-gpu>=1.20"], "1": ["onnxruntime>=1.20"]}
 
 
+def python_of(wheel: Path) -> bytes:
+    """Return the text of all modules of a wheel."""
+    with zipfile.ZipFile(wheel) as files:
+        return b"".join(files.read(name) for name in files.namelist() if name.endswith(".py"))
+
+
 def git(folder: Path, *arguments: str) -> str:
     command = ["git", "-c", "user.name=A", "-c", "user.email=a@example.org", *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
@@ -178,6 +184,7 @@ def test_a_release_is_one_command(tmp_path: Path) -> None:
         pinned = [each for each in ours if CHOICE not in each and "extra" not in each]
         assert all(each.endswith("==7.8.9") for each in pinned)
         assert about["Version"] == "7.8.9" or about["Name"] == CHOICE
+        assert f'"{project(ROOT)["version"]}"'.encode() not in python_of(wheel)
     assert "has been released" in release(copy, "7.8.9").stderr
     (copy / "new").touch()
     assert "commit or remove your changes" in release(copy, "8.0.0").stderr
