@@ -1,4 +1,7 @@
-"""The configuration: one frozen value, each field a flag and an environment variable."""
+"""The configuration: one frozen value.
+
+Each field is a flag, an environment variable and a key of the configuration file.
+"""
 
 import argparse
 import ipaddress
@@ -15,6 +18,7 @@ from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
 from metanas.util.fields import Count, Declaration, OneOf, Range, check, describe, require
 from metanas_data.suggest import Parser
+from metanas_server.config_file import read_config_file
 from metanas_server.cores import default_devices
 from metanas_server.errors import StartError
 
@@ -41,6 +45,8 @@ class ServerConfig:
         StartError: ADDRESS_INVALID, LISTEN_INSECURE.
     """
 
+    config: Path | None = None
+    """TOML file with options, such as max_ways = 20; flags and variables win over it."""
     checkpoints: Path = field(default_factory=shipped_checkpoints)
     """Folder with one folder for each checkpoint. The default is the shipped ones."""
     listen: str = "127.0.0.1:50051"
@@ -161,27 +167,39 @@ class ServerConfig:
 
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerConfig:
-    """Read the configuration from flags, METANAS_* variables and defaults, in this order.
+    """Read the configuration from flags, METANAS_* variables, the file and defaults.
+
+    An option has the value of the first of them that sets it.
 
     Raises:
         SystemExit: `--help` or `--version`.
         StartError: CONFIG_INVALID, ADDRESS_INVALID, LISTEN_INSECURE.
     """
-    values = vars(_parser().parse_args(arguments))
-    for name, kind in _kinds().items():
-        variable = PREFIX + name.upper()
-        if name not in values and variable in environment:
-            try:
-                values[name] = _reader(kind)(environment[variable])
-            except ValueError as error:
-                message = f"{variable}={environment[variable]!r} cannot be read: {error}"
-                raise StartError("CONFIG_INVALID", message) from error
+    kinds = _kinds()
+    values = _read_variables(environment, kinds) | vars(_parser().parse_args(arguments))
+    if "config" in values:
+        in_file = {name: kind for name, kind in kinds.items() if name != "config"}
+        values = read_config_file(values["config"], in_file) | values
     limits = {each.name: values.pop(each.name) for each in fields(Limits) if each.name in values}
     try:
         return ServerConfig(**values, limits=Limits(**limits))
     except InvalidInput as error:
         wrong = (f"{_as_flag(each.field)} {each.message}" for each in error.violations)
         raise StartError("CONFIG_INVALID", "; ".join(wrong)) from error
+
+
+def _read_variables(environment: Mapping[str, str], kinds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that environment variables set, by name."""
+    values = {}
+    for name, kind in kinds.items():
+        variable = PREFIX + name.upper()
+        if variable in environment:
+            try:
+                values[name] = _reader(kind)(environment[variable])
+            except ValueError as error:
+                message = f"{variable}={environment[variable]!r} cannot be read: {error}"
+                raise StartError("CONFIG_INVALID", message) from error
+    return values
 
 
 def options() -> list[Declaration]:
@@ -201,8 +219,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="metanas-server",
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
-        epilog="Every flag can be given as an environment variable instead: --max-ways as"
-        f" {PREFIX}MAX_WAYS. Flags win. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
+        epilog="Every flag can be given as an environment variable instead, --max-ways as"
+        f" {PREFIX}MAX_WAYS, or in the file of --config. Flags win over variables, and variables"
+        " over the file. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
         " cannot start. metanas-server tokens --help explains the command for tokens.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
