@@ -137,20 +137,19 @@ def classify(model: Model, folder: Path) -> tuple[int, int]:
 
 def summary(model: Model, right: int, total: int) -> Table:
     """The short report."""
-    report = model.report
+    report, estimate = model.report, model.report.leave_one_out
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
     rows = {
         "classes": ", ".join(model.labels),
         "held-out images": f"{right} of {total} right ({right / max(total, 1):.1%})",
-        "leave-one-out": _percent(report.get("leave_one_out")),
-        "soft / pruned": f"{_percent(report.get('accuracy_soft'))} / "
-        f"{_percent(report.get('accuracy_pruned'))}",
-        "parameters": f"{report.get('parameters'):,}",
+        "new images, estimated": _percent(estimate.accuracy if estimate else None),
+        "soft / pruned": f"{_percent(report.accuracy_soft)} / {_percent(report.accuracy_pruned)}",
+        "parameters": f"{report.parameters:,}",
         "file": f"{len(model.onnx) / 1024:.0f} KiB, sha256 {model.info.sha256[:16]}…",
-        "seconds a stage": _seconds(report.get("seconds")),
-        "unlike the meta-cells": f"{report.get('meta_genotype_distance')} edges",
+        "seconds a stage": _seconds(report.seconds),
+        "unlike the meta-cells": f"{report.meta_genotype_distance} edges",
     }
     for name, value in rows.items():
         table.add_row(name, value)
@@ -168,12 +167,11 @@ def draw(model: Model, folder: Path) -> tuple[Path, ...]:
     return paths
 
 
-def _percent(value: object) -> str:
-    return f"{value:.1%}" if isinstance(value, float | int) else "not defined (one image a class)"
+def _percent(value: float | None) -> str:
+    return "not defined (one image a class)" if value is None else f"{value:.1%}"
 
 
-def _seconds(value: object) -> str:
-    assert isinstance(value, Mapping)
+def _seconds(value: Mapping[str, float]) -> str:
     return ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in value.items())
 
 

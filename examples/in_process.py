@@ -29,8 +29,8 @@ def main() -> None:
         parser.error(str(error))
     options.model.write_bytes(model.onnx)
     print(f"{options.model}: {len(model.onnx) / 1e6:.2f} MB, classes {', '.join(model.labels)}")
-    if model.report.leave_one_out is not None:
-        print(f"leave-one-out accuracy {model.report.leave_one_out:.0%}")
+    if estimate := model.report.leave_one_out:
+        print(f"estimated accuracy {estimate.low:.0%} to {estimate.high:.0%}")
 
 
 if __name__ == "__main__":

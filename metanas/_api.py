@@ -11,10 +11,10 @@ from metanas.evaluation.evaluate import evaluate
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
 from metanas_data.datasets.dataset import read_dataset as load_dataset
 from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.folders import class_files
+from metanas_data.report import Report
 
 __all__ = [
     "AdaptConfig",

@@ -1,5 +1,6 @@
 """Conversion between plain values and protobuf messages. No other module builds messages."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,8 @@ from metanas_client.resources import (
     State,
 )
 from metanas_client.support import Content, RawImage, SupportSet
+from metanas_data.intervals import proportion
+from metanas_data.report import ClassMetrics, Confusion, LeaveOneOut, Report, SuspiciousImage
 from metanas_data.suggest import nearest_or_all
 from metanas_protos.v1 import (
     adaptation_pb2,
@@ -29,6 +32,7 @@ from metanas_protos.v1 import (
     example_pb2,
     failure_pb2,
     model_pb2,
+    report_pb2,
 )
 
 _STATES: Mapping[adaptation_pb2.AdaptationState.ValueType, State] = {
@@ -149,8 +153,70 @@ def model_info(message: model_pb2.Model) -> ModelInfo:
         size=message.size_bytes,
         labels=tuple(message.labels),
         genotype_json=message.genotype_json,
-        report_json=message.report_json,
+        report=_report(message),
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
+    )
+
+
+def _report(model: model_pb2.Model) -> Report:
+    message = model.report
+    left_out = message.HasField("leave_one_out")
+    return Report(
+        checkpoint=message.checkpoint,
+        checkpoint_digest=message.checkpoint_digest,
+        prior=dict(message.prior),
+        architecture={each.branch: each.share for each in message.architecture},
+        support_digest=message.support_digest,
+        seed=message.seed,
+        options=_options(message.options),
+        ways=message.ways,
+        shots=tuple(message.shots),
+        leave_one_out=_leave_one_out(message.leave_one_out) if left_out else None,
+        steps=message.steps,
+        tuning_steps=message.tuning_steps,
+        steps_saved=message.steps_saved,
+        seconds={each.stage: each.seconds for each in message.seconds},
+        parameters=message.parameters,
+        macs=message.macs,
+        onnx_bytes=message.onnx_bytes,
+        accuracy_soft=message.accuracy_soft,
+        accuracy_pruned=message.accuracy_pruned,
+        accuracy=message.accuracy,
+        logit_gap=message.logit_gap,
+        onnx_difference=message.onnx_difference,
+        meta_genotype_distance=message.meta_genotype_distance,
+        genotype=json.loads(model.genotype_json),
+    )
+
+
+def _leave_one_out(message: report_pb2.LeaveOneOut) -> LeaveOneOut:
+    return LeaveOneOut(
+        accuracy=message.accuracy,
+        low=message.low,
+        high=message.high,
+        classes=tuple(
+            ClassMetrics(
+                label=each.label,
+                images=each.images,
+                recall=proportion(each.recall.hits, each.recall.count),
+                precision=proportion(each.precision.hits, each.precision.count),
+            )
+            for each in message.classes
+        ),
+        confusions=tuple(
+            Confusion(label=each.label, predicted=each.predicted, images=each.images)
+            for each in message.confusions
+        ),
+        suspicious=tuple(
+            SuspiciousImage(
+                index=each.index,
+                label=each.label,
+                looks_like=each.looks_like,
+                probability=each.probability,
+                likely=each.likely,
+            )
+            for each in message.suspicious
+        ),
     )
 
 

@@ -7,11 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metanas_client.errors import NotWritable
+from metanas_client.errors import ModelFileError, NotWritable
 from metanas_client.extras import needs
 from metanas_client.resources import ModelInfo
 from metanas_client.support import Image, Support
 from metanas_data.files import write_atomic
+from metanas_data.report import Report
 
 if TYPE_CHECKING:
     from metanas_client.onnx.model_file import ModelFile, Prediction
@@ -54,7 +55,7 @@ class Model:
             size=len(onnx),
             labels=file.labels,
             genotype_json=file.text("genotype"),
-            report_json="",
+            report=None,
             create_time=None,
         )
         return cls(onnx, info)
@@ -75,8 +76,15 @@ class Model:
         return self.info.genotype
 
     @property
-    def report(self) -> dict[str, object]:
-        """Measurements of the adaptation."""
+    def report(self) -> Report:
+        """Estimates of the quality, and measurements of the adaptation.
+
+        Raises:
+            ModelFileError: REPORT_MISSING; the model was read from a file, which has no report.
+        """
+        if self.info.report is None:
+            message = f"{self.name} has no report: a file does not contain it; ask the server"
+            raise ModelFileError("REPORT_MISSING", message)
         return self.info.report
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -6,9 +6,10 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from metanas_client.errors import MissingExtra
+from metanas_client.estimates import estimate_rows
 from metanas_client.extras import needs
 from metanas_client.onnx.cells import Cell, read_cells, table
-from metanas_client.text import percent, printable, size
+from metanas_client.text import printable, size
 
 if TYPE_CHECKING:
     from metanas_client.model import Model
@@ -24,8 +25,8 @@ def model_html(model: "Model") -> str:
         ("classes", ", ".join(model.labels)),
         ("file", size(len(model.onnx))),
     ]
-    if "leave_one_out" in model.report:
-        facts.append(("leave-one-out accuracy", percent(model.report["leave_one_out"])))
+    if model.info.report is not None:
+        facts += estimate_rows(model.info.report.leave_one_out)
     cells = read_cells(model.info.genotype_json)
     return f"<h3>{_safe(model.name)}</h3>{_rows(facts)}{_cells(cells) if cells else ''}"
 

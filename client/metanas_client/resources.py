@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import Enum
 
 from metanas_client.errors import Fault
+from metanas_data.report import Report
 
 Option = int | float | bool | str
 """The value of one hyper-parameter."""
@@ -85,7 +86,8 @@ class ModelInfo:
     labels: tuple[str, ...]
     """The classes in the order of the outputs."""
     genotype_json: str
-    report_json: str
+    report: Report | None
+    """Estimates of the quality, and measurements of the adaptation; None for a file."""
     create_time: datetime | None
 
     @property
@@ -93,12 +95,6 @@ class ModelInfo:
         """Cells by kind: for each node, its two [input index, operation] pairs."""
         genotype: dict[str, list[list[list[object]]]] = json.loads(self.genotype_json)
         return genotype
-
-    @property
-    def report(self) -> dict[str, object]:
-        """Measurements of the adaptation."""
-        report: dict[str, object] = json.loads(self.report_json or "{}")
-        return report
 
 
 @dataclass(frozen=True, kw_only=True)

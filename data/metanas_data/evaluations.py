@@ -14,13 +14,13 @@ from metanas_data.errors import EvaluationError
 from metanas_data.files import write_atomic
 from metanas_data.intervals import mean_of
 from metanas_data.journal import Record
+from metanas_data.report import Report
 
 FROM_REPORT = {
     "support_accuracy": "accuracy",
     "support_accuracy_soft": "accuracy_soft",
     "support_accuracy_pruned": "accuracy_pruned",
     "logit_gap": "logit_gap",
-    "leave_one_out": "leave_one_out",
     "meta_genotype_distance": "meta_genotype_distance",
     "onnx_difference": "onnx_difference",
     "parameters": "parameters",
@@ -54,11 +54,14 @@ def column(records: Sequence[Record], name: str) -> list[float]:
     return [float(record[name]) for record in records if record.get(name) is not None]
 
 
-def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
+def figures_of(report: Report) -> dict[str, Any]:
     """Return the figures of a record that come from the report of an adaptation."""
-    seconds = report.get("seconds")
-    figures = {name: report.get(entry) for name, entry in FROM_REPORT.items()}
-    return {"worker_seconds": round(sum(seconds.values()), 4) if seconds else None, **figures}
+    estimate = report.leave_one_out
+    return {
+        "worker_seconds": round(sum(report.seconds.values()), 4) if report.seconds else None,
+        "leave_one_out": None if estimate is None else estimate.accuracy,
+        **{name: getattr(report, entry) for name, entry in FROM_REPORT.items()},
+    }
 
 
 def summary_of(records: Sequence[Record]) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-
-import numpy as np
+from statistics import NormalDist, fmean, stdev
 
 LEVEL = 0.95
 
@@ -25,10 +23,10 @@ class Mean:
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return the mean of at least one value with its interval."""
-    mean, count = float(np.mean(values)), len(values)
+    mean, count = fmean(values), len(values)
     if count < 2:
         return Mean(mean, math.nan)
-    deviation = float(np.std(values, ddof=1))
+    deviation = stdev(values)
     return Mean(mean, quantile95(count - 1) * deviation / math.sqrt(count))
 
 
@@ -45,24 +43,25 @@ class Proportion:
 
 
 def proportion(hits: int, count: int) -> Proportion:
-    """Return a share with its interval, which goes from 0 to 1 if `count` is 0.
+    """Return a share with its interval, which goes from 0 to 1 if `count` is 0."""
+    if not count:
+        return Proportion(hits=hits, count=count, share=None, low=0.0, high=1.0)
+    share = hits / count
+    low, high = wilson(share, count)
+    return Proportion(hits=hits, count=count, share=share, low=low, high=high)
+
+
+def wilson(share: float, count: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share of `count` observations, which may be a fraction.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference (1927).
     """
-    if not count:
-        return Proportion(hits=hits, count=count, share=None, low=0.0, high=1.0)
-    z, share = NormalDist().inv_cdf((1 + LEVEL) / 2), hits / count
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = share + z**2 / (2 * count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     low, high = ((middle + side * half) / (1 + z**2 / count) for side in (-1, 1))
     # rounding would leave a trace of the other side at 0 and 1
-    return Proportion(
-        hits=hits,
-        count=count,
-        share=share,
-        low=low if hits else 0.0,
-        high=high if hits < count else 1.0,
-    )
+    return low if share > 0 else 0.0, high if share < 1 else 1.0
 
 
 def quantile95(freedom: int) -> float:

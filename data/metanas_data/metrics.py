@@ -10,22 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metanas_data.intervals import Proportion, proportion
+from metanas_data.report import ClassMetrics, Confusion
 
 BINS = 15
 """Number of bins of the calibration error, as in Guo et al. (2017)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassMetrics:
-    """Metrics of one class."""
-
-    label: str
-    images: int
-    """Number of images of the class."""
-    recall: Proportion
-    """Share of the images of the class that are predicted as it."""
-    precision: Proportion
-    """Share of the images predicted as the class that are of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +27,6 @@ class ReliabilityBin:
     """Mean confidence; None without images."""
     accuracy: float | None
     """Share of correct predictions; None without images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confusion:
-    """Mistake that occurs `images` times."""
-
-    label: str
-    """True class."""
-    predicted: str
-    images: int
 
 
 @dataclass(frozen=True, kw_only=True)

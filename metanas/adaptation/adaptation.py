@@ -35,7 +35,7 @@ from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.supernet.discrete import DiscreteNetwork, freeze_statistics, from_supernet
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import annealed

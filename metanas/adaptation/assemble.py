@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanas.adaptation.adaptation import Adaptation, Stage
-from metanas.adaptation.estimate import leave_one_out
 from metanas.adaptation.metrics import (
     Gap,
     meta_features,
@@ -21,6 +20,8 @@ from metanas.adaptation.metrics import (
     weights_of,
 )
 from metanas.adaptation.views import head_inputs
+from metanas.estimates.estimates import estimates_of
+from metanas.estimates.left_out import LeftOut, leave_out
 from metanas.export.metadata import Origin
 from metanas.export.onnx_model import Classifier, Encoder
 from metanas.images.support_set import Task
@@ -28,9 +29,9 @@ from metanas.nn.heads import HEADS
 from metanas.nn.ops import Op
 from metanas.nn.prototypes import membership
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
 from metanas.supernet.discrete import features_of
 from metanas.util.work import Parts
+from metanas_data.report import Report
 
 NO_GAP = Gap(nan, nan, nan)
 """The gap of a network that was not measured."""
@@ -127,6 +128,21 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
     return Classifier(tuple(encoders), weight, bias, scale), logits
 
 
+def _left_out(joint: Joint, scale: Tensor, seed: int) -> Parts[LeftOut | None]:
+    """Classify support images by heads without them; None if no class has two images."""
+    options, support = joint.options, joint.task.support
+    if max(support.shots) < 2:
+        return None
+    parts = []
+    for branch in joint.branches:
+        yield
+        checkpoint, task = branch.adaptation.checkpoint, branch.task.support
+        features = yield from meta_features(checkpoint, task, options)
+        parts.append(features)
+    sets, head = stream(seed, "report sets"), HEADS[options.head]
+    return leave_out(head, joint.features(parts), support, scale, sets)
+
+
 def report_of(
     joint: Joint, classifier: Classifier, onnx: bytes, difference: float, seed: int
 ) -> Parts[Report]:
@@ -136,15 +152,7 @@ def report_of(
     adaptations = [branch.adaptation for branch in joint.branches]
     ranges = [each.checkpoint.card.augment for each in adaptations]
     accuracy = yield from view_accuracy(classifier, tasks, ranges, seed)
-    held_out = None
-    if max(support.shots) > 1:
-        parts = []
-        for adaptation, task in zip(adaptations, tasks, strict=True):
-            yield
-            features = yield from meta_features(adaptation.checkpoint, task, options)
-            parts.append(features)
-        sets, head = stream(seed, "report sets"), HEADS[options.head]
-        held_out = leave_one_out(head, joint.features(parts), support, classifier.scale, sets)
+    left = yield from _left_out(joint, classifier.scale, seed)
     return Report(
         checkpoint=joint.origin.checkpoint,
         checkpoint_digest=joint.origin.digest,
@@ -166,7 +174,7 @@ def report_of(
         accuracy_pruned=first.pruning.pruned,
         accuracy=accuracy,
         logit_gap=first.pruning.logits,
-        leave_one_out=held_out,
+        leave_one_out=None if left is None else estimates_of(left),
         onnx_difference=difference,
         meta_genotype_distance=sum(
             each.decided.distance(each.checkpoint.meta_genotype) for each in adaptations

@@ -26,7 +26,8 @@ from metanas.spec.card import check_options
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig, Option
-from metanas.spec.report import Progress, Report
+from metanas.spec.progress import Progress
+from metanas_data.report import Report
 
 OnProgress = Callable[[Progress], None]
 Result = TypeVar("Result")

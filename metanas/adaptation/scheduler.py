@@ -31,7 +31,7 @@ from metanas.adaptation.job import (
 )
 from metanas.adaptation.universal import Source
 from metanas.spec.examples import Example, Limits
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.util.fields import Count, Fraction, Natural, check
 
 LARGE = 85 * 2**20

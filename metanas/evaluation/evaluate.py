@@ -29,11 +29,11 @@ from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, Relaxation, Softmax
 from metanas_data.datasets.dataset import content, pixels
 from metanas_data.datasets.episodes import Episode, Sampler
+from metanas_data.report import Report
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Resumable evaluation: a journal stores each finished episode, a result file all of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def record_of(index: int, outcome: Outcome) -> Record:
         "accuracy_soft": outcome.soft,
         "accuracy_transductive": outcome.transductive,
         "query_seconds": round(outcome.query_seconds, 7),
-        **figures_of(asdict(outcome.report)),
+        **figures_of(outcome.report),
     }
 
 

@@ -76,7 +76,7 @@ def test_ray_is_for_those_who_ask_for_workers() -> None:
 
 
 def test_cards_and_reports_are_read_without_torch() -> None:
-    assert import_without(("torch", "onnx"), ["metanas.spec.card", "metanas.spec.report"]) == ""
+    assert import_without(("torch", "onnx"), ["metanas.spec.card", "metanas.spec.progress"]) == ""
 
 
 def test_the_front_of_the_server_imports_no_torch() -> None:

@@ -44,7 +44,7 @@ def test_a_folder_becomes_a_model(client: Client, folder: Path, tmp_path: Path) 
     assert hashlib.sha256(model.onnx).hexdigest() == model.info.sha256
     assert model.save(tmp_path / "m.onnx").read_bytes() == model.onnx
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
-    assert (model.report["seed"], set(model.genotype)) == (3, {"normal", "reduce"})
+    assert (model.report.seed, set(model.genotype)) == (3, {"normal", "reduce"})
     found = model.predict([folder / "class0" / "0.png", PIXELS[0], PIXELS[1] / 255])
     assert [prediction.label in model.labels for prediction in found] == [True] * 3
     assert adaptation.info().state is State.SUCCEEDED

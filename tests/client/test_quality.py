@@ -205,7 +205,10 @@ def test_wrong_names_are_refused_before_the_work(model_file: Path, held_out: Pat
 def test_a_file_becomes_a_model_again(model_file: Path, tmp_path: Path) -> None:
     loaded = Model.load(model_file)
     assert (loaded.labels, loaded.name) == (LABELS, str(model_file))
-    assert (loaded.info.checkpoint, loaded.report) == ("tiny", {})
+    assert (loaded.info.checkpoint, loaded.info.report) == ("tiny", None)
+    with pytest.raises(ModelFileError) as no_report:
+        _ = loaded.report
+    assert no_report.value.reason == "REPORT_MISSING"
     assert set(loaded.genotype) >= {"normal", "reduce"}
     assert loaded.save(tmp_path / "copy.onnx").read_bytes() == model_file.read_bytes()
     with pytest.raises(ModelFileError) as caught:

@@ -13,7 +13,7 @@ from metanas.export.verify import run, session
 from metanas.nn.ops import OPS, Chain, Op
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.testing import make_checkpoint
 from tests.core.small import examples
 

@@ -18,7 +18,7 @@ from metanas.images.support_set import Preprocessing, SupportSet, support_set
 from metanas.nn.functional import Rows
 from metanas.nn.ops import Norm
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.supernet.alphas import is_alpha
 from metanas.supernet.flat_params import Params
 from metanas.testing import make_checkpoint

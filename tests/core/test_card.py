@@ -1,6 +1,7 @@
 """Cards of checkpoints and reports of adaptations: JSON both ways, and what a digest is of."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from metanas.spec.card import (
     read_card,
 )
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Report
 from metanas.spec.search_space import SearchSpace
 from metanas.util import dataclass_json as schema
+from metanas_data.metrics import measure
+from metanas_data.report import Confusion, LeaveOneOut, Report, SuspiciousImage
 from tests.core.small import RUN, TINY
 
 CHECKPOINTS = Path(__file__).parents[2] / "meta_checkpoints"
@@ -108,16 +110,29 @@ def report(**changes: Any) -> Report:
         "accuracy_pruned": 0.75,
         "accuracy": 0.8,
         "logit_gap": 0.01,
-        "leave_one_out": 0.5,
+        "leave_one_out": None,
         "onnx_difference": 1e-6,
         "meta_genotype_distance": 2,
         "genotype": {"normal": [[[0, "a"], [1, "b"]]], "reduce": []},
         "prior": {"tiny": 0.75, "other": 0.25},
+        "architecture": {"tiny": 0.75, "other": 0.25},
     }
     return Report(**{**values, **changes})
 
 
-@pytest.mark.parametrize("leave_one_out", [None, 0.5])
-def test_reports_survive_json(leave_one_out: float | None) -> None:
-    written = report(leave_one_out=leave_one_out)
-    assert Report.from_json(written.to_json()) == written
+ESTIMATE = LeaveOneOut(
+    accuracy=0.5,
+    low=0.2,
+    high=0.8,
+    classes=measure(["a", "b"], [0, 1, 1], [0, 0, 1], [0.9, 0.8, 0.7]).classes,
+    confusions=(Confusion(label="b", predicted="a", images=1),),
+    suspicious=(
+        SuspiciousImage(index=1, label="b", looks_like="a", probability=0.01, likely=True),
+    ),
+)
+
+
+@pytest.mark.parametrize("estimate", [None, ESTIMATE])
+def test_reports_become_json(estimate: LeaveOneOut | None) -> None:
+    written = report(leave_one_out=estimate)
+    assert json.loads(written.to_json()) == json.loads(json.dumps(asdict(written)))

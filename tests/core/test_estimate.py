@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanas.adaptation.estimate import SETS, held_out_sets, leave_one_out
+from metanas.estimates.accuracy import accuracy_of, interval_of, metrics_of
+from metanas.estimates.left_out import SETS, LeftOut, held_out_sets, leave_out
 from metanas.images.support_set import SupportSet
 from metanas.nn.heads import HEADS, Head
 from metanas.nn.prototypes import PrototypeHead, membership
@@ -29,10 +30,14 @@ def labels_of(shots: list[int]) -> Tensor:
     return labels[torch.randperm(len(labels), generator=generator())]
 
 
-def estimate(head: Head, features: Tensor, labels: Tensor, seed: int = 0) -> float:
+def left_out(head: Head, features: Tensor, labels: Tensor, seed: int = 0) -> LeftOut:
     classes = tuple(str(way) for way in range(int(labels.max()) + 1))
     task = SupportSet(torch.zeros(len(labels), 1, 8, 8), labels, classes)
-    return leave_one_out(head, features, task, SCALE, generator(seed))
+    return leave_out(head, features, task, SCALE, generator(seed))
+
+
+def estimate(head: Head, features: Tensor, labels: Tensor, seed: int = 0) -> float:
+    return accuracy_of(left_out(head, features, labels, seed))
 
 
 def clusters(spread: float, shots: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -160,3 +165,33 @@ def test_the_estimate_stays_an_accuracy(head: Head) -> None:
 def test_the_same_generator_gives_the_same_estimate(head: Head) -> None:
     support, labels, _, _ = clusters(2.0, 4, seed=0)
     assert estimate(head, support, labels, 3) == estimate(head, support, labels, 3)
+
+
+@BOTH
+def test_an_image_that_is_left_out_alone_has_the_logits_of_a_set_of_it(head: Head) -> None:
+    labels = labels_of([3, 1, 70])
+    support, members = noise(len(labels), 5), membership(labels, 3)
+    left = left_out(head, support, labels)
+    assert left.alone.rows.tolist() == [row for row, way in enumerate(labels) if way != 1]
+    (expected,) = head.without(support, members, [left.alone.rows[:, None]], SCALE)
+    torch.testing.assert_close(left.alone.logits, expected[:, 0], atol=1e-4, rtol=1e-4)
+
+
+def test_the_interval_contains_the_accuracy_on_queries() -> None:
+    inside = []
+    for seed in range(100):
+        support, labels, queries, answers = clusters(2.0, 5, seed)
+        weight, bias = RidgeHead().linear(support, membership(labels, 4), SCALE)
+        accuracy = float(((queries @ weight.T + bias).argmax(1) == answers).float().mean())
+        left = left_out(RidgeHead(), support, labels, seed)
+        low, high = interval_of(left, accuracy_of(left))
+        inside.append(low <= accuracy <= high)
+    assert 0.88 <= sum(inside) / len(inside) <= 0.99
+
+
+def test_confused_classes_are_counted() -> None:
+    features = torch.tensor([[0.0], [1.0], [9.0], [100.0], [101.0]])
+    metrics = metrics_of(left_out(PrototypeHead(), features, torch.tensor([0, 0, 1, 1, 1])))
+    assert [each.images for each in metrics.classes] == [2, 3]
+    (mistake,) = metrics.mistakes()
+    assert (mistake.label, mistake.predicted, mistake.images) == ("1", "0", 1)

@@ -32,7 +32,7 @@ def test_a_folder_becomes_a_model(checkpoint: Path, tmp_path: Path) -> None:
     labels = [folder.name for folder in sorted(DIGITS.iterdir())]
     first, second = done.stdout.splitlines()
     assert first.endswith(f" MB, classes {', '.join(labels)}")
-    assert second.startswith("leave-one-out accuracy")
+    assert second.startswith("estimated accuracy")
     onnx.checker.check_model(onnx.load(path))
     before = path.read_bytes()
     assert "exists; name another file" in example(checkpoint, DIGITS, path).stderr

@@ -18,7 +18,7 @@ from metanas.errors import Cancelled, Diverged, InvalidInput
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.spec.examples import Example
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.testing import make_checkpoint
 from tests.core.benches import (
     OPTIONS,

@@ -28,7 +28,7 @@ from metanas.images.support_set import Image
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.spec.universal import (
     BINS,
     DESCRIPTION,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from metanas_data.metrics import BINS, Confusion, measure
+from metanas_data.metrics import BINS, measure
+from metanas_data.report import Confusion
 
 LABELS = ("a", "b", "c", "d")
 

@@ -194,7 +194,7 @@ def test_sizes_formats_and_types_may_be_mixed(client: Client) -> None:
     }
     for checkpoint in ("grey", "colour"):
         model = client.adapt(mixed, checkpoint=checkpoint).result(timeout=60)
-        assert model.report["shots"] == [3, 2]
+        assert model.report.shots == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_watch_has_every_progress_and_the_model_can_be_downloaded(api: Api) ->
     onnx.checker.check_model(onnx.load_from_string(answer.onnx))
     assert list(model.labels) == ["a", "b"]
     assert {"normal", "reduce"} == set(json.loads(model.genotype_json))
-    assert json.loads(model.report_json)["seed"] == 7
+    assert model.report.seed == 7
     assert answer.adaptation.model == model.name
     assert answer.adaptation.attempts == 1
 
@@ -76,7 +76,7 @@ def test_declared_classes_give_the_order_of_the_outputs(api: Api) -> None:
     examples = [*images(), image("ä", 7), image("ä", 8), image("ä", 9)]
     answer = api.adapt(declared, examples)
     assert list(answer.model.labels) == ["b", "ä", "a"]
-    assert json.loads(answer.model.report_json)["shots"] == [2, 3, 2]
+    assert answer.model.report.shots == [2, 3, 2]
     assert list(answer.adaptation.labels) == ["b", "ä", "a"]
 
 

@@ -87,7 +87,7 @@ def test_every_caller_gets_the_model_of_its_own_images(api: Api) -> None:
     for caller, answer in enumerate(answers):
         assert tuple(answer.model.labels) == labels(caller)
         assert answer.events[0].adaptation.name == answer.adaptation.name
-        assert json.loads(answer.model.report_json)["seed"] == caller
+        assert answer.model.report.seed == caller
         steps = [each.progress for each in answer.events if each.progress.stage == "adapt"]
         assert [each.step for each in steps] == list(range(SOME.steps + 1))
         session = onnxruntime.InferenceSession(answer.onnx)

@@ -1,6 +1,5 @@
 """Requests that name no checkpoint, on a server with the universal search space."""
 
-import json
 import shutil
 import signal
 import subprocess
@@ -52,7 +51,7 @@ def write_universal(root: Path, bias: tuple[float, float] = (-9.0, 9.0)) -> None
 
 def networks(answer: Answer) -> set[str]:
     """Return the branches of a model."""
-    return set(json.loads(answer.model.report_json)["architecture"])
+    return {each.branch for each in answer.model.report.architecture}
 
 
 @pytest.fixture
@@ -77,9 +76,9 @@ def test_requests_without_a_checkpoint_get_the_universal_space(
     named = api.adapt(spec(checkpoint="universal"), images())
     assert chosen.onnx == named.onnx
     assert chosen.adaptation.checkpoint == chosen.model.checkpoint == "checkpoints/universal"
-    report = json.loads(chosen.model.report_json)
-    assert report["architecture"] == {"grey": 1.0}
-    assert report["prior"]["grey"] > 0.99
+    report = chosen.model.report
+    assert [(each.branch, each.share) for each in report.architecture] == [("grey", 1.0)]
+    assert report.prior["grey"] > 0.99
     again = api.create(spec(checkpoint="", request_id="x"), images())
     assert again.name == chosen.adaptation.name
     running = api.create(spec(checkpoint="", options=LONG), images())

@@ -1,7 +1,8 @@
 """`metanas adapt`: a folder of labelled images in, an ONNX file out."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import OK
 from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
+from metanas_client.estimates import estimate_rows
 from metanas_client.model import Model
 from metanas_client.resources import Progress
+from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
 
@@ -40,6 +43,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
     check_output(arguments.out, force=arguments.force)
+    files = [each.source or "" for each in read_folder(arguments.folder).examples]
     with Client(**shared.connection(arguments)) as client:
         adaptation = client.adapt(
             arguments.folder,
@@ -59,7 +63,7 @@ def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
         screen.json({**describe(model), "file": str(arguments.out)})
     else:
-        show(model, arguments.out, screen)
+        show(model, arguments.out, screen, files)
     return OK
 
 
@@ -79,39 +83,38 @@ def describe(model: Model) -> dict[str, object]:
         "size": model.info.size,
         "labels": list(model.labels),
         "genotype": model.genotype,
-        "report": model.report,
+        "report": asdict(model.report),
     }
 
 
-def show(model: Model, out: Path, screen: Screen) -> None:
-    """Print the summary of an adaptation."""
+def show(model: Model, out: Path, screen: Screen, files: Sequence[str] = ()) -> None:
+    """Print the summary of an adaptation; `files` are the names of its support images."""
     report = model.report
     rows = [
         ("model", model.name),
         ("file", f"{out} ({size(len(model.onnx))})"),
         ("classes", str(len(model.labels))),
-        ("leave-one-out accuracy", percent(report.get("leave_one_out"))),
-        ("accuracy on training views", percent(report.get("accuracy"))),
+        *estimate_rows(report.leave_one_out, files),
+        ("accuracy on training views", percent(report.accuracy)),
     ]
-    if report.get("steps") or report.get("tuning_steps"):
-        edges = number(report.get("meta_genotype_distance"))
+    if report.steps or report.tuning_steps:
         rows += [
-            ("the same with the soft supernet", percent(report.get("accuracy_soft"))),
-            ("the same right after pruning", percent(report.get("accuracy_pruned"))),
-            ("edges that differ from the checkpoint's", edges),
+            ("the same with the soft supernet", percent(report.accuracy_soft)),
+            ("the same right after pruning", percent(report.accuracy_pruned)),
+            ("edges that differ from the checkpoint's", number(report.meta_genotype_distance)),
         ]
     rows += [
-        ("parameters", number(report.get("parameters"))),
-        ("multiply-adds an image", number(report.get("macs"))),
+        ("parameters", number(report.parameters)),
+        ("multiply-adds an image", number(report.macs)),
     ]
-    branches = report.get("architecture")
-    if isinstance(branches, dict) and branches:
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in branches.items())
+    if report.architecture:
+        shares = ", ".join(
+            f"{name} {100 * share:.0f} %" for name, share in report.architecture.items()
+        )
         rows.insert(1, ("checkpoint", f"universal: {shares}"))
-    seconds = report.get("seconds")
-    if isinstance(seconds, dict):
-        stages = ", ".join(f"{stage} {value:.2f}" for stage, value in seconds.items())
-        rows.append(("seconds", f"{sum(seconds.values()):.2f} ({stages})"))
+    if report.seconds:
+        stages = ", ".join(f"{stage} {value:.2f}" for stage, value in report.seconds.items())
+        rows.append(("seconds", f"{sum(report.seconds.values()):.2f} ({stages})"))
     screen.facts(rows)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -119,5 +120,5 @@ def _model_dict(model: ModelInfo) -> dict[str, object]:
         "size": model.size,
         "labels": list(model.labels),
         "genotype": model.genotype,
-        "report": model.report,
+        "report": None if model.report is None else asdict(model.report),
     }

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from metanas_protos.v1 import report_pb2 as _report_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,7 +33,7 @@ class Model(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     GENOTYPE_JSON_FIELD_NUMBER: _builtins.int
-    REPORT_JSON_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}`. The last part is that of the adaptation that made it."""
@@ -48,16 +49,13 @@ class Model(_message.Message):
     """The discrete architecture as JSON: {"normal": [...], "reduce": [...]}, for each node its two
     [input index, operation name] pairs. The same text is in the file's metadata.
     """
-    report_json: _builtins.str
-    """What was measured on the way (accuracies on the support set, seconds a stage, parameters, how
-    far ONNX Runtime and the training framework agree, and so on) as a JSON object. It is text and
-    no message because it is made, stored and read as a whole, and gains entries with every release
-    without any program having to be generated anew. `google.protobuf.Struct` would turn its whole
-    numbers into floating-point ones.
-    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The classes in the order of the outputs."""
+
+    @_builtins.property
+    def report(self) -> _report_pb2.Report:
+        """What was measured on the way."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -73,12 +71,12 @@ class Model(_message.Message):
         size_bytes: _builtins.int = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         genotype_json: _builtins.str = ...,
-        report_json: _builtins.str = ...,
+        report: _report_pb2.Report | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "checkpoint", b"checkpoint", "create_time", b"create_time", "genotype_json", b"genotype_json", "labels", b"labels", "name", b"name", "report_json", b"report_json", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "checkpoint", b"checkpoint", "create_time", b"create_time", "genotype_json", b"genotype_json", "labels", b"labels", "name", b"name", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

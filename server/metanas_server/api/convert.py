@@ -3,6 +3,7 @@
 Requests are untrusted: counts and sizes are compared with their limits before any value is read.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from metanas_protos.v1 import (
     example_pb2,
     failure_pb2,
     model_pb2,
+    report_pb2,
 )
 from metanas_server.errors import NotFound
 from metanas_server.resources import (
@@ -254,9 +256,20 @@ def write_model(record: ModelRecord) -> model_pb2.Model:
         size_bytes=record.size_bytes,
         labels=record.labels,
         genotype_json=record.genotype_json,
-        report_json=record.report_json,
+        report=_write_report(record.report_json),
         create_time=_time(record.create_time),
     )
+
+
+def _write_report(text: str) -> report_pb2.Report:
+    """Convert a report in JSON to its message; `Model` has the genotype already."""
+    fields: dict[str, Any] = json.loads(text)
+    del fields["genotype"]
+    stages = fields.pop("seconds").items()
+    seconds = [report_pb2.StageTime(stage=stage, seconds=value) for stage, value in stages]
+    branches = fields.pop("architecture").items()
+    shares = [report_pb2.Share(branch=branch, share=value) for branch, value in branches]
+    return report_pb2.Report(**fields, seconds=seconds, architecture=shares)
 
 
 def write_chunk(record: ModelRecord, offset: int, data: bytes, first: bool) -> model_pb2.ModelChunk:

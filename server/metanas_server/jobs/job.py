@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from metanas.errors import MetanasError
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas_server.errors import ServiceError
 from metanas_server.resources import AdaptationRecord, ProgressRecord
 from metanas_server.workers.process import WorkerProcess

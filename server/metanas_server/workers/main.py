@@ -23,7 +23,7 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, read_universal
 from metanas_server.errors import StartError, WorkerFailed
 from metanas_server.observation import logs

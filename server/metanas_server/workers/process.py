@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas_server.errors import StartError, WorkerKilled, WorkerLost
 from metanas_server.workers.failures import Failed
 from metanas_server.workers.protocol import (

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Limits
 from metanas.spec.options import Option
-from metanas.spec.report import Progress
+from metanas.spec.progress import Progress
 from metanas.spec.universal import UNIVERSAL, Universal
 from metanas_server.workers.failures import Failed
 
