@@ -1,7 +1,8 @@
 """The command `metanas-server`: read the configuration and run the server until a signal.
 
-`metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`), and
-`metanas-server doctor` checks all that a server needs (`metanas_server.doctor`).
+`metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`),
+`metanas-server doctor` checks all that a server needs (`metanas_server.doctor`), and the commands
+of `metanas_server.commands` maintain a data folder.
 
 Exit codes: 0 after SIGTERM or SIGINT, 130 after a second one, 2 if the server cannot start. Code 1
 with a traceback is a defect.
@@ -18,6 +19,7 @@ from metanas.errors import MetanasError
 from metanas_server import doctor
 from metanas_server.app import Server
 from metanas_server.callers import command as tokens
+from metanas_server.commands import COMMANDS, run
 from metanas_server.config import ServerConfig, parse
 from metanas_server.observation import logs
 
@@ -49,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if words[:1] == ["tokens"]:
             tokens.run(words[1:], os.environ)
+            return 0
+        if words and words[0] in COMMANDS:
+            run(words[0], words[1:], os.environ)
             return 0
         for name, value in (ENVIRONMENT | _allocator()).items():
             os.environ.setdefault(name, value)

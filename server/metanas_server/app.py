@@ -46,9 +46,7 @@ from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
-from metanas_server.storage.archive import Archive
-from metanas_server.storage.artefacts import Store
-from metanas_server.storage.database import Records
+from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Load, Setup
@@ -79,6 +77,9 @@ DESCRIBED = (
 )
 """Files for server reflection."""
 
+WRITES = SERVICES[0]
+"""The service that is not healthy while the data folder cannot be written."""
+
 
 class Server:
     """A server with `start` and `stop`; also an async context manager."""
@@ -100,6 +101,8 @@ class Server:
         self._undo = AsyncExitStack()
         self._health = health.HealthServicer()
         self._metrics = Metrics()
+        self._answers = False
+        self._archive: Archive
         self._pool: WorkerPool
         self._dispatcher: Dispatcher
         self._jobs: JobManager
@@ -153,9 +156,9 @@ class Server:
         config = self._config
         lock = lock_folder(config.data)
         undo.callback(os.close, lock)
-        records = Records(config.data / "records.sqlite3")
-        undo.callback(records.close)
-        archive = Archive(records, Store(config.data / "artefacts"))
+        archive = open_archive(config.data, self._on_change)
+        undo.push_async_callback(archive.close)
+        self._archive = archive
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
         longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
@@ -169,7 +172,7 @@ class Server:
         setups = [_setup(config, each, cores, self._load) for each in config.devices]
         workers = [WorkerProcess(setup) for setup in setups]
         self._pool = WorkerPool(
-            workers, cores=cores, max_silence=config.max_silence, on_change=self._on_workers_change
+            workers, cores=cores, max_silence=config.max_silence, on_change=self._on_change
         )
         table = JobTable(archive, self._metrics)
         self._dispatcher = Dispatcher(config, table, self._pool)
@@ -177,7 +180,7 @@ class Server:
         threads = config.query_threads or min(cores, MOST_WORKERS)
         engine = Engine(archive.store, threads=threads, open_bytes=config.max_open_bytes)
         undo.push_async_callback(engine.close)
-        self._inference = InferenceService(config, callers, records, engine)
+        self._inference = InferenceService(config, callers, archive.records, engine)
         undo.push_async_callback(self._dispatcher.close)
         await self._observe(undo, table)
         await self._pool.start()
@@ -186,7 +189,8 @@ class Server:
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
         await self._health.set(INFERENCE, health_pb2.HealthCheckResponse.SERVING)
-        await self._on_workers_change()
+        self._answers = True
+        await self._on_change()
 
     async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
         """Start the watchdog, and serve the metrics if the configuration has an address."""
@@ -218,13 +222,15 @@ class Server:
             names = (*SERVICES, INFERENCE, standard, reflection.SERVICE_NAME)
             reflection.enable_server_reflection(names, server, pool_of(DESCRIBED))
 
-    async def _on_workers_change(self) -> None:
-        """Start waiting jobs, and report whether a worker is ready."""
+    async def _on_change(self) -> None:
+        """Start waiting jobs, and report the health: workers or the data folder have changed."""
+        if not self._answers:
+            return
         self._dispatcher.dispatch()
-        status = health_pb2.HealthCheckResponse
-        now = status.SERVING if self._pool.is_ready else status.NOT_SERVING
+        status, ready = health_pb2.HealthCheckResponse, self._pool.is_ready
         for name in ("", *SERVICES):
-            await self._health.set(name, now)
+            works = ready and (name != WRITES or self._archive.is_writable)
+            await self._health.set(name, status.SERVING if works else status.NOT_SERVING)
 
 
 def lock_folder(folder: Path) -> int:

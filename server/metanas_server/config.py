@@ -219,7 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="metanas-server",
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
-        epilog="Every flag can be given as an environment variable instead, --max-ways as"
+        epilog="Commands for the data folder: metanas-server backup, restore or repair --help."
+        " Every flag can be given as an environment variable instead, --max-ways as"
         f" {PREFIX}MAX_WAYS, or in the file of --config. Flags win over variables, and variables"
         " over the file. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
         " cannot start. metanas-server tokens --help explains the command for tokens.",

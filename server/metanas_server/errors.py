@@ -21,8 +21,10 @@ MetanasError
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
     ├── WorkerFailed        INTERNAL: a defect in a worker process
-    ├── StoreError          STORE_FULL, STORE_FAILED, ARTEFACT_LOST
-    └── StartError          CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, ADDRESS_INVALID,
+    ├── StoreError          ARTEFACT_LOST, ARTEFACT_DAMAGED
+    │   └── StoreUnavailable  STORE_FULL, STORE_FAILED, STORE_BUSY: try again later
+    └── StartError          CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, DATABASE_MISSING,
+                            DATABASE_OLDER, DATABASE_DAMAGED, BACKUP_INVALID, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
                             AUDIT_NOT_WRITABLE, CHECKPOINT_MISSING, CHECKPOINT_CHANGED,
                             DEVICE_MISSING, WORKER_FAILED: the server does not start
@@ -90,7 +92,13 @@ class WorkerFailed(ServiceError):
 
 
 class StoreError(ServiceError):
-    """A file cannot be written to the data folder, or is missing from it."""
+    """A file of the data folder is missing or damaged."""
+
+
+class StoreUnavailable(StoreError):
+    """The data folder cannot be used now."""
+
+    retry_seconds = 5.0
 
 
 class StartError(ServiceError):

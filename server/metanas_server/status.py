@@ -30,6 +30,8 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (service.StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
+    (service.StoreError, grpc.StatusCode.DATA_LOSS),
     (service.TimedOut, grpc.StatusCode.DEADLINE_EXCEEDED),
     (core.MetanasError, grpc.StatusCode.INTERNAL),
 )
@@ -37,7 +39,6 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
 # Reasons that have another code than the rest of their class.
 CODES_BY_REASON = {
     "STORE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
-    "ARTEFACT_LOST": grpc.StatusCode.DATA_LOSS,
 }
 
 _BY_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
@@ -49,7 +50,7 @@ def describe(error: core.MetanasError) -> Failure:
         code for kind, code in CODES if isinstance(error, kind)
     )
     retry = None
-    if isinstance(error, service.Overloaded | service.Unavailable):
+    if isinstance(error, service.Overloaded | service.Unavailable | service.StoreUnavailable):
         retry = error.retry_seconds
     return Failure(
         code=code.value[0],

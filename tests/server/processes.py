@@ -107,6 +107,20 @@ def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProces
             process.terminate()
 
 
+def maintain(*arguments: str) -> str:
+    """Run a sub-command for a data folder; return its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "metanas_server", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run(checkpoints: Path, data: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
     """Run the command until it ends: a server that cannot start."""
     return subprocess.run(

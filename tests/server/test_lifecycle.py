@@ -22,7 +22,7 @@ from tests.server.calls import (
     refused,
     spec,
 )
-from tests.server.processes import ENVIRONMENT, command, serving
+from tests.server.processes import ENVIRONMENT, command, maintain, run, serving
 
 SOME = AdaptationOptions(steps=30)
 
@@ -64,10 +64,16 @@ def test_a_start_without_the_database_keeps_the_models(checkpoints: Path, tmp_pa
         digest, file = server.api.model(name).sha256, server.api.download(name)
         assert server.stop() == 0
     (data / "records.sqlite3").rename(tmp_path / "backup")
+    refusal = run(checkpoints, data)
+    assert refusal.returncode == 2
+    assert refusal.stderr.rstrip().endswith("(DATABASE_MISSING)")
+    assert maintain("repair", "--data", str(data)) == (
+        f"moved 1 files without a record to {data / 'artefacts' / 'quarantine'}\n"
+    )
+    assert (data / "artefacts" / "quarantine" / digest).exists()
     with serving(checkpoints, data) as server:
-        assert (data / "artefacts" / "quarantine" / digest).exists()
+        assert refused(server.api.download, name).reason == "UNKNOWN_MODEL"
         assert server.stop() == 0
-    assert "have no record and were moved to" in data.with_suffix(".log").read_text("utf-8")
     (tmp_path / "backup").replace(data / "records.sqlite3")
     with serving(checkpoints, data) as server:
         assert server.api.download(name) == file

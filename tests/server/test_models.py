@@ -45,7 +45,11 @@ def test_files_of_many_pieces(api: Api, data: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: known.size_bytes // 2])
     answer = refused(api.download, name)
-    assert (answer.code, answer.reason) == (grpc.StatusCode.DATA_LOSS, "ARTEFACT_LOST")
+    assert (answer.code, answer.reason) == (grpc.StatusCode.DATA_LOSS, "ARTEFACT_DAMAGED")
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(flipped)
+    assert refused(api.download, name).reason == "ARTEFACT_DAMAGED"
     path.unlink()
     assert refused(api.download, name).reason == "ARTEFACT_LOST"
     path.write_bytes(whole)

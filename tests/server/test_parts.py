@@ -19,7 +19,13 @@ from metanas.errors import InvalidInput, Violation
 from metanas.spec.examples import Example, Limits
 from metanas_server import errors as service
 from metanas_server.api.upload import OVERHEAD, Intake, UploadBudget
-from metanas_server.errors import NotFound, Overloaded, StartError, StoreError
+from metanas_server.errors import (
+    NotFound,
+    Overloaded,
+    StartError,
+    StoreError,
+    StoreUnavailable,
+)
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -29,7 +35,7 @@ from metanas_server.resources import (
 )
 from metanas_server.status import code_of, describe, to_status
 from metanas_server.storage import support_file
-from metanas_server.storage.archive import Archive
+from metanas_server.storage.archive import Archive, sweep
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
 
@@ -88,18 +94,32 @@ def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:
     assert caught.value.reason == "ARTEFACT_LOST"
 
 
-def test_a_sweep_deletes_unfinished_writes_only(tmp_path: Path) -> None:
+def test_a_sweep_deletes_known_garbage_only(tmp_path: Path) -> None:
+    records, store = Records(tmp_path / "records"), Store(tmp_path / "artefacts")
+    needed, unknown, loose, isolated = (store.put(each) for each in (b"n", b"u", b"l", b"i"))
+    records.loosen(loose)
+    records.insert(replace(RECORD, support=needed))
+    records.insert(replace(RECORD, id="two", support=isolated))
+    store.isolate(isolated)
+    (store.folder / f"{needed}.0123abcd.partial").touch()
+    (store.folder / "lost+found").mkdir()
+    (store.folder / "notes.txt").touch()
+    assert sweep(records, store) == {unknown}
+    names = {path.name for path in store.folder.iterdir()}
+    assert names == {needed, unknown, isolated, "quarantine", "lost+found", "notes.txt"}
+    assert records.loose() == set()
+    records.close()
+
+
+def test_a_file_that_has_changed_on_the_disk(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    needed, unknown = store.put(b"needed"), store.put(b"unknown")
-    (tmp_path / f"{needed}.0123abcd.partial").touch()
-    (tmp_path / "lost+found").mkdir()
-    (tmp_path / "notes.txt").touch()
-    store.sweep({needed})
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {needed, "quarantine", "lost+found", "notes.txt"}
-    assert (tmp_path / "quarantine" / unknown).read_bytes() == b"unknown"
-    store.sweep({needed, unknown})  # its record is back
-    assert store.read(unknown, 0, 100) == b"unknown"
+    digest = store.put(b"content")
+    store.path(digest).write_bytes(b"c0ntent")
+    with pytest.raises(StoreError) as caught:
+        store.check(digest)
+    assert caught.value.reason == "ARTEFACT_DAMAGED"
+    assert store.put(b"content") == digest  # the same bytes again repair it
+    store.check(digest)
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
@@ -122,10 +142,11 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     again = Records(path)
     assert again.adaptation("one", None) == ended
     assert again.progress("one") == tuple(progress)
+    assert again.last_progress("one") == progress[-1]
     assert again.model("one", None) == MODEL
     assert again.unfinished() == []
     assert again.digests() == {MODEL.sha256}
-    again.delete_model("one")
+    again.delete_model("one", None)
     again.delete_adaptation("one")
     for look in (again.model, again.adaptation):
         with pytest.raises(NotFound):
@@ -133,21 +154,31 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     again.close()
 
 
-async def test_the_file_of_a_model_goes_before_its_record(tmp_path: Path) -> None:
-    # On a full disk SQLite cannot delete a record before something else makes room.
+async def test_the_record_of_a_model_goes_before_its_file(tmp_path: Path) -> None:
     records, store = Records(tmp_path / "records"), Store(tmp_path / "artefacts")
     model = replace(MODEL, sha256=store.put(b"onnx"))
     records.insert(RECORD)
     records.update(RECORD, model=model)
-    archive = Archive(records, store)
+    changes = list[bool]()
+
+    async def on_change() -> None:
+        changes.append(archive.is_writable)
+
+    archive = Archive(records, store, on_change)
     records._db.execute("PRAGMA query_only = ON")
-    with pytest.raises(StoreError):
+    with pytest.raises(StoreUnavailable):
         await archive.delete_model("one", None)
-    assert not store.path(model.sha256).exists()
+    assert store.path(model.sha256).exists()
+    with pytest.raises(StoreUnavailable):
+        archive.check_writable()
     records._db.execute("PRAGMA query_only = OFF")
+    await archive.until_writable()
     await archive.delete_model("one", None)
     with pytest.raises(NotFound):
         records.model("one", None)
+    assert not store.path(model.sha256).exists()
+    await archive.close()
+    assert changes == [False, True]
 
 
 def test_a_change_happens_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -235,8 +266,8 @@ ERRORS: list[tuple[core.MetanasError, grpc.StatusCode]] = [
     (service.Unavailable("R", "m"), grpc.StatusCode.UNAVAILABLE),
     (service.TimedOut("R", "m"), grpc.StatusCode.DEADLINE_EXCEEDED),
     (service.WorkerLost("R", "m"), grpc.StatusCode.INTERNAL),
-    (service.StoreError("STORE_FULL", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
-    (service.StoreError("STORE_FAILED", "m"), grpc.StatusCode.INTERNAL),
+    (service.StoreUnavailable("STORE_FULL", "m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (service.StoreUnavailable("STORE_BUSY", "m"), grpc.StatusCode.UNAVAILABLE),
     (service.StoreError("ARTEFACT_LOST", "m"), grpc.StatusCode.DATA_LOSS),
 ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas_server.storage.database import FORMAT
+from metanas_server.storage.schema import FORMAT
 from tests.server.processes import run, serving
 
 FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version ="
@@ -94,7 +94,7 @@ def test_databases_that_cannot_be_read(
     write(tmp_path / "records.sqlite3")
     line = fails(checkpoints, tmp_path)
     assert f"the database {tmp_path / 'records.sqlite3'}" in line
-    assert line.endswith("(DATA_NOT_WRITABLE)")
+    assert line.endswith("(DATABASE_DAMAGED)" if write is garbage else "(DATA_NOT_WRITABLE)")
 
 
 def test_a_database_with_a_damaged_page(checkpoints: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_database_with_a_damaged_page(checkpoints: Path, tmp_path: Path) -> No
     damaged = bytearray(path.read_bytes())
     damaged[4096:] = b"\xff" * (len(damaged) - 4096)
     path.write_bytes(damaged)
-    assert "restore a backup" in fails(checkpoints, tmp_path / "data")
+    assert "use metanas-server restore" in fails(checkpoints, tmp_path / "data")
 
 
 def cut(folder: Path) -> None:

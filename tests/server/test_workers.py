@@ -1,10 +1,6 @@
-"""Workers that die or hang, and full disks: jobs end or start again, and the next one succeeds."""
+"""Workers that die or hang: jobs end or start again, and the next one succeeds."""
 
-import hashlib
-import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -26,9 +22,7 @@ from tests.server.calls import (
     RUNNING,
     SUCCEEDED,
     Api,
-    image,
     images,
-    refused,
     spec,
 )
 from tests.server.processes import ServerProcess
@@ -120,46 +114,6 @@ def test_a_warning_of_a_worker_is_a_line_of_the_log(api: Api, data: Path) -> Non
     assert api.end_of(name).state == SUCCEEDED
     log = data.with_suffix(".log").read_text(encoding="utf-8")
     assert "WARNING metanas_data.decode the second half of a BMP file" in log
-
-
-def test_a_full_disk(server: ServerProcess, api: Api, data: Path) -> None:
-    """The kernel refuses to let any file grow beyond a limit, as it does when a disk is full."""
-    before = set((data / "artefacts").iterdir())
-    with largest_file(server, 4096):
-        big = [image(label, i, size=60) for label in "ab" for i in (1, 2)]
-        answer = refused(api.create, spec(), big)
-        assert (answer.code, answer.reason) == (
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "STORE_FULL",
-        )
-    assert set((data / "artefacts").iterdir()) == before
-    api.serves()
-
-
-def test_a_disk_that_is_full_when_the_model_comes(
-    server: ServerProcess, api: Api, data: Path
-) -> None:
-    name = api.create(spec(options=SOME, seed=77), images()).name
-    api.until_running(name)
-    with largest_file(server, 4096):
-        ended = api.end_of(name)
-        assert (ended.state, ended.failure.reason) == (FAILED, "STORE_FULL")
-        # even if the records' file cannot grow either, it is known how it ended
-        assert api.get(name) == ended
-    api.serves()
-    for path in (data / "artefacts").iterdir():  # nothing half-written
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == path.name
-
-
-@contextmanager
-def largest_file(server: ServerProcess, size: int) -> Iterator[None]:
-    """Let the front write no file beyond this size."""
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
-    try:
-        yield
-    finally:
-        unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
 
 
 def test_the_front_has_no_torch(server: ServerProcess, api: Api) -> None:

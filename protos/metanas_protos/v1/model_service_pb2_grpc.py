@@ -85,7 +85,8 @@ class ModelServiceServicer:
     def DownloadModel(self, request, context):
         """Hands out a model's file in chunks, from any offset, so that an interrupted download can be
         resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
-        the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone.
+        the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
+        with ARTEFACT_DAMAGED if its bytes have changed on the disk.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,8 @@ class ModelServiceStub:
     DownloadModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]
     """Hands out a model's file in chunks, from any offset, so that an interrupted download can be
     resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
-    the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone.
+    the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
+    with ARTEFACT_DAMAGED if its bytes have changed on the disk.
     """
 
 @_typing.type_check_only
@@ -59,7 +60,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     DownloadModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
     """Hands out a model's file in chunks, from any offset, so that an interrupted download can be
     resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
-    the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone.
+    the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
+    with ARTEFACT_DAMAGED if its bytes have changed on the disk.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -97,7 +99,8 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_model_service_pb2.DownloadModelResponse], _abc.AsyncIterator[_model_service_pb2.DownloadModelResponse]]:
         """Hands out a model's file in chunks, from any offset, so that an interrupted download can be
         resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
-        the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone.
+        the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
+        with ARTEFACT_DAMAGED if its bytes have changed on the disk.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -3,12 +3,20 @@
 import base64
 import binascii
 import json
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from metanas.errors import InvalidInput
 
 DEFAULT_SIZE, LARGEST_SIZE = 50, 500  # entries, as the contract says
 MAX_TOKEN = 256  # characters; the tokens of this module are shorter
 MAX_POSITION = 2**63  # of a row in SQLite
+MAX_PAGE_BYTES = 2**20
+"""Size from which on a page takes no further entry: clients receive 4 MiB at most by default."""
+
+Entry = TypeVar("Entry", bound=Message)
 
 
 def page_size(asked: int) -> int:
@@ -22,6 +30,21 @@ def page_size(asked: int) -> int:
             "page_size", "PAGE_SIZE", "the page size is negative; use 0 for the default"
         )
     return min(asked or DEFAULT_SIZE, LARGEST_SIZE)
+
+
+def cut(rows: Iterable[tuple[int, Entry]], size: int, query: str) -> tuple[list[Entry], str]:
+    """Return the entries of a page and the token of the next one; empty after the last page.
+
+    rows: entries with their positions, at least one more than the page takes if there are more.
+    size: most entries.
+    """
+    entries, room, last = list[Entry](), MAX_PAGE_BYTES, 0
+    for position, entry in rows:
+        if len(entries) == size or room < 0:
+            return entries, write_token(last, query)
+        entries.append(entry)
+        last, room = position, room - entry.ByteSize()
+    return entries, ""
 
 
 def write_token(position: int, query: str) -> str:

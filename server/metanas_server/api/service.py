@@ -88,12 +88,18 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         state, scope = convert.read_state(request.state), self._callers.of(context).scope
         size, query = pagination.page_size(request.page_size), f"adaptations {state or ''}"
         before = pagination.read_token(request.page_token, query)
-        records = self._archive.records.adaptations(before, size + 1, state, scope)
-        more = len(records) > size
-        return adaptation_service_pb2.ListAdaptationsResponse(
-            adaptations=[self._show(record.id, scope) for _, record in records[:size]],
-            next_page_token=pagination.write_token(records[size - 1][0], query) if more else "",
-        )
+
+        def page() -> adaptation_service_pb2.ListAdaptationsResponse:
+            rows = self._jobs.page(before, size + 1, state, scope)
+            entries = (
+                (number, convert.write_adaptation(record, last)) for number, record, last in rows
+            )
+            shown, token = pagination.cut(entries, size, query)
+            return adaptation_service_pb2.ListAdaptationsResponse(
+                adaptations=shown, next_page_token=token
+            )
+
+        return await asyncio.to_thread(page)
 
     async def WatchAdaptation(
         self, request: adaptation_service_pb2.WatchAdaptationRequest, context: Context
@@ -115,7 +121,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
         scope = self._callers.of(context).scope
-        self._jobs.cancel(id_, scope)
+        await self._jobs.cancel(id_, scope)
         return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_, scope))
 
     async def DeleteAdaptation(
@@ -123,7 +129,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> adaptation_service_pb2.DeleteAdaptationResponse:
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
-        self._jobs.delete(id_, self._callers.of(context).scope)
+        await self._jobs.delete(id_, self._callers.of(context).scope)
         return adaptation_service_pb2.DeleteAdaptationResponse()
 
     def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
@@ -166,12 +172,15 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """See the .proto file."""
         size = pagination.page_size(request.page_size)
         before = pagination.read_token(request.page_token, "models")
-        records = self._archive.records.models(before, size + 1, self._callers.of(context).scope)
-        more = len(records) > size
-        return model_service_pb2.ListModelsResponse(
-            models=[convert.write_model(record) for _, record in records[:size]],
-            next_page_token=pagination.write_token(records[size - 1][0], "models") if more else "",
-        )
+        scope = self._callers.of(context).scope
+
+        def page() -> model_service_pb2.ListModelsResponse:
+            rows = self._archive.records.models(before, size + 1, scope)
+            entries = ((number, convert.write_model(record)) for number, record in rows)
+            shown, token = pagination.cut(entries, size, "models")
+            return model_service_pb2.ListModelsResponse(models=shown, next_page_token=token)
+
+        return await asyncio.to_thread(page)
 
     async def DeleteModel(
         self, request: model_service_pb2.DeleteModelRequest, context: Context
@@ -235,9 +244,12 @@ async def chunks(
 ) -> AsyncIterator[model_pb2.ModelChunk]:
     """Yield the file of a model from `offset` on; at the end of the file, one empty chunk.
 
+    The whole file is compared with its digest first.
+
     Raises:
-        StoreError: ARTEFACT_LOST, the file is gone or shorter than it was.
+        StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
     """
+    await asyncio.to_thread(store.check, record.sha256)
     first = True
     while first or offset < record.size_bytes:
         data = await asyncio.to_thread(store.read, record.sha256, offset, CHUNK)

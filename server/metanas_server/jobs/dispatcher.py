@@ -3,14 +3,14 @@
 import asyncio
 import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextvars import Context
 
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.config import ServerConfig
 from metanas_server.errors import (
     ServiceError,
-    StoreError,
+    StoreUnavailable,
     TimedOut,
     Unavailable,
     WorkerKilled,
@@ -41,7 +41,7 @@ class Dispatcher:
         self._table = table
         self._pool = pool
         self._queue = list[Job]()  # a heap
-        self._attempts = set[asyncio.Task[None]]()
+        self._tasks = set[asyncio.Task[None]]()
         self._stopping = False
 
     def enqueue(self, job: Job) -> None:
@@ -59,21 +59,30 @@ class Dispatcher:
         """
         while self._queue and not self._stopping:
             job = self._queue[0]
-            # a job that was cancelled in the queue has ended
-            if not job.ended.is_set() and not self._assign(job):
+            if not job.ended.is_set() and not self._assign(job):  # ended: cancelled in the queue
                 break
             heapq.heappop(self._queue)
         if not self._config.threads:
             jobs = self._table.jobs.values()
             self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
 
-    def stop_job(self, job: Job, reason: MetanasError) -> None:
-        """End a job with this error: at once if it waits, else between two of its steps."""
-        if job.worker is None:
-            self._table.fail(job, reason)
+    async def stop_job(self, job: Job, reason: MetanasError) -> None:
+        """End a job with this error: at once if it waits, else between two of its steps.
+
+        Raises:
+            StoreUnavailable: the end of a waiting job cannot be written down, and it still waits.
+        """
+        if job.worker is not None:
+            self._stop_running(job, reason)
         elif job.stop_reason is None:
             job.stop_reason = reason
-            job.worker.stop(job.number, self._config.stop_seconds)
+            try:
+                await self._table.try_fail(job, reason)
+            except StoreUnavailable:
+                job.stop_reason = None
+                raise
+            finally:
+                self.dispatch()
 
     async def stop(self, grace: float) -> None:
         """Give running jobs `grace` seconds to end, hand back the others, and end the workers."""
@@ -82,27 +91,30 @@ class Dispatcher:
         running = [job for job in jobs if job.worker is not None]
         for job in jobs:
             if job.worker is None:
-                self._table.hand_back(job)
-        await self._wait_for_attempts(grace)
+                await self._table.hand_back(job)
+        await self._wait_for_tasks(grace)
         for job in running:
-            self.stop_job(job, stopping_error())
-        await self._wait_for_attempts(self._config.stop_seconds)
+            self._stop_running(job, stopping_error())
+        await self._wait_for_tasks(self._config.stop_seconds)
         await self.close()
 
     async def close(self) -> None:
         """Forget the running jobs and end the workers at once."""
-        attempts = tuple(self._attempts)
-        for attempt in attempts:
-            attempt.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._pool.close()
 
     def _assign(self, job: Job) -> bool:
         """Start a job, or end it if no worker can serve it; returns False if it has to wait."""
+        if job.stop_reason is not None:
+            return False  # its end is being written down
         try:
             workers = self._pool.workers_with(job.record.checkpoint)
         except MetanasError as error:
-            self._table.fail(job, error)
+            job.stop_reason = error
+            self._begin(self._table.fail(job, error))
             return True
         worker = self._with_room(job, workers)
         if worker is not None:
@@ -124,11 +136,6 @@ class Dispatcher:
         return [job for job in self._table.jobs.values() if job.worker is worker]
 
     def _start(self, job: Job, worker: WorkerProcess) -> None:
-        try:
-            self._table.begin(job)
-        except StoreError as error:
-            self._table.fail(job, error)
-            return
         others = self._jobs_on(worker)
         job.worker = worker
         job.shared = bool(others)
@@ -136,12 +143,19 @@ class Dispatcher:
             other.shared = True
         LOG.info(
             "adaptation %s: attempt %d on %s (%d), with %d others",
-            *(job.record.id, job.record.attempts, worker.device, worker.pid, len(others)),
+            *(job.record.id, job.record.attempts + 1, worker.device, worker.pid, len(others)),
         )
-        model = worker.give(self._order(job), job.add)
-        attempt = asyncio.get_running_loop().create_task(self._follow(job, model))
-        self._attempts.add(attempt)
-        attempt.add_done_callback(self._attempts.discard)
+        self._begin(self._attempt(job, worker))
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _stop_running(self, job: Job, reason: MetanasError) -> None:
+        if job.stop_reason is None and job.worker is not None:
+            job.stop_reason = reason
+            job.worker.stop(job.number, self._config.stop_seconds)
 
     def _order(self, job: Job) -> Order:
         record = job.record
@@ -155,60 +169,69 @@ class Dispatcher:
             support=self._table.support(job),
         )
 
-    async def _follow(self, job: Job, model: asyncio.Future[Made]) -> None:
-        """Wait for the end of an attempt, and record it."""
-        seconds = job.record.timeout
-        message = f"stopped after {seconds:g} s; ask for fewer steps or for more time"
-        timeout = TimedOut("ADAPTATION_TIMEOUT", message)
-        timer = asyncio.get_running_loop().call_later(seconds, self.stop_job, job, timeout)
+    async def _attempt(self, job: Job, worker: WorkerProcess) -> None:
+        """Run a job on a worker, and record the beginning and the end."""
         try:
-            await self._table.succeed(job, await model)
+            await self._table.begin(job)
+            await self._table.succeed(job, await self._run(job, worker))
         except WorkerLost as error:
-            self._worker_lost(job, error)
+            await self._worker_lost(job, error)
         except Cancelled as error:
-            self._stopped(job, job.stop_reason or error)
+            await self._stopped(job, job.stop_reason or error)
         except MetanasError as error:
-            self._table.fail(job, error)
+            await self._table.fail(job, error)
         except Exception as error:  # a defect must end one job only
             LOG.exception("adaptation %s", job.record.id)
             message = f"a defect of the server: {type(error).__name__}; its log has the traceback"
-            self._table.fail(job, ServiceError("INTERNAL", message))
+            await self._table.fail(job, ServiceError("INTERNAL", message))
         finally:
-            timer.cancel()
             job.worker = None
             self.dispatch()
 
-    def _stopped(self, job: Job, reason: MetanasError) -> None:
+    async def _run(self, job: Job, worker: WorkerProcess) -> Made:
+        """Run a job on a worker within its time limit.
+
+        Raises:
+            WorkerKilled: the worker has died before it got the job.
+            MetanasError: the error that ended the job.
+        """
+        if job.stop_reason is not None:  # while the beginning was written down
+            raise Cancelled
+        if not worker.ready:
+            raise WorkerKilled("WORKER_LOST", "the worker process died")
+        seconds = job.record.timeout
+        message = f"stopped after {seconds:g} s; ask for fewer steps or for more time"
+        timeout = TimedOut("ADAPTATION_TIMEOUT", message)
+        timer = asyncio.get_running_loop().call_later(seconds, self._stop_running, job, timeout)
+        try:
+            return await worker.give(self._order(job), job.add)
+        finally:
+            timer.cancel()
+
+    async def _stopped(self, job: Job, reason: MetanasError) -> None:
         """End a job that was stopped; a stopping server hands it back."""
         if isinstance(reason, Unavailable):
-            self._table.hand_back(job)
+            await self._table.hand_back(job)
         else:
-            self._table.fail(job, reason)
+            await self._table.fail(job, reason)
 
-    def _worker_lost(self, job: Job, error: WorkerLost) -> None:
+    async def _worker_lost(self, job: Job, error: WorkerLost) -> None:
         """Queue a job of a dead worker again, or end it after its last attempt."""
         if not isinstance(error, WorkerKilled):
             job.losses += 1
         if job.stop_reason is not None:
-            self._stopped(job, job.stop_reason)
+            await self._stopped(job, job.stop_reason)
         elif job.losses >= self._config.max_attempts and not job.shared:
             message = (
                 f"{job.losses} worker processes died during this adaptation; see the server's log"
             )
-            self._table.fail(job, WorkerLost("WORKER_LOST", message))
+            await self._table.fail(job, WorkerLost("WORKER_LOST", message))
         elif self._stopping:
-            self._table.hand_back(job)
+            await self._table.hand_back(job)
         else:
-            self._requeue(job)
-
-    def _requeue(self, job: Job) -> None:
-        try:
-            self._table.requeue(job)
-        except StoreError as error:
-            self._table.fail(job, error)
-        else:
+            await self._table.requeue(job)
             heapq.heappush(self._queue, job)
 
-    async def _wait_for_attempts(self, seconds: float) -> None:
-        if self._attempts:
-            await asyncio.wait(self._attempts, timeout=seconds)
+    async def _wait_for_tasks(self, seconds: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)

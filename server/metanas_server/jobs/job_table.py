@@ -4,11 +4,13 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from metanas.errors import Cancelled, MetanasError
-from metanas_server.errors import StoreError, Unavailable
+from metanas_server.errors import StoreUnavailable, Unavailable
 from metanas_server.jobs.job import Job
 from metanas_server.observation.metrics import Metrics
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
@@ -33,14 +35,14 @@ class JobTable:
               └─────requeue──────┘    from both: fail ──▶ FAILED, CANCELLED
     ```
 
-    `hand_back` leaves a job queued for the next run of the server.
+    `hand_back` leaves a job queued for the next run of the server. A job has a new state when it is
+    on the disk; while the data folder cannot be written, the methods wait.
     """
 
     def __init__(self, archive: Archive, metrics: Metrics) -> None:
         self.jobs: dict[str, Job] = {}
         self._metrics = metrics
         self._archive = archive
-        self._records = archive.records
         self._discards = set[asyncio.Task[None]]()
 
     def add(self, job: Job) -> None:
@@ -51,32 +53,20 @@ class JobTable:
         """Return the file of a job's support set."""
         return self._archive.store.path(job.record.support)
 
-    def begin(self, job: Job) -> None:
-        """Record that an attempt begins.
-
-        Raises:
-            StoreError: the record cannot be written.
-        """
+    async def begin(self, job: Job) -> None:
+        """Record that an attempt begins."""
         begun = replace(job.record, state=State.RUNNING, attempts=job.record.attempts + 1)
         now = time.time_ns()
-        self._change(job, replace(begun, start_time=now))
+        await self._change(job, replace(begun, start_time=now))
         if begun.attempts == 1:
             self._metrics.wait(max(0, now - begun.create_time) / 1e9)
 
-    def requeue(self, job: Job) -> None:
-        """Record that an attempt was lost, and that the job waits again.
-
-        Raises:
-            StoreError: the record cannot be written.
-        """
-        self._change(job, replace(job.record, state=State.QUEUED))
+    async def requeue(self, job: Job) -> None:
+        """Record that an attempt was lost, and that the job waits again."""
+        await self._change(job, replace(job.record, state=State.QUEUED))
 
     async def succeed(self, job: Job, made: Made) -> None:
-        """Store the model and end the job.
-
-        Raises:
-            StoreError: the model cannot be stored, and the job has not ended.
-        """
+        """Store the model and end the job."""
         now, record = time.time_ns(), job.record
         model = ModelRecord(
             id=record.id,
@@ -98,12 +88,21 @@ class JobTable:
             support="",
             labels=made.labels,
         )
-        await self._archive.finish(ended, job.progress, model, made.onnx)
+        finish = self._archive.finish
+        await self._persist(lambda: finish(ended, job.progress, model, made.onnx))
         self._remove(job, ended)
         self._metrics.stages(json.loads(made.report_json)["seconds"])
 
-    def fail(self, job: Job, error: MetanasError) -> None:
+    async def fail(self, job: Job, error: MetanasError) -> None:
         """End a job without a model; a job that has ended already stays as it is."""
+        await self._persist(lambda: self.try_fail(job, error))
+
+    async def try_fail(self, job: Job, error: MetanasError) -> None:
+        """End a job as `fail` does, but do not wait.
+
+        Raises:
+            StoreUnavailable: the end cannot be written down, and the job goes on.
+        """
         if job.ended.is_set():
             return
         ended = replace(
@@ -113,28 +112,28 @@ class JobTable:
             failure=describe(error),
             support="",
         )
-        try:
-            self._records.update(ended, job.progress)
-        except StoreError:
-            # The table still shows how it ended. The next run of the server repeats the job.
-            LOG.exception("cannot write down how adaptation %s ended", ended.id)
-            job.change(ended)
-        else:
-            self._remove(job, ended)
+        await self._archive.update(ended, job.progress)
+        self._remove(job, ended)
 
-    def hand_back(self, job: Job) -> None:
+    async def hand_back(self, job: Job) -> None:
         """Leave a job queued for the next run of the server."""
-        try:
-            self._records.update(replace(job.record, state=State.QUEUED))
-        except StoreError:
-            # The record still says running; the next run of the server queues that, too.
-            LOG.exception("cannot hand back adaptation %s", job.record.id)
+        if job.record.state is not State.QUEUED:
+            with suppress(StoreUnavailable):  # the next run queues a running job, too
+                await self._archive.update(replace(job.record, state=State.QUEUED))
         del self.jobs[job.record.id]
         job.interrupt(stopping_error())
 
-    def _change(self, job: Job, record: AdaptationRecord) -> None:
-        self._records.update(record)
+    async def _change(self, job: Job, record: AdaptationRecord) -> None:
+        await self._persist(lambda: self._archive.update(record))
         job.change(record)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Write; try again whenever the data folder can be written again."""
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                await self._archive.until_writable()
 
     def _remove(self, job: Job, ended: AdaptationRecord) -> None:
         reason = "" if ended.failure is None else ended.failure.reason

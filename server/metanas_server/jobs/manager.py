@@ -66,11 +66,13 @@ class JobManager:
         Raises:
             Unavailable: SERVER_STOPPING.
             Overloaded: QUEUE_FULL, CALLER_QUOTA.
+            StoreUnavailable: the data folder cannot be written.
         """
         if self._stopping:
             raise stopping_error()
         if self._records.by_request(caller.owner, request_id) is not None:
             return  # the adaptation exists already
+        self._archive.check_writable()
         jobs = self._jobs.values()
         waiting = sum(job.record.state is State.QUEUED for job in jobs)
         if waiting >= self._config.max_queue:
@@ -87,8 +89,13 @@ class JobManager:
         examples: the support set, checked except for its pixels.
 
         Raises:
-            InvalidInput, Overloaded, Unavailable, StoreError: it was not accepted.
+            InvalidInput, Overloaded, Unavailable, StoreUnavailable: it was not accepted.
         """
+        # If the caller leaves now, the adaptation is still accepted as a whole or not at all.
+        accept = asyncio.ensure_future(self._accept(spec, examples, caller))
+        return await asyncio.shield(accept)
+
+    async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         packed, digest = await asyncio.to_thread(_pack, spec, examples)
         async with self._submit_lock:
             known = self._same_request(caller.owner, spec.request_id, digest)
@@ -117,9 +124,20 @@ class JobManager:
 
     def last_progress(self, id_: str) -> ProgressRecord | None:
         """Return the last progress of an adaptation; None before the first."""
-        job = self._jobs.get(id_)
-        progress = self._records.progress(id_) if job is None else job.progress
-        return progress[-1] if progress else None
+        last = self._last_of(id_)
+        return self._records.last_progress(id_) if last is None else last
+
+    def page(
+        self, before: int | None, count: int, state: State | None, scope: str | None
+    ) -> list[tuple[int, AdaptationRecord, ProgressRecord | None]]:
+        """Return adaptations as `Records.adaptations` does, with the progress of unfinished ones.
+
+        This takes long: call it from another thread than the event loop's.
+        """
+        return [
+            (number, record, last or self._last_of(record.id))
+            for number, record, last in self._records.adaptations(before, count, state, scope)
+        ]
 
     async def events(self, id_: str, scope: str | None, after: int = 0) -> AsyncIterator[Event]:
         """Yield the adaptation as it is, its progress beyond `after`, and its final state.
@@ -135,35 +153,40 @@ class JobManager:
             return
         record = self._records.adaptation(id_, scope)
         yield record
-        for entry in self._records.progress(id_):
+        for entry in await asyncio.to_thread(self._records.progress, id_):
             if entry.sequence > after:
                 yield entry
         yield record
 
-    def cancel(self, id_: str, scope: str | None) -> None:
+    async def cancel(self, id_: str, scope: str | None) -> None:
         """Stop an adaptation between two steps; one that has ended stays as it is.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
+            StoreUnavailable: the data folder cannot be written, and the adaptation goes on.
         """
         job = self._find(id_, scope)
         if job is None:
             self._records.adaptation(id_, scope)
         else:
-            self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
+            await self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
 
-    def delete(self, id_: str, scope: str | None) -> None:
+    async def delete(self, id_: str, scope: str | None) -> None:
         """Delete an adaptation that has ended.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
             NotEnded: ADAPTATION_NOT_ENDED.
+            StoreUnavailable: it was not deleted.
         """
         if not self.get(id_, scope)[0].state.final:
             message = f"adaptations/{id_} has not ended; cancel it first"
             raise NotEnded("ADAPTATION_NOT_ENDED", message)
-        self._records.delete_adaptation(id_)
-        self._jobs.pop(id_, None)
+        await self._archive.delete_adaptation(id_)
+
+    def _last_of(self, id_: str) -> ProgressRecord | None:
+        job = self._jobs.get(id_)
+        return job.progress[-1] if job is not None and job.progress else None
 
     def _find(self, id_: str, scope: str | None) -> Job | None:
         """Return the job of an unfinished adaptation within the scope."""

@@ -2,21 +2,24 @@
 
 import errno
 import hashlib
-import logging
 import os
 import re
 import secrets
-from collections.abc import Collection, Iterable
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from metanas_server.errors import StoreError
+from metanas_server.errors import StoreError, StoreUnavailable
 
-LOG = logging.getLogger(__name__)
 PARTIAL = ".partial"
 UNFINISHED = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{8}\.partial")
 ARTEFACT = re.compile(r"[0-9a-f]{64}")
 QUARANTINE = "quarantine"
-"""Folder for artefacts without a record. Only an operator deletes them."""
+"""Folder for damaged artefacts and for those without a record. Only an operator deletes them."""
+PROBE_BYTES = 65536  # a file system with room for this much is writable
+PIECE = 2**20  # bytes in memory while a file is hashed
 
 
 class Store:
@@ -30,91 +33,166 @@ class Store:
         """Use this folder; create it if it is missing.
 
         Raises:
-            StoreError: STORE_FAILED, the folder cannot be created.
+            StoreUnavailable: STORE_FAILED, the folder cannot be created.
         """
-        self._folder = folder
-        try:
+        self.folder = folder
+        with _as_store_error():
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _store_error(error) from error
 
     def put(self, *parts: bytes | memoryview) -> str:
         """Store a file of these parts and return its SHA-256 in hexadecimal digits.
 
+        A damaged file of the same name is replaced.
+
         Raises:
-            StoreError: STORE_FULL or STORE_FAILED; no file is left.
+            StoreUnavailable: STORE_FULL or STORE_FAILED; no file is left.
         """
         digest = sha256(parts)
         path = self.path(digest)
-        if path.exists():
+        if self.is_sound(digest):
             return digest
         partial = path.with_name(f"{digest}.{secrets.token_hex(4)}{PARTIAL}")
-        try:
-            _write(partial, parts)
-            partial.replace(path)
-            _sync_folder(self._folder)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise _store_error(error) from error
+        with _as_store_error():
+            try:
+                _write(partial, parts)
+                partial.replace(path)
+                _sync_folder(self.folder)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
         return digest
+
+    def copy(self, source: Path) -> None:
+        """Store a copy of a file that its digest names.
+
+        Raises:
+            StoreError: ARTEFACT_DAMAGED, the copy has other bytes.
+            StoreUnavailable: STORE_FULL or STORE_FAILED.
+        """
+        partial = self.folder / f"{source.name}.{secrets.token_hex(4)}{PARTIAL}"
+        with _as_store_error():
+            try:
+                shutil.copyfile(source, partial)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(self.path(source.name))
+                _sync_folder(self.folder)
+            finally:
+                partial.unlink(missing_ok=True)
+        self.check(source.name)
 
     def path(self, digest: str) -> Path:
         """Return the path of the bytes with this digest."""
-        return self._folder / digest
+        return self.folder / digest
+
+    def digests(self) -> set[str]:
+        """Return the digests of all files, without those in quarantine.
+
+        Raises:
+            StoreUnavailable: STORE_FAILED.
+        """
+        with _as_store_error():
+            return {path.name for path in self.folder.iterdir() if ARTEFACT.fullmatch(path.name)}
+
+    def is_sound(self, digest: str) -> bool:
+        """Return True if the file with this digest exists and has its bytes.
+
+        Raises:
+            StoreUnavailable: STORE_FAILED, the file cannot be read.
+        """
+        try:
+            self.check(digest)
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return False
+        return True
+
+    def check(self, digest: str) -> None:
+        """Compare the bytes of a file with its digest.
+
+        Raises:
+            StoreError: ARTEFACT_LOST, there is no such file; ARTEFACT_DAMAGED, its bytes differ.
+            StoreUnavailable: STORE_FAILED, it cannot be read.
+        """
+        hashed = hashlib.sha256()
+        with _as_store_error(), _opened(self.path(digest)) as file:
+            while piece := file.read(PIECE):
+                hashed.update(piece)
+        if hashed.hexdigest() != digest:
+            raise damaged(digest)
 
     def read(self, digest: str, offset: int, size: int) -> bytes:
         """Read at most `size` bytes from `offset` on: fewer at the end, none beyond it.
 
         Raises:
-            StoreError: ARTEFACT_LOST if there is no such file, STORE_FAILED if it cannot be read.
+            StoreError: ARTEFACT_LOST, there is no such file.
+            StoreUnavailable: STORE_FAILED, it cannot be read.
         """
-        try:
-            with self.path(digest).open("rb") as file:
-                file.seek(offset)
-                return file.read(size)
-        except FileNotFoundError as error:
-            raise StoreError("ARTEFACT_LOST", f"the file {digest} is gone") from error
-        except OSError as error:
-            raise _store_error(error) from error
+        with _as_store_error(), _opened(self.path(digest)) as file:
+            file.seek(offset)
+            return file.read(size)
 
     def remove(self, digest: str) -> None:
-        """Delete the file with this digest if it exists."""
-        self.path(digest).unlink(missing_ok=True)
-
-    def sweep(self, needed: Collection[str]) -> None:
-        """Clean up after the last run of the server.
-
-        Unfinished writes are deleted. Artefacts without a record move into the folder
-        `quarantine`, since the database may be lost; a needed artefact moves back from there. All
-        other files and folders stay.
-
-        needed: digests that a record refers to.
+        """Delete the file with this digest if it exists.
 
         Raises:
-            StoreError: STORE_FAILED or STORE_FULL.
+            StoreUnavailable: STORE_FAILED.
         """
-        quarantine = self._folder / QUARANTINE
-        try:
-            for digest in needed:
-                isolated = quarantine / digest
-                if not self.path(digest).exists() and isolated.exists():
-                    isolated.rename(self.path(digest))
-            moved = 0
-            for path in list(self._folder.iterdir()):
+        with _as_store_error():
+            self.path(digest).unlink(missing_ok=True)
+
+    def isolate(self, digest: str) -> None:
+        """Move a file into the folder `quarantine` if it exists.
+
+        Raises:
+            StoreUnavailable: STORE_FAILED or STORE_FULL.
+        """
+        with _as_store_error():
+            if self.path(digest).exists():
+                (self.folder / QUARANTINE).mkdir(exist_ok=True)
+                self.path(digest).rename(self.folder / QUARANTINE / digest)
+
+    def release(self, digest: str) -> None:
+        """Move a missing file back from the folder `quarantine` if it is there.
+
+        Raises:
+            StoreUnavailable: STORE_FAILED.
+        """
+        isolated = self.folder / QUARANTINE / digest
+        with _as_store_error():
+            if not self.path(digest).exists() and isolated.exists():
+                isolated.rename(self.path(digest))
+
+    def clean(self) -> None:
+        """Delete unfinished writes of the last run; all other files and folders stay.
+
+        Raises:
+            StoreUnavailable: STORE_FAILED.
+        """
+        with _as_store_error():
+            for path in list(self.folder.iterdir()):
                 if UNFINISHED.fullmatch(path.name):
                     path.unlink()
-                elif ARTEFACT.fullmatch(path.name) and path.name not in needed:
-                    quarantine.mkdir(exist_ok=True)
-                    path.rename(quarantine / path.name)
-                    moved += 1
-        except OSError as error:
-            raise _store_error(error) from error
-        if moved:
-            LOG.warning(
-                "%d artefacts have no record and were moved to %s; if the database was lost, stop"
-                " the server and restore it, else delete the folder",
-                *(moved, quarantine),
-            )
+
+    def probe(self) -> None:
+        """Check that a file can be written.
+
+        Raises:
+            StoreUnavailable: STORE_FULL or STORE_FAILED.
+        """
+        path = self.folder / f"{'0' * 64}.{secrets.token_hex(4)}{PARTIAL}"
+        with _as_store_error():
+            try:
+                _write(path, (bytes(PROBE_BYTES),))
+            finally:
+                path.unlink(missing_ok=True)
+
+
+def damaged(digest: str) -> StoreError:
+    """Make the error for a file whose bytes have changed on the disk."""
+    message = f"the file {digest} has changed on the disk; restore it from a backup, or adapt again"
+    return StoreError("ARTEFACT_DAMAGED", message)
 
 
 def sha256(parts: Iterable[bytes | memoryview]) -> str:
@@ -140,7 +218,23 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _store_error(error: OSError) -> StoreError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StoreError("STORE_FULL", "the server's disk is full; delete models or adaptations")
-    return StoreError("STORE_FAILED", f"the data folder cannot be used: {error.strerror}")
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise StoreError("ARTEFACT_LOST", f"the file {path.name} is gone") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _as_store_error() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = "the server's disk is full; delete models or adaptations"
+            raise StoreUnavailable("STORE_FULL", message) from error
+        message = f"the data folder cannot be used: {error.strerror}"
+        raise StoreUnavailable("STORE_FAILED", message) from error

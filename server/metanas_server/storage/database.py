@@ -1,15 +1,17 @@
 """The database: records of adaptations and models in one SQLite file."""
 
 import json
+import os
 import sqlite3
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from metanas.errors import Violation
-from metanas_server.errors import NotFound, StartError, StoreError
+from metanas_server.errors import NotFound, StartError, StoreUnavailable
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -17,53 +19,27 @@ from metanas_server.resources import (
     ProgressRecord,
     State,
 )
+from metanas_server.storage.schema import prepare
 
-FORMAT = 3
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 1.0  # longest wait of a change for the lock of another program
+RESERVE_BYTES = 2**20  # room on a full disk for the deletion of a record
 
-# Columns are searched; all other fields are JSON in `body`.
-SCHEMA = """
-CREATE TABLE adaptations (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL DEFAULT '',
-    state TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    support TEXT NOT NULL,
-    body TEXT NOT NULL,
-    progress TEXT NOT NULL DEFAULT '[]'
-);
-CREATE UNIQUE INDEX adaptation_request ON adaptations (owner, request_id)
-    WHERE request_id <> '' AND state <> 'cancelled';
-CREATE INDEX adaptation_owner ON adaptations (owner);
-CREATE TABLE models (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    owner TEXT NOT NULL DEFAULT '',
-    sha256 TEXT NOT NULL,
-    body TEXT NOT NULL
-);
-CREATE INDEX model_owner ON models (owner);
-"""
-STEPS = {
-    2: """
-ALTER TABLE adaptations ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-ALTER TABLE models ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-DROP INDEX adaptation_request;
-CREATE UNIQUE INDEX adaptation_request ON adaptations (owner, request_id)
-    WHERE request_id <> '' AND state <> 'cancelled';
-CREATE INDEX adaptation_owner ON adaptations (owner);
-CREATE INDEX model_owner ON models (owner);
-""",
+REASONS = {
+    sqlite3.SQLITE_FULL: "STORE_FULL",
+    sqlite3.SQLITE_BUSY: "STORE_BUSY",
+    sqlite3.SQLITE_LOCKED: "STORE_BUSY",
 }
-"""For each older format, the step to the next one. A step keeps the rows."""
 
 
 class Records:
-    """The records. Methods take well under a millisecond; call them from one thread only.
+    """The records; all methods may be called from any thread.
 
-    Each change is one `BEGIN IMMEDIATE` transaction. SQLite waits for a lock only at the beginning
-    of a transaction; in its middle it fails at once.
+    Reads never wait. A change waits for the disk and for locks of other programs, so call it from
+    another thread than the event loop's. Each change is one transaction, which is on the disk when
+    the method returns. `BEGIN IMMEDIATE`: SQLite waits for a lock only at the beginning of a
+    transaction; in its middle it fails at once.
+
+    Both raise `StoreUnavailable` if the database cannot be used now.
 
     scope: the owner whose rows the caller sees; None stands for all owners. A row of another owner
     is found as little as a row that does not exist.
@@ -73,23 +49,61 @@ class Records:
         """Open the database; create it if it is missing.
 
         Raises:
-            StartError: DATA_NOT_WRITABLE, the file is damaged, not writable or of another version.
+            StartError: DATABASE_DAMAGED; DATA_NOT_WRITABLE, it cannot be written or has another
+                version.
         """
+        self._reserve = path.with_name("reserve")
+        self._lock = threading.Lock()  # of the connection for changes
         try:
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            self._db = _connect(path, BUSY_SECONDS)
             self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._prepare(path)
+            self._db.execute("PRAGMA synchronous = FULL")
+            prepare(self._db, path)
+            self._reads = _connect(path, 0)
         except sqlite3.Error as error:
-            message = f"cannot use the database {path}: {error}; restore a backup of --data"
-            raise StartError("DATA_NOT_WRITABLE", message) from error
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+            damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            reason = "DATABASE_DAMAGED" if damaged else "DATA_NOT_WRITABLE"
+            message = f"cannot use the database {path}: {error}; use metanas-server restore"
+            raise StartError(reason, f"{message}, or metanas-server repair") from error
 
     def close(self) -> None:
         """Close the file."""
+        self._reads.close()
         self._db.close()
 
+    def copy(self, path: Path) -> None:
+        """Write a copy of the database to a new file."""
+        with _as_store_error(), closing(sqlite3.connect(path)) as copy:
+            self._reads.backup(copy)
+
+    def probe(self) -> None:
+        """Check that the database can be changed.
+
+        Raises:
+            StoreUnavailable: it cannot.
+        """
+        with self._change():
+            self._db.execute("INSERT INTO loose VALUES ('probe')")
+            self._db.execute("DELETE FROM loose WHERE digest = 'probe'")
+
+    def loosen(self, digest: str) -> None:
+        """Note that a file may exist without a record."""
+        with self._change():
+            self._loosen(digest)
+
+    def forget(self, digest: str) -> None:
+        """Note that a loose file no longer exists."""
+        with self._change():
+            self._db.execute("DELETE FROM loose WHERE digest = ?", (digest,))
+
+    def loose(self) -> set[str]:
+        """Return the digests of the files that may exist although no record needs them."""
+        rows = self._read("SELECT digest FROM loose")
+        return {digest for (digest,) in rows} - self.digests()
+
     def insert(self, record: AdaptationRecord) -> None:
-        """Add an adaptation."""
+        """Add an adaptation; its support set is no longer loose."""
         with self._change():
             self._db.execute(
                 "INSERT INTO adaptations (id, owner, state, request_id, support, body)"
@@ -99,6 +113,7 @@ class Records:
                     *(record.support, _dump(record)),
                 ),
             )
+            self._db.execute("DELETE FROM loose WHERE digest = ?", (record.support,))
 
     def update(
         self,
@@ -106,22 +121,32 @@ class Records:
         progress: Sequence[ProgressRecord] | None = None,
         model: ModelRecord | None = None,
     ) -> None:
-        """Replace an adaptation; also store its progress and its model if they are given."""
+        """Replace an adaptation; also store its progress and its model if they are given.
+
+        A support set that the record no longer needs becomes loose.
+        """
         with self._change():
+            self._db.execute(
+                "INSERT OR IGNORE INTO loose SELECT support FROM adaptations"
+                " WHERE id = ? AND support NOT IN ('', ?)",
+                (record.id, record.support),
+            )
             self._db.execute(
                 "UPDATE adaptations SET state = ?, support = ?, body = ? WHERE id = ?",
                 (record.state, record.support, _dump(record), record.id),
             )
             if progress is not None:
-                text = json.dumps([asdict(entry) for entry in progress])
+                entries = [json.dumps(asdict(entry)) for entry in progress]
                 self._db.execute(
-                    "UPDATE adaptations SET progress = ? WHERE id = ?", (text, record.id)
+                    "UPDATE adaptations SET progress = ?, last_progress = ? WHERE id = ?",
+                    (f"[{', '.join(entries)}]", entries[-1] if entries else "null", record.id),
                 )
             if model is not None:
                 self._db.execute(
                     "INSERT INTO models (id, owner, sha256, body) VALUES (?, ?, ?, ?)",
                     (model.id, model.owner, model.sha256, json.dumps(asdict(model))),
                 )
+                self._db.execute("DELETE FROM loose WHERE digest = ?", (model.sha256,))
 
     def adaptation(self, id_: str, scope: str | None) -> AdaptationRecord:
         """Return the adaptation with this id.
@@ -132,38 +157,52 @@ class Records:
         return _adaptation(self._body("adaptations", "adaptation", id_, scope))
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
-        """Return the progress of an adaptation that has ended; empty before."""
-        row = self._db.execute("SELECT progress FROM adaptations WHERE id = ?", (id_,)).fetchone()
-        return tuple(ProgressRecord(**entry) for entry in json.loads(row[0])) if row else ()
+        """Return the progress of an adaptation that has ended; empty before.
+
+        It may be long: call this from another thread than the event loop's.
+        """
+        rows = self._read("SELECT progress FROM adaptations WHERE id = ?", id_)
+        return tuple(ProgressRecord(**entry) for (text,) in rows for entry in json.loads(text))
+
+    def last_progress(self, id_: str) -> ProgressRecord | None:
+        """Return the last progress of an adaptation that has ended; None before."""
+        rows = self._read("SELECT last_progress FROM adaptations WHERE id = ?", id_)
+        return _progress(rows[0][0]) if rows else None
 
     def by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
         """Return the owner's adaptation with this request id, unless it is cancelled."""
-        row = self._db.execute(
+        rows = self._read(
             "SELECT body FROM adaptations WHERE owner = ? AND request_id = ?"
             " AND request_id <> '' AND state <> ?",
-            (owner, request_id, State.CANCELLED),
-        ).fetchone()
-        return _adaptation(json.loads(row[0])) if row else None
+            *(owner, request_id, State.CANCELLED),
+        )
+        return _adaptation(json.loads(rows[0][0])) if rows else None
 
     def unfinished(self) -> list[AdaptationRecord]:
         """Return the adaptations that have not ended, oldest first."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT body FROM adaptations WHERE state IN (?, ?) ORDER BY number",
-            (State.QUEUED, State.RUNNING),
+            *(State.QUEUED, State.RUNNING),
         )
         return [_adaptation(json.loads(body)) for (body,) in rows]
 
     def adaptations(
         self, before: int | None, count: int, state: State | None, scope: str | None
-    ) -> list[tuple[int, AdaptationRecord]]:
-        """Return at most `count` adaptations with their numbers below `before`, newest first."""
-        rows = self._page("adaptations", before, count, {"state = ?": state, "owner = ?": scope})
-        return [(number, _adaptation(body)) for number, body in rows]
+    ) -> list[tuple[int, AdaptationRecord, ProgressRecord | None]]:
+        """Return adaptations with their numbers and last progress, newest first.
+
+        before: the number above theirs; None begins with the newest.
+        count: most adaptations.
+        """
+        conditions = {"number < ?": before, "state = ?": state, "owner = ?": scope}
+        rows = self._page("number, body, last_progress FROM adaptations", count, conditions)
+        return [
+            (number, _adaptation(json.loads(body)), _progress(last)) for number, body, last in rows
+        ]
 
     def delete_adaptation(self, id_: str) -> None:
-        """Delete an adaptation."""
-        with self._change():
-            self._db.execute("DELETE FROM adaptations WHERE id = ?", (id_,))
+        """Delete an adaptation; also on a full disk."""
+        self._delete("DELETE FROM adaptations WHERE id = ?", id_)
 
     def model(self, id_: str, scope: str | None) -> ModelRecord:
         """Return the model with this id.
@@ -177,102 +216,120 @@ class Records:
         self, before: int | None, count: int, scope: str | None
     ) -> list[tuple[int, ModelRecord]]:
         """Return at most `count` models with their numbers below `before`, newest first."""
-        rows = self._page("models", before, count, {"owner = ?": scope})
-        return [(number, _model(body)) for number, body in rows]
+        conditions = {"number < ?": before, "owner = ?": scope}
+        rows = self._page("number, body FROM models", count, conditions)
+        return [(number, _model(json.loads(body))) for number, body in rows]
 
     def model_ids(self, count: int, scope: str | None) -> list[str]:
         """Return the ids of at most `count` models, newest first."""
-        rows = self._db.execute(
-            "SELECT id FROM models WHERE :owner IS NULL OR owner = :owner"
-            " ORDER BY number DESC LIMIT :count",
-            {"owner": scope, "count": count},
-        )
+        rows = self._page("id FROM models", count, {"owner = ?": scope})
         return [id_ for (id_,) in rows]
 
-    def delete_model(self, id_: str) -> None:
-        """Delete the record of a model; its file stays."""
-        with self._change():
-            self._db.execute("DELETE FROM models WHERE id = ?", (id_,))
+    def delete_model(self, id_: str, scope: str | None) -> str:
+        """Delete the record of a model, also on a full disk; return the digest of its file.
+
+        The file stays and becomes loose.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        digest = self.model(id_, scope).sha256
+        self._delete("DELETE FROM models WHERE id = ?", id_, loose=digest)
+        return digest
 
     def digests(self) -> set[str]:
         """Return the digests of all files that a record needs."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT support FROM adaptations WHERE support <> '' UNION SELECT sha256 FROM models"
         )
         return {digest for (digest,) in rows}
 
-    def needs(self, digest: str, except_model: str = "") -> bool:
-        """Return True if a record, except for that of this model, needs the file of this digest."""
-        row = self._db.execute(
-            "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = :digest)"
-            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = :digest AND id <> :model)",
-            {"digest": digest, "model": except_model},
-        ).fetchone()
-        return bool(row[0])
+    def needs(self, digest: str) -> bool:
+        """Return True if a record needs the file of this digest."""
+        ((needed,),) = self._read(
+            "SELECT EXISTS (SELECT 1 FROM adaptations WHERE support = ?)"
+            " OR EXISTS (SELECT 1 FROM models WHERE sha256 = ?)",
+            *(digest, digest),
+        )
+        return bool(needed)
 
-    def _prepare(self, path: Path) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._run(SCHEMA, FORMAT)
-        elif version in STEPS:
-            for step in range(version, FORMAT):
-                self._run(STEPS[step], step + 1)
-        elif version != FORMAT:
-            message = (
-                f"the database {path} has format {version}, and this server reads {FORMAT};"
-                " use the release that wrote it or another --data"
-            )
-            raise StartError("DATA_NOT_WRITABLE", message)
-        (result,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
-        if result != "ok":
-            raise sqlite3.DatabaseError("the file is damaged")
-        self._db.execute("SELECT support, sha256 FROM adaptations, models LIMIT 1")
+    def fill_reserve(self) -> None:
+        """Write the file whose removal makes room for a deletion, if there is room for it."""
+        with suppress(OSError):
+            if not self._reserve.exists():
+                self._reserve.write_bytes(os.urandom(RESERVE_BYTES))  # a hole takes no room
 
-    def _run(self, script: str, version: int) -> None:
-        """Run a script and set the version of the database, both or neither."""
-        script = f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {version}; COMMIT;"
-        self._db.executescript(script)
+    def _loosen(self, digest: str) -> None:
+        self._db.execute("INSERT OR IGNORE INTO loose VALUES (?)", (digest,))
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        try:
+        with self._lock, _as_store_error():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            reason = "STORE_FULL" if full else "STORE_FAILED"
-            raise StoreError(reason, f"the server cannot write its database: {error}") from error
+
+    def _delete(self, statement: str, id_: str, loose: str = "") -> None:
+        """Delete a record; a full disk gets room from the reserve."""
+        for is_last in (False, True):
+            try:
+                with self._change():
+                    if loose:
+                        self._loosen(loose)
+                    self._db.execute(statement, (id_,))
+            except StoreUnavailable as error:
+                if is_last or error.reason == "STORE_BUSY":
+                    raise
+                self._reserve.unlink(missing_ok=True)
+            else:
+                return
+
+    def _read(self, query: str, *values: object) -> list[Any]:
+        with _as_store_error():
+            return self._reads.execute(query, values).fetchall()
 
     def _page(
-        self, table: str, before: int | None, count: int, wanted: Mapping[str, str | None]
-    ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the newest rows of a table below a number, as far as they meet the conditions.
+        self, columns: str, count: int, conditions: Mapping[str, str | int | None]
+    ) -> list[Any]:
+        """Return the newest rows of a table that meet the conditions.
 
-        wanted: values by condition; None drops a condition.
+        conditions: values by condition; None drops a condition.
         """
-        conditions = {"number < ?": before, **wanted}
-        conditions = {text: value for text, value in conditions.items() if value is not None}
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        rows = self._db.execute(
-            f"SELECT number, body FROM {table} {where} ORDER BY number DESC LIMIT ?",
-            (*conditions.values(), count),
-        )
-        return ((number, json.loads(body)) for number, body in rows)
+        wanted = {text: value for text, value in conditions.items() if value is not None}
+        where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
+        query = f"SELECT {columns} {where} ORDER BY number DESC LIMIT ?"
+        return self._read(query, *wanted.values(), count)
 
     def _body(self, table: str, kind: str, id_: str, scope: str | None) -> dict[str, Any]:
-        query = f"SELECT body FROM {table} WHERE id = :id AND (:scope IS NULL OR owner = :scope)"
-        row = self._db.execute(query, {"id": id_, "scope": scope}).fetchone()
-        if row is None:
+        query = f"SELECT body FROM {table} WHERE id = ? AND (? IS NULL OR owner = ?)"
+        rows = self._read(query, id_, scope, scope)
+        if not rows:
             raise NotFound(kind, f"{table}/{id_}")
-        body: dict[str, Any] = json.loads(row[0])
+        body: dict[str, Any] = json.loads(rows[0][0])
         return body
+
+
+def _connect(path: Path, patience: float) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def _as_store_error() -> Iterator[None]:
+    """Turn the errors of SQLite, except for defects of a statement, into `StoreUnavailable`."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+        reason = REASONS.get(code & 0xFF, "STORE_FAILED")  # the primary code
+        message = f"the server's database cannot be used now: {error}; try again shortly"
+        raise StoreUnavailable(reason, message) from error
 
 
 def _dump(record: AdaptationRecord) -> str:
@@ -295,3 +352,8 @@ def _failure(body: dict[str, Any]) -> Failure:
 
 def _model(body: dict[str, Any]) -> ModelRecord:
     return ModelRecord(**{**body, "labels": tuple(body["labels"])})
+
+
+def _progress(text: str) -> ProgressRecord | None:
+    entry = json.loads(text)
+    return None if entry is None else ProgressRecord(**entry)

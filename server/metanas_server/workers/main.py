@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +26,10 @@ from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
 from metanas.spec.progress import Progress
 from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, read_universal
-from metanas_server.errors import StartError, WorkerFailed
+from metanas_server.errors import StartError, StoreError, WorkerFailed
 from metanas_server.observation import logs
 from metanas_server.storage import support_file
+from metanas_server.storage.artefacts import damaged, sha256
 from metanas_server.workers.failures import Failed, failed
 from metanas_server.workers.protocol import (
     Adopt,
@@ -203,7 +205,7 @@ class Worker:
     def _job(self, order: Order) -> Job:
         return Job(
             self._checkpoints.source(order.checkpoint, order.digest),
-            support_file.unpack(order.support.read_bytes()),
+            support_file.unpack(_read(order.support)),
             classes=order.classes,
             options=order.overrides,
             seed=order.seed,
@@ -214,6 +216,21 @@ class Worker:
 
     def _report(self, number: int, progress: Progress) -> None:
         self._send(Step(number=number, progress=progress))
+
+
+def _read(path: Path) -> bytes:
+    """Read the file of a support set, and compare it with the digest that names it.
+
+    Raises:
+        StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError("ARTEFACT_LOST", f"the support set {path.name} is gone") from error
+    if sha256((data,)) != path.name:
+        raise damaged(path.name)
+    return data
 
 
 def _outcome(job: Job, order: Order) -> Made | Failed:

@@ -1,0 +1,170 @@
+"""Maintenance of a data folder: backup, restore and repair. Nothing that is known is deleted.
+
+A backup is a folder like the data folder: the database and the files that its records need.
+"""
+
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from metanas_server.errors import StartError, StoreError
+from metanas_server.resources import AdaptationRecord, State
+from metanas_server.status import describe
+from metanas_server.storage.archive import ARTEFACTS, DATABASE, sweep
+from metanas_server.storage.artefacts import Store
+from metanas_server.storage.database import Records
+
+TRIES = 10
+"""Copies of the database until the running server deletes no file during the copy of the files."""
+COMPANIONS = ("", "-wal", "-shm")
+"""Endings of the files that belong to an SQLite database."""
+
+
+def backup(data: Path, target: Path) -> list[str]:
+    """Copy a data folder, also that of a running server, to a new folder; return lines for people.
+
+    Raises:
+        StartError: BACKUP_INVALID, there is no database, or the target is not empty.
+        StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED: all but this file was copied.
+        StoreUnavailable: the target cannot be written.
+    """
+    _check_database(data)
+    if target.exists() and any(target.iterdir()):
+        raise StartError("BACKUP_INVALID", f"{target} is not empty; name a new folder")
+    source, copies = Store(data / ARTEFACTS), Store(target / ARTEFACTS)
+    for _ in range(TRIES):
+        _copy_database(data / DATABASE, target / DATABASE)
+        needed = _needed(target / DATABASE)
+        errors = [error for digest in sorted(needed) if (error := _copy(digest, source, copies))]
+        if all(error.reason != "ARTEFACT_LOST" for error in errors):
+            break  # else the server has deleted the file since: copy its newer database
+    for digest in copies.digests() - needed:  # of an earlier copy of the database
+        copies.remove(digest)
+    if errors:
+        message = f"{len(errors)} of {len(needed)} files were not copied: {errors[0]}"
+        raise StoreError(errors[0].reason, message)
+    return [f"copied the database and {len(needed)} files to {target}"]
+
+
+def restore(data: Path, source: Path) -> list[str]:
+    """Replace the content of a data folder by a backup; return lines for people.
+
+    All files of the backup are checked first. The former database moves into a folder `replaced-…`,
+    and the files that the backup does not know move into quarantine.
+
+    Raises:
+        StartError: BACKUP_INVALID, there is no database, or a file is damaged or lost.
+        StoreUnavailable: the data folder cannot be written.
+    """
+    _check_database(source)
+    arrived = data / f"{DATABASE}.restored"
+    arrived.unlink(missing_ok=True)
+    _copy_database(source / DATABASE, arrived)
+    needed = _needed(arrived)
+    backed_up, store = Store(source / ARTEFACTS), Store(data / ARTEFACTS)
+    for digest in needed:
+        error = _copy(digest, backed_up, store)
+        if error is not None:
+            raise StartError("BACKUP_INVALID", f"the backup is not complete: {error}")
+    lines = _set_aside(data, "replaced")
+    arrived.rename(data / DATABASE)
+    return [*lines, f"restored the database and {len(needed)} files", *_isolate(data, store)]
+
+
+def repair(data: Path) -> list[str]:
+    """Make a data folder usable again without deleting anything; return lines for people.
+
+    A damaged database is put aside for an empty one. Damaged files and those without a record move
+    into quarantine. Adaptations without their support set end as failed.
+
+    Raises:
+        StartError: DATA_NOT_WRITABLE, for instance a database of another version.
+        StoreUnavailable: the data folder cannot be written.
+    """
+    lines, store = list[str](), Store(data / ARTEFACTS)
+    try:
+        Records(data / DATABASE).close()
+    except StartError as error:
+        if error.reason != "DATABASE_DAMAGED":
+            raise
+        lines += _set_aside(data, "damaged")
+    lines += _isolate(data, store)
+    with closing(Records(data / DATABASE)) as records:
+        for digest in sorted(records.digests()):
+            try:
+                store.check(digest)
+            except StoreError as error:
+                store.isolate(digest)
+                lines.append(str(error))
+        present = store.digests()
+        for record in records.unfinished():
+            if record.support not in present:
+                lines.append(_fail(records, record))
+    return lines or ["nothing to repair"]
+
+
+def _fail(records: Records, record: AdaptationRecord) -> str:
+    lost = StoreError("ARTEFACT_LOST", "the support set is gone or damaged; send it again")
+    failed = replace(record, state=State.FAILED, failure=describe(lost), support="")
+    records.update(replace(failed, end_time=time.time_ns()))
+    return f"adaptations/{record.id}: {lost}"
+
+
+def _check_database(folder: Path) -> None:
+    if not (folder / DATABASE).is_file():
+        message = f"{folder} has no {DATABASE}; name the data folder or the backup"
+        raise StartError("BACKUP_INVALID", message)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    """Copy a database that may be in use."""
+    try:
+        with closing(sqlite3.connect(source)) as original, closing(sqlite3.connect(target)) as copy:
+            original.backup(copy)
+    except sqlite3.Error as error:
+        message = f"the database {source} cannot be copied to {target}: {error}"
+        raise StartError("BACKUP_INVALID", f"{message}; check both folders") from error
+
+
+def _needed(database: Path) -> set[str]:
+    """Return the digests of the files that the records of a copy need."""
+    with closing(Records(database)) as records:
+        return records.digests()
+
+
+def _copy(digest: str, source: Store, target: Store) -> StoreError | None:
+    """Copy and check a file; return the error of a lost or damaged one."""
+    if target.is_sound(digest):
+        return None
+    try:
+        source.check(digest)
+    except StoreError as error:
+        return error
+    target.copy(source.path(digest))
+    return None
+
+
+def _set_aside(data: Path, kind: str) -> list[str]:
+    """Move the database into a new folder."""
+    if not (data / DATABASE).exists():
+        return []
+    folder = data / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    folder.mkdir()
+    for ending in COMPANIONS:
+        path = data / f"{DATABASE}{ending}"
+        if path.exists():
+            shutil.move(path, folder)
+    return [f"moved the former database to {folder}"]
+
+
+def _isolate(data: Path, store: Store) -> list[str]:
+    """Move files without a record into quarantine."""
+    with closing(Records(data / DATABASE)) as records:
+        orphans = sweep(records, store)
+    for digest in orphans:
+        store.isolate(digest)
+    where = store.folder / "quarantine"
+    return [f"moved {len(orphans)} files without a record to {where}"] if orphans else []
