@@ -184,7 +184,7 @@ class Server:
         undo.push_async_callback(self._dispatcher.close)
         await self._observe(undo, table)
         await self._pool.start()
-        self._jobs.recover()
+        await self._jobs.recover()
         self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()

@@ -116,14 +116,15 @@ class ServerConfig:
     max_stack_bytes: Count = 1536 * MIB
     """Most bytes of activations of a common step. An adaptation that needs more alone computes
     parts twice instead of storing them."""
-    max_queue: Count = 64
+    max_queue: Count = 256
     """Most adaptations that wait for a worker."""
     max_jobs_per_caller: Count = 64
     """Most unfinished adaptations of one caller."""
     max_seconds: Seconds = 600.0
     """Longest duration of an adaptation, in seconds."""
     max_attempts: Count = 3
-    """Most attempts of an adaptation whose worker processes die."""
+    """Most attempts of an adaptation whose worker process or server dies. One that ran beside
+    others is tried until it has run alone."""
     stop_seconds: Seconds = 20.0
     """Most seconds that a worker may take to stop a job before it is killed and replaced."""
     start_seconds: Seconds = 300.0

@@ -66,7 +66,9 @@ class Forbidden(ServiceError):
 class Overloaded(ServiceError):
     """There is no room for more work now."""
 
-    retry_seconds = 2.0
+    def __init__(self, reason: str, message: str, retry_seconds: float = 2.0, /) -> None:
+        super().__init__(reason, message)
+        self.retry_seconds = retry_seconds
 
 
 class Unavailable(ServiceError):

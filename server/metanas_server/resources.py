@@ -85,6 +85,7 @@ class AdaptationRecord:
     owner: the name of the token that made it; empty without tokens.
     support: digest of the stored support set; empty when the adaptation has ended.
     timeout: most seconds on a worker.
+    losses: attempts that ended with the death of the worker process or of the server.
     """
 
     id: str
@@ -101,6 +102,7 @@ class AdaptationRecord:
     request_digest: str
     timeout: float
     attempts: int = 0
+    losses: int = 0
     create_time: int
     start_time: int = 0
     end_time: int = 0

@@ -14,6 +14,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from tests.server.calls import (
     CANCELLED,
+    FAILED,
     LONG,
     QUEUED,
     RUNNING,
@@ -93,6 +94,23 @@ def test_a_crash_costs_no_created_adaptation(checkpoints: Path, tmp_path: Path) 
         for name in (running, queued):
             assert server.api.end_of(name).state == SUCCEEDED
         assert not unfinished.exists()
+
+
+def test_the_deaths_of_the_server_are_counted(checkpoints: Path, tmp_path: Path) -> None:
+    """The bound on attempts is in the record, and the numbers of the progress never go back."""
+    name, last = "", 0
+    for _ in range(2):
+        with serving(checkpoints, tmp_path / "data", "--max-attempts=2") as server:
+            name = name or server.api.create(spec(options=LONG), images()).name
+            events = (each.progress for each in server.api.watch(name) if each.progress.sequence)
+            begun = next(each for each in events if each.stage == "adapt")
+            assert begun.sequence > last
+            last = begun.sequence
+            server.kill()
+    with serving(checkpoints, tmp_path / "data", "--max-attempts=2") as server:
+        ended = server.api.get(name)
+        assert (ended.state, ended.failure.reason) == (FAILED, "WORKER_LOST")
+        assert ended.attempts == 2
 
 
 def test_unfinished_work_continues_after_a_graceful_shutdown(

@@ -82,7 +82,8 @@ class AdaptationSpec(_message.Message):
     request_id: _builtins.str
     """Chosen by the caller, best a random UUID; at most 128 bytes. Sending a request again with the
     same id never runs it twice: the answer is about the adaptation that the first one made. The
-    same id with a different request is refused with REQUEST_ID_REUSED. The id of an adaptation
+    same id with another image, label or field of this message is refused with REQUEST_ID_REUSED,
+    since its model could be another one or come too late. The id of an adaptation
     that was cancelled is free again.
     """
     @_builtins.property
@@ -362,7 +363,7 @@ class Progress(_message.Message):
     TIME_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this sign of life within the adaptation: 1, 2, 3 and so on without a gap, also
-    across attempts.
+    across attempts. Only a restart of the server leaves a gap; the numbers never go back.
     """
     stage: _builtins.str
     """What is being done: "decode", "adapt", "prune", "tune", "export" or "check".

@@ -23,17 +23,26 @@ from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Made, Order
 
 LOG = logging.getLogger(__name__)
+PACE_JOBS = 8
+"""Jobs over which the pace is a moving average."""
+
+
+def lost_error(losses: int) -> WorkerLost:
+    """Make the error of an adaptation after its last attempt."""
+    message = f"{losses} processes of the server died during this adaptation; see the server's log"
+    return WorkerLost("WORKER_LOST", message)
 
 
 class Dispatcher:
     """The queue of jobs and the worker of each running job.
 
-    Jobs start in the order of their arrival, each on the worker with the fewest jobs.
+    Callers take turns: the first waiting job of each, then the second of each, and so on. A job
+    starts on the worker with the fewest jobs.
 
     The death of a worker ends the attempts of all its jobs, and any of them can be the cause. So
-    each one starts again alone on a worker: harmless jobs succeed, and a job whose workers die
-    again fails after `max_attempts`. If a worker was killed because one job did not stop, the
-    death does not count for the other jobs.
+    they start again among themselves, at most half as many on a worker after each death. Harmless
+    jobs succeed. A job fails if it has lost `max_attempts` workers, and was alone on the last one.
+    If a worker was killed because one job did not stop, the death does not count for the others.
     """
 
     def __init__(self, config: ServerConfig, table: JobTable, pool: WorkerPool) -> None:
@@ -41,15 +50,26 @@ class Dispatcher:
         self._table = table
         self._pool = pool
         self._queue = list[Job]()  # a heap
+        self._turn = 0  # of the job that has started last
+        self._last_turns = dict[str, int]()  # of each caller's last job, if it still waits
+        self._pace = 0.0
+        self._last_end = 0.0
         self._tasks = set[asyncio.Task[None]]()
         self._stopping = False
 
     def enqueue(self, job: Job) -> None:
-        """Add a new job to the queue."""
-        self._table.add(job)
+        """Add a job of the table to the queue."""
+        turns = {name: turn for name, turn in self._last_turns.items() if turn > self._turn}
+        job.turn = turns[job.caller] = turns.get(job.caller, self._turn) + 1
+        self._last_turns = turns
         heapq.heappush(self._queue, job)
         # In a context of its own: the jobs that it starts are not part of the present call.
         asyncio.get_running_loop().call_soon(self.dispatch, context=Context())
+
+    @property
+    def pace(self) -> float:
+        """Mean seconds between the ends of two jobs while there is work; 0 before the first."""
+        return self._pace
 
     def dispatch(self) -> None:
         """Start the jobs that workers have room for; call it after each change of the workers.
@@ -123,24 +143,25 @@ class Dispatcher:
 
     def _with_room(self, job: Job, workers: Sequence[WorkerProcess]) -> WorkerProcess | None:
         """Return the worker with the fewest jobs, of those that can take one more."""
-        limit = 1 if job.alone else self._config.max_stack
-        loads = [(len(self._jobs_on(worker)), worker) for worker in workers]
-        free = [
-            (load, worker)
-            for load, worker in loads
-            if load < limit and not any(other.alone for other in self._jobs_on(worker))
-        ]
+        loads = [(self._jobs_on(worker), worker) for worker in workers]
+        free = [(len(others), worker) for others, worker in loads if self._fits(job, others)]
         return min(free, key=lambda pair: pair[0])[1] if free else None
+
+    def _fits(self, job: Job, others: Sequence[Job]) -> bool:
+        """Return True if a job may run beside these; suspects run among themselves."""
+        limits = [each.most for each in (job, *others)]
+        most = min([self._config.max_stack, *(each for each in limits if each is not None)])
+        same = all((each is None) == (job.most is None) for each in limits)
+        return same and len(others) < most
 
     def _jobs_on(self, worker: WorkerProcess) -> list[Job]:
         return [job for job in self._table.jobs.values() if job.worker is worker]
 
     def _start(self, job: Job, worker: WorkerProcess) -> None:
         others = self._jobs_on(worker)
+        self._turn = max(self._turn, job.turn)
+        job.start_time = asyncio.get_running_loop().time()
         job.worker = worker
-        job.shared = bool(others)
-        for other in others:
-            other.shared = True
         LOG.info(
             "adaptation %s: attempt %d on %s (%d), with %d others",
             *(job.record.id, job.record.attempts + 1, worker.device, worker.pid, len(others)),
@@ -175,7 +196,7 @@ class Dispatcher:
             await self._table.begin(job)
             await self._table.succeed(job, await self._run(job, worker))
         except WorkerLost as error:
-            await self._worker_lost(job, error)
+            await self._worker_lost(job, error, len(self._jobs_on(worker)))
         except Cancelled as error:
             await self._stopped(job, job.stop_reason or error)
         except MetanasError as error:
@@ -186,7 +207,14 @@ class Dispatcher:
             await self._table.fail(job, ServiceError("INTERNAL", message))
         finally:
             job.worker = None
+            self._count_end(job)
             self.dispatch()
+
+    def _count_end(self, job: Job) -> None:
+        now = asyncio.get_running_loop().time()
+        seconds = now - max(job.start_time, self._last_end)
+        self._pace += (seconds - self._pace) / (PACE_JOBS if self._pace else 1)
+        self._last_end = now
 
     async def _run(self, job: Job, worker: WorkerProcess) -> Made:
         """Run a job on a worker within its time limit.
@@ -215,21 +243,22 @@ class Dispatcher:
         else:
             await self._table.fail(job, reason)
 
-    async def _worker_lost(self, job: Job, error: WorkerLost) -> None:
-        """Queue a job of a dead worker again, or end it after its last attempt."""
+    async def _worker_lost(self, job: Job, error: WorkerLost, suspects: int) -> None:
+        """Queue a job of a dead worker again, or end it after its last attempt.
+
+        suspects: jobs that were on the worker.
+        """
+        losses = job.record.losses
         if not isinstance(error, WorkerKilled):
-            job.losses += 1
+            losses, job.most = losses + 1, max(1, suspects // 2)
         if job.stop_reason is not None:
             await self._stopped(job, job.stop_reason)
-        elif job.losses >= self._config.max_attempts and not job.shared:
-            message = (
-                f"{job.losses} worker processes died during this adaptation; see the server's log"
-            )
-            await self._table.fail(job, WorkerLost("WORKER_LOST", message))
+        elif losses >= self._config.max_attempts and suspects == 1:
+            await self._table.fail(job, lost_error(losses))
         elif self._stopping:
             await self._table.hand_back(job)
         else:
-            await self._table.requeue(job)
+            await self._table.requeue(job, losses)
             heapq.heappush(self._queue, job)
 
     async def _wait_for_tasks(self, seconds: float) -> None:

@@ -12,6 +12,12 @@ from metanas_server.resources import AdaptationRecord, ProgressRecord
 from metanas_server.workers.process import WorkerProcess
 
 Event = AdaptationRecord | ProgressRecord
+MOST_EVENTS = 10_000
+"""More than the progress events of an attempt.
+
+The progress of a running job is in memory. After a restart its numbers begin above all earlier
+ones, so that a watcher who continues misses nothing.
+"""
 
 
 class Job:
@@ -20,8 +26,10 @@ class Job:
     number: its place in the queue, and its name in the pipe of a worker.
     caller: the name of its caller; its owner after a restart of the server.
     worker: the worker that runs it; None while it waits.
-    losses: number of workers that died while they ran it.
-    shared: True if other jobs were on its worker during this attempt.
+    turn: its turn among the jobs of its caller; callers take turns in the queue.
+    start_time: time of the start of its attempt, by the event loop's clock.
+    most: most jobs on its worker, itself included, after the death of a worker that it may have
+        caused; None before.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
     """
@@ -31,23 +39,20 @@ class Job:
         self.record = record
         self.caller = caller
         self.worker: WorkerProcess | None = None
-        self.losses = 0
-        self.shared = False
+        self.turn = 0
+        self.start_time = 0.0
+        self.most: int | None = None
         self.stop_reason: MetanasError | None = None
         self.progress = list[ProgressRecord]()
+        self._first = record.attempts * MOST_EVENTS + 1
         self.ended = asyncio.Event()
         self._events = list[Event]([record])
         self._changed = asyncio.Event()
         self._interruption: ServiceError | None = None
 
-    @property
-    def alone(self) -> bool:
-        """True if no other job may run on its worker, since it may be the cause of deaths."""
-        return self.losses > 0
-
     def __lt__(self, other: "Job") -> bool:
-        """Order the queue by arrival; a job that lost its worker keeps its place."""
-        return self.number < other.number
+        """Order the queue by turns, then by arrival; a job that lost its worker keeps its place."""
+        return (self.turn, self.number) < (other.turn, other.number)
 
     def change(self, record: AdaptationRecord) -> None:
         """Replace the record and wake the watchers."""
@@ -60,7 +65,7 @@ class Job:
     def add(self, progress: Progress) -> None:
         """Store progress and wake the watchers."""
         entry = ProgressRecord(
-            sequence=len(self.progress) + 1,
+            sequence=self._first + len(self.progress),
             attempt=self.record.attempts,
             time=time.time_ns(),
             stage=progress.stage,

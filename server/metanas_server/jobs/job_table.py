@@ -61,9 +61,9 @@ class JobTable:
         if begun.attempts == 1:
             self._metrics.wait(max(0, now - begun.create_time) / 1e9)
 
-    async def requeue(self, job: Job) -> None:
+    async def requeue(self, job: Job, losses: int) -> None:
         """Record that an attempt was lost, and that the job waits again."""
-        await self._change(job, replace(job.record, state=State.QUEUED))
+        await self._change(job, replace(job.record, state=State.QUEUED, losses=losses))
 
     async def succeed(self, job: Job, made: Made) -> None:
         """Store the model and end the job."""

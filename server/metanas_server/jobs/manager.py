@@ -18,7 +18,7 @@ from metanas.spec.examples import Example
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.errors import NotEnded, Overloaded
-from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.jobs.dispatcher import Dispatcher, lost_error
 from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
@@ -27,6 +27,7 @@ from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import sha256
 
 LOG = logging.getLogger(__name__)
+DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
 
 
 class JobManager:
@@ -42,16 +43,33 @@ class JobManager:
         self._config = config
         self._archive = archive
         self._records = archive.records
+        self._table = table
         self._jobs = table.jobs
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
         self._stopping = False
         self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
 
-    def recover(self) -> None:
-        """Queue the adaptations that the last run of the server has left unfinished."""
-        for record in self._records.unfinished():
-            self._enqueue(replace(record, state=State.QUEUED), caller=record.owner)
+    async def recover(self) -> None:
+        """Queue the adaptations that the last run of the server has left unfinished.
+
+        A job that was running then has lost an attempt: it may be the cause of the server's death.
+
+        Raises:
+            StoreUnavailable: the data folder cannot be written.
+        """
+        records = self._records.unfinished()
+        suspects = sum(record.state is State.RUNNING for record in records)
+        for record in records:
+            job = Job(next(self._numbers), record, record.owner)
+            self._table.add(job)
+            if record.state is State.RUNNING:
+                job.most = max(1, suspects // 2)
+                await self._table.requeue(job, record.losses + 1)
+                if job.record.losses >= self._config.max_attempts and suspects == 1:
+                    await self._table.fail(job, lost_error(job.record.losses))
+                    continue
+            self._dispatcher.enqueue(job)
 
     async def stop(self, grace: float) -> None:
         """Accept no more adaptations; end or hand back those that have not ended."""
@@ -77,11 +95,11 @@ class JobManager:
         waiting = sum(job.record.state is State.QUEUED for job in jobs)
         if waiting >= self._config.max_queue:
             message = f"{waiting} adaptations are waiting already; try again shortly"
-            raise Overloaded("QUEUE_FULL", message)
+            raise Overloaded("QUEUE_FULL", message, self._retry_seconds())
         unfinished = sum(job.caller == caller.name and not job.record.state.final for job in jobs)
         if unfinished >= self._config.max_jobs_per_caller:
             message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
-            raise Overloaded("CALLER_QUOTA", message)
+            raise Overloaded("CALLER_QUOTA", message, self._retry_seconds())
 
     async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         """Accept an adaptation and return its id; the same request returns the same id again.
@@ -109,7 +127,9 @@ class JobManager:
                 *(record.id, caller.name, record.request_id),
                 *(record.example_count, len(record.labels)),
             )
-            self._enqueue(record, caller.name)
+            job = Job(next(self._numbers), record, caller.name)
+            self._table.add(job)
+            self._dispatcher.enqueue(job)
             return record.id
 
     def get(self, id_: str, scope: str | None) -> tuple[AdaptationRecord, ProgressRecord | None]:
@@ -224,13 +244,15 @@ class JobManager:
             create_time=time.time_ns(),
         )
 
-    def _enqueue(self, record: AdaptationRecord, caller: str) -> None:
-        self._dispatcher.enqueue(Job(next(self._numbers), record, caller))
+    def _retry_seconds(self) -> float:
+        """Return the seconds until the next job probably ends and makes room."""
+        pace = self._dispatcher.pace
+        return min(max(pace, SHORTEST_RETRY), LONGEST_RETRY) if pace else DEFAULT_RETRY
 
 
 def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryview], str]:
     """Return the parts of the support set's file, and a digest that equal requests share."""
     packed = support_file.pack(examples)
-    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
+    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes, spec.timeout]
     head = json.dumps(fields, sort_keys=True).encode()
     return packed, sha256((head, *packed))
