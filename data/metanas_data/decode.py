@@ -159,8 +159,8 @@ def _decode_repaired(
 
 
 def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
-    if fmt.name == "WebP":
-        _check_webp(data, limits)
+    if fmt.name == "WebP" and any(size := _webp_size(data)):
+        limits.check_size(*size)
     # `Image.open` warns about sizes above a global limit; here the limit is an argument.
     with fmt.open(BytesIO(data)) as image:
         limits.check_size(*image.size, scale=2 if fmt.name == "JPEG" else 1)
@@ -173,9 +173,10 @@ def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> ND
             _warn_of_lost_half(data)
         upright = _upright(image)
         upright.info = _with_scaled_key(image.info, raw_mode)
-        flat = _flat(upright, opaque=fmt.name == "BMP" and _is_clear(upright))
+        opaque = fmt.name == "BMP" and _is_clear(upright)
+        flat = _flat(upright, opaque=opaque, factor=1 if fmt.name == "JPEG" else factor)
         small = flat.convert("L" if channels == 1 else "RGB")
-        if fmt.name != "JPEG" and factor > 1:
+        if fmt.name != "JPEG" and factor > 1 and flat.size == upright.size:
             small = small.reduce(factor)
     return np.array(small, dtype=np.uint8).reshape(small.height, small.width, channels)
 
@@ -188,10 +189,25 @@ def _reduction(width: int, height: int) -> int:
     return 8
 
 
-def _check_webp(data: bytes, limits: ImageLimits) -> None:
-    """Check the size of the canvas, which libwebp allocates when it opens a file."""
+def peek(data: bytes) -> tuple[int, int] | None:
+    """Return the number of pixels in the file and after decoding, as its header declares them.
+
+    None if the header cannot be read. No pixel is decoded.
+    """
+    try:
+        fmt = _format(data)
+        size = _webp_size(data) if fmt.name == "WebP" else fmt.open(BytesIO(data)).size
+    except Exception:  # Pillow has no closed set of errors for damaged files
+        return None
+    factor, pixels = _reduction(*size), size[0] * size[1]
+    reduced = pixels // factor**2
+    return (reduced if fmt.name == "JPEG" else pixels), reduced
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Return the size of the canvas, which libwebp allocates when it opens a file."""
     if len(data) < 30:
-        return
+        return 0, 0
     if data[12:16] == b"VP8X":
         width = 1 + int.from_bytes(data[24:27], "little")
         height = 1 + int.from_bytes(data[27:30], "little")
@@ -201,7 +217,7 @@ def _check_webp(data: bytes, limits: ImageLimits) -> None:
     else:
         width = int.from_bytes(data[26:28], "little") & 0x3FFF
         height = int.from_bytes(data[28:30], "little") & 0x3FFF
-    limits.check_size(width, height)
+    return width, height
 
 
 def _warn_of_lost_half(data: bytes) -> None:
@@ -239,13 +255,20 @@ def _is_clear(image: Image.Image) -> bool:
     return image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0)
 
 
-def _flat(image: Image.Image, *, opaque: bool) -> Image.Image:
-    """Return the image without transparency; 16-bit grey is rounded to 8 bits."""
+def _flat(image: Image.Image, *, opaque: bool, factor: int) -> Image.Image:
+    """Return the image without transparency; 16-bit grey is rounded to 8 bits.
+
+    factor: divisor by which a transparent image is reduced first, since compositing takes 30 bytes
+        a pixel.
+    """
     if opaque:
         return image.convert("RGB")
     if image.mode.startswith("I"):
         return _eight_bits(image)
-    return _on_ground(image.convert("RGBA")) if image.has_transparency_data else image
+    if not image.has_transparency_data:
+        return image
+    clear = image.convert("RGBA")
+    return _on_ground(clear.reduce(factor) if factor > 1 else clear)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -99,7 +99,11 @@ def decode_label(raw: bytes, index: int) -> str:
 
 
 def check_label(label: str, field: str, limits: Limits) -> Iterator[Violation]:
-    """Yield the violations of a class name: empty, white space, too long, or not encodable."""
+    """Yield the violations of a class name.
+
+    A name must not be empty, white space, too long or not encodable, nor have control characters,
+    which would change terminals and logs.
+    """
     try:
         size = len(label.encode("utf-8"))
     except UnicodeEncodeError:  # a lone surrogate, from a file name that is not UTF-8
@@ -110,6 +114,9 @@ def check_label(label: str, field: str, limits: Limits) -> Iterator[Violation]:
     elif size > limits.max_label_bytes:
         message = f"the label has {size} bytes; at most {limits.max_label_bytes} are allowed"
         yield Violation(field, "LABEL_TOO_LONG", message)
+    elif any(unicodedata.category(character) == "Cc" for character in label):
+        message = f"the label {label!a} has control characters; leave them out"
+        yield Violation(field, "LABEL_CONTROL", message)
 
 
 def _check_classes(

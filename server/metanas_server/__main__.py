@@ -9,6 +9,7 @@ with a traceback is a defect.
 """
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import sys
@@ -65,6 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MetanasError as error:
         print(f"metanas-server: {error} ({error.reason})", file=sys.stderr)
         return 2
+    finally:
+        # After a defect the interpreter waits for worker processes, which ignore SIGTERM.
+        for worker in multiprocessing.active_children():
+            worker.kill()
     return 0
 
 

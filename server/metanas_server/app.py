@@ -15,7 +15,6 @@ from typing import Self
 import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from metanas_protos.inference import inference_service_pb2, inference_service_pb2_grpc
@@ -28,6 +27,7 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.api.descriptors import pool_of
+from metanas_server.api.health import Health
 from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
@@ -99,7 +99,7 @@ class Server:
         self._config = config
         self._load = load
         self._undo = AsyncExitStack()
-        self._health = health.HealthServicer()
+        self._health = Health((*SERVICES, INFERENCE))
         self._metrics = Metrics()
         self._answers = False
         self._archive: Archive
@@ -147,7 +147,8 @@ class Server:
 
         Unfinished work stays in the database as queued. None stands for the configured grace.
         """
-        await self._health.enter_graceful_shutdown()
+        self._answers = False
+        self._health.stop()
         self._inference.ready = False
         await self._jobs.stop(self._config.grace if grace is None else grace)
         await self._undo.aclose()
@@ -188,7 +189,7 @@ class Server:
         self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
-        await self._health.set(INFERENCE, health_pb2.HealthCheckResponse.SERVING)
+        self._health.set(INFERENCE, healthy=True)
         self._answers = True
         await self._on_change()
 
@@ -227,10 +228,9 @@ class Server:
         if not self._answers:
             return
         self._dispatcher.dispatch()
-        status, ready = health_pb2.HealthCheckResponse, self._pool.is_ready
         for name in ("", *SERVICES):
-            works = ready and (name != WRITES or self._archive.is_writable)
-            await self._health.set(name, status.SERVING if works else status.NOT_SERVING)
+            writable = name != WRITES or self._archive.is_writable
+            self._health.set(name, healthy=self._pool.is_ready and writable)
 
 
 def lock_folder(folder: Path) -> int:

@@ -116,6 +116,9 @@ class ServerConfig:
     max_stack_bytes: Count = 1536 * MIB
     """Most bytes of activations of a common step. An adaptation that needs more alone computes
     parts twice instead of storing them."""
+    max_image_memory: Count = 2048 * MIB
+    """Most bytes of the images of all adaptations on a worker, encoded and decoded, estimated from
+    their headers. Others wait; an adaptation that needs more alone is refused."""
     max_queue: Count = 256
     """Most adaptations that wait for a worker."""
     max_jobs_per_caller: Count = 64

@@ -85,6 +85,7 @@ class AdaptationRecord:
     owner: the name of the token that made it; empty without tokens.
     support: digest of the stored support set; empty when the adaptation has ended.
     timeout: most seconds on a worker.
+    memory: bytes that the support set takes in a worker process.
     losses: attempts that ended with the death of the worker process or of the server.
     """
 
@@ -101,6 +102,7 @@ class AdaptationRecord:
     request_id: str
     request_digest: str
     timeout: float
+    memory: int = 0
     attempts: int = 0
     losses: int = 0
     create_time: int

@@ -13,7 +13,7 @@ from PIL import Image
 
 from metanas.spec.examples import Limits
 from metanas_data.arrays import eight_bits
-from metanas_data.decode import FULL_PIXELS, ORIENTATION, decode
+from metanas_data.decode import FULL_PIXELS, ORIENTATION, decode, peek
 from metanas_data.errors import ImageError
 from metanas_data.limits import ImageLimits
 
@@ -242,6 +242,32 @@ def test_photos_of_a_telephone_fit(width: int, height: int, factor: int) -> None
     found = read(photo, 3)
     assert found.shape == (height // factor, width // factor, 3)
     assert 36 * found.shape[0] * found.shape[1] < Limits().max_total_pixels
+
+
+@pytest.mark.parametrize(
+    ("fmt", "stored"), [("PNG", 9_000_000), ("BMP", 9_000_000), ("WebP", 9_000_000)]
+)
+def test_pixels_by_the_header(fmt: str, stored: int) -> None:
+    data = encode(Image.new("RGB", (3000, 3000)), fmt)
+    assert peek(data) == (stored, 2_250_000)
+    assert read(data).shape[:2] == (1500, 1500)
+    assert peek(data[:20]) in (None, (0, 0))
+
+
+def test_pixels_of_a_jpeg_by_its_header() -> None:
+    assert peek(encode(Image.new("L", (3000, 3000)), "JPEG")) == (2_250_000, 2_250_000)
+    assert peek(b"no image") is None
+
+
+def test_large_transparent_image_is_reduced_before_it_is_composited() -> None:
+    picture = Image.new("RGBA", (3000, 3000), (10, 200, 30, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 1500, 3000))
+    pixels = read(encode(picture, "PNG"), 3)
+    assert pixels.shape == (1500, 1500, 3)
+    assert {tuple(map(int, pixel)) for pixel in (pixels[5, 5], pixels[5, -5])} == {
+        (255, 255, 255),
+        (10, 200, 30),
+    }
 
 
 def test_jpeg_of_too_many_pixels_is_refused_by_its_header() -> None:

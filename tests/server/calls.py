@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import grpc
 import numpy as np
+import PIL.Image
 import pytest
 from google.rpc import error_details_pb2
 from grpc import aio
@@ -154,6 +156,13 @@ def image(label: str, seed: int = 0, size: int = 12) -> Example:
         shape=pixels.shape, type=example_pb2.TENSOR_TYPE_UINT8, data=pixels.tobytes()
     )
     return Example(label=label.encode(), tensor=tensor)
+
+
+def picture(label: str, side: int) -> Example:
+    """A small file of a large grey image."""
+    file = BytesIO()
+    PIL.Image.new("L", (side, side), side % 256).save(file, "PNG")
+    return Example(label=label.encode(), encoded=file.getvalue())
 
 
 def images(labels: tuple[str, ...] = ("a", "b"), seed: int = 0) -> list[Example]:

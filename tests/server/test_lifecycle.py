@@ -5,6 +5,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.server.calls import (
     refused,
     spec,
 )
-from tests.server.processes import ENVIRONMENT, command, maintain, run, serving
+from tests.server.processes import ENVIRONMENT, command, maintain, run, serving, workers_of
 
 SOME = AdaptationOptions(steps=30)
 
@@ -34,7 +35,7 @@ def test_the_ready_line(checkpoints: Path, tmp_path: Path) -> None:
         assert server.ready == (
             f"metanas-server ready on {listen} (cpu, 2 checkpoints: colour, grey)"
         )
-        for service in ("", "metanas.v1.AdaptationService", "metanas.v1.ModelService"):
+        for service in ("", "liveness", "metanas.v1.AdaptationService", "metanas.v1.ModelService"):
             assert next(server.health(service)) == HealthCheckResponse.SERVING
         assert server.stop() == 0
         assert server.process.stdout is not None
@@ -165,9 +166,35 @@ def test_a_second_signal_ends_the_server_at_once(checkpoints: Path, tmp_path: Pa
         next(changes)
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=60) == 130
-        # the worker process ends at its next step
         assert select.select([ended], [], [], 60)[0]
         os.close(ended)
+
+
+HANGING = """
+import asyncio, pathlib, sys
+from metanas_server.app import Server
+from metanas_server.config import ServerConfig
+from tests.server import failing
+async def main():
+    checkpoints, data = map(pathlib.Path, sys.argv[1:])
+    config = ServerConfig(
+        checkpoints=checkpoints, data=data, listen="127.0.0.1:0", devices=("cpu",)
+    )
+    await Server(config, load=failing.slow).start()
+asyncio.run(main())
+"""
+"""A server whose worker is busy for an hour, without a look at its pipe."""
+
+
+def test_a_busy_worker_ends_with_its_front(checkpoints: Path, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", HANGING, str(checkpoints), str(tmp_path / "data")]
+    with subprocess.Popen(arguments, env=ENVIRONMENT) as front:
+        while not (workers := workers_of(front.pid)):
+            assert front.poll() is None
+        ended = os.pidfd_open(workers[0])
+        front.kill()
+    assert select.select([ended], [], [], 60)[0]
+    os.close(ended)
 
 
 def test_workers_have_sleeping_threads_and_the_allocator_for_large_blocks(

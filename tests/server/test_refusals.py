@@ -93,6 +93,8 @@ TASKS: dict[str, tuple[list[Example], list[tuple[str, str]]]] = {
     ),
     "Latin-1": (labelled(b"caf\xe9"), [("examples[4].label", "LABEL_NOT_UTF8")]),
     "no label": (labelled(b""), [("examples[4].label", "LABEL_EMPTY")]),
+    "an escape": (labelled(b"\x1b[2J"), [("examples[4].label", "LABEL_CONTROL")]),
+    "a line": (labelled(b"a\nb"), [("examples[4].label", "LABEL_CONTROL")]),
     "long label": (labelled(b"x" * 257), [("examples[4].label", "LABEL_TOO_LONG")]),
     "no image": ([*images(), Example(label=b"c")], [("examples[4].image", "IMAGE_MISSING")]),
     "no type": (

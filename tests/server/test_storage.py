@@ -145,8 +145,8 @@ def test_backups(checkpoints: Path, tmp_path: Path) -> None:
     ]
     with serving(checkpoints, data) as server:
         assert server.api.download(model) == file
-        assert server.api.end_of(waiting).model == later
         server.api.cancel(running)
+        assert server.api.end_of(waiting).model == later
 
 
 def test_the_repair_of_a_damaged_folder(checkpoints: Path, tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ from tests.server.calls import (
     end_of,
     image,
     images,
+    picture,
+    refused,
     spec,
 )
 from tests.server.crashing import CRASHING
@@ -50,7 +52,7 @@ CALLERS = 6
 
 @pytest.fixture(scope="module")
 def flags() -> tuple[str, ...]:
-    return ("--max-attempts=2",)
+    return ("--max-attempts=2", "--max-image-memory=100000000")
 
 
 def labels(caller: int) -> tuple[str, ...]:
@@ -176,6 +178,20 @@ def test_a_worker_that_dies_costs_none_of_its_jobs(server: ServerProcess, api: A
     # one after the other, each with the worker to itself, in the order in which they came
     spans = [(e.start_time.ToNanoseconds(), e.end_time.ToNanoseconds()) for e in ended]
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(spans))
+
+
+def test_adaptations_share_the_memory_of_a_worker(api: Api) -> None:
+    """51 MB each, of 100: the second waits for the first. 115 MB are refused, with the figure."""
+    first = api.create(spec(options=LONG), [*images(), picture("a", 1000)]).name
+    api.until_running(first)
+    second = api.create(spec(), [*images(), picture("b", 1001)]).name
+    small = api.create(spec(), images()).name
+    answer = refused(api.create, spec(), [*images(), picture("b", 2400)])
+    assert answer.violations == [("examples", "TOO_MUCH_MEMORY")]
+    assert "a worker has 100000000" in answer.message
+    assert states(api, [first, second, small]) == [RUNNING, QUEUED, QUEUED]
+    cancel(api, [first])
+    assert [api.end_of(name).state for name in (second, small)] == [SUCCEEDED] * 2
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._healthy = {LIVENESS: True} | dict.fromkeys(("", *services), False)
         self._changed = asyncio.Event()
 
-    def set(self, service: str, healthy: bool) -> None:
+    def set(self, service: str, *, healthy: bool) -> None:
         """Change the health of a service, and tell its watchers."""
         if self._healthy[service] != healthy:
             self._healthy[service] = healthy
@@ -36,7 +36,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def stop(self) -> None:
         """Make all services unhealthy, except for `LIVENESS`: the server stops."""
         for service in self._healthy.keys() - {LIVENESS}:
-            self.set(service, False)
+            self.set(service, healthy=False)
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
         """Return the health of a service."""
@@ -59,7 +59,7 @@ class Health(health_pb2_grpc.HealthServicer):
             else:
                 await changed.wait()
 
-    def _status(self, service: str) -> Status.ServingStatus.ValueType:
+    def _status(self, service: str) -> int:
         healthy = self._healthy.get(service)
         if healthy is None:
             return Status.SERVICE_UNKNOWN

@@ -1,6 +1,5 @@
 """Intercept each call: check caller and messages, report errors, write the audit log."""
 
-import inspect
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -72,9 +71,7 @@ class CallInterceptor(aio.ServerInterceptor):
         guard = _Guard(self._callers, self._audit, handler_call_details.method)
         if handler.request_streaming:
             method = _with_messages(method, guard)
-        # The health service streams with a coroutine that writes to the context.
-        yields = handler.response_streaming and not inspect.iscoroutinefunction(method)
-        wrapped = (_streaming if yields else _unary)(method, guard)
+        wrapped = (_streaming if handler.response_streaming else _unary)(method, guard)
         most = self._longer.get(handler_call_details.method, self._max_request_bytes)
         parser = _Parser(handler.request_deserializer, most)
         result: Handler = make(

@@ -148,11 +148,13 @@ class Dispatcher:
         return min(free, key=lambda pair: pair[0])[1] if free else None
 
     def _fits(self, job: Job, others: Sequence[Job]) -> bool:
-        """Return True if a job may run beside these; suspects run among themselves."""
+        """Return True if a job may run beside these: suspects among themselves, within memory."""
         limits = [each.most for each in (job, *others)]
         most = min([self._config.max_stack, *(each for each in limits if each is not None)])
         same = all((each is None) == (job.most is None) for each in limits)
-        return same and len(others) < most
+        memory = sum(each.record.memory for each in (job, *others))
+        fits = not others or memory <= self._config.max_image_memory
+        return same and fits and len(others) < most
 
     def _jobs_on(self, worker: WorkerProcess) -> list[Job]:
         return [job for job in self._table.jobs.values() if job.worker is worker]

@@ -21,6 +21,7 @@ from metanas_server.errors import NotEnded, Overloaded
 from metanas_server.jobs.dispatcher import Dispatcher, lost_error
 from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
+from metanas_server.jobs.memory import memory_of
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
@@ -115,12 +116,15 @@ class JobManager:
 
     async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         packed, digest = await asyncio.to_thread(_pack, spec, examples)
+        limits, budget = self._config.limits, self._config.max_image_memory
+        memory = await asyncio.to_thread(memory_of, examples, limits, budget)
         async with self._submit_lock:
             known = self._same_request(caller.owner, spec.request_id, digest)
             if known is not None:
                 return known.id
             self.check_capacity(caller, "")
-            record = replace(self._record(spec, examples, digest), owner=caller.owner)
+            record = self._record(spec, examples, digest)
+            record = replace(record, owner=caller.owner, memory=memory)
             record = await self._archive.add(record, packed)
             LOG.info(
                 "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",

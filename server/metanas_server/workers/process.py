@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -250,10 +251,19 @@ def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
 
 def _enter(connection: Connection, setup: Setup) -> None:
     """Run the worker; the entry point of the process."""
+    threading.Thread(target=_end_with_front, daemon=True).start()
     # Imported here, in the worker process: the front must not import torch.
     from metanas_server.workers.main import main
 
     main(connection, setup)
+
+
+def _end_with_front() -> None:
+    """End this process as soon as the front has ended, also in the middle of a step."""
+    front = multiprocessing.parent_process()
+    if front is not None:
+        front.join()
+        os._exit(1)
 
 
 def _read(
