@@ -37,7 +37,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs protos bench wheels release docker clean
+.PHONY: help install demo test check docs protos fuzz soak bench wheels release docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -65,6 +65,12 @@ docs: $(INSTALLED_DEV) ## Build the documentation into site/; a warning is an er
 
 protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
 	$(BIN)/python protos/generate.py
+
+fuzz: $(INSTALLED_DEV) ## Send mutated messages to a server: make fuzz MESSAGES=2000
+	METANAS_FUZZ=$(or $(MESSAGES),2000) $(BIN)/python -m pytest -s -m slow tests/server/test_fuzz.py
+
+soak: $(INSTALLED_DEV) ## Kill a server's processes under load: make soak SECONDS=60
+	METANAS_SOAK=$(or $(SECONDS),60) $(BIN)/python -m pytest -s -m slow tests/server/test_soak.py
 
 bench: export LD_PRELOAD ?= $(shell ldconfig -p 2>/dev/null | grep -o 'libtcmalloc_minimal\.so\.4' | head -1)
 bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON

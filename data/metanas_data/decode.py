@@ -20,14 +20,14 @@ from PIL import (
 )
 
 from metanas_data.errors import ImageError
+from metanas_data.headers import FULL_PIXELS as FULL_PIXELS
+from metanas_data.headers import reduction, webp_size
 from metanas_data.kinds import foreign_kind
 from metanas_data.limits import ImageLimits
 from metanas_data.repair import complete_jpegs, is_cut_jpeg, is_cut_png, pixels_of_png
 
 ORIENTATION = 0x0112
 """The EXIF tag; Exif 2.32, 4.6.4 A."""
-FULL_PIXELS = 4_194_304
-"""Most pixels of an image that is not reduced. Others are reduced by 2, 4 or 8 until they fit."""
 LIGHT = 224
 """Least mean luma of the opaque pixels of a light drawing."""
 
@@ -159,12 +159,12 @@ def _decode_repaired(
 
 
 def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
-    if fmt.name == "WebP" and any(size := _webp_size(data)):
+    if fmt.name == "WebP" and any(size := webp_size(data)):
         limits.check_size(*size)
     # `Image.open` warns about sizes above a global limit; here the limit is an argument.
     with fmt.open(BytesIO(data)) as image:
         limits.check_size(*image.size, scale=2 if fmt.name == "JPEG" else 1)
-        factor = _reduction(*image.size)
+        factor = reduction(*image.size)
         if isinstance(image, JpegImagePlugin.JpegImageFile) and factor > 1:
             image.draft(None, (image.width // factor, image.height // factor))
         raw_mode = str(image.tile[0][3]) if image.tile else ""
@@ -179,45 +179,6 @@ def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> ND
         if fmt.name != "JPEG" and factor > 1 and flat.size == upright.size:
             small = small.reduce(factor)
     return np.array(small, dtype=np.uint8).reshape(small.height, small.width, channels)
-
-
-def _reduction(width: int, height: int) -> int:
-    """Return the divisor of both sides for an image of this size."""
-    for factor in (1, 2, 4):
-        if width * height <= FULL_PIXELS * factor**2:
-            return factor
-    return 8
-
-
-def peek(data: bytes) -> tuple[int, int] | None:
-    """Return the number of pixels in the file and after decoding, as its header declares them.
-
-    None if the header cannot be read. No pixel is decoded.
-    """
-    try:
-        fmt = _format(data)
-        size = _webp_size(data) if fmt.name == "WebP" else fmt.open(BytesIO(data)).size
-    except Exception:  # Pillow has no closed set of errors for damaged files
-        return None
-    factor, pixels = _reduction(*size), size[0] * size[1]
-    reduced = pixels // factor**2
-    return (reduced if fmt.name == "JPEG" else pixels), reduced
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return the size of the canvas, which libwebp allocates when it opens a file."""
-    if len(data) < 30:
-        return 0, 0
-    if data[12:16] == b"VP8X":
-        width = 1 + int.from_bytes(data[24:27], "little")
-        height = 1 + int.from_bytes(data[27:30], "little")
-    elif data[12:16] == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    else:
-        width = int.from_bytes(data[26:28], "little") & 0x3FFF
-        height = int.from_bytes(data[28:30], "little") & 0x3FFF
-    return width, height
 
 
 def _warn_of_lost_half(data: bytes) -> None:

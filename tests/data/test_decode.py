@@ -13,8 +13,9 @@ from PIL import Image
 
 from metanas.spec.examples import Limits
 from metanas_data.arrays import eight_bits
-from metanas_data.decode import FULL_PIXELS, ORIENTATION, decode, peek
+from metanas_data.decode import FULL_PIXELS, ORIENTATION, decode
 from metanas_data.errors import ImageError
+from metanas_data.headers import peek
 from metanas_data.limits import ImageLimits
 
 LIMITS = ImageLimits()
@@ -256,6 +257,7 @@ def test_pixels_by_the_header(fmt: str, stored: int) -> None:
 
 def test_pixels_of_a_jpeg_by_its_header() -> None:
     assert peek(encode(Image.new("L", (3000, 3000)), "JPEG")) == (2_250_000, 2_250_000)
+    assert peek(b"\xff\xd8\xff" * 10**6) == (FULL_PIXELS, FULL_PIXELS)
     assert peek(b"no image") is None
 
 

@@ -52,6 +52,7 @@ class Api:
     """The stubs of a channel."""
 
     def __init__(self, channel: grpc.Channel) -> None:
+        self.channel = channel
         self.adaptations = adaptation_service_pb2_grpc.AdaptationServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
         self.checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(channel)

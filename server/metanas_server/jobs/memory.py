@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Example, Limits
-from metanas_data.decode import peek
+from metanas_data.headers import peek
 
 CHANNELS = 3  # of the largest input
 DECODING = 20  # bytes for each pixel of the file that is being decoded

@@ -19,7 +19,6 @@ ARTEFACT = re.compile(r"[0-9a-f]{64}")
 QUARANTINE = "quarantine"
 """Folder for damaged artefacts and for those without a record. Only an operator deletes them."""
 PROBE_BYTES = 65536  # a file system with room for this much is writable
-PIECE = 2**20  # bytes in memory while a file is hashed
 
 
 class Store:
@@ -100,13 +99,8 @@ class Store:
         Raises:
             StoreUnavailable: STORE_FAILED, the file cannot be read.
         """
-        try:
-            self.check(digest)
-        except StoreUnavailable:
-            raise
-        except StoreError:
-            return False
-        return True
+        with _as_store_error():
+            return _is_sound(self.path(digest))
 
     def check(self, digest: str) -> None:
         """Compare the bytes of a file with its digest.
@@ -115,12 +109,8 @@ class Store:
             StoreError: ARTEFACT_LOST, there is no such file; ARTEFACT_DAMAGED, its bytes differ.
             StoreUnavailable: STORE_FAILED, it cannot be read.
         """
-        hashed = hashlib.sha256()
-        with _as_store_error(), _opened(self.path(digest)) as file:
-            while piece := file.read(PIECE):
-                hashed.update(piece)
-        if hashed.hexdigest() != digest:
-            raise damaged(digest)
+        if not self.is_sound(digest):
+            raise damaged(digest) if self.path(digest).exists() else _lost(digest)
 
     def read(self, digest: str, offset: int, size: int) -> bytes:
         """Read at most `size` bytes from `offset` on: fewer at the end, none beyond it.
@@ -154,14 +144,14 @@ class Store:
                 self.path(digest).rename(self.folder / QUARANTINE / digest)
 
     def release(self, digest: str) -> None:
-        """Move a missing file back from the folder `quarantine` if it is there.
+        """Move a missing file back from the folder `quarantine` if it is there, and sound.
 
         Raises:
             StoreUnavailable: STORE_FAILED.
         """
         isolated = self.folder / QUARANTINE / digest
         with _as_store_error():
-            if not self.path(digest).exists() and isolated.exists():
+            if not self.path(digest).exists() and _is_sound(isolated):
                 isolated.rename(self.path(digest))
 
     def clean(self) -> None:
@@ -218,12 +208,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def _is_sound(path: Path) -> bool:
+    """Return True if a file exists, and its digest is its name."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == path.name
+    except FileNotFoundError:
+        return False
+
+
+def _lost(digest: str) -> StoreError:
+    return StoreError("ARTEFACT_LOST", f"the file {digest} is gone")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
         file = path.open("rb")
     except FileNotFoundError as error:
-        raise StoreError("ARTEFACT_LOST", f"the file {path.name} is gone") from error
+        raise _lost(path.name) from error
     with file:
         yield file
 
