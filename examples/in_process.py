@@ -17,14 +17,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("support", type=Path, help="folder of the support set")
     parser.add_argument("model", type=Path, help="file to write")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "meta_checkpoints" / "omniglot")
+    parser.add_argument("--checkpoints", type=Path, default=ROOT / "meta_checkpoints")
     options = parser.parse_args()
     if options.model.exists():
         parser.error(f"{options.model} exists; name another file")
     try:
         support = metanas.read_folder(options.support)
-        checkpoint = metanas.load_checkpoint(options.checkpoint)
-        model = metanas.adapt(checkpoint, support, seed=0)
+        space = metanas.load_universal(options.checkpoints)
+        model = metanas.adapt(space, support, seed=0)
     except metanas.MetanasError as error:
         parser.error(str(error))
     options.model.write_bytes(model.onnx)

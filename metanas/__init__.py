@@ -3,8 +3,8 @@
 ```python
 import metanas
 
-checkpoint = metanas.load_checkpoint(Path("meta_checkpoints/omniglot"))
-model = metanas.adapt(checkpoint, metanas.read_folder(Path("examples/digits/support")), seed=0)
+space = metanas.load_universal(Path("meta_checkpoints"))
+model = metanas.adapt(space, metanas.read_folder(Path("examples/digits/support")), seed=0)
 Path("model.onnx").write_bytes(model.onnx)
 ```
 

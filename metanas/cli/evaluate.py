@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metanas.checkpoint import load_checkpoint
+from metanas.adaptation.universal import load_source
 from metanas.evaluation.compare import Comparison, compare
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.evaluation.scores import add_scores
@@ -77,7 +77,9 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "files. Print also the accuracies of the pruned network before tuning and of the soft "
         "supernet. With --out, a journal stores every episode, and the same command resumes."
     )
-    command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
+    command.add_argument(
+        "checkpoint", type=existing, help="folder of the checkpoint, or that of universal.json"
+    )
     command.add_argument("--data", type=existing, required=True, help="npz, or folder of classes")
     command.add_argument("--split", help="part of the data set (val if there is one, else all)")
     command.add_argument(
@@ -112,12 +114,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _check_out(arguments.out)
     torch.set_num_threads(arguments.threads)
     device = device_of(arguments.device)
-    checkpoint = load_checkpoint(arguments.checkpoint, device=device)
+    checkpoint = load_source(arguments.checkpoint, device=device)
     dataset = read_dataset(arguments.data, arguments.split)
     if arguments.rotations:
         dataset = with_rotations(dataset)
     shape = EpisodeShape(ways=arguments.ways, shots=arguments.shots, queries=arguments.queries)
-    options = checkpoint.card.defaults.replace(parse_overrides(arguments.set))
+    options = checkpoint.defaults.replace(parse_overrides(arguments.set))
     plan = Plan(
         checkpoint=checkpoint,
         sampler=Sampler(dataset, shape, arguments.seed),

@@ -61,6 +61,7 @@ def test_the_digest_is_of_what_decides_the_outcome() -> None:
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
+        ("drawn", "8b2b84ce232d5b9189e55ba1ef09260951ceb2b59c7774b0e6cbd2d137e067d2"),
         ("omniglot", "ac911b696d9bf21b4c018a91a79fb319538b6becf3c228208cffde913c25775b"),
         ("photos", "f951c28978e3fca0b0082f44b5cc466afefc19ab465655070a05799e2084ef55"),
     ],

@@ -5,29 +5,19 @@ import sys
 from pathlib import Path
 
 import onnx
-import pytest
-
-from metanas.testing import make_checkpoint
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE, DIGITS = ROOT / "examples" / "in_process.py", ROOT / "examples" / "digits" / "support"
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder: Path = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    make_checkpoint(folder, size=12)
-    return folder
-
-
-def example(checkpoint: Path, support: Path, model: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, *map(str, (EXAMPLE, support, model, "--checkpoint", checkpoint))]
+def example(support: Path, model: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *map(str, (EXAMPLE, support, model))]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_a_folder_becomes_a_model(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    done = example(checkpoint, DIGITS, path)
+    done = example(DIGITS, path)
     assert (done.returncode, done.stderr) == (0, "")
     labels = [folder.name for folder in sorted(DIGITS.iterdir())]
     first, second = done.stdout.splitlines()
@@ -35,12 +25,12 @@ def test_a_folder_becomes_a_model(checkpoint: Path, tmp_path: Path) -> None:
     assert second.startswith("estimated accuracy")
     onnx.checker.check_model(onnx.load(path))
     before = path.read_bytes()
-    assert "exists; name another file" in example(checkpoint, DIGITS, path).stderr
+    assert "exists; name another file" in example(DIGITS, path).stderr
     assert path.read_bytes() == before
 
 
-def test_an_input_that_cannot_be_used_is_an_error(checkpoint: Path, tmp_path: Path) -> None:
-    done = example(checkpoint, tmp_path, tmp_path / "model.onnx")
+def test_an_input_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    done = example(tmp_path, tmp_path / "model.onnx")
     assert done.returncode == 2
     assert "make a sub-folder of images for each class" in done.stderr
     assert not (tmp_path / "model.onnx").exists()

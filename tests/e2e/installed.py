@@ -113,7 +113,7 @@ def server(folder: Path, cwd: Path, *, prefix: Sequence[str] = ()) -> Iterator[s
         assert process.stdout is not None
         try:
             ready = process.stdout.readline()
-            assert "omniglot, photos" in ready, log.read_text(encoding="utf-8")
+            assert "drawn, omniglot, photos" in ready, log.read_text(encoding="utf-8")
             yield ready.split(" ready on ")[1].split()[0]
         finally:
             process.terminate()
