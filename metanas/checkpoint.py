@@ -67,6 +67,11 @@ class Checkpoint:
         return self.card.defaults
 
     @property
+    def input_key(self) -> tuple[int, int]:
+        """Identity of its input: networks behind one trunk at one size have the same."""
+        return id(self.trunk or self.supernet), self.card.input.size
+
+    @property
     def device(self) -> torch.device:
         """The device of the parameters."""
         return self.params["head.log_scale"].device

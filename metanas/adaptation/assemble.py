@@ -28,6 +28,7 @@ from metanas.images.support_set import Task
 from metanas.nn.heads import HEADS
 from metanas.nn.ops import Op
 from metanas.nn.prototypes import membership
+from metanas.nn.trunk import Trunk
 from metanas.spec.options import AdaptConfig
 from metanas.supernet.discrete import features_of
 from metanas.util.work import Parts
@@ -101,7 +102,7 @@ def joint_of(adaptation: Adaptation, task: Task) -> Joint:
 def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
     """Build the classifier on the CPU; also return its logits of the support set."""
     first, options = joint.first, joint.options
-    encoders, parts = list[Encoder](), list[Tensor]()
+    encoders, parts, copies = list[Encoder](), list[Tensor](), dict[int, Trunk]()
     members = membership(first.task.support.labels, first.task.support.ways)
     for branch in joint.branches:
         adaptation, task, shift = branch.adaptation, branch.task, options.shift_pixels
@@ -111,7 +112,7 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
             features = yield from features_of(network, inputs, shift)
         trunk = adaptation.checkpoint.trunk
         if trunk is not None and adaptation.checkpoint.device.type != "cpu":
-            trunk = deepcopy(trunk).cpu()
+            trunk = copies.setdefault(id(trunk), deepcopy(trunk).cpu())
         unit = joint.scale is not None and not network.space.unit_features
         encoders.append(Encoder(task.preprocess, network, trunk, shift, unit))
         parts.append(features)

@@ -212,14 +212,17 @@ class Job:
         images = yield from read_images(examples, classes, limits, channels_of(source))
         labels = [example.label for example in examples]
         choice = choose(source, images, labels)
-        tasks = list[Task]()
+        tasks = dict[tuple[int, int], Task]()
         for checkpoint, _ in choice.branches:
-            task = yield from task_of(images, labels, classes, checkpoint=checkpoint, seed=seed)
-            tasks.append(task)
-        self.task = tasks[0]
+            if (key := checkpoint.input_key) not in tasks:
+                tasks[key] = yield from task_of(
+                    images, labels, classes, checkpoint=checkpoint, seed=seed
+                )
+        self.task = next(iter(tasks.values()))
 
         branches = list[Branch]()
-        for (checkpoint, share), task in zip(choice.branches, tasks, strict=True):
+        for checkpoint, share in choice.branches:
+            task = tasks[checkpoint.input_key]
             generator = torch.Generator().manual_seed(seed)
             self.adaptation = Adaptation(checkpoint, task.support, options, generator)
             pruning = yield from _adapted(self.adaptation, seed)

@@ -50,6 +50,9 @@ def add_commands(commands: Any) -> None:
         metavar="N",
         help="episodes of each half of a data set and number of shots (default: 60)",
     )
+    command.add_argument(
+        "--alike", action="store_true", help="the same shares for all tasks: the control"
+    )
     command.set_defaults(run=_universal)
 
 
@@ -57,7 +60,13 @@ def _universal(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     config = build(UniversalConfig, read_table(arguments.config))
     space = _unfitted(config, arguments.checkpoints)
-    fitted, rows = fit_universal(space, arguments.data, arguments.episodes, _print_path)
+    fitted, rows = fit_universal(
+        space,
+        arguments.data,
+        arguments.episodes,
+        _print_path,
+        conditional=not arguments.alike,
+    )
     universal = replace(
         space.universal,
         weights=tuple(tuple(round(number, 4) for number in row) for row in fitted.weights.tolist()),

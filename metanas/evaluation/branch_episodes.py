@@ -94,8 +94,7 @@ def inputs_of(
     by_trunk: dict[tuple[int, int], BranchInputs] = {}
     result = {}
     for name, checkpoint in branches.items():
-        key = (id(checkpoint.trunk or checkpoint), checkpoint.card.input.size)
-        if key not in by_trunk:
+        if (key := checkpoint.input_key) not in by_trunk:
             by_trunk[key] = _inputs(checkpoint, images)
         result[name] = by_trunk[key]
     return result

@@ -34,7 +34,7 @@ ITERATIONS, RATE = 150, 0.05
 """Steps of Adam, and the step size of the first one; it falls to zero by a cosine."""
 BATCH = 12
 """Episodes of a data set and number of shots in a step."""
-DECAY = 1e-3
+DECAY = 1e-2
 """Weight of the squared weights in the loss."""
 UNIT = 3.65e8
 """Multiply-accumulates that cost the price."""
@@ -86,6 +86,8 @@ def fit_universal(
     paths: Sequence[Path],
     episodes: int,
     on_data: Callable[[Path], None] = lambda path: None,
+    *,
+    conditional: bool = True,
 ) -> tuple[Fit, list[Validation]]:
     """Fit the prior on the val classes of data sets, or on all where there is no such split.
 
@@ -97,6 +99,7 @@ def fit_universal(
         paths: data sets.
         episodes: number of each half of the classes and number of shots.
         on_data: called before each data set is read.
+        conditional: False gives all tasks the same shares, the control.
 
     Raises:
         DatasetError: a data set cannot be used.
@@ -109,7 +112,8 @@ def fit_universal(
             some = {name: images[name] for name in list(images)[half::2]}
             drawn.append(draw_episodes(space.branches, some, episodes))
     costs = prices_of(space.universal)
-    fitted = fit(_flat(halves[0] + halves[1]), costs, space.universal.config.price)
+    every, price = _flat(halves[0] + halves[1]), space.universal.config.price
+    fitted = fit(every, costs, price, conditional=conditional)
     return fitted, _validate(space.universal, paths, halves)
 
 

@@ -13,12 +13,14 @@ import torch
 from metanas.adaptation.adaptation import advance
 from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import make_all
+from metanas.adaptation.universal import load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import OutOfMemory
 from metanas.export.verify import run, session
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.core.small import examples
+from tests.core.test_universal import examples_of, photos, with_shares, write_space
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
@@ -31,6 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("checkpoints") / "tiny"
     make_checkpoint(made, size=12, options=AdaptConfig(steps=3, tuning_steps=2))
     return made
+
+
+@pytest.fixture(scope="module")
+def space_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_space(tmp_path_factory.mktemp("space"))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,21 @@ def assert_close(one: list[AdaptedModel], other: list[AdaptedModel], part: float
 
 def test_a_gpu_makes_the_model_that_a_cpu_makes(folder: Path, checkpoint: Checkpoint) -> None:
     assert_close(made(load_checkpoint(folder)), made(checkpoint), 2e-2)
+
+
+def test_joined_networks_on_a_gpu_are_those_of_a_cpu(space_folder: Path) -> None:
+    models = []
+    for device in ("cpu", GPU):
+        shares = {"small": 0.3, "large": 0.3, "frozen": 0.2, "grey": 0.2}
+        space = with_shares(load_universal(space_folder, device=device), shares)
+        jobs = [Job(space, examples_of(photos(8)), seed=1)]
+        make_all(jobs)
+        models.append(jobs[0].result())
+    one, other = models
+    assert one.report.macs == other.report.macs
+    assert abs(one.report.onnx_bytes - other.report.onnx_bytes) < 1000
+    mine, theirs = (run(session(each.onnx), photos(5)) for each in models)
+    assert np.linalg.norm(mine - theirs) <= 2e-2 * np.linalg.norm(mine)
 
 
 def test_a_step_waits_twice(checkpoint: Checkpoint) -> None:

@@ -1,7 +1,7 @@
 """The universal search space: shares by the support set, joined networks, its file and its fit."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,11 @@ def universal_of(checkpoints: dict[str, Checkpoint], least_share: float = 0.15) 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("checkpoints")
+    return write_space(tmp_path_factory.mktemp("checkpoints"))
+
+
+def write_space(root: Path) -> Path:
+    """Write two small checkpoints and a universal search space of four branches."""
     pools = ((1, 2), (3, 1))
     checkpoints = {
         "colour": make_checkpoint(
@@ -107,12 +111,15 @@ def examples_of(images: Sequence[Image]) -> list[Example]:
     return [Example("ab"[index % 2], image) for index, image in enumerate(images)]
 
 
-def balanced(folder: Path, **shares: float) -> UniversalSpace:
+def with_shares(space: UniversalSpace, shares: Mapping[str, float]) -> UniversalSpace:
     """The space with a prior that gives these shares to every task."""
-    space = load_universal(folder)
     bias = tuple(float(np.log(max(shares.get(name, 0.0), 1e-9))) for name in BRANCHES)
     weights = ((0.0,) * DESCRIPTION,) * len(BRANCHES)
     return replace(space, universal=replace(space.universal, weights=weights, bias=bias))
+
+
+def balanced(folder: Path, **shares: float) -> UniversalSpace:
+    return with_shares(load_universal(folder), shares)
 
 
 @pytest.mark.parametrize(("channels", "names"), [(1, {"grey"}), (3, {"small", "large", "frozen"})])
