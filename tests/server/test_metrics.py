@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+import struct
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
+from metanas_server.observation.endpoint import metrics_endpoint
+from metanas_server.observation.metrics import Metrics
 from tests.server.calls import LONG, Api, images, refused, spec
 from tests.server.processes import ServerProcess, run
 
@@ -124,7 +127,7 @@ def test_the_queue_and_the_death_of_a_worker(server: ServerProcess, api: Api) ->
     assert samples.get("metanas_adaptations", state="queued") == 0
 
 
-async def test_a_caller_that_goes_away_is_counted(server: ServerProcess, api: Api) -> None:
+def test_a_caller_that_goes_away_is_counted(server: ServerProcess, api: Api) -> None:
     name = api.create(spec(options=LONG), images()).name
     watch = api.watch(name)
     next(watch)
@@ -164,7 +167,22 @@ async def test_a_blocked_event_loop_is_seen(
     assert "the event loop was blocked for" in caplog.text
 
 
-async def test_metrics_are_off_by_default(checkpoints: Path, tmp_path: Path) -> None:
+async def test_callers_that_break_off_leave_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with metrics_endpoint("127.0.0.1", 0, Metrics().registry) as port:
+        for sent in (b"", b"\0" * 100, b"GET /metrics HTTP/1.1\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", port)) as caller:
+                caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                caller.sendall(sent)
+        url = f"http://127.0.0.1:{port}/metrics"
+        assert (await asyncio.to_thread(Samples, url)).get("process_open_fds") > 0
+        while any("process_request" in each.name for each in threading.enumerate()):
+            await asyncio.sleep(0)
+    assert capfd.readouterr().err == ""
+
+
+def test_metrics_are_off_by_default() -> None:
     assert ServerConfig().metrics_address is None
 
 

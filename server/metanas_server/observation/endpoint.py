@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import logging
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +15,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from metanas_server.errors import StartError
 
+LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 10.0
 POLL_SECONDS = 0.05
 
@@ -24,6 +27,15 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (name of the base)
         pass
+
+
+class _Server(ThreadingWSGIServer):
+    """Serve each connection in a thread; callers that go away or stay idle are no news."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            LOG.error("the metrics cannot be served", exc_info=error)
 
 
 @asynccontextmanager
@@ -47,7 +59,7 @@ async def metrics_endpoint(host: str, port: int, registry: CollectorRegistry) ->
 def _bind(host: str, port: int, registry: CollectorRegistry) -> ThreadingWSGIServer:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        kind = type("_Server", (ThreadingWSGIServer,), {"address_family": family})
+        kind = type("_Server", (_Server,), {"address_family": family})
         return make_server(str(address[0]), port, make_wsgi_app(registry), kind, _Handler)
     except (OSError, UnicodeError) as error:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
