@@ -5,7 +5,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from metanas_protos.inference import inference_service_pb2 as protocol
 from metanas_server.api.upload import UploadBudget
 from metanas_server.errors import Overloaded, TimedOut
 from metanas_server.inference.clock import Clock, Phase
@@ -13,8 +15,8 @@ from metanas_server.inference.model_cache import ModelCache
 from metanas_server.inference.open_model import OpenModel
 from metanas_server.inference.turns import Turns
 from metanas_server.storage.artefacts import sha256
-from tests.server.calls import Api
-from tests.server.processes import ServerProcess
+from tests.server.calls import LONG, Api, images, spec
+from tests.server.processes import ServerProcess, serving
 from tests.server.queries import Queries, adapted, pixels, raw_query
 
 
@@ -144,6 +146,21 @@ def test_models_that_never_fit_answer_too(server: ServerProcess, model: tuple[st
     queries = Queries(server.channel)
     for _ in range(3):
         assert queries.infer(raw_query(model[0], pixels())).outputs
+
+
+def test_readiness_follows_the_server(checkpoints: Path, tmp_path: Path) -> None:
+    """Queries need no worker; a server that stops is not ready."""
+    with serving(checkpoints, tmp_path / "data", "--grace=60") as server:
+        health = server.health("inference.GRPCInferenceService")
+        assert next(health) == HealthCheckResponse.SERVING
+        name = server.api.create(spec(options=LONG), images()).name
+        server.api.until_running(name)
+        stub = Queries(server.channel).stub
+        assert stub.ServerReady(protocol.ServerReadyRequest()).ready
+        server.process.terminate()
+        assert next(health) == HealthCheckResponse.NOT_SERVING
+        assert not stub.ServerReady(protocol.ServerReadyRequest()).ready
+        server.kill()
 
 
 def test_a_damaged_file_answers_nothing(server: ServerProcess, api: Api, data: Path) -> None:

@@ -256,23 +256,26 @@ def _check_count(count: int, most: int) -> None:
 
 
 def _read_wanted(message: protocol.ModelInferRequest, model: OpenModel) -> Iterator[Wanted]:
-    known = [each.name for each in model.outputs]
+    ranks = {each.name: len(each.shape) for each in model.outputs}
+    known = list(ranks)
     if not message.outputs:
         yield from (Wanted(name=name) for name in known)
     for index, each in enumerate(message.outputs):
         if each.name not in known or each.name in [one.name for one in message.outputs[:index]]:
             text = f"{_short(each.name)} is no output, or is there twice; ask for {_list(known)}"
             raise InvalidInput.single(f"outputs[{index}].name", "OUTPUT_UNKNOWN", text)
-        yield Wanted(name=each.name, classes=_read_classes(each, index))
+        yield Wanted(name=each.name, classes=_read_classes(each, ranks[each.name], index))
 
 
-def _read_classes(wanted: protocol.ModelInferRequest.InferRequestedOutputTensor, index: int) -> int:
+def _read_classes(
+    wanted: protocol.ModelInferRequest.InferRequestedOutputTensor, rank: int, index: int
+) -> int:
     if "classification" not in wanted.parameters:
         return 0
     classes = wanted.parameters["classification"].int64_param
-    if classes < 1:
+    if classes < 1 or rank != 2:
         field = f"outputs[{index}].parameters"
-        text = "classification is the number of classes to answer; give 1 or more as int64_param"
+        text = "classification is a number of classes, int64_param of 1 or more, of (N, ways) only"
         raise InvalidInput.single(field, "CLASSIFICATION_INVALID", text)
     return classes
 
