@@ -42,6 +42,7 @@ from metanas_server.jobs.dispatcher import Dispatcher
 from metanas_server.jobs.figures import snapshot
 from metanas_server.jobs.job_table import JobTable
 from metanas_server.jobs.manager import JobManager
+from metanas_server.jobs.retention import Retention
 from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
@@ -184,6 +185,8 @@ class Server:
         self._inference = InferenceService(config, callers, archive.records, engine)
         undo.push_async_callback(self._dispatcher.close)
         await self._observe(undo, table)
+        retention = Retention(archive, audit, ttl=config.ttl, max_bytes=config.max_store_bytes)
+        undo.push_async_callback(_end, asyncio.create_task(retention.run()))
         await self._pool.start()
         await self._jobs.recover()
         self._add_services(server, callers, archive)
@@ -231,6 +234,11 @@ class Server:
         for name in ("", *SERVICES):
             writable = name != WRITES or self._archive.is_writable
             self._health.set(name, healthy=self._pool.is_ready and writable)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def lock_folder(folder: Path) -> int:

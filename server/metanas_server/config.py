@@ -16,7 +16,16 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
-from metanas.util.fields import Count, Declaration, OneOf, Range, check, describe, require
+from metanas.util.fields import (
+    Count,
+    Declaration,
+    Natural,
+    OneOf,
+    Range,
+    check,
+    describe,
+    require,
+)
 from metanas_data.suggest import Parser
 from metanas_server.config_file import read_config_file
 from metanas_server.cores import default_devices
@@ -24,7 +33,7 @@ from metanas_server.errors import StartError
 
 PREFIX = "METANAS_"
 MIB = 2**20
-MAX_SECONDS, MAX_THREADS = 1_000_000, 1024
+MAX_SECONDS, MAX_THREADS, MAX_TTL = 1_000_000, 1024, 1_000_000_000
 """Upper bounds of options; larger values overflow in timers and in torch."""
 METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
@@ -134,6 +143,11 @@ class ServerConfig:
     """Most seconds that a worker may take to load the checkpoints before it is killed."""
     max_silence: Seconds = 120.0
     """Most seconds without a message of a worker before it is killed and replaced."""
+    ttl: Annotated[float, Range(0, MAX_TTL)] = 0.0
+    """Seconds without a download or query after which a model is deleted, and seconds after its end
+    after which an adaptation is; 0 keeps them."""
+    max_store_bytes: Natural = 0
+    """Most bytes of models; those whose last use is the oldest are deleted. 0 sets no limit."""
     grace: Annotated[float, Range(0, MAX_SECONDS)] = 10.0
     """Seconds that running adaptations get to end during a graceful shutdown."""
 

@@ -198,6 +198,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         if not 0 <= request.offset <= record.size_bytes:
             message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
             raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
+        self._archive.records.mark_used(record.id)
         async for chunk in chunks(self._archive.store, record, request.offset):
             yield model_service_pb2.DownloadModelResponse(chunk=chunk)
 

@@ -102,6 +102,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelInferResponse:
         """See the .proto file."""
         record = self._find(request.model_name, request.model_version, context)
+        self._records.mark_used(record.id)
         clock = Clock(self._seconds)
 
         def work(model: OpenModel) -> protocol.ModelInferResponse:

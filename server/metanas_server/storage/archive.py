@@ -140,6 +140,14 @@ class Archive:
 
         await self._change(delete)
 
+    async def write_uses(self) -> None:
+        """Write down which models were used.
+
+        Raises:
+            StoreUnavailable: later.
+        """
+        await self._change(self.records.write_uses)
+
     async def discard(self, digest: str) -> None:
         """Delete a loose file unless a record needs it; if that fails, the next start does it."""
         with suppress(StoreUnavailable):

@@ -4,21 +4,21 @@ import json
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metanas.errors import Violation
 from metanas_server.errors import NotFound, StartError, StoreUnavailable
 from metanas_server.resources import (
     AdaptationRecord,
-    Failure,
     ModelRecord,
     ProgressRecord,
     State,
 )
+from metanas_server.storage.rows import dump, read_adaptation, read_model, read_progress
 from metanas_server.storage.schema import prepare
 
 BUSY_SECONDS = 1.0  # longest wait of a change for the lock of another program
@@ -54,6 +54,7 @@ class Records:
         """
         self._reserve = path.with_name("reserve")
         self._lock = threading.Lock()  # of the connection for changes
+        self._uses = dict[str, int]()
         try:
             self._db = _connect(path, BUSY_SECONDS)
             self._db.execute("PRAGMA journal_mode = WAL")
@@ -110,7 +111,7 @@ class Records:
                 " VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     *(record.id, record.owner, record.state, record.request_id),
-                    *(record.support, _dump(record)),
+                    *(record.support, dump(record)),
                 ),
             )
             self._db.execute("DELETE FROM loose WHERE digest = ?", (record.support,))
@@ -132,8 +133,8 @@ class Records:
                 (record.id, record.support),
             )
             self._db.execute(
-                "UPDATE adaptations SET state = ?, support = ?, body = ? WHERE id = ?",
-                (record.state, record.support, _dump(record), record.id),
+                "UPDATE adaptations SET state = ?, support = ?, ended = ?, body = ? WHERE id = ?",
+                (record.state, record.support, record.end_time, dump(record), record.id),
             )
             if progress is not None:
                 entries = [json.dumps(asdict(entry)) for entry in progress]
@@ -143,8 +144,12 @@ class Records:
                 )
             if model is not None:
                 self._db.execute(
-                    "INSERT INTO models (id, owner, sha256, body) VALUES (?, ?, ?, ?)",
-                    (model.id, model.owner, model.sha256, json.dumps(asdict(model))),
+                    "INSERT INTO models (id, owner, sha256, size, used, body)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        *(model.id, model.owner, model.sha256, model.size_bytes),
+                        *(model.create_time, json.dumps(asdict(model))),
+                    ),
                 )
                 self._db.execute("DELETE FROM loose WHERE digest = ?", (model.sha256,))
 
@@ -154,7 +159,7 @@ class Records:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        return _adaptation(self._body("adaptations", "adaptation", id_, scope))
+        return read_adaptation(self._body("adaptations", "adaptation", id_, scope))
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
         """Return the progress of an adaptation that has ended; empty before.
@@ -167,7 +172,7 @@ class Records:
     def last_progress(self, id_: str) -> ProgressRecord | None:
         """Return the last progress of an adaptation that has ended; None before."""
         rows = self._read("SELECT last_progress FROM adaptations WHERE id = ?", id_)
-        return _progress(rows[0][0]) if rows else None
+        return read_progress(rows[0][0]) if rows else None
 
     def by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
         """Return the owner's adaptation with this request id, unless it is cancelled."""
@@ -176,7 +181,7 @@ class Records:
             " AND request_id <> '' AND state <> ?",
             *(owner, request_id, State.CANCELLED),
         )
-        return _adaptation(json.loads(rows[0][0])) if rows else None
+        return read_adaptation(json.loads(rows[0][0])) if rows else None
 
     def unfinished(self) -> list[AdaptationRecord]:
         """Return the adaptations that have not ended, oldest first."""
@@ -184,7 +189,7 @@ class Records:
             "SELECT body FROM adaptations WHERE state IN (?, ?) ORDER BY number",
             *(State.QUEUED, State.RUNNING),
         )
-        return [_adaptation(json.loads(body)) for (body,) in rows]
+        return [read_adaptation(json.loads(body)) for (body,) in rows]
 
     def adaptations(
         self, before: int | None, count: int, state: State | None, scope: str | None
@@ -197,7 +202,8 @@ class Records:
         conditions = {"number < ?": before, "state = ?": state, "owner = ?": scope}
         rows = self._page("number, body, last_progress FROM adaptations", count, conditions)
         return [
-            (number, _adaptation(json.loads(body)), _progress(last)) for number, body, last in rows
+            (number, read_adaptation(json.loads(body)), read_progress(last))
+            for number, body, last in rows
         ]
 
     def delete_adaptation(self, id_: str) -> None:
@@ -210,7 +216,7 @@ class Records:
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        return _model(self._body("models", "model", id_, scope))
+        return read_model(self._body("models", "model", id_, scope))
 
     def models(
         self, before: int | None, count: int, scope: str | None
@@ -218,7 +224,7 @@ class Records:
         """Return at most `count` models with their numbers below `before`, newest first."""
         conditions = {"number < ?": before, "owner = ?": scope}
         rows = self._page("number, body FROM models", count, conditions)
-        return [(number, _model(json.loads(body))) for number, body in rows]
+        return [(number, read_model(json.loads(body))) for number, body in rows]
 
     def model_ids(self, count: int, scope: str | None) -> list[str]:
         """Return the ids of at most `count` models, newest first."""
@@ -236,6 +242,38 @@ class Records:
         digest = self.model(id_, scope).sha256
         self._delete("DELETE FROM models WHERE id = ?", id_, loose=digest)
         return digest
+
+    def mark_used(self, id_: str) -> None:
+        """Note in memory that a model is used now; `write_uses` writes it down."""
+        self._uses[id_] = time.time_ns()
+
+    def write_uses(self) -> None:
+        """Write down the uses since the last call."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        try:
+            with self._change():
+                rows = [(time, id_) for id_, time in uses.items()]
+                self._db.executemany("UPDATE models SET used = ? WHERE id = ?", rows)
+        except StoreUnavailable:
+            self._uses = uses | self._uses
+            raise
+
+    def longest_unused(self, count: int) -> list[tuple[str, int, int]]:
+        """Return id, time of the last use, and bytes of the models whose last use is the oldest."""
+        return self._read("SELECT id, used, size FROM models ORDER BY used, number LIMIT ?", count)
+
+    def model_bytes(self) -> int:
+        """Return the bytes of the files of all models."""
+        query = "SELECT COALESCE(SUM(size), 0) FROM (SELECT DISTINCT sha256, size FROM models)"
+        ((size,),) = self._read(query)
+        return int(size)
+
+    def ended(self, before: int, count: int) -> list[str]:
+        """Return the ids of adaptations that ended before a time, the oldest first."""
+        query = "SELECT id FROM adaptations WHERE ended > 0 AND ended < ? ORDER BY ended LIMIT ?"
+        return [id_ for (id_,) in self._read(query, before, count)]
 
     def digests(self) -> set[str]:
         """Return the digests of all files that a record needs."""
@@ -330,30 +368,3 @@ def _as_store_error() -> Iterator[None]:
         reason = REASONS.get(code & 0xFF, "STORE_FAILED")  # the primary code
         message = f"the server's database cannot be used now: {error}; try again shortly"
         raise StoreUnavailable(reason, message) from error
-
-
-def _dump(record: AdaptationRecord) -> str:
-    return json.dumps(asdict(record))
-
-
-def _adaptation(body: dict[str, Any]) -> AdaptationRecord:
-    failure, classes = body.pop("failure"), body.pop("classes")
-    return AdaptationRecord(
-        **{**body, "state": State(body["state"]), "labels": tuple(body["labels"])},
-        classes=None if classes is None else tuple(classes),
-        failure=None if failure is None else _failure(failure),
-    )
-
-
-def _failure(body: dict[str, Any]) -> Failure:
-    violations = tuple(Violation(**entry) for entry in body.pop("violations"))
-    return Failure(**body, violations=violations)
-
-
-def _model(body: dict[str, Any]) -> ModelRecord:
-    return ModelRecord(**{**body, "labels": tuple(body["labels"])})
-
-
-def _progress(text: str) -> ProgressRecord | None:
-    entry = json.loads(text)
-    return None if entry is None else ProgressRecord(**entry)

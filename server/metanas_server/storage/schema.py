@@ -5,7 +5,7 @@ from pathlib import Path
 
 from metanas_server.errors import StartError
 
-FORMAT = 4
+FORMAT = 5
 
 # Columns are searched; all other fields are JSON in `body`. `loose` lists the files that may exist
 # without a record: those that are being written, and those that are being deleted.
@@ -17,6 +17,7 @@ CREATE TABLE adaptations (
     state TEXT NOT NULL,
     request_id TEXT NOT NULL,
     support TEXT NOT NULL,
+    ended INTEGER NOT NULL DEFAULT 0,
     body TEXT NOT NULL,
     last_progress TEXT NOT NULL DEFAULT 'null',
     progress TEXT NOT NULL DEFAULT '[]'
@@ -24,14 +25,18 @@ CREATE TABLE adaptations (
 CREATE UNIQUE INDEX adaptation_request ON adaptations (owner, request_id)
     WHERE request_id <> '' AND state <> 'cancelled';
 CREATE INDEX adaptation_owner ON adaptations (owner);
+CREATE INDEX adaptation_ended ON adaptations (ended);
 CREATE TABLE models (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     owner TEXT NOT NULL DEFAULT '',
     sha256 TEXT NOT NULL,
+    size INTEGER NOT NULL DEFAULT 0,
+    used INTEGER NOT NULL DEFAULT 0,
     body TEXT NOT NULL
 );
 CREATE INDEX model_owner ON models (owner);
+CREATE INDEX model_used ON models (used);
 CREATE TABLE loose (digest TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 STEPS = {
@@ -48,6 +53,16 @@ CREATE INDEX model_owner ON models (owner);
 ALTER TABLE adaptations ADD COLUMN last_progress TEXT NOT NULL DEFAULT 'null';
 UPDATE adaptations SET last_progress = json_extract(progress, '$[#-1]') WHERE progress <> '[]';
 CREATE TABLE loose (digest TEXT PRIMARY KEY) WITHOUT ROWID;
+""",
+    4: """
+ALTER TABLE adaptations ADD COLUMN ended INTEGER NOT NULL DEFAULT 0;
+UPDATE adaptations SET ended = json_extract(body, '$.end_time');
+CREATE INDEX adaptation_ended ON adaptations (ended);
+ALTER TABLE models ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE models ADD COLUMN used INTEGER NOT NULL DEFAULT 0;
+UPDATE models SET size = json_extract(body, '$.size_bytes'),
+    used = json_extract(body, '$.create_time');
+CREATE INDEX model_used ON models (used);
 """,
 }
 """For each older format, the step to the next one. A step keeps the rows."""
