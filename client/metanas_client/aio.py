@@ -109,6 +109,7 @@ class AsyncClient:
         options: Mapping[str, Option] | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> "AsyncAdaptation":
         """Send a support set and return a handle on the adaptation that it starts.
 
@@ -121,6 +122,7 @@ class AsyncClient:
             options: hyper-parameters that differ from the checkpoint's.
             request_id: a repeated id returns the first adaptation; a random id by default.
             timeout: seconds that the adaptation may take on a worker.
+            deadline: seconds until it must have ended, its time in the queue included.
 
         Raises:
             InvalidInput: the support set or an option is wrong; lists every fault.
@@ -134,6 +136,7 @@ class AsyncClient:
             seed=seed,
             request_id=request_id or str(uuid.uuid4()),
             timeout=timeout,
+            deadline=deadline,
         )
         spec = spec_message(job)
         # check sizes before reading: the folder may be larger than the memory

@@ -70,6 +70,8 @@ class Job:
     request_id: str
     timeout: float | None = None
     """Seconds on a worker; None leaves it to the server."""
+    deadline: float | None = None
+    """Seconds until the end, with the time in the queue; None sets no deadline."""
 
 
 Spec = adaptation_pb2.AdaptationSpec
@@ -87,20 +89,25 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
     if not whole or not 0 <= job.seed <= _MAX_SEED:
         message = f"must be a whole number from 0 to {_MAX_SEED}, not {job.seed!r}"
         raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", message)
-    if job.timeout is not None and not 0 < job.timeout < _MAX_INT32:
-        raise InvalidInput.single("timeout", "TIMEOUT_OUT_OF_RANGE", "must be above 0 seconds")
-    timeout = None
-    if job.timeout is not None:
-        timeout = duration_pb2.Duration()
-        timeout.FromNanoseconds(round(job.timeout * 1e9))
     return adaptation_pb2.AdaptationSpec(
         checkpoint=job.checkpoint,
         options=_options_message(job.options),
         seed=job.seed,
         classes=job.support.classes,
         request_id=job.request_id,
-        timeout=timeout,
+        timeout=_duration("timeout", job.timeout),
+        deadline=_duration("deadline", job.deadline),
     )
+
+
+def _duration(field: str, seconds: float | None) -> duration_pb2.Duration | None:
+    if seconds is None:
+        return None
+    if not 0 < seconds < _MAX_INT32:
+        raise InvalidInput.single(field, "TIMEOUT_OUT_OF_RANGE", "must be above 0 seconds")
+    duration = duration_pb2.Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
 
 
 def create_requests(

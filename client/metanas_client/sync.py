@@ -77,6 +77,7 @@ class Client:
         options: Mapping[str, Option] | None = None,
         request_id: str | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> "Adaptation":
         """Send a support set; see `AsyncClient.adapt`."""
         handle = self._loop.run(
@@ -87,6 +88,7 @@ class Client:
                 options=options,
                 request_id=request_id,
                 timeout=timeout,
+                deadline=deadline,
             )
         )
         return Adaptation(self._loop, handle)

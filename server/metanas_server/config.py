@@ -132,6 +132,8 @@ class ServerConfig:
     """Most adaptations that wait for a worker."""
     max_jobs_per_caller: Count = 64
     """Most unfinished adaptations of one caller."""
+    max_adaptations_per_minute: Natural = 0
+    """Most adaptations that a caller starts in a minute; 0 sets no limit."""
     max_seconds: Seconds = 600.0
     """Longest duration of an adaptation, in seconds."""
     max_attempts: Count = 3

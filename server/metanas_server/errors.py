@@ -3,8 +3,9 @@
 ```
 MetanasError
 ├── InvalidInput            of the core; also NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, PAGE_SIZE,
-│                           TIMEOUT_INVALID, REQUEST_ID_REUSED, REQUEST_ID_TOO_LONG,
-│                           REQUEST_MALFORMED, REQUEST_TOO_LARGE, STATE_UNKNOWN; of queries:
+│                           TIMEOUT_INVALID, DEADLINE_INVALID, REQUEST_ID_REUSED,
+│                           REQUEST_ID_TOO_LONG, REQUEST_MALFORMED, REQUEST_TOO_LARGE,
+│                           STATE_UNKNOWN; of queries:
 │                           INPUT_NAME, INPUT_DATATYPE, INPUT_SHAPE, INPUT_CONTENTS,
 │                           TOO_MANY_IMAGES, OUTPUT_UNKNOWN, CLASSIFICATION_INVALID,
 │                           LOAD_PARAMETERS
@@ -14,10 +15,10 @@ MetanasError
     ├── NotEnded            ADAPTATION_NOT_ENDED
     ├── Unauthenticated     UNAUTHENTICATED
     ├── Forbidden           ROLE_INSUFFICIENT
-    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLER_QUOTA: try again
-    │                       later
+    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLER_QUOTA, CALLER_RATE,
+    │                       DEADLINE_TOO_SHORT: try again later
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
-    ├── TimedOut            ADAPTATION_TIMEOUT, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
+    ├── TimedOut            ADAPTATION_TIMEOUT, DEADLINE_PASSED, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
     ├── WorkerFailed        INTERNAL: a defect in a worker process

@@ -25,7 +25,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The settings of a request, apart from its examples; `timeout` is in seconds.
+    """The settings of a request, apart from its examples.
+
+    timeout: seconds on a worker.
+    deadline: seconds until the end, with the time in the queue.
 
     checkpoint: its name, or that of the universal search space.
     """
@@ -36,6 +39,7 @@ class Spec:
     classes: tuple[str, ...] | None
     request_id: str
     timeout: float | None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +90,7 @@ class AdaptationRecord:
     support: digest of the stored support set; empty when the adaptation has ended.
     timeout: most seconds on a worker.
     memory: bytes that the support set takes in a worker process.
+    deadline: time at which it is ended; 0 stands for none.
     losses: attempts that ended with the death of the worker process or of the server.
     """
 
@@ -103,6 +108,7 @@ class AdaptationRecord:
     request_digest: str
     timeout: float
     memory: int = 0
+    deadline: int = 0
     attempts: int = 0
     losses: int = 0
     create_time: int

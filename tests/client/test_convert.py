@@ -1,5 +1,6 @@
 """Requests say what was asked for; replies come back as plain values."""
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -53,6 +54,7 @@ def test_only_what_is_given_is_set() -> None:
         (job(seed=cast("int", "1")), "SEED_OUT_OF_RANGE"),
         (job(timeout=0), "TIMEOUT_OUT_OF_RANGE"),
         (job(timeout=float("nan")), "TIMEOUT_OUT_OF_RANGE"),
+        (replace(job(), deadline=-1), "TIMEOUT_OUT_OF_RANGE"),
     ],
 )
 def test_what_a_message_cannot_carry_is_refused_here(bad: Job, reason: str) -> None:

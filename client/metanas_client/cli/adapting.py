@@ -33,6 +33,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add_force(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
+    text = "seconds until the end, waiting included"
+    parser.add_argument("--deadline", type=float, metavar="S", help=text)
     parser.add_argument("--request-id", help="a repeated id returns the first adaptation")
     shared.add_options(parser)
     shared.add_server(parser, environment)
@@ -52,6 +54,7 @@ def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
             options=shared.options(arguments),
             request_id=arguments.request_id,
             timeout=arguments.timeout,
+            deadline=arguments.deadline,
         )
         try:
             follow(adaptation, screen)

@@ -70,6 +70,7 @@ class AdaptationSpec(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
+    DEADLINE_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The meta-trained checkpoint to start from: `checkpoints/{checkpoint}`, or just the last part.
     May be left empty when the server has exactly one, or the universal search space, in which the
@@ -103,6 +104,13 @@ class AdaptationSpec(_message.Message):
         set, or longer than the server allows: the server's own limit.
         """
 
+    @_builtins.property
+    def deadline(self) -> _duration_pb2.Duration:
+        """How long until the adaptation must have ended, its time in the queue included. It fails with
+        DEADLINE_PASSED when this time is over. It is refused with DEADLINE_TOO_SHORT if the queue
+        alone would probably take longer. Not set: no deadline.
+        """
+
     def __init__(
         self,
         *,
@@ -112,10 +120,11 @@ class AdaptationSpec(_message.Message):
         classes: _abc.Iterable[_builtins.bytes] | None = ...,
         request_id: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
+        deadline: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "options", b"options", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "options", b"options", "request_id", b"request_id", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "deadline", b"deadline", "options", b"options", "request_id", b"request_id", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

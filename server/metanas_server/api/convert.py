@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from google.protobuf import unknown_fields
@@ -39,6 +39,7 @@ from metanas_server.resources import (
 
 Image = bytes | NDArray[np.uint8] | NDArray[np.float32]
 MAX_REQUEST_ID = 128  # bytes, as the contract says
+MAX_SECONDS = 1_000_000  # longer ones overflow in timers
 MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
 DESCRIPTION_OF_UNIVERSAL = (
     "The default: characters, drawings and photographs. The support set chooses the networks."
@@ -73,7 +74,7 @@ def read_spec(
         UnknownName: UNKNOWN_CHECKPOINT.
         InvalidInput: CHECKPOINT_AMBIGUOUS; options out of bounds or unknown; too many, too long or
             undecodable classes.
-        InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID.
+        InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID, DEADLINE_INVALID.
     """
     checkpoint = _read_choice(message.checkpoint, checkpoints, universal)
     overrides = _read_options(message.options)
@@ -87,17 +88,28 @@ def read_spec(
     if _longer(message.request_id, MAX_REQUEST_ID):
         text = f"the request id has more than {MAX_REQUEST_ID} bytes"
         raise InvalidInput.single("spec.request_id", "REQUEST_ID_TOO_LONG", text)
-    timeout = message.timeout.ToNanoseconds() / 1e9 if message.HasField("timeout") else None
-    if timeout is not None and timeout <= 0:
-        raise InvalidInput.single("spec.timeout", "TIMEOUT_INVALID", "the timeout must be above 0")
     return Spec(
         checkpoint=checkpoint,
         overrides=overrides,
         seed=message.seed,
         classes=_read_classes(message.classes, limits),
         request_id=message.request_id,
-        timeout=timeout,
+        timeout=_read_seconds(message, "timeout", "TIMEOUT_INVALID"),
+        deadline=_read_seconds(message, "deadline", "DEADLINE_INVALID"),
     )
+
+
+def _read_seconds(
+    message: adaptation_pb2.AdaptationSpec, name: Literal["timeout", "deadline"], reason: str
+) -> float | None:
+    """Return the seconds of a duration; None if it is not set."""
+    if not message.HasField(name):
+        return None
+    seconds: float = getattr(message, name).ToNanoseconds() / 1e9
+    if not 0 < seconds <= MAX_SECONDS:
+        text = f"the {name} must be above 0 and at most {MAX_SECONDS} s"
+        raise InvalidInput.single(f"spec.{name}", reason, text)
+    return seconds
 
 
 def _read_choice(name: str, checkpoints: Mapping[str, object], universal: Universal | None) -> str:

@@ -143,7 +143,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
         cards = self._pool.cards
         spec = convert.read_spec(first.spec, cards.checkpoints, cards.universal, self._limits)
-        self._jobs.check_capacity(caller, spec.request_id)
+        self._jobs.check_capacity(caller, spec)
         async for part in parts:
             if part.WhichOneof("part") != "example":
                 message = "every message but the first must carry an example"

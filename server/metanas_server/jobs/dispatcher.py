@@ -3,7 +3,9 @@
 import asyncio
 import heapq
 import logging
+import time
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from contextvars import Context
 
 from metanas.errors import Cancelled, MetanasError
@@ -64,7 +66,10 @@ class Dispatcher:
         self._last_turns = turns
         heapq.heappush(self._queue, job)
         # In a context of its own: the jobs that it starts are not part of the present call.
-        asyncio.get_running_loop().call_soon(self.dispatch, context=Context())
+        alone, loop = Context(), asyncio.get_running_loop()
+        loop.call_soon(self.dispatch, context=alone)
+        if job.record.deadline:
+            loop.call_soon(self._begin, self._end_at_deadline(job), context=alone)
 
     @property
     def pace(self) -> float:
@@ -125,6 +130,16 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._pool.close()
+
+    async def _end_at_deadline(self, job: Job) -> None:
+        """End a job at its deadline, unless it has ended by then."""
+        seconds = (job.record.deadline - time.time_ns()) / 1e9
+        with suppress(TimeoutError):
+            await asyncio.wait_for(job.ended.wait(), max(seconds, 0))
+            return
+        text = "stopped at its deadline; allow more time, or send it when fewer adaptations wait"
+        with suppress(StoreUnavailable):  # its end cannot be written down now, and it goes on
+            await self.stop_job(job, TimedOut("DEADLINE_PASSED", text))
 
     def _assign(self, job: Job) -> bool:
         """Start a job, or end it if no worker can serve it; returns False if it has to wait."""

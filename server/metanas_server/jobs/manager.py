@@ -16,6 +16,7 @@ from dataclasses import replace
 from metanas.errors import Cancelled, InvalidInput
 from metanas.spec.examples import Example
 from metanas_server.callers.access import Caller
+from metanas_server.callers.rate import Rate
 from metanas_server.config import ServerConfig
 from metanas_server.errors import NotEnded, Overloaded
 from metanas_server.jobs.dispatcher import Dispatcher, lost_error
@@ -48,6 +49,7 @@ class JobManager:
         self._jobs = table.jobs
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
+        self._rate = Rate(config.max_adaptations_per_minute)
         self._stopping = False
         self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
 
@@ -79,19 +81,20 @@ class JobManager:
             pass  # a request that was being accepted is in the queue now
         await self._dispatcher.stop(grace)
 
-    def check_capacity(self, caller: Caller, request_id: str) -> None:
+    def check_capacity(self, caller: Caller, spec: Spec) -> None:
         """Refuse a request that has no chance before its support set is received.
 
         Raises:
             Unavailable: SERVER_STOPPING.
-            Overloaded: QUEUE_FULL, CALLER_QUOTA.
+            Overloaded: QUEUE_FULL, CALLER_QUOTA, CALLER_RATE, DEADLINE_TOO_SHORT.
             StoreUnavailable: the data folder cannot be written.
         """
         if self._stopping:
             raise stopping_error()
-        if self._records.by_request(caller.owner, request_id) is not None:
+        if self._records.by_request(caller.owner, spec.request_id) is not None:
             return  # the adaptation exists already
         self._archive.check_writable()
+        self._rate.check(caller.name)
         jobs = self._jobs.values()
         waiting = sum(job.record.state is State.QUEUED for job in jobs)
         if waiting >= self._config.max_queue:
@@ -101,6 +104,13 @@ class JobManager:
         if unfinished >= self._config.max_jobs_per_caller:
             message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
             raise Overloaded("CALLER_QUOTA", message, self._retry_seconds())
+        wait = waiting * self._dispatcher.pace
+        if spec.deadline is not None and wait > spec.deadline:
+            message = (
+                f"{waiting} adaptations wait for about {wait:.1f} s, longer than the deadline of"
+                f" {spec.deadline:g} s; try again later or allow more time"
+            )
+            raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
 
     async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         """Accept an adaptation and return its id; the same request returns the same id again.
@@ -122,7 +132,7 @@ class JobManager:
             known = self._same_request(caller.owner, spec.request_id, digest)
             if known is not None:
                 return known.id
-            self.check_capacity(caller, "")
+            self.check_capacity(caller, spec)
             record = self._record(spec, examples, digest)
             record = replace(record, owner=caller.owner, memory=memory)
             record = await self._archive.add(record, packed)
@@ -134,6 +144,7 @@ class JobManager:
             job = Job(next(self._numbers), record, caller.name)
             self._table.add(job)
             self._dispatcher.enqueue(job)
+            self._rate.count(caller.name)
             return record.id
 
     def get(self, id_: str, scope: str | None) -> tuple[AdaptationRecord, ProgressRecord | None]:
@@ -232,7 +243,7 @@ class JobManager:
         return record
 
     def _record(self, spec: Spec, examples: Sequence[Example], digest: str) -> AdaptationRecord:
-        longest = self._config.max_seconds
+        longest, now = self._config.max_seconds, time.time_ns()
         return AdaptationRecord(
             id=secrets.token_hex(8),
             checkpoint=spec.checkpoint,
@@ -245,7 +256,8 @@ class JobManager:
             request_id=spec.request_id,
             request_digest=digest,
             timeout=longest if spec.timeout is None else min(spec.timeout, longest),
-            create_time=time.time_ns(),
+            deadline=0 if spec.deadline is None else now + round(spec.deadline * 1e9),
+            create_time=now,
         )
 
     def _retry_seconds(self) -> float:
@@ -257,6 +269,7 @@ class JobManager:
 def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryview], str]:
     """Return the parts of the support set's file, and a digest that equal requests share."""
     packed = support_file.pack(examples)
-    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes, spec.timeout]
-    head = json.dumps(fields, sort_keys=True).encode()
+    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
+    times = [spec.timeout, spec.deadline]
+    head = json.dumps([*fields, *times], sort_keys=True).encode()
     return packed, sha256((head, *packed))

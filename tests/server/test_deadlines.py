@@ -1,0 +1,116 @@
+"""Deadlines of adaptations, and their number a minute."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+
+from metanas_server.callers import tokens
+from metanas_server.callers.rate import Rate
+from metanas_server.callers.tokens import Role
+from metanas_server.errors import Overloaded
+from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, images, refused, spec
+from tests.server.processes import serving
+
+
+@pytest.fixture(scope="module")
+def flags() -> tuple[str, ...]:
+    return ("--max-stack=1",)
+
+
+@pytest.fixture
+def busy(api: Api) -> Iterator[None]:
+    """A worker that is busy with a long adaptation."""
+    name = api.create(spec(options=LONG), images()).name
+    api.until_running(name)
+    yield
+    api.cancel(name)
+    api.end_of(name)
+
+
+def within(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1000))
+    return duration
+
+
+def fails_at_its_deadline(api: Api, name: str) -> None:
+    ended = api.end_of(name)
+    assert (ended.state, ended.failure.reason) == (FAILED, "DEADLINE_PASSED")
+    assert ended.failure.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
+
+
+def test_an_adaptation_that_makes_its_deadline(api: Api) -> None:
+    assert api.adapt(spec(deadline=within(300)), images()).adaptation.state == SUCCEEDED
+
+
+def test_an_adaptation_that_runs_at_its_deadline(api: Api) -> None:
+    fails_at_its_deadline(api, api.create(spec(options=LONG, deadline=within(2)), images()).name)
+    api.serves()
+
+
+@pytest.mark.usefixtures("busy")
+def test_an_adaptation_that_waits_at_its_deadline(api: Api) -> None:
+    waiting = api.create(spec(deadline=within(1)), images()).name
+    fails_at_its_deadline(api, waiting)
+    assert not api.get(waiting).attempts
+
+
+@pytest.mark.usefixtures("busy")
+def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(api: Api) -> None:
+    waiting = api.create(spec(), images()).name
+    answer = refused(api.create, spec(deadline=within(0.001)), images())
+    assert (answer.code, answer.reason) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "DEADLINE_TOO_SHORT",
+    )
+    assert answer.retry_seconds
+    api.cancel(waiting)
+
+
+@pytest.mark.parametrize("field", ["deadline", "timeout"])
+@pytest.mark.parametrize("seconds", [0, -1, 1_000_001])
+def test_durations_out_of_bounds(api: Api, field: str, seconds: float) -> None:
+    answer = refused(api.create, spec(**{field: within(seconds)}), images())
+    assert answer.violations == [(f"spec.{field}", f"{field.upper()}_INVALID")]
+
+
+def test_a_deadline_survives_a_restart(checkpoints: Path, tmp_path: Path) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        name = server.api.create(spec(options=LONG, deadline=within(10)), images()).name
+        server.kill()
+    with serving(checkpoints, tmp_path / "data") as server:
+        fails_at_its_deadline(server.api, name)
+
+
+def test_a_rate_counts_each_caller_by_itself() -> None:
+    now = itertools.chain([0.0, 1.0, 1.0, 2.0, 30.0, 30.0], itertools.repeat(61.0))
+    rate = Rate(1, lambda: next(now))
+    rate.check("one")
+    rate.count("one")
+    rate.check("two")
+    rate.count("two")
+    with pytest.raises(Overloaded) as caught:
+        rate.check("one")
+    assert (caught.value.reason, caught.value.retry_seconds) == ("CALLER_RATE", 31.0)
+    with pytest.raises(Overloaded):
+        rate.check("two")
+    rate.check("one")
+
+
+def test_adaptations_a_minute(checkpoints: Path, tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    one, two = (tokens.create(path, name, Role.USE) for name in ("one", "two"))
+    flags = ("--token-file", str(path), "--max-adaptations-per-minute=2")
+    with serving(checkpoints, tmp_path / "data", *flags) as server:
+        first = server.api_of(one).create(spec(request_id="r"), images()).name
+        server.api_of(one).create(spec(), images())
+        answer = refused(server.api_of(one).create, spec(), images())
+        assert answer.reason == "CALLER_RATE"
+        assert answer.retry_seconds
+        assert answer.retry_seconds <= 60
+        assert server.api_of(one).create(spec(request_id="r"), images()).name == first
+        server.api_of(two).create(spec(), images())
