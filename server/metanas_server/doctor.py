@@ -27,7 +27,13 @@ from metanas_server.config import ServerConfig, parse
 from metanas_server.cores import usable_cores
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
-DISTRIBUTIONS = ("metanas", "metanas-data", "metanas-protos", "metanas-server")
+DISTRIBUTIONS = (
+    "metanas",
+    "metanas-checkpoints",
+    "metanas-data",
+    "metanas-protos",
+    "metanas-server",
+)
 RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 GIB = 2**30
 WORKER_BYTES = 300 * 2**20
@@ -80,7 +86,7 @@ def examine(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterato
         except MetanasError as error:
             yield Finding(FAILURE, subject, f"{error} ({error.reason})")
         except ImportError as error:
-            yield Finding(FAILURE, subject, f"{error}; install metanas-server[cpu] or [gpu] again")
+            yield Finding(FAILURE, subject, f"{error}; install metanas-server again")
 
 
 def _versions(_: ServerConfig) -> Iterator[Found]:
@@ -99,7 +105,8 @@ def _providers(_: ServerConfig) -> Iterator[Found]:
     present = [f"{name} {release}" for name, release in installed.items() if release]
     if len(present) != 1:
         problem = f"{' and '.join(present)} overwrite each other" if present else "no ONNX Runtime"
-        yield FAILURE, f"{problem}; uninstall {' and '.join(RUNTIMES)}, then install one of them"
+        repair = f"uninstall {' and '.join(RUNTIMES)}, then install metanas-server"
+        yield FAILURE, f"{problem}; {repair}, or metanas-server[gpu] for onnxruntime-gpu"
         return
     import onnxruntime  # imported by the worker processes only: the front starts without it
 
