@@ -179,6 +179,7 @@ def _report(model: model_pb2.Model) -> Report:
         ways=message.ways,
         shots=tuple(message.shots),
         leave_one_out=_leave_one_out(message.leave_one_out) if left_out else None,
+        temperature=message.temperature,
         steps=message.steps,
         tuning_steps=message.tuning_steps,
         steps_saved=message.steps_saved,

@@ -94,6 +94,9 @@ class Report:
     """Support images of each class."""
     leave_one_out: LeaveOneOut | None
     """Estimates of the quality on new images; None if no class has two images."""
+    temperature: float
+    """Temperature of the probabilities, from images that are left out. 1 is the scale that
+    meta-training has learned, also for one image a class."""
     steps: int
     """Steps on weights and alphas."""
     tuning_steps: int

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import nan
 
 import torch
@@ -129,7 +129,7 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
     return Classifier(tuple(encoders), weight, bias, scale), logits
 
 
-def _left_out(joint: Joint, scale: Tensor, seed: int) -> Parts[LeftOut | None]:
+def left_out_of(joint: Joint, scale: Tensor, seed: int) -> Parts[LeftOut | None]:
     """Classify support images by heads without them; None if no class has two images."""
     options, support = joint.options, joint.task.support
     if max(support.shots) < 2:
@@ -144,16 +144,27 @@ def _left_out(joint: Joint, scale: Tensor, seed: int) -> Parts[LeftOut | None]:
     return leave_out(head, joint.features(parts), support, scale, sets)
 
 
+def calibrated(classifier: Classifier, temperature: float) -> Classifier:
+    """Divide the logits of a classifier by a temperature."""
+    parts = (classifier.weight, classifier.bias, classifier.scale)
+    weight, bias, scale = (part / temperature for part in parts)
+    return replace(classifier, weight=weight, bias=bias, scale=scale)
+
+
 def report_of(
-    joint: Joint, classifier: Classifier, onnx: bytes, difference: float, seed: int
+    joint: Joint,
+    classifier: Classifier,
+    left: LeftOut | None,
+    onnx: bytes,
+    difference: float,
+    seed: int,
 ) -> Parts[Report]:
-    """Measure the finished model and write the report, without seconds and prior."""
+    """Measure the finished model and write the report, without seconds, prior and temperature."""
     first, options, support = joint.first, joint.options, joint.task.support
     tasks = [branch.task.support for branch in joint.branches]
     adaptations = [branch.adaptation for branch in joint.branches]
     ranges = [each.checkpoint.card.augment for each in adaptations]
     accuracy = yield from view_accuracy(classifier, tasks, ranges, seed)
-    left = yield from _left_out(joint, classifier.scale, seed)
     return Report(
         checkpoint=joint.origin.checkpoint,
         checkpoint_digest=joint.origin.digest,
@@ -176,6 +187,7 @@ def report_of(
         accuracy=accuracy,
         logit_gap=first.pruning.logits,
         leave_one_out=None if left is None else estimates_of(left),
+        temperature=1.0,
         onnx_difference=difference,
         meta_genotype_distance=sum(
             each.decided.distance(each.checkpoint.meta_genotype) for each in adaptations

@@ -13,11 +13,19 @@ from typing import TypeVar
 import torch
 
 from metanas.adaptation.adaptation import Adaptation, Stage
-from metanas.adaptation.assemble import Branch, Joint, classifier_of, report_of
+from metanas.adaptation.assemble import (
+    Branch,
+    Joint,
+    calibrated,
+    classifier_of,
+    left_out_of,
+    report_of,
+)
 from metanas.adaptation.metrics import Gap, gap
 from metanas.adaptation.read_task import read_images, task_of
 from metanas.adaptation.universal import Source, cards_of, channels_of, choose
 from metanas.errors import Cancelled, OutOfMemory
+from metanas.estimates.calibration import temperature_of
 from metanas.export.metadata import metadata_of
 from metanas.export.onnx_model import to_onnx
 from metanas.export.verify import check
@@ -231,6 +239,9 @@ class Job:
 
         yield Progress("export", 0, 1)
         classifier, logits = yield from classifier_of(joint)
+        left = yield from left_out_of(joint, classifier.scale, seed)
+        temperature = 1.0 if left is None else temperature_of(left)
+        classifier, logits = calibrated(classifier, temperature), logits / temperature
         metadata = metadata_of(
             joint.origin, self.task, classifier, logits, options=options, seed=seed
         )
@@ -242,10 +253,10 @@ class Job:
         onnx, difference = yield from check(proto, self.task.images, logits, shift)
 
         self._time.turn_to("report")
-        report = yield from report_of(joint, classifier, onnx, difference, seed)
+        report = yield from report_of(joint, classifier, left, onnx, difference, seed)
         self._time.stop()
         seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
-        report = replace(report, seconds=seconds, prior=choice.prior)
+        report = replace(report, seconds=seconds, prior=choice.prior, temperature=temperature)
         sha256 = hashlib.sha256(onnx).hexdigest()
         genotype, classes = joint.first.adaptation.decided, self.task.support.classes
         return AdaptedModel(onnx, sha256, genotype, classes, report)

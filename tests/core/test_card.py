@@ -112,6 +112,7 @@ def report(**changes: Any) -> Report:
         "accuracy": 0.8,
         "logit_gap": 0.01,
         "leave_one_out": None,
+        "temperature": 0.8,
         "onnx_difference": 1e-6,
         "meta_genotype_distance": 2,
         "genotype": {"normal": [[[0, "a"], [1, "b"]]], "reduce": []},

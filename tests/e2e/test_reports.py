@@ -34,6 +34,7 @@ def test_the_client_has_the_report_of_the_core(estimate: LeaveOneOut | None) -> 
         ways=3,
         shots=(1, 2, 0),
         leave_one_out=estimate,
+        temperature=0.8,
         steps=4,
         tuning_steps=2,
         steps_saved=1,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from metanas_protos.v1 import adaptation_pb2 as metanas__protos_dot_v1_dot_adaptation__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetanas_protos/v1/report.proto\x12\nmetanas.v1\x1a\"metanas_protos/v1/adaptation.proto\"\x85\x05\n\x06Report\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x02 \x01(\t\x12,\n\x05prior\x18\x03 \x03(\x0b\x32\x1d.metanas.v1.Report.PriorEntry\x12\x16\n\x0esupport_digest\x18\x04 \x01(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.metanas.v1.AdaptationOptions\x12\x0c\n\x04ways\x18\x07 \x01(\x05\x12\r\n\x05shots\x18\x08 \x03(\x05\x12.\n\rleave_one_out\x18\t \x01(\x0b\x32\x17.metanas.v1.LeaveOneOut\x12\r\n\x05steps\x18\n \x01(\x05\x12\x14\n\x0ctuning_steps\x18\x0b \x01(\x05\x12\x13\n\x0bsteps_saved\x18\x0c \x01(\x05\x12&\n\x07seconds\x18\r \x03(\x0b\x32\x15.metanas.v1.StageTime\x12\x12\n\nparameters\x18\x0e \x01(\x03\x12\x0c\n\x04macs\x18\x0f \x01(\x03\x12\x12\n\nonnx_bytes\x18\x10 \x01(\x03\x12\x15\n\raccuracy_soft\x18\x11 \x01(\x01\x12\x17\n\x0f\x61\x63\x63uracy_pruned\x18\x12 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x13 \x01(\x01\x12\x11\n\tlogit_gap\x18\x14 \x01(\x01\x12\x17\n\x0fonnx_difference\x18\x15 \x01(\x01\x12\x1e\n\x16meta_genotype_distance\x18\x16 \x01(\x05\x12\'\n\x0c\x61rchitecture\x18\x17 \x03(\x0b\x32\x11.metanas.v1.Share\x1a,\n\nPriorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x05Share\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\xc1\x01\n\x0bLeaveOneOut\x12\x10\n\x08\x61\x63\x63uracy\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.metanas.v1.ClassMetrics\x12)\n\nconfusions\x18\x05 \x03(\x0b\x32\x15.metanas.v1.Confusion\x12/\n\nsuspicious\x18\x06 \x03(\x0b\x32\x1b.metanas.v1.SuspiciousImage\"\x80\x01\n\x0c\x43lassMetrics\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12&\n\x06recall\x18\x03 \x01(\x0b\x32\x16.metanas.v1.Proportion\x12)\n\tprecision\x18\x04 \x01(\x0b\x32\x16.metanas.v1.Proportion\"b\n\nProportion\x12\x0c\n\x04hits\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x12\n\x05share\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03low\x18\x04 \x01(\x01\x12\x0c\n\x04high\x18\x05 \x01(\x01\x42\x08\n\x06_share\"=\n\tConfusion\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x01(\x05\"h\n\x0fSuspiciousImage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nlooks_like\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\x12\x0e\n\x06likely\x18\x05 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emetanas_protos/v1/report.proto\x12\nmetanas.v1\x1a\"metanas_protos/v1/adaptation.proto\"\x9a\x05\n\x06Report\x12\x12\n\ncheckpoint\x18\x01 \x01(\t\x12\x19\n\x11\x63heckpoint_digest\x18\x02 \x01(\t\x12,\n\x05prior\x18\x03 \x03(\x0b\x32\x1d.metanas.v1.Report.PriorEntry\x12\x16\n\x0esupport_digest\x18\x04 \x01(\t\x12\x0c\n\x04seed\x18\x05 \x01(\x03\x12.\n\x07options\x18\x06 \x01(\x0b\x32\x1d.metanas.v1.AdaptationOptions\x12\x0c\n\x04ways\x18\x07 \x01(\x05\x12\r\n\x05shots\x18\x08 \x03(\x05\x12.\n\rleave_one_out\x18\t \x01(\x0b\x32\x17.metanas.v1.LeaveOneOut\x12\r\n\x05steps\x18\n \x01(\x05\x12\x14\n\x0ctuning_steps\x18\x0b \x01(\x05\x12\x13\n\x0bsteps_saved\x18\x0c \x01(\x05\x12&\n\x07seconds\x18\r \x03(\x0b\x32\x15.metanas.v1.StageTime\x12\x12\n\nparameters\x18\x0e \x01(\x03\x12\x0c\n\x04macs\x18\x0f \x01(\x03\x12\x12\n\nonnx_bytes\x18\x10 \x01(\x03\x12\x15\n\raccuracy_soft\x18\x11 \x01(\x01\x12\x17\n\x0f\x61\x63\x63uracy_pruned\x18\x12 \x01(\x01\x12\x10\n\x08\x61\x63\x63uracy\x18\x13 \x01(\x01\x12\x11\n\tlogit_gap\x18\x14 \x01(\x01\x12\x17\n\x0fonnx_difference\x18\x15 \x01(\x01\x12\x1e\n\x16meta_genotype_distance\x18\x16 \x01(\x05\x12\'\n\x0c\x61rchitecture\x18\x17 \x03(\x0b\x32\x11.metanas.v1.Share\x12\x13\n\x0btemperature\x18\x18 \x01(\x01\x1a,\n\nPriorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"&\n\x05Share\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12\r\n\x05share\x18\x02 \x01(\x01\"+\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\xc1\x01\n\x0bLeaveOneOut\x12\x10\n\x08\x61\x63\x63uracy\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.metanas.v1.ClassMetrics\x12)\n\nconfusions\x18\x05 \x03(\x0b\x32\x15.metanas.v1.Confusion\x12/\n\nsuspicious\x18\x06 \x03(\x0b\x32\x1b.metanas.v1.SuspiciousImage\"\x80\x01\n\x0c\x43lassMetrics\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x01(\x05\x12&\n\x06recall\x18\x03 \x01(\x0b\x32\x16.metanas.v1.Proportion\x12)\n\tprecision\x18\x04 \x01(\x0b\x32\x16.metanas.v1.Proportion\"b\n\nProportion\x12\x0c\n\x04hits\x18\x01 \x01(\x05\x12\r\n\x05\x63ount\x18\x02 \x01(\x05\x12\x12\n\x05share\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x0b\n\x03low\x18\x04 \x01(\x01\x12\x0c\n\x04high\x18\x05 \x01(\x01\x42\x08\n\x06_share\"=\n\tConfusion\x12\r\n\x05label\x18\x01 \x01(\t\x12\x11\n\tpredicted\x18\x02 \x01(\t\x12\x0e\n\x06images\x18\x03 \x01(\x05\"h\n\x0fSuspiciousImage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05label\x18\x02 \x01(\t\x12\x12\n\nlooks_like\x18\x03 \x01(\t\x12\x13\n\x0bprobability\x18\x04 \x01(\x01\x12\x0e\n\x06likely\x18\x05 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,21 +35,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REPORT_PRIORENTRY']._loaded_options = None
   _globals['_REPORT_PRIORENTRY']._serialized_options = b'8\001'
   _globals['_REPORT']._serialized_start=83
-  _globals['_REPORT']._serialized_end=728
-  _globals['_REPORT_PRIORENTRY']._serialized_start=684
-  _globals['_REPORT_PRIORENTRY']._serialized_end=728
-  _globals['_SHARE']._serialized_start=730
-  _globals['_SHARE']._serialized_end=768
-  _globals['_STAGETIME']._serialized_start=770
-  _globals['_STAGETIME']._serialized_end=813
-  _globals['_LEAVEONEOUT']._serialized_start=816
-  _globals['_LEAVEONEOUT']._serialized_end=1009
-  _globals['_CLASSMETRICS']._serialized_start=1012
-  _globals['_CLASSMETRICS']._serialized_end=1140
-  _globals['_PROPORTION']._serialized_start=1142
-  _globals['_PROPORTION']._serialized_end=1240
-  _globals['_CONFUSION']._serialized_start=1242
-  _globals['_CONFUSION']._serialized_end=1303
-  _globals['_SUSPICIOUSIMAGE']._serialized_start=1305
-  _globals['_SUSPICIOUSIMAGE']._serialized_end=1409
+  _globals['_REPORT']._serialized_end=749
+  _globals['_REPORT_PRIORENTRY']._serialized_start=705
+  _globals['_REPORT_PRIORENTRY']._serialized_end=749
+  _globals['_SHARE']._serialized_start=751
+  _globals['_SHARE']._serialized_end=789
+  _globals['_STAGETIME']._serialized_start=791
+  _globals['_STAGETIME']._serialized_end=834
+  _globals['_LEAVEONEOUT']._serialized_start=837
+  _globals['_LEAVEONEOUT']._serialized_end=1030
+  _globals['_CLASSMETRICS']._serialized_start=1033
+  _globals['_CLASSMETRICS']._serialized_end=1161
+  _globals['_PROPORTION']._serialized_start=1163
+  _globals['_PROPORTION']._serialized_end=1261
+  _globals['_CONFUSION']._serialized_start=1263
+  _globals['_CONFUSION']._serialized_end=1324
+  _globals['_SUSPICIOUSIMAGE']._serialized_start=1326
+  _globals['_SUSPICIOUSIMAGE']._serialized_end=1430
 # @@protoc_insertion_point(module_scope)

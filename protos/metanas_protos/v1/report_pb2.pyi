@@ -68,6 +68,7 @@ class Report(_message.Message):
     ONNX_DIFFERENCE_FIELD_NUMBER: _builtins.int
     META_GENOTYPE_DISTANCE_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Name of the checkpoint."""
     checkpoint_digest: _builtins.str
@@ -102,6 +103,10 @@ class Report(_message.Message):
     """Largest difference of a logit between ONNX Runtime and torch."""
     meta_genotype_distance: _builtins.int
     """Edges in which the genotype differs from that of the checkpoint."""
+    temperature: _builtins.float
+    """Temperature of the probabilities, from images that are left out. 1 is the scale that
+    meta-training has learned, also for one image a class.
+    """
     @_builtins.property
     def prior(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Share of each branch of the universal search space by the prior; empty for one checkpoint."""
@@ -154,10 +159,11 @@ class Report(_message.Message):
         onnx_difference: _builtins.float = ...,
         meta_genotype_distance: _builtins.int = ...,
         architecture: _abc.Iterable[Global___Share] | None = ...,
+        temperature: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leave_one_out", b"leave_one_out", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_pruned", b"accuracy_pruned", "accuracy_soft", b"accuracy_soft", "architecture", b"architecture", "checkpoint", b"checkpoint", "checkpoint_digest", b"checkpoint_digest", "leave_one_out", b"leave_one_out", "logit_gap", b"logit_gap", "macs", b"macs", "meta_genotype_distance", b"meta_genotype_distance", "onnx_bytes", b"onnx_bytes", "onnx_difference", b"onnx_difference", "options", b"options", "parameters", b"parameters", "prior", b"prior", "seconds", b"seconds", "seed", b"seed", "shots", b"shots", "steps", b"steps", "steps_saved", b"steps_saved", "support_digest", b"support_digest", "tuning_steps", b"tuning_steps", "ways", b"ways"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_pruned", b"accuracy_pruned", "accuracy_soft", b"accuracy_soft", "architecture", b"architecture", "checkpoint", b"checkpoint", "checkpoint_digest", b"checkpoint_digest", "leave_one_out", b"leave_one_out", "logit_gap", b"logit_gap", "macs", b"macs", "meta_genotype_distance", b"meta_genotype_distance", "onnx_bytes", b"onnx_bytes", "onnx_difference", b"onnx_difference", "options", b"options", "parameters", b"parameters", "prior", b"prior", "seconds", b"seconds", "seed", b"seed", "shots", b"shots", "steps", b"steps", "steps_saved", b"steps_saved", "support_digest", b"support_digest", "temperature", b"temperature", "tuning_steps", b"tuning_steps", "ways", b"ways"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
