@@ -21,6 +21,7 @@ from metanas.adaptation.metrics import (
 )
 from metanas.adaptation.views import head_inputs
 from metanas.estimates.estimates import estimates_of
+from metanas.estimates.known import known_of
 from metanas.estimates.left_out import LeftOut, leave_out
 from metanas.export.metadata import Origin
 from metanas.export.onnx_model import Classifier, Encoder
@@ -121,12 +122,16 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
         scale = torch.tensor(joint.scale)
     features = joint.features(parts)
     weight, bias = HEADS[options.head].linear(features, members, scale)
-    logits = features[: len(first.task.images)] @ weight.T + bias
+    images = features[: len(first.task.images)]
+    logits = images @ weight.T + bias
+    known = known_of(images, first.task.support.labels, first.task.support.ways)
     if joint.scale is not None:  # the encoders' features have length one
         lengths = torch.tensor([part.shape[1] for part in parts])
         shares = torch.tensor([branch.share for branch in joint.branches])
-        weight = weight * shares.sqrt().repeat_interleave(lengths)
-    return Classifier(tuple(encoders), weight, bias, scale), logits
+        roots = shares.sqrt().repeat_interleave(lengths)
+        weight = weight * roots
+        known = replace(known, means=known.means * roots * len(parts) ** 0.5)
+    return Classifier(tuple(encoders), weight, bias, scale, known), logits
 
 
 def left_out_of(joint: Joint, scale: Tensor, seed: int) -> Parts[LeftOut | None]:

@@ -66,12 +66,16 @@ def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
     """
     step = max(1, max(image.shape) // (2 * classifier.size))
     small = image[::step, ::step]
+    inputs = classifier.inputs(small)
     if step > 1:
-        logits = classifier.logits(classifier.inputs(small))[0]
+        logits = classifier.logits(inputs)[0]
+    known = classifier.known
+    score = {} if known is None else {"known": round(float(known(classifier.features(inputs))), 6)}
     vector = {
         "image": b64encode(small.tobytes()).decode(),
         "shape": small.shape,
         "logits": [round(value, 6) for value in logits.tolist()],
+        **score,
         "tolerance": CONFORMANCE_TOLERANCE,
     }
     return json.dumps(vector)

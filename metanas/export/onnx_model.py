@@ -17,6 +17,7 @@ from onnx import TensorProto
 from torch import Tensor
 from torch.nn import functional as F
 
+from metanas.export.known import Known
 from metanas.images.resize import emit_resize
 from metanas.images.shifted_copies import averaged, emit_averaged, emit_copies, with_copies
 from metanas.images.support_set import Image, Preprocessing
@@ -64,6 +65,8 @@ class Classifier:
     bias: Tensor
     scale: Tensor
     """Scale of the logits, which `weight` and `bias` already contain."""
+    known: Known | None = None
+    """Output `known`; None leaves it out."""
 
     @property
     def channels(self) -> int:
@@ -84,16 +87,23 @@ class Classifier:
         """Return the input of each network for an image (H, W, C)."""
         return [each.inputs(image) for each in self.encoders]
 
+    def features(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return features (N, D) of the inputs of each network."""
+        parts = [each.features(x) for each, x in zip(self.encoders, inputs, strict=True)]
+        return torch.cat(parts, dim=1)
+
     def logits(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return logits (N, ways) of the inputs of each network."""
-        parts = [each.features(x) for each, x in zip(self.encoders, inputs, strict=True)]
-        return torch.cat(parts, dim=1) @ self.weight.T + self.bias
+        return self.features(inputs) @ self.weight.T + self.bias
 
 
 def to_onnx(
     classifier: Classifier, ops: Mapping[str, Op], metadata: Mapping[str, str]
 ) -> onnx.ModelProto:
-    """Build the model: `images` uint8 (N, H, W, C) to `logits` and `probabilities` (N, ways)."""
+    """Build the model of images uint8 (N, H, W, C).
+
+    Its outputs are `logits` and `probabilities` (N, ways), and `known` (N,).
+    """
     graph = Graph()
     images = graph.input("images", TensorProto.UINT8, ["N", "H", "W", classifier.channels])
     turned = graph.node("Transpose", [images], perm=[0, 2, 3, 1])
@@ -111,6 +121,8 @@ def to_onnx(
     ways = classifier.bias.numel()
     graph.output("logits", logits, ["N", ways])
     graph.output("probabilities", graph.node("Softmax", [logits], axis=1), ["N", ways])
+    if classifier.known is not None:
+        graph.output("known", classifier.known.emit(graph, features), ["N"])
     return graph.build("metanas", metadata)
 
 

@@ -142,8 +142,8 @@ def test_a_model_file_is_shown_verified_and_used_without_a_server(
     assert "[red]x.png" in metanas("predict", model_file, image).stdout
     found = json.loads(metanas("predict", model_file, image, image, "--json").stdout)
     assert [set(entry) for entry in found] == [
-        {"image", "label", "confidence", "probabilities"},
-        {"image", "label", "confidence", "probabilities"},
+        {"image", "label", "confidence", "known", "probabilities"},
+        {"image", "label", "confidence", "known", "probabilities"},
     ]
 
 

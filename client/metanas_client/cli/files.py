@@ -113,12 +113,14 @@ def _stream_csv(model: "ModelFile", paths: Iterable[Path]) -> list[Violation]:
     """Print each row as soon as it is known; return the images that failed."""
     failed: list[Violation] = []
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["image", "class", "confidence", *model.labels])
+    writer.writerow(["image", "class", "confidence", "known", *model.labels])
     for name, one in classify(model, paths):
         if isinstance(one, Violation):
             failed.append(one)
         else:
-            writer.writerow([name, one.label, one.confidence, *one.probabilities.values()])
+            writer.writerow(
+                [name, one.label, one.confidence, one.known, *one.probabilities.values()]
+            )
             sys.stdout.flush()  # what has been answered is kept if the program is killed
     return failed
 
@@ -140,9 +142,13 @@ def _show_predictions(model: "ModelFile", paths: Sequence[Path], screen: Screen)
         ]
         screen.json([*({"image": name, **asdict(one)} for name, one in good), *errors])
     elif good:
-        rows = [(name, one.label, percent(one.confidence)) for name, one in good]
+        rows = [(name, _class_of(one), percent(one.confidence)) for name, one in good]
         screen.table(("image", "class", "confidence"), rows)
     return failed
+
+
+def _class_of(one: "Prediction") -> str:
+    return one.label if one.known >= 0.5 else f"none of these (nearest: {one.label})"
 
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:

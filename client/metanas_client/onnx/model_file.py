@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # ONNX Runtime 1.31 and later sends telemetry unless this is set before its import
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -45,6 +45,8 @@ class Prediction:
     """The most probable class."""
     confidence: float
     """Its probability."""
+    known: float
+    """0 to 1: below 0.5, the image is probably of none of the classes."""
     probabilities: Mapping[str, float]
     """For every class, in the order of the model's outputs."""
 
@@ -66,7 +68,20 @@ class Conformance:
     """(H, W, C)."""
     logits: NDArray[np.float32]
     """(ways,)."""
+    known: float
+    """0 to 1."""
     tolerance: float
+
+
+class Answers(NamedTuple):
+    """Outputs of the file for some images."""
+
+    logits: NDArray[np.float32]
+    """(N, ways)."""
+    probabilities: NDArray[np.float32]
+    """(N, ways)."""
+    known: NDArray[np.float32]
+    """(N,)."""
 
 
 class ModelFile:
@@ -125,32 +140,32 @@ class ModelFile:
             return Conformance(
                 image=pixels.reshape(raw["shape"]),
                 logits=np.asarray(raw["logits"], dtype=np.float32),
+                known=float(raw["known"]),
                 tolerance=float(raw["tolerance"]),
             )
         except (KeyError, ValueError, TypeError) as error:
             raise self._malformed("conformance", error) from error
 
-    def run(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Classify uint8 (N, H, W, C): the logits and the probabilities, each (N, ways)."""
-        logits, probabilities = self._session.run(
-            ["logits", "probabilities"], {"images": np.ascontiguousarray(images)}
-        )
-        return logits, probabilities
+    def run(self, images: NDArray[np.uint8]) -> Answers:
+        """Classify uint8 (N, H, W, C)."""
+        names = ["logits", "probabilities", "known"]
+        return Answers(*self._session.run(names, {"images": np.ascontiguousarray(images)}))
 
     def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
         """Return the logits (N, ways) of images of any form and size. Equal sizes share batches."""
-        return self._run_all(images)[0]
+        return self._run_all(images).logits
 
     def predict(self, images: Iterable[Image]) -> list[Prediction]:
         """Classify images; see `Model.predict`."""
-        rows = self._run_all(images)[1]
-        return [self._prediction(row) for row in rows]
+        answers = self._run_all(images)
+        rows = zip(answers.probabilities, map(float, answers.known), strict=True)
+        return [self._prediction(row, known) for row, known in rows]
 
     def check(self) -> list[Check]:
         """Run the file's self-check in this ONNX Runtime."""
         vector = self.conformance
-        logits, probabilities = self.run(np.stack([vector.image, vector.image]))
-        alone, _ = self.run(vector.image[None])
+        logits, probabilities, known = self.run(np.stack([vector.image, vector.image]))
+        alone = self.run(vector.image[None]).logits
         ways = len(self.labels)
         same_ways = logits.shape[1] == ways == len(vector.logits)
         difference = _largest(logits[0] - vector.logits) if same_ways else float("inf")
@@ -166,6 +181,12 @@ class ModelFile:
                 name="conformance",
                 passed=difference <= vector.tolerance,
                 detail=f"logits differ by {difference:.2g}, at most {vector.tolerance:g} allowed",
+            ),
+            Check(
+                name="known",
+                passed=_largest(known - vector.known) <= vector.tolerance,
+                detail=f"differs by {_largest(known - vector.known):.2g}, "
+                f"at most {vector.tolerance:g} allowed",
             ),
             Check(
                 name="independence",
@@ -184,33 +205,32 @@ class ModelFile:
             ),
         ]
 
-    def _run_all(self, images: Iterable[Image]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run_all(self, images: Iterable[Image]) -> Answers:
         """Run batch after batch, so that the images of one batch are in memory at a time."""
         empty = np.empty((0, len(self.labels)), dtype=np.float32)
-        parts = [(empty, empty)]
+        parts = [Answers(empty, empty, empty[:, 0])]
         parts += map(self._run_batch, batches(images, self.channels, MAX_BATCH_PIXELS))
-        logits, probabilities = zip(*parts, strict=True)
-        return np.concatenate(logits), np.concatenate(probabilities)
+        return Answers(*map(np.concatenate, zip(*parts, strict=True)))
 
-    def _run_batch(
-        self, images: Sequence[NDArray[np.uint8]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run_batch(self, images: Sequence[NDArray[np.uint8]]) -> Answers:
         """Run images of several sizes, those of equal size together."""
         logits = np.empty((len(images), len(self.labels)), dtype=np.float32)
-        probabilities = np.empty_like(logits)
+        answers = Answers(logits, np.empty_like(logits), np.empty_like(logits[:, 0]))
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, image in enumerate(images):
             by_shape[image.shape].append(index)
         for rows in by_shape.values():
             stacked = np.stack([images[row] for row in rows])
-            logits[rows], probabilities[rows] = self.run(stacked)
-        return logits, probabilities
+            for whole, part in zip(answers, self.run(stacked), strict=True):
+                whole[rows] = part
+        return answers
 
-    def _prediction(self, row: NDArray[np.float32]) -> Prediction:
+    def _prediction(self, row: NDArray[np.float32], known: float) -> Prediction:
         best = int(row.argmax())
         return Prediction(
             label=self.labels[best],
             confidence=float(row[best]),
+            known=known,
             probabilities=dict(zip(self.labels, map(float, row), strict=True)),
         )
 

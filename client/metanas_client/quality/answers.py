@@ -90,7 +90,7 @@ def answer_all(
 
 def _answer(model: ModelFile, example: SupportExample, label: str, field: str) -> Answer:
     pixels = load_image(content(example.image, field), model.channels)
-    _, [probabilities] = model.run(pixels[None])
+    [probabilities] = model.run(pixels[None]).probabilities
     best = int(probabilities.argmax())
     return Answer(
         source=example.source or field,
