@@ -1,5 +1,6 @@
 """The parts that can be tried by themselves: store, records, support sets, intake, the table."""
 
+import json
 import pickle
 import sqlite3
 from dataclasses import replace
@@ -18,6 +19,7 @@ from metanas import errors as core
 from metanas.errors import InvalidInput, Violation
 from metanas.spec.examples import Example, Limits
 from metanas_server import errors as service
+from metanas_server.api import convert
 from metanas_server.api.upload import OVERHEAD, Intake, UploadBudget
 from metanas_server.errors import (
     NotFound,
@@ -298,3 +300,11 @@ def test_no_status_is_too_large_for_trailers(faults: list[tuple[str, str]], omit
     assert status.details[-1].Unpack(info)
     shown = len(request.field_violations) if status.details[0].Unpack(request) else 0
     assert shown + int(info.metadata.get("violations_omitted", "0")) == len(faults) + omitted
+
+
+def test_the_report_of_an_older_release_is_shown() -> None:
+    """Its estimate was a number, and it had no shares of several networks."""
+    report = {"genotype": {}, "seconds": {"adapt": 1.5}, "ways": 3, "leave_one_out": 0.5}
+    shown = convert.write_model(replace(MODEL, report_json=json.dumps(report))).report
+    assert (shown.ways, shown.seconds[0].seconds) == (3, 1.5)
+    assert not shown.HasField("leave_one_out")

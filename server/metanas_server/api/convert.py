@@ -277,6 +277,9 @@ def _write_report(text: str) -> report_pb2.Report:
     """Convert a report in JSON to its message; `Model` has the genotype already."""
     fields: dict[str, Any] = json.loads(text)
     del fields["genotype"]
+    if "architecture" not in fields:  # of an older release, whose estimate was a number
+        fields["architecture"] = {}
+        del fields["leave_one_out"]
     stages = fields.pop("seconds").items()
     seconds = [report_pb2.StageTime(stage=stage, seconds=value) for stage, value in stages]
     branches = fields.pop("architecture").items()
