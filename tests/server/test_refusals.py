@@ -42,6 +42,7 @@ def flags() -> tuple[str, ...]:
         f"--max-image-bytes={MAX_IMAGE_BYTES}",
         "--max-total-bytes=60000",
         "--max-upload-bytes=100000",
+        f"--max-query-bytes={MAX_IMAGE_BYTES}",
         "--max-stack=1",
         "--max-queue=2",
         "--max-jobs-per-caller=4",
