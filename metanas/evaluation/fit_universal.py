@@ -34,7 +34,7 @@ ITERATIONS, RATE = 150, 0.05
 """Steps of Adam, and the step size of the first one; it falls to zero by a cosine."""
 BATCH = 12
 """Episodes of a data set and number of shots in a step."""
-DECAY = 1e-2
+DECAY = 5e-3
 """Weight of the squared weights in the loss."""
 UNIT = 3.65e8
 """Multiply-accumulates that cost the price."""
