@@ -95,6 +95,8 @@ async def serve(config: ServerConfig) -> None:
         return
     starting.result()
     print(ready_line(config, server), flush=True)
+    if server.studio_port is not None:
+        print(studio_line(config, server.studio_port), flush=True)
     reloading = loop.create_task(_reload(server, hangup))
     await waiting
     reloading.cancel()
@@ -125,6 +127,13 @@ def ready_line(config: ServerConfig, server: Server) -> str:
         host = f"[{host}]" if ":" in host else host
         metrics = f"; metrics on http://{host}:{server.metrics_port}/metrics"
     return f"metanas-server ready on {listen} ({contents}){metrics}"
+
+
+def studio_line(config: ServerConfig, port: int) -> str:
+    """Return the line to print with the address of the page."""
+    scheme = "http" if config.tls_cert is None else "https"
+    host = (config.studio or "").rpartition(":")[0]
+    return f"studio ready on {scheme}://{host}:{port}/"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """Assemble the server, start it and stop it."""
 
 import asyncio
-import errno
 import fcntl
 import logging
 import os
-import socket
 import ssl
 from contextlib import AsyncExitStack
 from functools import partial
@@ -31,6 +29,7 @@ from metanas_server.api.health import Health
 from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
+from metanas_server.api.upload import UploadBudget
 from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.callers.audit import AuditLog
 from metanas_server.config import ServerConfig
@@ -47,6 +46,7 @@ from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
+from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.process import WorkerProcess
@@ -89,6 +89,8 @@ class Server:
     """The port of a server that has started."""
     metrics_port: int | None = None
     """The port of its metrics; None without `--metrics`."""
+    studio_port: int | None = None
+    """The port of its page in the browser; None without `--studio`."""
 
     def __init__(self, config: ServerConfig, *, load: Load | None = None) -> None:
         """Build a server, in a running event loop; start it afterwards.
@@ -189,12 +191,39 @@ class Server:
         undo.push_async_callback(_end, asyncio.create_task(retention.run()))
         await self._pool.start()
         await self._jobs.recover()
-        self._add_services(server, callers, archive)
+        budget = UploadBudget(
+            config.max_upload_bytes,
+            config.max_upload_bytes_per_caller,
+            config.max_uploads_per_caller,
+        )
+        self._add_services(server, callers, archive, budget)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
+        if config.studio is not None:
+            await self._start_studio(undo, callers, audit, archive, budget)
         self._health.set(INFERENCE, healthy=True)
         self._answers = True
         await self._on_change()
+
+    async def _start_studio(
+        self,
+        undo: AsyncExitStack,
+        callers: Callers,
+        audit: AuditLog | None,
+        archive: Archive,
+        budget: UploadBudget,
+    ) -> None:
+        try:
+            from metanas_server.studio.engine import StudioEngine
+            from metanas_server.studio.routes import make_app
+            from metanas_server.studio.server import StudioServer
+        except ModuleNotFoundError as error:
+            message = f'--studio needs {error.name}; run: pip install "metanas-server[studio]"'
+            raise StartError("STUDIO_MISSING", message) from error
+        engine = StudioEngine(self._config, self._jobs, self._pool, archive, budget)
+        studio = StudioServer(self._config, make_app(engine, callers, audit))
+        undo.push_async_callback(studio.stop)
+        self.studio_port = await studio.start()
 
     async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
         """Start the watchdog, and serve the metrics if the configuration has an address."""
@@ -209,9 +238,11 @@ class Server:
             endpoint = metrics_endpoint(*address, metrics.registry)
             self.metrics_port = await undo.enter_async_context(endpoint)
 
-    def _add_services(self, server: aio.Server, callers: Callers, archive: Archive) -> None:
+    def _add_services(
+        self, server: aio.Server, callers: Callers, archive: Archive, budget: UploadBudget
+    ) -> None:
         config, jobs, pool = self._config, self._jobs, self._pool
-        adaptations = AdaptationService(config, callers, jobs, pool, archive)
+        adaptations = AdaptationService(config, callers, jobs, pool, archive, budget)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
         models = ModelService(callers, archive)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
@@ -314,18 +345,7 @@ def check_address(option: str, host: str, port: int) -> None:
     Raises:
         StartError: PORT_IN_USE, ADDRESS_INVALID.
     """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as grpc does
-            probe.bind(address)
-    except (OSError, UnicodeError) as error:
-        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        cause = error.strerror if isinstance(error, OSError) else "the host is no valid name"
-        message = f"cannot listen on {host}:{port}: {cause}; choose another --{option}"
-        raise StartError("PORT_IN_USE" if in_use else "ADDRESS_INVALID", message) from error
+    bind(option, host, port).close()
 
 
 def credentials(config: ServerConfig) -> grpc.ServerCredentials | None:

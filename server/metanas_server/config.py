@@ -64,6 +64,9 @@ class ServerConfig:
     metrics: str | None = None
     """HOST:PORT, or PORT for this machine only, of Prometheus metrics over HTTP; none turns them
     off. Everybody who reaches the address can read them."""
+    studio: str | None = None
+    """HOST:PORT of the page in the browser (extra "studio"); none turns it off. Hosts other than
+    loopback need TLS or --insecure-listen."""
     log_level: Annotated[str, OneOf(("debug", "info", "warning", "error"))] = "info"
     """Least severe level of the log, which goes to standard error."""
     log_format: Annotated[str, OneOf(("text", "json"))] = "text"
@@ -175,13 +178,25 @@ class ServerConfig:
         """Host and port of the metrics; None without metrics."""
         return None if self.metrics is None else _metrics_address(self.metrics)
 
+    @property
+    def studio_address(self) -> tuple[str, int] | None:
+        """Host and port of the page in the browser; None without one."""
+        return None if self.studio is None else _address("studio", self.studio)
+
     def _check_addresses(self) -> None:
         if self.metrics is not None:
             _metrics_address(self.metrics)
-        if self.tls_cert is None and not self.insecure_listen and not _loopback(self.address[0]):
+        for option, address in (("listen", self.listen), ("studio", self.studio)):
+            if address is not None:
+                self._check_reach(option, address)
+
+    def _check_reach(self, option: str, address: str) -> None:
+        """Refuse an address beyond this machine without TLS."""
+        host, _ = _address(option, address)
+        if self.tls_cert is None and not self.insecure_listen and not is_loopback(host):
             raise StartError(
                 "LISTEN_INSECURE",
-                f"--listen {self.listen} can be reached from other machines: give --tls-cert and"
+                f"--{option} {address} can be reached from other machines: give --tls-cert and"
                 " --tls-key, or --insecure-listen to send everything in the clear",
             )
 
@@ -312,7 +327,8 @@ def _address(option: str, text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return True if a host can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

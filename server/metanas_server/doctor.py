@@ -163,6 +163,8 @@ def _address(config: ServerConfig) -> Iterator[Found]:
         check_address("listen", *config.address)
         if config.metrics_address is not None:
             check_address("metrics", *config.metrics_address)
+        if config.studio_address is not None:
+            check_address("studio", *config.studio_address)
         yield OK, f"{config.listen} is free"
 
 

@@ -8,13 +8,14 @@ MetanasError
 │                           STATE_UNKNOWN; of queries:
 │                           INPUT_NAME, INPUT_DATATYPE, INPUT_SHAPE, INPUT_CONTENTS,
 │                           TOO_MANY_IMAGES, OUTPUT_UNKNOWN, CLASSIFICATION_INVALID,
-│                           LOAD_PARAMETERS
+│                           LOAD_PARAMETERS; of the studio: UPLOAD_MALFORMED,
+│                           LABELS_MISSING
 └── ServiceError            retry_seconds if a retry can succeed
     ├── NotFound            UNKNOWN_ADAPTATION, UNKNOWN_MODEL, UNKNOWN_VERSION
     ├── OutOfRange          OFFSET_OUT_OF_RANGE
     ├── NotEnded            ADAPTATION_NOT_ENDED
     ├── Unauthenticated     UNAUTHENTICATED
-    ├── Forbidden           ROLE_INSUFFICIENT
+    ├── Forbidden           ROLE_INSUFFICIENT; of the studio: HOST_UNKNOWN, CROSS_SITE
     ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLER_QUOTA, CALLER_RATE,
     │                       DEADLINE_TOO_SHORT: try again later
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
@@ -28,7 +29,7 @@ MetanasError
                             DATABASE_OLDER, DATABASE_DAMAGED, BACKUP_INVALID, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
                             AUDIT_NOT_WRITABLE, CHECKPOINT_MISSING, CHECKPOINT_CHANGED,
-                            DEVICE_MISSING, WORKER_FAILED: the server does not start
+                            DEVICE_MISSING, STUDIO_MISSING, WORKER_FAILED: the server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).

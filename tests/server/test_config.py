@@ -54,7 +54,9 @@ def test_invalid_variables(variable: str, value: str) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "[::1]", "localhost"])
 def test_loopback_needs_no_tls(host: str) -> None:
-    assert ServerConfig(listen=f"{host}:1").address == (host.strip("[]"), 1)
+    config = ServerConfig(listen=f"{host}:1", studio=f"{host}:2")
+    assert config.address == (host.strip("[]"), 1)
+    assert config.studio_address == (host.strip("[]"), 2)
 
 
 @pytest.mark.parametrize("names", ["cpu", "cuda", "cuda:0", "cpu,cuda:0,cuda:11"])

@@ -190,7 +190,7 @@ class _Guard:
             result = "ABORTED"  # by the method itself
             raise
         except Exception as error:
-            failure = _failure(error)
+            failure = failure_of(error)
             result = failure.reason
         finally:
             if self._audit is not None:
@@ -219,7 +219,8 @@ def _resource(request: Any, response: Any) -> str:
     return str(named or getattr(made, "name", ""))
 
 
-def _failure(error: Exception) -> Failure:
+def failure_of(error: Exception) -> Failure:
+    """Return an error as the caller sees it; the log has the traceback of a defect."""
     if isinstance(error, MetanasError):
         return describe(error)
     number = secrets.token_hex(4)

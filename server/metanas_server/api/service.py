@@ -50,15 +50,12 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         jobs: JobManager,
         pool: WorkerPool,
         archive: Archive,
+        budget: UploadBudget,
     ) -> None:
         self._callers = callers
         self._limits = config.limits
         self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
-        self._budget = UploadBudget(
-            config.max_upload_bytes,
-            config.max_upload_bytes_per_caller,
-            config.max_uploads_per_caller,
-        )
+        self._budget = budget
         self._jobs = jobs
         self._pool = pool
         self._archive = archive

@@ -38,6 +38,19 @@ class Caller:
         """The owner whose adaptations and models the caller sees; None stands for all owners."""
         return None if self.role is Role.ADMIN else self.owner
 
+    def require_for(self, method: str) -> None:
+        """Refuse a call that needs another role.
+
+        method: the full name, as gRPC has it: "/metanas.v1.ModelService/GetModel".
+
+        Raises:
+            Forbidden: ROLE_INSUFFICIENT.
+        """
+        needed = Role.READ if method.rpartition("/")[2].startswith(READING) else Role.USE
+        if not self.role.includes(needed):
+            text = f"this call needs a token with the role {needed}, and yours has {self.role}"
+            raise Forbidden("ROLE_INSUFFICIENT", text)
+
 
 class TokenFile:
     """The tokens of a file, read again as soon as it has changed."""
@@ -107,13 +120,20 @@ class Callers:
             Unauthenticated: UNAUTHENTICATED, its token is missing or unknown.
             Unavailable: TOKENS_UNREADABLE.
         """
+        address = context.peer().rpartition(":")[0]
+        return self.identify(address, _authorization(context.invocation_metadata()))
+
+    def identify(self, address: str, sent: bytes) -> Caller:
+        """Return the caller at an address that has sent this value of `authorization`.
+
+        Raises:
+            Unauthenticated, Unavailable: see `of`.
+        """
         if self._tokens is None:
-            address = context.peer().rpartition(":")[0]
             return Caller(name=address, owner="", role=Role.ADMIN)
-        sent = _authorization(context.invocation_metadata())
         known = self._tokens.find(sent.removeprefix(SCHEME)) if sent.startswith(SCHEME) else None
         if known is None:
-            text = "send the metadata 'authorization: Bearer TOKEN' with a token of this server"
+            text = "send 'authorization: Bearer TOKEN' with a token of this server"
             raise Unauthenticated("UNAUTHENTICATED", text)
         return Caller(name=known.name, owner=known.name, role=known.role)
 
@@ -128,11 +148,7 @@ class Callers:
         """
         if method.startswith(WITHOUT_TOKEN):
             return
-        role = self.of(context).role
-        needed = Role.READ if method.rpartition("/")[2].startswith(READING) else Role.USE
-        if not role.includes(needed):
-            text = f"this call needs a token with the role {needed}, and yours has {role}"
-            raise Forbidden("ROLE_INSUFFICIENT", text)
+        self.of(context).require_for(method)
 
 
 def _authorization(metadata: Any) -> bytes:

@@ -1,0 +1,162 @@
+"""The job engine for the routes: JSON and bytes enter and leave, as in the gRPC services."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from metanas.errors import InvalidInput
+from metanas.spec.examples import Example
+from metanas_server.api import convert
+from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.callers.access import Caller
+from metanas_server.config import ServerConfig
+from metanas_server.jobs.manager import JobManager
+from metanas_server.resources import ModelRecord, ProgressRecord
+from metanas_server.storage.archive import Archive
+from metanas_server.studio.convert import parse_spec, to_json
+from metanas_server.studio.multipart import Part, read_parts
+from metanas_server.workers.pool import WorkerPool
+
+Json = dict[str, Any]
+
+
+class StudioEngine:
+    """Adaptations, models and checkpoints of this server, as JSON by the contract's names."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        jobs: JobManager,
+        pool: WorkerPool,
+        archive: Archive,
+        budget: UploadBudget,
+    ) -> None:
+        self._config = config
+        self._jobs = jobs
+        self._pool = pool
+        self._archive = archive
+        self._budget = budget
+
+    def describe(self) -> Json:
+        """Return the release, the limits and the checkpoints."""
+        cards, limits = self._pool.checkpoints, self._config.limits
+        shown = [convert.write_checkpoint(name, cards[name], limits) for name in sorted(cards)]
+        return {
+            "version": version("metanas-server"),
+            "chooses_checkpoint": self._pool.cards.universal is not None or len(cards) == 1,
+            "limits": {field: getattr(limits, field) for field in type(limits).__annotations__},
+            "checkpoints": [to_json(each) for each in shown],
+        }
+
+    async def create(self, content_type: str, chunks: AsyncIterator[bytes], caller: Caller) -> Json:
+        """Receive a support set and return its adaptation.
+
+        content_type: of the upload: a part "spec", then a part "images" for each of its labels.
+
+        Raises:
+            InvalidInput, Overloaded, Unavailable, StoreError, TimedOut: it was not accepted.
+        """
+        config = self._config
+        most = max(config.limits.max_image_bytes, config.max_request_bytes)
+        timely = receive(chunks, config.upload_idle_seconds, config.upload_seconds)
+        with Intake(config.limits, self._budget, caller.name) as intake:
+            id_ = await self._receive(read_parts(content_type, timely, most), caller, intake)
+        return self.adaptation(id_, caller)
+
+    def adaptation(self, id_: str, caller: Caller) -> Json:
+        """Return an adaptation with its last progress.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+        """
+        return to_json(convert.write_adaptation(*self._jobs.get(id_, caller.scope)))
+
+    async def events(self, id_: str, caller: Caller, after: int) -> AsyncIterator[tuple[str, Json]]:
+        """Yield ("adaptation", its state) and ("progress", a step beyond `after`) to the end.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+            Unavailable: the server stops before the adaptation has ended.
+        """
+        async for event in self._jobs.events(id_, caller.scope, after):
+            if isinstance(event, ProgressRecord):
+                yield "progress", to_json(convert.write_progress(event))
+            else:
+                last = self._jobs.last_progress(id_)
+                yield "adaptation", to_json(convert.write_adaptation(event, last))
+
+    async def cancel(self, id_: str, caller: Caller) -> Json:
+        """Stop an adaptation and return it.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION.
+        """
+        await self._jobs.cancel(id_, caller.scope)
+        return self.adaptation(id_, caller)
+
+    def record(self, id_: str, caller: Caller) -> ModelRecord:
+        """Return the record of a model.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        return self._archive.records.model(id_, caller.scope)
+
+    def model(self, id_: str, caller: Caller) -> Json:
+        """Return a model with its genotype and its report as objects.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        record = self.record(id_, caller)
+        shown = to_json(convert.write_model(record))
+        shown["genotype"] = json.loads(shown.pop("genotype_json"))
+        shown["report"] = json.loads(record.report_json)  # all of its entries
+        return shown
+
+    async def file(self, record: ModelRecord) -> bytes:
+        """Return the file of a model.
+
+        Raises:
+            StoreError: ARTEFACT_LOST.
+        """
+        store = self._archive.store
+        return await asyncio.to_thread(store.read, record.sha256, 0, record.size_bytes)
+
+    async def _receive(self, parts: AsyncIterator[Part], caller: Caller, intake: Intake) -> str:
+        first = await anext(parts, None)
+        if first is None or first.name != "spec":
+            raise InvalidInput.single("spec", "NO_SPEC", 'the first part must be "spec"')
+        fields, labels = self._read_spec(first.data)
+        cards = self._pool.cards
+        message = parse_spec(fields)
+        spec = convert.read_spec(message, cards.checkpoints, cards.universal, self._config.limits)
+        self._jobs.check_capacity(caller, spec)
+        async for part in parts:
+            if part.name != "images" or intake.count == len(labels):
+                text = 'after "spec" send a part "images" for each label'
+                raise InvalidInput.single("images", "LABELS_MISSING", text)
+            intake.add(Example(labels[intake.count], part.data))
+        if intake.count < len(labels):
+            text = f"there are {len(labels)} labels for {intake.count} images; send one for each"
+            raise InvalidInput.single("spec.labels", "LABELS_MISSING", text)
+        return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
+
+    def _read_spec(self, data: bytes) -> tuple[Json, Sequence[str]]:
+        """Return the fields of the contract's spec, and the labels of the images."""
+        if len(data) > self._config.max_request_bytes:
+            most = self._config.max_request_bytes
+            text = f"the spec has {len(data)} bytes; at most {most} are allowed"
+            raise InvalidInput.single("spec", "REQUEST_TOO_LARGE", text)
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            text = f"the spec is no JSON: {error}"
+            raise InvalidInput.single("spec", "REQUEST_MALFORMED", text) from error
+        labels = fields.pop("labels", None) if isinstance(fields, dict) else None
+        if not isinstance(labels, list) or not all(isinstance(each, str) for each in labels):
+            text = 'the spec must be an object whose "labels" hold a class name for each image'
+            raise InvalidInput.single("spec.labels", "LABELS_MISSING", text)
+        return fields, labels
