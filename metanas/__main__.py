@@ -5,7 +5,7 @@ import signal
 import sys
 
 from metanas import __version__
-from metanas.cli import evaluate, runs, train, universal
+from metanas.cli import evaluate, profile, runs, train, universal
 from metanas.errors import MetanasError
 from metanas.runs.progress import discard_output
 from metanas_data.suggest import Parser
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_commands(commands)
     evaluate.add_commands(commands)
     universal.add_commands(commands)
+    profile.add_commands(commands)
     runs.add_commands(commands)
     return top
 

@@ -29,6 +29,7 @@ Reasons of `InvalidInput`:
   LABEL_EMPTY, LABEL_TOO_LONG, LABEL_NOT_UTF8, LABEL_CONTROL, LABEL_UNKNOWN
 - folders: FOLDER_LAYOUT, FOLDER_UNREADABLE
 - options: OPTION_OUT_OF_RANGE, OPTION_UNKNOWN, DEVICE_MISSING
+- budgets: BUDGET_TOO_SMALL, PROFILE_MISSING
 - genotypes: GENOTYPE_MALFORMED
 
 Constructors take positional arguments only: worker processes of a meta-training send their errors

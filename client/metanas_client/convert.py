@@ -173,6 +173,7 @@ def _report(model: model_pb2.Model) -> Report:
         checkpoint_digest=message.checkpoint_digest,
         prior=dict(message.prior),
         architecture={each.branch: each.share for each in message.architecture},
+        over_budget=message.over_budget,
         support_digest=message.support_digest,
         seed=message.seed,
         options=_options(message.options),

@@ -85,6 +85,8 @@ class Report:
     """Branch of the universal search space -> its share by the prior; empty for one checkpoint."""
     architecture: Mapping[str, float]
     """Branch of the universal search space -> its share in the model; empty for one checkpoint."""
+    over_budget: float
+    """Share of the features without a budget that the budget has left out, 0 to 1."""
     support_digest: str
     """SHA-256 over the classes, and over labels and decoded images, in order."""
     seed: int

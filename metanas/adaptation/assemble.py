@@ -72,8 +72,8 @@ class Joint:
 
     @property
     def task(self) -> Task:
-        """The support set as the first branch got it."""
-        return self.first.task
+        """The support set with its images as the model takes them, in colour if a branch is."""
+        return max((each.task for each in self.branches), key=lambda task: task.images[0].shape[2])
 
     @property
     def options(self) -> AdaptConfig:
@@ -164,7 +164,7 @@ def report_of(
     difference: float,
     seed: int,
 ) -> Parts[Report]:
-    """Measure the finished model and write the report, without seconds, prior and temperature."""
+    """Measure the finished model and write the report, without the facts that its job knows."""
     first, options, support = joint.first, joint.options, joint.task.support
     tasks = [branch.task.support for branch in joint.branches]
     adaptations = [branch.adaptation for branch in joint.branches]
@@ -174,8 +174,9 @@ def report_of(
         checkpoint=joint.origin.checkpoint,
         checkpoint_digest=joint.origin.digest,
         prior={},
+        over_budget=0.0,
         architecture=joint.origin.architecture,
-        support_digest=first.task.digest,
+        support_digest=joint.task.digest,
         seed=seed,
         options=options.to_dict(),
         ways=support.ways,

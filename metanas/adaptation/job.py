@@ -21,9 +21,10 @@ from metanas.adaptation.assemble import (
     left_out_of,
     report_of,
 )
+from metanas.adaptation.budget import Budget
 from metanas.adaptation.metrics import Gap, gap
 from metanas.adaptation.read_task import read_images, task_of
-from metanas.adaptation.universal import Source, cards_of, channels_of, choose
+from metanas.adaptation.universal import Source, cards_of, channels_of
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.estimates.calibration import temperature_of
 from metanas.export.metadata import metadata_of
@@ -217,9 +218,11 @@ class Job:
 
         yield Progress("decode", 0, len(examples))
         options = options_of(overrides, source)
+        budget = Budget(source, options)
+        budget.check()
         images = yield from read_images(examples, classes, limits, channels_of(source))
         labels = [example.label for example in examples]
-        choice = choose(source, images, labels)
+        choice = budget.choose(images, labels)
         tasks = dict[tuple[int, int], Task]()
         for checkpoint, _ in choice.branches:
             if (key := checkpoint.input_key) not in tasks:
@@ -243,22 +246,29 @@ class Job:
         temperature = 1.0 if left is None else temperature_of(left)
         classifier, logits = calibrated(classifier, temperature), logits / temperature
         metadata = metadata_of(
-            joint.origin, self.task, classifier, logits, options=options, seed=seed
+            joint.origin, joint.task, classifier, logits, options=options, seed=seed
         )
         proto = to_onnx(classifier, joint.ops, metadata)
         yield None
 
         yield Progress("check", 0, 1)
         shift = options.shift_pixels
-        onnx, difference = yield from check(proto, self.task.images, logits, shift)
+        onnx, difference = yield from check(proto, joint.task.images, logits, shift)
 
         self._time.turn_to("report")
         report = yield from report_of(joint, classifier, left, onnx, difference, seed)
         self._time.stop()
         seconds = {stage: round(value, 6) for stage, value in self._time.seconds.items()}
-        report = replace(report, seconds=seconds, prior=choice.prior, temperature=temperature)
+        report = replace(
+            report,
+            seconds=seconds,
+            prior=choice.prior,
+            over_budget=choice.over_budget,
+            temperature=temperature,
+        )
+        budget.check_model(report.macs, report.parameters, report.onnx_bytes)
         sha256 = hashlib.sha256(onnx).hexdigest()
-        genotype, classes = joint.first.adaptation.decided, self.task.support.classes
+        genotype, classes = joint.first.adaptation.decided, joint.task.support.classes
         return AdaptedModel(onnx, sha256, genotype, classes, report)
 
 

@@ -1,9 +1,13 @@
 """Metrics of an adaptation, from its support set alone."""
 
 import hashlib
+import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,10 +15,11 @@ from torch.func import functional_call
 from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.views import draw_views
 from metanas.checkpoint import Checkpoint
-from metanas.export.onnx_model import Classifier
+from metanas.export.onnx_model import Classifier, Encoder, to_onnx
+from metanas.export.verify import session
 from metanas.images.batches import batches_of
 from metanas.images.shifted_copies import averaged, looks, with_copies
-from metanas.images.support_set import SupportSet
+from metanas.images.support_set import SupportSet, preprocessing_for
 from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
@@ -30,10 +35,13 @@ from metanas.supernet.discrete import (
 )
 from metanas.supernet.flat_params import Params
 from metanas.supernet.relaxations import Argmax, PerTask, Relaxation, Softmax
-from metanas.util.work import Parts
+from metanas.util.work import Parts, whole
 
 LARGE = 170 * 2**20
 """Bytes of activations from which `gap` evaluates one network and one edge at a time."""
+
+WARM_UP = 5
+"""Runs of a model before its time is measured."""
 
 REPORT_VIEWS = "report views"
 """Name of the random stream of the report's views; the search draws from another stream."""
@@ -183,6 +191,50 @@ def meta_features(checkpoint: Checkpoint, task: SupportSet, options: AdaptConfig
     network = from_supernet(checkpoint.card.space, params, genotype, checkpoint.ops)
     features = yield from freeze_statistics(network, task.images, chunk)
     return (yield from features_of(network, task.images, shift)) if shift else features
+
+
+@torch.no_grad()
+def meta_model(checkpoint: Checkpoint, shift_pixels: int = 0) -> tuple[Classifier, SupportSet]:
+    """Build a model of two classes with the meta-architecture and a head of zeros.
+
+    Returns the model, and a support set of one black image for it.
+    """
+    card, trunk = checkpoint.card, checkpoint.trunk
+    params = {name: value.cpu() for name, value in checkpoint.params.items()}
+    network = from_supernet(card.space, params, checkpoint.meta_genotype, checkpoint.ops)
+    if trunk is not None and checkpoint.device.type != "cpu":
+        trunk = deepcopy(trunk).cpu()
+    preprocess = preprocessing_for([], card.input)
+    unit = not card.space.unit_features
+    encoder = Encoder(preprocess, network, trunk, shift_pixels, unit)
+    inputs = encoder.inputs(np.zeros((card.input.size,) * 2 + (card.input.channels,), np.uint8))
+    whole(freeze_statistics(network, inputs, 1))
+    weight, bias = torch.zeros(2, card.space.features), torch.zeros(2)
+    task = SupportSet(inputs, torch.zeros(1, dtype=torch.long), ("0", "1"))
+    return Classifier((encoder,), weight, bias, torch.tensor(1.0)), task
+
+
+def overhead_of(checkpoint: Checkpoint) -> int:
+    """Count the bytes of a model's file beside its weights and its metadata.
+
+    It consists of the graph and of constants. It may be negative: norms are folded into
+    convolutions.
+    """
+    classifier, _ = meta_model(checkpoint)
+    return to_onnx(classifier, checkpoint.ops, {}).ByteSize() - 4 * weights_of(classifier)
+
+
+def milliseconds_of(checkpoint: Checkpoint, runs: int) -> float:
+    """Measure the median time of ONNX Runtime for one image of the input size, on one thread."""
+    classifier, _ = meta_model(checkpoint)
+    model = session(to_onnx(classifier, checkpoint.ops, {}).SerializeToString())
+    spec, seconds = checkpoint.card.input, list[float]()
+    image = np.zeros((1, spec.size, spec.size, spec.channels), np.uint8)
+    for _ in range(WARM_UP + runs):
+        begin = time.perf_counter()
+        model.run(["logits"], {"images": image})
+        seconds.append(time.perf_counter() - begin)
+    return 1000 * median(seconds[WARM_UP:])
 
 
 def macs_of(network: nn.Module, images: Tensor) -> int:

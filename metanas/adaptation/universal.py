@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from metanas.adaptation.metrics import overhead_of
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.metadata import Origin
 from metanas.images.support_set import Image, Preprocessing
@@ -82,6 +83,11 @@ class UniversalSpace:
             for name, branch in self.universal.branches.items()
         }
 
+    @cached_property
+    def overheads(self) -> dict[str, int]:
+        """Bytes of the file of each branch, beside its weights."""
+        return {name: overhead_of(each) for name, each in self.branches.items()}
+
     def shares(self, images: Sequence[Image], labels: Sequence[str]) -> dict[str, float]:
         """Compute the shares of all branches, by their names; the sum is 1."""
         universal = self.universal
@@ -123,19 +129,27 @@ class Choice:
     """Share of each branch before the pruning."""
     scale: float | None
     """Scale of the logits; None takes that of the checkpoint."""
+    over_budget: float = 0.0
+    """Share of the features that a budget has left out."""
 
 
 def choose(source: Source, images: Sequence[Image], labels: Sequence[str]) -> Choice:
     """Choose the networks of a job; one checkpoint leaves no choice."""
     if isinstance(source, Checkpoint):
         return Choice(((source, 1.0),), Origin(source.name, source.digest), {}, None)
-    universal = source.universal
     prior = source.shares(images, labels)
-    shares = pruned(prior, universal.config.least_share)
+    return choice_of(source, prior, pruned(prior, source.universal.config.least_share))
+
+
+def choice_of(
+    source: UniversalSpace, prior: Mapping[str, float], shares: Mapping[str, float]
+) -> Choice:
+    """Return the choice of these branches in these shares."""
     names = sorted(shares, key=shares.__getitem__, reverse=True)
     rounded = {name: round(shares[name], 6) for name in names}
     branches = tuple((source.branches[name], shares[name]) for name in names)
-    return Choice(branches, Origin(source.name, source.digest, rounded), prior, universal.scale)
+    origin = Origin(source.name, source.digest, rounded)
+    return Choice(branches, origin, prior, source.universal.scale)
 
 
 def cards_of(source: Source) -> list[CheckpointCard]:

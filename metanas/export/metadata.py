@@ -64,7 +64,7 @@ def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
     logits: those of the image, (ways,). From a large image, every k-th pixel is taken, or a photo
     would make the file several times larger. The logits are then computed again.
     """
-    step = max(1, max(image.shape) // (2 * classifier.size))
+    step = _step(image, classifier.size)
     small = image[::step, ::step]
     inputs = classifier.inputs(small)
     if step > 1:
@@ -79,3 +79,14 @@ def _conformance(image: Image, classifier: Classifier, logits: Tensor) -> str:
         "tolerance": CONFORMANCE_TOLERANCE,
     }
     return json.dumps(vector)
+
+
+def conformance_pixels(image: Image, size: int) -> int:
+    """Count the pixels of the conformance image of a model with this input size."""
+    step = _step(image, size)
+    return len(image[::step]) * len(image[0, ::step])
+
+
+def _step(image: Image, size: int) -> int:
+    longest: int = max(image.shape)
+    return max(1, longest // (2 * size))

@@ -9,6 +9,8 @@ from metanas.util.fields import Fraction, OneOf, Range, check, require
 from metanas_data.suggest import nearest_or_all
 
 Option = int | float | bool | str
+MOST = 2_000_000_000
+"""Largest limit on multiply-adds, weights and bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,15 @@ class AdaptConfig:
     head: Annotated[str, OneOf(("prototype", "ridge"))] = "prototype"
     """The linear layer over the features: "prototype" for class means, "ridge" for least squares
     with the penalty of the smallest leave-one-out error."""
+    max_macs: Annotated[int, Range(0, MOST)] = 0
+    """Most multiply-adds of the model for one image; 0 sets no limit."""
+    max_parameters: Annotated[int, Range(0, MOST)] = 0
+    """Most weights of the model, head included; 0 sets no limit."""
+    max_bytes: Annotated[int, Range(0, MOST)] = 0
+    """Most bytes of the ONNX file; 0 sets no limit."""
+    max_milliseconds: Annotated[float, Range(0, 1_000_000)] = 0.0
+    """Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of
+    the checkpoints, which `python -m metanas profile` measures; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         check(self)

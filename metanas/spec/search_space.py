@@ -110,8 +110,11 @@ class SearchSpace:
 
     @property
     def features(self) -> int:
-        """Length of the feature vector that enters the head."""
-        return self.nodes * self.channels[-1] * self.grid**2
+        """Length of the feature vector that enters the head, those of a trunk included."""
+        cells = self.nodes * self.channels[-1] * self.grid**2 if self.cells else 0
+        return cells + sum(
+            self.trunk_blocks[block].channels * grid**2 for block, grid in self.trunk_pools
+        )
 
     def sides(self, size: int) -> tuple[int, ...]:
         """Return the sides of the maps that enter the first cell and leave each cell.

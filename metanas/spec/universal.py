@@ -108,6 +108,9 @@ class Universal:
     """A number a branch."""
     scale: Positive
     """Scale of the logits."""
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """Name of a branch -> milliseconds for one image, which `python -m metanas profile` measures;
+    empty if nothing was measured."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Data, date and versions."""
     format_version: Annotated[int, OneOf((2,))] = 2
@@ -125,6 +128,16 @@ class Universal:
             ("weights", sizes == {DESCRIPTION}, f"must have {DESCRIPTION} numbers a row"),
             ("bias", len(self.bias) == rows, "must have a number for each branch"),
             ("weights", all(map(isfinite, numbers)), "must be finite, and so must be the bias"),
+            (
+                "milliseconds",
+                set(self.milliseconds) in (set(), set(self.branches)),
+                "must be those of the branches",
+            ),
+            (
+                "milliseconds",
+                all(isfinite(each) and each > 0 for each in self.milliseconds.values()),
+                "must be above 0",
+            ),
         )
 
     @property
@@ -167,6 +180,21 @@ def parameters_of_branches(universal: Universal, names: Collection[str]) -> int:
     branches, costs = universal.branches, universal.costs
     trunks = {branches[name].checkpoint: costs[name].trunk_parameters for name in names}
     return sum(trunks.values()) + sum(costs[name].parameters for name in names)
+
+
+def milliseconds_of_branches(universal: Universal, names: Collection[str]) -> float:
+    """Add up the milliseconds for one image of these branches together, by the table.
+
+    A trunk takes the part of its branch's time that it has of its multiply-accumulates.
+    """
+    total, trunks = 0.0, dict[tuple[str, int], float]()
+    for name in names:
+        branch, costs = universal.branches[name], universal.costs[name]
+        part = costs.trunk_macs / max(1, costs.trunk_macs + costs.macs)
+        key, time = (branch.checkpoint, branch.size), universal.milliseconds[name]
+        total += time * (1 - part)
+        trunks[key] = max(trunks.get(key, 0.0), time * part)
+    return total + sum(trunks.values())
 
 
 def universal_json(universal: Universal) -> str:

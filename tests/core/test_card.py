@@ -118,6 +118,7 @@ def report(**changes: Any) -> Report:
         "genotype": {"normal": [[[0, "a"], [1, "b"]]], "reduce": []},
         "prior": {"tiny": 0.75, "other": 0.25},
         "architecture": {"tiny": 0.75, "other": 0.25},
+        "over_budget": 0.125,
     }
     return Report(**{**values, **changes})
 

@@ -24,6 +24,10 @@ BAD_OPTIONS: dict[str, list[Any]] = {
     "bilevel": [1, 0, "yes", None],
     "shift_pixels": [-1, 17, 1.0, True],
     "head": ["", "Ridge", "linear", 1, None],
+    "max_macs": [-1, 2_000_000_001, 1.5, True],
+    "max_parameters": [-1, 2_000_000_001, "1e6"],
+    "max_bytes": [-1, 2_000_000_001, 1e6],
+    "max_milliseconds": [-0.1, 1e7, NAN, INF],
 }
 GOOD_OPTIONS: dict[str, list[Any]] = {
     "steps": [0, 500],
@@ -38,6 +42,10 @@ GOOD_OPTIONS: dict[str, list[Any]] = {
     "bilevel": [True, False],
     "shift_pixels": [0, 16],
     "head": ["prototype", "ridge"],
+    "max_macs": [0, 2_000_000_000],
+    "max_parameters": [0, 2_000_000_000],
+    "max_bytes": [0, 2_000_000_000],
+    "max_milliseconds": [0, 0.5, 1_000_000],
 }
 
 

@@ -141,6 +141,7 @@ def test_the_support_set_chooses_the_branches(folder: Path, channels: int, names
         {"grey": 1.0},
         {"frozen": 1.0},
         {"large": 0.5, "frozen": 0.5},
+        {"grey": 0.6, "large": 0.4},
         {"small": 0.3, "large": 0.4, "grey": 0.3},
         {"small": 0.25, "large": 0.25, "frozen": 0.25, "grey": 0.25},
     ],

@@ -28,6 +28,7 @@ def test_the_client_has_the_report_of_the_core(estimate: LeaveOneOut | None) -> 
         checkpoint_digest="ab",
         prior={"tiny": 0.75, "other": 0.25},
         architecture={"tiny": 0.75, "other": 0.25},
+        over_budget=0.125,
         support_digest="cd",
         seed=2**32 - 1,
         options={"steps": 4, "head": "ridge", "weight_lr": 0.1, "bilevel": True},

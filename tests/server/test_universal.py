@@ -108,6 +108,21 @@ def test_options_have_to_suit_all_candidates(chooser: ServerProcess) -> None:
     assert answer.violations == [("options.steps", "OPTION_OUT_OF_RANGE")]
 
 
+@pytest.mark.parametrize(
+    ("options", "violation"),
+    [
+        (AdaptationOptions(max_parameters=10), ("options.max_parameters", "BUDGET_TOO_SMALL")),
+        (AdaptationOptions(max_milliseconds=9), ("options.max_milliseconds", "PROFILE_MISSING")),
+    ],
+)
+def test_a_budget_out_of_reach_is_refused_at_once(
+    chooser: ServerProcess, options: AdaptationOptions, violation: tuple[str, str]
+) -> None:
+    answer = refused(chooser.api.create, spec(checkpoint="", options=options), images())
+    assert answer.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert answer.violations == [violation]
+
+
 def test_the_space_is_loaded_again_with_the_checkpoints(chooser: ServerProcess, root: Path) -> None:
     api, unnamed = chooser.api, spec(checkpoint="")
     write_universal(root, bias=(9.0, -9.0))

@@ -150,6 +150,10 @@ class AdaptationOptions(_message.Message):
     BILEVEL_FIELD_NUMBER: _builtins.int
     SHIFT_PIXELS_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    MAX_MACS_FIELD_NUMBER: _builtins.int
+    MAX_PARAMETERS_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_MILLISECONDS_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Task-optimizer steps on weights and architecture parameters (alphas) together. Integer from 0
     to 500.
@@ -187,6 +191,17 @@ class AdaptationOptions(_message.Message):
     """The linear layer over the features: "prototype" for class means, "ridge" for least squares with
     the penalty of the smallest leave-one-out error. One of "prototype", "ridge".
     """
+    max_macs: _builtins.int
+    """Most multiply-adds of the model for one image; 0 sets no limit. Integer from 0 to 2000000000."""
+    max_parameters: _builtins.int
+    """Most weights of the model, head included; 0 sets no limit. Integer from 0 to 2000000000."""
+    max_bytes: _builtins.int
+    """Most bytes of the ONNX file; 0 sets no limit. Integer from 0 to 2000000000."""
+    max_milliseconds: _builtins.float
+    """Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the
+    checkpoints, which `python -m metanas profile` measures; 0 sets no limit. Number from 0 to
+    1000000.
+    """
     def __init__(
         self,
         *,
@@ -202,10 +217,14 @@ class AdaptationOptions(_message.Message):
         bilevel: _builtins.bool | None = ...,
         shift_pixels: _builtins.int | None = ...,
         head: _builtins.str | None = ...,
+        max_macs: _builtins.int | None = ...,
+        max_parameters: _builtins.int | None = ...,
+        max_bytes: _builtins.int | None = ...,
+        max_milliseconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha_lr: _TypeAlias = _typing.Literal["alpha_lr"]  # noqa: Y015
     _WhichOneofArgType__alpha_lr: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr"]  # noqa: Y015
@@ -217,6 +236,14 @@ class AdaptationOptions(_message.Message):
     _WhichOneofArgType__gradient_clip: _TypeAlias = _typing.Literal["_gradient_clip", b"_gradient_clip"]  # noqa: Y015
     _WhichOneofReturnType__head: _TypeAlias = _typing.Literal["head"]  # noqa: Y015
     _WhichOneofArgType__head: _TypeAlias = _typing.Literal["_head", b"_head"]  # noqa: Y015
+    _WhichOneofReturnType__max_bytes: _TypeAlias = _typing.Literal["max_bytes"]  # noqa: Y015
+    _WhichOneofArgType__max_bytes: _TypeAlias = _typing.Literal["_max_bytes", b"_max_bytes"]  # noqa: Y015
+    _WhichOneofReturnType__max_macs: _TypeAlias = _typing.Literal["max_macs"]  # noqa: Y015
+    _WhichOneofArgType__max_macs: _TypeAlias = _typing.Literal["_max_macs", b"_max_macs"]  # noqa: Y015
+    _WhichOneofReturnType__max_milliseconds: _TypeAlias = _typing.Literal["max_milliseconds"]  # noqa: Y015
+    _WhichOneofArgType__max_milliseconds: _TypeAlias = _typing.Literal["_max_milliseconds", b"_max_milliseconds"]  # noqa: Y015
+    _WhichOneofReturnType__max_parameters: _TypeAlias = _typing.Literal["max_parameters"]  # noqa: Y015
+    _WhichOneofArgType__max_parameters: _TypeAlias = _typing.Literal["_max_parameters", b"_max_parameters"]  # noqa: Y015
     _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
     _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
     _WhichOneofReturnType__shift_pixels: _TypeAlias = _typing.Literal["shift_pixels"]  # noqa: Y015
@@ -241,6 +268,14 @@ class AdaptationOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__gradient_clip) -> _WhichOneofReturnType__gradient_clip | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head) -> _WhichOneofReturnType__head | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_bytes) -> _WhichOneofReturnType__max_bytes | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_macs) -> _WhichOneofReturnType__max_macs | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_milliseconds) -> _WhichOneofReturnType__max_milliseconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parameters) -> _WhichOneofReturnType__max_parameters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
     @_typing.overload

@@ -15,4 +15,8 @@ OPTION_HELP: Mapping[str, str] = {
     'bilevel': 'Alphas on one half of the support set and weights on the other, first order.',
     'shift_pixels': "The model averages the features of each image and of four copies, shifted diagonally by this many pixels of its input. A query takes five times the arithmetic, a step none. Less than a quarter of the input's side; 0 makes no copies. For checkpoints without a trunk. Integer from 0 to 16.",
     'head': 'The linear layer over the features: "prototype" for class means, "ridge" for least squares with the penalty of the smallest leave-one-out error. One of "prototype", "ridge".',
+    'max_macs': 'Most multiply-adds of the model for one image; 0 sets no limit. Integer from 0 to 2000000000.',
+    'max_parameters': 'Most weights of the model, head included; 0 sets no limit. Integer from 0 to 2000000000.',
+    'max_bytes': 'Most bytes of the ONNX file; 0 sets no limit. Integer from 0 to 2000000000.',
+    'max_milliseconds': 'Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the checkpoints, which `python -m metanas profile` measures; 0 sets no limit. Number from 0 to 1000000.',
 }

@@ -69,6 +69,7 @@ class Report(_message.Message):
     META_GENOTYPE_DISTANCE_FIELD_NUMBER: _builtins.int
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
     TEMPERATURE_FIELD_NUMBER: _builtins.int
+    OVER_BUDGET_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """Name of the checkpoint."""
     checkpoint_digest: _builtins.str
@@ -107,6 +108,8 @@ class Report(_message.Message):
     """Temperature of the probabilities, from images that are left out. 1 is the scale that
     meta-training has learned, also for one image a class.
     """
+    over_budget: _builtins.float
+    """Share of the features without a budget that the budget has left out."""
     @_builtins.property
     def prior(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Share of each branch of the universal search space by the prior; empty for one checkpoint."""
@@ -160,10 +163,11 @@ class Report(_message.Message):
         meta_genotype_distance: _builtins.int = ...,
         architecture: _abc.Iterable[Global___Share] | None = ...,
         temperature: _builtins.float = ...,
+        over_budget: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["leave_one_out", b"leave_one_out", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_pruned", b"accuracy_pruned", "accuracy_soft", b"accuracy_soft", "architecture", b"architecture", "checkpoint", b"checkpoint", "checkpoint_digest", b"checkpoint_digest", "leave_one_out", b"leave_one_out", "logit_gap", b"logit_gap", "macs", b"macs", "meta_genotype_distance", b"meta_genotype_distance", "onnx_bytes", b"onnx_bytes", "onnx_difference", b"onnx_difference", "options", b"options", "parameters", b"parameters", "prior", b"prior", "seconds", b"seconds", "seed", b"seed", "shots", b"shots", "steps", b"steps", "steps_saved", b"steps_saved", "support_digest", b"support_digest", "temperature", b"temperature", "tuning_steps", b"tuning_steps", "ways", b"ways"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_pruned", b"accuracy_pruned", "accuracy_soft", b"accuracy_soft", "architecture", b"architecture", "checkpoint", b"checkpoint", "checkpoint_digest", b"checkpoint_digest", "leave_one_out", b"leave_one_out", "logit_gap", b"logit_gap", "macs", b"macs", "meta_genotype_distance", b"meta_genotype_distance", "onnx_bytes", b"onnx_bytes", "onnx_difference", b"onnx_difference", "options", b"options", "over_budget", b"over_budget", "parameters", b"parameters", "prior", b"prior", "seconds", b"seconds", "seed", b"seed", "shots", b"shots", "steps", b"steps", "steps_saved", b"steps_saved", "support_digest", b"support_digest", "temperature", b"temperature", "tuning_steps", b"tuning_steps", "ways", b"ways"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

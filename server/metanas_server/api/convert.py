@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from metanas.errors import InvalidInput, UnknownName, Violation
+from metanas.spec.budget import check_reachable
 from metanas.spec.card import CheckpointCard, check_options
 from metanas.spec.examples import Example, Limits, decode_label
 from metanas.spec.options import Option
@@ -72,14 +73,15 @@ def read_spec(
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
-        InvalidInput: CHECKPOINT_AMBIGUOUS; options out of bounds or unknown; too many, too long or
-            undecodable classes.
+        InvalidInput: CHECKPOINT_AMBIGUOUS; options out of bounds or unknown; a budget out of reach;
+            too many, too long or undecodable classes.
         InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID, DEADLINE_INVALID.
     """
     checkpoint = _read_choice(message.checkpoint, checkpoints, universal)
     overrides = _read_options(message.options)
     if checkpoint == UNIVERSAL and universal is not None:
         names, defaults = list(universal.checkpoints), universal.config.defaults
+        check_reachable(universal, checkpoints, defaults.replace(overrides))
     else:
         names, defaults = [checkpoint], checkpoints[checkpoint].defaults
     for name in names:
