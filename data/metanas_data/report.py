@@ -126,7 +126,7 @@ class Report:
     logit_gap: float
     """Mean absolute difference of a logit, soft supernet against pruned network, on the views."""
     onnx_difference: float
-    """Largest difference of a logit between ONNX Runtime and torch, on the support set."""
+    """Largest difference of a logit between ONNX Runtime and torch, on up to 16 support images."""
     meta_genotype_distance: int
     """Edges in which the genotype differs from the meta-genotype."""
     genotype: Mapping[str, Any]

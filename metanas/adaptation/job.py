@@ -44,6 +44,8 @@ Work = Generator[Progress | Adaptation | None, Progress | None, Result]
 """Work that yields progress, the adaptation when it needs a step, and None between two parts."""
 
 
+GAP_IMAGES = 25
+"""Most images that measure the gap of a network without steps, which is the checkpoint's."""
 Options = AdaptConfig | Mapping[str, Option] | None
 """All options, or those that differ from the defaults of the checkpoint."""
 
@@ -295,7 +297,8 @@ def _adapted(adaptation: Adaptation, seed: int) -> Work[Gap]:
 
     yield Progress("prune", 0, 1)
     checkpoint, support = adaptation.checkpoint, adaptation.task
-    pruning = gap(checkpoint, adaptation.soft, support, options, seed)
+    few = options if options.steps else replace(options, batch_size=GAP_IMAGES)
+    pruning = gap(checkpoint, adaptation.soft, support, few, seed)
     yield None
 
     yield Progress("tune", 0, options.tuning_steps)
