@@ -113,7 +113,7 @@ function show(test) {
     summarise(state.current);
   });
   element.className = verdict || '';
-  const head = h('p', { class: 'answer' }, h('strong', {}, label ?? T.tryout.unknown), verdict === 'wrong' && h('span', { class: 'wrong-mark' }, `≠ ${expected}`));
+  const head = h('p', { class: 'answer' }, verdict === 'wrong' && h('span', { class: 'wrong-mark' }, `≠ ${expected}`));
   element.replaceChildren(picture.thumb, h('div', { class: 'grow' }, head, bars(given, labels).slice(0, 3), h('div', { class: 'row' }, h('span', { class: 'soft small time' }, T.tryout.perImage(given.milliseconds)), h('span', { class: 'grow' }), select)));
   say(label ?? T.tryout.unknown);
 }
