@@ -149,6 +149,36 @@ class AsyncClient:
             raise name_sources(error, examples) from error
         return AsyncAdaptation(calls, info, examples)
 
+    async def pareto(
+        self,
+        support: Support,
+        count: int,
+        *,
+        checkpoint: str = "",
+        seed: int = 0,
+        options: Mapping[str, Option] | None = None,
+        timeout: float | None = None,
+    ) -> list[Model]:
+        """Adapt up to `count` models, from the most to the least multiply-adds.
+
+        Each takes at most half of those of the model before. There are fewer models if the server
+        has no smaller one. The other arguments and errors are those of `adapt`.
+        """
+        support = support if isinstance(support, str | os.PathLike | Mapping) else list(support)
+        models, limited = list[Model](), dict(options or {})
+        while len(models) < count:
+            try:
+                adaptation = await self.adapt(
+                    support, checkpoint=checkpoint, seed=seed, options=limited, timeout=timeout
+                )
+                models.append(await adaptation.result())
+            except InvalidInput as error:
+                if not models or error.reason != "BUDGET_TOO_SMALL":
+                    raise
+                break
+            limited["max_macs"] = max(1, models[-1].report.macs // 2)
+        return models
+
     async def adaptation(self, name: str) -> "AsyncAdaptation":
         """Return a handle on an adaptation that this or another process started earlier."""
         calls = self._calls()

@@ -93,6 +93,23 @@ class Client:
         )
         return Adaptation(self._loop, handle)
 
+    def pareto(
+        self,
+        support: Support,
+        count: int,
+        *,
+        checkpoint: str = "",
+        seed: int = 0,
+        options: Mapping[str, Option] | None = None,
+        timeout: float | None = None,
+    ) -> list[Model]:
+        """Adapt several models of falling cost; see `AsyncClient.pareto`."""
+        return self._loop.run(
+            self._client.pareto(
+                support, count, checkpoint=checkpoint, seed=seed, options=options, timeout=timeout
+            )
+        )
+
     def adaptation(self, name: str) -> "Adaptation":
         """Return a handle on an adaptation that this or another process started earlier."""
         return Adaptation(self._loop, self._loop.run(self._client.adaptation(name)))

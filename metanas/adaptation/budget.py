@@ -29,8 +29,8 @@ from metanas.spec.budget import (
 from metanas.spec.card import CheckpointCard
 from metanas.spec.options import AdaptConfig
 
-METADATA = 4096
-"""Most bytes of the metadata beside labels, logits and conformance image, measured generously."""
+METADATA = 8192
+"""Most bytes of the head's nodes and of the metadata, beside labels, logits and images."""
 LOGIT = 20
 """Most bytes of a logit of the conformance image."""
 
@@ -110,7 +110,9 @@ class Budget:
         if "bytes" not in self.limits:
             return known
         overhead = sum(source.overheads[name] for name in names)
-        return replace(known, bytes=4 * known.parameters + overhead + metadata)
+        features = sum(source.branches[name].card.space.features for name in names)
+        numbers = known.parameters + ways * features  # `Known` has a mean vector a class
+        return replace(known, bytes=4 * numbers + overhead + metadata)
 
 
 def largest_fitting(

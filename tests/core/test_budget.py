@@ -7,9 +7,12 @@ from itertools import combinations
 from math import log
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Picture
+from PIL import ImageDraw
 
 from metanas.__main__ import main
 from metanas.adaptation.budget import largest_fitting
@@ -17,7 +20,9 @@ from metanas.adaptation.scheduler import adapt
 from metanas.adaptation.universal import UniversalSpace, load_universal, pruned
 from metanas.checkpoint import load_checkpoint
 from metanas.errors import InvalidInput
+from metanas.images.support_set import Image
 from metanas.spec.budget import Footprint, too_small
+from metanas.spec.examples import Example
 from metanas.spec.options import Option
 from metanas.spec.universal import (
     UNIVERSAL_FILE,
@@ -141,7 +146,7 @@ def test_files_are_little_below_their_estimate(space: UniversalSpace) -> None:
         bias = tuple(log(max(shares.get(name, 0.0), 1e-9)) for name in BRANCHES)
         one = replace(space, universal=replace(space.universal, bias=bias))
         size = report(one).onnx_bytes
-        limited = report(one, max_bytes=size + 25_000)
+        limited = report(one, max_bytes=size + 15_000)
         assert set(limited.architecture) == set(shares)
         assert limited.over_budget == 0
 
@@ -215,3 +220,28 @@ def test_profile_measures_each_branch(
     printed = capsys.readouterr().out
     for name, value in measured.milliseconds.items():
         assert f"| {name} | {value:g} |" in printed
+
+
+def drawing(generator: np.random.Generator, kind: str) -> Image:
+    """A synthetic image: strokes on paper, a coloured sign, or coloured noise."""
+    if kind == "noise":
+        patches = generator.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        return patches.repeat(12, axis=0).repeat(12, axis=1)
+    picture = Picture.new("RGB", (105, 105), "white")
+    points = [tuple(point) for point in generator.integers(5, 100, (4, 2)).tolist()]
+    colour = "black" if kind == "strokes" else tuple(generator.integers(0, 200, 3).tolist())
+    pen = ImageDraw.Draw(picture)
+    (pen.line if kind == "strokes" else pen.polygon)(points, fill=colour)
+    return np.asarray(picture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["strokes", "sign", "noise"])
+def test_the_shipped_checkpoints_keep_to_each_budget(kind: str) -> None:
+    shipped = load_universal(Path(__file__).resolve().parents[2] / "meta_checkpoints")
+    generator = np.random.default_rng(0)
+    support = [Example("abc"[index % 3], drawing(generator, kind)) for index in range(6)]
+    for limit in (1_000_000, 4_000_000, 12_000_000):
+        assert adapt(shipped, support, options={"max_bytes": limit}).report.onnx_bytes <= limit
+    for limit in (10_000_000, 50_000_000, 150_000_000, 400_000_000):
+        assert adapt(shipped, support, options={"max_macs": limit}).report.macs <= limit

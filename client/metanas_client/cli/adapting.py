@@ -17,6 +17,9 @@ from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
 
+MOST_MODELS = 20
+FRONT = ["file", "accuracy on new images", "multiply-adds", "parameters", "size"]
+
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     """Declare the command."""
@@ -35,7 +38,16 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
     text = "seconds until the end, waiting included"
     parser.add_argument("--deadline", type=float, metavar="S", help=text)
-    parser.add_argument("--request-id", help="a repeated id returns the first adaptation")
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--request-id", help="a repeated id returns the first adaptation")
+    group.add_argument(
+        "--pareto",
+        type=int,
+        choices=range(1, MOST_MODELS + 1),
+        metavar="N",
+        help=f"write up to N models (1 to {MOST_MODELS}), each with at most half the multiply-adds "
+        "of the one before; --out model.onnx gives model-1.onnx, model-2.onnx ...",
+    )
     shared.add_options(parser)
     shared.add_server(parser, environment)
     shared.add_json(parser)
@@ -44,6 +56,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 
 def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
+    if arguments.pareto:
+        return pareto(arguments, screen)
     check_output(arguments.out, force=arguments.force)
     files = [each.source or "" for each in read_folder(arguments.folder).examples]
     with Client(**shared.connection(arguments)) as client:
@@ -68,6 +82,42 @@ def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         show(model, arguments.out, screen, files)
     return OK
+
+
+def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Write several models of falling cost, and print a table of them."""
+    out, count = arguments.out, arguments.pareto
+    paths = [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
+    for path in paths:
+        check_output(path, force=arguments.force)
+    with Client(**shared.connection(arguments)) as client:
+        models = client.pareto(
+            arguments.folder,
+            count,
+            checkpoint=arguments.checkpoint,
+            seed=arguments.seed,
+            options=shared.options(arguments),
+            timeout=arguments.timeout,
+        )
+    for model, path in zip(models, paths, strict=False):
+        model.save(path)
+    if screen.as_json:
+        made = zip(models, paths, strict=False)
+        screen.json([{**describe(model), "file": str(path)} for model, path in made])
+    else:
+        screen.table(FRONT, [_front_row(*each) for each in zip(models, paths, strict=False)])
+    return OK
+
+
+def _front_row(model: Model, path: Path) -> list[str]:
+    report, estimate = model.report, model.report.leave_one_out
+    return [
+        str(path),
+        percent(None if estimate is None else estimate.accuracy),
+        number(report.macs),
+        number(report.parameters),
+        size(report.onnx_bytes),
+    ]
 
 
 def follow(adaptation: Adaptation, screen: Screen) -> None:
@@ -115,6 +165,8 @@ def show(model: Model, out: Path, screen: Screen, files: Sequence[str] = ()) -> 
             f"{name} {100 * share:.0f} %" for name, share in report.architecture.items()
         )
         rows.insert(1, ("checkpoint", f"universal: {shares}"))
+    if report.over_budget:
+        rows.append(("share left out for the budget", percent(report.over_budget)))
     if report.seconds:
         stages = ", ".join(f"{stage} {value:.2f}" for stage, value in report.seconds.items())
         rows.append(("seconds", f"{sum(report.seconds.values()):.2f} ({stages})"))
