@@ -163,10 +163,20 @@ def weights_of_network(network: DiscreteNetwork) -> int:
 
 
 def weights_of(classifier: Classifier) -> int:
-    """Count the weights of the exported network, trunks and head included."""
+    """Count the weights of the exported network, trunks and head included.
+
+    Encoders of one checkpoint at two sizes share trunk and metric.
+    """
     trunks = {id(each.trunk): each.trunk for each in classifier.encoders if each.trunk is not None}
     weights = sum(value.numel() for trunk in trunks.values() for value in trunk.parameters())
-    weights += sum(weights_of_network(encoder.network) for encoder in classifier.encoders)
+    metrics = list[Tensor]()
+    for network in (encoder.network for encoder in classifier.encoders):
+        weights += weights_of_network(network)
+        if network.embed is None or network.embed.identity:
+            continue
+        metric = network.embed.project.weight
+        weights -= metric.numel() * any(torch.equal(metric, other) for other in metrics)
+        metrics.append(metric)
     return weights + classifier.weight.numel() + classifier.bias.numel()
 
 

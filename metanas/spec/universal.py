@@ -179,7 +179,10 @@ def parameters_of_branches(universal: Universal, names: Collection[str]) -> int:
     """Count the weights of these branches together, without those of the head."""
     branches, costs = universal.branches, universal.costs
     trunks = {branches[name].checkpoint: costs[name].trunk_parameters for name in names}
-    return sum(trunks.values()) + sum(costs[name].parameters for name in names)
+    own = {
+        (branches[name].checkpoint, branches[name].keep): costs[name].parameters for name in names
+    }
+    return sum(trunks.values()) + sum(own.values())
 
 
 def milliseconds_of_branches(universal: Universal, names: Collection[str]) -> float:
