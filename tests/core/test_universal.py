@@ -265,7 +265,7 @@ def test_the_space_survives_its_file(folder: Path) -> None:
         lambda stored: stored["checkpoints"].clear(),
         lambda stored: stored["costs"].pop("grey"),
         lambda stored: stored["config"]["branches"].clear(),
-        lambda stored: stored["config"].update(least_share=0.5),
+        lambda stored: stored["config"].update(least_share=1.5),
         lambda stored: stored.update(format_version=1),
         lambda stored: stored.update(unknown=1),
     ],
