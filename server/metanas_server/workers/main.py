@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from metanas.errors import CheckpointError, MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.examples import Example
 from metanas.spec.progress import Progress
-from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, read_universal
+from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, Universal, read_universal
 from metanas_server.errors import StartError, StoreError, WorkerFailed
 from metanas_server.observation import logs
 from metanas_server.storage import support_file
@@ -79,13 +80,23 @@ class Checkpoints:
     """The checkpoints that this process holds, by name, and the universal search space."""
 
     by_name: Mapping[str, Checkpoint]
-    universal: UniversalSpace | None
+    universal: Universal | None
 
     @property
     def cards(self) -> Cards:
-        """The cards, and the universal search space without its networks."""
-        universal = None if self.universal is None else self.universal.universal
-        return Cards({name: each.card for name, each in self.by_name.items()}, universal)
+        """The cards, and the universal search space."""
+        return Cards({name: each.card for name, each in self.by_name.items()}, self.universal)
+
+    @cached_property
+    def space(self) -> UniversalSpace | None:
+        """The universal search space with its networks.
+
+        Raises:
+            CheckpointError: it was fitted for other checkpoints.
+        """
+        if self.universal is None:
+            return None
+        return UniversalSpace(self.universal, self.by_name)
 
     def source(self, name: str, digest: str) -> Source:
         """Return the checkpoint of this name, or the universal search space.
@@ -95,8 +106,8 @@ class Checkpoints:
         """
         if self.cards.digests.get(name) != digest:
             raise CheckpointError("CHECKPOINT_CHANGED", changed_message(name))
-        if name == UNIVERSAL and self.universal is not None:
-            return self.universal
+        if name == UNIVERSAL and self.space is not None:
+            return self.space
         return self.by_name[name]
 
 
@@ -293,5 +304,4 @@ def _load(setup: Setup) -> Checkpoints:
     load = setup.load or load_checkpoint
     by_name = {folder.name: load(folder, device=setup.device) for folder in folders}
     path = root / UNIVERSAL_FILE
-    space = UniversalSpace(read_universal(path), by_name) if path.exists() else None
-    return Checkpoints(by_name, space)
+    return Checkpoints(by_name, read_universal(path) if path.exists() else None)
