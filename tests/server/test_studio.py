@@ -51,6 +51,17 @@ def test_events_show_progress_and_end_with_the_adaptation(studio: Studio, made: 
     assert b"event: progress" not in later
 
 
+def test_a_damaged_file_is_not_downloaded(studio: Studio, data: Path, tmp_path: Path) -> None:
+    created = studio.create(support(tmp_path), seed=2).json
+    *_, (_, ended) = studio.follow(created["name"].partition("/")[2])
+    digest = studio.call(f"/api/{ended['model']}").json["sha256"]
+    (file,) = data.rglob(digest)
+    file.write_bytes(bytes(file.stat().st_size))
+    for name in ("model.onnx", "model.zip"):
+        answer = studio.call(f"/api/{ended['model']}/{name}")
+        assert (answer.status, answer.json["reason"]) == (500, "ARTEFACT_DAMAGED")
+
+
 def test_the_downloaded_file_is_that_of_the_model(studio: Studio, made: str) -> None:
     model = studio.call(f"/api/models/{made}").json
     onnx = studio.call(f"/api/models/{made}/model.onnx").body

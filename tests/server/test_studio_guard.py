@@ -2,16 +2,19 @@
 
 import gzip
 import hashlib
+import http.client
 import json
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from metanas_server.callers.tokens import Role, create
+from metanas_server.callers.tokens import Role, create, revoke
 from metanas_server.studio.routes import RUNTIME, STATIC, WASM
-from tests.server.studio_calls import Studio, studio_of, support
+from tests.server.studio_calls import SECONDS, Studio, studio_of, support
 
 OTHER = "http://other.example"
 
@@ -33,7 +36,7 @@ def audit(data: Path) -> Path:
 def studio(
     checkpoints: Path, data: Path, secrets: tuple[Path, dict[str, str]], audit: Path
 ) -> Iterator[Studio]:
-    flags = (f"--token-file={secrets[0]}", f"--audit-log={audit}")
+    flags = (f"--token-file={secrets[0]}", f"--audit-log={audit}", "--grace=0")
     with studio_of(checkpoints, data, *flags) as running:
         yield running
 
@@ -45,12 +48,46 @@ def test_creations_and_refusals_are_audited(
     name = studio.with_token(secrets[1]["use"]).create(support(tmp_path)).json["name"]
     studio.with_token(secrets[1]["read"]).create(support(tmp_path))
     studio.call("/api/server")
+    studio.call(f"/api/{name}/events")
     lines = [json.loads(line) for line in audit.read_text().splitlines()[before:]]
     assert [(each["caller"], each["call"], each["resource"], each["result"]) for each in lines] == [
         ("use", "AdaptationService/CreateAdaptation", name, "OK"),
-        ("read", "AdaptationService/CreateAdaptation", "adaptations", "ROLE_INSUFFICIENT"),
-        ("", "CheckpointService/ListCheckpoints", "server", "UNAUTHENTICATED"),
+        ("read", "AdaptationService/CreateAdaptation", "", "ROLE_INSUFFICIENT"),
+        ("", "CheckpointService/ListCheckpoints", "", "UNAUTHENTICATED"),
+        ("", "AdaptationService/WatchAdaptation", name, "UNAUTHENTICATED"),
     ]
+
+
+def test_a_revoked_token_ends_its_events(
+    studio: Studio, secrets: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    token = create(secrets[0], "leaving", Role.USE)
+    leaving = studio.with_token(token)
+    options = {"steps": 500, "tuning_steps": 500}
+    name = leaving.create(support(tmp_path), options=options).json["name"]
+    connection = http.client.HTTPConnection(studio.address, timeout=SECONDS)
+    headers = {"authorization": f"Bearer {token}"}
+    connection.request("GET", f"/api/{name}/events", headers=headers)
+    answer = connection.getresponse()
+    assert answer.readline().startswith(b"event: adaptation")
+    revoke(secrets[0], "leaving", None)
+    assert b"UNAUTHENTICATED" in answer.read()
+    connection.close()
+
+
+def test_a_caller_who_leaves_during_an_upload(
+    studio: Studio, secrets: tuple[Path, dict[str, str]], audit: Path
+) -> None:
+    before = len(audit.read_text().splitlines())
+    host, _, port = studio.address.partition(":")
+    head = ("POST /api/adaptations HTTP/1.1", f"host: {host}", "content-length: 1000")
+    token = f"authorization: Bearer {secrets[1]['use']}"
+    kind = "content-type: multipart/form-data; boundary=x"
+    with socket.create_connection((host, int(port)), timeout=SECONDS) as upload:
+        upload.sendall("\r\n".join((*head, token, kind, "", "--x")).encode())
+    while len(lines := audit.read_text().splitlines()) == before:
+        time.sleep(0.01)
+    assert json.loads(lines[-1])["result"] == "CANCELLED"
 
 
 def test_a_token_is_needed_for_the_api_alone(

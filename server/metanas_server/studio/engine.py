@@ -117,13 +117,19 @@ class StudioEngine:
         return shown
 
     async def file(self, record: ModelRecord) -> bytes:
-        """Return the file of a model.
+        """Return the file of a model for a download, which is a use of the model.
 
         Raises:
-            StoreError: ARTEFACT_LOST.
+            StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
         """
-        store = self._archive.store
-        return await asyncio.to_thread(store.read, record.sha256, 0, record.size_bytes)
+        store, digest = self._archive.store, record.sha256
+
+        def read() -> bytes:
+            store.check(digest)
+            return store.read(digest, 0, record.size_bytes)
+
+        self._archive.records.mark_used(record.id)
+        return await asyncio.to_thread(read)
 
     async def _receive(self, parts: AsyncIterator[Part], caller: Caller, intake: Intake) -> str:
         first = await anext(parts, None)

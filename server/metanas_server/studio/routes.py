@@ -3,17 +3,18 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from metanas.errors import MetanasError
-from metanas_server.api.interceptors import failure_of
+from metanas_server.api.interceptors import LEFT, failure_of
 from metanas_server.callers.access import Caller, Callers
 from metanas_server.callers.audit import OK, AuditLog
 from metanas_server.studio.engine import StudioEngine
@@ -68,18 +69,24 @@ class _Door:
         """Return an endpoint for callers who may make this call of gRPC."""
 
         async def answer(request: Request) -> Response:
-            host, result = _address(request), OK
-            request.state.made = request.url.path.removeprefix("/api/")
+            host, result = _address(request), LEFT
+            request.state.made = _resource(request)
             caller: Caller | None = None
             try:
                 sent = request.headers.get("authorization", "").encode()
                 caller = request.state.caller = self._callers.identify(host, sent)
                 caller.require_for(call)
-                return await endpoint(request)
+                request.state.admit = partial(self._admit, host, sent, call)
+                response = await endpoint(request)
+            except ClientDisconnect:
+                return Response()  # nobody receives it
             except Exception as error:
                 failure = failure_of(error)
                 text, status, result = failure_json(failure), http_status(failure), failure.reason
                 return Response(text, status_code=status, media_type="application/json")
+            else:
+                result = OK
+                return response
             finally:
                 if self._audit is not None:
                     self._audit.write(
@@ -91,6 +98,10 @@ class _Door:
                     )
 
         return answer
+
+    def _admit(self, host: str, sent: bytes, call: str) -> None:
+        """Refuse the next message of a long answer if the token was revoked."""
+        self._callers.identify(host, sent).require_for(call)
 
 
 class _Api:
@@ -120,7 +131,7 @@ class _Api:
         self._engine.adaptation(id_, caller)  # an unknown one is an answer of its own, not an event
         last = request.query_params.get("after") or request.headers.get("last-event-id", "0")
         after = int(last) if last.isdecimal() else 0
-        stream = _event_stream(self._engine.events(id_, caller, after))
+        stream = _event_stream(self._engine.events(id_, caller, after), request.state.admit)
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def model(self, request: Request) -> Response:
@@ -143,6 +154,12 @@ def _named(request: Request) -> tuple[str, Caller]:
     return request.path_params["id"], request.state.caller
 
 
+def _resource(request: Request) -> str:
+    """Return the name of the resource in the path, as gRPC has it; empty for none."""
+    collection = request.url.path.removeprefix("/api/").partition("/")[0]
+    return f"{collection}/{request.path_params['id']}" if "id" in request.path_params else ""
+
+
 def _address(request: Request) -> str:
     """Return the address of a caller, in the form of gRPC: it has the same quotas there."""
     host = request.client.host if request.client is not None else ""
@@ -160,8 +177,13 @@ async def _runtime(_: Request) -> Response:
     return FileResponse(path, media_type="application/wasm", headers=headers)
 
 
-async def _event_stream(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator[str]:
-    """Yield server-sent events; a comment breaks a long silence, an error is the last event."""
+async def _event_stream(
+    events: AsyncIterator[tuple[str, Any]], admit: Callable[[], None]
+) -> AsyncIterator[str]:
+    """Yield server-sent events; a comment breaks a long silence, an error is the last event.
+
+    admit: raises an error if the caller may not see more events.
+    """
     following = asyncio.ensure_future(anext(events, None))
     try:
         while True:
@@ -172,6 +194,7 @@ async def _event_stream(events: AsyncIterator[tuple[str, Any]]) -> AsyncIterator
             event = following.result()
             if event is None:
                 return
+            admit()
             yield _event(*event)
             following = asyncio.ensure_future(anext(events, None))
     except MetanasError as error:

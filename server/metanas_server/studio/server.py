@@ -29,6 +29,7 @@ class StudioServer:
                 interface="asgi3",
                 lifespan="off",
                 log_config=None,
+                log_level="warning",
                 proxy_headers=False,
                 server_header=False,
                 ssl_ca_certs=_text(config.tls_client_ca),
