@@ -129,10 +129,15 @@ def _memory(config: ServerConfig) -> Iterator[Found]:
     if available is None:
         return
     workers = config.devices.count("cpu")
-    most = len(config.devices) * WORKER_BYTES + workers * config.max_stack_bytes
+    most = len(config.devices) * (WORKER_BYTES + config.max_image_memory)
+    most += workers * config.max_stack_bytes  # of a GPU in its own memory
     text = f"{available / GIB:.1f} GiB available; the workers take at most about {most / GIB:.1f}"
     if most > available:
-        yield WARNING, f"{text} GiB; give fewer --devices or a smaller --max-stack-bytes"
+        yield (
+            WARNING,
+            f"{text} GiB; give fewer --devices, or a smaller --max-stack-bytes or"
+            " --max-image-memory",
+        )
     else:
         yield OK, f"{text} GiB"
 

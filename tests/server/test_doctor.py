@@ -155,6 +155,8 @@ def test_too_many_workers(checkpoints: Path, tmp_path: Path) -> None:
     found = findings(checkpoints, tmp_path, many, "--max-stack-bytes=9000000000")
     assert found["devices"][-1][0] == WARNING
     assert found["memory"][-1][0] == WARNING
+    images = findings(checkpoints, tmp_path, f"--max-image-memory={2**60}")
+    assert images["memory"][-1][0] == WARNING
 
 
 def test_security(checkpoints: Path, tmp_path: Path) -> None:
