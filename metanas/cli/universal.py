@@ -15,6 +15,7 @@ from metanas.adaptation.universal import UniversalSpace, network_of
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.cli.evaluate import whole_number
 from metanas.evaluation.fit_universal import Figures, Validation, costs_of, fit_universal
+from metanas.spec.card import check_options
 from metanas.spec.universal import (
     DESCRIPTION,
     UNIVERSAL_FILE,
@@ -91,6 +92,8 @@ def _unfitted(config: UniversalConfig, folder: Path) -> UniversalSpace:
         name: network_of(checkpoints[branch.checkpoint], branch)
         for name, branch in config.branches.items()
     }
+    for each in networks.values():
+        check_options(config.defaults, each.card.input, each.card.space, "defaults")
     universal = Universal(
         config=config,
         checkpoints={name: each.card.digest for name, each in checkpoints.items()},

@@ -98,6 +98,18 @@ def test_the_command_fits_the_space(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert adapt(space, examples_of(photos())).report.checkpoint == "universal"
 
 
+def test_the_command_refuses_defaults_that_no_request_could_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, channels in (("grey", 1), ("colour", 3)):
+        make_checkpoint(tmp_path / name, channels=channels, options=OPTIONS)
+    config = CONFIG.replace("steps = 0", "steps = 0\nshift_pixels = 9", 1)
+    (tmp_path / "u.toml").write_text(config, encoding="utf-8")
+    given = ["universal", str(tmp_path / "u.toml"), "--checkpoints", str(tmp_path)]
+    assert main([*given, "--data", str(tmp_path)]) == 2
+    assert "defaults.shift_pixels: must be less than" in capsys.readouterr().err
+
+
 def test_the_command_needs_the_checkpoints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
