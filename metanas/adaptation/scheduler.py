@@ -233,10 +233,10 @@ def adapt(
 ) -> AdaptedModel:
     """Adapt a checkpoint to labelled images and export the model.
 
-    The same arguments on the same machine give the same bytes.
+    The same arguments on the same machine give the same bytes, with the same number of threads.
 
     Args:
-        checkpoint: a meta-trained supernet, or candidates to choose from; it is not changed.
+        checkpoint: a checkpoint, or the universal search space; it is not changed.
         examples: the support set, 2 to `limits.max_ways` classes, unequal shots allowed.
         classes: all class names in the order of the model's outputs; None takes the order of their
             first examples.

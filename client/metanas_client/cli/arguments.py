@@ -49,7 +49,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--checkpoint",
         default="",
-        help="name; not needed if the server has one checkpoint, or chooses it by the images",
+        help="name; without it, the only checkpoint of the server, or `universal`, in which the "
+        "images choose the networks",
     )
     for name, kind in OPTION_TYPES.items():
         text = OPTION_HELP[name].rstrip(".").replace("%", "%%")
