@@ -158,18 +158,25 @@ class AsyncClient:
         seed: int = 0,
         options: Mapping[str, Option] | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> list[Model]:
         """Adapt up to `count` models, from the most to the least multiply-adds.
 
         Each takes at most half of those of the model before. There are fewer models if the server
-        has no smaller one. The other arguments and errors are those of `adapt`.
+        has no smaller one. The other arguments, which hold for each model, and errors are those
+        of `adapt`.
         """
         support = support if isinstance(support, str | os.PathLike | Mapping) else list(support)
         models, limited = list[Model](), dict(options or {})
         while len(models) < count:
             try:
                 adaptation = await self.adapt(
-                    support, checkpoint=checkpoint, seed=seed, options=limited, timeout=timeout
+                    support,
+                    checkpoint=checkpoint,
+                    seed=seed,
+                    options=limited,
+                    timeout=timeout,
+                    deadline=deadline,
                 )
                 models.append(await adaptation.result())
             except InvalidInput as error:

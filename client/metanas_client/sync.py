@@ -102,11 +102,18 @@ class Client:
         seed: int = 0,
         options: Mapping[str, Option] | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
     ) -> list[Model]:
         """Adapt several models of falling cost; see `AsyncClient.pareto`."""
         return self._loop.run(
             self._client.pareto(
-                support, count, checkpoint=checkpoint, seed=seed, options=options, timeout=timeout
+                support,
+                count,
+                checkpoint=checkpoint,
+                seed=seed,
+                options=options,
+                timeout=timeout,
+                deadline=deadline,
             )
         )
 

@@ -134,6 +134,9 @@ def test_the_command_writes_each_model(
     assert written == [f"m-{number + 1}.onnx" for number in range(len(rows))]
     assert main(["verify", str(tmp_path / "m-1.onnx")]) == 0
     assert main([*command, "--out", str(tmp_path / "m.onnx")]) == 2
-    capsys.readouterr()
+    assert "exists already" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "late.onnx")]
+    assert main([*command, *out, "--deadline", "-1"]) == 2
+    assert "deadline" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "n.onnx"), "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == len(rows)

@@ -36,7 +36,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add_force(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
-    text = "seconds until the end, waiting included"
+    text = "seconds until the end, waiting included; with --pareto for each model"
     parser.add_argument("--deadline", type=float, metavar="S", help=text)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--request-id", help="a repeated id returns the first adaptation")
@@ -98,6 +98,7 @@ def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
             seed=arguments.seed,
             options=shared.options(arguments),
             timeout=arguments.timeout,
+            deadline=arguments.deadline,
         )
     for model, path in zip(models, paths, strict=False):
         model.save(path)
