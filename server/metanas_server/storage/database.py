@@ -56,17 +56,26 @@ class Records:
         self._lock = threading.Lock()  # of the connection for changes
         self._uses = dict[str, int]()
         try:
-            self._db = _connect(path, BUSY_SECONDS)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            prepare(self._db, path)
-            self._reads = _connect(path, 0)
+            self._db, self._reads = self._open(path)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
             damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
             reason = "DATABASE_DAMAGED" if damaged else "DATA_NOT_WRITABLE"
-            message = f"cannot use the database {path}: {error}; use metanas-server restore"
-            raise StartError(reason, f"{message}, or metanas-server repair") from error
+            repair = "use metanas-server restore, or metanas-server repair"
+            todo = repair if damaged else "make room on its disk, and check its permissions"
+            message = f"cannot use the database {path}: {error}; {todo}"
+            raise StartError(reason, message) from error
+
+    def _open(self, path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+        """Return the connections for changes and for reads; a full disk gets room first."""
+        try:
+            return _connections(path)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+                raise
+            with suppress(OSError):
+                self._reserve.unlink()
+            return _connections(path)
 
     def close(self) -> None:
         """Close the file."""
@@ -354,6 +363,18 @@ class Records:
 
 def _connect(path: Path, patience: float) -> sqlite3.Connection:
     return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+
+
+def _connections(path: Path) -> tuple[sqlite3.Connection, sqlite3.Connection]:
+    database = _connect(path, BUSY_SECONDS)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        prepare(database, path)
+        return database, _connect(path, 0)
+    except BaseException:
+        database.close()
+        raise
 
 
 @contextmanager
