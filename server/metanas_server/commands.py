@@ -5,9 +5,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from metanas_data.suggest import Parser
 from metanas_server.app import lock_folder
-from metanas_server.config import PREFIX, ServerConfig
+from metanas_server.config import PREFIX, CommandLine, ServerConfig
+from metanas_server.errors import StartError
 from metanas_server.storage import maintenance
 
 Command = Callable[[argparse.Namespace], list[str]]
@@ -17,11 +17,11 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> 
     """Run a sub-command and print what it did.
 
     Raises:
-        SystemExit: the arguments are wrong.
-        MetanasError: the command cannot be done.
+        SystemExit: `--help`.
+        MetanasError: the arguments are wrong, or the command cannot be done.
     """
     command, text = COMMANDS[name]
-    parser = Parser(prog=f"metanas-server {name}", description=text, allow_abbrev=False)
+    parser = CommandLine(prog=f"metanas-server {name}", description=text, allow_abbrev=False)
     if name != "repair":
         parser.add_argument("folder", type=Path, metavar="BACKUP", help="folder of the backup")
     data = Path(environment.get(f"{PREFIX}DATA", ServerConfig.data))
@@ -44,6 +44,9 @@ def _restore(arguments: argparse.Namespace) -> list[str]:
 
 
 def _repair(arguments: argparse.Namespace) -> list[str]:
+    if not arguments.data.is_dir():
+        message = f"--data {arguments.data} is no folder; name the data folder of the server"
+        raise StartError("CONFIG_INVALID", message)
     handle = lock_folder(arguments.data)
     try:
         return maintenance.repair(arguments.data)

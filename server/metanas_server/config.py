@@ -242,16 +242,16 @@ def options() -> list[Declaration]:
     return [*describe(ServerConfig), *describe(Limits)]
 
 
-class _Parser(Parser):
+class CommandLine(Parser):
     """Report a wrong command line as one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         sentence = message if message.endswith((".", "?")) else f"{message}."
-        raise StartError("CONFIG_INVALID", f"{sentence} See metanas-server --help.")
+        raise StartError("CONFIG_INVALID", f"{sentence} See {self.prog} --help.")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandLine(
         prog="metanas-server",
         description="Adapts meta-trained networks to a few labelled images, over gRPC.",
         epilog="Commands for the data folder: metanas-server backup, restore or repair --help."

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from metanas_server.__main__ import main
 from metanas_server.storage.schema import FORMAT
 from tests.server.processes import run, serving
 
@@ -157,6 +158,30 @@ def test_two_servers_with_one_port_or_one_folder(checkpoints: Path, tmp_path: Pa
             " stop it or choose another folder (DATA_IN_USE)"
         )
         server.api.serves()
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["backup"], "the following arguments are required: BACKUP"),
+        (["restore", "x", "--dat", "y"], "unrecognized arguments: --dat y."),
+        (["repair", "--data", "missing"], "--data missing is no folder"),
+        (["tokens", "create"], "the following arguments are required: NAME"),
+    ],
+)
+def test_wrong_commands_are_refused_in_a_line(
+    words: list[str],
+    cause: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith(f"metanas-server: {cause}")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_of_a_file_system_are_ignored(checkpoints: Path, tmp_path: Path) -> None:

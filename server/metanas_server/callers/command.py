@@ -4,11 +4,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from metanas_data.suggest import Parser
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
+from metanas_server.config import CommandLine
 from metanas_server.errors import StartError
 
 VARIABLE = "METANAS_TOKEN_FILE"
@@ -46,19 +45,11 @@ def _revoke(path: Path, options: argparse.Namespace) -> None:
     print(f"revoked: {tokens.revoke(path, options.name, options.id)}")
 
 
-class _Parser(Parser):
-    """Report a wrong command line as one line, without the usage."""
-
-    def error(self, message: str) -> NoReturn:
-        sentence = message if message.endswith((".", "?")) else f"{message}."
-        raise StartError("CONFIG_INVALID", f"{sentence} See metanas-server tokens --help.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandLine(
         prog="metanas-server tokens", description="Create, list and revoke tokens of callers."
     )
-    common = _Parser(add_help=False)
+    common = CommandLine(add_help=False)
     text = f"file of the tokens, as for the server (default: {VARIABLE})"
     common.add_argument("--token-file", metavar="PATH", help=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
