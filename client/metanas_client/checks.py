@@ -14,10 +14,12 @@ from metanas_client.text import size
 from metanas_data.suggest import did_you_mean
 
 PREFIX = "checkpoints/"
+UNIVERSAL = "universal"
+"""Name of the search space that a request without a checkpoint takes."""
 
 
 def choose_checkpoint(known: Sequence[Checkpoint], name: str) -> Checkpoint:
-    """Return the checkpoint of that name, or the only one if no name is given.
+    """Return the checkpoint of that name; without a name, `universal` or the only one.
 
     Raises:
         InvalidInput: CHECKPOINT_AMBIGUOUS, with the names to choose from.
@@ -25,6 +27,8 @@ def choose_checkpoint(known: Sequence[Checkpoint], name: str) -> Checkpoint:
     """
     by_name = {one.name.removeprefix(PREFIX): one for one in known}
     bare = name.removeprefix(PREFIX)
+    if not name and UNIVERSAL in by_name:
+        return by_name[UNIVERSAL]
     if bare in by_name:
         return by_name[bare]
     if not by_name:

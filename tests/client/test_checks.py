@@ -22,7 +22,9 @@ def tiny(server: str) -> Checkpoint:
 
 def test_a_checkpoint_is_chosen_by_name_or_alone(tiny: Checkpoint) -> None:
     other = replace(tiny, name="checkpoints/omniglot", description="drawn characters")
+    universal = replace(tiny, name="checkpoints/universal")
     assert choose_checkpoint([tiny], "") == tiny
+    assert choose_checkpoint([other, universal, tiny], "") == universal
     assert choose_checkpoint([tiny, other], "omniglot") == other
     assert choose_checkpoint([tiny, other], "checkpoints/tiny") == tiny
     with pytest.raises(InvalidInput, match=r"name one .*tiny .*omniglot \(drawn characters\)"):
