@@ -122,7 +122,7 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
         scale = torch.tensor(joint.scale)
     features = joint.features(parts)
     weight, bias = HEADS[options.head].linear(features, members, scale)
-    images = features[: len(first.task.images)]
+    images = features[: len(first.task.support.labels)]
     logits = images @ weight.T + bias
     known = known_of(images, first.task.support.labels, first.task.support.ways)
     if joint.scale is not None:  # the encoders' features have length one

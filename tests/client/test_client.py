@@ -282,5 +282,6 @@ def test_a_restart_of_the_server_is_waited_for(checkpoints: Path, tmp_path: Path
         next(progress)
     with running_server(checkpoints, tmp_path / "data", listen=address), client:
         rest = [step.sequence for step in progress]
-        assert rest == list(range(2, len(rest) + 2))
+        assert rest == sorted(set(rest))
+        assert rest[0] == 2
         assert adaptation.result().labels == ("a", "b", "c")

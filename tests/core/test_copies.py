@@ -175,7 +175,8 @@ def test_a_model_is_prototypes_of_averaged_features(
     weight, bias = PrototypeHead().linear(features, members, scale)
     queries = [np.asarray(example.image) for example in examples((3, 3), seed=1)]
     inputs = torch.cat([job.task.preprocess(image) for image in queries])
-    expected = (by_hand(network, inputs, 1) @ weight.T + bias).detach().numpy()
+    logits = by_hand(network, inputs, 1) @ weight.T + bias
+    expected = (logits / model.report.temperature).detach().numpy()
     tolerance = 1e-4 * max(1.0, float(np.abs(expected).max()))
     found = run(session(model.onnx), queries)
     np.testing.assert_allclose(found, expected, atol=tolerance, rtol=0)
@@ -202,7 +203,8 @@ def test_the_supernet_of_an_evaluation_looks_as_often(checkpoint: Checkpoint) ->
     assert job.adaptation is not None
     queries = [np.asarray(example.image) for example in examples((2, 2), seed=3)]
     found = supernet_logits(job, queries, job.adaptation.soft, Argmax())
-    expected = torch.from_numpy(run(session(job.result().onnx), queries))
+    model = job.result()
+    expected = torch.from_numpy(run(session(model.onnx), queries)) * model.report.temperature
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
 
 

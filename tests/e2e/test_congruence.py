@@ -121,7 +121,7 @@ def test_the_universal_space_is_the_same_in_process_and_through_the_server(
     checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "all")
-    names = ("grey", "photo")
+    names = ("grey", "colour")
     universal = Universal(
         config=UniversalConfig(
             branches={name: Branch(checkpoint=name) for name in names},
@@ -148,7 +148,7 @@ def test_the_universal_space_is_the_same_in_process_and_through_the_server(
     assert served.report.architecture == own.report.architecture
     assert set(own.report.architecture) == set(names)
     assert served.info.checkpoint == "checkpoints/universal"
-    assert "checkpoint\tuniversal: photo 73 %, grey 27 %" in capsys.readouterr().out
+    assert "checkpoint\tuniversal: colour 73 %, grey 27 %" in capsys.readouterr().out
 
 
 def test_without_a_prior_a_checkpoint_has_to_be_named(client: Client) -> None:

@@ -31,7 +31,12 @@ def test_everything_in_the_guide_runs(checkpoints: Path, tmp_path: Path) -> None
     Image.open(path).save(tmp_path / "mushrooms" / "puffball" / "x.bmp")
     with running(checkpoints, tmp_path / "metanas-data") as server:
         environment["METANAS_SERVER"] = server.address
-        small = {ADDRESS: server.address, "photos": "colour", "--episodes 100": "--episodes 2"}
+        small = {
+            ADDRESS: server.address,
+            "photos": "colour",
+            "mushrooms --out": "mushrooms --checkpoint colour --out",
+            "--episodes 100": "--episodes 2",
+        }
         for language, content in blocks(GUIDE):
             for theirs, ours in small.items():
                 content = content.replace(theirs, ours)
