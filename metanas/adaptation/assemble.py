@@ -113,7 +113,9 @@ def classifier_of(joint: Joint) -> Parts[tuple[Classifier, Tensor]]:
             features = yield from features_of(network, inputs, shift)
         trunk = adaptation.checkpoint.trunk
         if trunk is not None and adaptation.checkpoint.device.type != "cpu":
-            trunk = copies.setdefault(id(trunk), deepcopy(trunk).cpu())
+            if id(trunk) not in copies:
+                copies[id(trunk)] = deepcopy(trunk).cpu()
+            trunk = copies[id(trunk)]
         unit = joint.scale is not None and not network.space.unit_features
         encoders.append(Encoder(task.preprocess, network, trunk, shift, unit))
         parts.append(features)

@@ -7,6 +7,7 @@ not change.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.adaptation.metrics import macs_of, weights_of_network
+from metanas.adaptation.metrics import macs_of, meta_model, weights_of_network
 from metanas.adaptation.universal import UniversalSpace, pruned
 from metanas.checkpoint import Checkpoint
 from metanas.evaluation.branch_episodes import (
@@ -27,8 +28,6 @@ from metanas.evaluation.branch_episodes import (
 from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
 from metanas.spec.universal import Costs, Universal, macs_of_branches
-from metanas.supernet.discrete import freeze_statistics, from_supernet
-from metanas.util.work import whole
 
 ITERATIONS, RATE = 150, 0.05
 """Steps of Adam, and the step size of the first one; it falls to zero by a cosine."""
@@ -120,20 +119,15 @@ def fit_universal(
 @torch.no_grad()
 def costs_of(checkpoint: Checkpoint) -> Costs:
     """Count the costs of a branch, whose network is that of the meta-architecture."""
-    card, trunk = checkpoint.card, checkpoint.trunk
-    network = from_supernet(card.space, checkpoint.params, checkpoint.meta_genotype, checkpoint.ops)
-    image = torch.zeros(1, card.input.channels, card.input.size, card.input.size)
-    inputs = image if trunk is None else trunk(image)
-    whole(freeze_statistics(network, inputs, 1))
-    own = macs_of(network, inputs), weights_of_network(network)
+    model, task = meta_model(checkpoint)
+    network, trunk = model.encoders[0].network, model.encoders[0].trunk
+    costs = Costs(macs=macs_of(network, task.images), parameters=weights_of_network(network))
     if trunk is None:
-        return Costs(macs=own[0], parameters=own[1])
-    weights = sum(value.numel() for value in trunk.parameters())
-    return Costs(
-        macs=own[0],
-        parameters=own[1],
-        trunk_macs=macs_of(trunk, image),
-        trunk_parameters=weights,
+        return costs
+    return replace(
+        costs,
+        trunk_macs=macs_of(trunk, torch.zeros(1, 3, model.size, model.size)),
+        trunk_parameters=sum(value.numel() for value in trunk.parameters()),
     )
 
 

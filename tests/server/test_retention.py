@@ -1,4 +1,4 @@
-"""Models that nobody uses any more, and old records of adaptations, are deleted."""
+"""Models that are no longer used, and old records of adaptations, are deleted."""
 
 import json
 import time

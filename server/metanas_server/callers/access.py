@@ -70,7 +70,7 @@ class TokenFile:
     def find(self, secret: bytes) -> Token | None:
         """Return the token with these bytes; None if there is none.
 
-        A file that cannot be used any more admits nobody: a revoked token could be in it.
+        A file that cannot be used any more lets no caller in: a revoked token could be in it.
 
         Raises:
             Unavailable: TOKENS_UNREADABLE.

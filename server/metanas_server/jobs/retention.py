@@ -1,4 +1,4 @@
-"""Retention: delete models that nobody uses any more, and old records of adaptations."""
+"""Retention: delete models that are no longer used, and old records of adaptations."""
 
 import asyncio
 import logging

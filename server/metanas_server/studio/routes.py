@@ -79,7 +79,7 @@ class _Door:
                 request.state.admit = partial(self._admit, host, sent, call)
                 response = await endpoint(request)
             except ClientDisconnect:
-                return Response()  # nobody receives it
+                return Response()  # the caller has left
             except Exception as error:
                 failure = failure_of(error)
                 text, status, result = failure_json(failure), http_status(failure), failure.reason
