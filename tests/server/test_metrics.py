@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,11 @@ class Samples:
             for sample in family.samples
         }
 
+    def __str__(self) -> str:
+        return str(
+            {f"{name}{dict(labels)}": value for (name, labels), value in self._values.items()}
+        )
+
     def get(self, name: str, **labels: str) -> float:
         """Return a sample, or 0 if there is none."""
         return self._values.get((name, frozenset(labels.items())), 0.0)
@@ -55,13 +61,15 @@ def url_of(server: ServerProcess) -> str:
 
 def until(url: str, holds: Callable[[Samples], bool]) -> Samples:
     """Scrape until a condition holds; the server takes snapshots in its own rhythm."""
+    deadline = time.monotonic() + 120
     while not holds(samples := Samples(url)):
-        pass
+        assert time.monotonic() < deadline, f"the condition never held: {samples}"
+        time.sleep(0.02)
     return samples
 
 
-def counts(name: str, labels: dict[str, str], samples: Samples) -> bool:
-    return samples.get(name, **labels) == 1
+def counts(name: str, labels: dict[str, str], samples: Samples, expected: int = 1) -> bool:
+    return samples.get(name, **labels) == expected
 
 
 def test_metrics_are_local_by_default(server: ServerProcess) -> None:
@@ -70,11 +78,13 @@ def test_metrics_are_local_by_default(server: ServerProcess) -> None:
 
 def test_an_adaptation_is_counted(server: ServerProcess, api: Api) -> None:
     api.serves()
+    for called in ("CreateAdaptation", "WatchAdaptation"):
+        # A call is counted after its caller has the answer.
+        labels = {"method": f"{ADAPTATIONS}/{called}", "code": "OK"}
+        until(url_of(server), partial(counts, "metanas_rpc_seconds_count", labels))
+        method = {"method": labels["method"]}
+        until(url_of(server), partial(counts, "metanas_rpcs_in_progress", method, expected=0))
     samples = Samples(url_of(server))
-    for method in ("CreateAdaptation", "WatchAdaptation"):
-        name = f"{ADAPTATIONS}/{method}"
-        assert samples.get("metanas_rpc_seconds_count", method=name, code="OK") == 1
-        assert samples.get("metanas_rpcs_in_progress", method=name) == 0
     assert samples.get("metanas_queue_wait_seconds_count") == 1
     assert samples.get("metanas_adaptation_seconds_count", state="succeeded") == 1
     assert samples.get("metanas_stage_seconds_count", stage="export") == 1
@@ -83,9 +93,8 @@ def test_an_adaptation_is_counted(server: ServerProcess, api: Api) -> None:
 
 def test_memory_files_and_workers_are_measured(server: ServerProcess, api: Api) -> None:
     api.serves()
-    samples = Samples(url_of(server))
     worker = {"worker": "0", "device": "cpu"}
-    assert samples.get("metanas_worker_ready", **worker) == 1
+    samples = until(url_of(server), partial(counts, "metanas_worker_ready", worker))
     assert samples.get("metanas_worker_memory_bytes", **worker) > 2**20
     assert samples.get("process_resident_memory_bytes") > 2**20
     assert samples.get("metanas_store_bytes", kind="records") > 0
@@ -103,28 +112,45 @@ def test_refusals_are_counted_by_reason(server: ServerProcess, api: Api) -> None
         # A refusal is counted after its caller has it.
         until(url_of(server), partial(counts, "metanas_refusals_total", labels))
     labels = {"method": "unknown", "code": "UNIMPLEMENTED"}
-    assert counts("metanas_rpc_seconds_count", labels, Samples(url_of(server)))
+    until(url_of(server), partial(counts, "metanas_rpc_seconds_count", labels))
 
 
 def test_the_queue_and_the_death_of_a_worker(server: ServerProcess, api: Api) -> None:
     url = url_of(server)
     worker = {"worker": "0", "device": "cpu"}
     name = api.create(spec(options=LONG), images()).name
-    until(url, lambda now: now.get("metanas_worker_adaptations", **worker) == 1)
-    assert Samples(url).get("metanas_adaptations", state="running") == 1
+    until(
+        url,
+        lambda now: (
+            now.get("metanas_worker_adaptations", **worker) == 1
+            and now.get("metanas_adaptations", state="running") == 1
+        ),
+    )
     os.kill(server.workers()[0], signal.SIGKILL)
     # The job of a dead worker runs alone; a second one has to wait.
+    # Gauges of the queue and of the workers belong to two moments of a scrape.
     second = api.create(spec(options=LONG), images()).name
     until(url, lambda now: now.get("metanas_worker_restarts_total") == 1)
-    waiting = until(url, lambda now: now.get("metanas_worker_adaptations", **worker) == 1)
-    assert waiting.get("metanas_adaptations", state="queued") == 1
-    assert waiting.get("metanas_queue_oldest_seconds") > 0
+    until(
+        url,
+        lambda now: (
+            now.get("metanas_worker_adaptations", **worker) == 1
+            and now.get("metanas_adaptations", state="running") == 1
+            and now.get("metanas_adaptations", state="queued") == 1
+            and now.get("metanas_queue_oldest_seconds") > 0
+        ),
+    )
     for each in (name, second):
         api.cancel(each)
         api.end_of(each)
-    samples = until(url, lambda now: now.get("metanas_adaptations", state="running") == 0)
-    assert samples.get("metanas_adaptation_failures_total", reason="CANCELLED") == 2
-    assert samples.get("metanas_adaptations", state="queued") == 0
+    until(
+        url,
+        lambda now: (
+            now.get("metanas_adaptation_failures_total", reason="CANCELLED") == 2
+            and now.get("metanas_adaptations", state="running") == 0
+            and now.get("metanas_adaptations", state="queued") == 0
+        ),
+    )
 
 
 def test_a_caller_that_goes_away_is_counted(server: ServerProcess, api: Api) -> None:
@@ -163,7 +189,8 @@ async def test_a_blocked_event_loop_is_seen(
         thread.join()  # on the loop, which cannot do anything else meanwhile
         lag = "metanas_event_loop_lag_seconds_sum"
         await asyncio.to_thread(until, url, lambda now: now.get(lag) > 1.5)
-        assert Samples(url).get("metanas_event_loop_stall_seconds") < 1.5
+        calm = (lambda now: now.get("metanas_event_loop_stall_seconds") < 1.5,)
+        await asyncio.to_thread(until, url, *calm)
     assert "the event loop was blocked for" in caplog.text
 
 
