@@ -23,7 +23,7 @@ from metanas_client.errors import (
     Violation,
     error_for,
 )
-from metanas_client.model import Model
+from metanas_client.model import Model, cheaper
 from metanas_client.resources import (
     AdaptationInfo,
     Checkpoint,
@@ -167,23 +167,23 @@ class AsyncClient:
         of `adapt`.
         """
         support = support if isinstance(support, str | os.PathLike | Mapping) else list(support)
-        models, limited = list[Model](), dict(options or {})
+        models, chosen = list[Model](), dict(options or {})
         while len(models) < count:
             try:
                 adaptation = await self.adapt(
                     support,
                     checkpoint=checkpoint,
                     seed=seed,
-                    options=limited,
+                    options=chosen,
                     timeout=timeout,
                     deadline=deadline,
                 )
-                models.append(await adaptation.result())
+                models.append(await _result_or_cancel(adaptation))
             except InvalidInput as error:
                 if not models or error.reason != "BUDGET_TOO_SMALL":
                     raise
                 break
-            limited["max_macs"] = max(1, models[-1].report.macs // 2)
+            chosen = cheaper(chosen, models[-1])
         return models
 
     async def adaptation(self, name: str) -> "AsyncAdaptation":
@@ -338,6 +338,15 @@ def _with_source(violation: Violation, support: SupportSet) -> Violation:
         return violation
     source = support.examples[index].source
     return Violation(violation.field, violation.reason, violation.message, source)
+
+
+async def _result_or_cancel(adaptation: AsyncAdaptation) -> Model:
+    """Wait for the model. A cancelled wait cancels the adaptation."""
+    try:
+        return await adaptation.result()
+    except asyncio.CancelledError:
+        await adaptation.cancel()
+        raise
 
 
 def _model_name(info: AdaptationInfo) -> str:

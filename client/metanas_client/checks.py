@@ -4,7 +4,7 @@ They avoid an upload that the server would refuse. The server checks everything 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from metanas_client.errors import InvalidInput, NotFound, Violation
@@ -26,23 +26,32 @@ def choose_checkpoint(known: Sequence[Checkpoint], name: str) -> Checkpoint:
         NotFound: UNKNOWN_CHECKPOINT, with the names that there are.
     """
     by_name = {one.name.removeprefix(PREFIX): one for one in known}
+    descriptions = {bare: one.description for bare, one in by_name.items()}
+    return by_name[choose_name(descriptions, name, "the server")]
+
+
+def choose_name(known: Mapping[str, str], name: str, place: str) -> str:
+    """Choose as `choose_checkpoint` does, by names without their prefix.
+
+    known: name -> description.
+    place: the server or the folder that has them, for messages.
+    """
     bare = name.removeprefix(PREFIX)
-    if not name and UNIVERSAL in by_name:
-        return by_name[UNIVERSAL]
-    if bare in by_name:
-        return by_name[bare]
-    if not by_name:
-        raise NotFound("UNKNOWN_CHECKPOINT", "the server has no checkpoint")
+    if not name and UNIVERSAL in known:
+        return UNIVERSAL
+    if bare in known:
+        return bare
+    if not known:
+        raise NotFound("UNKNOWN_CHECKPOINT", f"{place} has no checkpoint")
     if name:
-        hint = did_you_mean(bare, by_name)
-        message = f"there is no checkpoint {bare!r}.{hint} The server has: {', '.join(by_name)}"
-        raise NotFound("UNKNOWN_CHECKPOINT", message)
-    if len(by_name) == 1:
-        return known[0]
-    choices = "; ".join(f"{bare} ({one.description})" for bare, one in by_name.items())
-    raise InvalidInput.single(
-        "checkpoint", "CHECKPOINT_AMBIGUOUS", f"name one of the server's checkpoints: {choices}"
-    )
+        hint = did_you_mean(bare, known)
+        message = f"there is no checkpoint {bare!r}.{hint} Checkpoints of {place}: "
+        raise NotFound("UNKNOWN_CHECKPOINT", message + ", ".join(known))
+    if len(known) == 1:
+        return next(iter(known))
+    choices = "; ".join(f"{each} ({description})" for each, description in known.items())
+    message = f"name one of the checkpoints of {place}: {choices}"
+    raise InvalidInput.single("checkpoint", "CHECKPOINT_AMBIGUOUS", message)
 
 
 def check_sizes(support: SupportSet, limits: Limits) -> None:
@@ -62,18 +71,18 @@ def check_sizes(support: SupportSet, limits: Limits) -> None:
         raise InvalidInput.single(
             "examples",
             "TOO_MANY_BYTES",
-            f"the images have {size(sum(sizes))}; the server takes {size(limits.max_total_bytes)}. "
-            "Send fewer images, or smaller ones",
+            f"the images have {size(sum(sizes))}; at most {size(limits.max_total_bytes)} are "
+            "allowed. Send fewer images, or smaller ones",
         )
 
 
 def _too_many(support: SupportSet, limits: Limits) -> Iterator[Violation]:
     ways, count = len(support.classes), len(support.examples)
     if ways > limits.max_ways:
-        message = f"there are {ways} classes; the server takes {limits.max_ways}"
+        message = f"there are {ways} classes; at most {limits.max_ways} are allowed"
         yield Violation("classes", "TOO_MANY_WAYS", message)
     if count > limits.max_examples:
-        message = f"there are {count} images; the server takes {limits.max_examples}"
+        message = f"there are {count} images; at most {limits.max_examples} are allowed"
         yield Violation(f"examples[{limits.max_examples}]", "TOO_MANY_EXAMPLES", message)
     shots = Counter(example.label for example in support.examples)
     counts = Counter[bytes]()
@@ -81,7 +90,7 @@ def _too_many(support: SupportSet, limits: Limits) -> Iterator[Violation]:
         counts[example.label] += 1
         if counts[example.label] == limits.max_shots + 1:
             name, images = example.label.decode("utf-8", "replace"), shots[example.label]
-            message = f"class {name!r} has {images} images; the server takes {limits.max_shots}"
+            message = f"class {name!r} has {images} images; at most {limits.max_shots} are allowed"
             yield Violation(f"examples[{index}]", "TOO_MANY_SHOTS", message)
 
 
@@ -95,7 +104,7 @@ def _sizes(support: SupportSet, limit: int) -> tuple[list[int], list[Violation]]
             unusable.append(unreadable(field, Path(error.filename), error))
             continue
         if sizes[-1] > limit:
-            message = f"the image has {size(sizes[-1])}; the server takes {size(limit)}. "
+            message = f"the image has {size(sizes[-1])}; at most {size(limit)} are allowed. "
             message += "Make it smaller"
             unusable.append(Violation(field, "IMAGE_TOO_LARGE", message, example.source))
     return sizes, unusable

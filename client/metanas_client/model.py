@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metanas_client.errors import ModelFileError, NotWritable
 from metanas_client.extras import needs
-from metanas_client.resources import ModelInfo
+from metanas_client.resources import ModelInfo, Option
 from metanas_client.support import Image, Support
 from metanas_data.files import write_atomic
 from metanas_data.report import Report
@@ -62,7 +62,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Name on the server, or path of the file."""
+        """Name on the server, or path of the file; empty for one made in this process."""
         return self.info.name
 
     @property
@@ -137,6 +137,11 @@ class Model:
         with needs("onnx"):
             from metanas_client.onnx.model_file import ModelFile
         return ModelFile(self.onnx, source=self.name)
+
+
+def cheaper(options: Mapping[str, Option], model: Model) -> dict[str, Option]:
+    """Return the options of a model with at most half of the multiply-adds of this one."""
+    return {**options, "max_macs": max(1, model.report.macs // 2)}
 
 
 def write_atomically(target: Path, data: bytes) -> None:

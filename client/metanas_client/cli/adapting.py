@@ -1,8 +1,10 @@
 """`metanas adapt`: a folder of labelled images in, an ONNX file out."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,20 @@ from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import OK
 from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
+from metanas_client.convert import Job
+from metanas_client.errors import InvalidInput
 from metanas_client.estimates import estimate_rows
-from metanas_client.model import Model
-from metanas_client.resources import Progress
+from metanas_client.local import adapt_here
+from metanas_client.model import Model, cheaper
+from metanas_client.resources import Option, Progress
 from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
 
 MOST_MODELS = 20
 FRONT = ["file", "accuracy on new images", "multiply-adds", "parameters", "size"]
+Make = Callable[[Mapping[str, Option]], Model]
+"""Makes a model with these options."""
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -27,7 +34,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         "adapt",
         help="adapt to a folder of labelled images and download the model",
         description="Adapts a checkpoint of the server to a folder with one sub-folder of images "
-        "a class, and writes the adapted model as one ONNX file.",
+        "a class, and writes the adapted model as one ONNX file. With --local it needs no server.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="one sub-folder a class")
     parser.add_argument(
@@ -48,6 +55,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         help=f"write up to N models (1 to {MOST_MODELS}), each with at most half the multiply-adds "
         "of the one before; --out model.onnx gives model-1.onnx, model-2.onnx ...",
     )
+    shared.add_local(parser)
     shared.add_options(parser)
     shared.add_server(parser, environment)
     shared.add_json(parser)
@@ -56,26 +64,15 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 
 def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
+    if arguments.local and arguments.request_id:
+        message = "applies to a server; leave out --local or --request-id"
+        raise InvalidInput.single("--request-id", "OPTION_CONFLICT", message)
     if arguments.pareto:
         return pareto(arguments, screen)
     check_output(arguments.out, force=arguments.force)
     files = [each.source or "" for each in read_folder(arguments.folder).examples]
-    with Client(**shared.connection(arguments)) as client:
-        adaptation = client.adapt(
-            arguments.folder,
-            checkpoint=arguments.checkpoint,
-            seed=arguments.seed,
-            options=shared.options(arguments),
-            request_id=arguments.request_id,
-            timeout=arguments.timeout,
-            deadline=arguments.deadline,
-        )
-        try:
-            follow(adaptation, screen)
-            model = adaptation.result()
-        except KeyboardInterrupt:
-            adaptation.cancel()
-            raise
+    with _maker(arguments, screen) as make:
+        model = make(shared.options(arguments))
     model.save(arguments.out)
     if screen.as_json:
         screen.json({**describe(model), "file": str(arguments.out)})
@@ -90,16 +87,16 @@ def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
     paths = [out.with_stem(f"{out.stem}-{number}") for number in range(1, count + 1)]
     for path in paths:
         check_output(path, force=arguments.force)
-    with Client(**shared.connection(arguments)) as client:
-        models = client.pareto(
-            arguments.folder,
-            count,
-            checkpoint=arguments.checkpoint,
-            seed=arguments.seed,
-            options=shared.options(arguments),
-            timeout=arguments.timeout,
-            deadline=arguments.deadline,
-        )
+    options, models = shared.options(arguments), list[Model]()
+    with _maker(arguments, screen) as make:
+        while len(models) < count:
+            try:
+                models.append(make(options))
+            except InvalidInput as error:
+                if not models or error.reason != "BUDGET_TOO_SMALL":
+                    raise
+                break
+            options = cheaper(options, models[-1])
     for model, path in zip(models, paths, strict=False):
         model.save(path)
     if screen.as_json:
@@ -108,6 +105,56 @@ def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.table(FRONT, [_front_row(*each) for each in zip(models, paths, strict=False)])
     return OK
+
+
+@contextmanager
+def _maker(arguments: argparse.Namespace, screen: Screen) -> Iterator[Make]:
+    """Yield the function that makes a model, in this process or through a server."""
+    if arguments.local:
+        yield partial(_adapt_here, arguments, screen)
+        return
+    with Client(**shared.connection(arguments)) as client:
+        yield partial(_adapt_there, arguments, screen, client)
+
+
+def _adapt_here(
+    arguments: argparse.Namespace, screen: Screen, options: Mapping[str, Option]
+) -> Model:
+    job = Job(
+        support=read_folder(arguments.folder),
+        checkpoint=arguments.checkpoint,
+        options=options,
+        seed=arguments.seed,
+        request_id="",
+        timeout=arguments.timeout,
+        deadline=arguments.deadline,
+    )
+    with screen.progress() as advance:
+        return adapt_here(
+            job,
+            arguments.checkpoints,
+            lambda step: advance(_status(step), step.step, step.steps),
+        )
+
+
+def _adapt_there(
+    arguments: argparse.Namespace, screen: Screen, client: Client, options: Mapping[str, Option]
+) -> Model:
+    adaptation = client.adapt(
+        arguments.folder,
+        checkpoint=arguments.checkpoint,
+        seed=arguments.seed,
+        options=options,
+        request_id=arguments.request_id,
+        timeout=arguments.timeout,
+        deadline=arguments.deadline,
+    )
+    try:
+        follow(adaptation, screen)
+        return adaptation.result()
+    except KeyboardInterrupt:
+        adaptation.cancel()
+        raise
 
 
 def _front_row(model: Model, path: Path) -> list[str]:
@@ -131,7 +178,7 @@ def follow(adaptation: Adaptation, screen: Screen) -> None:
 def describe(model: Model) -> dict[str, object]:
     """Return a model as plain values."""
     return {
-        "model": model.name,
+        "model": model.name or None,
         "checkpoint": model.info.checkpoint,
         "sha256": model.info.sha256,
         "size": model.info.size,
@@ -143,11 +190,11 @@ def describe(model: Model) -> dict[str, object]:
 
 def show(model: Model, out: Path, screen: Screen, files: Sequence[str] = ()) -> None:
     """Print the summary of an adaptation; `files` are the names of its support images."""
-    report = model.report
+    report, classes = model.report, ("classes", str(len(model.labels)))
     rows = [
-        ("model", model.name),
+        *([("model", model.name)] if model.name else []),
         ("file", f"{out} ({size(len(model.onnx))})"),
-        ("classes", str(len(model.labels))),
+        classes,
         *estimate_rows(report.leave_one_out, files),
         ("accuracy on training views", percent(report.accuracy)),
     ]
@@ -165,7 +212,7 @@ def show(model: Model, out: Path, screen: Screen, files: Sequence[str] = ()) -> 
         shares = ", ".join(
             f"{name} {100 * share:.0f} %" for name, share in report.architecture.items()
         )
-        rows.insert(1, ("checkpoint", f"universal: {shares}"))
+        rows.insert(rows.index(classes), ("checkpoint", f"universal: {shares}"))
     if report.over_budget:
         rows.append(("share left out for the budget", percent(report.over_budget)))
     if report.seconds:

@@ -9,6 +9,7 @@ from typing import Any
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
 from metanas_client.resources import Option
+from metanas_data.suggest import existing
 from metanas_protos.v1.option_help import OPTION_HELP
 
 METAVARS: Mapping[type[Option], str] = {int: "N", float: "X", str: "NAME"}
@@ -41,6 +42,22 @@ def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) 
     )
     group.add_argument("--cert", type=Path, metavar="PEM", help="client certificate (mutual TLS)")
     group.add_argument("--key", type=Path, metavar="PEM", help="private key of --cert")
+
+
+def add_local(parser: argparse.ArgumentParser) -> None:
+    """Add the switch that replaces the server by this process."""
+    group = parser.add_argument_group(
+        "without a server", 'Needs the core: pip install "metanas-client[local]".'
+    )
+    group.add_argument(
+        "--local", action="store_true", help="adapt in this process; the same bytes as by a server"
+    )
+    group.add_argument(
+        "--checkpoints",
+        type=existing,
+        metavar="FOLDER",
+        help="folder of the checkpoints for --local (default: those of metanas-checkpoints)",
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
