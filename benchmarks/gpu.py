@@ -1,6 +1,6 @@
 """Measure the shipped checkpoint on a GPU, in 5-way 1-shot tasks; less than ten minutes.
 
-Measures the seconds of one task alone and of 64 together. `python -m metanas evaluate --device
+Measures the seconds of one task alone and of 64 together. `metanas evaluate --local --device
 cuda` measures the accuracy. Without a GPU it measures nothing and exits with code 1;
 `--device cpu` runs the same measurement on the CPU.
 """

@@ -1,4 +1,4 @@
-"""Run the command line of the core, `python -m metanas`."""
+"""Run the commands of the core: `metanas`, or `python -m metanas` without the client."""
 
 import argparse
 import signal
@@ -22,7 +22,7 @@ EXIT_CODES = """exit codes:
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     top = Parser(
-        prog="python -m metanas",
+        prog="metanas",
         description="Meta-trains supernets, and evaluates checkpoints in process.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,7 +1,7 @@
 """Compare the accuracy of a checkpoint's defaults with the 100 steps of the MetaNAS paper.
 
-    python -m metanas evaluate FOLDER --data DATA --out few.json
-    python -m metanas evaluate FOLDER --data DATA --out many.json --set steps=100 --set patience=0
+    metanas evaluate --local FOLDER --data DATA --out few.json
+    metanas evaluate --local FOLDER --data DATA --out many.json --set steps=100 --set patience=0
     python -m studies.accuracy few.json many.json
 
 The last command compares any two evaluations of a checkpoint on the same episodes, and stores the

@@ -1,6 +1,6 @@
 """Store the accuracy of a shipped checkpoint's exported models on many episodes.
 
-python -m metanas evaluate meta_checkpoints/omniglot --data data/omniglot_28.npz --out 5w1s.json
+metanas evaluate --local meta_checkpoints/omniglot --data data/omniglot_28.npz --out 5w1s.json
 python -m studies.shipped meta_checkpoints/omniglot 5w1s.json ... --out shipped/omniglot.json
 """
 

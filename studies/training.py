@@ -32,7 +32,7 @@ class Variant:
     """Trainings with the same changes to the configuration.
 
     run: beginning of the names of their folders, before the seed; groups may share trainings.
-    overrides: as for `python -m metanas train --set`.
+    overrides: as for `metanas train --set`.
     genotype_of: variant whose pruned meta-network, of the same seed, gives the fixed genotype.
     drawn: the fixed genotype is drawn at random by the seed.
     """

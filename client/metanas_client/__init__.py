@@ -14,41 +14,46 @@ with Client("127.0.0.1:50051") as client:
 model.save("model.onnx")
 print(model.predict(["query.png"])[0].label)      # needs metanas-client[onnx]
 ```
+
+The public names load when they are first used (PEP 562), so `metanas --help` needs no gRPC.
 """
 
-from metanas_client.aio import AsyncAdaptation, AsyncClient
-from metanas_client.errors import (
-    AdaptationCancelled,
-    AdaptationFailed,
-    Busy,
-    ClientError,
-    Conflict,
-    DatasetError,
-    DownloadDamaged,
-    ForkedProcess,
-    InvalidInput,
-    MissingExtra,
-    ModelFileError,
-    NotAllowed,
-    NotFound,
-    NotWritable,
-    Refused,
-    ServerFault,
-    TimedOut,
-    Unavailable,
-    Violation,
-)
-from metanas_client.model import Model
-from metanas_client.resources import (
-    AdaptationInfo,
-    Checkpoint,
-    InputSpec,
-    Limits,
-    ModelInfo,
-    Progress,
-    State,
-)
-from metanas_client.sync import Adaptation, Client
+import typing
+
+if typing.TYPE_CHECKING:
+    from metanas_client._api import (
+        Adaptation,
+        AdaptationCancelled,
+        AdaptationFailed,
+        AdaptationInfo,
+        AsyncAdaptation,
+        AsyncClient,
+        Busy,
+        Checkpoint,
+        Client,
+        ClientError,
+        Conflict,
+        DatasetError,
+        DownloadDamaged,
+        ForkedProcess,
+        InputSpec,
+        InvalidInput,
+        Limits,
+        MissingExtra,
+        Model,
+        ModelFileError,
+        ModelInfo,
+        NotAllowed,
+        NotFound,
+        NotWritable,
+        Progress,
+        Refused,
+        ServerFault,
+        State,
+        TimedOut,
+        Unavailable,
+        Violation,
+    )
 
 __version__ = "0.1.0"
 
@@ -86,3 +91,11 @@ __all__ = [
     "Violation",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'metanas_client' has no attribute {name!r}")
+    import metanas_client._api
+
+    return getattr(metanas_client._api, name)

@@ -1,4 +1,4 @@
-"""Commands of `python -m metanas`: meta-training, evaluation and the display of runs.
+"""Commands of the core: meta-training, evaluation and the display of runs.
 
 Arguments of the command line enter; tables, files and exit codes leave. `metanas.__main__` reads
 the arguments and calls the command.

@@ -80,6 +80,12 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "checkpoint", type=existing, help="folder of the checkpoint, or that of universal.json"
     )
+    command.add_argument(
+        "--local",
+        action="store_true",
+        help="evaluate in this process, which `python -m metanas` does anyway; without this flag "
+        "`metanas evaluate` is for a server",
+    )
     command.add_argument("--data", type=existing, required=True, help="npz, or folder of classes")
     command.add_argument("--split", help="part of the data set (val if there is one, else all)")
     command.add_argument(

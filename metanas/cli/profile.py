@@ -1,4 +1,4 @@
-"""`python -m metanas profile`."""
+"""`metanas profile`."""
 
 import argparse
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`python -m metanas tensorboard`."""
+"""`metanas tensorboard`."""
 
 import argparse
 import time

@@ -1,4 +1,4 @@
-"""`python -m metanas train` and `keys`."""
+"""`metanas train` and `keys`."""
 
 import argparse
 import signal

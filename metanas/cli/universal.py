@@ -1,4 +1,4 @@
-"""`python -m metanas universal`."""
+"""`metanas universal`."""
 
 import argparse
 import sys

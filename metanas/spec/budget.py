@@ -115,7 +115,7 @@ def check_reachable(
     limits = limits_of(options)
     if "milliseconds" in limits and not universal.milliseconds:
         message = (
-            "the server has no table of milliseconds; measure one with `python -m metanas profile` "
+            "the server has no table of milliseconds; measure one with `metanas profile` "
             "in the folder of the checkpoints, or leave this option out"
         )
         raise InvalidInput.single("options.max_milliseconds", "PROFILE_MISSING", message)

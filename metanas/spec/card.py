@@ -127,7 +127,7 @@ class CheckpointCard:
     weights_sha256: str
     """SHA-256 of the weights file, in hex."""
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Measured accuracies in percent: setting -> figures; `python -m metanas scores` adds them."""
+    """Measured accuracies in percent: setting -> figures; `metanas scores` adds them."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Data, split, terms, meta-learner, iterations, validation, seed, versions, revision of the
     code (of a git checkout), machine, duration, date."""

@@ -54,7 +54,7 @@ class AdaptConfig:
     """Most bytes of the ONNX file; 0 sets no limit."""
     max_milliseconds: Annotated[float, Range(0, 1_000_000)] = 0.0
     """Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of
-    the checkpoints, which `python -m metanas profile` measures; 0 sets no limit."""
+    the checkpoints, which `metanas profile` measures; 0 sets no limit."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -105,7 +105,7 @@ class Universal:
     scale: Positive
     """Scale of the logits."""
     milliseconds: Mapping[str, float] = field(default_factory=dict)
-    """Name of a branch -> milliseconds for one image, which `python -m metanas profile` measures;
+    """Name of a branch -> milliseconds for one image, which `metanas profile` measures;
     empty if nothing was measured."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Data, date and versions."""
@@ -152,7 +152,7 @@ class Universal:
         Raises:
             CheckpointError: CHECKPOINT_MISSING, CHECKPOINT_CHANGED.
         """
-        again = f"fit {UNIVERSAL_FILE} again with `python -m metanas universal`, or remove it"
+        again = f"fit {UNIVERSAL_FILE} again with `metanas universal`, or remove it"
         for name, digest in self.checkpoints.items():
             if name not in digests:
                 message = f"{UNIVERSAL_FILE} needs the checkpoint {name!r}, which is missing; "
@@ -211,7 +211,7 @@ def read_universal(path: Path) -> Universal:
         raw: Any = json.loads(path.read_text(encoding="utf-8"))
         return schema.build(Universal, raw)
     except FileNotFoundError as error:
-        fit = "fit it with `python -m metanas universal`, or name a checkpoint"
+        fit = "fit it with `metanas universal`, or name a checkpoint"
         raise CheckpointError("CHECKPOINT_MISSING", f"there is no {path}; {fit}") from error
     except (OSError, ValueError, InvalidInput) as error:
         raise CheckpointError("CHECKPOINT_DAMAGED", f"{path} cannot be read: {error}") from error

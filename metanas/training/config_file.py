@@ -79,7 +79,7 @@ def sections() -> Iterator[tuple[str, str, list[Declaration]]]:
 
 def page() -> str:
     """Return the page in Markdown."""
-    intro = "`python -m metanas keys` makes this page from the code that checks the keys. "
+    intro = "`metanas keys` makes this page from the code that checks the keys. "
     intro += "[training.md](training.md) explains their use."
     lines = ["# Keys of a configuration", "", intro, ""]
     for name, meaning, keys in sections():

@@ -170,7 +170,7 @@ def test_milliseconds_need_a_table(space: UniversalSpace) -> None:
         with pytest.raises(InvalidInput) as caught:
             adapt(source, examples_of(photos()), options={"max_milliseconds": 5.0})
         assert findings(caught) == {("options.max_milliseconds", "PROFILE_MISSING")}
-    assert "python -m metanas profile" in str(caught.value) or "no checkpoint" in str(caught.value)
+    assert "metanas profile" in str(caught.value) or "no checkpoint" in str(caught.value)
 
 
 def test_a_budget_out_of_reach_is_refused_before_images_are_decoded(folder: Path) -> None:

@@ -16,7 +16,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 
 
 def test_the_page_is_what_the_code_says() -> None:
-    told = "docs/configuration.md is not what `python -m metanas keys` prints: write it anew"
+    told = "docs/configuration.md is not what `metanas keys` prints: write it anew"
     assert PAGE.read_text(encoding="utf-8") == page(), told
 
 

@@ -69,7 +69,7 @@ def test_training_with_wrong_settings(
 GUIDE = (SHIPPED.parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-LINES = re.findall(r"^python -m metanas (train .*)$", GUIDE, re.MULTILINE)
+LINES = re.findall(r"^metanas (train .*)$", GUIDE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if "--workers" not in line])
@@ -318,7 +318,7 @@ def test_usage_errors_show_the_usage_of_the_command(
         main(arguments)
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"usage: python -m metanas{command} [-h]")
+    assert error.startswith(f"usage: metanas{command} [-h]")
     assert expected in " ".join(error.split())
 
 

@@ -1,4 +1,4 @@
-"""Evaluations as `python -m metanas evaluate --out` writes them."""
+"""Evaluations as `metanas evaluate --local --out` writes them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

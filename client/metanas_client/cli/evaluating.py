@@ -53,6 +53,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add_force(parser)
     add("--restart", action="store_true", help="discard the journal and start again")
     add("--keep", action="store_true", help="leave the models on the server")
+    about = "evaluate a checkpoint in this process; see metanas evaluate --local --help"
+    add("--local", action="store_true", help=about)
     shared.add_options(parser)
     shared.add_server(parser, environment)
     shared.add_json(parser)

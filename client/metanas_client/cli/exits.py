@@ -16,7 +16,6 @@ CHECK_FAILED = 1
 BAD_INPUT = 2
 UNREACHABLE = 3
 SERVER_FAILED = 4
-INTERRUPTED = 130
 READER_GONE = 141
 
 EXPLAINED = """exit codes:
@@ -27,6 +26,7 @@ EXPLAINED = """exit codes:
   4    the server refused or failed, or the adaptation did
   130  interrupted
   141  the reader of the output closed it
+  128 and the number of a signal: training stopped by this signal, with a snapshot
 """
 
 BY_CLASS: Mapping[type[MetanasError], int] = {

@@ -199,7 +199,7 @@ class AdaptationOptions(_message.Message):
     """Most bytes of the ONNX file; 0 sets no limit. Integer from 0 to 2000000000."""
     max_milliseconds: _builtins.float
     """Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the
-    checkpoints, which `python -m metanas profile` measures; 0 sets no limit. Number from 0 to
+    checkpoints, which `metanas profile` measures; 0 sets no limit. Number from 0 to
     1000000.
     """
     def __init__(

@@ -18,5 +18,5 @@ OPTION_HELP: Mapping[str, str] = {
     'max_macs': 'Most multiply-adds of the model for one image; 0 sets no limit. Integer from 0 to 2000000000.',
     'max_parameters': 'Most weights of the model, head included; 0 sets no limit. Integer from 0 to 2000000000.',
     'max_bytes': 'Most bytes of the ONNX file; 0 sets no limit. Integer from 0 to 2000000000.',
-    'max_milliseconds': 'Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the checkpoints, which `python -m metanas profile` measures; 0 sets no limit. Number from 0 to 1000000.',
+    'max_milliseconds': 'Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the checkpoints, which `metanas profile` measures; 0 sets no limit. Number from 0 to 1000000.',
 }

@@ -1,0 +1,118 @@
+"""One command for the client and the core: its help, the commands of the documentation, Ctrl-C."""
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metanas.__main__ import parser as core_parser
+from metanas_client.__main__ import main
+from metanas_client.cli.core import COMMANDS
+from metanas_client.cli.program import parser
+from tests.client.conftest import ENVIRONMENT, ROOT
+
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").glob("*.md")])
+FORMS = (r"^metanas ([a-z].*)$", r"`metanas ([a-z][^`\n]*)`")
+HALTED = """
+import sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "grpc":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder())
+from metanas_client.__main__ import main
+sys.exit(main(["checkpoints"]))
+"""
+
+
+def commands_of(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The sub-commands of a parser, by name."""
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+
+
+def test_the_help_lists_the_commands_of_client_and_core(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    names = {*commands_of(parser()), *commands_of(core_parser())}
+    assert {name for name in names if f"\n  {name} " not in shown} == set()
+
+
+def test_the_commands_of_the_core_are_known_with_their_helps() -> None:
+    [action] = [each for each in core_parser()._actions if each.nargs == argparse.PARSER]
+    assert isinstance(action, argparse._SubParsersAction)
+    helps = {each.dest: each.help for each in action._choices_actions}
+    assert helps.pop("evaluate") is not None  # that of a server has the same name
+    assert helps == COMMANDS
+
+
+def test_the_core_executes_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys"]) == 0
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == page
+    for command in (["train", "nowhere"], ["evaluate", "--local", "nowhere"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(command)
+        error = capsys.readouterr().err
+        assert error.startswith(f"usage: metanas {command[0]} ")
+        assert "there is no nowhere" in error
+
+
+def test_without_the_core_its_commands_name_what_to_install() -> None:
+    program = "import sys; sys.modules['metanas'] = None\n" + (
+        "from metanas_client.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    for command in (["train", "x.toml"], ["evaluate", "x", "--local"]):
+        done = run(program, *command)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert 'pip install "metanas-client[local]"' in done.stderr
+        assert "Traceback" not in done.stderr
+    assert "train" in run(program, "--help").stdout
+
+
+def test_an_interruption_of_the_start_has_no_traceback() -> None:
+    done = run(HALTED)
+    assert (done.returncode, done.stderr) == (130, "metanas: interrupted\n")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_commands_and_options_of_the_documentation_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = [line for form in FORMS for line in re.findall(form, text, re.MULTILINE)]
+    assert [line for line in lines if not exists(shlex.split(line, comments=True))] == []
+
+
+def exists(words: list[str]) -> bool:
+    """True if a command, its sub-command and its options exist."""
+    of_core = words[0] in COMMANDS or (words[0] == "evaluate" and "--local" in words)
+    command = core_parser() if of_core else parser()
+    while below := commands_of(command):
+        if not words:
+            return True  # a group of commands
+        if words[0] not in below:
+            return False
+        command, words = below[words[0]], words[1:]
+    known = {option for action in command._actions for option in action.option_strings}
+    named = {word.partition("=")[0] for word in words if word.startswith("--")}
+    return named <= known
