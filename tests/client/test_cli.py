@@ -280,11 +280,12 @@ def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("seed", "flags"), [(770, []), (771, ["--pareto", "2"])])
 def test_interrupting_stops_the_work_on_the_server(
-    server: str, folder: Path, tmp_path: Path
+    server: str, folder: Path, tmp_path: Path, seed: int, flags: list[str]
 ) -> None:
     command = [sys.executable, "-m", "metanas_client", "adapt", folder, "--server", server]
-    command += ["--steps", 500, "--request-id", "mine", "--out", tmp_path / "m.onnx"]
+    command += ["--steps", 500, "--seed", seed, "--out", tmp_path / "m.onnx", *flags]
     with (
         Client(server) as client,
         subprocess.Popen(
@@ -293,7 +294,7 @@ def test_interrupting_stops_the_work_on_the_server(
     ):
         mine: list[str] = []
         while not mine:
-            mine = [info.name for info in client.adaptations() if info.request_id == "mine"]
+            mine = [info.name for info in client.adaptations() if info.seed == seed]
             time.sleep(0.05)
         for _ in islice(client.adaptation(mine[0]).progress(), 15):
             pass  # by then the command has had its answer, too

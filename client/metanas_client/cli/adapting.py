@@ -10,7 +10,7 @@ from typing import Any
 
 from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import OK
-from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.output import add_out, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.convert import Job
 from metanas_client.errors import InvalidInput
@@ -23,6 +23,8 @@ from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
 
 MOST_MODELS = 20
+CONFLICTS = (("local", "request_id"), ("local", "detach"), ("pareto", "detach"))
+"""Options that exclude one another."""
 FRONT = ["file", "accuracy on new images", "multiply-adds", "parameters", "size"]
 Make = Callable[[Mapping[str, Option]], Model]
 """Makes a model with these options."""
@@ -37,10 +39,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         "a class, and writes the adapted model as one ONNX file. With --local it needs no server.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="one sub-folder a class")
-    parser.add_argument(
-        "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
-    )
-    add_force(parser)
+    add_out(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (0)")
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
     text = "seconds until the end, waiting included; with --pareto for each model"
@@ -55,6 +54,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         help=f"write up to N models (1 to {MOST_MODELS}), each with at most half the multiply-adds "
         "of the one before; --out model.onnx gives model-1.onnx, model-2.onnx ...",
     )
+    text = "print the name of the adaptation and leave it; see metanas adaptations watch"
+    parser.add_argument("--detach", action="store_true", help=text)
     shared.add_local(parser)
     shared.add_options(parser)
     shared.add_server(parser, environment)
@@ -64,20 +65,27 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
 
 def adapt(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
-    if arguments.local and arguments.request_id:
-        message = "applies to a server; leave out --local or --request-id"
-        raise InvalidInput.single("--request-id", "OPTION_CONFLICT", message)
+    _check_conflicts(arguments)
     if arguments.pareto:
         return pareto(arguments, screen)
+    if arguments.detach:
+        return detach(arguments, screen)
     check_output(arguments.out, force=arguments.force)
     files = [each.source or "" for each in read_folder(arguments.folder).examples]
     with _maker(arguments, screen) as make:
         model = make(shared.options(arguments))
-    model.save(arguments.out)
+    save(model, arguments.out, screen, files)
+    return OK
+
+
+def detach(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Start an adaptation and print its name."""
+    with Client(**shared.connection(arguments)) as client:
+        adaptation = _start(arguments, client, shared.options(arguments))
     if screen.as_json:
-        screen.json({**describe(model), "file": str(arguments.out)})
+        screen.json({"adaptation": adaptation.name, "labels": list(adaptation.labels)})
     else:
-        show(model, arguments.out, screen, files)
+        screen.text(adaptation.name)
     return OK
 
 
@@ -105,6 +113,14 @@ def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.table(FRONT, [_front_row(*each) for each in zip(models, paths, strict=False)])
     return OK
+
+
+def _check_conflicts(arguments: argparse.Namespace) -> None:
+    for one, other in CONFLICTS:
+        if vars(arguments)[one] and vars(arguments)[other]:
+            first, second = (f"--{name.replace('_', '-')}" for name in (one, other))
+            message = f"cannot be used with {second}; leave one of them out"
+            raise InvalidInput.single(first, "OPTION_CONFLICT", message)
 
 
 @contextmanager
@@ -140,7 +156,19 @@ def _adapt_here(
 def _adapt_there(
     arguments: argparse.Namespace, screen: Screen, client: Client, options: Mapping[str, Option]
 ) -> Model:
-    adaptation = client.adapt(
+    adaptation = _start(arguments, client, options)
+    try:
+        follow(adaptation, screen)
+        return adaptation.result()
+    except KeyboardInterrupt:
+        adaptation.cancel()
+        raise
+
+
+def _start(
+    arguments: argparse.Namespace, client: Client, options: Mapping[str, Option]
+) -> Adaptation:
+    return client.adapt(
         arguments.folder,
         checkpoint=arguments.checkpoint,
         seed=arguments.seed,
@@ -149,12 +177,6 @@ def _adapt_there(
         timeout=arguments.timeout,
         deadline=arguments.deadline,
     )
-    try:
-        follow(adaptation, screen)
-        return adaptation.result()
-    except KeyboardInterrupt:
-        adaptation.cancel()
-        raise
 
 
 def _front_row(model: Model, path: Path) -> list[str]:
@@ -173,6 +195,15 @@ def follow(adaptation: Adaptation, screen: Screen) -> None:
     with screen.progress() as advance:
         for step in adaptation.progress():
             advance(_status(step), step.step, step.steps)
+
+
+def save(model: Model, out: Path, screen: Screen, files: Sequence[str] = ()) -> None:
+    """Write the file of a model, and print the summary of its adaptation."""
+    model.save(out)
+    if screen.as_json:
+        screen.json({**describe(model), "file": str(out)})
+    else:
+        show(model, out, screen, files)
 
 
 def describe(model: Model) -> dict[str, object]:

@@ -12,6 +12,14 @@ def add_force(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a file that exists")
 
 
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add the file of a model, and the switch to replace it."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
+    )
+    add_force(parser)
+
+
 def check_output(path: Path, *, force: bool) -> None:
     """Check that a file can be written.
 

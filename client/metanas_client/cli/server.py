@@ -1,18 +1,18 @@
-"""`metanas checkpoints` and `metanas models`: checkpoints and models of a server."""
+"""`metanas checkpoints`, `adaptations` and `models`: what a server has."""
 
 import argparse
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from metanas_client.cli import arguments as shared
-from metanas_client.cli.adapting import describe, show
+from metanas_client.cli.adapting import follow, save
 from metanas_client.cli.exits import OK
-from metanas_client.cli.output import add_force, check_output
+from metanas_client.cli.output import add_out, check_output
 from metanas_client.cli.screen import Screen
-from metanas_client.resources import Checkpoint, ModelInfo
+from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo
 from metanas_client.sync import Client
 from metanas_client.text import number, size
 
@@ -21,22 +21,40 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     """Declare the commands."""
     parser = commands.add_parser("checkpoints", help="list the checkpoints of the server")
     _finish(parser, environment, checkpoints)
+    _add_adaptations(commands, environment)
 
     models = commands.add_parser("models", help="list, download and delete models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
     parser = actions.add_parser("list", help="list the models, the latest first")
-    parser.add_argument("--limit", type=int, metavar="N", help="largest number of models")
+    _add_limit(parser)
     _finish(parser, environment, list_models)
     parser = actions.add_parser("get", help="download a model")
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument(
-        "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
-    )
-    add_force(parser)
+    add_out(parser)
     _finish(parser, environment, get_model)
     parser = actions.add_parser("delete", help="delete models")
     parser.add_argument("names", nargs="+", metavar="NAME")
     _finish(parser, environment, delete_models)
+
+
+def _add_adaptations(commands: Any, environment: Mapping[str, str]) -> None:
+    adaptations = commands.add_parser("adaptations", help="list, watch and cancel adaptations")
+    actions = adaptations.add_subparsers(required=True, metavar="ACTION")
+    parser = actions.add_parser("list", help="list the adaptations, the latest first")
+    _add_limit(parser)
+    _finish(parser, environment, list_adaptations)
+    parser = actions.add_parser(
+        "watch",
+        help="follow an adaptation to its end and download the model",
+        description="Follows an adaptation to its end and downloads the model, also one that has "
+        "ended. Ctrl-C stops watching; the adaptation continues.",
+    )
+    parser.add_argument("name", metavar="NAME")
+    add_out(parser)
+    _finish(parser, environment, watch_adaptation)
+    parser = actions.add_parser("cancel", help="cancel adaptations")
+    parser.add_argument("names", nargs="+", metavar="NAME")
+    _finish(parser, environment, cancel_adaptations)
 
 
 def checkpoints(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -48,6 +66,39 @@ def checkpoints(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         columns = ("name", "input", "cells", "parameters", "description")
         screen.table(columns, [_checkpoint_row(checkpoint) for checkpoint in available])
+    return OK
+
+
+def list_adaptations(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas adaptations list`."""
+    with Client(**shared.connection(arguments)) as client:
+        adaptations = list(islice(client.adaptations(), arguments.limit))
+    if screen.as_json:
+        screen.json([_adaptation_dict(each) for each in adaptations])
+    else:
+        columns = ("name", "state", "made", "checkpoint", "classes", "images", "result")
+        screen.table(columns, [_adaptation_row(each) for each in adaptations])
+    return OK
+
+
+def watch_adaptation(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas adaptations watch`."""
+    check_output(arguments.out, force=arguments.force)
+    with Client(**shared.connection(arguments)) as client:
+        adaptation = client.adaptation(arguments.name)
+        follow(adaptation, screen)
+        save(adaptation.result(), arguments.out, screen)
+    return OK
+
+
+def cancel_adaptations(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas adaptations cancel`."""
+    with Client(**shared.connection(arguments)) as client:
+        ended = [client.adaptation(name).cancel() for name in arguments.names]
+    if screen.as_json:
+        screen.json([_adaptation_dict(each) for each in ended])
+    else:
+        screen.table(("name", "state"), [(each.name, each.state.value) for each in ended])
     return OK
 
 
@@ -68,11 +119,7 @@ def get_model(arguments: argparse.Namespace, screen: Screen) -> int:
     check_output(arguments.out, force=arguments.force)
     with Client(**shared.connection(arguments)) as client:
         model = client.model(arguments.name)
-    model.save(arguments.out)
-    if screen.as_json:
-        screen.json({**describe(model), "file": str(arguments.out)})
-    else:
-        show(model, arguments.out, screen)
+    save(model, arguments.out, screen)
     return OK
 
 
@@ -94,6 +141,10 @@ def _finish(parser: argparse.ArgumentParser, environment: Mapping[str, str], run
     parser.set_defaults(run=run)
 
 
+def _add_limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", type=int, metavar="N", help="most lines")
+
+
 def _checkpoint_row(checkpoint: Checkpoint) -> tuple[str, ...]:
     side, colours = checkpoint.input.size, {1: "grey", 3: "RGB"}
     return (
@@ -106,8 +157,37 @@ def _checkpoint_row(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
-    made = "" if model.create_time is None else f"{model.create_time:%Y-%m-%d %H:%M:%S} UTC"
-    return model.name, made, model.checkpoint, str(len(model.labels)), size(model.size)
+    return (
+        model.name,
+        _time(model.create_time),
+        model.checkpoint,
+        str(len(model.labels)),
+        size(model.size),
+    )
+
+
+def _adaptation_row(info: AdaptationInfo) -> tuple[str, ...]:
+    return (
+        info.name,
+        info.state.value,
+        _time(info.create_time),
+        info.checkpoint,
+        str(len(info.labels)),
+        str(info.examples),
+        info.model or ("" if info.fault is None else info.fault.reason),
+    )
+
+
+def _time(moment: datetime | None) -> str:
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _adaptation_dict(info: AdaptationInfo) -> dict[str, object]:
+    return {
+        **asdict(info),
+        "state": info.state.value,
+        "create_time": None if info.create_time is None else info.create_time.isoformat(),
+    }
 
 
 def _model_dict(model: ModelInfo) -> dict[str, object]:
