@@ -15,7 +15,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,11 +31,12 @@ from metanas.adaptation.adaptation import Adaptation
 from metanas.adaptation.assemble import Branch, Joint, classifier_of
 from metanas.adaptation.metrics import query_macs
 from metanas.adaptation.scheduler import make_all
-from metanas.adaptation.universal import choose, load_source
+from metanas.adaptation.universal import Source, choose, load_source
 from metanas.checkpoint import Checkpoint
 from metanas.evaluation.compare import paired
 from metanas.evaluation.evaluate import job_of
 from metanas.evaluation.resume import Plan, run_plan
+from metanas.export.onnx_model import Classifier
 from metanas.export.verify import run as run_model
 from metanas.export.verify import session
 from metanas.images.support_set import Image, Preprocessing, SupportSet, Task, preprocessing_for
@@ -105,6 +106,45 @@ class Images:
         return [self._images[id(image)] for image in every]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A model without steps, from inputs that stay in memory."""
+
+    joint: Joint
+    classifier: Classifier
+    preprocessing: tuple[Preprocessing, ...]
+    inputs: Inputs
+
+    def inputs_of(self, images: Sequence[Image]) -> list[Tensor]:
+        """Return the inputs of each network for images in RGB."""
+        networks = zip(self.joint.branches, self.preprocessing, strict=True)
+        return [self.inputs(each.adaptation.checkpoint, how, images) for each, how in networks]
+
+
+def make(
+    source: Source,
+    inputs: Inputs,
+    support: Sequence[Image],
+    labels: Tensor,
+    names: tuple[str, ...],
+    options: AdaptConfig,
+) -> Made:
+    """Make the model of a support set with labels `(N,)`, in closed form."""
+    choice = choose(source, support, [names[label] for label in labels.tolist()])
+    branches, preprocessing = list[Branch](), list[Preprocessing]()
+    for checkpoint, share in choice.branches:
+        card = checkpoint.card
+        converted = [with_channels(image, card.input.channels) for image in support]
+        preprocess = preprocessing_for(converted, card.input)
+        task = SupportSet(inputs(checkpoint, preprocess, support), labels, names)
+        adaptation = Adaptation(checkpoint, task, options, torch.Generator())
+        branches.append(Branch(adaptation, Task(tuple(converted), preprocess, task, ""), share))
+        preprocessing.append(preprocess)
+    joint = Joint(tuple(branches), choice.origin, choice.scale)
+    classifier, _ = whole(classifier_of(joint))
+    return Made(joint, classifier, tuple(preprocessing), inputs)
+
+
 @torch.no_grad()
 def closed_form(
     inputs: Inputs, images: Images, check: int, plan: Plan, episodes: Sequence[int]
@@ -115,21 +155,10 @@ def closed_form(
     for index in episodes:
         episode = plan.sampler.episode(index)
         support, queries = images(episode.support), images(episode.queries)
-        names = tuple(episode.support)
-        choice = choose(source, support, [names[label] for label in labels.tolist()])
-        branches, query_inputs = list[Branch](), list[Tensor]()
-        for checkpoint, share in choice.branches:
-            card = checkpoint.card
-            converted = [with_channels(image, card.input.channels) for image in support]
-            preprocess = preprocessing_for(converted, card.input)
-            task = SupportSet(inputs(checkpoint, preprocess, support), labels, names)
-            adaptation = Adaptation(checkpoint, task, plan.options, torch.Generator())
-            branches.append(Branch(adaptation, Task((), preprocess, task, ""), share))
-            query_inputs.append(inputs(checkpoint, preprocess, queries))
-        joint = Joint(tuple(branches), choice.origin, choice.scale)
-        classifier, _ = whole(classifier_of(joint))
-        logits = classifier.logits(query_inputs)
-        macs = query_macs(classifier, [each.task.support for each in branches])
+        made = make(source, inputs, support, labels, tuple(episode.support), plan.options)
+        classifier = made.classifier
+        logits = classifier.logits(made.inputs_of(queries))
+        macs = query_macs(classifier, [each.task.support for each in made.joint.branches])
         record = {**_record(plan, index, logits.argmax(1).tolist()), "macs": macs}
         if index < check:
             job = job_of(source, episode, plan.options)

@@ -1,7 +1,7 @@
 """Output `known` of the exported file: near 0 for an image that is of none of the classes.
 
-The score of an image is its largest mean cosine to the support images of a class. It needs one mean
-vector a class.
+The score of an image is its largest cosine to the mean of the support images of a class. It needs
+one vector a class.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Known:
     """Scores of images, and the score below which an image is of none of the classes."""
 
     means: Tensor
-    """Mean of the features of length one of each class, `(ways, D)`."""
+    """Direction of the mean feature of each class, `(ways, D)`."""
     threshold: float
     """Score whose output is 0.5."""
     width: float
