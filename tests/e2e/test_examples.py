@@ -4,10 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,12 +12,10 @@ from playwright.sync_api import FilePayload, expect, sync_playwright
 
 import metanas
 from metanas_client import Model
-from tests.e2e.running import DIGITS, ROOT, running
+from tests.e2e.running import CHROMIUM, DIGITS, FLAGS, ROOT, running, serving_files
 
 BATCH = ROOT / "examples" / "batch.py"
 JAVASCRIPT = ROOT / "examples" / "javascript"
-CHROMIUM = shutil.which("chromium")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 QUERIES = tuple(str(next((DIGITS / "query" / digit).iterdir())) for digit in "147")
 
 
@@ -77,13 +72,8 @@ def test_node_answers_as_python_does(page: Path) -> None:
 @pytest.fixture
 def address(page: Path) -> Iterator[str]:
     """Serve the folder on a free port."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(page))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/index.html"
-        server.shutdown()
-        thread.join()
+    with serving_files(page) as served:
+        yield f"{served}/index.html"
 
 
 @pytest.mark.slow

@@ -71,7 +71,8 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
 def test_the_browser_converts_pixels_like_pillow(channels: int, mode: str) -> None:
     image = Image.linear_gradient("L").convert("RGBA")
     image.putdata([(x % 256, x // 256, (7 * x) % 256, 255) for x in range(256 * 256)])
-    found = re.search(r"^  const pixels = .*?(?=^  const images)", GUIDE, re.MULTILINE | re.DOTALL)
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    found = re.search(r"^  const pixels = .*?(?=^  const images)", page, re.MULTILINE | re.DOTALL)
     assert found is not None
     program = (
         f"const rgba = {list(image.tobytes())}, width = 256, height = 256, channels = {channels};\n"
