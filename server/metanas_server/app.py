@@ -48,6 +48,7 @@ from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
 from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
+from metanas_server.storage.place import folder_of
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Load, Setup
@@ -160,7 +161,7 @@ class Server:
         config = self._config
         lock = lock_folder(config.data)
         undo.callback(os.close, lock)
-        archive = open_archive(config.data, self._on_change)
+        archive = open_archive(config.data, self._on_change, place=config.artefacts)
         undo.push_async_callback(archive.close)
         self._archive = archive
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
@@ -182,7 +183,7 @@ class Server:
         self._dispatcher = Dispatcher(config, table, self._pool)
         self._jobs = JobManager(config, archive, table, self._dispatcher)
         threads = config.query_threads or min(cores, MOST_WORKERS)
-        engine = Engine(archive.store, threads=threads, open_bytes=config.max_open_bytes)
+        engine = Engine(archive, threads=threads, open_bytes=config.max_open_bytes)
         undo.push_async_callback(engine.close)
         self._inference = InferenceService(config, callers, archive.records, engine)
         undo.push_async_callback(self._dispatcher.close)
@@ -227,13 +228,14 @@ class Server:
 
     async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
         """Start the watchdog, and serve the metrics if the configuration has an address."""
-        metrics, figures = self._metrics, Figures(self._config.data)
+        config, metrics = self._config, self._metrics
+        figures = Figures(config.data, folder_of(config.artefacts, config.data))
         metrics.registry.register(figures)
         watching = asyncio.create_task(
             watch(metrics, figures, partial(snapshot, table, self._pool))
         )
         undo.callback(watching.cancel)
-        address = self._config.metrics_address
+        address = config.metrics_address
         if address is not None:
             endpoint = metrics_endpoint(*address, metrics.registry)
             self.metrics_port = await undo.enter_async_context(endpoint)

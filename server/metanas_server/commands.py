@@ -9,6 +9,8 @@ from metanas_server.app import lock_folder
 from metanas_server.config import PREFIX, CommandLine, ServerConfig
 from metanas_server.errors import StartError
 from metanas_server.storage import maintenance
+from metanas_server.storage.artefacts import Store
+from metanas_server.storage.place import open_store
 
 Command = Callable[[argparse.Namespace], list[str]]
 
@@ -27,18 +29,21 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> 
     data = Path(environment.get(f"{PREFIX}DATA", ServerConfig.data))
     text = f"data folder of the server (default: {data})"
     parser.add_argument("--data", type=Path, default=data, metavar="PATH", help=text)
+    place = environment.get(f"{PREFIX}ARTEFACTS")
+    text = "folder or s3://BUCKET/PREFIX of the artefacts, as for the server"
+    parser.add_argument("--artefacts", default=place, metavar="TEXT", help=text)
     for line in command(parser.parse_args(arguments)):
         print(line)
 
 
 def _backup(arguments: argparse.Namespace) -> list[str]:
-    return maintenance.backup(arguments.data, arguments.folder)
+    return maintenance.backup(arguments.data, _store(arguments), arguments.folder)
 
 
 def _restore(arguments: argparse.Namespace) -> list[str]:
     handle = lock_folder(arguments.data)
     try:
-        return maintenance.restore(arguments.data, arguments.folder)
+        return maintenance.restore(arguments.data, _store(arguments), arguments.folder)
     finally:
         os.close(handle)
 
@@ -49,9 +54,13 @@ def _repair(arguments: argparse.Namespace) -> list[str]:
         raise StartError("CONFIG_INVALID", message)
     handle = lock_folder(arguments.data)
     try:
-        return maintenance.repair(arguments.data)
+        return maintenance.repair(arguments.data, _store(arguments))
     finally:
         os.close(handle)
+
+
+def _store(arguments: argparse.Namespace) -> Store:
+    return open_store(arguments.artefacts, arguments.data)
 
 
 COMMANDS: Mapping[str, tuple[Command, str]] = {

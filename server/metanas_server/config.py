@@ -36,6 +36,7 @@ MIB = 2**20
 MAX_SECONDS, MAX_THREADS, MAX_TTL = 1_000_000, 1024, 1_000_000_000
 """Upper bounds of options; larger values overflow in timers and in torch."""
 METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
+PLACE = re.compile(r"s3://[^/]+(/.*)?|(?!.*://).+")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 Seconds = Annotated[float, Range(above=0, most=MAX_SECONDS)]
 
@@ -75,6 +76,9 @@ class ServerConfig:
     """Log each call, except health checks, with its status code and its seconds."""
     data: Path = Path("metanas-data")
     """Folder for models and records; created if missing."""
+    artefacts: str | None = None
+    """Folder, or s3://BUCKET/PREFIX (extra "s3"), of models and support sets. The default is the
+    folder artefacts in --data; access to a bucket comes from the AWS_* variables."""
     devices: tuple[str, ...] = field(default_factory=default_devices)
     """Comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ... The
     default is cpu for each core, at most four times."""
@@ -161,10 +165,12 @@ class ServerConfig:
         known = bool(self.devices) and all(map(DEVICE.fullmatch, self.devices))
         both = (self.tls_cert is None) == (self.tls_key is None)
         needs_tls = self.tls_client_ca is None or self.tls_cert is not None
+        placed = PLACE.fullmatch(self.artefacts or ".") is not None
         require(
             ("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ..."),
             ("tls_cert", both, "and --tls-key are given together or not at all"),
             ("tls_client_ca", needs_tls, "needs --tls-cert and --tls-key"),
+            ("artefacts", placed, "must be a folder or s3://BUCKET/PREFIX"),
         )
         self._check_addresses()
 

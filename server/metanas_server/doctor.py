@@ -6,7 +6,6 @@ Exit codes: 0 without a failure, 1 with one.
 """
 
 import fcntl
-import hashlib
 import os
 import platform
 import shutil
@@ -25,6 +24,9 @@ from metanas_server.app import check_address, credentials
 from metanas_server.callers import tokens
 from metanas_server.config import ServerConfig, parse
 from metanas_server.cores import usable_cores
+from metanas_server.errors import StoreError, StoreUnavailable
+from metanas_server.storage.artefacts import QUARANTINE, Store
+from metanas_server.storage.place import open_store
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 DISTRIBUTIONS = (
@@ -200,13 +202,18 @@ def _data(config: ServerConfig) -> Iterator[Found]:
         yield OK, f"{folder} will be created"
         return
     yield OK, f"{folder}{' is in use by a server' if _in_use(folder) else ''}"
-    yield from _records(folder / "records.sqlite3", folder / "artefacts")
+    try:
+        store = open_store(config.artefacts, folder)
+    except MetanasError as error:
+        yield FAILURE, str(error)
+        return
+    yield from _records(folder / "records.sqlite3", store)
 
 
-def _records(database: Path, artefacts: Path) -> Iterator[Found]:
+def _records(database: Path, store: Store) -> Iterator[Found]:
     """Check the database, and that each file that a record needs is there and undamaged."""
     if not database.exists():
-        if artefacts.is_dir() and any(artefacts.iterdir()):
+        if store.digests():
             yield FAILURE, f"{database} is gone, but not its files; restore a backup of both"
         return
     # A database without a log is complete, and as "immutable" it is read without new files.
@@ -224,17 +231,14 @@ def _records(database: Path, artefacts: Path) -> Iterator[Found]:
     if result != "ok":
         yield FAILURE, f"{database} is damaged ({result}); restore a backup of --data"
         return
-    states = Counter(_state(artefacts / digest, digest) for digest in digests)
+    states = Counter(_state(store, digest) for digest in digests)
     for state in ("lost", "damaged"):
         if states[state]:
             yield FAILURE, f"{states[state]} of {len(digests)} files are {state}; restore a backup"
     yield OK, f"{states['whole']} of {len(digests)} files are whole"
-    quarantine = artefacts / "quarantine"
-    if quarantine.is_dir() and any(quarantine.iterdir()):
-        yield (
-            WARNING,
-            f"{quarantine} has files without a record; delete them if no model is missing",
-        )
+    if store.isolated():
+        where = f"{store.name}/{QUARANTINE}"
+        yield WARNING, f"{where} has files without a record; delete them if no model is missing"
 
 
 def _disk(config: ServerConfig) -> Iterator[Found]:
@@ -299,10 +303,11 @@ def _in_use(folder: Path) -> bool:
     return False
 
 
-def _state(path: Path, digest: str) -> str:
+def _state(store: Store, digest: str) -> str:
     try:
-        with path.open("rb") as file:
-            whole = hashlib.file_digest(file, "sha256").hexdigest() == digest
-    except OSError:
+        store.check(digest)
+    except StoreUnavailable:
         return "lost"
-    return "whole" if whole else "damaged"
+    except StoreError as error:
+        return "lost" if error.reason == "ARTEFACT_LOST" else "damaged"
+    return "whole"

@@ -29,7 +29,8 @@ MetanasError
                             DATABASE_OLDER, DATABASE_DAMAGED, BACKUP_INVALID, ADDRESS_INVALID,
                             PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
                             AUDIT_NOT_WRITABLE, CHECKPOINT_MISSING, CHECKPOINT_CHANGED,
-                            DEVICE_MISSING, STUDIO_MISSING, WORKER_FAILED: the server does not start
+                            DEVICE_MISSING, STUDIO_MISSING, S3_MISSING, STORE_UNREACHABLE,
+                            WORKER_FAILED: the server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).

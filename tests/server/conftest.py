@@ -9,6 +9,7 @@ from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.server.calls import Api
 from tests.server.processes import ServerProcess, serving
+from tests.server.s3 import Bucket, s3_server
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data folder of the module's server."""
     return tmp_path_factory.mktemp("server") / "data"
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Bucket]:
+    """A bucket of an S3 server."""
+    pytest.importorskip("moto", reason="needs an S3 server: make install")
+    with s3_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

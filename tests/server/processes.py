@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,9 @@ def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
 
 
 @contextmanager
-def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProcess]:
+def serving(
+    checkpoints: Path, data: Path, *flags: str, environment: Mapping[str, str] = ENVIRONMENT
+) -> Iterator[ServerProcess]:
     """Start a server, wait until it is ready, and stop it at the exit."""
     log = data.with_suffix(".log")
     with (
@@ -93,7 +95,7 @@ def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProces
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=ENVIRONMENT,
+            env={**environment},
         ) as process,
     ):
         assert process.stdout is not None
@@ -107,14 +109,14 @@ def serving(checkpoints: Path, data: Path, *flags: str) -> Iterator[ServerProces
             process.terminate()
 
 
-def maintain(*arguments: str) -> str:
+def maintain(*arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Run a sub-command for a data folder; return its output."""
     done = subprocess.run(
         [sys.executable, "-m", "metanas_server", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env=ENVIRONMENT,
+        env={**environment},
         timeout=120,
     )
     assert done.returncode == 0, done.stderr

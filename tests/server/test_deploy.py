@@ -19,7 +19,7 @@ TARGET = {"job", "instance"}
 @pytest.fixture
 def metrics(tmp_path: Path) -> dict[str, set[str]]:
     """Labels of each metric by name."""
-    counted, figures = Metrics(), Figures(tmp_path)
+    counted, figures = Metrics(), Figures(tmp_path, None)
     counted.registry.register(figures)
     worker = WorkerFigures(device="cpu", pid=None, ready=True, adaptations=1)
     figures.snapshot = Snapshot(adaptations={"queued": 1}, workers=(worker,))

@@ -130,7 +130,7 @@ def test_a_damaged_and_a_lost_database(checkpoints: Path, copy: Path) -> None:
 def test_quarantined_files(checkpoints: Path, copy: Path) -> None:
     quarantine = copy / "artefacts" / "quarantine"
     quarantine.mkdir()
-    (quarantine / "0").touch()
+    (quarantine / ("0" * 64)).touch()
     assert findings(checkpoints, copy)["store"][-1][0] == WARNING
 
 

@@ -25,8 +25,8 @@ from metanas_protos.v1.adaptation_service_pb2 import (
 from metanas_protos.v1.example_pb2 import TENSOR_TYPE_UINT8, Example, RawTensor
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from metanas_server.resources import ModelRecord, ProgressRecord, State
-from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
+from metanas_server.storage.folder_store import FolderStore
 from tests.server.calls import Api, image, spec
 from tests.server.processes import ServerProcess, serving
 from tests.server.test_parts import RECORD
@@ -41,7 +41,7 @@ LABELS = tuple(f"{number:0256}" for number in range(100))
 def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A server with 500 adaptations of many steps and long labels, and as many models."""
     data = tmp_path_factory.mktemp("loop") / "data"
-    onnx = Store(data / "artefacts").put(b"onnx")
+    onnx = FolderStore(data / "artefacts").put(b"onnx")
     progress = [
         ProgressRecord(
             sequence=i + 1, attempt=1, time=i, stage="adapt", step=i, steps=STEPS, loss=1

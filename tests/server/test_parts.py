@@ -25,7 +25,6 @@ from metanas_server.errors import (
     NotFound,
     Overloaded,
     StartError,
-    StoreError,
     StoreUnavailable,
 )
 from metanas_server.resources import (
@@ -38,8 +37,8 @@ from metanas_server.resources import (
 from metanas_server.status import code_of, describe, to_status
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive, sweep
-from metanas_server.storage.artefacts import Store
 from metanas_server.storage.database import Records
+from metanas_server.storage.folder_store import FolderStore
 
 RECORD = AdaptationRecord(
     id="one",
@@ -83,21 +82,8 @@ def test_a_support_set_comes_back_as_it_was(examples: list[Example]) -> None:
     assert b"".join(support_file.pack(support_file.unpack(packed))) == packed
 
 
-def test_the_store_keeps_whole_files_under_their_digest(tmp_path: Path) -> None:
-    store = Store(tmp_path / "a" / "b")
-    digest = store.put(b"content")
-    assert store.put(b"content") == digest
-    assert store.path(digest).read_bytes() == b"content"
-    assert store.read(digest, 3, 2) == b"te"
-    assert store.read(digest, 100, 2) == b""
-    store.remove(digest)
-    with pytest.raises(StoreError) as caught:
-        store.read(digest, 0, 1)
-    assert caught.value.reason == "ARTEFACT_LOST"
-
-
 def test_a_sweep_deletes_known_garbage_only(tmp_path: Path) -> None:
-    records, store = Records(tmp_path / "records"), Store(tmp_path / "artefacts")
+    records, store = Records(tmp_path / "records"), FolderStore(tmp_path / "artefacts")
     needed, unknown, loose, isolated = (store.put(each) for each in (b"n", b"u", b"l", b"i"))
     records.loosen(loose)
     records.insert(replace(RECORD, support=needed))
@@ -111,17 +97,6 @@ def test_a_sweep_deletes_known_garbage_only(tmp_path: Path) -> None:
     assert names == {needed, unknown, isolated, "quarantine", "lost+found", "notes.txt"}
     assert records.loose() == set()
     records.close()
-
-
-def test_a_file_that_has_changed_on_the_disk(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    digest = store.put(b"content")
-    store.path(digest).write_bytes(b"c0ntent")
-    with pytest.raises(StoreError) as caught:
-        store.check(digest)
-    assert caught.value.reason == "ARTEFACT_DAMAGED"
-    assert store.put(b"content") == digest  # the same bytes again repair it
-    store.check(digest)
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
@@ -157,7 +132,7 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 
 
 async def test_the_record_of_a_model_goes_before_its_file(tmp_path: Path) -> None:
-    records, store = Records(tmp_path / "records"), Store(tmp_path / "artefacts")
+    records, store = Records(tmp_path / "records"), FolderStore(tmp_path / "artefacts")
     model = replace(MODEL, sha256=store.put(b"onnx"))
     records.insert(RECORD)
     records.update(RECORD, model=model)

@@ -32,7 +32,6 @@ from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
 from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
-from metanas_server.storage.artefacts import Store
 from metanas_server.workers.pool import WorkerPool
 
 CHUNK = 256 * 1024
@@ -196,7 +195,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
             raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
         self._archive.records.mark_used(record.id)
-        async for chunk in chunks(self._archive.store, record, request.offset):
+        async for chunk in chunks(self._archive, record, request.offset):
             yield model_service_pb2.DownloadModelResponse(chunk=chunk)
 
     def _model(self, name: str, context: Context) -> ModelRecord:
@@ -238,7 +237,7 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
 
 
 async def chunks(
-    store: Store, record: ModelRecord, offset: int
+    archive: Archive, record: ModelRecord, offset: int
 ) -> AsyncIterator[model_pb2.ModelChunk]:
     """Yield the file of a model from `offset` on; at the end of the file, one empty chunk.
 
@@ -247,11 +246,14 @@ async def chunks(
     Raises:
         StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
     """
-    await asyncio.to_thread(store.check, record.sha256)
-    first = True
-    while first or offset < record.size_bytes:
-        data = await asyncio.to_thread(store.read, record.sha256, offset, CHUNK)
-        if not data and offset < record.size_bytes:
-            raise StoreError("ARTEFACT_LOST", f"the file of models/{record.id} is too short")
-        yield convert.write_chunk(record, offset, data, first)
-        offset, first = offset + len(data), False
+    async with archive.open(record.sha256) as path:
+        with await asyncio.to_thread(path.open, "rb") as file:
+            file.seek(offset)
+            first = True
+            while first or offset < record.size_bytes:
+                data = await asyncio.to_thread(file.read, CHUNK)
+                if not data and offset < record.size_bytes:
+                    text = f"the file of models/{record.id} is too short"
+                    raise StoreError("ARTEFACT_LOST", text)
+                yield convert.write_chunk(record, offset, data, first)
+                offset, first = offset + len(data), False

@@ -10,7 +10,7 @@ from metanas_server.inference.model_cache import ModelCache
 from metanas_server.inference.open_model import OpenModel
 from metanas_server.inference.turns import Turns
 from metanas_server.resources import ModelRecord
-from metanas_server.storage.artefacts import Store
+from metanas_server.storage.archive import Archive
 
 T = TypeVar("T")
 
@@ -18,13 +18,13 @@ T = TypeVar("T")
 class Engine:
     """A few threads for the queries to all models."""
 
-    def __init__(self, store: Store, *, threads: int, open_bytes: int) -> None:
+    def __init__(self, archive: Archive, *, threads: int, open_bytes: int) -> None:
         """Start no thread yet.
 
         threads: queries that run at the same time.
         open_bytes: most bytes of open models.
         """
-        self._store = store
+        self._archive = archive
         self._cache = ModelCache(open_bytes)
         self._turns = Turns(threads)
         self._threads = ThreadPoolExecutor(threads, "query")
@@ -37,11 +37,14 @@ class Engine:
         """Return an open model.
 
         Raises:
-            StoreError: ARTEFACT_LOST, STORE_FAILED.
+            StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED, STORE_FAILED.
         """
 
         async def load() -> OpenModel:
-            return await self._in_thread(lambda: self._open(record), caller)
+            async with self._archive.open(record.sha256) as path:
+                return await self._in_thread(
+                    lambda: OpenModel(path.read_bytes(), record.sha256), caller
+                )
 
         return await self._cache.get(record.sha256, load)
 
@@ -75,7 +78,3 @@ class Engine:
         done = self._threads.submit(work)
         done.add_done_callback(lambda _: loop.call_soon_threadsafe(self._turns.leave))
         return await asyncio.wrap_future(done)
-
-    def _open(self, record: ModelRecord) -> OpenModel:
-        data = self._store.read(record.sha256, 0, record.size_bytes)
-        return OpenModel(data, record.sha256)

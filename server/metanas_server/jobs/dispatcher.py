@@ -7,6 +7,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
+from pathlib import Path
 
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.config import ServerConfig
@@ -195,7 +196,7 @@ class Dispatcher:
             job.stop_reason = reason
             job.worker.stop(job.number, self._config.stop_seconds)
 
-    def _order(self, job: Job) -> Order:
+    def _order(self, job: Job, support: Path) -> Order:
         record = job.record
         return Order(
             number=job.number,
@@ -204,14 +205,16 @@ class Dispatcher:
             overrides=record.overrides,
             seed=record.seed,
             classes=record.classes,
-            support=self._table.support(job),
+            support=support,
         )
 
     async def _attempt(self, job: Job, worker: WorkerProcess) -> None:
         """Run a job on a worker, and record the beginning and the end."""
         try:
             await self._table.begin(job)
-            await self._table.succeed(job, await self._run(job, worker))
+            async with self._table.support(job) as support:
+                made = await self._run(job, worker, support)
+            await self._table.succeed(job, made)
         except WorkerLost as error:
             await self._worker_lost(job, error, len(self._jobs_on(worker)))
         except Cancelled as error:
@@ -233,14 +236,14 @@ class Dispatcher:
         self._pace += (seconds - self._pace) / (PACE_JOBS if self._pace else 1)
         self._last_end = now
 
-    async def _run(self, job: Job, worker: WorkerProcess) -> Made:
+    async def _run(self, job: Job, worker: WorkerProcess, support: Path) -> Made:
         """Run a job on a worker within its time limit.
 
         Raises:
             WorkerKilled: the worker has died before it got the job.
             MetanasError: the error that ended the job.
         """
-        if job.stop_reason is not None:  # while the beginning was written down
+        if job.stop_reason is not None:  # while the beginning was written or the file read
             raise Cancelled
         if not worker.ready:
             raise WorkerKilled("WORKER_LOST", "the worker process died")
@@ -249,7 +252,7 @@ class Dispatcher:
         timeout = TimedOut("ADAPTATION_TIMEOUT", message)
         timer = asyncio.get_running_loop().call_later(seconds, self._stop_running, job, timeout)
         try:
-            return await worker.give(self._order(job), job.add)
+            return await worker.give(self._order(job, support), job.add)
         finally:
             timer.cancel()
 

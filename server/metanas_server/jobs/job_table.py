@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from metanas_server.storage.archive import Archive
 from metanas_server.workers.protocol import Made
 
 LOG = logging.getLogger(__name__)
+POLL_SECONDS = 0.5  # between two looks of a job that waits for the store
 
 
 def stopping_error() -> Unavailable:
@@ -49,9 +50,24 @@ class JobTable:
         """Add a queued job."""
         self.jobs[job.record.id] = job
 
-    def support(self, job: Job) -> Path:
-        """Return the file of a job's support set."""
-        return self._archive.store.path(job.record.support)
+    @asynccontextmanager
+    async def support(self, job: Job) -> AsyncIterator[Path]:
+        """Open the file of a job's support set, as soon as the store can be used.
+
+        Raises:
+            StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED.
+            Cancelled: the job was stopped meanwhile.
+        """
+        async with AsyncExitStack() as opened:
+            while job.stop_reason is None:
+                if not self._archive.is_writable:
+                    await asyncio.sleep(POLL_SECONDS)
+                    continue
+                with suppress(StoreUnavailable):
+                    path = await opened.enter_async_context(self._archive.open(job.record.support))
+                    yield path
+                    return
+            raise Cancelled
 
     async def begin(self, job: Job) -> None:
         """Record that an attempt begins."""

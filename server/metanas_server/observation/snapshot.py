@@ -50,11 +50,11 @@ class Figures(Collector):
     due: time by `time.monotonic` at which the loop's next snapshot is due.
     """
 
-    def __init__(self, data: Path) -> None:
-        """Read the sizes of the files in this data folder."""
+    def __init__(self, data: Path, artefacts: Path | None) -> None:
+        """Read the sizes of the files in these folders; None leaves out the artefacts."""
         self.snapshot = Snapshot()
         self.due = float("inf")
-        self._files = _Files(data)
+        self._files = _Files(data, artefacts)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -72,10 +72,13 @@ class Figures(Collector):
 
 
 class _Files:
-    """Sizes of the files of a data folder; the last ones are kept for `STORE_SECONDS`."""
+    """Sizes of the stored files; the last ones are kept for `STORE_SECONDS`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, artefacts: Path | None) -> None:
         self._data = data
+        self._folders = {"records": data}
+        if artefacts is not None:
+            self._folders |= {"artefacts": artefacts, "quarantine": artefacts / "quarantine"}
         self._lock = Lock()
         self._read_at = float("-inf")
         self._sizes: dict[str, int] = {}
@@ -83,12 +86,7 @@ class _Files:
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             if time.monotonic() - self._read_at > STORE_SECONDS:
-                artefacts = self._data / "artefacts"
-                self._sizes = {
-                    "records": _bytes_in(self._data),
-                    "artefacts": _bytes_in(artefacts),
-                    "quarantine": _bytes_in(artefacts / "quarantine"),
-                }
+                self._sizes = {kind: _bytes_in(path) for kind, path in self._folders.items()}
                 self._read_at = time.monotonic()
         store = _labelled("store_bytes", "Size of the files in the data folder, by kind.", "kind")
         for kind, size in self._sizes.items():

@@ -2,33 +2,43 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from metanas_server.errors import StartError, StoreUnavailable
 from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
 from metanas_server.storage.artefacts import Store, sha256
 from metanas_server.storage.database import Records
+from metanas_server.storage.place import open_store
 
 LOG = logging.getLogger(__name__)
-DATABASE, ARTEFACTS = "records.sqlite3", "artefacts"
+DATABASE = "records.sqlite3"
 PROBE_SECONDS = 1.0  # between two looks at a data folder that cannot be written
 
 Value = TypeVar("Value")
 
 
+@dataclass
+class _FileLock:
+    """The lock of one file, and the number of changes that hold it or wait for it."""
+
+    users: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Archive:
     """Store adaptations with their support sets, and models.
 
-    Records with equal content share one file. Changes happen one after the other, in other threads
-    than the event loop's, and go on if their caller is cancelled. They are on the disk when their
-    method returns. A file without a record is deleted only if the database lists it as loose.
+    Records with equal content share one file. Changes run in other threads than the event loop's,
+    and go on if their caller is cancelled. They are on the disk when their method returns. Those of
+    records happen one after the other, and so do those of one file. A file without a record is
+    deleted only if the database lists it as loose.
 
-    After a change that fails with `StoreUnavailable`, the archive is read-only until the data
-    folder can be written again.
+    After a change or the opening of a file that fails with `StoreUnavailable`, the archive is
+    read-only until records and files can be written again.
     """
 
     def __init__(
@@ -42,7 +52,9 @@ class Archive:
         self.store = store
         self._trouble: StoreUnavailable | None = None
         self._on_change = on_change
-        self._lock = asyncio.Lock()
+        self._lock = asyncio.Lock()  # for the changes of records
+        self._files = dict[str, _FileLock]()
+        self._changes = set[asyncio.Future[Any]]()
         self._writable = asyncio.Event()
         self._writable.set()
         self._watch: asyncio.Task[None] | None = None
@@ -74,13 +86,10 @@ class Archive:
         Raises:
             StoreUnavailable: nothing was stored.
         """
-
-        def add() -> AdaptationRecord:
-            stored = replace(record, support=sha256(support))
-            self._put(stored.support, support, lambda: self.records.insert(stored))
-            return stored
-
-        return await self._change(add)
+        stored = replace(record, support=await asyncio.to_thread(sha256, support))
+        insert = self.records.insert
+        await self._whole(self._put(stored.support, support, lambda: insert(stored)))
+        return stored
 
     async def update(
         self, record: AdaptationRecord, progress: Sequence[ProgressRecord] | None = None
@@ -90,7 +99,7 @@ class Archive:
         Raises:
             StoreUnavailable: nothing has changed.
         """
-        await self._change(lambda: self.records.update(record, progress))
+        await self._whole(self._change(lambda: self.records.update(record, progress)))
 
     async def finish(
         self,
@@ -104,12 +113,8 @@ class Archive:
         Raises:
             StoreUnavailable: neither was stored.
         """
-
-        def finish() -> None:
-            update = self.records.update
-            self._put(model.sha256, (onnx,), lambda: update(record, progress, model))
-
-        await self._change(finish)
+        update = self.records.update
+        await self._whole(self._put(model.sha256, (onnx,), lambda: update(record, progress, model)))
 
     async def delete_adaptation(self, id_: str) -> None:
         """Delete the record of an adaptation that has ended.
@@ -122,7 +127,7 @@ class Archive:
             self.records.delete_adaptation(id_)
             self.records.fill_reserve()
 
-        await self._change(delete)
+        await self._whole(self._change(delete))
 
     async def delete_model(self, id_: str, scope: str | None) -> None:
         """Delete a model and, if no other model has the same bytes, its file.
@@ -134,11 +139,15 @@ class Archive:
             StoreUnavailable: it was not deleted.
         """
 
-        def delete() -> None:
-            self._discard(self.records.delete_model(id_, scope))
+        def delete() -> str:
+            digest = self.records.delete_model(id_, scope)
             self.records.fill_reserve()
+            return digest
 
-        await self._change(delete)
+        async def delete_both() -> None:
+            await self._discard(await self._change(delete))
+
+        await self._whole(delete_both())
 
     async def write_uses(self) -> None:
         """Write down which models were used.
@@ -146,53 +155,97 @@ class Archive:
         Raises:
             StoreUnavailable: later.
         """
-        await self._change(self.records.write_uses)
+        await self._whole(self._change(self.records.write_uses))
 
     async def discard(self, digest: str) -> None:
         """Delete a loose file unless a record needs it; if that fails, the next start does it."""
         with suppress(StoreUnavailable):
-            await self._change(lambda: self._discard(digest))
+            await self._whole(self._discard(digest))
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[Path]:
+        """Open a file of the store; see `Store.open`.
+
+        Raises:
+            StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED.
+            StoreUnavailable: the store cannot be used now.
+        """
+        opened = ExitStack()
+        enter = asyncio.to_thread(opened.enter_context, self.store.open(digest))
+        opening = asyncio.ensure_future(self._noting_trouble(enter))
+        try:
+            yield await asyncio.shield(opening)
+        finally:
+            await asyncio.wait((opening,))  # its thread goes on if the caller is cancelled
+            await asyncio.to_thread(opened.close)
 
     async def close(self) -> None:
         """Stop looking at the data folder, and close the database after the last change."""
+        await asyncio.gather(*self._changes, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         async with self._lock:
             self.records.close()
 
-    def _put(
+    async def _whole(self, change: Coroutine[Any, Any, Value]) -> Value:
+        """Finish a change also if its caller is cancelled."""
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _put(
         self, digest: str, content: Sequence[bytes | memoryview], record: Callable[[], None]
     ) -> None:
         """Write a file and then its record; without the record the file goes again."""
-        self.records.loosen(digest)
-        try:
-            self.store.put(*content)
-            record()
-        except StoreUnavailable:
-            with suppress(StoreUnavailable):
-                self._discard(digest)
-            raise
+        async with self._alone(digest):
+            await self._change(lambda: self.records.loosen(digest))
+            try:
+                await self._noting_trouble(asyncio.to_thread(self.store.put, *content))
+                await self._change(record)
+            except StoreUnavailable:
+                with suppress(StoreUnavailable):
+                    await self._remove(digest)
+                raise
 
-    def _discard(self, digest: str) -> None:
-        if not self.records.needs(digest):
-            self.store.remove(digest)
+    async def _discard(self, digest: str) -> None:
+        async with self._alone(digest):
+            await self._remove(digest)
+
+    async def _remove(self, digest: str) -> None:
+        """Delete a loose file unless a record needs it."""
+        if not await asyncio.to_thread(self.records.needs, digest):
+            await self._noting_trouble(asyncio.to_thread(self.store.remove, digest))
         with suppress(StoreUnavailable):  # a full disk: the next start forgets it
-            self.records.forget(digest)
+            await self._change(lambda: self.records.forget(digest))
+
+    @asynccontextmanager
+    async def _alone(self, digest: str) -> AsyncIterator[None]:
+        """Keep other changes of the same file waiting: one could delete what the other needs."""
+        lock = self._files.setdefault(digest, _FileLock())
+        lock.users += 1
+        try:
+            async with lock.lock:
+                yield
+        finally:
+            lock.users -= 1
+            if not lock.users:
+                del self._files[digest]
 
     async def _change(self, change: Callable[[], Value]) -> Value:
-        return await asyncio.shield(asyncio.ensure_future(self._in_thread(change)))
-
-    async def _in_thread(self, change: Callable[[], Value]) -> Value:
         async with self._lock:
-            try:
-                return await asyncio.to_thread(change)
-            except StoreUnavailable as error:
-                if self._trouble is None:
-                    self._trouble = error
-                    self._writable.clear()
-                    self._watch = asyncio.get_running_loop().create_task(self._probe())
-                raise
+            return await self._noting_trouble(asyncio.to_thread(change))
+
+    async def _noting_trouble(self, work: Awaitable[Value]) -> Value:
+        try:
+            return await work
+        except StoreUnavailable as error:
+            if self._trouble is None:
+                self._trouble = error
+                self._writable.clear()
+                self._watch = asyncio.get_running_loop().create_task(self._probe())
+            raise
 
     async def _probe(self) -> None:
         """Wait until the data folder can be written again."""
@@ -200,30 +253,34 @@ class Archive:
         await self._on_change()
         while self._trouble is not None:
             await asyncio.sleep(PROBE_SECONDS)
-            async with self._lock:
-                try:
-                    await asyncio.to_thread(self.store.probe)
+            try:
+                await asyncio.to_thread(self.store.probe)
+                async with self._lock:
                     await asyncio.to_thread(self.records.probe)
-                except StoreUnavailable as error:
-                    self._trouble = error
-                else:
-                    self._trouble = None
+            except StoreUnavailable as error:
+                self._trouble = error
+            else:
+                self._trouble = None
         LOG.info("the data folder can be written again")
         self._writable.set()
         await self._on_change()
 
 
-def open_archive(data: Path, on_change: Callable[[], Awaitable[None]]) -> Archive:
+def open_archive(
+    data: Path, on_change: Callable[[], Awaitable[None]], *, place: str | None = None
+) -> Archive:
     """Open the archive of a data folder, and delete what the last run has left half-done.
+
+    place: see `open_store`.
 
     Raises:
         StartError: DATABASE_MISSING or DATABASE_OLDER, files have no record: with another database
             they may be models, so nothing is deleted. DATA_NOT_WRITABLE, DATABASE_DAMAGED.
         StoreUnavailable: the data folder cannot be written.
     """
-    store, path = Store(data / ARTEFACTS), data / DATABASE
+    store, path = open_store(place, data), data / DATABASE
     if not path.exists() and store.digests():
-        _refuse(data, "DATABASE_MISSING", f"{store.folder} has files, but {path} is missing")
+        _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {path} is missing")
     records = Records(path)
     try:
         orphans = len(sweep(records, store))
@@ -258,5 +315,5 @@ def sweep(records: Records, store: Store) -> set[str]:
         records.forget(digest)
     present = store.digests()
     if needed - present:
-        LOG.warning("%d records have lost their file in %s", len(needed - present), store.folder)
+        LOG.warning("%d records have lost their file in %s", len(needed - present), store.name)
     return present - needed

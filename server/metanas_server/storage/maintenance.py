@@ -6,16 +6,18 @@ A backup is a folder like the data folder: the database and the files that its r
 import shutil
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
-from metanas_server.errors import StartError, StoreError
+from metanas_server.errors import StartError, StoreError, StoreUnavailable
 from metanas_server.resources import AdaptationRecord, State
 from metanas_server.status import describe
-from metanas_server.storage.archive import ARTEFACTS, DATABASE, sweep
-from metanas_server.storage.artefacts import Store
+from metanas_server.storage.archive import DATABASE, sweep
+from metanas_server.storage.artefacts import QUARANTINE, Store, is_sound
 from metanas_server.storage.database import Records
+from metanas_server.storage.folder_store import FolderStore
+from metanas_server.storage.place import ARTEFACTS
 
 TRIES = 10
 """Copies of the database until the running server deletes no file during the copy of the files."""
@@ -23,8 +25,10 @@ COMPANIONS = ("", "-wal", "-shm")
 """Endings of the files that belong to an SQLite database."""
 
 
-def backup(data: Path, target: Path) -> list[str]:
+def backup(data: Path, source: Store, target: Path) -> list[str]:
     """Copy a data folder, also that of a running server, to a new folder; return lines for people.
+
+    source: the artefacts.
 
     Raises:
         StartError: BACKUP_INVALID, there is no database, or the target is not empty.
@@ -34,7 +38,7 @@ def backup(data: Path, target: Path) -> list[str]:
     _check_database(data)
     if target.exists() and any(target.iterdir()):
         raise StartError("BACKUP_INVALID", f"{target} is not empty; name a new folder")
-    source, copies = Store(data / ARTEFACTS), Store(target / ARTEFACTS)
+    copies = FolderStore(target / ARTEFACTS)
     for _ in range(TRIES):
         _copy_database(data / DATABASE, target / DATABASE)
         needed = _needed(target / DATABASE)
@@ -49,8 +53,10 @@ def backup(data: Path, target: Path) -> list[str]:
     return [f"copied the database and {len(needed)} files to {target}"]
 
 
-def restore(data: Path, source: Path) -> list[str]:
+def restore(data: Path, store: Store, source: Path) -> list[str]:
     """Replace the content of a data folder by a backup; return lines for people.
+
+    store: the artefacts.
 
     All files of the backup are checked first. The former database moves into a folder `replaced-…`,
     and the files that the backup does not know move into quarantine.
@@ -64,7 +70,7 @@ def restore(data: Path, source: Path) -> list[str]:
     arrived.unlink(missing_ok=True)
     _copy_database(source / DATABASE, arrived)
     needed = _needed(arrived)
-    backed_up, store = Store(source / ARTEFACTS), Store(data / ARTEFACTS)
+    backed_up = FolderStore(source / ARTEFACTS)
     for digest in needed:
         error = _copy(digest, backed_up, store)
         if error is not None:
@@ -74,8 +80,10 @@ def restore(data: Path, source: Path) -> list[str]:
     return [*lines, f"restored the database and {len(needed)} files", *_isolate(data, store)]
 
 
-def repair(data: Path) -> list[str]:
+def repair(data: Path, store: Store) -> list[str]:
     """Make a data folder usable again without deleting anything; return lines for people.
+
+    store: the artefacts.
 
     A damaged database is put aside for an empty one. Damaged files and those without a record move
     into quarantine. Adaptations without their support set end as failed.
@@ -84,7 +92,7 @@ def repair(data: Path) -> list[str]:
         StartError: DATA_NOT_WRITABLE, for instance a database of another version.
         StoreUnavailable: the data folder cannot be written.
     """
-    lines, store = list[str](), Store(data / ARTEFACTS)
+    lines = list[str]()
     try:
         Records(data / DATABASE).close()
     except StartError as error:
@@ -137,13 +145,16 @@ def _needed(database: Path) -> set[str]:
 
 def _copy(digest: str, source: Store, target: Store) -> StoreError | None:
     """Copy and check a file; return the error of a lost or damaged one."""
-    if target.is_sound(digest):
+    if is_sound(target, digest):
         return None
-    try:
-        source.check(digest)
-    except StoreError as error:
-        return error
-    target.copy(source.path(digest))
+    with ExitStack() as opened:
+        try:
+            path = opened.enter_context(source.open(digest))
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            return error
+        target.copy(digest, path)
     return None
 
 
@@ -166,5 +177,5 @@ def _isolate(data: Path, store: Store) -> list[str]:
         orphans = sweep(records, store)
     for digest in orphans:
         store.isolate(digest)
-    where = store.folder / "quarantine"
+    where = f"{store.name}/{QUARANTINE}"
     return [f"moved {len(orphans)} files without a record to {where}"] if orphans else []

@@ -122,14 +122,9 @@ class StudioEngine:
         Raises:
             StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
         """
-        store, digest = self._archive.store, record.sha256
-
-        def read() -> bytes:
-            store.check(digest)
-            return store.read(digest, 0, record.size_bytes)
-
         self._archive.records.mark_used(record.id)
-        return await asyncio.to_thread(read)
+        async with self._archive.open(record.sha256) as path:
+            return await asyncio.to_thread(path.read_bytes)
 
     async def _receive(self, parts: AsyncIterator[Part], caller: Caller, intake: Intake) -> str:
         first = await anext(parts, None)

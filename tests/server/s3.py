@@ -1,0 +1,81 @@
+"""An S3 server with one bucket, moto's, as a separate process. Its answers can be made to fail."""
+
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+FAULT = "/fault"
+"""Path to which the status line is posted that all requests get; an empty one ends this."""
+
+
+class Bucket:
+    """A bucket of a running server."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
+        self.environment = {
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": endpoint,
+        }
+
+    @contextmanager
+    def failing(self, status: str) -> Iterator[None]:
+        """Answer all requests with this status, for instance "507 Insufficient Storage"."""
+        self._post(status)
+        try:
+            yield
+        finally:
+            self._post("")
+
+    def _post(self, status: str) -> None:
+        urllib.request.urlopen(f"{self._endpoint}{FAULT}", status.encode()).close()
+
+
+@contextmanager
+def s3_server() -> Iterator[Bucket]:
+    """Start the server with the empty bucket `bucket`; end it at the exit."""
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "tests.server.s3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            endpoint = process.stdout.readline().strip()
+            assert endpoint, "the S3 server does not start"
+            bucket = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
+            urllib.request.urlopen(bucket).close()
+            yield Bucket(endpoint)
+        finally:
+            process.kill()
+
+
+def main() -> None:
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+    from werkzeug.wrappers import Request, Response
+
+    moto, status = DomainDispatcherApplication(create_backend_app), [""]
+
+    def answer(environ: Any, start: Any) -> Any:
+        if environ["PATH_INFO"] == FAULT:
+            status[0] = Request(environ).get_data(as_text=True)
+            return Response()(environ, start)
+        if status[0]:
+            Request(environ).get_data()  # else the rest of it would be the next request
+            return Response(status=status[0])(environ, start)
+        return moto(environ, start)
+
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
+    print(f"http://127.0.0.1:{server.port}", flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
