@@ -8,9 +8,11 @@ from metanas.adaptation.universal import UniversalSpace, load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import InvalidInput, MetanasError, Violation
 from metanas.evaluation.evaluate import evaluate
+from metanas.export.variants import convert
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig
+from metanas.spec.variant import Variant
 from metanas_data.datasets.dataset import read_dataset as load_dataset
 from metanas_data.datasets.episodes import EpisodeShape, Sampler
 from metanas_data.folders import class_files
@@ -29,7 +31,9 @@ __all__ = [
     "Report",
     "Sampler",
     "UniversalSpace",
+    "Variant",
     "adapt",
+    "convert",
     "evaluate",
     "load_checkpoint",
     "load_dataset",

@@ -13,7 +13,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from metanas.nn.functional import Rows
 from metanas.nn.onnx_graph import Graph
 from metanas.nn.ops import OPS, Norm, Op

@@ -37,8 +37,8 @@ from metanas.evaluation.compare import paired
 from metanas.evaluation.evaluate import job_of
 from metanas.evaluation.resume import Plan, run_plan
 from metanas.export.onnx_model import Classifier
-from metanas.export.verify import run as run_model
-from metanas.export.verify import session
+from metanas.export.runtime import run as run_model
+from metanas.export.runtime import session
 from metanas.images.support_set import Image, Preprocessing, SupportSet, Task, preprocessing_for
 from metanas.nn.ops import OPS
 from metanas.nn.pretrained import SOURCES, pretrained_trunk

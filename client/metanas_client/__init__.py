@@ -52,6 +52,7 @@ if typing.TYPE_CHECKING:
         State,
         TimedOut,
         Unavailable,
+        Variant,
         Violation,
     )
 
@@ -88,6 +89,7 @@ __all__ = [
     "State",
     "TimedOut",
     "Unavailable",
+    "Variant",
     "Violation",
     "__version__",
 ]

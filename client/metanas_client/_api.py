@@ -31,6 +31,7 @@ from metanas_client.resources import (
     ModelInfo,
     Progress,
     State,
+    Variant,
 )
 from metanas_client.sync import Adaptation, Client
 
@@ -65,5 +66,6 @@ __all__ = [
     "State",
     "TimedOut",
     "Unavailable",
+    "Variant",
     "Violation",
 ]

@@ -32,6 +32,7 @@ from metanas_client.resources import (
     Option,
     Progress,
     State,
+    Variant,
 )
 from metanas_client.support import Support, SupportSet, read_contents, read_support
 from metanas_client.transport import Calls
@@ -207,11 +208,18 @@ class AsyncClient:
         """Iterate over the server's models, the latest first. Pages are fetched on demand."""
         return self._calls().list_models(page_size)
 
-    async def model(self, name: str) -> Model:
-        """Download a model, named `models/{model}` or by its last part."""
+    async def model(self, name: str, *, variant: Variant = Variant()) -> Model:  # noqa: B008
+        """Download a model, named `models/{model}` or by its last part.
+
+        variant: the form into which the server converts the file first.
+
+        Raises:
+            InvalidInput: OPTION_OUT_OF_RANGE, there is no such variant; VARIANT_REFUSED, it would
+                answer differently.
+        """
         calls = self._calls()
         info = await calls.get_model(qualified("models", name))
-        return Model(await calls.download_model(info), info)
+        return Model(*await calls.download_model(info, variant))
 
     async def delete_model(self, name: str) -> None:
         """Delete a model on the server."""
@@ -287,7 +295,7 @@ class AsyncAdaptation:
             async with asyncio.timeout(timeout):
                 info = await self._end()
                 model = await self._calls.get_model(_model_name(info))
-                return Model(await self._calls.download_model(model), model)
+                return Model(*await self._calls.download_model(model, Variant()))
         except TimeoutError as error:
             message = f"{self.name} has not ended within {timeout} s and continues; wait again"
             raise TimedOut("WAIT_TIMEOUT", message) from error

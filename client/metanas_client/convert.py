@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from numbers import Integral
 
@@ -20,6 +20,7 @@ from metanas_client.resources import (
     Option,
     Progress,
     State,
+    Variant,
 )
 from metanas_client.support import Content, RawImage, SupportSet
 from metanas_data.intervals import proportion
@@ -32,6 +33,7 @@ from metanas_protos.v1 import (
     example_pb2,
     failure_pb2,
     model_pb2,
+    model_service_pb2,
     report_pb2,
 )
 
@@ -163,6 +165,26 @@ def model_info(message: model_pb2.Model) -> ModelInfo:
         report=_report(message),
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
     )
+
+
+def download_request(
+    info: ModelInfo, offset: int, variant: Variant
+) -> model_service_pb2.DownloadModelRequest:
+    """Write the request for the file of a model from an offset on.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE, a number that the message cannot hold.
+    """
+    try:
+        message = None if variant == Variant() else model_pb2.ModelVariant(**asdict(variant))
+    except (TypeError, ValueError) as error:
+        raise InvalidInput.single("variant", "OPTION_OUT_OF_RANGE", str(error)) from error
+    return model_service_pb2.DownloadModelRequest(name=info.name, offset=offset, variant=message)
+
+
+def variant_info(info: ModelInfo, first: model_pb2.ModelChunk) -> ModelInfo:
+    """Return the information of a model with the file that its first chunk announces."""
+    return replace(info, sha256=first.sha256, size=first.size_bytes)
 
 
 def _report(model: model_pb2.Model) -> Report:

@@ -3,9 +3,10 @@
 Needs the extra "local". The values that enter and leave are those of a call to a server.
 """
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.resources import files
 from math import inf, isnan
 from pathlib import Path
@@ -17,7 +18,7 @@ from metanas_client.convert import Job, spec_message
 from metanas_client.errors import AdaptationFailed, InvalidInput, TimedOut, Violation
 from metanas_client.extras import needs
 from metanas_client.model import Model
-from metanas_client.resources import Limits, ModelInfo, Progress
+from metanas_client.resources import Limits, ModelInfo, Progress, Variant
 from metanas_client.support import read_contents
 
 if TYPE_CHECKING:
@@ -61,14 +62,38 @@ def adapt_here(
             should_stop=lambda: time.monotonic() > end,
         )
     except metanas.InvalidInput as error:
-        faults = [Violation(each.field, each.reason, each.message) for each in error.violations]
-        raise name_sources(InvalidInput(faults), job.support) from error
+        raise name_sources(_refused(error), job.support) from error
     except Cancelled as error:
         message = f"the adaptation took longer than {seconds:g} s; allow more with --timeout"
         raise TimedOut("ADAPTATION_TIMEOUT", message) from error
     except (Diverged, ExportMismatch, OutOfMemory) as error:
         raise AdaptationFailed(error.reason, error.message) from error
     return Model(made.onnx, _info(made))
+
+
+def convert_here(model: Model, variant: Variant) -> Model:
+    """Convert a model in this process.
+
+    Raises:
+        InvalidInput: as from a server.
+    """
+    given = {name: value for name, value in asdict(variant).items() if value}
+    if not given:
+        return model
+    with needs("local"):
+        import metanas
+    try:
+        data = metanas.convert(model.onnx, metanas.Variant(**given))
+    except metanas.InvalidInput as error:
+        raise _refused(error.within("variant")) from error
+    digest = hashlib.sha256(data).hexdigest()
+    return Model(data, replace(model.info, sha256=digest, size=len(data)))
+
+
+def _refused(error: "metanas.InvalidInput") -> InvalidInput:
+    return InvalidInput(
+        [Violation(each.field, each.reason, each.message) for each in error.violations]
+    )
 
 
 def _source(folder: Path | None, name: str) -> "metanas.Checkpoint | metanas.UniversalSpace":

@@ -98,6 +98,21 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Form into which the server converts the file of a model. Defaults keep the model's form."""
+
+    precision: str = ""
+    """"fp16" stores the weights in half precision, in about half of the bytes."""
+    height: int = 0
+    """Height of the images of a graph without dynamic shapes, for one image at a time; 0 takes
+    images of any size."""
+    width: int = 0
+    """Width of these images; goes with `height`."""
+    opset: int = 0
+    """Version of the standard operators of ONNX, 13 to 21; 0 stands for 17."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputSpec:
     """Form of the images at the network's input."""
 

@@ -13,7 +13,14 @@ from metanas_client.aio import PAGE_SIZE, AsyncAdaptation, AsyncClient
 from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE
 from metanas_client.errors import ForkedProcess
 from metanas_client.model import Model
-from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Option, Progress
+from metanas_client.resources import (
+    AdaptationInfo,
+    Checkpoint,
+    ModelInfo,
+    Option,
+    Progress,
+    Variant,
+)
 from metanas_client.support import Support
 
 SETTLE_SECONDS = 1.0
@@ -137,9 +144,9 @@ class Client:
         """Iterate over the server's models, the latest first. Pages are fetched on demand."""
         return self._loop.iterate(lambda: self._client.models(page_size=page_size))
 
-    def model(self, name: str) -> Model:
-        """Download a model, named `models/{model}` or by its last part."""
-        return self._loop.run(self._client.model(name))
+    def model(self, name: str, *, variant: Variant = Variant()) -> Model:  # noqa: B008
+        """Download a model; see `AsyncClient.model`."""
+        return self._loop.run(self._client.model(name, variant=variant))
 
     def delete_model(self, name: str) -> None:
         """Delete a model on the server."""

@@ -11,7 +11,7 @@ import grpc
 from metanas_client import convert
 from metanas_client.channel import Connection, broken, open_channel, translate
 from metanas_client.errors import DownloadDamaged, ServerFault
-from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress
+from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress, Variant
 from metanas_client.support import Content
 from metanas_protos.v1 import (
     adaptation_service_pb2,
@@ -161,8 +161,11 @@ class Calls:
         with self._translated():
             await self._models.DeleteModel(request, metadata=self._metadata)
 
-    async def download_model(self, info: ModelInfo) -> bytes:
-        """Download a model's file. A broken connection continues at its offset.
+    async def download_model(self, info: ModelInfo, variant: Variant) -> tuple[bytes, ModelInfo]:
+        """Download a variant of a model's file. A broken connection continues at its offset.
+
+        Returns:
+            the file, and the information with its size and SHA-256.
 
         Raises:
             DownloadDamaged: size or SHA-256 differ from those that the server has announced.
@@ -170,18 +173,20 @@ class Calls:
         received = bytearray()
         pause = Pause(self._connection.patience)
         while True:
-            request = model_service_pb2.DownloadModelRequest(name=info.name, offset=len(received))
+            request = convert.download_request(info, len(received), variant)
             try:
                 async for reply in self._models.DownloadModel(request, metadata=self._metadata):
                     if reply.chunk.offset != len(received):
                         raise damaged(info, f"a chunk at {reply.chunk.offset} came too early")
+                    if not received and request.HasField("variant"):
+                        info = convert.variant_info(info, reply.chunk)
                     received += reply.chunk.data
                     pause = Pause(self._connection.patience)
             except grpc.aio.AioRpcError as error:
                 if not broken(error) or not pause.fits():
                     raise translate(error, self._connection) from error
             else:
-                return verified(info, bytes(received))
+                return verified(info, bytes(received)), info
             await pause.wait()
 
     async def list_checkpoints(self, page_size: int) -> AsyncIterator[Checkpoint]:

@@ -16,7 +16,7 @@ from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.views import draw_views
 from metanas.checkpoint import Checkpoint
 from metanas.export.onnx_model import Classifier, Encoder, to_onnx
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from metanas.images.batches import batches_of
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import SupportSet, preprocessing_for

@@ -21,7 +21,7 @@ from metanas.adaptation.objective import SHARE_THRESHOLD
 from metanas.adaptation.scheduler import make_all
 from metanas.adaptation.universal import Source
 from metanas.adaptation.views import head_inputs
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.images.shifted_copies import averaged, with_copies
 from metanas.images.support_set import Image
 from metanas.nn.devices import upload

@@ -246,7 +246,7 @@ class Server:
         config, jobs, pool = self._config, self._jobs, self._pool
         adaptations = AdaptationService(config, callers, jobs, pool, archive, budget)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
-        models = ModelService(callers, archive)
+        models = ModelService(config, callers, archive)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)
         checkpoints = CheckpointService(config, pool)
         checkpoint_service_pb2_grpc.add_CheckpointServiceServicer_to_server(checkpoints, server)

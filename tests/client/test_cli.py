@@ -58,6 +58,9 @@ def test_help_and_version() -> None:
     [
         [],
         ["nonsense"],
+        ["models", "get", "x", "--input", "fixed:0x9"],
+        ["models", "get", "x", "--input", "28"],
+        ["models", "get", "x", "--opset", "12"],
         ["adapt"],
         ["adapt", "x", "--steps", "many"],
         ["models"],
@@ -271,6 +274,18 @@ def test_the_whole_way_over_a_server(server: str, folder: Path, tmp_path: Path) 
     assert made["model"] in [model["name"] for model in listed]
     assert metanas("models", "get", made["model"], "--out", again, *here).returncode == 0
     assert again.read_bytes() == out.read_bytes()
+    form = ("--input", "fixed:20x30", "--opset", 15)
+    get = ("models", "get", made["model"], "--precision", "fp16", *form)
+    assert metanas(*get, "--out", again, "--force", *here).returncode == 0
+    variant = json.loads(
+        json.loads(metanas("show", again, "--json").stdout)["provenance"]["variant"]
+    )
+    assert (variant["precision"], variant["input"], variant["opset"]) == ("fp16", "fixed:20x30", 15)
+    assert metanas("verify", again).returncode == 0
+    fixed = ("--out", again, "--force", "--steps", 0, *form)
+    assert metanas("adapt", folder, *fixed, *here).returncode == 0
+    assert "fixed:20x30" in metanas("verify", again).stdout
+    assert metanas("predict", again, folder).returncode == 0
     assert metanas("models", "delete", made["model"], *here).returncode == 0
     gone = metanas("models", "get", made["model"], "--out", again, "--force", *here)
     assert (gone.returncode, json.loads(gone.stderr)["error"]["reason"]) == (4, "UNKNOWN_MODEL")

@@ -20,6 +20,7 @@ from metanas_client import (
     State,
     TimedOut,
     Unavailable,
+    Variant,
 )
 from tests.client.conftest import ENVIRONMENT, class_folders, running_server
 from tests.client.proxy import cutting
@@ -48,6 +49,22 @@ def test_a_folder_becomes_a_model(client: Client, folder: Path, tmp_path: Path) 
     found = model.predict([folder / "class0" / "0.png", PIXELS[0], PIXELS[1] / 255])
     assert [prediction.label in model.labels for prediction in found] == [True] * 3
     assert adaptation.info().state is State.SUCCEEDED
+
+
+def test_a_variant_of_a_model(client: Client, folder: Path) -> None:
+    model = client.adapt(folder, options={"steps": 0}).result()
+    variant = Variant(precision="fp16", height=20, width=24, opset=15)
+    made = client.model(model.name, variant=variant)
+    assert made.info.sha256 == hashlib.sha256(made.onnx).hexdigest() != model.info.sha256
+    assert len(made.onnx) == made.info.size
+    assert client.model(model.name, variant=Variant()).onnx == model.onnx
+    image = PIXELS.reshape(-1)[:480].reshape(20, 24)
+    mine, theirs = made.predict([image])[0], model.predict([image])[0]
+    assert mine.confidence == pytest.approx(theirs.confidence, abs=0.05)
+    for wrong in (Variant(opset=12), Variant(height=3), Variant(height=2**40, width=1)):
+        with pytest.raises(InvalidInput) as caught:
+            client.model(model.name, variant=wrong)
+        assert caught.value.reason == "OPTION_OUT_OF_RANGE"
 
 
 def test_every_form_of_the_same_support_set_gives_the_same_model(

@@ -41,6 +41,7 @@ EXPORTED = [
     "State",
     "TimedOut",
     "Unavailable",
+    "Variant",
     "Violation",
     "__version__",
 ]

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from metanas.export.variants import convert
+from metanas.spec.variant import Variant
 from metanas_client import InvalidInput, ModelFileError
 from metanas_client.onnx.images import batches, load_image
 from metanas_client.onnx.model_file import ModelFile
@@ -101,6 +103,41 @@ def test_a_file_with_other_labels_fails(model_file: Path) -> None:
     assert "labels" in [check.name for check in other.check() if not check.passed]
 
 
+@pytest.mark.parametrize(
+    "variant",
+    [Variant(precision="fp16"), Variant(height=24, width=30), Variant(opset=13)],
+    ids=["fp16", "fixed", "opset"],
+)
+def test_a_variant_passes_its_check(model_file: Path, variant: Variant) -> None:
+    file = ModelFile(convert(model_file.read_bytes(), variant))
+    checks = {check.name: check for check in file.check()}
+    assert [check.name for check in checks.values() if not check.passed] == []
+    assert checks["variant"].detail == str(file.variant)
+    assert (file.variant.precision == "fp16") == (variant.precision == "fp16")
+    assert (file.variant.input, file.variant.opset) == (variant.input, variant.opset)
+
+
+def test_a_fixed_input_takes_images_of_any_size(model: ModelFile, model_file: Path) -> None:
+    fixed = ModelFile(convert(model_file.read_bytes(), Variant(height=24, width=30)))
+    random = np.random.default_rng(0)
+    exact = [random.integers(0, 256, (24, 30, 1), dtype=np.uint8) for _ in range(3)]
+    np.testing.assert_allclose(fixed.logits(exact), model.logits(exact), atol=1e-4)
+    assert fixed.run(np.zeros((0, 24, 30, 1), np.uint8)).logits.shape == (0, 3)
+    smooth = np.add.outer(np.arange(200), np.arange(300)).astype(np.float32) / 500
+    mine, theirs = fixed.predict([smooth])[0], model.predict([smooth])[0]
+    assert mine.confidence == pytest.approx(theirs.confidence, abs=0.02)
+
+
+def test_a_variant_that_states_another_input_fails(model_file: Path) -> None:
+    made = convert(model_file.read_bytes(), Variant(height=24, width=30))
+    file = onnx.load_from_string(made)
+    for entry in file.metadata_props:
+        if entry.key == "metanas.variant":
+            entry.value = entry.value.replace("24x30", "30x24")
+    checks = ModelFile(file.SerializeToString()).check()
+    assert [check.name for check in checks if not check.passed] == ["variant"]
+
+
 def test_files_of_others_are_refused(model_file: Path, tmp_path: Path) -> None:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     node = helper.make_node("Identity", ["x"], ["y"])
@@ -122,13 +159,15 @@ def test_files_of_others_are_refused(model_file: Path, tmp_path: Path) -> None:
     assert caught.value.reason == "MODEL_MISSING"
 
 
-@pytest.mark.parametrize("key", ["labels", "input", "conformance", "genotype"])
-@pytest.mark.parametrize("value", [7, "text", None, {}])
+@pytest.mark.parametrize("key", ["labels", "variant", "conformance", "genotype"])
+@pytest.mark.parametrize("value", [7, "text", None, {"top1": "1"}])
 def test_damaged_metadata_is_an_error_of_the_file(
-    model_file: Path, key: str, value: object
+    model_file: Path, tmp_path: Path, key: str, value: object
 ) -> None:
+    path = tmp_path / "half.onnx"
+    path.write_bytes(convert(model_file.read_bytes(), Variant(precision="fp16")))
     with pytest.raises(ModelFileError):
-        ModelFile(changed(model_file, f"metanas.{key}", value)).check()
+        ModelFile(changed(path, f"metanas.{key}", value)).check()
 
 
 def test_paths_bytes_and_arrays_are_the_same_image(model: ModelFile, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import Scheduler
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.nn.ops import OPS, Chain, Op
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig

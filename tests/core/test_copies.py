@@ -18,7 +18,7 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput
 from metanas.evaluation.evaluate import supernet_logits
 from metanas.export.onnx_model import Classifier, Encoder, to_onnx
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.images.shifted_copies import averaged, looks, with_copies
 from metanas.images.support_set import Image, Preprocessing
 from metanas.nn.ops import OPS

@@ -16,7 +16,7 @@ from metanas.adaptation.scheduler import make_all
 from metanas.adaptation.universal import load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import OutOfMemory
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.core.small import examples

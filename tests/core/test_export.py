@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from metanas.errors import ExportMismatch
 from metanas.export.onnx_model import Classifier, Encoder, to_onnx
-from metanas.export.verify import TOGETHER, _run_together, check, run, session
+from metanas.export.runtime import run, session
+from metanas.export.verify import TOGETHER, _run_together, check
 from metanas.images.support_set import Preprocessing, support_set
 from metanas.nn.onnx_graph import IR_VERSION, OPSET
 from metanas.nn.ops import OPS

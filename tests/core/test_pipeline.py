@@ -25,7 +25,7 @@ from metanas.adaptation.job import AdaptedModel, Job
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from metanas.errors import Cancelled, Diverged, InvalidInput
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.spec.examples import Example, Limits
 from metanas.spec.genotype import Genotype
 from metanas.spec.options import AdaptConfig

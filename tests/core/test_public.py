@@ -14,8 +14,9 @@ from metanas.testing import make_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [
     "AdaptConfig", "AdaptedModel", "Checkpoint", "EpisodeShape", "Example", "Genotype",
-    "InvalidInput", "Limits", "MetanasError", "Report", "Sampler", "UniversalSpace", "__version__",
-    "adapt", "evaluate", "load_checkpoint", "load_dataset", "load_universal", "read_folder",
+    "InvalidInput", "Limits", "MetanasError", "Report", "Sampler", "UniversalSpace", "Variant",
+    "__version__", "adapt", "convert", "evaluate", "load_checkpoint", "load_dataset",
+    "load_universal", "read_folder",
 ]  # fmt: skip
 
 

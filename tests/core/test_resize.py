@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 from torch.nn import functional as F
 
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from metanas.images.resize import emit_resize, resize
 from metanas.images.support_set import Preprocessing, preprocessing_for, support_set
 from metanas.nn.onnx_graph import Graph

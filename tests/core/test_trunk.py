@@ -20,7 +20,7 @@ from metanas.adaptation.scheduler import adapt, make_all
 from metanas.checkpoint import Checkpoint, load_checkpoint, write_card
 from metanas.errors import Cancelled, CheckpointError, InvalidInput
 from metanas.evaluation.evaluate import evaluate, supernet_logits
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.images.support_set import Image
 from metanas.nn.onnx_graph import Graph
 from metanas.nn.pretrained import SOURCES, Source, pretrained_trunk

@@ -23,7 +23,7 @@ from metanas.adaptation.universal import (
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.evaluation.fit_universal import costs_of
-from metanas.export.verify import run, session
+from metanas.export.runtime import run, session
 from metanas.images.support_set import Image
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example

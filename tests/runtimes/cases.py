@@ -21,7 +21,7 @@ from metanas.adaptation.universal import load_universal
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.estimates.calibration import temperature_of
 from metanas.export.onnx_model import Classifier
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from metanas.spec.examples import Example
 from metanas.util.work import whole
 from metanas_data.folders import class_files

@@ -100,8 +100,10 @@ class Api:
         request = model_service_pb2.GetModelRequest(name=name)
         return self.models.GetModel(request, timeout=SECONDS).model
 
-    def download(self, name: str, offset: int = 0) -> list[model_pb2.ModelChunk]:
-        request = model_service_pb2.DownloadModelRequest(name=name, offset=offset)
+    def download(
+        self, name: str, offset: int = 0, variant: model_pb2.ModelVariant | None = None
+    ) -> list[model_pb2.ModelChunk]:
+        request = model_service_pb2.DownloadModelRequest(name=name, offset=offset, variant=variant)
         return [part.chunk for part in self.models.DownloadModel(request, timeout=SECONDS)]
 
     def serves(self) -> None:

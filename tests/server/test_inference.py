@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from metanas_protos.inference import inference_service_pb2 as protocol
 from metanas_protos.v1.model_service_pb2 import DeleteModelRequest
 from tests.server.calls import Api

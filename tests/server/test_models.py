@@ -6,6 +6,9 @@ from pathlib import Path
 import grpc
 import pytest
 
+from metanas.export.variants import convert
+from metanas.spec.variant import Variant
+from metanas_protos.v1.model_pb2 import ModelVariant
 from metanas_protos.v1.model_service_pb2 import DeleteModelRequest, ListModelsRequest
 from metanas_server.api.service import CHUNK
 from tests.server.calls import Api, images, refused, spec
@@ -54,6 +57,45 @@ def test_files_of_many_pieces(api: Api, data: Path) -> None:
     assert refused(api.download, name).reason == "ARTEFACT_LOST"
     path.write_bytes(whole)
     assert b"".join(part.data for part in api.download(name)) == whole
+
+
+def test_a_variant_is_converted_for_its_download(api: Api, model: str, data: Path) -> None:
+    stored = b"".join(part.data for part in api.download(model))
+    wanted = Variant(precision="fp16", height=30, width=20, opset=13)
+    message = ModelVariant(precision="fp16", height=30, width=20, opset=13)
+    parts = api.download(model, variant=message)
+    whole = b"".join(part.data for part in parts)
+    assert whole == convert(stored, wanted)
+    for part in (parts[0], parts[-1]):
+        assert part.sha256 == hashlib.sha256(whole).hexdigest()
+        assert part.size_bytes == len(whole)
+    assert api.model(model).size_bytes == len(stored)
+    for offset in (1, len(whole) - 1, len(whole)):
+        rest = api.download(model, offset, message)
+        assert b"".join(part.data for part in rest) == whole[offset:]
+    answer = refused(api.download, model, len(whole) + 1, message)
+    assert answer.reason == "OFFSET_OUT_OF_RANGE"
+    known = {path.name for path in (data / "artefacts").iterdir() if path.name != "quarantine"}
+    listed = api.models.ListModels(ListModelsRequest(page_size=500)).models
+    assert known == {each.sha256 for each in listed}
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (ModelVariant(precision="fp8"), "variant.precision"),
+        (ModelVariant(height=7), "variant.height"),
+        (ModelVariant(height=2**31 - 1, width=2**31 - 1), "variant.height"),
+        (ModelVariant(height=-7, width=-7), "variant.height"),
+        (ModelVariant(opset=12), "variant.opset"),
+    ],
+)
+def test_variants_that_do_not_exist(
+    api: Api, model: str, message: ModelVariant, field: str
+) -> None:
+    answer = refused(api.download, model, 0, message)
+    assert answer.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert (field, "OPTION_OUT_OF_RANGE") in answer.violations
 
 
 @pytest.mark.parametrize("offset", [-1, 10**12])

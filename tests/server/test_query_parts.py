@@ -9,11 +9,11 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.inference import inference_service_pb2 as protocol
 from metanas_server.api.upload import UploadBudget
+from metanas_server.callers.turns import Turns
 from metanas_server.errors import Overloaded, TimedOut
 from metanas_server.inference.clock import Clock, Phase
 from metanas_server.inference.model_cache import ModelCache
 from metanas_server.inference.open_model import OpenModel
-from metanas_server.inference.turns import Turns
 from metanas_server.storage.artefacts import sha256
 from tests.server.calls import LONG, Api, images, spec
 from tests.server.processes import ServerProcess, serving

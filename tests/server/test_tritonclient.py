@@ -9,7 +9,7 @@ import pytest
 import tritonclient.grpc as triton
 from PIL import Image
 
-from metanas.export.verify import session
+from metanas.export.runtime import session
 from tests.server.calls import Api
 from tests.server.processes import ServerProcess
 from tests.server.queries import adapted, pixels

@@ -15,15 +15,21 @@ from metanas_client.cli.screen import Screen
 from metanas_client.convert import Job
 from metanas_client.errors import InvalidInput
 from metanas_client.estimates import estimate_rows
-from metanas_client.local import adapt_here
+from metanas_client.local import adapt_here, convert_here
 from metanas_client.model import Model, cheaper
-from metanas_client.resources import Option, Progress
+from metanas_client.resources import Option, Progress, Variant
 from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
 
 MOST_MODELS = 20
-CONFLICTS = (("local", "request_id"), ("local", "detach"), ("pareto", "detach"))
+CONFLICTS = (
+    ("local", "request_id"),
+    ("local", "detach"),
+    ("pareto", "detach"),
+    ("input", "detach"),
+    ("opset", "detach"),
+)
 """Options that exclude one another."""
 FRONT = ["file", "accuracy on new images", "multiply-adds", "parameters", "size"]
 Make = Callable[[Mapping[str, Option]], Model]
@@ -57,6 +63,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     text = "print the name of the adaptation and leave it; see metanas adaptations watch"
     parser.add_argument("--detach", action="store_true", help=text)
     shared.add_local(parser)
+    shared.add_form(parser)
     shared.add_options(parser)
     shared.add_server(parser, environment)
     shared.add_json(parser)
@@ -146,11 +153,12 @@ def _adapt_here(
         deadline=arguments.deadline,
     )
     with screen.progress() as advance:
-        return adapt_here(
+        model = adapt_here(
             job,
             arguments.checkpoints,
             lambda step: advance(_status(step), step.step, step.steps),
         )
+    return convert_here(model, shared.form(arguments))
 
 
 def _adapt_there(
@@ -159,7 +167,8 @@ def _adapt_there(
     adaptation = _start(arguments, client, options)
     try:
         follow(adaptation, screen)
-        return adaptation.result()
+        model, form = adaptation.result(), shared.form(arguments)
+        return model if form == Variant() else client.model(model.name, variant=form)
     except KeyboardInterrupt:
         adaptation.cancel()
         raise

@@ -2,13 +2,14 @@
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
-from metanas_client.resources import Option
+from metanas_client.resources import Option, Variant
 from metanas_data.suggest import existing
 from metanas_protos.v1.option_help import OPTION_HELP
 
@@ -78,6 +79,31 @@ def add_options(parser: argparse.ArgumentParser) -> None:
             group.add_argument(_flag(name), type=kind, metavar=METAVARS[kind], help=text)
 
 
+def add_form(parser: argparse.ArgumentParser) -> None:
+    """Add the input and the opset of the file."""
+    parser.add_argument(
+        "--input",
+        type=_fixed,
+        metavar="fixed:HxW",
+        help="a graph without dynamic shapes for one image of H rows and W columns, as some "
+        "runtimes need it (images of any size)",
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        choices=range(13, 22),
+        default=0,
+        metavar="N",
+        help="version of the standard operators of ONNX, 13 to 21 (17)",
+    )
+
+
+def form(arguments: argparse.Namespace, precision: str = "") -> Variant:
+    """Return the variant of a model that the command line asks for."""
+    height, width = arguments.input or (0, 0)
+    return Variant(precision=precision, height=height, width=width, opset=arguments.opset)
+
+
 def options(arguments: argparse.Namespace) -> dict[str, Option]:
     """Return the options of the adaptation that the command line sets."""
     values = vars(arguments)
@@ -99,6 +125,13 @@ def connection(arguments: argparse.Namespace) -> dict[str, Any]:
 def environment() -> Mapping[str, str]:
     """Return the environment. No other module reads it."""
     return os.environ
+
+
+def _fixed(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"fixed:([1-9][0-9]{0,3})[x×]([1-9][0-9]{0,3})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form fixed:HxW, as fixed:224x224")
+    return int(found[1]), int(found[2])
 
 
 def _flag(name: str) -> str:

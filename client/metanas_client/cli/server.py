@@ -31,6 +31,10 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser = actions.add_parser("get", help="download a model")
     parser.add_argument("name", metavar="NAME")
     add_out(parser)
+    parser.add_argument(
+        "--precision", choices=("fp16",), default="", help="fp16: weights in half of the bytes"
+    )
+    shared.add_form(parser)
     _finish(parser, environment, get_model)
     parser = actions.add_parser("delete", help="delete models")
     parser.add_argument("names", nargs="+", metavar="NAME")
@@ -118,7 +122,8 @@ def get_model(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas models get`."""
     check_output(arguments.out, force=arguments.force)
     with Client(**shared.connection(arguments)) as client:
-        model = client.model(arguments.name)
+        variant = shared.form(arguments, arguments.precision)
+        model = client.model(arguments.name, variant=variant)
     save(model, arguments.out, screen)
     return OK
 

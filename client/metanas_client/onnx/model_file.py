@@ -23,6 +23,16 @@ from numpy.typing import NDArray
 from metanas_client.errors import ModelFileError
 from metanas_client.extras import warn_of_two_runtimes
 from metanas_client.onnx.cells import Cell, read_cells
+from metanas_client.onnx.form import (
+    INPUT,
+    OUTPUTS,
+    Form,
+    Variant,
+    read_form,
+    read_variant,
+    repeated,
+    resized,
+)
 from metanas_client.onnx.images import batches
 from metanas_client.support import Image
 from metanas_data.suggest import did_you_mean_file
@@ -109,8 +119,11 @@ class ModelFile:
         """Metadata of the file, without the prefix "metanas."."""
         self.labels: tuple[str, ...] = self._labels()
         """The classes in the order of the outputs."""
-        self.channels: int = self._channels()
-        """1 for grey, 3 for RGB."""
+        try:
+            self.form: Form = read_form(self._session.get_inputs(), self._session.get_outputs())
+        except ValueError as error:
+            raise ModelFileError("MODEL_FOREIGN", f"{source}: {error}") from error
+        """The images that it takes."""
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":
@@ -146,10 +159,29 @@ class ModelFile:
         except (KeyError, ValueError, TypeError) as error:
             raise self._malformed("conformance", error) from error
 
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for RGB."""
+        return self.form.channels
+
+    @cached_property
+    def variant(self) -> Variant:
+        """Form of the file, and its agreement with the file that it was converted from."""
+        if "variant" not in self.metadata:
+            return Variant()
+        try:
+            return read_variant(self._json("variant"))
+        except (TypeError, ValueError) as error:
+            raise self._malformed("variant", error) from error
+
     def run(self, images: NDArray[np.uint8]) -> Answers:
-        """Classify uint8 (N, H, W, C)."""
-        names = ["logits", "probabilities", "known"]
-        return Answers(*self._session.run(names, {"images": np.ascontiguousarray(images)}))
+        """Classify uint8 (N, H, W, C); a file with a fixed input runs one image after the other."""
+        if self.form.size is None:
+            return Answers(*self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray(images)}))
+        rows = [
+            self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray([each])}) for each in images
+        ]
+        return Answers(*map(np.concatenate, zip(*rows, strict=True))) if rows else self._none
 
     def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
         """Return the logits (N, ways) of images of any form and size. Equal sizes share batches."""
@@ -164,8 +196,9 @@ class ModelFile:
     def check(self) -> list[Check]:
         """Run the file's self-check in this ONNX Runtime."""
         vector = self.conformance
-        logits, probabilities, known = self.run(np.stack([vector.image, vector.image]))
-        alone = self.run(vector.image[None]).logits
+        image = repeated(vector.image, self.form.size)
+        logits, probabilities, known = self.run(np.stack([image, image]))
+        alone = self.run(image[None]).logits
         ways = len(self.labels)
         same_ways = logits.shape[1] == ways == len(vector.logits)
         difference = _largest(logits[0] - vector.logits) if same_ways else float("inf")
@@ -189,6 +222,11 @@ class ModelFile:
                 f"at most {vector.tolerance:g} allowed",
             ),
             Check(
+                name="variant",
+                passed=self.variant.input == self.form.text,
+                detail=str(self.variant),
+            ),
+            Check(
                 name="independence",
                 passed=batch <= 1e-5,
                 detail=f"alone and in a batch the logits differ by {batch:.2g}",
@@ -207,20 +245,27 @@ class ModelFile:
 
     def _run_all(self, images: Iterable[Image]) -> Answers:
         """Run batch after batch, so that the images of one batch are in memory at a time."""
+        ways = self._session.get_outputs()[0].shape[1]
+        if ways != len(self.labels):
+            raise self._malformed("labels", f"{len(self.labels)} labels for {ways} outputs")
+        parts = map(self._run_batch, batches(images, self.channels, MAX_BATCH_PIXELS))
+        return Answers(*map(np.concatenate, zip(self._none, *parts, strict=True)))
+
+    @property
+    def _none(self) -> Answers:
         empty = np.empty((0, len(self.labels)), dtype=np.float32)
-        parts = [Answers(empty, empty, empty[:, 0])]
-        parts += map(self._run_batch, batches(images, self.channels, MAX_BATCH_PIXELS))
-        return Answers(*map(np.concatenate, zip(*parts, strict=True)))
+        return Answers(empty, empty, empty[:, 0])
 
     def _run_batch(self, images: Sequence[NDArray[np.uint8]]) -> Answers:
         """Run images of several sizes, those of equal size together."""
         logits = np.empty((len(images), len(self.labels)), dtype=np.float32)
         answers = Answers(logits, np.empty_like(logits), np.empty_like(logits[:, 0]))
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for index, image in enumerate(images):
+        fitted = [resized(image, self.form.size) for image in images]
+        for index, image in enumerate(fitted):
             by_shape[image.shape].append(index)
         for rows in by_shape.values():
-            stacked = np.stack([images[row] for row in rows])
+            stacked = np.stack([fitted[row] for row in rows])
             for whole, part in zip(answers, self.run(stacked), strict=True):
                 whole[rows] = part
         return answers
@@ -239,13 +284,6 @@ class ModelFile:
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise self._malformed("labels", "must be a list of names")
         return tuple(labels)
-
-    def _channels(self) -> int:
-        spec = self._json("input")
-        channels = spec.get("channels") if isinstance(spec, dict) else None
-        if channels not in {1, 3}:
-            raise self._malformed("input", "must say 1 or 3 channels")
-        return int(channels)
 
     def text(self, key: str) -> str:
         """Return an entry of the metadata.

@@ -117,3 +117,43 @@ class ModelChunk(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelChunk: _TypeAlias = ModelChunk  # noqa: Y015
+
+@_typing.final
+class ModelVariant(_message.Message):
+    """The form into which a model's file is converted for a download. Fields that are not set keep the
+    form of the file.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRECISION_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    OPSET_FIELD_NUMBER: _builtins.int
+    precision: _builtins.str
+    """"fp16" stores the weights in half precision, in about half of the bytes. A runtime widens them
+    when it loads the file. Empty: the precision of the model.
+    """
+    height: _builtins.int
+    """Height of the images of a graph without dynamic shapes, for one image at a time; 1 to 2048.
+    0: images of any size, in batches.
+    """
+    width: _builtins.int
+    """Width of these images; goes with `height`."""
+    opset: _builtins.int
+    """Version of the standard operators of ONNX, 13 to 21. 0: 17."""
+    def __init__(
+        self,
+        *,
+        precision: _builtins.str = ...,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        opset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "opset", b"opset", "precision", b"precision", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelVariant: _TypeAlias = ModelVariant  # noqa: Y015

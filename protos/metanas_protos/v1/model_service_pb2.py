@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from metanas_protos.v1 import model_pb2 as metanas__protos_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%metanas_protos/v1/model_service.proto\x12\nmetanas.v1\x1a\x1dmetanas_protos/v1/model.proto\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.metanas.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.metanas.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"4\n\x14\x44ownloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\">\n\x15\x44ownloadModelResponse\x12%\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x16.metanas.v1.ModelChunk2\xca\x02\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.metanas.v1.GetModelRequest\x1a\x1c.metanas.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.metanas.v1.ListModelsRequest\x1a\x1e.metanas.v1.ListModelsResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.metanas.v1.DeleteModelRequest\x1a\x1f.metanas.v1.DeleteModelResponse\x12V\n\rDownloadModel\x12 .metanas.v1.DownloadModelRequest\x1a!.metanas.v1.DownloadModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%metanas_protos/v1/model_service.proto\x12\nmetanas.v1\x1a\x1dmetanas_protos/v1/model.proto\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.metanas.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.metanas.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"_\n\x14\x44ownloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12)\n\x07variant\x18\x03 \x01(\x0b\x32\x18.metanas.v1.ModelVariant\">\n\x15\x44ownloadModelResponse\x12%\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x16.metanas.v1.ModelChunk2\xca\x02\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.metanas.v1.GetModelRequest\x1a\x1c.metanas.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.metanas.v1.ListModelsRequest\x1a\x1e.metanas.v1.ListModelsResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.metanas.v1.DeleteModelRequest\x1a\x1f.metanas.v1.DeleteModelResponse\x12V\n\rDownloadModel\x12 .metanas.v1.DownloadModelRequest\x1a!.metanas.v1.DownloadModelResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,9 +45,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEMODELRESPONSE']._serialized_start=349
   _globals['_DELETEMODELRESPONSE']._serialized_end=370
   _globals['_DOWNLOADMODELREQUEST']._serialized_start=372
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=424
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=426
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=488
-  _globals['_MODELSERVICE']._serialized_start=491
-  _globals['_MODELSERVICE']._serialized_end=821
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=467
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=469
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=531
+  _globals['_MODELSERVICE']._serialized_start=534
+  _globals['_MODELSERVICE']._serialized_end=864
 # @@protoc_insertion_point(module_scope)

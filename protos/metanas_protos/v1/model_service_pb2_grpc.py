@@ -87,6 +87,10 @@ class ModelServiceServicer:
         resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
         the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
         with ARTEFACT_DAMAGED if its bytes have changed on the disk.
+
+        With `variant`, the file is converted and compared with the model first. INVALID_ARGUMENT with
+        OPTION_OUT_OF_RANGE for a variant that does not exist, with VARIANT_REFUSED if it would answer
+        differently. A repeated conversion gives the same bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -44,6 +44,10 @@ class ModelServiceStub:
     resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
     the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
     with ARTEFACT_DAMAGED if its bytes have changed on the disk.
+
+    With `variant`, the file is converted and compared with the model first. INVALID_ARGUMENT with
+    OPTION_OUT_OF_RANGE for a variant that does not exist, with VARIANT_REFUSED if it would answer
+    differently. A repeated conversion gives the same bytes.
     """
 
 @_typing.type_check_only
@@ -62,6 +66,10 @@ class ModelServiceAsyncStub(ModelServiceStub):
     resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
     the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
     with ARTEFACT_DAMAGED if its bytes have changed on the disk.
+
+    With `variant`, the file is converted and compared with the model first. INVALID_ARGUMENT with
+    OPTION_OUT_OF_RANGE for a variant that does not exist, with VARIANT_REFUSED if it would answer
+    differently. A repeated conversion gives the same bytes.
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -101,6 +109,10 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         resumed. OUT_OF_RANGE with OFFSET_OUT_OF_RANGE if the offset is negative or beyond the end; at
         the very end the answer is one empty chunk. DATA_LOSS with ARTEFACT_LOST if the file has gone,
         with ARTEFACT_DAMAGED if its bytes have changed on the disk.
+
+        With `variant`, the file is converted and compared with the model first. INVALID_ARGUMENT with
+        OPTION_OUT_OF_RANGE for a variant that does not exist, with VARIANT_REFUSED if it would answer
+        differently. A repeated conversion gives the same bytes.
         """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

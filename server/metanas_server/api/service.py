@@ -7,12 +7,14 @@ document them.
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, BinaryIO
 
 from grpc import aio
 
 from metanas.errors import InvalidInput
 from metanas.spec.universal import UNIVERSAL
+from metanas.spec.variant import Variant
 from metanas_protos.v1 import (
     adaptation_pb2,
     adaptation_service_pb2,
@@ -26,6 +28,7 @@ from metanas_protos.v1 import (
 )
 from metanas_server.api import convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller, Callers
 from metanas_server.config import ServerConfig
 from metanas_server.errors import OutOfRange, StoreError
@@ -151,9 +154,10 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     """Models: show, list, download and delete them."""
 
-    def __init__(self, callers: Callers, archive: Archive) -> None:
+    def __init__(self, config: ServerConfig, callers: Callers, archive: Archive) -> None:
         self._callers = callers
         self._archive = archive
+        self._converter = Converter(archive, config.data)
 
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: Context
@@ -190,13 +194,14 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.DownloadModelRequest, context: Context
     ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
         """See the .proto file."""
-        record = self._model(request.name, context)
-        if not 0 <= request.offset <= record.size_bytes:
-            message = f"offset {request.offset} is not within 0 to {record.size_bytes}"
-            raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
+        record, caller = self._model(request.name, context), self._callers.of(context).name
         self._archive.records.mark_used(record.id)
-        async for chunk in chunks(self._archive, record, request.offset):
-            yield model_service_pb2.DownloadModelResponse(chunk=chunk)
+        opened = _stored(self._archive, record)
+        if request.HasField("variant"):
+            opened = self._converter.spooled(record, _read_variant(request.variant), caller)
+        async with opened as (shown, file):
+            async for chunk in chunks(file, shown, request.offset):
+                yield model_service_pb2.DownloadModelResponse(chunk=chunk)
 
     def _model(self, name: str, context: Context) -> ModelRecord:
         id_ = convert.read_id(name, "model")
@@ -236,24 +241,52 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
         return convert.write_checkpoint(name, cards.checkpoints[name], self._limits)
 
 
-async def chunks(
-    archive: Archive, record: ModelRecord, offset: int
-) -> AsyncIterator[model_pb2.ModelChunk]:
-    """Yield the file of a model from `offset` on; at the end of the file, one empty chunk.
+def _read_variant(message: model_pb2.ModelVariant) -> Variant:
+    """Read the variant that a download asks for.
 
-    The whole file is compared with its digest first.
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE.
+    """
+    given = {field.name: value for field, value in message.ListFields()}
+    try:
+        return Variant(**given)
+    except InvalidInput as error:
+        raise error.within("variant") from None
+
+
+@asynccontextmanager
+async def _stored(
+    archive: Archive, record: ModelRecord
+) -> AsyncIterator[tuple[ModelRecord, BinaryIO]]:
+    """Yield the file of a model, after it was compared with its digest.
 
     Raises:
         StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
     """
     async with archive.open(record.sha256) as path:
         with await asyncio.to_thread(path.open, "rb") as file:
-            file.seek(offset)
-            first = True
-            while first or offset < record.size_bytes:
-                data = await asyncio.to_thread(file.read, CHUNK)
-                if not data and offset < record.size_bytes:
-                    text = f"the file of models/{record.id} is too short"
-                    raise StoreError("ARTEFACT_LOST", text)
-                yield convert.write_chunk(record, offset, data, first)
-                offset, first = offset + len(data), False
+            yield record, file
+
+
+async def chunks(
+    file: BinaryIO, record: ModelRecord, offset: int
+) -> AsyncIterator[model_pb2.ModelChunk]:
+    """Yield a file from `offset` on; at the end of the file, one empty chunk.
+
+    record: the size and the digest of the file.
+
+    Raises:
+        OutOfRange: OFFSET_OUT_OF_RANGE.
+        StoreError: ARTEFACT_LOST, the file is too short.
+    """
+    if not 0 <= offset <= record.size_bytes:
+        message = f"offset {offset} is not within 0 to {record.size_bytes}"
+        raise OutOfRange("OFFSET_OUT_OF_RANGE", message)
+    file.seek(offset)
+    first = True
+    while first or offset < record.size_bytes:
+        data = await asyncio.to_thread(file.read, CHUNK)
+        if not data and offset < record.size_bytes:
+            raise StoreError("ARTEFACT_LOST", f"the file of models/{record.id} is too short")
+        yield convert.write_chunk(record, offset, data, first)
+        offset, first = offset + len(data), False

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from metanas_server.callers.turns import Turns
 from metanas_server.inference.clock import Clock
 from metanas_server.inference.model_cache import ModelCache
 from metanas_server.inference.open_model import OpenModel
-from metanas_server.inference.turns import Turns
 from metanas_server.resources import ModelRecord
 from metanas_server.storage.archive import Archive
 
