@@ -4,13 +4,11 @@ import asyncio
 import fcntl
 import logging
 import os
-import ssl
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -49,6 +47,7 @@ from metanas_server.observation.watchdog import watch
 from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.place import folder_of
+from metanas_server.tls import Certificates
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Load, Setup
@@ -328,12 +327,12 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
 
 
 def _bind(server: aio.Server, config: ServerConfig) -> int:
-    pair = credentials(config)
+    files = certificates(config)
     check_address("listen", *config.address)
     try:
-        if pair is None:
+        if files is None:
             return server.add_insecure_port(config.listen)
-        return server.add_secure_port(config.listen, pair)
+        return server.add_secure_port(config.listen, files.credentials())
     except RuntimeError as error:
         message = f"cannot listen on {config.listen}; choose another --listen"
         raise StartError("ADDRESS_INVALID", message) from error
@@ -350,7 +349,7 @@ def check_address(option: str, host: str, port: int) -> None:
     bind(option, host, port).close()
 
 
-def credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+def certificates(config: ServerConfig) -> Certificates | None:
     """Read the files of TLS; return None if the configuration names none.
 
     Raises:
@@ -358,29 +357,4 @@ def credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     """
     if config.tls_cert is None or config.tls_key is None:
         return None
-    pair = (_read(config.tls_key), _read(config.tls_cert))
-    authorities = None
-    if config.tls_client_ca is not None:
-        authorities = _read(config.tls_client_ca)
-    check = ssl.SSLContext(
-        ssl.PROTOCOL_TLS_SERVER
-    )  # grpc logs the causes, but does not return them
-    try:
-        check.load_cert_chain(config.tls_cert, config.tls_key, password="")
-        if config.tls_client_ca is not None:
-            check.load_verify_locations(config.tls_client_ca)
-    except ssl.SSLError as error:
-        flags = "--tls-cert, --tls-key and --tls-client-ca"
-        message = f"TLS is not possible with {flags}: {error.reason or error}; give PEM files"
-        raise StartError("TLS_INVALID", message) from error
-    return grpc.ssl_server_credentials(
-        [pair], root_certificates=authorities, require_client_auth=authorities is not None
-    )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        message = f"{path} cannot be read: {error.strerror}; give a readable file"
-        raise StartError("TLS_INVALID", message) from error
+    return Certificates(config.tls_cert, config.tls_key, config.tls_client_ca)

@@ -20,7 +20,7 @@ from pathlib import Path
 from metanas.errors import MetanasError
 from metanas.spec.card import CARD_FILE
 from metanas.spec.universal import UNIVERSAL_FILE, read_universal
-from metanas_server.app import check_address, credentials
+from metanas_server.app import certificates, check_address
 from metanas_server.callers import tokens
 from metanas_server.config import ServerConfig, parse
 from metanas_server.cores import usable_cores
@@ -176,7 +176,7 @@ def _address(config: ServerConfig) -> Iterator[Found]:
 
 
 def _security(config: ServerConfig) -> Iterator[Found]:
-    with_tls = credentials(config) is not None
+    with_tls = certificates(config) is not None
     if config.token_file is None:
         number = 0
     else:

@@ -1,7 +1,6 @@
 """TLS, mutual TLS and tokens against a real server."""
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from metanas_client import Client, NotAllowed, Unavailable
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
+from tests.certificates import certificate
 from tests.client.conftest import running_server
 from tests.client.test_cli import metanas
 
@@ -17,23 +17,6 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates"),
 ]
-
-
-def openssl(*arguments: object) -> None:
-    subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
-
-
-def certificate(folder: Path, name: str, authority: Path | None = None) -> Path:
-    """A certificate for 127.0.0.1, signed by an authority or by itself; its key lies beside it."""
-    path, key = folder / f"{name}.pem", folder / f"{name}.key"
-    more: list[object] = ["-addext", "subjectAltName=IP:127.0.0.1"]
-    if authority is not None:
-        more += ["-CA", authority, "-CAkey", authority.with_suffix(".key")]
-    openssl(
-        *("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
-        *("-nodes", "-days", 2, "-subj", f"/CN={name}", "-keyout", key, "-out", path, *more),
-    )
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,7 @@
 """The identity of each call: the caller by its token, and the role that the call needs."""
 
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,17 @@ from grpc import aio
 
 from metanas_server.callers.tokens import Role, Token, digest_of, read
 from metanas_server.errors import Forbidden, StartError, Unauthenticated, Unavailable
+from metanas_server.watched import stamp
 
 LOG = logging.getLogger(__name__)
 WITHOUT_TOKEN = "/grpc.health.v1.Health/"  # probes of service managers send no token
 READING = ("Get", "List", "Watch", "Download", "Server", "Model", "RepositoryIndex")
 """Starts of the methods that the role `read` allows; the others need the role `use`."""
 SCHEME = b"Bearer "
+CERTIFICATE = "certificate "
+"""Start of the keys of certificates; digests have no space."""
+CERTIFICATE_NAMES = ("peer_uri", "peer_dns", "peer_email", "x509_common_name")
+"""Properties of a connection, as gRPC calls them."""
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -62,7 +66,7 @@ class TokenFile:
             StartError: TOKEN_INVALID.
         """
         self._path = path
-        self._stamp = self._look()
+        self._stamp = stamp(path)
         self._tokens: Mapping[str, Token] | None = self._read()
         if not self._tokens:
             LOG.warning("%s holds no token, so each call is refused: create one", path)
@@ -70,14 +74,32 @@ class TokenFile:
     def find(self, secret: bytes) -> Token | None:
         """Return the token with these bytes; None if there is none.
 
+        Raises:
+            Unavailable: TOKENS_UNREADABLE.
+        """
+        return self._now().get(digest_of(secret))
+
+    def find_certificate(self, names: Iterable[str]) -> Token | None:
+        """Return the entry for the first of these names of a certificate that has one.
+
+        Raises:
+            Unavailable: TOKENS_UNREADABLE.
+        """
+        entries = self._now()
+        known = (entries.get(CERTIFICATE + name) for name in names)
+        return next((entry for entry in known if entry is not None), None)
+
+    def _now(self) -> Mapping[str, Token]:
+        """Return the entries of the file as it is now.
+
         A file that cannot be used any more lets no caller in: a revoked token could be in it.
 
         Raises:
             Unavailable: TOKENS_UNREADABLE.
         """
-        stamp = self._look()
-        if stamp != self._stamp:
-            self._stamp = stamp
+        now = stamp(self._path)
+        if now != self._stamp:
+            self._stamp = now
             try:
                 self._tokens = self._read()
                 LOG.info("read %d tokens from %s", len(self._tokens), self._path)
@@ -89,25 +111,21 @@ class TokenFile:
                 "the server cannot read its tokens; tell its operator, who finds why in its log"
             )
             raise Unavailable("TOKENS_UNREADABLE", message)
-        return self._tokens.get(digest_of(secret))
+        return self._tokens
 
     def _read(self) -> Mapping[str, Token]:
-        return {token.sha256: token for token in read(self._path)}
-
-    def _look(self) -> tuple[int, ...]:
-        """Return numbers that differ as soon as the file has changed."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return ()
-        return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return {
+            CERTIFICATE + token.certificate if token.certificate else token.sha256: token
+            for token in read(self._path)
+        }
 
 
 class Callers:
     """Tell the callers of this server apart.
 
-    With tokens each name is a caller. Without tokens everything belongs to one owner, and each
-    address is a caller with quotas of its own.
+    With tokens each name is a caller. A client certificate stands for a token if the file has one
+    of its names; a token that is sent wins. Without a file everything belongs to one owner, and
+    each address is a caller with quotas of its own.
     """
 
     def __init__(self, tokens: TokenFile | None) -> None:
@@ -121,19 +139,28 @@ class Callers:
             Unavailable: TOKENS_UNREADABLE.
         """
         address = context.peer().rpartition(":")[0]
-        return self.identify(address, _authorization(context.invocation_metadata()))
+        sent = _authorization(context.invocation_metadata())
+        return self.identify(address, sent, () if sent else certificate_names(context))
 
-    def identify(self, address: str, sent: bytes) -> Caller:
+    def identify(self, address: str, sent: bytes, names: Iterable[str] = ()) -> Caller:
         """Return the caller at an address that has sent this value of `authorization`.
+
+        names: those of its client certificate.
 
         Raises:
             Unauthenticated, Unavailable: see `of`.
         """
         if self._tokens is None:
             return Caller(name=address, owner="", role=Role.ADMIN)
-        known = self._tokens.find(sent.removeprefix(SCHEME)) if sent.startswith(SCHEME) else None
+        if sent.startswith(SCHEME):
+            known = self._tokens.find(sent.removeprefix(SCHEME))
+        else:
+            known = self._tokens.find_certificate(names)
         if known is None:
-            text = "send 'authorization: Bearer TOKEN' with a token of this server"
+            text = (
+                "send 'authorization: Bearer TOKEN' with a token of this server, or use a client"
+                " certificate that it knows"
+            )
             raise Unauthenticated("UNAUTHENTICATED", text)
         return Caller(name=known.name, owner=known.name, role=known.role)
 
@@ -149,6 +176,16 @@ class Callers:
         if method.startswith(WITHOUT_TOKEN):
             return
         self.of(context).require_for(method)
+
+
+def certificate_names(context: Context) -> list[str]:
+    """Return the names in the client certificate of a call: alternative ones, then the common one.
+
+    gRPC has checked the certificate against --tls-client-ca.
+    """
+    found = context.auth_context()
+    names = [name for kind in CERTIFICATE_NAMES for name in found.get(kind, ())]
+    return [name.decode("utf-8", "replace") for name in names]
 
 
 def _authorization(metadata: Any) -> bytes:

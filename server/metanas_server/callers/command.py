@@ -30,13 +30,19 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:
+    if options.certificate is not None:
+        tokens.create_certificate(path, options.name, Role(options.role), options.certificate)
+        return
     secret = tokens.create(path, options.name, Role(options.role))
     print(secret)
     print("Keep this token: the file has its digest only.", file=sys.stderr)
 
 
 def _list(path: Path, options: argparse.Namespace) -> None:
-    rows = [(each.id, each.role, each.created, each.name) for each in tokens.read(path)]
+    rows = [
+        (each.id, each.role, each.created, " ".join(filter(None, (each.name, each.certificate))))
+        for each in tokens.read(path)
+    ]
     for row in (("id", "role", "created", "name"), *rows):
         print(COLUMNS.format(*row))
 
@@ -57,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("name", metavar="NAME", help="caller; it owns what its tokens make")
     text = "read: show, download, query; use: also create, cancel, delete; admin: see all callers"
     create.add_argument("--role", choices=list(Role), default=Role.USE, help=text)
+    text = "let callers with this name in their client certificate in, and print no token"
+    create.add_argument("--certificate", metavar="NAME", help=text)
     create.set_defaults(do=_create)
     listing = commands.add_parser("list", parents=[common], help="list all tokens")
     listing.set_defaults(do=_list)

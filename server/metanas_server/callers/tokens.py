@@ -1,5 +1,7 @@
 """The token file: one JSON line for each token, with its name, its role and its SHA-256.
 
+A line can stand for a client certificate instead, by one of its names.
+
 A token is 256 random bits, so its plain digest reveals nothing, and no attacker can guess it. The
 file is replaced as a whole, so a reader never sees half of it.
 """
@@ -24,6 +26,7 @@ PREFIX = "metanas_"
 """Start of each token, by which scanners for leaked secrets find it."""
 RANDOM_BYTES = 32
 ID_DIGITS = 8
+MAX_CERTIFICATE = 256  # characters
 REFUSED_MODE = 0o027
 """Bits of a refused file: other users have access, or the group can write."""
 
@@ -46,7 +49,9 @@ class Token:
     """A token as the file has it.
 
     name: the caller; several tokens may have the same one.
-    sha256: the digest of the token, in hexadecimal digits; its start is the id of the token.
+    sha256: the digest of the token or of the certificate's name, in hexadecimal digits; its start
+        is the id.
+    certificate: a name in a client certificate; empty for a token.
     created: date and time (ISO 8601, UTC).
     """
 
@@ -54,6 +59,7 @@ class Token:
     role: Role
     sha256: str
     created: str
+    certificate: str = ""
 
     @property
     def id(self) -> str:
@@ -91,14 +97,45 @@ def create(path: Path, name: str, role: Role) -> str:
     Raises:
         StartError: TOKEN_INVALID, the name or the file cannot be used.
     """
+    secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
+    _add(path, name, role, secret, "")
+    return secret
+
+
+def create_certificate(path: Path, name: str, role: Role, certificate: str) -> None:
+    """Let callers with a client certificate in; the file is created if it is missing.
+
+    certificate: the common name, or a DNS name, URI or e-mail address among the alternative ones.
+
+    Raises:
+        StartError: TOKEN_INVALID, a name or the file cannot be used, or has the certificate.
+    """
+    if not (certificate.isprintable() and 0 < len(certificate) <= MAX_CERTIFICATE):
+        message = f"{certificate!r} is no name of a certificate; give its common name or URI"
+        raise StartError("TOKEN_INVALID", message)
+    _add(path, name, role, certificate, certificate)
+
+
+def _add(path: Path, name: str, role: Role, secret: str, certificate: str) -> None:
     if not NAME.fullmatch(name):
         message = f"{name!r} is no name; use at most 64 letters, digits, dots, hyphens, underscores"
         raise StartError("TOKEN_INVALID", message)
-    secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    token = Token(name=name, role=role, sha256=digest_of(secret.encode()), created=now)
-    _change(path, lambda tokens: (*tokens, token))
-    return secret
+    token = Token(
+        name=name,
+        role=role,
+        sha256=digest_of(secret.encode()),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        certificate=certificate,
+    )
+
+    def add(tokens: Sequence[Token]) -> Sequence[Token]:
+        known = [each for each in tokens if certificate and each.certificate == certificate]
+        if known:
+            message = f"the certificate {certificate!r} stands for {known[0].name!r}; revoke it"
+            raise StartError("TOKEN_INVALID", message)
+        return (*tokens, token)
+
+    _change(path, add)
 
 
 def revoke(path: Path, name: str, id_: str | None) -> int:
@@ -162,7 +199,11 @@ def _token(path: Path, number: int, line: str) -> Token:
     try:
         fields = json.loads(line)
         token = Token(**{**fields, "role": Role(fields["role"])})
-        valid = NAME.fullmatch(token.name) and re.fullmatch(r"[0-9a-f]{64}", token.sha256)
+        valid = (
+            NAME.fullmatch(token.name)
+            and re.fullmatch(r"[0-9a-f]{64}", token.sha256)
+            and isinstance(token.certificate, str)
+        ) or None
     except (ValueError, TypeError, KeyError, RecursionError):
         valid = None
     if valid is None:
