@@ -12,6 +12,7 @@ from typing import Self
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
+from sqlalchemy import URL
 
 from metanas_protos.inference import inference_service_pb2, inference_service_pb2_grpc
 from metanas_protos.v1 import (
@@ -44,6 +45,7 @@ from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
+from metanas_server.records.address import read_address
 from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.place import folder_of
@@ -158,9 +160,12 @@ class Server:
 
     async def _start(self, undo: AsyncExitStack) -> None:
         config = self._config
-        lock = lock_folder(config.data)
-        undo.callback(os.close, lock)
-        archive = open_archive(config.data, self._on_change, place=config.artefacts)
+        address = read_address(config.records, config.data)
+        for folder in folders_of(config.data, address):
+            undo.callback(os.close, lock_folder(folder))
+        archive = await asyncio.to_thread(
+            open_archive, config.data, address, self._on_change, place=config.artefacts
+        )
         undo.push_async_callback(archive.close)
         self._archive = archive
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
@@ -273,6 +278,12 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
+def folders_of(data: Path, address: Path | URL) -> list[Path]:
+    """Return the folders that one process may use at a time: of the data and of an SQLite file."""
+    beside = address.parent if isinstance(address, Path) else data
+    return [data] if beside.resolve() == data.resolve() else [data, beside]
+
+
 def lock_folder(folder: Path) -> int:
     """Lock a folder for this process while the returned file handle is open.
 
@@ -283,15 +294,17 @@ def lock_folder(folder: Path) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if folder.stat().st_mode & 0o007:
-            LOG.warning("other users can enter --data %s; run: chmod o= %s", folder, folder)
+            LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)
     except OSError as error:
-        message = f"--data {folder} cannot be written: {error.strerror}; choose another folder"
+        message = f"the folder {folder} cannot be written: {error.strerror}; choose another --data"
         raise StartError("DATA_NOT_WRITABLE", message) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(handle)
-        message = f"--data {folder} is in use by another server; stop it or choose another folder"
+        message = (
+            f"the folder {folder} is in use by another server; stop it or choose another folder"
+        )
         raise StartError("DATA_IN_USE", message) from error
     return handle
 

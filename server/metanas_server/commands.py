@@ -1,18 +1,23 @@
-"""The sub-commands of `metanas-server`: they work on a data folder, and then the program ends."""
+"""The sub-commands of `metanas-server`: they work on stored data, and then the program ends."""
 
 import argparse
-import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from os import close
 from pathlib import Path
 
-from metanas_server.app import lock_folder
+from sqlalchemy import URL
+
+from metanas_server.app import folders_of, lock_folder
 from metanas_server.config import PREFIX, CommandLine, ServerConfig
 from metanas_server.errors import StartError
+from metanas_server.records.address import open_database, read_address
+from metanas_server.records.migrate import HEAD, Use
 from metanas_server.storage import maintenance
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.place import open_store
 
-Command = Callable[[argparse.Namespace], list[str]]
+Command = Callable[[argparse.Namespace, Path | URL], list[str]]
 
 
 def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -24,7 +29,7 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> 
     """
     command, text = COMMANDS[name]
     parser = CommandLine(prog=f"metanas-server {name}", description=text, allow_abbrev=False)
-    if name != "repair":
+    if name in ("backup", "restore"):
         parser.add_argument("folder", type=Path, metavar="BACKUP", help="folder of the backup")
     data = Path(environment.get(f"{PREFIX}DATA", ServerConfig.data))
     text = f"data folder of the server (default: {data})"
@@ -32,31 +37,62 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> 
     place = environment.get(f"{PREFIX}ARTEFACTS")
     text = "folder or s3://BUCKET/PREFIX of the artefacts, as for the server"
     parser.add_argument("--artefacts", default=place, metavar="TEXT", help=text)
-    for line in command(parser.parse_args(arguments)):
+    records = environment.get(f"{PREFIX}RECORDS")
+    text = "database of the records, as for the server (default: a file in --data)"
+    parser.add_argument("--records", default=records, metavar="TEXT", help=text)
+    options = parser.parse_args(arguments)
+    for line in command(options, read_address(options.records, options.data)):
         print(line)
 
 
-def _backup(arguments: argparse.Namespace) -> list[str]:
-    return maintenance.backup(arguments.data, _store(arguments), arguments.folder)
+def _backup(options: argparse.Namespace, address: Path | URL) -> list[str]:
+    return maintenance.backup(_file(address), _store(options), options.folder)
 
 
-def _restore(arguments: argparse.Namespace) -> list[str]:
-    handle = lock_folder(arguments.data)
-    try:
-        return maintenance.restore(arguments.data, _store(arguments), arguments.folder)
-    finally:
-        os.close(handle)
+def _restore(options: argparse.Namespace, address: Path | URL) -> list[str]:
+    database = _file(address)
+    with _locked(options.data, database):
+        return maintenance.restore(database, _store(options), options.folder)
 
 
-def _repair(arguments: argparse.Namespace) -> list[str]:
-    if not arguments.data.is_dir():
-        message = f"--data {arguments.data} is no folder; name the data folder of the server"
+def _repair(options: argparse.Namespace, address: Path | URL) -> list[str]:
+    if not options.data.is_dir():
+        message = f"--data {options.data} is no folder; name the data folder of the server"
         raise StartError("CONFIG_INVALID", message)
-    handle = lock_folder(arguments.data)
-    try:
-        return maintenance.repair(arguments.data, _store(arguments))
-    finally:
-        os.close(handle)
+    with _locked(options.data, address):
+        return maintenance.repair(address, _store(options))
+
+
+def _migrate(options: argparse.Namespace, address: Path | URL) -> list[str]:
+    if isinstance(address, Path) and not address.exists():
+        message = f"there is no database {address}; name the --data or --records of the server"
+        raise StartError("CONFIG_INVALID", message)
+    with _locked(options.data, address):
+        open_database(address, Use.MIGRATE).close()
+    return [f"the database has version {HEAD}, which this release reads"]
+
+
+def _locked(data: Path, address: Path | URL) -> ExitStack:
+    """Lock the data folder, and that of an SQLite file, until the end of the block."""
+    with ExitStack() as undo:
+        for folder in folders_of(data, address):
+            undo.callback(close, lock_folder(folder))
+        return undo.pop_all()
+
+
+def _file(address: Path | URL) -> Path:
+    """Return the file of SQLite.
+
+    Raises:
+        StartError: CONFIG_INVALID, the records are in PostgreSQL.
+    """
+    if isinstance(address, URL):
+        message = (
+            "the records are in PostgreSQL: back them up with pg_dump, restore them with"
+            " pg_restore, and copy the artefacts after the dump"
+        )
+        raise StartError("CONFIG_INVALID", message)
+    return address
 
 
 def _store(arguments: argparse.Namespace) -> Store:
@@ -67,5 +103,6 @@ COMMANDS: Mapping[str, tuple[Command, str]] = {
     "backup": (_backup, "Copy the data folder of a server, which may run, to a new folder."),
     "restore": (_restore, "Replace the content of a data folder by a backup; nothing is deleted."),
     "repair": (_repair, "Make a data folder usable again; damaged and unknown files are kept."),
+    "migrate": (_migrate, "Bring the tables of an older database up to date; stop servers first."),
 }
 """The sub-commands by name."""

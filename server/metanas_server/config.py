@@ -79,6 +79,9 @@ class ServerConfig:
     artefacts: str | None = None
     """Folder, or s3://BUCKET/PREFIX (extra "s3"), of models and support sets. The default is the
     folder artefacts in --data; access to a bucket comes from the AWS_* variables."""
+    records: str | None = None
+    """Database of the records: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST:PORT/NAME (extra
+    "postgres"). None is a file of SQLite in --data."""
     devices: tuple[str, ...] = field(default_factory=default_devices)
     """Comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ... The
     default is cpu for each core, at most four times."""

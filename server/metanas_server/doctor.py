@@ -9,13 +9,14 @@ import fcntl
 import os
 import platform
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from sqlalchemy import URL
 
 from metanas.errors import MetanasError
 from metanas.spec.card import CARD_FILE
@@ -24,7 +25,10 @@ from metanas_server.app import certificates, check_address
 from metanas_server.callers import tokens
 from metanas_server.config import ServerConfig, parse
 from metanas_server.cores import usable_cores
-from metanas_server.errors import StoreError, StoreUnavailable
+from metanas_server.errors import StartError, StoreError, StoreUnavailable
+from metanas_server.records.address import open_database, read_address
+from metanas_server.records.migrate import Use
+from metanas_server.records.records import Records
 from metanas_server.storage.artefacts import QUARANTINE, Store
 from metanas_server.storage.place import open_store
 
@@ -207,29 +211,22 @@ def _data(config: ServerConfig) -> Iterator[Found]:
     except MetanasError as error:
         yield FAILURE, str(error)
         return
-    yield from _records(folder / "records.sqlite3", store)
+    yield from _records(read_address(config.records, folder), store)
 
 
-def _records(database: Path, store: Store) -> Iterator[Found]:
+def _records(address: Path | URL, store: Store) -> Iterator[Found]:
     """Check the database, and that each file that a record needs is there and undamaged."""
-    if not database.exists():
+    if isinstance(address, Path) and not address.exists():
         if store.digests():
-            yield FAILURE, f"{database} is gone, but not its files; restore a backup of both"
+            yield FAILURE, f"{address} is gone, but not its files; restore a backup of both"
         return
-    # A database without a log is complete, and as "immutable" it is read without new files.
-    mode = "mode=ro" if database.with_name(f"{database.name}-wal").exists() else "immutable=1"
     try:
-        with closing(sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True)) as opened:
-            (result,) = opened.execute("PRAGMA quick_check(1)").fetchone()
-            rows = opened.execute(
-                "SELECT support FROM adaptations WHERE support <> ''"
-                " UNION SELECT sha256 FROM models"
-            )
-            digests = sorted(digest for (digest,) in rows)
-    except sqlite3.Error as error:
-        result, digests = str(error), []
-    if result != "ok":
-        yield FAILURE, f"{database} is damaged ({result}); restore a backup of --data"
+        with closing(Records(open_database(address, Use.LOOK))) as records:
+            digests = sorted(records.digests())
+    except StartError as error:
+        if error.reason != "DATABASE_EMPTY":
+            raise
+        yield OK, str(error)
         return
     states = Counter(_state(store, digest) for digest in digests)
     for state in ("lost", "damaged"):

@@ -8,6 +8,7 @@ import pytest
 from metanas.spec.options import AdaptConfig
 from metanas.testing import make_checkpoint
 from tests.server.calls import Api
+from tests.server.databases import Postgres, running_postgres
 from tests.server.processes import ServerProcess, serving
 from tests.server.s3 import Bucket, s3_server
 
@@ -53,3 +54,10 @@ def server(checkpoints: Path, data: Path, flags: tuple[str, ...]) -> Iterator[Se
 def api(server: ServerProcess) -> Api:
     """Its stubs."""
     return server.api
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for all tests of the process; a test creates a database of its own."""
+    with running_postgres() as server:
+        yield server

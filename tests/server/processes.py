@@ -111,7 +111,16 @@ def serving(
 
 def maintain(*arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Run a sub-command for a data folder; return its output."""
-    done = subprocess.run(
+    done = attempt(*arguments, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def attempt(
+    *arguments: str, environment: Mapping[str, str] = ENVIRONMENT
+) -> "subprocess.CompletedProcess[str]":
+    """Run a sub-command that may fail."""
+    return subprocess.run(
         [sys.executable, "-m", "metanas_server", *arguments],
         capture_output=True,
         text=True,
@@ -119,8 +128,6 @@ def maintain(*arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> s
         env={**environment},
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def run(checkpoints: Path, data: Path, *flags: str) -> "subprocess.CompletedProcess[str]":

@@ -24,8 +24,9 @@ from metanas_protos.v1.adaptation_service_pb2 import (
 )
 from metanas_protos.v1.example_pb2 import TENSOR_TYPE_UINT8, Example, RawTensor
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
+from metanas_server.records.address import DATABASE, open_database
+from metanas_server.records.records import Records
 from metanas_server.resources import ModelRecord, ProgressRecord, State
-from metanas_server.storage.database import Records
 from metanas_server.storage.folder_store import FolderStore
 from tests.server.calls import Api, image, spec
 from tests.server.processes import ServerProcess, serving
@@ -48,8 +49,7 @@ def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         )
         for i in range(STEPS)
     ]
-    with closing(Records(data / "records.sqlite3")) as records:
-        records._db.execute("PRAGMA synchronous = OFF")
+    with closing(Records(open_database(data / DATABASE))) as records:
         for number in range(500):
             record = replace(RECORD, id=f"{number}", classes=LABELS, labels=LABELS, support="")
             model = ModelRecord(

@@ -1,9 +1,6 @@
 """Callers do not see each other: ids of others are answered as if they did not exist."""
 
-import json
-import sqlite3
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +17,6 @@ from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
-from metanas_server.storage.database import Records
 from tests.server.calls import (
     CANCELLED,
     LONG,
@@ -34,7 +30,6 @@ from tests.server.calls import (
 )
 from tests.server.processes import ServerProcess, serving
 from tests.server.queries import Queries, pixels, raw_query
-from tests.server.test_parts import MODEL, RECORD
 
 NAMES = {"one": Role.USE, "two": Role.USE, "chief": Role.ADMIN}
 METHODS = [
@@ -151,53 +146,6 @@ def test_quotas_and_owners_survive_a_restart(checkpoints: Path, tmp_path: Path) 
         assert refused(server.api_of(two).get, name).reason == "UNKNOWN_ADAPTATION"
         create = server.api_of(one).adaptations.CreateAdaptation
         assert refused(create, parts(spec(), images())).reason == "CALLER_QUOTA"
-
-
-FORMAT_2 = """
-CREATE TABLE adaptations (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    support TEXT NOT NULL,
-    body TEXT NOT NULL,
-    progress TEXT NOT NULL DEFAULT '[]'
-);
-CREATE UNIQUE INDEX adaptation_request ON adaptations (request_id)
-    WHERE request_id <> '' AND state <> 'cancelled';
-CREATE TABLE models (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    sha256 TEXT NOT NULL,
-    body TEXT NOT NULL
-);
-PRAGMA user_version = 2;
-"""
-
-
-def without_owner(record: Any) -> str:
-    """Return the body of a row as format 2 had it."""
-    return json.dumps({key: value for key, value in asdict(record).items() if key != "owner"})
-
-
-def test_rows_of_an_older_database_stay(tmp_path: Path) -> None:
-    path = tmp_path / "records"
-    asked = replace(RECORD, request_id="r")
-    with sqlite3.connect(path) as old:
-        old.executescript(FORMAT_2)
-        row = (asked.id, asked.state, "r", asked.support, without_owner(asked))
-        query = "INSERT INTO adaptations (id, state, request_id, support, body)"
-        old.execute(f"{query} VALUES (?, ?, ?, ?, ?)", row)
-        query = "INSERT INTO models (id, sha256, body) VALUES (?, ?, ?)"
-        old.execute(query, (MODEL.id, MODEL.sha256, without_owner(MODEL)))
-    old.close()
-    for _ in range(2):  # the second time it has the new format
-        records = Records(path)
-        assert records.unfinished() == [asked]
-        assert records.by_request("", "r") == asked
-        assert records.model("one", "") == MODEL
-        assert records.models(None, 9, "somebody") == []
-        records.close()
 
 
 def test_models_answer_queries_of_their_owner_only(guarded: Guarded) -> None:

@@ -11,6 +11,7 @@ import pytest
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from metanas_server.callers.audit import AuditLog
 from metanas_server.jobs.retention import Retention
+from metanas_server.records.address import DATABASE
 from metanas_server.resources import State
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.artefacts import sha256
@@ -29,7 +30,7 @@ async def nothing() -> None:
 @pytest.fixture
 async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
     (tmp_path / "data").mkdir()
-    archive = open_archive(tmp_path / "data", nothing)
+    archive = open_archive(tmp_path / "data", tmp_path / "data" / DATABASE, nothing)
     yield archive
     await archive.close()
 

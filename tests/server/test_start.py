@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from metanas_server.__main__ import main
-from metanas_server.storage.schema import FORMAT
 from tests.server.processes import run, serving
 
 FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version ="
@@ -80,22 +79,30 @@ def folder(path: Path) -> None:
 
 def of_a_later_release(path: Path) -> None:
     with sqlite3.connect(path) as database:
-        database.executescript(f"{FOREIGN} {FORMAT + 1}")
+        database.executescript(f"{FOREIGN} 99")
 
 
 def of_another_program(path: Path) -> None:
     with sqlite3.connect(path) as database:
-        database.executescript(f"{FOREIGN} {FORMAT}")
+        database.executescript(f"{FOREIGN} 5")
 
 
-@pytest.mark.parametrize("write", [garbage, folder, of_a_later_release, of_another_program])
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (garbage, "DATABASE_DAMAGED"),
+        (folder, "DATA_NOT_WRITABLE"),
+        (of_a_later_release, "DATABASE_VERSION"),
+        (of_another_program, "DATABASE_VERSION"),
+    ],
+)
 def test_databases_that_cannot_be_read(
-    checkpoints: Path, tmp_path: Path, write: Callable[[Path], None]
+    checkpoints: Path, tmp_path: Path, write: Callable[[Path], None], reason: str
 ) -> None:
     write(tmp_path / "records.sqlite3")
     line = fails(checkpoints, tmp_path)
     assert f"the database {tmp_path / 'records.sqlite3'}" in line
-    assert line.endswith("(DATABASE_DAMAGED)" if write is garbage else "(DATA_NOT_WRITABLE)")
+    assert line.endswith(f"({reason})")
 
 
 def test_a_database_with_a_damaged_page(checkpoints: Path, tmp_path: Path) -> None:
@@ -154,7 +161,7 @@ def test_two_servers_with_one_port_or_one_folder(checkpoints: Path, tmp_path: Pa
         )
         line = fails(checkpoints, tmp_path / "data")
         assert line == (
-            f"metanas-server: --data {tmp_path / 'data'} is in use by another server;"
+            f"metanas-server: the folder {tmp_path / 'data'} is in use by another server;"
             " stop it or choose another folder (DATA_IN_USE)"
         )
         server.api.serves()

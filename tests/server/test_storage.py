@@ -15,7 +15,8 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_protos.v1.adaptation_service_pb2 import DeleteAdaptationRequest
 from metanas_server.errors import StartError
-from metanas_server.storage.database import Records
+from metanas_server.records.address import open_database
+from metanas_server.records.records import Records
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, image, images, refused, spec
 from tests.server.processes import ServerProcess, maintain, run, serving
 
@@ -51,18 +52,18 @@ def locked(data: Path) -> Iterator[None]:
 
 def test_a_start_on_a_full_disk_takes_the_reserve(tmp_path: Path) -> None:
     path, reserve = tmp_path / "records.sqlite3", tmp_path / "reserve"
-    with closing(Records(path)) as records:
+    with closing(Records(open_database(path))) as records:
         records.fill_reserve()
     _, hard = before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
         with pytest.raises(StartError, match="make room on its disk") as caught:
-            Records(path)
+            open_database(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert caught.value.reason == "DATA_NOT_WRITABLE"
     assert not reserve.exists()
-    Records(path).close()
+    open_database(path).close()
 
 
 def test_a_full_disk_refuses_new_work_and_jobs_wait(

@@ -69,7 +69,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         caller = self._callers.of(context)
         with Intake(self._limits, self._budget, caller.name) as intake:
             id_ = await self._receive(request_iterator, caller, intake)
-        adaptation = self._show(id_, caller.scope)
+        adaptation = await self._show(id_, caller.scope)
         return adaptation_service_pb2.CreateAdaptationResponse(adaptation=adaptation)
 
     async def GetAdaptation(
@@ -77,7 +77,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> adaptation_service_pb2.GetAdaptationResponse:
         """See the .proto file."""
         id_ = convert.read_id(request.name, "adaptation")
-        adaptation = self._show(id_, self._callers.of(context).scope)
+        adaptation = await self._show(id_, self._callers.of(context).scope)
         return adaptation_service_pb2.GetAdaptationResponse(adaptation=adaptation)
 
     async def ListAdaptations(
@@ -111,7 +111,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
                 progress = convert.write_progress(event)
                 yield adaptation_service_pb2.WatchAdaptationResponse(progress=progress)
             else:
-                adaptation = convert.write_adaptation(event, self._jobs.last_progress(id_))
+                last = await self._jobs.last_progress(id_)
+                adaptation = convert.write_adaptation(event, last)
                 yield adaptation_service_pb2.WatchAdaptationResponse(adaptation=adaptation)
 
     async def CancelAdaptation(
@@ -121,7 +122,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         id_ = convert.read_id(request.name, "adaptation")
         scope = self._callers.of(context).scope
         await self._jobs.cancel(id_, scope)
-        return adaptation_service_pb2.CancelAdaptationResponse(adaptation=self._show(id_, scope))
+        adaptation = await self._show(id_, scope)
+        return adaptation_service_pb2.CancelAdaptationResponse(adaptation=adaptation)
 
     async def DeleteAdaptation(
         self, request: adaptation_service_pb2.DeleteAdaptationRequest, context: Context
@@ -131,8 +133,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         await self._jobs.delete(id_, self._callers.of(context).scope)
         return adaptation_service_pb2.DeleteAdaptationResponse()
 
-    def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
-        return convert.write_adaptation(*self._jobs.get(id_, scope))
+    async def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
+        return convert.write_adaptation(*await self._jobs.get(id_, scope))
 
     async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> str:
         """Receive a request, submit it and return its id; refuse it as early as possible."""
@@ -142,7 +144,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
         cards = self._pool.cards
         spec = convert.read_spec(first.spec, cards.checkpoints, cards.universal, self._limits)
-        self._jobs.check_capacity(caller, spec)
+        await self._jobs.check_capacity(caller, spec)
         async for part in parts:
             if part.WhichOneof("part") != "example":
                 message = "every message but the first must carry an example"
@@ -163,7 +165,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """See the .proto file."""
-        record = self._model(request.name, context)
+        record = await self._model(request.name, context)
         return model_service_pb2.GetModelResponse(model=convert.write_model(record))
 
     async def ListModels(
@@ -194,7 +196,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.DownloadModelRequest, context: Context
     ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
         """See the .proto file."""
-        record, caller = self._model(request.name, context), self._callers.of(context).name
+        record = await self._model(request.name, context)
+        caller = self._callers.of(context).name
         self._archive.records.mark_used(record.id)
         opened = _stored(self._archive, record)
         if request.HasField("variant"):
@@ -203,9 +206,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             async for chunk in chunks(file, shown, request.offset):
                 yield model_service_pb2.DownloadModelResponse(chunk=chunk)
 
-    def _model(self, name: str, context: Context) -> ModelRecord:
+    async def _model(self, name: str, context: Context) -> ModelRecord:
         id_ = convert.read_id(name, "model")
-        return self._archive.records.model(id_, self._callers.of(context).scope)
+        scope = self._callers.of(context).scope
+        return await asyncio.to_thread(self._archive.records.model, id_, scope)
 
 
 class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):

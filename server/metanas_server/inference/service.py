@@ -23,8 +23,8 @@ from metanas_server.inference.clock import Clock, Phase
 from metanas_server.inference.engine import Engine
 from metanas_server.inference.open_model import OpenModel
 from metanas_server.inference.statistics import Statistics
+from metanas_server.records.records import Records
 from metanas_server.resources import ModelRecord
-from metanas_server.storage.database import Records
 
 Context = aio.ServicerContext[Any, Any]
 SERVER_NAME = "metanas-server"
@@ -76,7 +76,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelReadyResponse:
         """See the .proto file."""
         try:
-            self._find(request.name, request.version, context)
+            await self._find(request.name, request.version, context)
         except NotFound:
             return protocol.ModelReadyResponse(ready=False)
         return protocol.ModelReadyResponse(ready=self.ready)
@@ -93,7 +93,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.ModelMetadataRequest, context: Context
     ) -> protocol.ModelMetadataResponse:
         """See the .proto file."""
-        record = self._find(request.name, request.version, context)
+        record = await self._find(request.name, request.version, context)
         model = await self._engine.model(record, self._callers.of(context).name)
         return convert.write_metadata(request.name, model)
 
@@ -101,7 +101,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.ModelInferRequest, context: Context
     ) -> protocol.ModelInferResponse:
         """See the .proto file."""
-        record = self._find(request.model_name, request.model_version, context)
+        record = await self._find(request.model_name, request.model_version, context)
         self._records.mark_used(record.id)
         clock = Clock(self._seconds)
 
@@ -127,7 +127,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.ModelConfigRequest, context: Context
     ) -> protocol.ModelConfigResponse:
         """See the .proto file."""
-        record = self._find(request.name, request.version, context)
+        record = await self._find(request.name, request.version, context)
         model = await self._engine.model(record, self._callers.of(context).name)
         return convert.write_config(request.name, model, self._most_images)
 
@@ -136,11 +136,10 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelStatisticsResponse:
         """See the .proto file."""
         if request.name:
-            record = self._find(request.name, request.version, context)
+            record = await self._find(request.name, request.version, context)
             counts = [self._statistics.of(record)]
         else:
-            ids = self._records.model_ids(MOST_LISTED, self._callers.of(context).scope)
-            visible = set(ids)
+            visible = set(await self._ids(context))
             counts = [each for each in self._statistics.all() if each.id in visible]
         return protocol.ModelStatisticsResponse(
             model_stats=[
@@ -153,15 +152,14 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.RepositoryIndexRequest, context: Context
     ) -> protocol.RepositoryIndexResponse:
         """See the .proto file."""
-        ids = self._records.model_ids(MOST_LISTED, self._callers.of(context).scope)
-        return await asyncio.to_thread(convert.write_index, ids)
+        return await asyncio.to_thread(convert.write_index, await self._ids(context))
 
     async def RepositoryModelLoad(
         self, request: protocol.RepositoryModelLoadRequest, context: Context
     ) -> protocol.RepositoryModelLoadResponse:
         """See the .proto file."""
         convert.refuse_parameters(request)
-        record = self._find(request.model_name, "", context)
+        record = await self._find(request.model_name, "", context)
         await self._engine.model(record, self._callers.of(context).name)
         return protocol.RepositoryModelLoadResponse()
 
@@ -169,9 +167,13 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.RepositoryModelUnloadRequest, context: Context
     ) -> protocol.RepositoryModelUnloadResponse:
         """See the .proto file."""
-        self._engine.forget(self._find(request.model_name, "", context))
+        self._engine.forget(await self._find(request.model_name, "", context))
         return protocol.RepositoryModelUnloadResponse()
 
-    def _find(self, name: str, version: str, context: Context) -> ModelRecord:
+    async def _ids(self, context: Context) -> list[str]:
+        scope = self._callers.of(context).scope
+        return await asyncio.to_thread(self._records.model_ids, MOST_LISTED, scope)
+
+    async def _find(self, name: str, version: str, context: Context) -> ModelRecord:
         id_ = convert.read_model_id(name, version)
-        return self._records.model(id_, self._callers.of(context).scope)
+        return await asyncio.to_thread(self._records.model, id_, self._callers.of(context).scope)

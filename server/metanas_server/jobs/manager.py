@@ -61,7 +61,7 @@ class JobManager:
         Raises:
             StoreUnavailable: the data folder cannot be written.
         """
-        records = self._records.unfinished()
+        records = await asyncio.to_thread(self._records.unfinished)
         suspects = sum(record.state is State.RUNNING for record in records)
         for record in records:
             job = Job(next(self._numbers), record, record.owner)
@@ -81,7 +81,7 @@ class JobManager:
             pass  # a request that was being accepted is in the queue now
         await self._dispatcher.stop(grace)
 
-    def check_capacity(self, caller: Caller, spec: Spec) -> None:
+    async def check_capacity(self, caller: Caller, spec: Spec) -> None:
         """Refuse a request that has no chance before its support set is received.
 
         Raises:
@@ -91,7 +91,7 @@ class JobManager:
         """
         if self._stopping:
             raise stopping_error()
-        if self._records.by_request(caller.owner, spec.request_id) is not None:
+        if await self._by_request(caller.owner, spec.request_id) is not None:
             return  # the adaptation exists already
         self._archive.check_writable()
         self._rate.check(caller.name)
@@ -129,10 +129,10 @@ class JobManager:
         limits, budget = self._config.limits, self._config.max_image_memory
         memory = await asyncio.to_thread(memory_of, examples, limits, budget)
         async with self._submit_lock:
-            known = self._same_request(caller.owner, spec.request_id, digest)
+            known = await self._same_request(caller.owner, spec.request_id, digest)
             if known is not None:
                 return known.id
-            self.check_capacity(caller, spec)
+            await self.check_capacity(caller, spec)
             record = self._record(spec, examples, digest)
             record = replace(record, owner=caller.owner, memory=memory)
             record = await self._archive.add(record, packed)
@@ -147,20 +147,24 @@ class JobManager:
             self._rate.count(caller.name)
             return record.id
 
-    def get(self, id_: str, scope: str | None) -> tuple[AdaptationRecord, ProgressRecord | None]:
+    async def get(
+        self, id_: str, scope: str | None
+    ) -> tuple[AdaptationRecord, ProgressRecord | None]:
         """Return an adaptation and its last progress.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
         job = self._find(id_, scope)
-        record = self._records.adaptation(id_, scope) if job is None else job.record
-        return record, self.last_progress(id_)
+        record = await self._read(id_, scope) if job is None else job.record
+        return record, await self.last_progress(id_)
 
-    def last_progress(self, id_: str) -> ProgressRecord | None:
+    async def last_progress(self, id_: str) -> ProgressRecord | None:
         """Return the last progress of an adaptation; None before the first."""
         last = self._last_of(id_)
-        return self._records.last_progress(id_) if last is None else last
+        if last is None:
+            return await asyncio.to_thread(self._records.last_progress, id_)
+        return last
 
     def page(
         self, before: int | None, count: int, state: State | None, scope: str | None
@@ -186,7 +190,7 @@ class JobManager:
             async for event in job.events(after):
                 yield event
             return
-        record = self._records.adaptation(id_, scope)
+        record = await self._read(id_, scope)
         yield record
         for entry in await asyncio.to_thread(self._records.progress, id_):
             if entry.sequence > after:
@@ -202,7 +206,7 @@ class JobManager:
         """
         job = self._find(id_, scope)
         if job is None:
-            self._records.adaptation(id_, scope)
+            await self._read(id_, scope)
         else:
             await self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
 
@@ -214,7 +218,8 @@ class JobManager:
             NotEnded: ADAPTATION_NOT_ENDED.
             StoreUnavailable: it was not deleted.
         """
-        if not self.get(id_, scope)[0].state.final:
+        record, _ = await self.get(id_, scope)
+        if not record.state.final:
             message = f"adaptations/{id_} has not ended; cancel it first"
             raise NotEnded("ADAPTATION_NOT_ENDED", message)
         await self._archive.delete_adaptation(id_)
@@ -228,13 +233,21 @@ class JobManager:
         job = self._jobs.get(id_)
         return job if job is not None and scope in (None, job.record.owner) else None
 
-    def _same_request(self, owner: str, request_id: str, digest: str) -> AdaptationRecord | None:
+    async def _read(self, id_: str, scope: str | None) -> AdaptationRecord:
+        return await asyncio.to_thread(self._records.adaptation, id_, scope)
+
+    async def _by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
+        return await asyncio.to_thread(self._records.by_request, owner, request_id)
+
+    async def _same_request(
+        self, owner: str, request_id: str, digest: str
+    ) -> AdaptationRecord | None:
         """Return the adaptation that this request has made before.
 
         Raises:
             InvalidInput: REQUEST_ID_REUSED, another request has made it.
         """
-        record = self._records.by_request(owner, request_id)
+        record = await self._by_request(owner, request_id)
         if record is None:
             return None
         if record.request_digest != digest:

@@ -21,6 +21,7 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # its lines are for its developers
 
 
 class JsonLines(logging.Formatter):

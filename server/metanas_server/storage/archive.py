@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from sqlalchemy import URL
+
 from metanas_server.errors import StartError, StoreUnavailable
+from metanas_server.records.address import open_database
+from metanas_server.records.records import Records
 from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
 from metanas_server.storage.artefacts import Store, sha256
-from metanas_server.storage.database import Records
 from metanas_server.storage.place import open_store
 
 LOG = logging.getLogger(__name__)
-DATABASE = "records.sqlite3"
 PROBE_SECONDS = 1.0  # between two looks at a data folder that cannot be written
 
 Value = TypeVar("Value")
@@ -249,7 +251,9 @@ class Archive:
 
     async def _probe(self) -> None:
         """Wait until the data folder can be written again."""
-        LOG.error("the data folder cannot be written: %s", self._trouble)
+        trouble = self._trouble
+        cause = None if trouble is None else trouble.__cause__
+        LOG.error("the data folder cannot be written: %s (%s)", trouble, cause)
         await self._on_change()
         while self._trouble is not None:
             await asyncio.sleep(PROBE_SECONDS)
@@ -267,25 +271,31 @@ class Archive:
 
 
 def open_archive(
-    data: Path, on_change: Callable[[], Awaitable[None]], *, place: str | None = None
+    data: Path,
+    address: Path | URL,
+    on_change: Callable[[], Awaitable[None]],
+    *,
+    place: str | None = None,
 ) -> Archive:
     """Open the archive of a data folder, and delete what the last run has left half-done.
 
+    address: of the database.
     place: see `open_store`.
 
     Raises:
         StartError: DATABASE_MISSING or DATABASE_OLDER, files have no record: with another database
-            they may be models, so nothing is deleted. DATA_NOT_WRITABLE, DATABASE_DAMAGED.
+            they may be models, so nothing is deleted. Also the errors of `open_database`.
         StoreUnavailable: the data folder cannot be written.
     """
-    store, path = open_store(place, data), data / DATABASE
-    if not path.exists() and store.digests():
-        _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {path} is missing")
-    records = Records(path)
+    store = open_store(place, data)
+    if isinstance(address, Path) and not address.exists() and store.digests():
+        _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {address} is missing")
+    records = Records(open_database(address))
     try:
         orphans = len(sweep(records, store))
         if orphans:
-            _refuse(data, "DATABASE_OLDER", f"{path} does not know {orphans} files: it is too old")
+            cause = f"{address} does not know {orphans} files: it is too old"
+            _refuse(data, "DATABASE_OLDER", cause)
     except BaseException:
         records.close()
         raise

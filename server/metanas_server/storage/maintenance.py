@@ -10,12 +10,15 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy import URL
+
 from metanas_server.errors import StartError, StoreError, StoreUnavailable
+from metanas_server.records.address import DATABASE, open_database
+from metanas_server.records.records import Records
 from metanas_server.resources import AdaptationRecord, State
 from metanas_server.status import describe
-from metanas_server.storage.archive import DATABASE, sweep
+from metanas_server.storage.archive import sweep
 from metanas_server.storage.artefacts import QUARANTINE, Store, is_sound
-from metanas_server.storage.database import Records
 from metanas_server.storage.folder_store import FolderStore
 from metanas_server.storage.place import ARTEFACTS
 
@@ -25,9 +28,10 @@ COMPANIONS = ("", "-wal", "-shm")
 """Endings of the files that belong to an SQLite database."""
 
 
-def backup(data: Path, source: Store, target: Path) -> list[str]:
-    """Copy a data folder, also that of a running server, to a new folder; return lines for people.
+def backup(database: Path, source: Store, target: Path) -> list[str]:
+    """Copy the data of a server, which may run, to a new folder; return lines for people.
 
+    database: the file of the records.
     source: the artefacts.
 
     Raises:
@@ -35,12 +39,12 @@ def backup(data: Path, source: Store, target: Path) -> list[str]:
         StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED: all but this file was copied.
         StoreUnavailable: the target cannot be written.
     """
-    _check_database(data)
+    _check_database(database)
     if target.exists() and any(target.iterdir()):
         raise StartError("BACKUP_INVALID", f"{target} is not empty; name a new folder")
     copies = FolderStore(target / ARTEFACTS)
     for _ in range(TRIES):
-        _copy_database(data / DATABASE, target / DATABASE)
+        _copy_database(database, target / DATABASE)
         needed = _needed(target / DATABASE)
         errors = [error for digest in sorted(needed) if (error := _copy(digest, source, copies))]
         if all(error.reason != "ARTEFACT_LOST" for error in errors):
@@ -53,7 +57,7 @@ def backup(data: Path, source: Store, target: Path) -> list[str]:
     return [f"copied the database and {len(needed)} files to {target}"]
 
 
-def restore(data: Path, store: Store, source: Path) -> list[str]:
+def restore(database: Path, store: Store, source: Path) -> list[str]:
     """Replace the content of a data folder by a backup; return lines for people.
 
     store: the artefacts.
@@ -65,8 +69,8 @@ def restore(data: Path, store: Store, source: Path) -> list[str]:
         StartError: BACKUP_INVALID, there is no database, or a file is damaged or lost.
         StoreUnavailable: the data folder cannot be written.
     """
-    _check_database(source)
-    arrived = data / f"{DATABASE}.restored"
+    _check_database(source / DATABASE)
+    arrived = database.with_name(f"{database.name}.restored")
     arrived.unlink(missing_ok=True)
     _copy_database(source / DATABASE, arrived)
     needed = _needed(arrived)
@@ -75,32 +79,33 @@ def restore(data: Path, store: Store, source: Path) -> list[str]:
         error = _copy(digest, backed_up, store)
         if error is not None:
             raise StartError("BACKUP_INVALID", f"the backup is not complete: {error}")
-    lines = _set_aside(data, "replaced")
-    arrived.rename(data / DATABASE)
-    return [*lines, f"restored the database and {len(needed)} files", *_isolate(data, store)]
+    lines = _set_aside(database, "replaced")
+    arrived.rename(database)
+    return [*lines, f"restored the database and {len(needed)} files", *_isolate(database, store)]
 
 
-def repair(data: Path, store: Store) -> list[str]:
-    """Make a data folder usable again without deleting anything; return lines for people.
+def repair(address: Path | URL, store: Store) -> list[str]:
+    """Make stored data usable again without deleting anything; return lines for people.
 
+    address: of the database.
     store: the artefacts.
 
-    A damaged database is put aside for an empty one. Damaged files and those without a record move
-    into quarantine. Adaptations without their support set end as failed.
+    A damaged file of SQLite is put aside for an empty one. Damaged files and those without a record
+    move into quarantine. Adaptations without their support set end as failed.
 
     Raises:
-        StartError: DATA_NOT_WRITABLE, for instance a database of another version.
+        StartError: DATA_NOT_WRITABLE, DATABASE_VERSION, DATABASE_UNREACHABLE.
         StoreUnavailable: the data folder cannot be written.
     """
     lines = list[str]()
     try:
-        Records(data / DATABASE).close()
+        _open(address).close()
     except StartError as error:
-        if error.reason != "DATABASE_DAMAGED":
+        if error.reason != "DATABASE_DAMAGED" or isinstance(address, URL):
             raise
-        lines += _set_aside(data, "damaged")
-    lines += _isolate(data, store)
-    with closing(Records(data / DATABASE)) as records:
+        lines += _set_aside(address, "damaged")
+    lines += _isolate(address, store)
+    with closing(_open(address)) as records:
         for digest in sorted(records.digests()):
             try:
                 store.check(digest)
@@ -121,9 +126,13 @@ def _fail(records: Records, record: AdaptationRecord) -> str:
     return f"adaptations/{record.id}: {lost}"
 
 
-def _check_database(folder: Path) -> None:
-    if not (folder / DATABASE).is_file():
-        message = f"{folder} has no {DATABASE}; name the data folder or the backup"
+def _open(address: Path | URL) -> Records:
+    return Records(open_database(address))
+
+
+def _check_database(database: Path) -> None:
+    if not database.is_file():
+        message = f"{database.parent} has no {database.name}; name the data folder or the backup"
         raise StartError("BACKUP_INVALID", message)
 
 
@@ -139,7 +148,7 @@ def _copy_database(source: Path, target: Path) -> None:
 
 def _needed(database: Path) -> set[str]:
     """Return the digests of the files that the records of a copy need."""
-    with closing(Records(database)) as records:
+    with closing(_open(database)) as records:
         return records.digests()
 
 
@@ -158,22 +167,22 @@ def _copy(digest: str, source: Store, target: Store) -> StoreError | None:
     return None
 
 
-def _set_aside(data: Path, kind: str) -> list[str]:
+def _set_aside(database: Path, kind: str) -> list[str]:
     """Move the database into a new folder."""
-    if not (data / DATABASE).exists():
+    if not database.exists():
         return []
-    folder = data / time.strftime(f"{kind}-%Y%m%d-%H%M%S")
+    folder = database.with_name(time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
     folder.mkdir()
     for ending in COMPANIONS:
-        path = data / f"{DATABASE}{ending}"
+        path = database.with_name(f"{database.name}{ending}")
         if path.exists():
             shutil.move(path, folder)
     return [f"moved the former database to {folder}"]
 
 
-def _isolate(data: Path, store: Store) -> list[str]:
+def _isolate(address: Path | URL, store: Store) -> list[str]:
     """Move files without a record into quarantine."""
-    with closing(Records(data / DATABASE)) as records:
+    with closing(_open(address)) as records:
         orphans = sweep(records, store)
     for digest in orphans:
         store.isolate(digest)

@@ -63,15 +63,15 @@ class StudioEngine:
         timely = receive(chunks, config.upload_idle_seconds, config.upload_seconds)
         with Intake(config.limits, self._budget, caller.name) as intake:
             id_ = await self._receive(read_parts(content_type, timely, most), caller, intake)
-        return self.adaptation(id_, caller)
+        return await self.adaptation(id_, caller)
 
-    def adaptation(self, id_: str, caller: Caller) -> Json:
+    async def adaptation(self, id_: str, caller: Caller) -> Json:
         """Return an adaptation with its last progress.
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        return to_json(convert.write_adaptation(*self._jobs.get(id_, caller.scope)))
+        return to_json(convert.write_adaptation(*await self._jobs.get(id_, caller.scope)))
 
     async def events(self, id_: str, caller: Caller, after: int) -> AsyncIterator[tuple[str, Json]]:
         """Yield ("adaptation", its state) and ("progress", a step beyond `after`) to the end.
@@ -84,7 +84,7 @@ class StudioEngine:
             if isinstance(event, ProgressRecord):
                 yield "progress", to_json(convert.write_progress(event))
             else:
-                last = self._jobs.last_progress(id_)
+                last = await self._jobs.last_progress(id_)
                 yield "adaptation", to_json(convert.write_adaptation(event, last))
 
     async def cancel(self, id_: str, caller: Caller) -> Json:
@@ -94,23 +94,23 @@ class StudioEngine:
             NotFound: UNKNOWN_ADAPTATION.
         """
         await self._jobs.cancel(id_, caller.scope)
-        return self.adaptation(id_, caller)
+        return await self.adaptation(id_, caller)
 
-    def record(self, id_: str, caller: Caller) -> ModelRecord:
+    async def record(self, id_: str, caller: Caller) -> ModelRecord:
         """Return the record of a model.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        return self._archive.records.model(id_, caller.scope)
+        return await asyncio.to_thread(self._archive.records.model, id_, caller.scope)
 
-    def model(self, id_: str, caller: Caller) -> Json:
+    async def model(self, id_: str, caller: Caller) -> Json:
         """Return a model with its genotype and its report as objects.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        record = self.record(id_, caller)
+        record = await self.record(id_, caller)
         shown = to_json(convert.write_model(record))
         shown["genotype"] = json.loads(shown.pop("genotype_json"))
         shown["report"] = json.loads(record.report_json)  # all of its entries
@@ -134,7 +134,7 @@ class StudioEngine:
         cards = self._pool.cards
         message = parse_spec(fields)
         spec = convert.read_spec(message, cards.checkpoints, cards.universal, self._config.limits)
-        self._jobs.check_capacity(caller, spec)
+        await self._jobs.check_capacity(caller, spec)
         async for part in parts:
             if part.name != "images" or intake.count == len(labels):
                 text = 'after "spec" send a part "images" for each label'

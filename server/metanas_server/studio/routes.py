@@ -121,29 +121,30 @@ class _Api:
         return JSONResponse(created, status_code=201)
 
     async def adaptation(self, request: Request) -> Response:
-        return JSONResponse(self._engine.adaptation(*_named(request)))
+        return JSONResponse(await self._engine.adaptation(*_named(request)))
 
     async def cancel(self, request: Request) -> Response:
         return JSONResponse(await self._engine.cancel(*_named(request)))
 
     async def events(self, request: Request) -> Response:
         id_, caller = _named(request)
-        self._engine.adaptation(id_, caller)  # an unknown one is an answer of its own, not an event
+        # an unknown one is an answer of its own, not an event
+        await self._engine.adaptation(id_, caller)
         last = request.query_params.get("after") or request.headers.get("last-event-id", "0")
         after = int(last) if last.isdecimal() else 0
         stream = _event_stream(self._engine.events(id_, caller, after), request.state.admit)
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self._engine.model(*_named(request)))
+        return JSONResponse(await self._engine.model(*_named(request)))
 
     async def file(self, request: Request) -> Response:
-        record = self._engine.record(*_named(request))
+        record = await self._engine.record(*_named(request))
         data = await self._engine.file(record)
         return Response(data, media_type="application/octet-stream", headers=_saved("model.onnx"))
 
     async def archive(self, request: Request) -> Response:
-        record = self._engine.record(*_named(request))
+        record = await self._engine.record(*_named(request))
         data = await self._engine.file(record)
         packed = await asyncio.to_thread(take_home, record, data, STATIC / RUNTIME)
         return Response(packed, media_type="application/zip", headers=_saved("model.zip"))

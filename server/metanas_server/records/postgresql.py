@@ -1,0 +1,76 @@
+"""PostgreSQL: a database of its own, reached over a network."""
+
+from sqlalchemy import URL, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from metanas_server.errors import StartError
+from metanas_server.records.database import Database
+from metanas_server.records.migrate import Use, prepare
+
+CONNECTIONS = 8
+CONNECT_SECONDS, POOL_SECONDS = 3, 5
+SETTINGS = {
+    "statement_timeout": 10_000,
+    "lock_timeout": 2_000,
+    "idle_in_transaction_session_timeout": 60_000,
+}
+"""Settings of each session, in milliseconds: no thread of the server waits for ever."""
+NETWORK = {
+    "connect_timeout": CONNECT_SECONDS,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""Options of libpq: a database that is gone without a word is noticed within seconds."""
+REASONS = {
+    "53100": "STORE_FULL",  # disk_full
+    "40001": "STORE_BUSY",  # serialization_failure
+    "40P01": "STORE_BUSY",  # deadlock_detected
+    "55P03": "STORE_BUSY",  # lock_not_available
+    "57014": "STORE_BUSY",  # query_canceled, by statement_timeout
+}
+"""Reasons by SQLSTATE."""
+MIGRATION_LOCK = 0x6D65_7461  # only one server creates the tables
+
+
+def open_postgresql(url: URL, use: Use) -> Database:
+    """Connect to the database of a URL, and create the tables if it is empty.
+
+    Raises:
+        StartError: DATABASE_VERSION, another release has written it; DATABASE_EMPTY;
+            DATABASE_UNREACHABLE; DRIVER_MISSING, psycopg is not installed.
+    """
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    try:
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={**NETWORK, "options": settings, "application_name": "metanas-server"},
+            pool_size=CONNECTIONS,
+            pool_timeout=POOL_SECONDS,
+            pool_pre_ping=True,
+        )
+    except ModuleNotFoundError as error:
+        message = f'PostgreSQL needs {error.name}; run: pip install "metanas-server[postgres]"'
+        raise StartError("DRIVER_MISSING", message) from error
+    name = f"the database {url.render_as_string(hide_password=True)}"
+    try:
+        with engine.begin() as connection:
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
+            )
+            prepare(connection, name, use)
+    except DBAPIError as error:
+        engine.dispose()
+        cause = str(error.orig).strip().splitlines()[0]
+        message = f"{name} cannot be used: {cause}; check --records and the database"
+        raise StartError("DATABASE_UNREACHABLE", message) from error
+    except StartError:
+        engine.dispose()
+        raise
+    reads = engine.execution_options(isolation_level="AUTOCOMMIT")
+    return Database(changes=engine, reads=reads, reason=_reason)
+
+
+def _reason(error: BaseException) -> str:
+    return REASONS.get(getattr(error, "sqlstate", None) or "", "STORE_FAILED")

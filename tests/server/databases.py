@@ -1,0 +1,120 @@
+"""A PostgreSQL server that the tests start, kill and start again."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+MISSING = "PostgreSQL is not installed; run: apt install postgresql"
+PATIENCE = 120.0
+SETTINGS = ("fsync=off", "unix_socket_directories=", "max_connections=100")
+"""The tests kill processes, not the machine: the kernel keeps what they wrote."""
+
+
+def programs() -> Path:
+    """Return the folder of PostgreSQL's programs; skip the test if there is none."""
+    found = shutil.which("pg_ctl")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    for folder in folders:
+        if (folder / "initdb").exists():
+            return folder
+    pytest.skip(MISSING)
+
+
+def other_user() -> dict[str, Any]:
+    """Return the user that PostgreSQL runs as: it refuses to run as root."""
+    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Postgres:
+    """A PostgreSQL server on a free port of loopback, which trusts everybody."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs = programs()
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._run("initdb", "--no-sync", "--auth=trust", "--username=metanas", "--encoding=UTF8")
+
+    def url(self, name: str = "postgres") -> str:
+        return f"postgresql://metanas:secret@127.0.0.1:{self._port}/{name}"
+
+    def start(self) -> None:
+        """Start the server, and wait until it answers."""
+        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        command += ["-p", str(self._port), "-h", "127.0.0.1"]
+        command += [part for each in SETTINGS for part in ("-c", each)]
+        end = time.monotonic() + PATIENCE
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                with (self._folder / "log").open("ab") as log:
+                    self._process = subprocess.Popen(
+                        command, stdout=log, stderr=log, cwd="/", **other_user()
+                    )
+            try:
+                psycopg.connect(self.url(), connect_timeout=5).close()
+            except psycopg.OperationalError:
+                assert time.monotonic() < end, (self._folder / "log").read_text()
+                time.sleep(0.1)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Kill the server as a crash would; its other processes end by themselves."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def create(self) -> str:
+        """Create an empty database; return its URL."""
+        name = f"test_{uuid.uuid4().hex}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def execute(self, statement: str, name: str = "postgres") -> list[Any]:
+        """Run a statement; return its rows."""
+        with psycopg.connect(self.url(name), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd="/", **other_user())
+
+
+@contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """Start a server in a folder of its own; its user cannot enter the folders of pytest."""
+    programs()
+    folder = Path(tempfile.mkdtemp(prefix="metanas-postgres-"))
+    if user := other_user():
+        shutil.chown(folder, user["user"], user["group"])
+    try:
+        server = Postgres(folder)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
