@@ -323,6 +323,9 @@ def _progress(message: adaptation_pb2.Progress) -> Progress:
         accuracy=message.accuracy if message.HasField("accuracy") else None,
         temperature=message.temperature if message.HasField("temperature") else None,
         entropy=message.entropy if message.HasField("entropy") else None,
+        branch=message.branch,
+        architecture=dict(message.architecture),
+        genotype_json=message.genotype_json,
         attempt=message.attempt,
     )
 

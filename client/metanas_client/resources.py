@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 
@@ -48,6 +48,12 @@ class Progress:
     """Temperature of the relaxation."""
     entropy: float | None = None
     """Mean entropy of the architecture distribution, in nats."""
+    branch: str = ""
+    """Branch of the universal search space that a stage begins for; empty for one checkpoint."""
+    architecture: Mapping[str, float] = field(default_factory=dict)
+    """Share of each branch of the model, once they are chosen; empty for one checkpoint."""
+    genotype_json: str = ""
+    """Genotype of the pruned network, at the start of "tune"."""
     attempt: int = 1
     """Number of the attempt; above 1 if a worker process died and another one began again."""
 

@@ -24,7 +24,7 @@ from metanas.adaptation.assemble import (
 from metanas.adaptation.budget import Budget
 from metanas.adaptation.metrics import Gap, gap
 from metanas.adaptation.read_task import read_images, task_of
-from metanas.adaptation.universal import Source, cards_of, channels_of
+from metanas.adaptation.universal import Choice, Source, cards_of, channels_of
 from metanas.errors import Cancelled, OutOfMemory
 from metanas.estimates.calibration import temperature_of
 from metanas.export.metadata import metadata_of
@@ -225,6 +225,7 @@ class Job:
         images = yield from read_images(examples, classes, limits, channels_of(source))
         labels = [example.label for example in examples]
         choice = budget.choose(images, labels)
+        yield from _chosen(choice, len(examples))
         tasks = dict[tuple[int, int], Task]()
         for checkpoint, _ in choice.branches:
             if (key := checkpoint.input_key) not in tasks:
@@ -234,11 +235,11 @@ class Job:
         self.task = next(iter(tasks.values()))
 
         branches = list[Branch]()
-        for checkpoint, share in choice.branches:
+        for name, (checkpoint, share) in zip(choice.names, choice.branches, strict=True):
             task = tasks[checkpoint.input_key]
             generator = torch.Generator().manual_seed(seed)
             self.adaptation = Adaptation(checkpoint, task.support, options, generator)
-            pruning = yield from _adapted(self.adaptation, seed)
+            pruning = yield from _adapted(self.adaptation, name, seed)
             branches.append(Branch(self.adaptation, task, share, pruning))
         joint = Joint(tuple(branches), choice.origin, choice.scale)
 
@@ -289,19 +290,26 @@ def options_of(options: Options, source: Source) -> AdaptConfig:
     return complete
 
 
-def _adapted(adaptation: Adaptation, seed: int) -> Work[Gap]:
-    """Adapt, prune and tune one network."""
+def _chosen(choice: Choice, images: int) -> Work[None]:
+    """Announce the shares of the branches, at the end of the decoding."""
+    if shares := choice.origin.architecture:
+        yield Progress("decode", images, images, architecture=shares)
+
+
+def _adapted(adaptation: Adaptation, name: str, seed: int) -> Work[Gap]:
+    """Adapt, prune and tune one network, that of the branch `name`."""
     options = adaptation.config
-    yield Progress("adapt", 0, options.steps)
+    yield Progress("adapt", 0, options.steps, branch=name)
     yield from _steps(adaptation, Stage.ADAPT)
 
-    yield Progress("prune", 0, 1)
+    yield Progress("prune", 0, 1, branch=name)
     checkpoint, support = adaptation.checkpoint, adaptation.task
     few = options if options.steps else replace(options, batch_size=GAP_IMAGES)
     pruning = gap(checkpoint, adaptation.soft, support, few, seed)
     yield None
 
-    yield Progress("tune", 0, options.tuning_steps)
+    genotype = adaptation.decided.to_json()
+    yield Progress("tune", 0, options.tuning_steps, branch=name, genotype_json=genotype)
     yield from _steps(adaptation, Stage.TUNE)
     return pruning
 

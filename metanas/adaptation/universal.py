@@ -132,6 +132,11 @@ class Choice:
     over_budget: float = 0.0
     """Share of the features that a budget has left out."""
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the branches; one empty name for one checkpoint."""
+        return list(self.origin.architecture) or [""]
+
 
 def choose(source: Source, images: Sequence[Image], labels: Sequence[str]) -> Choice:
     """Choose the networks of a job; one checkpoint leaves no choice."""

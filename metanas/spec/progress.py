@@ -1,6 +1,7 @@
 """Progress of an adaptation while it runs."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import nan
 
 
@@ -17,3 +18,9 @@ class Progress:
     temperature: float = nan
     entropy: float = nan
     """Mean entropy of the step's mixture over an edge's candidates, in nats; 0 is one-hot."""
+    branch: str = ""
+    """Branch of the universal search space that a stage begins for; empty for one checkpoint."""
+    architecture: Mapping[str, float] = field(default_factory=dict)
+    """Share of each branch of the model, once they are chosen; empty for one checkpoint."""
+    genotype_json: str = ""
+    """Genotype of the pruned network, at the start of "tune"."""

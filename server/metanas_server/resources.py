@@ -1,7 +1,7 @@
 """Records of the server: adaptations, their progress, and models."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from metanas.errors import Violation
@@ -76,6 +76,9 @@ class ProgressRecord:
     accuracy: float | None = None
     temperature: float | None = None
     entropy: float | None = None
+    branch: str = ""
+    architecture: Mapping[str, float] = field(default_factory=dict)
+    genotype_json: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

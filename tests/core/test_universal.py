@@ -202,6 +202,18 @@ def test_steps_adapt_each_network(folder: Path) -> None:
     assert model.sha256 != adapt(space, support).sha256
 
 
+def test_progress_shows_the_architecture_as_it_is_found(folder: Path) -> None:
+    steps = list[Progress]()
+    space, support = balanced(folder, small=0.5, grey=0.5), examples_of(photos(6))
+    model = adapt(space, support, on_progress=steps.append)
+    shares = [(each.stage, each.architecture) for each in steps if each.architecture]
+    assert shares == [("decode", model.report.architecture)]
+    begun = [each.branch for each in steps if each.stage == "adapt"]
+    assert begun == list(model.report.architecture)
+    found = [each.genotype_json for each in steps if each.stage == "tune"]
+    assert found[0] == model.genotype.to_json()
+
+
 def test_options_have_to_suit_each_network(folder: Path) -> None:
     with pytest.raises(InvalidInput, match="no such option"):
         adapt(load_universal(folder), examples_of(photos()), options={"stepz": 2})

@@ -79,6 +79,12 @@ def test_requests_without_a_checkpoint_get_the_universal_space(
     report = chosen.model.report
     assert [(each.branch, each.share) for each in report.architecture] == [("grey", 1.0)]
     assert report.prior["grey"] > 0.99
+    progress = [each.progress for each in chosen.events if each.HasField("progress")]
+    assert [dict(each.architecture) for each in progress if each.architecture] == [{"grey": 1.0}]
+    assert {each.branch for each in progress} == {"", "grey"}
+    assert [each.genotype_json for each in progress if each.genotype_json] == [
+        chosen.model.genotype_json
+    ]
     again = api.create(spec(checkpoint="", request_id="x"), images())
     assert again.name == chosen.adaptation.name
     running = api.create(spec(checkpoint="", options=LONG), images())

@@ -395,6 +395,26 @@ class Progress(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ArchitectureEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     SEQUENCE_FIELD_NUMBER: _builtins.int
     STAGE_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
@@ -405,6 +425,9 @@ class Progress(_message.Message):
     ENTROPY_FIELD_NUMBER: _builtins.int
     ATTEMPT_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    GENOTYPE_JSON_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Number of this sign of life within the adaptation: 1, 2, 3 and so on without a gap, also
     across attempts. Only a restart of the server leaves a gap; the numbers never go back.
@@ -427,9 +450,17 @@ class Progress(_message.Message):
     """Mean entropy of the architecture distribution in nats; 0 when every choice is made."""
     attempt: _builtins.int
     """Which attempt of the adaptation this is: 1 unless a worker was lost."""
+    branch: _builtins.str
+    """Branch of the universal search space that a stage begins for; empty for one checkpoint."""
+    genotype_json: _builtins.str
+    """Genotype of the pruned network in JSON, at the start of "tune"."""
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it happened."""
+
+    @_builtins.property
+    def architecture(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Share of each branch of the model, once they are chosen; empty for one checkpoint."""
 
     def __init__(
         self,
@@ -444,10 +475,13 @@ class Progress(_message.Message):
         entropy: _builtins.float | None = ...,
         attempt: _builtins.int = ...,
         time: _timestamp_pb2.Timestamp | None = ...,
+        branch: _builtins.str = ...,
+        architecture: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        genotype_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_entropy", b"_entropy", "_loss", b"_loss", "_temperature", b"_temperature", "accuracy", b"accuracy", "entropy", b"entropy", "loss", b"loss", "temperature", b"temperature", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_entropy", b"_entropy", "_loss", b"_loss", "_temperature", b"_temperature", "accuracy", b"accuracy", "attempt", b"attempt", "entropy", b"entropy", "loss", b"loss", "sequence", b"sequence", "stage", b"stage", "step", b"step", "steps", b"steps", "temperature", b"temperature", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_entropy", b"_entropy", "_loss", b"_loss", "_temperature", b"_temperature", "accuracy", b"accuracy", "architecture", b"architecture", "attempt", b"attempt", "branch", b"branch", "entropy", b"entropy", "genotype_json", b"genotype_json", "loss", b"loss", "sequence", b"sequence", "stage", b"stage", "step", b"step", "steps", b"steps", "temperature", b"temperature", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015

@@ -75,6 +75,9 @@ class Job:
             accuracy=_finite(progress.accuracy),
             temperature=_finite(progress.temperature),
             entropy=_finite(progress.entropy),
+            branch=progress.branch,
+            architecture=dict(progress.architecture),
+            genotype_json=progress.genotype_json,
         )
         self.progress.append(entry)
         self._events.append(entry)

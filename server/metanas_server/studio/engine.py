@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from metanas.errors import InvalidInput
+from metanas.spec.budget import footprint_of
 from metanas.spec.examples import Example
 from metanas_server.api import convert
 from metanas_server.api.upload import Intake, UploadBudget, receive
@@ -40,7 +41,7 @@ class StudioEngine:
         self._budget = budget
 
     def describe(self) -> Json:
-        """Return the release, the limits and the checkpoints."""
+        """Return the release, the limits, the checkpoints, and the branches with their costs."""
         cards, limits = self._pool.checkpoints, self._config.limits
         shown = [convert.write_checkpoint(name, cards[name], limits) for name in sorted(cards)]
         return {
@@ -48,7 +49,25 @@ class StudioEngine:
             "chooses_checkpoint": self._pool.cards.universal is not None or len(cards) == 1,
             "limits": {field: getattr(limits, field) for field in type(limits).__annotations__},
             "checkpoints": [to_json(each) for each in shown],
+            "branches": self._branches(),
         }
+
+    def _branches(self) -> list[Json]:
+        """Return the branches of the universal search space; none without one."""
+        cards, universal = self._pool.checkpoints, self._pool.cards.universal
+        if universal is None:
+            return []
+        costs = {name: footprint_of(universal, cards, [name]) for name in universal.branches}
+        return [
+            {
+                "name": name,
+                "checkpoint": branch.checkpoint,
+                "size": branch.size or cards[branch.checkpoint].input.size,
+                "macs": costs[name].macs,
+                "parameters": costs[name].parameters,
+            }
+            for name, branch in universal.branches.items()
+        ]
 
     async def create(self, content_type: str, chunks: AsyncIterator[bytes], caller: Caller) -> Json:
         """Receive a support set and return its adaptation.

@@ -1,44 +1,48 @@
-// Adapt: send the images, follow the job, show each stage.
+// Adapt: send the images, follow the job, and make a version of its model.
 
 import * as api from './api.js';
-import { lineChart } from './chart.js';
-import { button, h, icon, say } from './dom.js';
+import { button, h, say } from './dom.js';
 import { changed } from './intake.js';
-import { lost, notify, report } from './notices.js';
+import { limitOptions, limitsPart } from './limits.js';
+import { notify, report } from './notices.js';
+import { progressView } from './progress.js';
 import { emit, on, pictures, state } from './state.js';
-import { T, count, seconds } from './strings.js';
+import { T } from './strings.js';
+import { use } from './versions.js';
 
+const SMALLER = 4; // most models of falling cost that are made at once
 const ready = h('p', { class: 'soft' });
 const hint = h('p', { class: 'remark' });
-const start = button(T.adapt.start, 'spark', adapt, { class: 'button primary wide' });
-const stop = button(T.adapt.cancel, null, () => api.cancel(running.id).catch(report), { class: 'button quiet' });
-const stages = h('ol', { class: 'stages', hidden: true });
-const box = h('div', { class: 'progress' });
+const start = button(T.adapt.start, 'spark', () => run(once), { class: 'button primary wide' });
+const stop = button(T.adapt.cancel, null, cancel, { class: 'button quiet' });
+const progress = progressView();
 const checkpoint = h('select', { id: 'checkpoint' });
 const seed = h('input', { id: 'seed', type: 'number', min: 0, step: 1, value: 0 });
-let running = { id: '' };
+let running = { id: '', abort: null };
 
 /** Return the card. */
 export function adaptCard() {
   const cards = state.server.checkpoints.map(({ name, description }) => h('option', { value: name, title: description }, name.split('/').pop()));
   if (state.server.chooses_checkpoint) cards.unshift(h('option', { value: '' }, T.adapt.automatic));
   checkpoint.replaceChildren(...cards);
-  const options = h('details', { class: 'options' }, h('summary', {}, T.adapt.options), h('div', { class: 'fields' }, h('label', { for: 'checkpoint' }, T.adapt.checkpoint), checkpoint, h('label', { for: 'seed' }, T.adapt.seed), seed));
+  const fields = h('div', { class: 'fields' }, h('label', { for: 'checkpoint' }, T.adapt.checkpoint), checkpoint, h('label', { for: 'seed' }, T.adapt.seed), seed);
+  const options = h('details', { class: 'options' }, h('summary', {}, T.adapt.options), fields);
   stop.hidden = true;
   refresh();
-  return h('section', { class: 'card', 'aria-labelledby': 'adapt' }, h('h2', { id: 'adapt' }, T.adapt.title), ready, start, hint, box, stages, h('div', { class: 'row' }, options, h('span', { class: 'grow' }), stop));
+  return h('section', { class: 'card', 'aria-labelledby': 'adapt' }, h('h2', { id: 'adapt' }, T.adapt.title), ready, start, hint, progress.element, stop, limitsPart(() => run(smaller)), options);
 }
 
-on('images', refresh);
-on('version', refresh);
+for (const name of ['images', 'version', 'busy']) on(name, refresh);
 
 function refresh() {
   const problem = obstacle();
+  const { busy, dirty, versions } = state;
   ready.textContent = T.adapt.ready(state.classes.length, pictures().length);
-  start.disabled = state.busy || Boolean(problem);
-  start.lastChild.textContent = state.versions.length ? T.adapt.again : T.adapt.start;
-  start.classList.toggle('primary', !state.versions.length || state.dirty);
-  hint.textContent = problem || (state.versions.length && state.dirty && !state.busy ? T.adapt.changed : '');
+  start.disabled = busy || Boolean(problem);
+  start.lastChild.textContent = versions.length ? T.adapt.again : T.adapt.start;
+  start.classList.toggle('primary', !versions.length || dirty);
+  stop.hidden = !busy;
+  hint.textContent = problem || (versions.length && dirty && !busy ? T.adapt.changed : '');
 }
 
 /** Return the reason why nothing can be adapted, or ''. */
@@ -59,42 +63,85 @@ function support() {
   return state.classes.flatMap((kind) => kind.pictures.slice(0, most).map((picture) => ({ kind, picture })));
 }
 
-async function adapt() {
-  const sent = support();
-  const begun = performance.now();
-  const view = progressView(begun);
+/** Do some work with the page in its busy state. */
+async function run(work) {
   setBusy(true);
-  state.dirty = false;
-  refresh();
   try {
-    const spec = { labels: sent.map(({ kind }) => kind.name), checkpoint: checkpoint.value, seed: seed.value || '0' };
-    running = { id: await api.create(spec, sent.map(({ picture }) => picture.blob)) };
-    const ended = await api.follow(running.id, view);
-    await finish(ended, sent, (performance.now() - begun) / 1000);
+    await work(support());
   } catch (error) {
-    state.dirty = true;
-    if (error.violations?.length) blame(error.violations, sent);
-    report(error);
+    if (error.name === 'AbortError') notify(T.adapt.cancelled);
+    else report(error);
   } finally {
-    view.end();
     setBusy(false);
   }
 }
 
-async function finish(ended, sent, spent) {
-  if (ended.state !== 'ADAPTATION_STATE_SUCCEEDED') {
+/** Make one version. */
+async function once(sent) {
+  state.dirty = false;
+  try {
+    await version(sent, limitOptions());
+  } catch (error) {
     state.dirty = true;
-    blame(ended.failure?.violations ?? [], sent);
-    const cancelled = ended.state === 'ADAPTATION_STATE_CANCELLED';
-    notify(cancelled ? T.adapt.cancelled : ended.failure?.message || T.adapt.failed, cancelled ? 'warning' : 'bad');
-    return;
+    blame(error.violations ?? [], sent);
+    throw error;
   }
+}
+
+/** Make versions with at most half the multiply-adds of the one before, until no network is left. */
+async function smaller(sent) {
+  const options = limitOptions();
+  const first = state.current;
+  let before = first;
+  for (let made = 0; made < SMALLER; made += 1) {
+    options.max_macs = Math.floor(Number(before.model.report.macs) / 2);
+    try {
+      before = await version(sent, options);
+      await before.ready; // its time is measured while nothing else runs
+    } catch (error) {
+      if (!error.violations?.some(({ reason }) => reason === 'BUDGET_TOO_SMALL')) throw error;
+      if (!made) notify(T.limits.smallest);
+      break;
+    }
+  }
+  await use(first);
+}
+
+/** Send the images and return the version that comes of them. */
+async function version(sent, options) {
+  const view = progress.begin();
+  running = { id: '', abort: new AbortController() };
+  const spec = { labels: sent.map(({ kind }) => kind.name), checkpoint: checkpoint.value, seed: seed.value || '0', options };
+  try {
+    const blobs = sent.map(({ picture }) => picture.blob);
+    running.id = await api.create(spec, blobs, { signal: running.abort.signal, onFull: view.onFull });
+    const ended = await api.follow(running.id, view);
+    return await finish(ended, sent, view.end());
+  } finally {
+    view.end();
+  }
+}
+
+async function finish(ended, sent, spent) {
+  if (ended.state === 'ADAPTATION_STATE_CANCELLED') throw new DOMException(T.adapt.cancelled, 'AbortError');
+  if (ended.state !== 'ADAPTATION_STATE_SUCCEEDED') throw new api.ApiError(400, ended.failure ?? { message: T.adapt.failed });
   const id = ended.model.split('/').pop();
-  const model = await api.model(id);
-  const version = { number: state.versions.length + 1, id, model, spent, images: sent.length, support: sent, tested: null };
-  state.versions.push(version);
-  emit('adapted', version);
-  say(T.adapt.done(version.number));
+  const made = { number: state.versions.length + 1, id, model: await api.model(id), spent, images: sent.length, support: sent, tested: null };
+  state.versions.push(made);
+  emit('adapted', made);
+  say(T.adapt.done(made.number));
+  show(document.getElementById('look'));
+  return made;
+}
+
+/** Scroll to an element in the lower half of the window or below. */
+function show(element) {
+  if (element.getBoundingClientRect().top > innerHeight / 2) element.scrollIntoView({ behavior: 'smooth' });
+}
+
+function cancel() {
+  if (running.id) api.cancel(running.id).catch(report);
+  else running.abort.abort();
 }
 
 /** Mark the images that violations name. */
@@ -110,53 +157,5 @@ function blame(violations, sent) {
 
 function setBusy(busy) {
   state.busy = busy;
-  stop.hidden = !busy;
-  refresh();
-}
-
-/** Return the callbacks that show the stages of a job. */
-function progressView(begun) {
-  const chart = lineChart([{ key: 'loss', label: T.adapt.loss }, { key: 'entropy', label: T.adapt.entropy }]);
-  const clock = h('span', { class: 'clock' });
-  const timer = setInterval(() => (clock.textContent = seconds((performance.now() - begun) / 1000)), 100);
-  let item = null;
-  let stage = '';
-  const enter = (name, label) => {
-    if (name === stage) return;
-    leave();
-    stage = name;
-    item = h('li', { class: 'active' }, h('span', { class: 'tick' }), h('span', {}, label), h('span', { class: 'figure' }));
-    stages.append(item);
-  };
-  const leave = () => {
-    if (!item) return;
-    item.className = 'done';
-    item.firstChild.replaceChildren(icon('check'));
-  };
-  stages.replaceChildren();
-  stages.hidden = false;
-  box.replaceChildren(h('div', { class: 'beam' }), clock, chart.element);
-  enter('sending', T.adapt.sending);
-  return {
-    onProgress({ stage: name, step = 0, steps = 0, loss, entropy }) {
-      enter(name, T.adapt.stages[name] ?? name);
-      if (step && steps > 1) item.lastChild.textContent = T.adapt.step(step, steps);
-      chart.add('loss', loss);
-      chart.add('entropy', entropy);
-    },
-    onState({ state: name }) {
-      if (name === 'ADAPTATION_STATE_QUEUED') enter('queued', T.adapt.queued);
-    },
-    onLost() {
-      if (item) item.lastChild.textContent = T.adapt.reconnecting;
-      lost();
-    },
-    end() {
-      clearInterval(timer);
-      leave();
-      box.firstChild?.remove();
-      stages.hidden = true;
-      box.replaceChildren();
-    },
-  };
+  emit('busy');
 }

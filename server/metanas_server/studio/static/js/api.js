@@ -10,6 +10,7 @@ export class ApiError extends Error {
     this.status = status;
     this.reason = failure.reason ?? '';
     this.violations = failure.violations ?? [];
+    this.retrySeconds = failure.retry_seconds ?? null;
   }
 }
 
@@ -22,6 +23,7 @@ const token = {
 };
 
 export const setToken = token.set;
+export const hasToken = () => token.get() !== '';
 
 async function call(path, options = {}) {
   const headers = token.get() ? { authorization: `Bearer ${token.get()}` } : {};
@@ -44,13 +46,32 @@ export const file = async (id) => (await call(`models/${id}/model.onnx`)).arrayB
 export const archive = async (id) => (await call(`models/${id}/model.zip`)).blob();
 export const cancel = async (id) => (await call(`adaptations/${id}/cancel`, { method: 'POST' })).json();
 
-/** Send a support set: `spec` with the labels, and one blob for each label. Returns the id. */
-export async function create(spec, blobs) {
+/**
+ * Send a support set: `spec` with the labels, and one blob for each label. Returns the id.
+ * Waits while the server is full; `onFull` is called then, and `signal` ends it.
+ */
+export async function create(spec, blobs, { signal, onFull }) {
   const form = new FormData();
   form.append('spec', new Blob([JSON.stringify(spec)], { type: 'application/json' }));
   for (const blob of blobs) form.append('images', blob, 'image');
-  const created = await (await call('adaptations', { method: 'POST', body: form })).json();
-  return last(created.name);
+  for (;;) {
+    try {
+      const created = await (await call('adaptations', { method: 'POST', body: form, signal })).json();
+      return last(created.name);
+    } catch (error) {
+      if (error.status !== 429 || error.retrySeconds === null) throw error;
+      onFull();
+      await pause(1000 * error.retrySeconds, signal);
+    }
+  }
+}
+
+/** Wait for some milliseconds. */
+function pause(time, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, time);
+    signal?.addEventListener('abort', () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
 }
 
 /** Follow an adaptation to its end and return it. `onProgress` gets each step, `onState` each state. */
@@ -75,7 +96,7 @@ export async function follow(id, { onProgress, onState, onLost }) {
       if (!passing || tries >= RETRIES) throw error;
       onLost();
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSE));
+    await pause(PAUSE);
   }
 }
 

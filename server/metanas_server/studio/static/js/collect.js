@@ -5,7 +5,7 @@ import { button, h, icon, say } from './dom.js';
 import { choose, dropzone } from './dropzone.js';
 import { addClass, addFiles, changed, move, place, removeClass, sentenceAbout } from './intake.js';
 import { notify } from './notices.js';
-import { makePicture } from './picture.js';
+import { makePicture, thumbnail } from './picture.js';
 import { pictureDialog } from './picture-dialog.js';
 import { on, pictures, state } from './state.js';
 import { T, count } from './strings.js';
@@ -24,10 +24,11 @@ export async function takeFiles(promise, target = null) {
     if (!files.length) return void notify(T.collect.noImages);
     progress.hidden = false;
     const before = pictures().length;
-    const unreadable = await addFiles(files, target, (done, all) => {
+    const leftOut = await addFiles(files, target, (done, all) => {
       progress.textContent = T.collect.reading(done, all);
     });
-    if (unreadable.length) notify(sentenceAbout(unreadable));
+    const sentence = sentenceAbout(leftOut);
+    if (sentence) notify(sentence);
     say(T.collect.added(pictures().length - before, target ? 1 : state.classes.length));
   } catch (error) {
     notify(T.collect.badZip, 'bad');
@@ -105,7 +106,7 @@ function dress(thumb, picture, kind, index, most) {
 }
 
 function makeThumb(picture) {
-  const thumb = h('button', { type: 'button', class: 'thumb', draggable: 'true', onclick: () => pictureDialog(picture) }, picture.thumb);
+  const thumb = h('button', { type: 'button', class: 'thumb', draggable: 'true', onclick: () => pictureDialog(picture) }, thumbnail(picture));
   thumb.addEventListener('dragstart', (event) => event.dataTransfer.setData(MOVED, picture.id));
   return thumb;
 }

@@ -2,9 +2,9 @@
 
 import { readZip } from './zip.js';
 
-const IMAGE = /\.(png|jpe?g|webp|bmp|gif|avif)$/i;
+const IMAGE = /\.(png|jpe?g|webp|bmp|gif|avif|heic|heif|tiff?)$/i; // the browser may not read the last three
 const ARCHIVE = /\.zip$/i;
-const HIDDEN = /(^|\/)(\.|__MACOSX)/;
+const LITTER = /(^|\/)(\.|__MACOSX|@eaDir|\$RECYCLE\.BIN|System Volume Information)/i;
 
 /** Return the files of a drop as { path, blob }. Call it in the event's own turn. */
 export async function dropped(transfer) {
@@ -37,19 +37,37 @@ async function walk(entry, found) {
 async function unpacked(files) {
   const all = [];
   for (const file of files) {
-    if (!ARCHIVE.test(file.path)) all.push(file);
-    else for (const inner of await readZip(file.blob)) all.push(inner);
+    if (LITTER.test(file.path)) continue;
+    if (ARCHIVE.test(file.path)) all.push(...(await readZip(file.blob)));
+    else all.push(file);
   }
-  return all.filter(({ path, blob }) => !HIDDEN.test(path) && (IMAGE.test(path) || blob.type.startsWith('image/')));
+  return all.filter(({ path, blob }) => !LITTER.test(path) && (IMAGE.test(path) || blob.type.startsWith('image/')));
 }
 
-/** Group files by the folder they are in: Map of class name to files; '' for loose files. */
-export function byFolder(files) {
-  const groups = new Map();
+/**
+ * Group files by class: Map of class name to files; '' for loose files, null for files beside the
+ * folders of the classes. A class is the uppermost folder that holds images itself.
+ */
+export function byClass(files) {
   const sorted = [...files].sort((a, b) => a.path.localeCompare(b.path, 'en', { numeric: true }));
-  for (const file of sorted) {
-    const name = file.path.split('/').at(-2) ?? '';
-    groups.set(name, [...(groups.get(name) ?? []), file]);
-  }
+  const folders = new Map(sorted.map((file) => [file, file.path.normalize('NFC').split('/').slice(0, -1)]));
+  const depth = sharedDepth([...folders.values()]);
+  const holders = new Set([...folders.values()].map((path) => path.join('/')));
+  const classOf = (path) => path.find((_, index) => index >= depth && holders.has(path.slice(0, index + 1).join('/'))) ?? null;
+  const groups = Map.groupBy(sorted, (file) => classOf(folders.get(file)));
+  if (!groups.has(null) || groups.size > 2) return groups;
+  const root = sorted[0].path.split('/')[depth - 1];
+  if (root !== undefined) return new Map([[root, sorted]]);
+  groups.set('', groups.get(null));
+  groups.delete(null);
   return groups;
+}
+
+/** Return the number of folders at the beginning that all paths have in common. */
+function sharedDepth([first = [], ...others]) {
+  const lengths = others.map((path) => {
+    const end = first.findIndex((name, index) => name !== path[index]);
+    return end < 0 ? first.length : end;
+  });
+  return Math.min(first.length, ...lengths);
 }

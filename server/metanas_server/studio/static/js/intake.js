@@ -1,12 +1,13 @@
 // Files into pictures, pictures into classes, and the marks that compare them.
 
-import { byFolder } from './files.js';
+import { byClass } from './files.js';
 import { makePictures } from './picture.js';
 import { classNamed, emit, nextId, pictures, state } from './state.js';
 import { T } from './strings.js';
 
 const HUES = [172, 250, 35, 320, 120, 210, 60, 285, 15, 145];
 const SHOWN_NAMES = 4;
+const HEIC = /\.hei[cf]$/i;
 
 /** Add an empty class. */
 export function addClass(name = '') {
@@ -25,27 +26,31 @@ export function removeClass(kind) {
   changed();
 }
 
-/** Add files to the classes of their folders; loose files go to `target`. Returns what was unreadable. */
+/** Add files to the classes of their folders, or all to `target`. Returns what was left out. */
 export async function addFiles(files, target = null, onProgress = () => {}) {
+  const groups = target ? new Map([[target.name, files]]) : byClass(files);
   const unreadable = [];
-  const jobs = [...byFolder(files)].map(([folder, group]) => ({ folder, group }));
   let done = 0;
-  for (const { folder, group } of jobs) {
+  for (const [name, group] of groups) {
+    if (name === null) continue;
     let kind = target;
     await makePictures(group, (picture, file) => {
       onProgress((done += 1), files.length);
       if (picture === null) {
-        unreadable.push(file.path.split('/').pop());
+        unreadable.push(lastPart(file));
         return;
       }
-      const name = folder || T.collect.loose;
-      kind ??= classNamed(name) ?? addClass(name);
+      const label = name || T.collect.loose;
+      kind ??= classNamed(label) ?? addClass(label);
       place(picture, kind);
     });
   }
   changed();
-  return unreadable;
+  return { unreadable, beside: (groups.get(null) ?? []).map(lastPart) };
 }
+
+/** Return the name of a file. */
+export const lastPart = ({ path }) => path.split('/').pop();
 
 /** Put a picture into a class. */
 export function place(picture, kind) {
@@ -69,6 +74,7 @@ export function move(picture, target) {
 export function remove(picture) {
   const from = state.classes.find((kind) => kind.pictures.includes(picture));
   from.pictures = from.pictures.filter((each) => each !== picture);
+  URL.revokeObjectURL(picture.thumb);
   emit('picture-removed', { picture, kind: from });
   changed();
 }
@@ -94,9 +100,12 @@ export function twins(picture) {
   return pictures().filter(({ picture: other }) => other !== picture && other.hash === picture.hash);
 }
 
-/** Return a sentence about files that could not be read. */
-export function sentenceAbout(unreadable) {
-  const names = unreadable.slice(0, SHOWN_NAMES).join(', ');
-  const more = unreadable.length - SHOWN_NAMES;
-  return `${T.collect.unreadable(unreadable.length, names)}${more > 0 ? T.collect.andMore(more) : ''}.`;
+/** Return sentences about files that were left out. */
+export function sentenceAbout({ unreadable, beside = [] }) {
+  const list = (names) => names.slice(0, SHOWN_NAMES).join(', ') + (names.length > SHOWN_NAMES ? T.collect.andMore(names.length - SHOWN_NAMES) : '');
+  const sentences = [];
+  if (unreadable.length) sentences.push(T.collect.unreadable(unreadable.length, list(unreadable)));
+  if (unreadable.some((name) => HEIC.test(name))) sentences.push(T.collect.heic);
+  if (beside.length) sentences.push(T.collect.beside(beside.length, list(beside)));
+  return sentences.join(' ');
 }

@@ -1,8 +1,10 @@
 // Look at the result: the expected accuracy, facts, images to check, per-class figures, cells.
 
-import { cellDrawings } from './cells.js';
+import { architecture } from './architecture.js';
 import { h, svg } from './dom.js';
 import { move } from './intake.js';
+import { meter } from './meter.js';
+import { thumbnail } from './picture.js';
 import { predict } from './predictor.js';
 import { classNamed, emit, on, state } from './state.js';
 import { T, bytes, number, percent, seconds } from './strings.js';
@@ -19,13 +21,13 @@ export const lookCard = () => card;
 on('version', (version) => {
   const { report, genotype, size_bytes: size } = version.model;
   card.hidden = false;
-  const drawings = cellDrawings(genotype);
+  const found = architecture({ shares: report.architecture, prior: report.prior, genotype });
   body.replaceChildren(
     ...[
       headline(report),
       facts(report, Number(size), version.spent),
       perClass(report.leave_one_out),
-      drawings.length && h('details', { class: 'fold' }, h('summary', {}, T.look.cells), h('p', { class: 'soft small' }, T.look.cellsLead), drawings),
+      found.length && h('details', { class: 'fold' }, h('summary', {}, T.look.architecture), h('p', { class: 'soft small' }, T.look.architectureLead), found),
     ].filter(Boolean),
   );
 });
@@ -59,31 +61,21 @@ function facts(report, size, spent) {
 function perClass(estimates) {
   const known = (estimates?.classes ?? []).filter(({ recall }) => recall.count);
   if (!known.length) return null;
-  const rows = known.map(({ label, recall }) => bar(label, recall.hits / recall.count));
+  const rows = known.map(({ label, recall }) => meter(label, recall.hits / recall.count, { hue: classNamed(label)?.hue }));
   const mistakes = estimates.confusions.map(({ label, predicted, images }) => h('li', {}, T.look.confusion(label, predicted, images)));
   const confused = mistakes.length > 0 && [h('h3', {}, T.look.confused), h('ul', { class: 'soft small' }, mistakes)];
   return h('details', { class: 'fold' }, h('summary', {}, T.look.classes), rows, confused);
 }
 
-/** Return a labelled bar. */
-export function bar(label, value, best = false) {
-  const hue = classNamed(label)?.hue ?? 172;
-  return h(
-    'div',
-    { class: best ? 'meter best' : 'meter', style: { '--hue': hue, '--value': value } },
-    h('span', { class: 'meter-name' }, label),
-    h('span', { class: 'meter-bar', 'aria-hidden': 'true' }),
-    h('span', { class: 'meter-value' }, percent(value)),
-  );
-}
-
 /** Show the images that the report suspects, and those that the file itself takes for another class. */
 async function checkImages(version) {
-  check.replaceChildren(h('p', { class: 'soft small' }, T.look.checking));
+  const waiting = h('p', { class: 'soft small' });
+  check.replaceChildren(waiting);
   const suspected = new Map((version.model.report.leave_one_out?.suspicious ?? []).map(({ index, looks_like }) => [index, looks_like]));
   const wrong = [];
   for (const [index, { kind, picture }] of version.support.entries()) {
     if (state.current !== version) return;
+    waiting.textContent = T.look.checking(index + 1, version.support.length);
     const { probabilities } = await predict(picture.blob);
     const guess = version.model.labels[probabilities.indexOf(Math.max(...probabilities))];
     const other = suspected.get(index) ?? (guess === kind.name ? '' : guess);
@@ -101,15 +93,17 @@ function showWrong(wrong) {
     const target = classNamed(picture.takenFor);
     const take = () => (move(picture, target), item.remove());
     const keep = () => (picture.marks.delete('wrong'), item.remove(), emit('checked'));
-    const copy = h('canvas', { width: picture.thumb.width, height: picture.thumb.height, 'aria-hidden': 'true' });
-    copy.getContext('2d').drawImage(picture.thumb, 0, 0);
     const item = h(
       'li',
       {},
-      copy,
+      thumbnail(picture),
       h('span', { class: 'grow' }, h('strong', {}, kind.name), h('br'), h('span', { class: 'soft small' }, `→ ${picture.takenFor}`)),
-      target && h('button', { type: 'button', class: 'button small', onclick: take }, T.look.moveTo(target.name)),
-      h('button', { type: 'button', class: 'button small quiet', onclick: keep }, T.look.keep),
+      h(
+        'span',
+        { class: 'row' },
+        target && h('button', { type: 'button', class: 'button small', onclick: take }, T.look.moveTo(target.name)),
+        h('button', { type: 'button', class: 'button small quiet', onclick: keep }, T.look.keep),
+      ),
     );
     return item;
   };

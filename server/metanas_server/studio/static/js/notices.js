@@ -54,7 +54,7 @@ export function askForToken() {
     api.setToken(input.value.trim());
     location.reload();
   };
-  const form = h('form', { onsubmit: send }, h('p', {}, T.errors.token), h('label', { for: 'token' }, T.errors.tokenLabel), input, h('button', { class: 'button primary' }, T.errors.tokenSend));
+  const form = h('form', { onsubmit: send }, h('p', { role: 'alert' }, api.hasToken() ? T.errors.tokenWrong : T.errors.token), h('label', { for: 'token' }, T.errors.tokenLabel), input, h('button', { class: 'button primary' }, T.errors.tokenSend));
   const dialog = h('dialog', { class: 'dialog token', 'aria-label': T.errors.token, oncancel: (event) => event.preventDefault() }, form);
   document.body.append(dialog);
   dialog.showModal();

@@ -3,11 +3,11 @@
 import { openCamera } from './camera.js';
 import { button, h, say } from './dom.js';
 import { choose, dropzone } from './dropzone.js';
-import { byFolder } from './files.js';
-import { changed, place, sentenceAbout } from './intake.js';
-import { bar } from './look.js';
+import { byClass } from './files.js';
+import { changed, lastPart, place, sentenceAbout } from './intake.js';
+import { meter } from './meter.js';
 import { notify } from './notices.js';
-import { makePictures } from './picture.js';
+import { makePictures, thumbnail } from './picture.js';
 import { predict } from './predictor.js';
 import { classNamed, emit, on, state } from './state.js';
 import { T, percent } from './strings.js';
@@ -61,12 +61,12 @@ async function takeTests(promise) {
   }
   if (!files.length) return void notify(T.collect.noImages);
   const unreadable = [];
-  for (const [folder, group] of byFolder(files)) {
+  for (const [folder, group] of byClass(files)) {
     const made = [];
-    await makePictures(group, (picture, file) => (picture ? made.push(picture) : unreadable.push(file.path.split('/').pop())));
+    await makePictures(group, (picture, file) => (picture ? made.push(picture) : unreadable.push(lastPart(file))));
     for (const picture of made) await addTest(picture, folder);
   }
-  if (unreadable.length) notify(sentenceAbout(unreadable));
+  if (unreadable.length) notify(sentenceAbout({ unreadable }));
 }
 
 async function addTest(picture, folder) {
@@ -94,7 +94,7 @@ function labelOf({ probabilities, known }, labels) {
 function bars({ probabilities, known }, labels) {
   const order = probabilities.map((value, index) => [value, labels[index]]).sort(([a], [b]) => b - a);
   const foreign = known < KNOWN;
-  const rows = order.slice(0, BARS).map(([value, label], index) => bar(label, value, index === 0 && !foreign));
+  const rows = order.slice(0, BARS).map(([value, label], index) => meter(label, value, { best: index === 0 && !foreign, hue: classNamed(label)?.hue }));
   return foreign ? [h('p', { class: 'foreign' }, `${T.tryout.unknown} (${percent(1 - known)})`), ...rows] : rows;
 }
 
@@ -114,7 +114,7 @@ function show(test) {
   });
   element.className = verdict || '';
   const head = h('p', { class: 'answer' }, verdict === 'wrong' && h('span', { class: 'wrong-mark' }, `≠ ${expected}`));
-  element.replaceChildren(picture.thumb, h('div', { class: 'grow' }, head, bars(given, labels).slice(0, 3), h('div', { class: 'row' }, h('span', { class: 'soft small time' }, T.tryout.perImage(given.milliseconds)), h('span', { class: 'grow' }), select)));
+  element.replaceChildren(thumbnail(picture), h('div', { class: 'grow' }, head, bars(given, labels).slice(0, 3), h('div', { class: 'row' }, h('span', { class: 'soft small time' }, T.tryout.perImage(given.milliseconds)), h('span', { class: 'grow' }), select)));
   say(label ?? T.tryout.unknown);
 }
 

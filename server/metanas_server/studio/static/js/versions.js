@@ -3,19 +3,20 @@
 import * as api from './api.js';
 import { h } from './dom.js';
 import { report } from './notices.js';
-import { load } from './predictor.js';
+import { load, predict } from './predictor.js';
 import { emit, on, state } from './state.js';
-import { T, bytes, percent } from './strings.js';
+import { T, bytes, milliseconds, percent } from './strings.js';
 
 const METADATA_BYTES = 1e6; // of the file, at most
+const MEASURED = 5; // images that are timed
 const body = h('tbody', {});
-const head = ['version', 'images', 'accuracy', 'tested', 'size'].map((key) => h('th', { scope: 'col' }, T.versions[key]));
+const head = ['version', 'images', 'accuracy', 'tested', 'size', 'time'].map((key) => h('th', { scope: 'col' }, T.versions[key]));
 const card = h('section', { class: 'card versions', 'aria-labelledby': 'versions', hidden: true }, h('h2', { id: 'versions' }, T.versions.title), h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, head)), body)));
 
 /** Return the card. */
 export const versionsCard = () => card;
 
-on('adapted', use);
+on('adapted', (version) => (version.ready = use(version)));
 on('tested', refresh);
 
 /** Return 1 for grey or 3 for RGB: the end of the file holds its metadata as text. */
@@ -25,7 +26,7 @@ function channelsOf(file) {
 }
 
 /** Make a version the current one, and load its file. */
-async function use(version) {
+export async function use(version) {
   state.current = version;
   emit('version', version);
   refresh();
@@ -35,6 +36,9 @@ async function use(version) {
     if (state.current !== version) return;
     for (const each of state.versions) each.loaded = null; // one file in memory
     version.loaded = bytesOfFile;
+    version.milliseconds ??= await measure(version);
+    refresh();
+    emit('measured');
     emit('model', version);
   } catch (error) {
     if (state.current === version) emit('model-failed', version);
@@ -43,13 +47,20 @@ async function use(version) {
   }
 }
 
+/** Return the median of the milliseconds of some images. */
+async function measure({ support }) {
+  const times = [];
+  for (const { picture } of support.slice(0, MEASURED)) times.push((await predict(picture.blob)).milliseconds);
+  return times.sort((a, b) => a - b)[Math.floor(times.length / 2)];
+}
+
 function refresh() {
   card.hidden = state.versions.length < 2;
   body.replaceChildren(...state.versions.map((version, index) => row(version, state.versions[index - 1])));
 }
 
 function row(version, before) {
-  const { number, images, model, tested } = version;
+  const { number, images, model, tested, milliseconds: spent } = version;
   const radio = h('input', { type: 'radio', name: 'version', id: `version-${number}`, checked: version === state.current, 'aria-label': T.versions.use(number), onchange: () => use(version) });
   const value = model.report.leave_one_out?.accuracy;
   const old = before?.model.report.leave_one_out?.accuracy;
@@ -63,5 +74,6 @@ function row(version, before) {
     h('td', {}, typeof value === 'number' ? percent(value) : '–', delta),
     h('td', {}, tested ? percent(tested.right / tested.all) : '–'),
     h('td', {}, bytes(Number(model.size_bytes))),
+    h('td', {}, spent ? milliseconds(spent) : '–'),
   );
 }

@@ -4,6 +4,7 @@ const END = 0x06054b50;
 const ENTRY = 0x02014b50;
 const LOCAL = 0x04034b50;
 const MOST_BYTES = 1e9; // of all unpacked files
+const UTF8 = 1 << 11; // flag of a name in UTF-8
 
 /** Return the files as { path, blob }. Throws if the archive is damaged, encrypted or too large. */
 export async function readZip(file) {
@@ -33,9 +34,19 @@ function* entries(view) {
       packed: view.getUint32(at + 20, true),
       size: view.getUint32(at + 24, true),
       start: view.getUint32(at + 42, true),
-      path: new TextDecoder().decode(new Uint8Array(view.buffer, at + 46, name)),
+      path: nameOf(new Uint8Array(view.buffer, at + 46, name), view.getUint16(at + 8, true)),
     };
     at += 46 + name + extra + comment;
+  }
+}
+
+/** Return a path with slashes. Without the flag the encoding is unknown; most programs write UTF-8. */
+function nameOf(encoded, flags) {
+  const decode = (encoding, fatal) => new TextDecoder(encoding, { fatal }).decode(encoded).replaceAll('\\', '/');
+  try {
+    return decode('utf-8', !(flags & UTF8));
+  } catch {
+    return decode('windows-1252', false);
   }
 }
 

@@ -2,6 +2,8 @@
 
 import * as ort from '/static/onnxruntime-web-1.30.0/ort.wasm.bundle.min.mjs';
 
+import { serve } from './crew.js';
+
 ort.env.wasm.numThreads = 1;
 ort.env.wasm.wasmPaths = { wasm: '/static/onnxruntime-web-1.30.0/ort-wasm-simd-threaded.wasm' };
 ort.env.logLevel = 'error';
@@ -35,12 +37,13 @@ const tasks = {
 
 let turn = Promise.resolve(); // one task after the other
 
-self.onmessage = ({ data: { id, task, ...content } }) => {
-  turn = turn.then(() => tasks[task](content)).then(
-    (result) => self.postMessage({ id, result }),
-    (error) => self.postMessage({ id, error: String(error) }),
-  );
+const inTurn = (task) => (content) => {
+  const result = turn.then(() => task(content));
+  turn = result.catch(() => {});
+  return result;
 };
+
+serve(Object.fromEntries(Object.entries(tasks).map(([name, task]) => [name, inTurn(task)])));
 
 /** Return the pixels as the server decodes them: on white, RGB, or grey by ITU-R 601-2 luma. */
 function pixelsOf(bitmap) {
