@@ -31,6 +31,7 @@ from metanas_server.api.service import AdaptationService, CheckpointService, Mod
 from metanas_server.api.upload import UploadBudget
 from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.callers.audit import AuditLog
+from metanas_server.callers.open_calls import OpenCalls
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, usable_cores
 from metanas_server.errors import StartError
@@ -171,9 +172,10 @@ class Server:
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
         longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
+        calls = OpenCalls(config.max_calls, config.max_calls_per_caller)
         interceptors = [
             Observer(self._metrics, callers if config.access_log else None),
-            CallInterceptor(config.max_request_bytes, longer, callers, audit),
+            CallInterceptor(config.max_request_bytes, longer, callers, calls, audit),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)
@@ -331,6 +333,7 @@ def _options(config: ServerConfig) -> list[tuple[str, int]]:
         # Otherwise a second server could share the port, and each call would reach one of them.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", longest),
+        ("grpc.max_allowed_incoming_connections", config.max_connections),
         # A caller whose network is gone must not keep its upload open.
         ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -103,6 +103,12 @@ class ServerConfig:
     reflection: bool = True
     """Answer gRPC server reflection."""
     limits: Limits = field(default_factory=Limits)
+    max_connections: Count = 8192
+    """Most open connections; more are closed at once."""
+    max_calls: Count = 8192
+    """Most calls in progress, streams included; health checks do not count."""
+    max_calls_per_caller: Count = 1024
+    """Most calls in progress of one caller, and health checks of one address."""
     max_request_bytes: Count = MIB
     """Most bytes of a request without its images: the spec of an upload, or another call."""
     max_upload_bytes: Count = 1024 * MIB

@@ -16,8 +16,8 @@ MetanasError
     ├── NotEnded            ADAPTATION_NOT_ENDED
     ├── Unauthenticated     UNAUTHENTICATED
     ├── Forbidden           ROLE_INSUFFICIENT; of the studio: HOST_UNKNOWN, CROSS_SITE
-    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLER_QUOTA, CALLER_RATE,
-    │                       DEADLINE_TOO_SHORT: try again later
+    ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLS_FULL, CALLER_QUOTA,
+    │                       CALLER_RATE, DEADLINE_TOO_SHORT: try again later
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
     ├── TimedOut            ADAPTATION_TIMEOUT, DEADLINE_PASSED, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation

@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from metanas.errors import InvalidInput, MetanasError
-from metanas_server.callers.access import Callers
+from metanas_server.callers.access import WITHOUT_TOKEN, Callers, address_of
 from metanas_server.callers.audit import OK, AuditLog
+from metanas_server.callers.open_calls import OpenCalls
 from metanas_server.errors import ServiceError
 from metanas_server.resources import Failure
 from metanas_server.status import code_of, describe, to_status
@@ -50,15 +51,18 @@ class CallInterceptor(aio.ServerInterceptor):
         max_request_bytes: int,
         longer: Mapping[str, int],
         callers: Callers,
+        calls: OpenCalls,
         audit: AuditLog | None,
     ) -> None:
         """Set the limits.
 
         longer: most bytes of the messages of methods with another limit, by path of the method.
+        calls: counts the calls in progress.
         """
         self._max_request_bytes = max_request_bytes
         self._longer = longer
         self._callers = callers
+        self._calls = calls
         self._audit = audit
 
     async def intercept_service(
@@ -68,7 +72,7 @@ class CallInterceptor(aio.ServerInterceptor):
         if handler is None:
             return None
         make, method = parts(handler)
-        guard = _Guard(self._callers, self._audit, handler_call_details.method)
+        guard = _Guard(self._callers, self._calls, self._audit, handler_call_details.method)
         if handler.request_streaming:
             method = _with_messages(method, guard)
         wrapped = (_streaming if handler.response_streaming else _unary)(method, guard)
@@ -169,8 +173,11 @@ class _Outcome:
 class _Guard:
     """Guard the calls of one method: their callers, their errors and the audit log."""
 
-    def __init__(self, callers: Callers, audit: AuditLog | None, method: str) -> None:
+    def __init__(
+        self, callers: Callers, calls: OpenCalls, audit: AuditLog | None, method: str
+    ) -> None:
         self._callers = callers
+        self._calls = calls
         self._audit = audit
         self._method = method
 
@@ -184,7 +191,8 @@ class _Guard:
         outcome, result, failure = _Outcome(), LEFT, None
         try:
             self.admit(context)
-            yield outcome
+            with self._counted(context):
+                yield outcome
             result = OK
         except aio.AbortError:
             result = "ABORTED"  # by the method itself
@@ -197,6 +205,11 @@ class _Guard:
                 self._write(self._audit, context, _resource(request, outcome.response), result)
         if failure is not None:
             await refuse(context, failure)
+
+    def _counted(self, context: Context) -> AbstractContextManager[None]:
+        if self._method.startswith(WITHOUT_TOKEN):
+            return self._calls.hold_probe(address_of(context))
+        return self._calls.hold(self._callers.of(context).name)
 
     def _write(self, audit: AuditLog, context: Context, resource: str, result: str) -> None:
         try:

@@ -138,7 +138,7 @@ class Callers:
             Unauthenticated: UNAUTHENTICATED, its token is missing or unknown.
             Unavailable: TOKENS_UNREADABLE.
         """
-        address = context.peer().rpartition(":")[0]
+        address = address_of(context)
         sent = _authorization(context.invocation_metadata())
         return self.identify(address, sent, () if sent else certificate_names(context))
 
@@ -176,6 +176,11 @@ class Callers:
         if method.startswith(WITHOUT_TOKEN):
             return
         self.of(context).require_for(method)
+
+
+def address_of(context: Context) -> str:
+    """Return the address of a caller, without the port of its connection."""
+    return str(context.peer()).rpartition(":")[0]
 
 
 def certificate_names(context: Context) -> list[str]:
