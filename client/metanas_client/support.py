@@ -104,7 +104,7 @@ def read_folder(folder: Path, field: str = "support") -> SupportSet:
 
     Raises:
         InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, a folder
-            inside one, or a class twice) or FILE_UNREADABLE, naming the path.
+            inside one, or a class twice), NO_EXAMPLES or FILE_UNREADABLE, naming the path.
     """
     if not os.path.isdir(folder):  # Path.is_dir fails for a name that is too long
         is_file = os.path.exists(folder)
@@ -123,6 +123,9 @@ def read_folder(folder: Path, field: str = "support") -> SupportSet:
         raise InvalidInput(
             [Violation(field, "FOLDER_LAYOUT", message, str(path)) for path, message in faults]
         )
+    if not any(files.values()):
+        message = f"{folder} holds no images; make a sub-folder of images for each class"
+        raise InvalidInput.single(field, "NO_EXAMPLES", message)
     return SupportSet(
         tuple(map(os.fsencode, files)),
         tuple(

@@ -46,7 +46,9 @@ KEY_SCALE: Mapping[str, int] = {"1": 255, "L;2": 85, "L;4": 17}
 """Raw mode of a grey PNG below 8 bits -> the factor from its samples to 8 bits."""
 
 
-def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, *, channels: int, limits: ImageLimits, name: str = "an image"
+) -> NDArray[np.uint8]:
     """Decode a PNG, JPEG, WebP or BMP file, or the first frame of an animation.
 
     - EXIF orientation is applied.
@@ -65,6 +67,7 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
         data: the bytes of the file.
         channels: 1 or 3.
         limits: the limits of the image.
+        name: the file or the place of the image, for a warning in the log.
 
     Returns:
         uint8 (H, W, channels).
@@ -76,7 +79,7 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
     limits.check_bytes(len(data))
     fmt = _format(data)
     try:
-        return _decode(fmt, data, channels, limits)
+        image = _decode(fmt, data, channels, limits)
     except ImageError:
         raise
     except Exception as error:  # Pillow has no closed set of errors for damaged files
@@ -91,6 +94,9 @@ def decode(data: bytes, *, channels: int, limits: ImageLimits) -> NDArray[np.uin
             detail = "its header cannot be read, or has a side of 0"
         message = f"the {fmt.name} file is damaged: {detail}"
         raise ImageError("IMAGE_UNREADABLE", message) from error
+    if fmt.name == "BMP":
+        _warn_of_lost_half(data, name)
+    return image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +175,6 @@ def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> ND
             image.draft(None, (image.width // factor, image.height // factor))
         raw_mode = str(image.tile[0][3]) if image.tile else ""
         image.load()
-        if fmt.name == "BMP":
-            _warn_of_lost_half(data)
         upright = _upright(image)
         upright.info = _with_scaled_key(image.info, raw_mode)
         opaque = fmt.name == "BMP" and _is_clear(upright)
@@ -181,13 +185,13 @@ def _decode(fmt: _Format, data: bytes, channels: int, limits: ImageLimits) -> ND
     return np.array(small, dtype=np.uint8).reshape(small.height, small.width, channels)
 
 
-def _warn_of_lost_half(data: bytes) -> None:
+def _warn_of_lost_half(data: bytes, name: str) -> None:
     """Warn of a BMP whose second half is zeros, as after an interrupted copy."""
     if len(data.rstrip(b"\0")) * 2 <= len(data) and any(data[54:]):
         log.warning(
-            "the second half of a BMP file of %d bytes has zeros only, as after an interrupted "
-            "copy; compare it with its source",
-            len(data),
+            "%s: the second half of the BMP file has zeros only, as after an interrupted copy; "
+            "compare it with its source",
+            name,
         )
 
 

@@ -1,8 +1,9 @@
-"""Suggestions for misspelt names, and a parser of command lines that makes them."""
+"""Suggestions for misspelt names, a parser of command lines that makes them, and its types."""
 
 import argparse
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -64,3 +65,24 @@ def existing(text: str) -> Path:
     if not os.path.exists(path):  # Path.exists fails for a name that is too long
         raise argparse.ArgumentTypeError(f"there is no {path}.{did_you_mean_file(path)}")
     return path
+
+
+def existing_folder(text: str) -> Path:
+    """Read the path of a folder that has to exist; a type of argparse."""
+    path = existing(text)
+    if not path.is_dir():
+        message = f"{path} is a file; name its folder, {path.parent}"
+        raise argparse.ArgumentTypeError(message)
+    return path
+
+
+def whole_number(least: int, most: float = math.inf) -> Callable[[str], int]:
+    """Return a type of argparse that reads a whole number between two bounds."""
+    bounds = f"of at least {least}" if most == math.inf else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        if text.lstrip("-").isdecimal() and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number {bounds}")
+
+    return read

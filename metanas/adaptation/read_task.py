@@ -35,7 +35,8 @@ def read_images(
     for index, example in enumerate(examples):
         yield
         try:
-            images.append(_read(example.image, channels, limits))
+            name = example.source or f"examples[{index}].image"
+            images.append(_read(example.image, channels, limits, name))
         except InvalidInput as error:
             faults = error.within(f"examples[{index}]").violations
             violations += [_named(example, fault) for fault in faults]
@@ -88,9 +89,9 @@ def _named(example: Example, fault: Violation) -> Violation:
     return replace(fault, message=f"{example.source}: {fault.message}")
 
 
-def _read(image: bytes | NDArray[Any], channels: int, limits: Limits) -> Image:
+def _read(image: bytes | NDArray[Any], channels: int, limits: Limits, name: str) -> Image:
     if isinstance(image, bytes):
-        return decode(image, channels=channels, limits=limits)
+        return decode(image, channels=channels, limits=limits, name=name)
     return from_array(image, channels=channels, limits=limits)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,7 @@ from metanas_data.errors import EvaluationError
 from metanas_data.evaluations import column, read_evaluation
 from metanas_data.intervals import mean_of
 from metanas_data.journal import Record, journal_path
-from metanas_data.suggest import existing
+from metanas_data.suggest import existing, existing_folder, whole_number
 
 SHOWN = {
     "accuracy": "exported",
@@ -66,7 +65,7 @@ def add_commands(commands: Any) -> None:
         "show. Reads the files of `evaluate --out` of this program and of the client. The digest "
         "of the checkpoint does not change.",
     )
-    command.add_argument("checkpoint", type=existing, help="folder of the checkpoint")
+    command.add_argument("checkpoint", type=existing_folder, help="folder of the checkpoint")
     command.add_argument("evaluations", type=existing, nargs="+", metavar="A.json")
     command.set_defaults(run=_scores)
 
@@ -78,7 +77,9 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
         "supernet. With --out, a journal stores every episode, and the same command resumes."
     )
     command.add_argument(
-        "checkpoint", type=existing, help="folder of the checkpoint, or that of universal.json"
+        "checkpoint",
+        type=existing_folder,
+        help="folder of the checkpoint, or that of universal.json",
     )
     command.add_argument(
         "--local",
@@ -97,7 +98,7 @@ def _add_evaluate(command: argparse.ArgumentParser) -> None:
     for name, default, least, most, about in COUNTS:
         command.add_argument(
             f"--{name}",
-            type=partial(whole_number, least, most),
+            type=whole_number(least, most),
             default=default,
             metavar="N",
             help=f"{about} (default: {default})",
@@ -140,14 +141,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         records = run_plan(plan, out, on_episode=lambda done: shown.update(task, completed=done))
     _show(plan, records)
     return 0
-
-
-def whole_number(least: int, most: float, text: str) -> int:
-    """Read a number between two bounds; a type of argparse."""
-    if text.lstrip("-").isdecimal() and least <= int(text) <= most:
-        return int(text)
-    bounds = f"of at least {least}" if most == inf else f"from {least} to {most}"
-    raise argparse.ArgumentTypeError(f"{text} is not a whole number {bounds}")
 
 
 def _check_out(out: Path | None) -> None:

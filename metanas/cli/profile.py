@@ -2,8 +2,6 @@
 
 import argparse
 from dataclasses import replace
-from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +9,9 @@ import torch
 
 from metanas.adaptation.metrics import milliseconds_of
 from metanas.adaptation.universal import load_universal
-from metanas.cli.evaluate import whole_number
 from metanas.spec.universal import UNIVERSAL_FILE, universal_json
 from metanas_data.files import write_atomic
-from metanas_data.suggest import existing
+from metanas_data.suggest import existing_folder, whole_number
 
 
 def add_commands(commands: Any) -> None:
@@ -26,11 +23,11 @@ def add_commands(commands: Any) -> None:
         "machine: median milliseconds for one image of its input size, on one thread. Print the "
         f"table and write it into {UNIVERSAL_FILE}. The option max_milliseconds needs it.",
     )
-    command.add_argument("folder", type=existing, help=f"folder with {UNIVERSAL_FILE}")
+    command.add_argument("folder", type=existing_folder, help=f"folder with {UNIVERSAL_FILE}")
     command.add_argument("--out", type=Path, help=f"file (default: {UNIVERSAL_FILE} in the folder)")
     command.add_argument(
         "--runs",
-        type=partial(whole_number, 1, inf),
+        type=whole_number(1),
         default=50,
         metavar="N",
         help="measurements of each branch (default: 50)",

@@ -7,7 +7,7 @@ from typing import Any
 
 from metanas.errors import CheckpointError
 from metanas.runs.log import read_run
-from metanas_data.suggest import existing
+from metanas_data.suggest import existing_folder
 
 PAUSE = 5.0
 """Seconds between two reads of the log of a run that is followed."""
@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
         description="Write the log of a run as events of TensorBoard. View them with "
         "`tensorboard --logdir RUN`. Needs the extra metanas[watch].",
     )
-    board.add_argument("folder", type=existing, metavar="RUN", help="folder of the run")
+    board.add_argument("folder", type=existing_folder, metavar="RUN", help="folder of the run")
     board.add_argument(
         "--out", type=Path, help="folder of the events (default: tensorboard in the run's)"
     )

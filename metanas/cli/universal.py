@@ -3,8 +3,6 @@
 import argparse
 import sys
 from dataclasses import replace
-from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ import torch
 from metanas import __version__
 from metanas.adaptation.universal import UniversalSpace, network_of
 from metanas.checkpoint import Checkpoint, load_checkpoint
-from metanas.cli.evaluate import whole_number
 from metanas.evaluation.fit_universal import Figures, Validation, costs_of, fit_universal
 from metanas.spec.card import check_options
 from metanas.spec.universal import (
@@ -26,7 +23,7 @@ from metanas.spec.universal import (
 from metanas.training.config_file import read_table
 from metanas.util.dataclass_json import build
 from metanas_data.files import write_atomic
-from metanas_data.suggest import existing
+from metanas_data.suggest import existing, existing_folder, whole_number
 
 
 def add_commands(commands: Any) -> None:
@@ -41,12 +38,12 @@ def add_commands(commands: Any) -> None:
         "were fitted on other data sets. All are measured on classes that the fit has not seen.",
     )
     command.add_argument("config", type=existing, help="branches and settings (TOML)")
-    command.add_argument("--checkpoints", type=existing, required=True, metavar="FOLDER")
+    command.add_argument("--checkpoints", type=existing_folder, required=True, metavar="FOLDER")
     command.add_argument("--data", type=existing, nargs="+", required=True, help="npz, or folders")
     command.add_argument("--out", type=Path, help=f"file (default: {UNIVERSAL_FILE} in the folder)")
     command.add_argument(
         "--episodes",
-        type=partial(whole_number, 1, inf),
+        type=whole_number(1),
         default=60,
         metavar="N",
         help="episodes of each half of a data set and number of shots (default: 60)",

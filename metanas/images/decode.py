@@ -15,14 +15,16 @@ from metanas_data.errors import ImageError
 from metanas_data.limits import ImageLimits
 
 
-def decode(data: bytes, *, channels: int, limits: Limits) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, *, channels: int, limits: Limits, name: str = "an image"
+) -> NDArray[np.uint8]:
     """Decode an image file to uint8 (H, W, channels); see `metanas_data.decode.decode`.
 
     Raises:
         InvalidInput: field `image`, with the reason of the `ImageError`.
     """
     with _as_invalid_input():
-        return files.decode(data, channels=channels, limits=_of_one(limits))
+        return files.decode(data, channels=channels, limits=_of_one(limits), name=name)
 
 
 def from_array(array: NDArray[Any], *, channels: int, limits: Limits) -> NDArray[np.uint8]:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from ctypes.util import find_library
 
 from metanas.errors import MetanasError
+from metanas.spec.universal import UNIVERSAL
 from metanas_server import doctor
 from metanas_server.app import Server
 from metanas_server.callers import command as tokens
@@ -121,6 +122,8 @@ def ready_line(config: ServerConfig, server: Server) -> str:
     listen = f"{config.listen.rpartition(':')[0]}:{server.port}"
     plural = "" if len(names) == 1 else "s"
     contents = f"{', '.join(config.devices)}, {len(names)} checkpoint{plural}: {', '.join(names)}"
+    if server.has_universal:
+        contents += f", and {UNIVERSAL}"
     metrics = ""
     if config.metrics_address is not None:
         host = config.metrics_address[0]

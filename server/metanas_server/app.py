@@ -127,6 +127,11 @@ class Server:
         return tuple(sorted(self._pool.checkpoints))
 
     @property
+    def has_universal(self) -> bool:
+        """True if requests may leave the choice of the checkpoint to the images."""
+        return self._pool.cards.universal is not None
+
+    @property
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the worker processes."""
         return self._pool.pids

@@ -66,6 +66,9 @@ def test_help_and_version() -> None:
         ["models"],
         ["models", "rename"],
         ["predict", "m.onnx"],
+        ["adapt", "x", "--pareto", "0"],
+        ["models", "list", "--limit", "-1"],
+        ["evaluate", "--data", "x", "--episodes", "0"],
     ],
 )
 def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
@@ -110,7 +113,6 @@ def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> 
         "cannot be loaded": ["verify", text],
         "cannot read": ["show", tmp_path / "none.onnx"],
         "ends in .svg": ["show", model_file, "--picture", tmp_path / "x.gif"],
-        "at least 1": ["evaluate", "--data", folder, "--episodes", "0", *here],
         "3 classes, 3 of them": [
             "evaluate",
             "--data",

@@ -7,14 +7,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from metanas_client.cli.files import classify, image_files
+from metanas_client.cli.files import answer_of, classify, image_files
 from metanas_client.errors import Violation
-from metanas_client.onnx.model_file import MAX_BATCH_PIXELS, ModelFile
+from metanas_client.onnx.model_file import MAX_BATCH_PIXELS, ModelFile, Prediction
 from tests.client.conftest import ENVIRONMENT, draw
 from tests.client.test_cli import metanas
 
@@ -65,6 +66,13 @@ def test_a_bad_file_does_not_cost_the_answers_for_the_good_ones(
     assert f"{images / 'bad.png'}: " in done.stderr
     assert "Did you mean b.png?" in done.stderr
     assert "support" not in done.stderr
+
+
+def test_foreign_images_have_no_confidence() -> None:
+    """The confidence of the nearest class says nothing about an image of none of the classes."""
+    one = Prediction(label="a", confidence=0.75, known=0.5, probabilities={"a": 0.75, "b": 0.25})
+    assert answer_of(one) == ("a", "75.0 %")
+    assert answer_of(replace(one, known=0.49)) == ("none of these (nearest: a)", "–")
 
 
 def test_a_folder_without_images_is_an_error(model_file: Path, tmp_path: Path) -> None:

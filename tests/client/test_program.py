@@ -17,6 +17,7 @@ from tests.client.conftest import ENVIRONMENT, ROOT
 
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").glob("*.md")])
 FORMS = (r"^metanas ([a-z].*)$", r"`metanas ([a-z][^`\n]*)`")
+CLIENT = "import sys; from metanas_client.__main__ import main; sys.exit(main(sys.argv[1:]))"
 HALTED = """
 import sys
 
@@ -80,9 +81,7 @@ def test_the_core_executes_its_commands(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_without_the_core_its_commands_name_what_to_install() -> None:
-    program = "import sys; sys.modules['metanas'] = None\n" + (
-        "from metanas_client.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
+    program = "import sys; sys.modules['metanas'] = None\n" + CLIENT
     for command in (["train", "x.toml"], ["evaluate", "x", "--local"]):
         done = run(program, *command)
         assert (done.returncode, done.stdout) == (2, "")
@@ -94,6 +93,31 @@ def test_without_the_core_its_commands_name_what_to_install() -> None:
 def test_an_interruption_of_the_start_has_no_traceback() -> None:
     done = run(HALTED)
     assert (done.returncode, done.stderr) == (130, "metanas: interrupted\n")
+
+
+def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:
+    script = tmp_path / "metanas.bash"
+    script.write_text(run(CLIENT, "completion", "bash").stdout)
+    for words, expected in {
+        "adap": "adapt adaptations",
+        "adaptations wa": "watch",
+        "adapt --det": "--detach",
+        "train --resu": "--resume",
+        "predict metanas.b": "metanas.bash",
+    }.items():
+        count = len(words.split())
+        program = f"source {script}; COMP_WORDS=(metanas {words}); COMP_CWORD={count}; "
+        program += "_shtab_metanas; echo ${COMPREPLY[@]}"
+        done = subprocess.run(
+            ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == expected
+
+
+def test_completion_without_its_library_names_what_to_install() -> None:
+    done = run("import sys; sys.modules['shtab'] = None\n" + CLIENT, "completion", "zsh")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert 'pip install "metanas-client[cli]"' in done.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)

@@ -95,7 +95,7 @@ def test_paths_and_bytes_are_sent_as_they_lie_on_disk(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
 def test_a_folder_name_that_is_no_utf8_reaches_the_server_as_it_is(tmp_path: Path) -> None:
-    os.mkdir(os.fsencode(tmp_path) + b"/\xff\xfe")
+    draw(tmp_path / os.fsdecode(b"\xff\xfe") / "1.png", 0)
     assert read_support(tmp_path).classes == (b"\xff\xfe",)
 
 
@@ -125,6 +125,14 @@ def test_files_in_the_wrong_place_are_all_named(tmp_path: Path) -> None:
         read_support(tmp_path)
     assert [violation.reason for violation in caught.value.violations] == ["FOLDER_LAYOUT"] * 2
     assert [Path(v.source or "").name for v in caught.value.violations] == ["deep", "loose.png"]
+
+
+@pytest.mark.parametrize("inner", ["", "a"])
+def test_a_folder_without_images_is_named(tmp_path: Path, inner: str) -> None:
+    (tmp_path / inner).mkdir(exist_ok=True)
+    with pytest.raises(InvalidInput, match=f"{tmp_path} holds no images") as caught:
+        read_support(tmp_path)
+    assert caught.value.reason == "NO_EXAMPLES"
 
 
 @pytest.mark.parametrize(

@@ -299,6 +299,7 @@ def run_in(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
         (["compare", "a.jsn", "a.json"], " compare", "Did you mean a.json?"),
         (["scores", "tiny", "a.jsn"], " scores", "Did you mean a.json?"),
         (["tensorboard", "tinyy"], " tensorboard", "Did you mean tiny?"),
+        (["evaluate", "a.json", "--data", "a.json"], " evaluate", "name its folder"),
         (["keys", "--all"], " keys", "unrecognized arguments: --all."),
     ],
 )

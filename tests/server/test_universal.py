@@ -105,6 +105,7 @@ def test_the_universal_space_is_listed_first(chooser: ServerProcess) -> None:
     assert alone.input.channels == 3
     assert alone.defaults.steps == 2
     assert alone.parameters == listed[1].parameters + listed[2].parameters
+    assert "2 checkpoints: colour, grey, and universal)" in chooser.ready
 
 
 def test_options_have_to_suit_all_candidates(chooser: ServerProcess) -> None:

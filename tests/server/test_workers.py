@@ -110,10 +110,12 @@ def test_a_warning_of_a_worker_is_a_line_of_the_log(api: Api, data: Path) -> Non
     PIL.Image.new("L", (40, 40), 200).save(file, "BMP")
     lost = bytearray(file.getvalue())
     lost[len(lost) // 2 :] = bytes(len(lost) - len(lost) // 2)
-    name = api.create(spec(), [*images(), Example(label=b"a", encoded=bytes(lost))]).name
+    support = [*images(), Example(label=b"a", encoded=bytes(lost))]
+    name = api.create(spec(), support).name
     assert api.end_of(name).state == SUCCEEDED
     log = data.with_suffix(".log").read_text(encoding="utf-8")
-    assert "WARNING metanas_data.decode the second half of a BMP file" in log
+    place = f"examples[{len(support) - 1}].image"
+    assert f"WARNING metanas_data.decode {place}: the second half of the BMP file" in log
 
 
 def test_the_front_has_no_torch(server: ServerProcess, api: Api) -> None:

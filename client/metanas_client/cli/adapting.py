@@ -21,6 +21,7 @@ from metanas_client.resources import Option, Progress, Variant
 from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import number, percent, size
+from metanas_data.suggest import whole_number
 
 MOST_MODELS = 20
 CONFLICTS = (
@@ -54,8 +55,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     group.add_argument("--request-id", help="a repeated id returns the first adaptation")
     group.add_argument(
         "--pareto",
-        type=int,
-        choices=range(1, MOST_MODELS + 1),
+        type=whole_number(1, MOST_MODELS),
         metavar="N",
         help=f"write up to N models (1 to {MOST_MODELS}), each with at most half the multiply-adds "
         "of the one before; --out model.onnx gives model-1.onnx, model-2.onnx ...",

@@ -10,7 +10,7 @@ from typing import Any
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
 from metanas_client.resources import Option, Variant
-from metanas_data.suggest import existing
+from metanas_data.suggest import existing_folder
 from metanas_protos.v1.option_help import OPTION_HELP
 
 METAVARS: Mapping[type[Option], str] = {int: "N", float: "X", str: "NAME"}
@@ -55,7 +55,7 @@ def add_local(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--checkpoints",
-        type=existing,
+        type=existing_folder,
         metavar="FOLDER",
         help="folder of the checkpoints for --local (default: those of metanas-checkpoints)",
     )

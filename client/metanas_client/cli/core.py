@@ -1,5 +1,6 @@
 """Commands of the core, `metanas train` and others, where it is installed."""
 
+import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,17 @@ def is_for_core(arguments: Sequence[str]) -> bool:
     """Return True if the core executes this command line."""
     name = next(iter(arguments), "")
     return name in COMMANDS or (name == "evaluate" and "--local" in arguments)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the core.
+
+    Raises:
+        MissingExtra: the core is not installed.
+    """
+    with needs(EXTRA):
+        from metanas.__main__ import parser as build
+    return build()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -14,11 +14,11 @@ from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import OK
 from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
-from metanas_client.errors import InvalidInput
 from metanas_client.extras import needs
 from metanas_client.resources import Checkpoint
 from metanas_client.text import number, percent, size
 from metanas_data.journal import Journal, journal_path
+from metanas_data.suggest import whole_number
 
 if TYPE_CHECKING:
     from metanas_data.datasets.episodes import Sampler
@@ -45,9 +45,17 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     add("--ways", type=int, default=5, metavar="N", help="classes of an episode (5)")
     add("--shots", type=int, default=1, metavar="N", help="support images a class (1)")
     add("--queries", type=int, default=5, metavar="N", help="query images a class (5)")
-    add("--episodes", type=int, default=100, metavar="N", help="number of episodes (100)")
+    add(
+        "--episodes",
+        type=whole_number(1),
+        default=100,
+        metavar="N",
+        help="number of episodes (100)",
+    )
     add("--seed", type=int, default=0, help="seed of the sampling (0)")
-    add("--concurrency", type=int, default=4, metavar="N", help="episodes at a time (4)")
+    add(
+        "--concurrency", type=whole_number(1), default=4, metavar="N", help="episodes at a time (4)"
+    )
     add("--out", type=Path, metavar="FILE.json", help="write all measurements as JSON")
     add("--plot", type=Path, metavar="FILE", help="draw the figures into a .svg, .png or .pdf")
     add_force(parser)
@@ -133,9 +141,6 @@ def _journal(
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    for name in ("episodes", "concurrency"):
-        if vars(arguments)[name] < 1:
-            raise InvalidInput.single(f"--{name}", "OUT_OF_RANGE", "must be at least 1")
     out = arguments.out
     # with a journal beside it, the same command continues and replaces its own output
     resumed = out is not None and journal_path(out).exists()

@@ -19,7 +19,7 @@ from metanas_client.errors import InvalidInput, Violation
 from metanas_client.extras import needs
 from metanas_client.onnx import cells
 from metanas_client.support import unreadable
-from metanas_client.text import percent, size
+from metanas_client.text import NO_VALUE, percent, size
 from metanas_data.folders import is_litter, visible
 
 if TYPE_CHECKING:
@@ -142,13 +142,16 @@ def _show_predictions(model: "ModelFile", paths: Sequence[Path], screen: Screen)
         ]
         screen.json([*({"image": name, **asdict(one)} for name, one in good), *errors])
     elif good:
-        rows = [(name, _class_of(one), percent(one.confidence)) for name, one in good]
+        rows = [(name, *answer_of(one)) for name, one in good]
         screen.table(("image", "class", "confidence"), rows)
     return failed
 
 
-def _class_of(one: "Prediction") -> str:
-    return one.label if one.known >= 0.5 else f"none of these (nearest: {one.label})"
+def answer_of(one: "Prediction") -> tuple[str, str]:
+    """Return the class and its confidence, which only an image of one of the classes has."""
+    if one.known < 0.5:
+        return f"none of these (nearest: {one.label})", NO_VALUE
+    return one.label, percent(one.confidence)
 
 
 def show(arguments: argparse.Namespace, screen: Screen) -> int:

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from metanas_client import __version__
-from metanas_client.cli import adapting, arguments, core, evaluating, files, server, testing
+from metanas_client.cli import (
+    adapting,
+    arguments,
+    completion,
+    core,
+    evaluating,
+    files,
+    server,
+    testing,
+)
 from metanas_client.cli.exits import EXPLAINED, READER_GONE, exit_code
 from metanas_client.cli.screen import Screen, accept_every_character
 from metanas_data.errors import MetanasError
@@ -58,7 +67,10 @@ def parser() -> argparse.ArgumentParser:
     evaluating.add_commands(service, environment)
     training = Group(commands, 'make checkpoints (pip install "metanas-client[local]")')
     core.add_commands(training)
-    top.description = "\n\n".join([ABOUT, *map(str, (model, service, training))])
+    shell = Group(commands, "set up the shell")
+    completion.add_commands(shell, parser)
+    groups = (model, service, training, shell)
+    top.description = "\n\n".join([ABOUT, *map(str, groups)])
     return top
 
 

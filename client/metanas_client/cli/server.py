@@ -15,6 +15,7 @@ from metanas_client.cli.screen import Screen
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo
 from metanas_client.sync import Client
 from metanas_client.text import number, size
+from metanas_data.suggest import whole_number
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -147,7 +148,7 @@ def _finish(parser: argparse.ArgumentParser, environment: Mapping[str, str], run
 
 
 def _add_limit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--limit", type=int, metavar="N", help="most lines")
+    parser.add_argument("--limit", type=whole_number(1), metavar="N", help="most lines")
 
 
 def _checkpoint_row(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -9,9 +9,10 @@ from metanas_client.cli import arguments as shared
 from metanas_client.cli.exits import BAD_INPUT, OK
 from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
-from metanas_client.errors import InvalidInput, NotWritable
+from metanas_client.errors import NotWritable
 from metanas_client.extras import needs
 from metanas_client.text import number, percent
+from metanas_data.suggest import whole_number
 
 if TYPE_CHECKING:
     from metanas_client.quality.quality import Quality
@@ -41,7 +42,7 @@ def add_commands(commands: Any) -> None:
     add("--sheet", type=Path, metavar="FILE.png", help="write a picture of the wrong images")
     add(
         "--mistakes",
-        type=int,
+        type=whole_number(0),
         default=MISTAKES,
         metavar="N",
         help=f"most wrong images to show, the most confident first ({MISTAKES})",
@@ -53,8 +54,6 @@ def add_commands(commands: Any) -> None:
 
 def test(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run the command."""
-    if arguments.mistakes < 0:
-        raise InvalidInput.single("--mistakes", "OUT_OF_RANGE", "must be at least 0")
     if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
         message = f"the name of a contact sheet ends in .png, unlike {arguments.sheet}"
         raise NotWritable("PICTURE_FORMAT", message)

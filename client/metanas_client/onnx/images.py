@@ -60,7 +60,8 @@ def _load(
     image: bytes | RawImage | Path, field: str, channels: int, bad: list[Violation]
 ) -> NDArray[np.uint8] | None:
     try:
-        return load_image(content(image, field), channels)
+        name = str(image) if isinstance(image, Path) else field
+        return load_image(content(image, field), channels, name)
     except InvalidInput as error:
         bad += error.violations
     except ClientError as error:
@@ -69,8 +70,10 @@ def _load(
     return None
 
 
-def load_image(image: bytes | RawImage, channels: int) -> NDArray[np.uint8]:
+def load_image(image: bytes | RawImage, channels: int, name: str = "an image") -> NDArray[np.uint8]:
     """Read one image as uint8 (H, W, channels); see `batches`.
+
+    name: its file or place, for a warning in the log.
 
     Raises:
         ClientError: with the reason of the `ImageError`.
@@ -80,6 +83,6 @@ def load_image(image: bytes | RawImage, channels: int) -> NDArray[np.uint8]:
             values = np.frombuffer(image.data, dtype="<f4" if image.is_float else np.uint8)
             pixels = values.reshape(image.shape)
             return eight_bits(pixels, channels=channels, limits=LIMITS)
-        return decode(image, channels=channels, limits=LIMITS)
+        return decode(image, channels=channels, limits=LIMITS, name=name)
     except ImageError as error:
         raise ClientError(error.reason, error.message) from error

@@ -129,7 +129,8 @@ def pixels(image: Image, channels: int | None) -> NDArray[np.uint8]:
     """
     stored = content(image)
     if isinstance(stored, bytes):
-        return decode(stored, channels=channels or 3, limits=ImageLimits())
+        name = str(image) if isinstance(image, Path) else "an image"
+        return decode(stored, channels=channels or 3, limits=ImageLimits(), name=name)
     whole = stored[:, :, None] if stored.ndim == 2 else stored
     return with_channels(whole, channels or whole.shape[2])
 

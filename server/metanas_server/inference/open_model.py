@@ -87,10 +87,11 @@ class OpenModel:
         bad: list[Violation] = []
         for index, data in enumerate(images):
             clock.enter(Phase.INPUT)
+            place = f"inputs[0][{index}]"
             try:
-                pixels = decode(data, channels=self.channels, limits=limits)
+                pixels = decode(data, channels=self.channels, limits=limits, name=place)
             except ImageError as error:
-                bad.append(Violation(f"inputs[0][{index}]", error.reason, error.message))
+                bad.append(Violation(place, error.reason, error.message))
                 if len(bad) == MAX_VIOLATIONS:
                     break
                 continue
