@@ -15,6 +15,7 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) is 
 ├── AdaptationCancelled    the adaptation was cancelled
 ├── DownloadDamaged        the downloaded bytes differ from those announced
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
+├── SignatureError         a model file is not signed by the given key
 ├── NotWritable            a result cannot be written to the given path
 ├── ForkedProcess          a forked process cannot use the connections of its parent
 └── MissingExtra           an optional dependency is not installed
@@ -79,13 +80,15 @@ class Unavailable(ClientError):
 
     address: str
 
-    def __init__(self, address: str, detail: str, advice: str = "") -> None:
+    def __init__(
+        self, address: str, detail: str, advice: str = "", server: str = "MetaNAS server"
+    ) -> None:
         self.address = address
         start = (
             f"Start one with `metanas-server --listen {address}`, "
             "or name another with --server or METANAS_SERVER."
         )
-        message = f"no MetaNAS server answers at {address} ({detail}). {advice or start}"
+        message = f"no {server} answers at {address} ({detail}). {advice or start}"
         super().__init__("UNAVAILABLE", message)
 
 
@@ -137,6 +140,13 @@ class DownloadDamaged(ClientError):
 
 class ModelFileError(ClientError):
     """A file that is no ONNX model made by MetaNAS."""
+
+
+class SignatureError(ClientError):
+    """A model file is not signed by the given key.
+
+    Reasons: SIGNATURE_MISSING, SIGNATURE_MALFORMED, SIGNATURE_KEY, SIGNATURE_FILE.
+    """
 
 
 class NotWritable(ClientError):

@@ -16,6 +16,13 @@ from metanas.util.fields import Natural, OneOf, Positive, Range, check, require
 FORMAT_VERSION = 1
 CARD_FILE = "checkpoint.json"
 PAGE_FILE = "README.md"
+FRONT_MATTER = """---
+library_name: metanas
+pipeline_tag: image-classification
+tags: [few-shot, meta-learning, neural-architecture-search]
+---
+"""
+"""The fields of a page that model hubs read, in YAML."""
 WEIGHTS_FILES = "weights-*.safetensors"
 """Names of files with weights. A checkpoint is the file that its card names."""
 TaskOptimizer = Annotated[str, OneOf(("adam", "sgd"))]
@@ -192,7 +199,7 @@ def read_card(folder: Path) -> CheckpointCard:
 
 
 def card_markdown(card: CheckpointCard) -> str:
-    """Return the model card as a page for people."""
+    """Return the model card as a page for people, with front matter for model hubs."""
     space = card.space
     widths, stem = (", ".join(map(str, each)) for each in (space.channels, space.stem_channels))
     begin = f"trunk {space.trunk}" if space.trunk else f"stem {stem}, stride {space.stem_stride}"
@@ -213,7 +220,8 @@ def card_markdown(card: CheckpointCard) -> str:
     for setting, figures in card.scores.items():
         row = ", ".join(f"{name} {value:g}" for name, value in figures.items())
         rows.append(f"| {setting} | {row} |")
-    return "\n".join([f"# {card.name}", "", card.description, "", "| | |", "|---|---|", *rows, ""])
+    head = [FRONT_MATTER, f"# {card.name}", "", card.description, "", "| | |", "|---|---|"]
+    return "\n".join([*head, *rows, ""])
 
 
 def card_json(card: CheckpointCard) -> str:

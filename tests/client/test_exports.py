@@ -38,6 +38,7 @@ EXPORTED = [
     "Progress",
     "Refused",
     "ServerFault",
+    "SignatureError",
     "State",
     "TimedOut",
     "Unavailable",

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from metanas_client.cli import arguments as shared
+from metanas_client.cli.arguments import add_out, check_output
 from metanas_client.cli.exits import OK
-from metanas_client.cli.output import add_out, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.convert import Job
 from metanas_client.errors import InvalidInput

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and their translation for the SDK."""
+"""Arguments that several commands share, their checks, and their translation for the SDK."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from typing import Any
 
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
+from metanas_client.errors import NotWritable
 from metanas_client.resources import Option, Variant
 from metanas_data.suggest import existing_folder
 from metanas_protos.v1.option_help import OPTION_HELP
@@ -136,3 +137,39 @@ def _fixed(text: str) -> tuple[int, int]:
 
 def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    """Add the switch to replace existing files."""
+    parser.add_argument("--force", action="store_true", help="replace a file that exists")
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Add the file of a model, and the switch to replace it."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("model.onnx"), help="file to write (model.onnx)"
+    )
+    add_force(parser)
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Check that a file can be written.
+
+    Raises:
+        NotWritable: NOT_WRITABLE, or FILE_EXISTS without `force`.
+    """
+    if path.is_dir():
+        raise _not_writable(path, "it is a folder; name a file")
+    if not path.parent.is_dir():
+        raise _not_writable(path, f"there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise _not_writable(path, f"the folder {path.parent} is read-only for this user")
+    if path.exists() and not path.is_file():
+        raise _not_writable(path, "it is no regular file; name a file")
+    if path.exists() and not force:
+        message = f"{path} exists already: name another file, or add --force to replace it"
+        raise NotWritable("FILE_EXISTS", message)
+
+
+def _not_writable(path: Path, why: str) -> NotWritable:
+    return NotWritable("NOT_WRITABLE", f"cannot write {path}: {why}")

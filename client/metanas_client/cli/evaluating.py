@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from metanas_client.aio import AsyncClient
 from metanas_client.checks import choose_checkpoint
 from metanas_client.cli import arguments as shared
+from metanas_client.cli.arguments import add_force, check_output
 from metanas_client.cli.exits import OK
-from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.extras import needs
 from metanas_client.resources import Checkpoint

@@ -7,6 +7,7 @@ from metanas_client.errors import (
     AdaptationFailed,
     DownloadDamaged,
     Refused,
+    SignatureError,
     Unavailable,
 )
 from metanas_data.errors import MetanasError
@@ -20,7 +21,7 @@ READER_GONE = 141
 
 EXPLAINED = """exit codes:
   0    done
-  1    a check failed: the model file computes wrong values
+  1    a check failed: the model file computes wrong values, or is not signed by the key
   2    bad input: an argument, a file, a support set, an option, a missing package
   3    no server answers
   4    the server refused or failed, or the adaptation did
@@ -35,6 +36,7 @@ BY_CLASS: Mapping[type[MetanasError], int] = {
     AdaptationFailed: SERVER_FAILED,
     AdaptationCancelled: SERVER_FAILED,
     DownloadDamaged: SERVER_FAILED,
+    SignatureError: CHECK_FAILED,
     MetanasError: BAD_INPUT,
 }
 """By class of error; the nearest ancestor counts."""

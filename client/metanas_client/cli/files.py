@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metanas_client.cli import arguments as shared
+from metanas_client.cli.arguments import add_force, check_output
 from metanas_client.cli.exits import BAD_INPUT, CHECK_FAILED, OK
-from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.errors import InvalidInput, Violation
 from metanas_client.extras import needs
@@ -23,7 +23,7 @@ from metanas_client.text import NO_VALUE, percent, size
 from metanas_data.folders import is_litter, visible
 
 if TYPE_CHECKING:
-    from metanas_client.onnx.model_file import ModelFile, Prediction
+    from metanas_client.onnx.model_file import Check, ModelFile, Prediction
 
 
 def add_commands(commands: Any) -> None:
@@ -59,9 +59,13 @@ def add_commands(commands: Any) -> None:
         help="run a model's self-check",
         description="Compares the conformance vector in a model with the ONNX Runtime of this "
         "machine, and checks that predictions do not depend on other images. "
+        "With --key it first checks that the owner of the key signed exactly this file. "
         "Exit code 1 if a check fails.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("--key", type=Path, metavar="PEM", help="public key of the signer")
+    text = "with --key: its signature (MODEL.onnx.intoto.jsonl)"
+    parser.add_argument("--signature", type=Path, metavar="FILE", help=text)
     shared.add_json(parser)
     parser.set_defaults(run=verify)
 
@@ -178,7 +182,7 @@ def show(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def verify(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas verify`."""
-    checks = _open(arguments.model).check()
+    checks = [*_check_signature(arguments), *_open(arguments.model).check()]
     if screen.as_json:
         passed = all(check.passed for check in checks)
         screen.json({"passed": passed, "checks": [asdict(check) for check in checks]})
@@ -186,6 +190,23 @@ def verify(arguments: argparse.Namespace, screen: Screen) -> int:
         rows = [(one.name, "ok" if one.passed else "FAILED", one.detail) for one in checks]
         screen.table(("check", "", "found"), rows)
     return OK if all(check.passed for check in checks) else CHECK_FAILED
+
+
+def _check_signature(arguments: argparse.Namespace) -> "list[Check]":
+    """Check the signature before the file is loaded; without a key there is nothing to check."""
+    if arguments.key is None:
+        if arguments.signature is not None:
+            raise InvalidInput.single("--signature", "OPTION_CONFLICT", "needs --key as well")
+        return []
+    with needs("onnx"):
+        from metanas_client.onnx.model_file import Check, read_model
+    from metanas_client.publish.signature import SUFFIX
+    from metanas_client.publish.signature import verify as verify_signature
+
+    path: Path = arguments.model
+    envelope = arguments.signature or path.with_name(path.name + SUFFIX)
+    verify_signature(read_model(path), envelope, arguments.key)
+    return [Check(name="signature", passed=True, detail=f"by the key in {arguments.key}")]
 
 
 def _places(name: str) -> list[Path]:

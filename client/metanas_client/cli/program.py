@@ -14,6 +14,7 @@ from metanas_client.cli import (
     core,
     evaluating,
     files,
+    publishing,
     server,
     testing,
 )
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     adapting.add_commands(model, environment)
     files.add_commands(model)
     testing.add_commands(model)
+    publishing.add_commands(model)
     service = Group(commands, "call a server")
     server.add_commands(service, environment)
     evaluating.add_commands(service, environment)

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import Any
 
 from metanas_client.cli import arguments as shared
+from metanas_client.cli import publishing
 from metanas_client.cli.adapting import follow, save
+from metanas_client.cli.arguments import add_out, check_output
 from metanas_client.cli.exits import OK
-from metanas_client.cli.output import add_out, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo
 from metanas_client.sync import Client
@@ -24,7 +25,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     _finish(parser, environment, checkpoints)
     _add_adaptations(commands, environment)
 
-    models = commands.add_parser("models", help="list, download and delete models")
+    models = commands.add_parser("models", help="list, download, delete and publish models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
     parser = actions.add_parser("list", help="list the models, the latest first")
     _add_limit(parser)
@@ -40,6 +41,7 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser = actions.add_parser("delete", help="delete models")
     parser.add_argument("names", nargs="+", metavar="NAME")
     _finish(parser, environment, delete_models)
+    publishing.add_actions(actions, environment)
 
 
 def _add_adaptations(commands: Any, environment: Mapping[str, str]) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metanas_client.cli import arguments as shared
+from metanas_client.cli.arguments import add_force, check_output
 from metanas_client.cli.exits import BAD_INPUT, OK
-from metanas_client.cli.output import add_force, check_output
 from metanas_client.cli.screen import Screen
 from metanas_client.errors import NotWritable
 from metanas_client.extras import needs

@@ -94,6 +94,16 @@ class Answers(NamedTuple):
     """(N,)."""
 
 
+class Tensor(NamedTuple):
+    """Input or output of the file."""
+
+    name: str
+    kind: str
+    """Its type in ONNX Runtime, such as "tensor(uint8)"."""
+    shape: tuple[int | str | None, ...]
+    """A dimension that is not fixed has a name or None."""
+
+
 class ModelFile:
     """Model in ONNX Runtime with one thread. A prediction depends on its own image alone.
 
@@ -124,6 +134,8 @@ class ModelFile:
         except ValueError as error:
             raise ModelFileError("MODEL_FOREIGN", f"{source}: {error}") from error
         """The images that it takes."""
+        self.inputs = tuple(map(_tensor, self._session.get_inputs()))
+        self.outputs = tuple(map(_tensor, self._session.get_outputs()))
 
     @classmethod
     def load(cls, path: str | Path) -> "ModelFile":
@@ -336,6 +348,10 @@ def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
         raise ModelFileError(
             "MODEL_UNREADABLE", f"{source} cannot be loaded by ONNX Runtime: {cause}"
         ) from error
+
+
+def _tensor(node: onnxruntime.NodeArg) -> Tensor:
+    return Tensor(node.name, node.type, tuple(node.shape))
 
 
 def _largest(values: NDArray[np.float32]) -> float:
