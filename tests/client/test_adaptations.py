@@ -52,7 +52,13 @@ def test_a_detached_adaptation_is_cancelled(
 
 
 @pytest.mark.parametrize(
-    "flags", [["--local", "--detach"], ["--pareto=2", "--detach"], ["--local", "--request-id=x"]]
+    "flags",
+    [
+        ["--local", "--detach"],
+        ["--pareto=2", "--detach"],
+        ["--local", "--request-id=x"],
+        ["--opset=13", "--detach"],
+    ],
 )
 def test_options_that_exclude_one_another_are_refused(
     folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
