@@ -27,10 +27,9 @@ from metanas.errors import ClusterError, MetanasError
 from metanas.training.config import RunConfig
 from metanas.training.ray_pool import Batch, Workers, end_session
 from metanas.training.task_batch import MetaState, TaskResults, total
+from metanas.util.ray_cluster import join, last_line
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
-
-TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
 
 
 class Member:
@@ -175,20 +174,7 @@ class Driver:
         Raises:
             ClusterError: CLUSTER_UNREACHABLE, or CLUSTER_NOT_STARTED.
         """
-        address = self._workers.address
-        try:
-            if address:
-                ray.init(address, log_to_driver=False)
-            else:
-                ray.init("local", num_cpus=self._workers.workers, include_dashboard=False)
-        except Exception as error:  # Ray raises errors of many classes, plain Exceptions too
-            message = last_line(str(error)) or repr(error)
-            if not address:
-                raise ClusterError("CLUSTER_NOT_STARTED", message) from error
-            if "AuthenticationError" in traceback.format_exc():
-                message += TOKEN
-            message = f"the Ray cluster at {address} cannot be joined: {message}"
-            raise ClusterError("CLUSTER_UNREACHABLE", message) from error
+        join(self._workers.address, self._workers.workers)
 
     def hire(self, batch: Batch, config: RunConfig, train: Classes | Features) -> None:
         """Replace the team by one for these classes."""
@@ -200,11 +186,6 @@ class Driver:
         """Run these tasks and return their sums."""
         assert self._team, "call hire first"
         return self._team(state, tasks)
-
-
-def last_line(text: str) -> str:
-    """Shorten a traceback, or an explanation of Ray, to its last line."""
-    return "".join(text.strip().splitlines()[-1:]).strip()
 
 
 def serve(channel: Connection) -> None:
@@ -236,7 +217,6 @@ def end_with_the_run() -> None:
 
 def main(descriptor: int) -> None:
     """Serve a run at the other end of a socket."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # send no usage statistics
     os.set_inheritable(descriptor, False)  # processes of Ray must not hold the socket
     threading.Thread(target=end_with_the_run, daemon=True).start()
     try:

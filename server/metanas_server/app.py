@@ -51,15 +51,14 @@ from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.place import folder_of
 from metanas_server.tls import Certificates
+from metanas_server.workers.assembly import make_pool
 from metanas_server.workers.pool import WorkerPool
-from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import Load, Setup
+from metanas_server.workers.protocol import Load
 
 LOG = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 64 * 1024  # label, shape and framing around the largest image
 FLUSH_SECONDS = 2.0
-BEATS = 4  # messages of an idle worker within --max-silence
 KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS = 30_000, 10_000
 SHORTEST_PING_MS = 500  # of a client: a connection with more frequent ones is closed
 SERVICES = tuple(
@@ -184,16 +183,11 @@ class Server:
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)
-        cores = usable_cores()
-        setups = [_setup(config, each, cores, self._load) for each in config.devices]
-        workers = [WorkerProcess(setup) for setup in setups]
-        self._pool = WorkerPool(
-            workers, cores=cores, max_silence=config.max_silence, on_change=self._on_change
-        )
+        self._pool = make_pool(config, self._load, self._on_change)
         table = JobTable(archive, self._metrics)
         self._dispatcher = Dispatcher(config, table, self._pool)
         self._jobs = JobManager(config, archive, table, self._dispatcher)
-        threads = config.query_threads or min(cores, MOST_WORKERS)
+        threads = config.query_threads or min(usable_cores(), MOST_WORKERS)
         engine = Engine(archive, threads=threads, open_bytes=config.max_open_bytes)
         undo.push_async_callback(engine.close)
         self._inference = InferenceService(config, callers, archive.records, engine)
@@ -314,22 +308,6 @@ def lock_folder(folder: Path) -> int:
         )
         raise StartError("DATA_IN_USE", message) from error
     return handle
-
-
-def _setup(config: ServerConfig, device: str, cores: int, load: Load | None) -> Setup:
-    return Setup(
-        checkpoints=config.checkpoints,
-        limits=config.limits,
-        device=device,
-        threads=config.threads or cores,
-        stack_images=config.max_stack_images,
-        stack_bytes=config.max_stack_bytes,
-        beat=config.max_silence / BEATS,
-        start_seconds=config.start_seconds,
-        log_level=config.log_level,
-        log_format=config.log_format,
-        load=load,
-    )
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

@@ -38,6 +38,8 @@ MAX_SECONDS, MAX_THREADS, MAX_TTL = 1_000_000, 1024, 1_000_000_000
 METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
 PLACE = re.compile(r"s3://[^/]+(/.*)?|(?!.*://).+")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+PROCESSES, LOCAL_RAY = "processes", "ray"
+WORKERS = re.compile(rf"{PROCESSES}|{LOCAL_RAY}|(ray://)?[^/\s]+:\d{{1,5}}")
 Seconds = Annotated[float, Range(above=0, most=MAX_SECONDS)]
 
 
@@ -85,8 +87,11 @@ class ServerConfig:
     devices: tuple[str, ...] = field(default_factory=default_devices)
     """Comma-separated devices, one worker process for each: cpu, cuda, cuda:0, cuda:1 ... The
     default is cpu for each core, at most four times."""
+    workers: str = PROCESSES
+    """Place of the workers: processes of this server; ray, a Ray cluster that the server starts on
+    this host; or HOST:PORT or ray://HOST:PORT of a Ray cluster (extra "ray")."""
     threads: Annotated[int, Range(0, MAX_THREADS)] = 0
-    """Threads of each worker; 0 divides the cores among the busy CPU workers."""
+    """Threads of each worker; 0 divides the cores among the busy CPU workers, and is 1 on Ray."""
     tls_cert: Path | None = None
     """PEM file with the server's certificate chain."""
     tls_key: Path | None = None
@@ -172,11 +177,15 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check(self)
         known = bool(self.devices) and all(map(DEVICE.fullmatch, self.devices))
+        place = WORKERS.fullmatch(self.workers) is not None
+        chosen = self.on_ray and any(":" in device for device in self.devices)
         both = (self.tls_cert is None) == (self.tls_key is None)
         needs_tls = self.tls_client_ca is None or self.tls_cert is not None
         placed = PLACE.fullmatch(self.artefacts or ".") is not None
         require(
             ("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ..."),
+            ("workers", place, "must be processes, ray, HOST:PORT or ray://HOST:PORT"),
+            ("devices", not chosen, "must be cpu or cuda with --workers: Ray chooses the GPU"),
             ("tls_cert", both, "and --tls-key are given together or not at all"),
             ("tls_client_ca", needs_tls, "needs --tls-cert and --tls-key"),
             ("artefacts", placed, "must be a folder or s3://BUCKET/PREFIX"),
@@ -187,6 +196,16 @@ class ServerConfig:
     def address(self) -> tuple[str, int]:
         """Host, without the brackets of an IPv6 address, and port to listen on."""
         return _address("listen", self.listen)
+
+    @property
+    def on_ray(self) -> bool:
+        """True if the workers run in a Ray cluster."""
+        return self.workers != PROCESSES
+
+    @property
+    def ray_address(self) -> str | None:
+        """The address of a Ray cluster of others; None without one."""
+        return None if self.workers in (PROCESSES, LOCAL_RAY) else self.workers
 
     @property
     def metrics_address(self) -> tuple[str, int] | None:

@@ -120,6 +120,13 @@ def _providers(_: ServerConfig) -> Iterator[Found]:
 
 
 def _devices(config: ServerConfig) -> Iterator[Found]:
+    if config.on_ray:
+        release = _version("ray")
+        if not release:
+            yield FAILURE, f'--workers {config.workers} needs Ray: install "metanas-server[ray]"'
+        else:
+            yield OK, f"{len(config.devices)} workers on Ray {release}, which chooses the hosts"
+        return
     from metanas_server.workers.main import check_device  # imports torch
 
     for device, count in Counter(config.devices).items():
@@ -132,7 +139,7 @@ def _devices(config: ServerConfig) -> Iterator[Found]:
 
 def _memory(config: ServerConfig) -> Iterator[Found]:
     available = _available_memory()
-    if available is None:
+    if available is None or config.ray_address is not None:  # the workers are elsewhere
         return
     workers = config.devices.count("cpu")
     most = len(config.devices) * (WORKER_BYTES + config.max_image_memory)

@@ -14,6 +14,7 @@ from tests.architecture.sources import PACKAGES, imported, label, modules
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "safetensors")
 EXTRAS = ("rich", "matplotlib")
 WORKER_SIDE = {"metanas_server.workers.main"}
+RAY_SIDE = {"metanas_server.workers.cluster.driver"}
 
 PROGRAM = """
 import sys
@@ -72,7 +73,9 @@ def test_the_bottom_of_the_core_needs_neither_torch_nor_numpy() -> None:
 
 
 def test_ray_is_for_those_who_ask_for_workers() -> None:
-    assert import_without(("ray",), ["metanas.__main__", "metanas.testing"]) == ""
+    names = [name_of(path, "metanas_server") for path in modules("metanas_server")]
+    server = [name for name in names if name not in RAY_SIDE]
+    assert import_without(("ray",), ["metanas.__main__", "metanas.testing", *server]) == ""
 
 
 def test_cards_and_reports_are_read_without_torch() -> None:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,66 +20,25 @@ from metanas.training.config import DataConfig, RunConfig
 from metanas.training.dataset import classes_of
 from metanas.training.extensions import Extensions, Learn
 from metanas.training.ray_driver import split
-from metanas.training.ray_pool import ATTEMPTS, Batch, Workers, cluster
+from metanas.training.ray_pool import Batch, Workers, cluster
 from metanas.training.task_batch import MetaState, TaskResults, total
 from metanas.training.trainer import MetaTrainer, Progress
 from metanas_data.datasets.stacks import Classes
 from metanas_data.datasets.tasks import Features
 from tests.core.running import assert_same_run, ignore, state
 from tests.core.small import run_config
+from tests.ray_nodes import started
 
 pytestmark = pytest.mark.slow
 TASKS = 5
 CONFIG = run_config(tasks=TASKS, iterations=4, validate_every=2, settle=3, snapshot_every=99)
 
 
-NODES = """
-import sys
-from ray.cluster_utils import Cluster
-# without these a node has fewer processes to start
-few = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
-nodes = Cluster()
-for cpus in sys.argv[1].split():
-    nodes.add_node(num_cpus=int(cpus), **few)
-print(nodes.address, flush=True)
-sys.stdin.read()
-nodes.shutdown()
-"""
-
-
-@contextmanager
-def nodes(cpus: str) -> Iterator[str]:
-    """The address of a cluster with a node for each number of CPUs."""
-    with subprocess.Popen(
-        [sys.executable, "-c", NODES, cpus],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-        text=True,
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        yield child.stdout.readline().strip()
-        child.stdin.close()
-        child.wait()
-
-
-@contextmanager
-def started(cpus: str) -> Iterator[str]:
-    """The address of such a cluster, for which Ray has more than one attempt."""
-    for _ in range(ATTEMPTS):
-        with nodes(cpus) as address:  # Ray gives a node 30 seconds, and us an empty line if late
-            if address:
-                yield address
-                return
-    pytest.fail("Ray did not start")
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """The address of a cluster of two nodes, of which neither has room for all workers."""
-    with started("2 3") as address:
-        yield address
+    with started("2 3") as nodes:
+        yield nodes.address
 
 
 @pytest.fixture(scope="module")
@@ -313,11 +270,11 @@ def test_more_workers_than_tasks() -> None:
 def test_a_cluster_that_asks_for_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a" * 64)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    with started("1") as address:
+    with started("1") as nodes:
         monkeypatch.delenv("RAY_AUTH_MODE")
         with (
             pytest.raises(ClusterError) as caught,
-            cluster(Workers(workers=1, address=address), TASKS),
+            cluster(Workers(workers=1, address=nodes.address), TASKS),
         ):
             pytest.fail("no token was shown")
     assert caught.value.reason == "CLUSTER_UNREACHABLE"

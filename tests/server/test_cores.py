@@ -19,9 +19,10 @@ from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, quota, share, usable_cores
 from metanas_server.storage.artefacts import sha256
 from metanas_server.storage.support_file import pack
-from metanas_server.workers.main import Checkpoints, Worker
-from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.main import Checkpoints, Runner
+from metanas_server.workers.process import Processes
 from metanas_server.workers.protocol import Beat, Ended, Made, Order, Setup
+from metanas_server.workers.worker import Worker
 from tests.core.small import examples
 from tests.server.calls import LONG, SUCCEEDED, create, end_of, images, spec
 from tests.server.thread_reports import LABELS, ThreadReports
@@ -148,7 +149,7 @@ async def test_a_worker_that_receives_many_messages_sends_beats(
 ) -> None:
     """Messages of the front must not delay the beats of an idle worker."""
     setup = setup_of(reports, beat=1.0)
-    worker = WorkerProcess(setup)
+    worker = Worker(setup, Processes())
     await worker.start()
     ready = worker.last_message
     for number in range(200):  # 4 s, and a beat is due each second
@@ -166,7 +167,7 @@ def test_a_worker_sends_beats_during_an_adaptation(reports: ThreadReports, tmp_p
     front, there = Pipe()
     folder = next(reports.checkpoints.iterdir())
     checkpoint = reports.load(folder, device="cpu")
-    worker = Worker(Checkpoints({"tiny": checkpoint}, None), setup, there)
+    worker = Runner(Checkpoints({"tiny": checkpoint}, None), setup, there)
     packed = pack(examples((2, 2)))
     support = tmp_path / sha256(packed)
     support.write_bytes(b"".join(packed))

@@ -29,8 +29,10 @@ from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
 from metanas_server.status import describe
 from metanas_server.workers.failures import failed
-from metanas_server.workers.process import WorkerProcess, _read
+from metanas_server.workers.link import Died
+from metanas_server.workers.process import Processes, read
 from metanas_server.workers.protocol import Load, Setup
+from metanas_server.workers.worker import Worker
 from tests.server import failing
 from tests.server.calls import FAILED, SUCCEEDED, create, end_of, images, spec
 from tests.server.processes import ServerProcess, serving
@@ -134,6 +136,7 @@ async def test_a_reload_waits_for_a_worker_that_starts(tmp_path: Path) -> None:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
         await until(gate.with_suffix(".taken").exists)  # it has read the old files
+        await until(lambda: worker.pid is not None)
         before = worker.pid
         make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS, seed=1)
         reloading = asyncio.create_task(server.reload())
@@ -185,7 +188,7 @@ async def test_a_reload_that_takes_too_long_ends_the_process(tmp_path: Path) -> 
     make_checkpoint(tmp_path / "checkpoints" / "grey", channels=1, options=OPTIONS)
     pause = tmp_path / "pause"
     load = partial(failing.paused, pause)
-    worker = WorkerProcess(setup(tmp_path / "checkpoints", load))
+    worker = Worker(setup(tmp_path / "checkpoints", load), Processes())
     await worker.start()
     pause.write_text("3600", encoding="ascii")
     worker._setup = replace(worker._setup, start_seconds=0.5)
@@ -232,7 +235,7 @@ def setup(root: Path, load: Load, start_seconds: float = 120.0) -> Setup:
 
 async def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
-    worker = WorkerProcess(setup(tmp_path, load_checkpoint))
+    worker = Worker(setup(tmp_path, load_checkpoint), Processes())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(list(Path("/proc/self/fd").iterdir()))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 3, hard))
@@ -250,7 +253,7 @@ async def test_a_process_that_cannot_be_started_is_tried_again(tmp_path: Path) -
 )
 async def test_errors_of_extensions_cross_the_pipe(tmp_path: Path, load: Load, text: str) -> None:
     make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
-    worker = WorkerProcess(setup(tmp_path, load))
+    worker = Worker(setup(tmp_path, load), Processes())
     with pytest.raises(MetanasError) as caught:
         await worker.start()
     assert type(caught.value) is MetanasError
@@ -260,7 +263,7 @@ async def test_errors_of_extensions_cross_the_pipe(tmp_path: Path, load: Load, t
 
 async def test_a_start_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "grey", channels=1, options=OPTIONS)
-    worker = WorkerProcess(setup(tmp_path, failing.slow, start_seconds=0.5))
+    worker = Worker(setup(tmp_path, failing.slow, start_seconds=0.5), Processes())
     with pytest.raises(StartError) as caught:
         await worker.start()
     assert caught.value.reason == "WORKER_FAILED"
@@ -272,10 +275,10 @@ async def test_a_message_that_cannot_be_read_is_the_end_of_the_process() -> None
     front, worker = multiprocessing.Pipe()
     heard: asyncio.Queue[object] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    reader = threading.Thread(target=_read, args=(front, loop, heard.put_nowait))
+    reader = threading.Thread(target=read, args=(front, loop, heard.put_nowait))
     reader.start()
     worker.send(failing.Unreadable())
-    assert await heard.get() is None
+    assert isinstance(await heard.get(), Died)
     await asyncio.to_thread(reader.join)
     front.close()
     worker.close()

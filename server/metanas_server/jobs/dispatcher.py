@@ -22,8 +22,8 @@ from metanas_server.errors import (
 from metanas_server.jobs.job import Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.workers.pool import WorkerPool
-from metanas_server.workers.process import WorkerProcess
 from metanas_server.workers.protocol import Made, Order
+from metanas_server.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 PACE_JOBS = 8
@@ -88,9 +88,8 @@ class Dispatcher:
             if not job.ended.is_set() and not self._assign(job):  # ended: cancelled in the queue
                 break
             heapq.heappop(self._queue)
-        if not self._config.threads:
-            jobs = self._table.jobs.values()
-            self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
+        jobs = self._table.jobs.values()
+        self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
 
     async def stop_job(self, job: Job, reason: MetanasError) -> None:
         """End a job with this error: at once if it waits, else between two of its steps.
@@ -157,7 +156,7 @@ class Dispatcher:
             self._start(job, worker)
         return worker is not None
 
-    def _with_room(self, job: Job, workers: Sequence[WorkerProcess]) -> WorkerProcess | None:
+    def _with_room(self, job: Job, workers: Sequence[Worker]) -> Worker | None:
         """Return the worker with the fewest jobs, of those that can take one more."""
         loads = [(self._jobs_on(worker), worker) for worker in workers]
         free = [(len(others), worker) for others, worker in loads if self._fits(job, others)]
@@ -172,17 +171,17 @@ class Dispatcher:
         fits = not others or memory <= self._config.max_image_memory
         return same and fits and len(others) < most
 
-    def _jobs_on(self, worker: WorkerProcess) -> list[Job]:
+    def _jobs_on(self, worker: Worker) -> list[Job]:
         return [job for job in self._table.jobs.values() if job.worker is worker]
 
-    def _start(self, job: Job, worker: WorkerProcess) -> None:
+    def _start(self, job: Job, worker: Worker) -> None:
         others = self._jobs_on(worker)
         self._turn = max(self._turn, job.turn)
         job.start_time = asyncio.get_running_loop().time()
         job.worker = worker
         LOG.info(
-            "adaptation %s: attempt %d on %s (%d), with %d others",
-            *(job.record.id, job.record.attempts + 1, worker.device, worker.pid, len(others)),
+            "adaptation %s: attempt %d on %s (%s), with %d others",
+            *(job.record.id, job.record.attempts + 1, worker.device, worker.name, len(others)),
         )
         self._begin(self._attempt(job, worker))
 
@@ -208,7 +207,7 @@ class Dispatcher:
             support=support,
         )
 
-    async def _attempt(self, job: Job, worker: WorkerProcess) -> None:
+    async def _attempt(self, job: Job, worker: Worker) -> None:
         """Run a job on a worker, and record the beginning and the end."""
         try:
             await self._table.begin(job)
@@ -236,7 +235,7 @@ class Dispatcher:
         self._pace += (seconds - self._pace) / (PACE_JOBS if self._pace else 1)
         self._last_end = now
 
-    async def _run(self, job: Job, worker: WorkerProcess, support: Path) -> Made:
+    async def _run(self, job: Job, worker: Worker, support: Path) -> Made:
         """Run a job on a worker within its time limit.
 
         Raises:

@@ -9,7 +9,7 @@ from metanas.errors import MetanasError
 from metanas.spec.progress import Progress
 from metanas_server.errors import ServiceError
 from metanas_server.resources import AdaptationRecord, ProgressRecord
-from metanas_server.workers.process import WorkerProcess
+from metanas_server.workers.worker import Worker
 
 Event = AdaptationRecord | ProgressRecord
 MOST_EVENTS = 10_000
@@ -38,7 +38,7 @@ class Job:
         self.number = number
         self.record = record
         self.caller = caller
-        self.worker: WorkerProcess | None = None
+        self.worker: Worker | None = None
         self.turn = 0
         self.start_time = 0.0
         self.most: int | None = None

@@ -1,4 +1,4 @@
-"""Worker processes: their start, their main loop and the protocol of their pipe.
+"""Workers, here or in a Ray cluster: their start, their main loop and their protocol.
 
 Orders enter; progress, models and errors leave as data. Only `main` imports torch.
 """

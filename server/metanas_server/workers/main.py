@@ -10,10 +10,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from multiprocessing.connection import Connection
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,46 +29,56 @@ from metanas_server.errors import StartError, StoreError, WorkerFailed
 from metanas_server.observation import logs
 from metanas_server.storage import support_file
 from metanas_server.storage.artefacts import damaged, sha256
+from metanas_server.workers.checkpoint_files import folder_with
 from metanas_server.workers.failures import Failed, failed
+from metanas_server.workers.link import Channel
 from metanas_server.workers.protocol import (
     Adopt,
     Beat,
     Cards,
     Ended,
+    FromWorker,
     Loaded,
     Made,
     Order,
     Reload,
     Setup,
     Share,
+    Started,
     Step,
-    Stop,
+    ToWorker,
     changed_message,
 )
 
 LOG = logging.getLogger(__name__)
 
 
-def main(connection: Connection, setup: Setup) -> None:
-    """Load the checkpoints, report that, then run jobs until the front ends."""
+def main(channel: Channel, setup: Setup) -> None:
+    """Run a worker process until the front ends."""
     # Ctrl-C and a service manager's SIGTERM reach the whole process group. The front decides about
     # running jobs, and ends this process with SIGKILL.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    run(channel, setup)
+
+
+def run(channel: Channel, setup: Setup) -> None:
+    """Load the checkpoints, report that, then run jobs until the front ends."""
     logs.configure(setup.log_level, setup.log_format)
     torch.set_num_threads(setup.threads)
+    channel.send(Started())
     try:
         check_device(setup.device)
         loaded = _load(setup)
-        worker = Worker(loaded, setup, connection)
-        worker.warm_up()
+        runner = Runner(loaded, setup, channel)
+        runner.warm_up()
     except MetanasError as error:
-        connection.send(Loaded(failed(error)))
+        channel.send(Loaded(failed(error)))
         return
     try:
-        connection.send(Loaded(loaded.cards))
+        channel.send(Loaded(loaded.cards))
         while True:
-            worker.turn()
+            runner.turn()
     except (EOFError, ConnectionError):
         return  # the front has ended
 
@@ -111,16 +119,16 @@ class Checkpoints:
         return self.by_name[name]
 
 
-class Worker:
+class Runner:
     """Run the jobs that the front sends, all at once, from checkpoints that stay in memory."""
 
-    def __init__(self, checkpoints: Checkpoints, setup: Setup, connection: Connection) -> None:
+    def __init__(self, checkpoints: Checkpoints, setup: Setup, channel: Channel) -> None:
         self._checkpoints = checkpoints
         self._reloaded: Checkpoints | None = None
         self._setup = setup
         self._limits = setup.limits
         self._beat = setup.beat
-        self._connection, self._last_message = connection, 0.0
+        self._channel, self._last_message = channel, 0.0
         stack = StackLimits(images=setup.stack_images, memory=setup.stack_bytes)
         self._scheduler = Scheduler(stack, setup.threads)
         self._orders = dict[Job, Order]()
@@ -147,9 +155,9 @@ class Worker:
 
         Wait for a message only if there is no job. A new job joins the others between two steps.
         """
-        self._connection.poll(0 if self._scheduler else self._beat)
-        while self._connection.poll(0):
-            self._handle(self._connection.recv())
+        self._channel.poll(0 if self._scheduler else self._beat)
+        while self._channel.poll(0):
+            self._handle(self._channel.recv())
         if not self._scheduler or time.monotonic() - self._last_message > self._beat:
             self._send(Beat())
         for job in self._scheduler.advance():
@@ -157,15 +165,16 @@ class Worker:
             self._stopped.discard(order.number)
             self._send(Ended(number=order.number, outcome=_outcome(job, order)))
 
-    def _send(self, message: Beat | Step | Ended | Loaded) -> None:
-        self._connection.send(message)
+    def _send(self, message: FromWorker) -> None:
+        self._channel.send(message)
         self._last_message = time.monotonic()
 
-    def _handle(self, message: Order | Stop | Share | Reload | Adopt) -> None:
+    def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Share):
             torch.set_num_threads(message.threads)
             self._scheduler.threads = message.threads
         elif isinstance(message, Reload):
+            self._setup = replace(self._setup, copy=message.copy)
             self._reload()
         elif isinstance(message, Adopt):
             if message.use and self._reloaded is not None:
@@ -188,7 +197,7 @@ class Worker:
 
     @contextmanager
     def _beating(self) -> Iterator[None]:
-        """Send beats from another thread; until the exit this thread must not use the pipe."""
+        """Send beats from another thread; until the exit this thread must not use the channel."""
         done = threading.Event()
 
         def beat() -> None:
@@ -216,7 +225,7 @@ class Worker:
     def _job(self, order: Order) -> Job:
         return Job(
             self._checkpoints.source(order.checkpoint, order.digest),
-            support_file.unpack(_read(order.support)),
+            support_file.unpack(_read(order)),
             classes=order.classes,
             options=order.overrides,
             seed=order.seed,
@@ -229,18 +238,19 @@ class Worker:
         self._send(Step(number=number, progress=progress))
 
 
-def _read(path: Path) -> bytes:
-    """Read the file of a support set, and compare it with the digest that names it.
+def _read(order: Order) -> bytes:
+    """Return the support set, compared with the digest that names its file.
 
     Raises:
         StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED.
     """
+    name = order.support.name
     try:
-        data = path.read_bytes()
+        data = order.support.read_bytes() if order.data is None else order.data
     except FileNotFoundError as error:
-        raise StoreError("ARTEFACT_LOST", f"the support set {path.name} is gone") from error
-    if sha256((data,)) != path.name:
-        raise damaged(path.name)
+        raise StoreError("ARTEFACT_LOST", f"the support set {name} is gone") from error
+    if sha256((data,)) != name:
+        raise damaged(name)
     return data
 
 
@@ -293,15 +303,15 @@ def check_device(name: str) -> None:
 
 
 def _load(setup: Setup) -> Checkpoints:
-    root = setup.checkpoints
-    folders = sorted(path.parent for path in root.glob(f"*/{CARD_FILE}"))
-    if not folders:
-        message = (
-            f"--checkpoints {root} contains no checkpoint: no folder in it has a {CARD_FILE};"
-            " give the folder above the checkpoints"
-        )
-        raise StartError("CHECKPOINT_MISSING", message)
-    load = setup.load or load_checkpoint
-    by_name = {folder.name: load(folder, device=setup.device) for folder in folders}
-    path = root / UNIVERSAL_FILE
-    return Checkpoints(by_name, read_universal(path) if path.exists() else None)
+    with folder_with(setup.checkpoints, setup.copy) as root:
+        folders = sorted(path.parent for path in root.glob(f"*/{CARD_FILE}"))
+        if not folders:
+            message = (
+                f"--checkpoints {setup.checkpoints} contains no checkpoint: no folder in it has a"
+                f" {CARD_FILE}; give the folder above the checkpoints"
+            )
+            raise StartError("CHECKPOINT_MISSING", message)
+        load = setup.load or load_checkpoint
+        by_name = {folder.name: load(folder, device=setup.device) for folder in folders}
+        path = root / UNIVERSAL_FILE
+        return Checkpoints(by_name, read_universal(path) if path.exists() else None)

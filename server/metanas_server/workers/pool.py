@@ -9,8 +9,9 @@ from metanas.errors import CheckpointError, UnknownName
 from metanas.spec.card import CheckpointCard
 from metanas_server.cores import share
 from metanas_server.errors import StartError
-from metanas_server.workers.process import WorkerProcess
-from metanas_server.workers.protocol import Cards, changed_message
+from metanas_server.workers.link import Launcher
+from metanas_server.workers.protocol import Cards, Setup, changed_message
+from metanas_server.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 30.0  # seconds between two tries to start a worker
@@ -27,25 +28,30 @@ class WorkerPool:
 
     def __init__(
         self,
-        workers: Sequence[WorkerProcess],
+        setups: Sequence[Setup],
+        launcher: Launcher,
         *,
-        cores: int,
+        quorum: int,
+        cores: int | None,
         max_silence: float,
         on_change: OnChange,
     ) -> None:
-        """Use these workers.
+        """Make a worker for each of these settings.
 
-        cores: CPU cores that the workers share.
+        quorum: workers that must be ready for `start` to end; the others follow.
+        cores: CPU cores that the workers share; None if each has its own number of threads.
         max_silence: seconds without a message after which a worker is killed.
         on_change: called when a worker dies, starts or fails to start, and after a reload.
         """
         self.cards = Cards()
         self.restarts = 0
-        self._workers = tuple(workers)
+        self._workers = tuple(Worker(setup, launcher) for setup in setups)
+        self._launcher = launcher
+        self._quorum = quorum
         self._cores = cores
         self._max_silence = max_silence
         self._on_change = on_change
-        self._failed_starts = set[WorkerProcess]()
+        self._failed_starts = set[Worker]()
         """Workers without a process, because the last start failed."""
         self._supervisors = list[asyncio.Task[None]]()
         self._reload_lock = asyncio.Lock()
@@ -56,7 +62,7 @@ class WorkerPool:
         return self.cards.checkpoints
 
     @property
-    def workers(self) -> tuple[WorkerProcess, ...]:
+    def workers(self) -> tuple[Worker, ...]:
         """All workers, also those without a process."""
         return self._workers
 
@@ -71,19 +77,46 @@ class WorkerPool:
         return tuple(worker.pid for worker in self._workers if worker.pid is not None)
 
     async def start(self) -> None:
-        """Start all workers and wait until they are ready.
+        """Start all workers and wait until `quorum` of them are ready.
 
         Raises:
             MetanasError: why one of them cannot start.
         """
-        first, *others = await asyncio.gather(*(worker.start() for worker in self._workers))
+        loop = asyncio.get_running_loop()
+        starts = [loop.create_task(worker.start()) for worker in self._workers]
+        try:
+            first, *others = await self._wait_for_quorum(starts)
+        except BaseException:
+            for start in starts:
+                start.cancel()
+            await asyncio.gather(*starts, return_exceptions=True)
+            raise
         if any(other.digests != first.digests for other in others):
             message = "the checkpoints changed while the workers loaded them; start again"
             raise StartError("CHECKPOINT_CHANGED", message)
         first.check()
         self.cards = first
-        loop = asyncio.get_running_loop()
-        self._supervisors = [loop.create_task(self._supervise(each)) for each in self._workers]
+        self._supervisors = [
+            loop.create_task(self._supervise(worker, start))
+            for worker, start in zip(self._workers, starts, strict=True)
+        ]
+
+    async def _wait_for_quorum(self, starts: Sequence[asyncio.Task[Cards]]) -> list[Cards]:
+        """Return the cards of the workers that are ready, as soon as they are enough.
+
+        Raises:
+            MetanasError: so many workers could not start that they cannot be enough.
+        """
+        waiting = set(starts)
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            ended = [start for start in starts if start not in waiting]
+            errors = [error for start in ended if (error := start.exception()) is not None]
+            if len(errors) > len(starts) - self._quorum:
+                raise errors[0]
+            if len(ended) - len(errors) >= self._quorum:
+                break
+        return [start.result() for start in ended if start.exception() is None]
 
     async def close(self) -> None:
         """End the workers at once."""
@@ -91,8 +124,9 @@ class WorkerPool:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(worker.close() for worker in self._workers))
+        await self._launcher.close()
 
-    def workers_with(self, checkpoint: str) -> list[WorkerProcess]:
+    def workers_with(self, checkpoint: str) -> list[Worker]:
         """Return the workers that can serve this checkpoint now.
 
         An empty list means: wait for a worker that starts and may have it. While others are ready,
@@ -112,8 +146,10 @@ class WorkerPool:
             raise CheckpointError("CHECKPOINT_CHANGED", changed_message(checkpoint))
         return suitable
 
-    def share_cores(self, busy: Collection[WorkerProcess]) -> None:
+    def share_cores(self, busy: Collection[Worker]) -> None:
         """Divide the cores among the busy workers of the CPU."""
+        if self._cores is None:
+            return
         workers = [each for each in self._workers if each.ready and each.device == "cpu"]
         threads = share(self._cores, sum(each in busy for each in workers))
         for worker in workers:
@@ -141,25 +177,26 @@ class WorkerPool:
             await self._on_change()
             return loaded is not None
 
-    async def _supervise(self, worker: WorkerProcess) -> None:
-        """Replace the worker's process whenever it dies or hangs.
+    async def _supervise(self, worker: Worker, start: asyncio.Task[Cards] | None) -> None:
+        """Follow the first start, and replace the worker's process whenever it dies or hangs.
 
         A defect on the way is logged, and the process is replaced all the same.
         """
         while True:
             try:
-                await self._wait_for_death(worker)
-                LOG.warning("worker process %s has died; starting another one", worker.pid)
-                self.restarts += 1
+                await self._until_started(worker, start)
                 await self._on_change()
-                await self._restart(worker)
+                await self._wait_for_death(worker)
+                LOG.warning("worker process %s has died; starting another one", worker.name)
+                self.restarts += 1
+                start = None
                 await self._on_change()
             except Exception:
-                LOG.exception("worker process %s cannot be watched; it is replaced", worker.pid)
+                LOG.exception("worker process %s cannot be watched; it is replaced", worker.name)
                 worker.kill()
                 await asyncio.sleep(FIRST_PAUSE)
 
-    async def _wait_for_death(self, worker: WorkerProcess) -> None:
+    async def _wait_for_death(self, worker: Worker) -> None:
         """Return when the process has died; kill it if it is silent for too long."""
         loop = asyncio.get_running_loop()
         while not worker.ended.is_set():
@@ -168,18 +205,19 @@ class WorkerPool:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(worker.ended.wait(), self._max_silence - silence)
             else:
-                LOG.warning("worker process %d has been silent for %.0f s", worker.pid, silence)
+                LOG.warning("worker process %s has been silent for %.0f s", worker.name, silence)
                 worker.kill()
                 await worker.ended.wait()
 
-    async def _restart(self, worker: WorkerProcess) -> None:
-        """Start another process; try again until it is ready."""
+    async def _until_started(self, worker: Worker, start: asyncio.Task[Cards] | None) -> None:
+        """Wait for this start, or start another process; try again until it is ready."""
         pause = FIRST_PAUSE
         while True:
             before = self.cards
             try:
-                await worker.start()
+                await (start or worker.start())
             except Exception:
+                start = None
                 LOG.exception("the worker process does not start; next try in %.1f s", pause)
                 self._failed_starts.add(worker)
                 await self._on_change()
@@ -191,9 +229,10 @@ class WorkerPool:
                 # Start again with the files of a reload that came between.
                 if self.cards is before or worker.cards.digests == self.cards.digests:
                     break
+                start = None
         for name, digest in self.cards.digests.items():
             if not worker.has(name, digest):
-                LOG.error("worker process %s: %s", worker.pid, changed_message(name))
+                LOG.error("worker process %s: %s", worker.name, changed_message(name))
 
 
 def _agreed(

@@ -1,10 +1,14 @@
-"""Messages of the pipe between the front and a worker process, without torch.
+"""Messages between the front and a worker process, without torch.
 
-The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Loaded`
-when it has started and for each `Reload`, `Step` and `Ended` for each job, and `Beat` if it has
-sent nothing for a while. Errors are data.
+They are the same over a pipe and in a Ray cluster (`metanas_server.workers.link`).
+
+The front sends `Order`, `Stop`, `Share`, `Reload` and `Adopt`. The worker process sends `Started`
+first, `Loaded` when it is ready and for each `Reload`, `Step` and `Ended` for each job, and `Beat`
+if it has sent nothing for a while. Errors are data.
 """
 
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +26,17 @@ class Load(Protocol):
     """Load a folder as `metanas.checkpoint.Checkpoint`; the function must be picklable."""
 
     def __call__(self, folder: Path, /, *, device: str) -> Any: ...
+
+
+class Copy(Protocol):
+    """The files of the checkpoints of the front; the object must be picklable."""
+
+    @property
+    def digest(self) -> str:
+        """Their digest (`metanas_server.workers.checkpoint_files.digest_of`)."""
+
+    def read(self) -> Mapping[str, bytes]:
+        """Return their contents by path."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class Setup:
     start_seconds: most seconds to load the checkpoints; then the process is killed.
     log_level, log_format: as in `metanas_server.observation.logs.configure`.
     load: loads a checkpoint; None is `metanas.checkpoint.load_checkpoint`.
+    copy: the files, for a process on a host that may not have them.
     """
 
     checkpoints: Path
@@ -72,6 +88,12 @@ class Setup:
     log_level: str = "info"
     log_format: str = "text"
     load: Load | None = None
+    copy: Copy | None = None
+
+    @property
+    def cpus(self) -> int:
+        """CPUs to reserve for the process in a cluster."""
+        return self.threads if self.device == "cpu" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +102,8 @@ class Order:
 
     checkpoint: its name, or that of the universal search space.
     digest: its digest.
-    support: file of the support set.
+    support: file of the support set, named by its digest.
+    data: its contents, for a process on a host that may not have it.
     """
 
     number: int
@@ -90,6 +113,7 @@ class Order:
     seed: int
     classes: tuple[str, ...] | None
     support: Path
+    data: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +132,20 @@ class Share:
 
 @dataclass(frozen=True)
 class Reload:
-    """Load the checkpoints again, beside those in use, and answer `Loaded`."""
+    """Load the checkpoints again, beside those in use, and answer `Loaded`.
+
+    copy: as in `Setup`.
+    """
+
+    copy: Copy | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The worker process, before it loads the checkpoints."""
+
+    host: str = field(default_factory=socket.gethostname)
+    pid: int = field(default_factory=os.getpid)
 
 
 @dataclass(frozen=True)
@@ -159,6 +196,10 @@ class Ended:
 
     number: int
     outcome: Made | Failed
+
+
+ToWorker = Order | Stop | Share | Reload | Adopt
+FromWorker = Started | Loaded | Beat | Step | Ended
 
 
 def changed_message(name: str) -> str:

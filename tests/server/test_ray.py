@@ -1,0 +1,121 @@
+"""A server whose workers run in a Ray cluster of two nodes, which lose processes and nodes."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from tests.ray_nodes import Nodes, started
+from tests.server.calls import CANCELLED, LONG, QUEUED, SUCCEEDED, Api, images, spec
+from tests.server.processes import ServerProcess, serving
+
+pytestmark = pytest.mark.slow
+SOME = AdaptationOptions(steps=150)
+SECONDS = 240.0
+HEAD, OTHER = 0, 1
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
+    """A cluster of two nodes with room for one worker each."""
+    with started("1 1") as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="module")
+def relative(checkpoints: Path) -> Path:
+    """The folder of the checkpoints by a path that leads nowhere in the cluster."""
+    return Path(os.path.relpath(checkpoints))
+
+
+@pytest.fixture(scope="module")
+def server(relative: Path, cluster: Nodes, data: Path) -> Iterator[ServerProcess]:
+    flags = ("--workers", cluster.address, "--devices=cpu,cpu", "--max-attempts=2")
+    with serving(relative, data, *flags) as running:
+        yield running
+
+
+@pytest.fixture
+def log(data: Path) -> Path:
+    return data.with_suffix(".log")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    latest = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < latest
+        time.sleep(0.05)
+
+
+def actors(log: Path) -> list[int]:
+    """Return the process ids of the workers that have had jobs, the last one last."""
+    text = log.read_text(encoding="utf-8")
+    return [int(pid) for pid in re.findall(r"attempt \d+ on cpu \((\d+)\)", text)]
+
+
+def test_actors_end_with_their_front(relative: Path, cluster: Nodes, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with serving(relative, data, "--workers", cluster.address) as server:
+        name = server.api.create(spec(options=SOME), images()).name
+        server.api.until_running(name)
+        (pid,) = actors(data.with_suffix(".log"))
+        assert Path(f"/proc/{pid}").exists()
+        server.kill()
+        until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def until_attempt(api: Api, name: str, number: int) -> None:
+    """Wait until this attempt of an adaptation goes on."""
+    next(event for event in api.watch(name) if event.progress.attempt == number)
+
+
+def test_a_killed_actor_costs_an_attempt_and_no_job(
+    server: ServerProcess, api: Api, log: Path
+) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    until_attempt(api, name, 1)
+    os.kill(actors(log)[-1], signal.SIGKILL)
+    until_attempt(api, name, 2)
+    api.cancel(name)
+    assert api.end_of(name).state == CANCELLED
+
+
+def test_the_loss_of_the_driver_is_not_the_fault_of_jobs(server: ServerProcess, api: Api) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    for attempt in (1, 2):
+        until_attempt(api, name, attempt)
+        (driver,) = server.workers()
+        os.kill(driver, signal.SIGKILL)
+    until_attempt(api, name, 3)  # a job that lost two workers would have failed
+    api.cancel(name)
+    assert api.end_of(name).state == CANCELLED
+
+
+def test_jobs_of_a_killed_node_go_on_elsewhere(
+    server: ServerProcess, api: Api, cluster: Nodes, log: Path
+) -> None:
+    names = [api.create(spec(options=SOME, seed=seed), images()).name for seed in range(6)]
+    for name in names:
+        api.until_running(name)
+    cluster.kill(OTHER)
+    ended = [api.end_of(name) for name in names]
+    assert {each.state for each in ended} == {SUCCEEDED}
+    assert {each.attempts for each in ended} == {1, 2}
+    assert len({each.model for each in ended}) == len(names)
+
+
+def test_a_server_without_its_cluster_accepts_jobs_and_says_that_it_cannot_run_them(
+    server: ServerProcess, api: Api, cluster: Nodes
+) -> None:
+    changes = server.health()
+    cluster.kill(HEAD)
+    next(status for status in changes if status == HealthCheckResponse.NOT_SERVING)
+    name = api.create(spec(), images()).name
+    assert api.get(name).state == QUEUED
+    assert server.stop() == 0
