@@ -7,7 +7,7 @@ import ray
 
 from metanas.errors import ClusterError
 
-TOKEN = "; it asks for its token: set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
+TOKEN = "; if it asks for a token, set RAY_AUTH_MODE=token, and have the token in ~/.ray/auth_token"
 
 
 def join(address: str | None, cpus: int) -> None:
@@ -28,7 +28,8 @@ def join(address: str | None, cpus: int) -> None:
         message = last_line(str(error)) or repr(error)
         if not address:
             raise ClusterError("CLUSTER_NOT_STARTED", message) from error
-        if "AuthenticationError" in traceback.format_exc():
+        # Ray Client reports a missing token as a timeout.
+        if "AuthenticationError" in traceback.format_exc() or address.startswith("ray://"):
             message += TOKEN
         message = f"the Ray cluster at {address} cannot be joined: {message}"
         raise ClusterError("CLUSTER_UNREACHABLE", message) from error
