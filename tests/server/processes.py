@@ -37,6 +37,11 @@ class ServerProcess:
         for answer in self._health.Watch(health_pb2.HealthCheckRequest(service=service)):
             yield answer.status
 
+    def is_serving(self) -> bool:
+        """Return True if the server is healthy now."""
+        answer = self._health.Check(health_pb2.HealthCheckRequest())
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
     def workers(self) -> list[int]:
         """Return the process ids of the workers."""
         return workers_of(self.process.pid)
