@@ -11,6 +11,8 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 # cpu or gpu: the build of torch
 ARG DEVICE=cpu
+# more extras of metanas-server, each behind a comma: ,ray
+ARG EXTRAS=
 # the index with the CPU build of torch; the default index has the CUDA build
 ARG TORCH_CPU=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -29,7 +31,7 @@ COPY dist/*.whl ./dist/
 # hadolint ignore=DL3013
 RUN pip install --no-index --no-deps --find-links dist \
         metanas metanas-data metanas-protos metanas-checkpoints metanas-onnxruntime metanas-server metanas-client \
-    && pip install -c constraints.txt "metanas-server[postgres]" "metanas-client[onnx,cli]" \
+    && pip install -c constraints.txt "metanas-server[postgres${EXTRAS}]" "metanas-client[onnx,cli]" \
     && pip check
 
 

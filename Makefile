@@ -89,8 +89,8 @@ release: ## Set the version of all distributions, commit, tag and build them: ma
 	git tag "v$(VERSION)"
 	$(MAKE) wheels
 
-docker: wheels ## Build the server's image (DEVICE=gpu for the one with CUDA)
-	docker build --build-arg DEVICE=$(DEVICE) --tag metanas-server:$(DEVICE) .
+docker: wheels ## Build the server's image (DEVICE=gpu for CUDA, EXTRAS=,ray for Ray)
+	docker build --build-arg DEVICE=$(DEVICE) --build-arg EXTRAS=$(EXTRAS) --tag metanas-server:$(DEVICE) .
 
 clean: ## Remove what the commands above have made
 	rm -rf $(VENV) $(DIST) demo-output site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -16,7 +16,12 @@ from metanas_server.config import PREFIX, ServerConfig, options
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 VERSION = "1.30"
+RAY_GROUP = {
+    "groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template",
+}  # fmt: skip
+"""Fields of a group of pods in a RayCluster (ray.io/v1)."""
 MONITORED = """apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [../base]
@@ -25,7 +30,7 @@ components: [../monitoring]
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
-@pytest.fixture(scope="module", params=["base", "gpu", "monitored"])
+@pytest.fixture(scope="module", params=["base", "gpu", "ray", "monitored"])
 def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The objects of a variant by kind."""
     folder = tmp_path_factory.mktemp("manifests")
@@ -52,8 +57,31 @@ def container(pod: Mapping[str, Any]) -> Any:
 def test_objects_follow_the_schemas(rendered: Mapping[str, Any]) -> None:
     assert {"Service", "StatefulSet"} <= {*rendered}
     for kind, each in rendered.items():
-        if kind != "ServiceMonitor":  # of the Prometheus Operator
+        if kind not in ("ServiceMonitor", "RayCluster"):  # of operators
             validate(each, VERSION, strict=True)
+
+
+def test_pods_of_the_ray_cluster_follow_the_schema_and_the_front_finds_them(
+    rendered: Mapping[str, Any], container: Mapping[str, Any]
+) -> None:
+    if "RayCluster" not in rendered:
+        return
+    cluster = rendered["RayCluster"]
+    head, groups = cluster["spec"]["headGroupSpec"], cluster["spec"]["workerGroupSpecs"]
+    for group in (head, *groups):
+        assert {*group} <= RAY_GROUP
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        spec = group["template"]["spec"]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": spec}
+        validate(pod, VERSION, strict=True)
+        assert spec["containers"][0]["image"] == container["image"]
+    variables = {each["name"]: each.get("value", "") for each in container["env"]}
+    port = head["rayStartParams"]["ray-client-server-port"]
+    address = f"ray://{cluster['metadata']['name']}-head-svc:{port}"
+    assert variables["METANAS_WORKERS"] == address
+    cpus = sum(each["replicas"] * int(each["rayStartParams"]["num-cpus"]) for each in groups)
+    assert variables["METANAS_DEVICES"].split(",") == ["cpu"] * cpus
+    assert f"ray=={cluster['spec']['rayVersion']}\n" in CONSTRAINTS
 
 
 def test_ports_have_the_names_that_services_and_monitors_use(
@@ -73,7 +101,8 @@ def test_ports_have_the_names_that_services_and_monitors_use(
 
 def test_variables_are_options(container: Mapping[str, Any]) -> None:
     known = {PREFIX + each.name.upper() for each in options()}
-    assert {variable["name"] for variable in container["env"]} <= known
+    given = {variable["name"] for variable in container["env"]}
+    assert {name for name in given if not name.startswith("RAY_")} <= known
 
 
 def test_the_pod_fits_the_image(pod: Mapping[str, Any], container: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ cluster, and is told to leave it. The driver imports no torch.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import ray
-from ray.exceptions import ActorUnavailableError
+from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from metanas.errors import ClusterError
 from metanas.util.ray_cluster import join
@@ -28,6 +29,8 @@ from metanas_server.workers.failures import failed
 from metanas_server.workers.link import Died
 from metanas_server.workers.protocol import FromWorker, Order, Reload, Setup, ToWorker
 
+REPORT_SECONDS = 10.0
+"""Seconds for the cluster to report the death of an actor whose connection broke."""
 CALLS = 2
 """Calls that an actor serves at the same time: one that brings messages and one that fetches."""
 
@@ -92,21 +95,24 @@ class Seat:
         ray.kill(self._actor)
 
     def _post(self) -> None:
-        while (message := self._outbox.get()) is not None:
-            try:
+        """Carry messages to the actor. One that cannot be carried ends the actor."""
+        try:
+            while (message := self._outbox.get()) is not None:
                 ray.get(self._actor.post.remote(self._complete(message)))
-            except Exception:  # of many classes; the other thread reports the end of the actor
-                return
+        except Exception:  # of many classes; the other thread reports the end of the actor
+            self.kill()
 
     def _complete(self, message: ToWorker) -> ToWorker:
-        """Add the files that the host of the actor may not have."""
-        if isinstance(message, Order) and message.support.exists():
-            return replace(message, data=message.support.read_bytes())
-        if isinstance(message, Reload):
-            return Reload(self._copies.of(self._root))
+        """Add the files that the host of the actor may not have; a missing one is its finding."""
+        with suppress(OSError):
+            if isinstance(message, Order):
+                return replace(message, data=message.support.read_bytes())
+            if isinstance(message, Reload):
+                return Reload(self._copies.of(self._root))
         return message
 
     def _collect(self) -> None:
+        """Carry messages to the front; the end of the actor is the last one."""
         ended = False
         while not ended:
             for message in self._next_messages():
@@ -119,10 +125,24 @@ class Seat:
         try:
             messages: list[FromWorker | Died] = ray.get(self._actor.collect.remote())
         except ActorUnavailableError:
-            return [Died("the connection to the Ray actor broke", by_job=False)]
+            return [Died("the connection to the Ray actor broke", by_job=self._has_died())]
         except Exception as error:  # Ray raises errors of many classes
             return [Died(f"the Ray actor died ({_cause(error)})")]
         return messages
+
+    def _has_died(self) -> bool:
+        """Return True if the cluster reports in time that the actor has died."""
+        latest = time.monotonic() + REPORT_SECONDS
+        while time.monotonic() < latest:
+            try:
+                ray.get(self._actor.collect.remote(), timeout=1.0)
+            except ActorDiedError:
+                return True
+            except Exception:  # the cluster does not know yet
+                time.sleep(0.2)
+            else:
+                return False
+        return False
 
 
 def _cause(error: Exception) -> str:
@@ -158,7 +178,10 @@ def _serve(connection: Connection) -> None:
         if number == 0:
             return
         if isinstance(message, Setup):
-            seats[number] = Seat(message, copies, partial(deliver, number))
+            try:
+                seats[number] = Seat(message, copies, partial(deliver, number))
+            except Exception as error:  # of files or of Ray: it concerns this actor only
+                deliver(number, Died(f"the Ray actor was not started ({_cause(error)})"))
         elif message is None and number in seats:
             seats.pop(number).kill()
         elif number in seats:  # else it was killed

@@ -43,7 +43,6 @@ class RayWorkers:
         """Start an actor where the cluster has room; it waits for room.
 
         Raises:
-            StartError: RAY_MISSING.
             ClusterError: CLUSTER_UNREACHABLE, CLUSTER_NOT_STARTED.
         """
         async with self._lock:
@@ -58,31 +57,31 @@ class RayWorkers:
             await self._driver.close()
             self._driver = None
 
-    async def _join(self, patience: float) -> "Driver":
+    async def _join(self, patience: float, attempts: int = ATTEMPTS) -> "Driver":
         """Start a driver and wait until it has a cluster."""
-        for attempt in range(ATTEMPTS):
-            driver = Driver(self._address, self._cpus)
-            try:
-                async with asyncio.timeout(patience):
-                    await driver.joined
-            except BaseException as error:
-                driver.kill()
-                await driver.close()
-                if isinstance(error, TimeoutError):
-                    raise self._late(patience) from None
-                again = isinstance(error, ClusterError) and error.reason == NOT_STARTED
-                if not again or attempt == ATTEMPTS - 1:
-                    raise
-            else:
-                return driver
-        raise AssertionError
+        driver = Driver(self._address, self._cpus)
+        try:
+            async with asyncio.timeout(patience):
+                await driver.joined
+        except BaseException as error:
+            driver.kill()
+            await driver.close()
+            if isinstance(error, TimeoutError):
+                raise no_answer(self._address, f"not within {patience:g} s") from None
+            if attempts == 1 or getattr(error, "reason", "") != NOT_STARTED:
+                raise
+        else:
+            return driver
+        return await self._join(patience, attempts - 1)
 
-    def _late(self, seconds: float) -> ClusterError:
-        limit = f"within {seconds:g} s (--start-seconds)"
-        if self._address is None:
-            return ClusterError(NOT_STARTED, f"Ray did not start on this host {limit}")
-        text = f"no Ray cluster answered at {self._address} {limit}; is the address right?"
-        return ClusterError("CLUSTER_UNREACHABLE", text)
+
+def no_answer(address: str | None, why: str) -> ClusterError:
+    """Make the error of a cluster that does not answer or start."""
+    if address is not None:
+        message = f"no Ray cluster answered at {address}: {why}"
+        return ClusterError("CLUSTER_UNREACHABLE", f"{message}; check the address and the ports")
+    message = f"Ray did not start on this host: {why}"
+    return ClusterError(NOT_STARTED, f"{message}; see session_latest/logs in its folder, /tmp/ray")
 
 
 class Driver:
@@ -93,6 +92,7 @@ class Driver:
     """
 
     def __init__(self, address: str | None, cpus: int) -> None:
+        self._address = address
         self.joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ended = asyncio.Event()
         self._links = dict[int, RayLink]()
@@ -143,15 +143,15 @@ class Driver:
             return  # too late
         if failure is None:
             self.joined.set_result(None)
+        elif failure.reason == NOT_STARTED:
+            self.joined.set_exception(no_answer(None, failure.message))
         else:
             self.joined.set_exception(failure.error())
 
     def _end(self) -> None:
         self.ended.set()
         if not self.joined.done():
-            self.joined.set_exception(
-                ClusterError(NOT_STARTED, "the Ray driver process died; see Ray's logs")
-            )
+            self.joined.set_exception(no_answer(self._address, "the driver process died"))
         reason = "the connection to the Ray cluster was lost"
         for link in tuple(self._links.values()):
             link.deliver(Died(reason, by_job=False))
