@@ -15,7 +15,7 @@ from tests.server.calls import CANCELLED, LONG, QUEUED, SUCCEEDED, Api, images, 
 from tests.server.processes import ServerProcess, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a start of Ray may take minutes
-SOME = AdaptationOptions(steps=150)
+SOME = AdaptationOptions(steps=60)
 SECONDS = 240.0
 HEAD, OTHER = 0, 1
 
