@@ -150,6 +150,15 @@ def test_a_missing_device(checkpoints: Path, tmp_path: Path) -> None:
     assert "DEVICE_MISSING" in text
 
 
+def test_workers_on_ray(checkpoints: Path, tmp_path: Path) -> None:
+    flags = ("--devices=cpu,cuda", "--workers=ray://nowhere:10001")
+    found = findings(checkpoints, tmp_path, *flags)
+    [(level, text)] = found["devices"]
+    assert level == OK, "the devices of this host do not matter"
+    assert text.startswith("2 workers on Ray ")
+    assert "memory" not in found
+
+
 def test_too_many_workers(checkpoints: Path, tmp_path: Path) -> None:
     many = f"--devices={','.join(['cpu'] * 2000)}"
     found = findings(checkpoints, tmp_path, many, "--max-stack-bytes=9000000000")

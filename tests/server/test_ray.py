@@ -12,7 +12,7 @@ import pytest
 from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions
 from tests.ray_nodes import Nodes, started
 from tests.server.calls import CANCELLED, LONG, QUEUED, SUCCEEDED, Api, images, spec
-from tests.server.processes import ServerProcess, serving
+from tests.server.processes import ServerProcess, run, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a start of Ray may take minutes
 SOME = AdaptationOptions(steps=60)
@@ -67,6 +67,14 @@ def ends(api: Api, names: list[str]) -> list[Adaptation]:
     """Wait for the end of adaptations; return their final states."""
     until(lambda: all(api.get(name).HasField("end_time") for name in names))
     return [api.get(name) for name in names]
+
+
+def test_a_server_without_a_cluster_does_not_start(checkpoints: Path, tmp_path: Path) -> None:
+    done = run(checkpoints, tmp_path / "data", "--workers=127.0.0.1:1", "--start-seconds=5")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert "127.0.0.1:1" in line
+    assert line.endswith("(CLUSTER_UNREACHABLE)")
 
 
 def test_actors_end_with_their_front(relative: Path, cluster: Nodes, tmp_path: Path) -> None:

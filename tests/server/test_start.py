@@ -37,6 +37,8 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--threads=100000"], "--threads must be an integer from 0 to"),
         (["--devices=abacus"], "--devices must name"),
         (["--devices=cpu,cuda:99"], "--devices cuda:99: torch"),
+        (["--workers=4"], "--workers must be processes, ray, HOST:PORT or ray://HOST:PORT"),
+        (["--workers=ray", "--devices=cuda:1"], "--devices must be cpu or cuda with --workers"),
         (["--listen=nowhere"], "is not HOST:PORT"),
         (["--listen=127.0.0.1:99999"], "is not HOST:PORT"),
         (["--listen=0.0.0.0:0"], "--insecure-listen"),
