@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,10 @@ from benchmarks.harness.results import Results, Row
 from benchmarks.harness.tables import table
 from metanas.adaptation.adaptation import Adaptation
 from metanas.adaptation.assemble import Branch, Joint, classifier_of
+from metanas.adaptation.budget import Budget
 from metanas.adaptation.metrics import query_macs
 from metanas.adaptation.scheduler import make_all
-from metanas.adaptation.universal import Source, choose, load_source
+from metanas.adaptation.universal import Source, load_source
 from metanas.checkpoint import Checkpoint
 from metanas.evaluation.compare import paired
 from metanas.evaluation.evaluate import job_of
@@ -64,6 +66,8 @@ PACKS = (
     "glyphs_64", "flags_128", "logos_128", "seedlings_128", "trash_128", "pcbdefects_96",
 )  # fmt: skip
 TRUNK = "efficientnet-lite0"
+LEAST_PART = 0.75
+"""Least part of the classes with an image left beside the support set that take part."""
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +134,7 @@ def make(
     options: AdaptConfig,
 ) -> Made:
     """Make the model of a support set with labels `(N,)`, in closed form."""
-    choice = choose(source, support, [names[label] for label in labels.tolist()])
+    choice = Budget(source, options).choose(support, [names[label] for label in labels.tolist()])
     branches, preprocessing = list[Branch](), list[Preprocessing]()
     for checkpoint, share in choice.branches:
         card = checkpoint.card
@@ -163,10 +167,10 @@ def closed_form(
         if index < check:
             job = job_of(source, episode, plan.options)
             make_all([job])
-            file = session(job.result().onnx)
-            answers = torch.from_numpy(
-                run_model(file, [with_channels(image, classifier.channels) for image in queries])
-            )
+            model = job.result()
+            converted = [with_channels(image, classifier.channels) for image in queries]
+            calibrated = torch.from_numpy(run_model(session(model.onnx), converted))
+            answers = calibrated * model.report.temperature
             other = int((answers.argmax(1) != logits.argmax(1)).sum())
             record = {**record, "other": other, "off": float((answers - logits).abs().max())}
         yield record
@@ -220,15 +224,17 @@ def frozen_lite0() -> Checkpoint:
 def sampler_of(dataset: Dataset, shape: str, most: int, seed: int) -> Sampler | None:
     """Return the source of the episodes of a domain, or None if it has too few images.
 
-    Classes have `most` queries, or as many as twice as many classes as ways, or all, can give.
+    Classes have `most` queries, or as many as three quarters of the classes with an image left can
+    give: smaller classes are often another sort of image.
     """
     wanted = shape_of(shape, most)
-    sizes = sorted(map(len, dataset.classes.values()), reverse=True)
-    queries = sizes[: 2 * wanted.ways][-1] - wanted.shots
-    if len(sizes) < wanted.ways or queries < 1:
+    left = [len(each) - wanted.shots for each in dataset.classes.values()]
+    left = sorted((each for each in left if each > 0), reverse=True)
+    if len(left) < wanted.ways:
         log.warning("%s has too few images for %s", dataset.name, title_of(shape))
         return None
-    return Sampler(dataset, shape_of(shape, min(most, queries)), seed)
+    taking_part = max(wanted.ways, ceil(LEAST_PART * len(left)))
+    return Sampler(dataset, shape_of(shape, min(most, left[taking_part - 1])), seed)
 
 
 def tables(results: Results) -> Mapping[str, str]:

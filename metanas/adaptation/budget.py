@@ -11,7 +11,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from metanas.adaptation.metrics import meta_model, query_macs, weights_of
-from metanas.adaptation.universal import Choice, Source, UniversalSpace, choice_of, choose, pruned
+from metanas.adaptation.universal import (
+    Choice,
+    Source,
+    UniversalSpace,
+    branches_of,
+    choice_of,
+    choose,
+)
 from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput
 from metanas.export.metadata import conformance_pixels
@@ -80,11 +87,14 @@ class Budget:
             metadata = _metadata_bytes(source, names, images[0], classes)
             return self._footprint(source, names, metadata, len(classes))
 
+        def fits(names: Sequence[str]) -> bool:
+            return footprint(names).fits(limits)
+
+        kept = branches_of(source.universal, prior)
         least = source.universal.config.least_share
-        shares = largest_fitting(prior, least, lambda names: footprint(names).fits(limits))
+        shares = kept if fits(list(kept)) else largest_fitting(prior, least, fits)
         if not shares:
             raise too_small([footprint([name]) for name in prior], limits)
-        kept = pruned(prior, least)
         left_out = sum(share for name, share in kept.items() if name not in shares)
         return replace(choice_of(source, prior, shares), over_budget=left_out)
 
@@ -120,12 +130,9 @@ def largest_fitting(
 ) -> dict[str, float]:
     """Return the shares of the branches within a budget, whose sum is 1; nothing if none fits.
 
-    The branches of the model without a budget are taken if they fit. Otherwise all sets count in
-    which each branch has a share of `least` or more; that with the largest total is taken.
+    All sets count in which each branch has a share of `least` or more; that with the largest total
+    is taken.
     """
-    kept = pruned(prior, least)
-    if fits(list(kept)):
-        return kept
     best: dict[str, float] = {}
     for count in range(1, len(prior) + 1):
         for names in combinations(prior, count):

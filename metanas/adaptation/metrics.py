@@ -24,7 +24,7 @@ from metanas.nn.devices import upload
 from metanas.nn.functional import Rows
 from metanas.nn.heads import HEADS
 from metanas.nn.prototypes import membership
-from metanas.nn.stem import EMBED
+from metanas.nn.stem import METRIC
 from metanas.spec.options import AdaptConfig, AffineRange
 from metanas.supernet.discrete import (
     DiscreteNetwork,
@@ -158,7 +158,7 @@ def weights_of_network(network: DiscreteNetwork) -> int:
     embed, named = network.embed, dict(network.named_parameters())
     without = {"head.log_scale"}
     if embed is not None and embed.identity:
-        without.add(f"{EMBED}project.weight")
+        without.add(METRIC)
     return sum(value.numel() for name, value in named.items() if name not in without)
 
 

@@ -20,7 +20,7 @@ from metanas.adaptation.metrics import overhead_of
 from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.export.metadata import Origin
 from metanas.images.support_set import Image, Preprocessing
-from metanas.nn.stem import interpolated
+from metanas.nn.stem import METRIC, interpolated
 from metanas.spec.card import CheckpointCard
 from metanas.spec.options import AdaptConfig
 from metanas.spec.universal import (
@@ -31,7 +31,9 @@ from metanas.spec.universal import (
     Branch,
     Universal,
     read_universal,
+    space_of,
 )
+from metanas.supernet.supernet import Supernet
 from metanas_data.arrays import with_channels
 
 MOST_IMAGES = 50
@@ -103,8 +105,12 @@ def network_of(checkpoint: Checkpoint, branch: Branch) -> Checkpoint:
     """
     size = branch.size or checkpoint.card.input.size
     card = replace(checkpoint.card, input=replace(checkpoint.card.input, size=size), views=0)
-    params = interpolated(checkpoint.params, branch.keep)
-    return replace(checkpoint, card=card, params=params)
+    if not branch.last_block:
+        return replace(checkpoint, card=card, params=interpolated(checkpoint.params, branch.keep))
+    card = replace(card, space=space_of(checkpoint.card.space, branch))
+    supernet = Supernet(card.space, checkpoint.ops).requires_grad_(False).to(checkpoint.device)
+    params = {**checkpoint.params, METRIC: dict(supernet.named_parameters())[METRIC]}
+    return replace(checkpoint, card=card, supernet=supernet, params=params)
 
 
 def pruned(shares: Mapping[str, float], least: float) -> dict[str, float]:
@@ -112,6 +118,31 @@ def pruned(shares: Mapping[str, float], least: float) -> dict[str, float]:
     largest = max(shares.values())
     kept = {name: share for name, share in shares.items() if share >= min(least, largest)}
     return {name: share / sum(kept.values()) for name, share in kept.items()}
+
+
+def branches_of(universal: Universal, shares: Mapping[str, float]) -> dict[str, float]:
+    """Choose the branches of a model by the shares of all branches; return their shares.
+
+    Branches with a small share are pruned. Of one checkpoint at two sizes the larger one takes both
+    shares: the smaller one costs a pass of the trunk and adds no accuracy. A branch that is left
+    alone shares the model with the branch that is beside it.
+    """
+    branches, costs = universal.branches, universal.costs
+    kept = pruned(shares, universal.config.least_share)
+    result = dict[str, float]()
+    for name in sorted(kept, key=lambda name: costs[name].trunk_macs, reverse=True):
+        larger = (
+            other
+            for other in result
+            if branches[other].checkpoint == branches[name].checkpoint
+            and costs[other].trunk_macs > costs[name].trunk_macs
+        )
+        taker = next(larger, name)
+        result[taker] = result.get(taker, 0.0) + kept[name]
+    alone = next(iter(result)) if len(result) == 1 else None
+    beside = [name for name, branch in branches.items() if branch.beside and branch.beside == alone]
+    names = [*result, *beside]
+    return result if not beside else dict.fromkeys(names, 1 / len(names))
 
 
 Source = Checkpoint | UniversalSpace
@@ -143,7 +174,7 @@ def choose(source: Source, images: Sequence[Image], labels: Sequence[str]) -> Ch
     if isinstance(source, Checkpoint):
         return Choice(((source, 1.0),), Origin(source.name, source.digest), {}, None)
     prior = source.shares(images, labels)
-    return choice_of(source, prior, pruned(prior, source.universal.config.least_share))
+    return choice_of(source, prior, branches_of(source.universal, prior))
 
 
 def choice_of(

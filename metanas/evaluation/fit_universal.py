@@ -8,6 +8,7 @@ not change.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from metanas.adaptation.metrics import macs_of, meta_model, weights_of_network
-from metanas.adaptation.universal import UniversalSpace, pruned
+from metanas.adaptation.universal import UniversalSpace, branches_of
 from metanas.checkpoint import Checkpoint
 from metanas.evaluation.branch_episodes import (
     NO_QUERY,
@@ -37,6 +38,8 @@ DECAY = 5e-3
 """Weight of the squared weights in the loss."""
 UNIT = 3.65e8
 """Multiply-accumulates that cost the price."""
+NO_SHARE = -50.0
+"""Logit of a branch without shares of its own."""
 
 
 class Fit(NamedTuple):
@@ -110,9 +113,9 @@ def fit_universal(
         for half, drawn in enumerate(halves):
             some = {name: images[name] for name in list(images)[half::2]}
             drawn.append(draw_episodes(space.branches, some, episodes))
-    costs = prices_of(space.universal)
+    costs, own = prices_of(space.universal), own_of(space.universal)
     every, price = _flat(halves[0] + halves[1]), space.universal.config.price
-    fitted = fit(every, costs, price, conditional=conditional)
+    fitted = fit(every, costs, price, conditional=conditional, own=own)
     return fitted, _validate(space.universal, paths, halves)
 
 
@@ -136,14 +139,28 @@ def prices_of(universal: Universal) -> Tensor:
     return torch.tensor([macs_of_branches(universal, [name]) / UNIT for name in universal.branches])
 
 
+def own_of(universal: Universal) -> Tensor:
+    """Mark the branches that have shares of their own."""
+    return torch.tensor([not branch.beside for branch in universal.branches.values()])
+
+
 def fit(
-    episodes: Sequence[Episodes], costs: Tensor, price: float, *, conditional: bool = True
+    episodes: Sequence[Episodes],
+    costs: Tensor,
+    price: float,
+    *,
+    conditional: bool = True,
+    own: Tensor | None = None,
 ) -> Fit:
-    """Fit shares by descriptions, or with `conditional` False the same shares for all tasks."""
+    """Fit shares by descriptions, or with `conditional` False the same shares for all tasks.
+
+    own: marks of the branches that have shares; by default all.
+    """
     every = torch.cat([each.descriptions.flatten(0, 1) for each in episodes])
     centre, spread = every.mean(0), every.std(0).clamp(min=1e-3)
     weights = torch.zeros(len(costs), len(centre), requires_grad=conditional)
     bias = torch.zeros(len(costs), requires_grad=True)
+    offset = torch.zeros(len(costs)) if own is None else torch.where(own, 0.0, NO_SHARE)
     scales = torch.full((len({each.shots for each in episodes}),), 1.5, requires_grad=True)
     of_shots = {shots: at for at, shots in enumerate(sorted({each.shots for each in episodes}))}
     optimizer = torch.optim.Adam(
@@ -157,7 +174,7 @@ def fit(
             rows = torch.randperm(len(each.features), generator=generator)[:BATCH]
             view = torch.randint(each.descriptions.shape[1], (len(rows),), generator=generator)
             described = (each.descriptions[rows, view] - centre) / spread
-            shares = torch.softmax(described @ weights.T + bias, dim=-1)
+            shares = torch.softmax(described @ weights.T + bias + offset, dim=-1)
             logits = _logits(each, rows, shares, scales[of_shots[each.shots]].exp())
             queries = each.queries[rows].flatten()
             entropy = F.cross_entropy(logits.flatten(0, 1), queries, ignore_index=NO_QUERY)
@@ -167,7 +184,9 @@ def fit(
         optimizer.step()
         schedule.step()
     scaled = weights.detach() / spread
-    return Fit(scaled, bias.detach() - scaled @ centre, float(scales.detach().mean().exp()))
+    return Fit(
+        scaled, bias.detach() + offset - scaled @ centre, float(scales.detach().mean().exp())
+    )
 
 
 def _joined(episodes: Episodes, rows: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,9 +208,9 @@ def _logits(episodes: Episodes, rows: Tensor, shares: Tensor, scale: Tensor) -> 
 def _figures(universal: Universal, episodes: Episodes, shares: Tensor) -> Figures:
     """Measure models with these shares `(E, B)`, pruned as in an adaptation."""
     members, one = membership(episodes.support, WAYS), torch.tensor(1.0)
-    accuracies, macs, least = list[float](), list[int](), universal.config.least_share
+    accuracies, macs = list[float](), list[int]()
     for row, each in enumerate(shares.tolist()):
-        kept = pruned(dict(zip(universal.branches, each, strict=True)), least)
+        kept = branches_of(universal, dict(zip(universal.branches, each, strict=True)))
         final = torch.tensor([[kept.get(name, 0.0) for name in universal.branches]])
         support, queries = _joined(episodes, torch.tensor([row]), final)
         weight, bias = HEADS["ridge"].linear(support[0], members, one)
@@ -213,11 +232,12 @@ def _validate(
 ) -> list[Validation]:
     price = universal.config.price
     costs, rows = prices_of(universal), list[Validation]()
-    single = [fit(_flat(half), costs, price, conditional=False) for half in reversed(halves)]
-    by_task = [fit(_flat(half), costs, price) for half in reversed(halves)]
+    fitted = partial(fit, costs=costs, price=price, own=own_of(universal))
+    single = [fitted(_flat(half), conditional=False) for half in reversed(halves)]
+    by_task = [fitted(_flat(half)) for half in reversed(halves)]
     for index, path in enumerate(paths):
         rest = [each for half in halves for each in half[:index] + half[index + 1 :]]
-        left_out = fit(_flat(rest or halves[0]), costs, price)
+        left_out = fitted(_flat(rest or halves[0]))
         following = (index + 1) % len(paths)
         for at in range(len(halves[0][index])):
             figures = list[list[Figures]]()

@@ -18,6 +18,8 @@ from metanas.nn.trunk import Maps, emit_pooled
 from metanas.spec.search_space import SearchSpace
 
 EMBED = "embed."
+METRIC = f"{EMBED}project.weight"
+"""Name of the learned metric, a linear map of a trunk's features."""
 
 
 class Stem(Chain):
@@ -148,8 +150,8 @@ def interpolated(params: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]
     keep: 0 is its weights, 1 the identity. Networks between a pretrained and a fine-tuned one are
     better than both on new data (WiSE-FT, arXiv:2109.01903).
     """
-    name = f"{EMBED}project.weight"
-    if name not in params or keep == 0:
+    if METRIC not in params or keep == 0:
         return dict(params)
-    identity = torch.eye(len(params[name])).to(params[name])[..., None, None]
-    return {**params, name: torch.lerp(params[name], identity, keep)}
+    metric = params[METRIC]
+    identity = torch.eye(len(metric)).to(metric)[..., None, None]
+    return {**params, METRIC: torch.lerp(metric, identity, keep)}

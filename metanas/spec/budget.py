@@ -14,6 +14,7 @@ from metanas.spec.universal import (
     macs_of_branches,
     milliseconds_of_branches,
     parameters_of_branches,
+    space_of,
 )
 
 LEAST_WAYS = 2
@@ -92,7 +93,8 @@ def footprint_of(
     cards: the card of each checkpoint, by its name.
     looks: number of copies of an image that the model sees.
     """
-    spaces = [cards[universal.branches[name].checkpoint].space for name in names]
+    branches = [universal.branches[name] for name in names]
+    spaces = [space_of(cards[branch.checkpoint].space, branch) for branch in branches]
     head = ways * (sum(space.features for space in spaces) + 1)
     time = milliseconds_of_branches(universal, names) if universal.milliseconds else 0.0
     return Footprint(

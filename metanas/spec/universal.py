@@ -8,13 +8,14 @@ prior gives the shares of a task from its support set. This module needs no torc
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any
 
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.spec.options import AdaptConfig
+from metanas.spec.search_space import SearchSpace
 from metanas.util import dataclass_json as schema
 from metanas.util.fields import (
     Fraction,
@@ -48,6 +49,11 @@ class Branch:
     """Side in pixels to which images are resized, behind a trunk; 0 for that of the checkpoint."""
     keep: Fraction = 0.0
     """Part of the way back from the learned metric to that of the frozen trunk."""
+    last_block: bool = False
+    """The pooled last block of the trunk is the only feature, as published: no learned metric."""
+    beside: str = ""
+    """Name of the branch with which it shares a model that would have that branch alone. It has no
+    other share. Empty for a branch with shares of its own."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -85,7 +91,12 @@ class UniversalConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        require(("branches", len(self.branches) > 0, "must name a branch"))
+        own = {name for name, branch in self.branches.items() if not branch.beside}
+        others = {branch.beside for branch in self.branches.values()} - {""}
+        require(
+            ("branches", len(own) > 0, "must name a branch, one that is not beside another"),
+            ("branches", others <= own, "must be beside a branch that is not beside another"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +173,18 @@ class Universal:
                 raise CheckpointError("CHECKPOINT_CHANGED", message + again)
 
 
+def space_of(space: SearchSpace, branch: Branch) -> SearchSpace:
+    """Return the search space of a branch, from that of its checkpoint.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE.
+    """
+    if not branch.last_block:
+        return space
+    require(("last_block", bool(space.trunk), "needs a checkpoint with a pretrained trunk"))
+    return replace(space, pools=space.trunk_pools[-1:])
+
+
 def macs_of_branches(universal: Universal, names: Collection[str]) -> int:
     """Count the multiply-accumulates for one image of these branches together."""
     branches, costs = universal.branches, universal.costs
@@ -176,7 +199,9 @@ def parameters_of_branches(universal: Universal, names: Collection[str]) -> int:
     branches, costs = universal.branches, universal.costs
     trunks = {branches[name].checkpoint: costs[name].trunk_parameters for name in names}
     own = {
-        (branches[name].checkpoint, branches[name].keep): costs[name].parameters for name in names
+        (each.checkpoint, each.keep, each.last_block): costs[name].parameters
+        for name, each in branches.items()
+        if name in names
     }
     return sum(trunks.values()) + sum(own.values())
 

@@ -55,6 +55,13 @@ def test_a_price_moves_shares_to_the_cheap_branch() -> None:
     assert dear[0] > free[0] + 0.1
 
 
+def test_a_branch_beside_another_gets_no_share() -> None:
+    kinds = [episodes_of(0), episodes_of(1)]
+    fitted = fit(kinds, torch.tensor([1.0, 1.0]), 0.0, own=torch.tensor([False, True]))
+    for each in kinds:
+        assert float(fitted.shares(each.descriptions[0, 0])[0]) < 1e-9
+
+
 def test_turned_features_have_the_products_of_the_features() -> None:
     features = torch.randn(7, 300, generator=torch.Generator().manual_seed(0))
     numbers = turned(features)

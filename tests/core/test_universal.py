@@ -11,10 +11,13 @@ import pytest
 import torch
 from PIL import Image as Picture
 from PIL import ImageDraw
+from torch.nn import functional as F
 
+from metanas.adaptation.metrics import meta_features
 from metanas.adaptation.scheduler import adapt
 from metanas.adaptation.universal import (
     UniversalSpace,
+    branches_of,
     describe_support,
     load_universal,
     network_of,
@@ -24,7 +27,7 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.errors import CheckpointError, InvalidInput
 from metanas.evaluation.fit_universal import costs_of
 from metanas.export.runtime import run, session
-from metanas.images.support_set import Image
+from metanas.images.support_set import Image, SupportSet
 from metanas.spec.card import CARD_FILE, read_card
 from metanas.spec.examples import Example
 from metanas.spec.options import AdaptConfig
@@ -42,6 +45,7 @@ from metanas.spec.universal import (
     universal_json,
 )
 from metanas.testing import make_checkpoint
+from metanas.util.work import whole
 from metanas_data.arrays import with_channels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +56,7 @@ BRANCHES = {
     "small": Branch(checkpoint="colour", size=32),
     "large": Branch(checkpoint="colour", size=64),
     "frozen": Branch(checkpoint="colour", size=64, keep=1.0),
+    "last": Branch(checkpoint="colour", size=64, last_block=True, beside="large"),
     "grey": Branch(checkpoint="grey"),
 }
 
@@ -75,8 +80,8 @@ def universal_of(checkpoints: dict[str, Checkpoint], least_share: float = 0.15) 
         config=config,
         checkpoints=digests,
         costs=costs,
-        weights=(colourfulness(),) * 3 + ((0.0,) * DESCRIPTION,),
-        bias=(-1.0, -1.0, -1.0, 2.0),
+        weights=(colourfulness(),) * 3 + ((0.0,) * DESCRIPTION,) * 2,
+        bias=(-1.0, -1.0, -1.0, -50.0, 2.0),
         scale=8.0,
     )
 
@@ -87,7 +92,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_space(root: Path) -> Path:
-    """Write two small checkpoints and a universal search space of four branches."""
+    """Write two small checkpoints and a universal search space of five branches."""
     pools = ((1, 2), (3, 1))
     checkpoints = {
         "colour": make_checkpoint(
@@ -122,7 +127,7 @@ def balanced(folder: Path, **shares: float) -> UniversalSpace:
     return with_shares(load_universal(folder), shares)
 
 
-@pytest.mark.parametrize(("channels", "names"), [(1, {"grey"}), (3, {"small", "large", "frozen"})])
+@pytest.mark.parametrize(("channels", "names"), [(1, {"grey"}), (3, {"large", "frozen"})])
 def test_the_support_set_chooses_the_branches(folder: Path, channels: int, names: set[str]) -> None:
     support = examples_of(photos(channels=channels))
     model = adapt(load_universal(folder), support, seed=3)
@@ -141,9 +146,11 @@ def test_the_support_set_chooses_the_branches(folder: Path, channels: int, names
         {"grey": 1.0},
         {"frozen": 1.0},
         {"large": 0.5, "frozen": 0.5},
+        {"last": 1.0},
+        {"large": 0.5, "last": 0.5},
         {"grey": 0.6, "large": 0.4},
-        {"small": 0.3, "large": 0.4, "grey": 0.3},
-        {"small": 0.25, "large": 0.25, "frozen": 0.25, "grey": 0.25},
+        {"small": 0.4, "grey": 0.6},
+        {"large": 0.25, "frozen": 0.25, "last": 0.25, "grey": 0.25},
     ],
 )
 @pytest.mark.parametrize("head", ["ridge", "prototype"])
@@ -158,18 +165,21 @@ def test_the_file_of_joined_networks_is_what_torch_computes(
     some = [with_channels(image, file.get_inputs()[0].shape[3]) for image in photos(4, side=55)]
     together = run(file, some)
     np.testing.assert_allclose(together[2], run(file, some[2:3])[0], atol=1e-5)
-    costs = macs_of_branches(space.universal, shares)
+    names = model.report.architecture
+    assert set(names) == set(shares) | ({"last"} if set(shares) == {"large"} else set())
+    costs = macs_of_branches(space.universal, names)
     assert model.report.macs == costs, "the prior's costs are those of the file"
-    head_size = model.report.parameters - parameters_of_branches(space.universal, shares)
+    head_size = model.report.parameters - parameters_of_branches(space.universal, names)
     assert head_size % 2 == 0
     assert 0 < head_size < 10_000
 
 
 def test_a_branch_alone_is_the_checkpoint_with_its_head(folder: Path) -> None:
     support = examples_of(photos(8))
-    joined = adapt(balanced(folder, large=1.0), support)
+    joined = adapt(balanced(folder, small=1.0), support)
     checkpoint = load_checkpoint(folder / "colour")
-    without_views = replace(checkpoint, card=replace(checkpoint.card, views=0))
+    small = replace(checkpoint.card.input, size=32)
+    without_views = replace(checkpoint, card=replace(checkpoint.card, input=small, views=0))
     alone = adapt(without_views, support)
     queries = photos(5, side=30)
     one, other = (run(session(each.onnx), queries) for each in (joined, alone))
@@ -177,13 +187,58 @@ def test_a_branch_alone_is_the_checkpoint_with_its_head(folder: Path) -> None:
     np.testing.assert_allclose(one / one.std(), other / other.std(), atol=1e-3)
 
 
+def test_the_last_block_alone_is_the_mean_of_its_outputs_of_length_one(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder / "colour")
+    network = network_of(checkpoint, BRANCHES["last"])
+    assert (network.card.space.features, checkpoint.trunk) == (40, network.trunk)
+    assert network.trunk is not None
+    rows = network.trunk(torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    labels = torch.zeros(3, dtype=torch.long)
+    features = whole(meta_features(network, SupportSet(rows, labels, ("a",)), OPTIONS))
+    torch.testing.assert_close(features, F.normalize(rows[:, -40:], dim=1))
+
+
+def test_the_last_block_needs_a_trunk(folder: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"last_block.*pretrained trunk"):
+        network_of(load_checkpoint(folder / "grey"), Branch(checkpoint="grey", last_block=True))
+
+
+@pytest.mark.parametrize("beside", ["none", "two", "one"])
+def test_a_branch_is_beside_one_with_a_share_of_its_own(beside: str) -> None:
+    others = {"one": beside, "two": "three", "three": ""}
+    branches = {name: Branch(checkpoint="a", beside=each) for name, each in others.items()}
+    with pytest.raises(InvalidInput, match="must be beside a branch"):
+        UniversalConfig(branches=branches, defaults=OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"large": 0.9, "grey": 0.1}, {"large": 0.5, "last": 0.5}),
+        ({"small": 0.55, "large": 0.33, "grey": 0.12}, {"large": 0.5, "last": 0.5}),
+        ({"small": 0.3, "large": 0.3, "grey": 0.4}, {"large": 0.6, "grey": 0.4}),
+        ({"small": 0.5, "large": 0.25, "frozen": 0.25}, {"large": 0.75, "frozen": 0.25}),
+        ({"large": 0.5, "frozen": 0.5}, {"large": 0.5, "frozen": 0.5}),
+        ({"small": 0.9, "grey": 0.1}, {"small": 1.0}),
+        ({"small": 0.5, "grey": 0.5}, {"small": 0.5, "grey": 0.5}),
+    ],
+)
+def test_the_branches_of_a_model(
+    folder: Path, shares: dict[str, float], expected: dict[str, float]
+) -> None:
+    """The larger size takes both shares; `last` is beside `large` alone."""
+    space = load_universal(folder)
+    given = {name: shares.get(name, 0.0) for name in BRANCHES}
+    assert branches_of(space.universal, given) == pytest.approx(expected)
+
+
 def test_branches_of_one_trunk_and_size_run_it_once(folder: Path) -> None:
     support = examples_of(photos(6))
-    one, both, sizes = (
+    one, both = (
         adapt(balanced(folder, **shares), support).report
-        for shares in ({"large": 1.0}, {"large": 0.5, "frozen": 0.5}, {"large": 0.5, "small": 0.5})
+        for shares in ({"frozen": 1.0}, {"large": 0.5, "frozen": 0.5})
     )
-    assert both.macs < 1.2 * one.macs < sizes.macs
+    assert both.macs < 1.2 * one.macs
     assert both.onnx_bytes < 1.2 * one.onnx_bytes
 
 

@@ -78,6 +78,13 @@ def test_answers_from_stored_outputs_are_those_of_exported_files(folder: Path) -
         assert max(row["off"]) < 1e-4
 
 
+def test_calibrated_files_are_compared_as_well(folder: Path) -> None:
+    apart = ["--work", str(folder / "calibrated"), "--episodes", "2"]
+    for row in study(folder, "quiet", "--shapes", "3x3", *apart).rows:
+        assert row["shots"] == 3
+        assert max(row["off"]) < 1e-4
+
+
 def test_the_evaluations_resume_and_those_of_the_control_serve_all(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,15 +137,18 @@ def test_a_domain_of_few_images_has_fewer_queries(
     assert (sampler.shape.queries if sampler else 0) == queries
 
 
-def test_small_classes_are_left_out_while_twice_the_ways_remain() -> None:
-    large, small = images(6, 8), images(4, 4, seed=1)
-    classes = {str(n): tuple(each) for n, each in enumerate([*large, *small])}
-    mixed = Dataset(name="p.npz", split=None, classes=classes)
-    wide, narrow = (domains.sampler_of(mixed, shape, 9, 0) for shape in ("3x3", "4x3"))
-    assert wide is not None
-    assert narrow is not None
-    assert (wide.shape.queries, len(wide.sizes)) == (5, 6)
-    assert (narrow.shape.queries, len(narrow.sizes)) == (1, 10)
+@pytest.mark.parametrize(
+    ("large", "small", "shape", "queries", "classes"),
+    [(9, 3, "3x3", 5, 9), (6, 4, "3x3", 1, 10), (9, 3, "10x3", 1, 12), (6, 30, "3x4", 4, 6)],
+)
+def test_three_quarters_of_the_classes_take_part(
+    large: int, small: int, shape: str, queries: int, classes: int
+) -> None:
+    every = [*images(large, 8), *images(small, 4, seed=1)]
+    named = {str(n): tuple(each) for n, each in enumerate(every)}
+    sampler = domains.sampler_of(Dataset(name="p.npz", split=None, classes=named), shape, 9, 0)
+    assert sampler is not None
+    assert (sampler.shape.queries, len(sampler.sizes)) == (queries, classes)
 
 
 def test_the_control_is_logistic_regression_on_the_mean_of_the_last_block() -> None:
