@@ -18,14 +18,14 @@ from benchmarks import adapt, export, gpu, memory, query, scaling, server, toget
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Tables, load
 from benchmarks.harness.tables import machine_line
-from studies import accuracy, adaptation, domains, quality, shipped, variants
+from studies import accuracy, adaptation, budgets, domains, quality, shipped, variants
 
 PERFORMANCE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results.md"
 PAGES = (PERFORMANCE, RESULTS, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
 FOLDERS = (ROOT / "benchmarks" / "results", ROOT / "studies" / "results")
 TOPICS = (
-    accuracy, adapt, adaptation, domains, export, gpu, memory, quality, query, scaling, server,
-    shipped, together, variants, weak_scaling,
+    accuracy, adapt, adaptation, budgets, domains, export, gpu, memory, quality, query, scaling,
+    server, shipped, together, variants, weak_scaling,
 )  # fmt: skip
 TABLES: Mapping[str, Tables] = {module.TOPIC: module.tables for module in TOPICS}
 BLOCK = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- / -->)", re.DOTALL)
