@@ -111,6 +111,7 @@ class AsyncClient:
         request_id: str | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: int = 0,
     ) -> "AsyncAdaptation":
         """Send a support set and return a handle on the adaptation that it starts.
 
@@ -124,6 +125,7 @@ class AsyncClient:
             request_id: a repeated id returns the first adaptation; a random id by default.
             timeout: seconds that the adaptation may take on a worker.
             deadline: seconds until it must have ended, its time in the queue included.
+            priority: order among your waiting adaptations, 0 to 9; higher ones start first.
 
         Raises:
             InvalidInput: the support set or an option is wrong; lists every fault.
@@ -138,6 +140,7 @@ class AsyncClient:
             request_id=request_id or str(uuid.uuid4()),
             timeout=timeout,
             deadline=deadline,
+            priority=priority,
         )
         spec = spec_message(job)
         # check sizes before reading: the folder may be larger than the memory

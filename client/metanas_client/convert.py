@@ -58,6 +58,7 @@ OPTION_TYPES: Mapping[str, type[Option]] = {
 _WORDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 _MAX_INT32 = 2**31 - 1
 _MAX_SEED = 2**32 - 1
+_MAX_PRIORITY = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,8 @@ class Job:
     """Seconds on a worker; None leaves it to the server."""
     deadline: float | None = None
     """Seconds until the end, with the time in the queue; None sets no deadline."""
+    priority: int = 0
+    """Order among the caller's waiting adaptations, 0 to 9."""
 
 
 Spec = adaptation_pb2.AdaptationSpec
@@ -84,13 +87,12 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
     """Build the head of a request.
 
     Raises:
-        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE or TIMEOUT_OUT_OF_RANGE: values
-            that the message cannot carry. The server checks all other bounds.
+        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, PRIORITY_OUT_OF_RANGE or
+            TIMEOUT_OUT_OF_RANGE: values that the message cannot carry. The server checks all other
+            bounds.
     """
-    whole = isinstance(job.seed, Integral) and not isinstance(job.seed, bool)
-    if not whole or not 0 <= job.seed <= _MAX_SEED:
-        message = f"must be a whole number from 0 to {_MAX_SEED}, not {job.seed!r}"
-        raise InvalidInput.single("seed", "SEED_OUT_OF_RANGE", message)
+    _check_whole("seed", job.seed, _MAX_SEED)
+    _check_whole("priority", job.priority, _MAX_PRIORITY)
     return adaptation_pb2.AdaptationSpec(
         checkpoint=job.checkpoint,
         options=_options_message(job.options),
@@ -99,7 +101,15 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
         request_id=job.request_id,
         timeout=_duration("timeout", job.timeout),
         deadline=_duration("deadline", job.deadline),
+        priority=job.priority,
     )
+
+
+def _check_whole(field: str, value: object, most: int) -> None:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or not 0 <= value <= most:  # type: ignore[operator]
+        message = f"must be a whole number from 0 to {most}, not {value!r}"
+        raise InvalidInput.single(field, f"{field.upper()}_OUT_OF_RANGE", message)
 
 
 def _duration(field: str, seconds: float | None) -> duration_pb2.Duration | None:

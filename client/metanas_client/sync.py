@@ -85,6 +85,7 @@ class Client:
         request_id: str | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
+        priority: int = 0,
     ) -> "Adaptation":
         """Send a support set; see `AsyncClient.adapt`."""
         handle = self._loop.run(
@@ -96,6 +97,7 @@ class Client:
                 request_id=request_id,
                 timeout=timeout,
                 deadline=deadline,
+                priority=priority,
             )
         )
         return Adaptation(self._loop, handle)

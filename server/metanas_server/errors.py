@@ -3,7 +3,7 @@
 ```
 MetanasError
 ├── InvalidInput            of the core; also NO_SPEC, NO_EXAMPLE, PAGE_TOKEN, PAGE_SIZE,
-│                           TIMEOUT_INVALID, DEADLINE_INVALID, REQUEST_ID_REUSED,
+│                           TIMEOUT_INVALID, DEADLINE_INVALID, PRIORITY_INVALID, REQUEST_ID_REUSED,
 │                           REQUEST_ID_TOO_LONG, REQUEST_MALFORMED, REQUEST_TOO_LARGE,
 │                           STATE_UNKNOWN; of queries:
 │                           INPUT_NAME, INPUT_DATATYPE, INPUT_SHAPE, INPUT_CONTENTS,

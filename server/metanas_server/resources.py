@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from metanas.errors import Violation
+from metanas.errors import InvalidInput, Violation
 from metanas.spec.options import Option
+
+MOST_PRIORITY = 9
 
 
 class State(StrEnum):
@@ -29,8 +31,12 @@ class Spec:
 
     timeout: seconds on a worker.
     deadline: seconds until the end, with the time in the queue.
+    priority: order among the waiting adaptations of one caller; higher ones start first.
 
     checkpoint: its name, or that of the universal search space.
+
+    Raises:
+        InvalidInput: PRIORITY_INVALID.
     """
 
     checkpoint: str
@@ -40,6 +46,12 @@ class Spec:
     request_id: str
     timeout: float | None
     deadline: float | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.priority <= MOST_PRIORITY:
+            message = f"the priority must be from 0 to {MOST_PRIORITY}, not {self.priority}"
+            raise InvalidInput.single("spec.priority", "PRIORITY_INVALID", message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +106,7 @@ class AdaptationRecord:
     timeout: most seconds on a worker.
     memory: bytes that the support set takes in a worker process.
     deadline: time at which it is ended; 0 stands for none.
+    priority: as in `Spec`.
     losses: attempts that ended with the death of the worker process or of the server.
     """
 
@@ -112,6 +125,7 @@ class AdaptationRecord:
     timeout: float
     memory: int = 0
     deadline: int = 0
+    priority: int = 0
     attempts: int = 0
     losses: int = 0
     create_time: int

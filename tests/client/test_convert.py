@@ -52,6 +52,8 @@ def test_only_what_is_given_is_set() -> None:
         (job(seed=2**32), "SEED_OUT_OF_RANGE"),
         (job(seed=cast("int", 1.5)), "SEED_OUT_OF_RANGE"),
         (job(seed=cast("int", "1")), "SEED_OUT_OF_RANGE"),
+        (replace(job(), priority=10), "PRIORITY_OUT_OF_RANGE"),
+        (replace(job(), priority=-1), "PRIORITY_OUT_OF_RANGE"),
         (job(timeout=0), "TIMEOUT_OUT_OF_RANGE"),
         (job(timeout=float("nan")), "TIMEOUT_OUT_OF_RANGE"),
         (replace(job(), deadline=-1), "TIMEOUT_OUT_OF_RANGE"),

@@ -51,6 +51,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser.add_argument("--timeout", type=float, metavar="S", help="seconds allowed on a worker")
     text = "seconds until the end, waiting included; with --pareto for each model"
     parser.add_argument("--deadline", type=float, metavar="S", help=text)
+    text = "order among your waiting adaptations, 0 to 9; higher ones start first (0)"
+    parser.add_argument("--priority", type=int, default=0, metavar="N", help=text)
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--request-id", help="a repeated id returns the first adaptation")
     group.add_argument(
@@ -185,6 +187,7 @@ def _start(
         request_id=arguments.request_id,
         timeout=arguments.timeout,
         deadline=arguments.deadline,
+        priority=arguments.priority,
     )
 
 

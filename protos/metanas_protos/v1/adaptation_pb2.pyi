@@ -71,6 +71,7 @@ class AdaptationSpec(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The meta-trained checkpoint to start from: `checkpoints/{checkpoint}`, or just the last part.
     May be left empty when the server has exactly one, or the universal search space, in which the
@@ -86,6 +87,10 @@ class AdaptationSpec(_message.Message):
     same id with another image, label or field of this message is refused with REQUEST_ID_REUSED,
     since its model could be another one or come too late. The id of an adaptation
     that was cancelled is free again.
+    """
+    priority: _builtins.int
+    """Order among the waiting adaptations of one caller, from 0 to 9: higher ones start first. Callers
+    take turns whatever their priorities are.
     """
     @_builtins.property
     def options(self) -> Global___AdaptationOptions:
@@ -121,10 +126,11 @@ class AdaptationSpec(_message.Message):
         request_id: _builtins.str = ...,
         timeout: _duration_pb2.Duration | None = ...,
         deadline: _duration_pb2.Duration | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "options", b"options", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "deadline", b"deadline", "options", b"options", "request_id", b"request_id", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "deadline", b"deadline", "options", b"options", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -73,9 +73,8 @@ def read_spec(
 
     Raises:
         UnknownName: UNKNOWN_CHECKPOINT.
-        InvalidInput: CHECKPOINT_AMBIGUOUS; options out of bounds or unknown; a budget out of reach;
-            too many, too long or undecodable classes.
-        InvalidInput: REQUEST_ID_TOO_LONG, TIMEOUT_INVALID, DEADLINE_INVALID.
+        InvalidInput: CHECKPOINT_AMBIGUOUS, REQUEST_ID_TOO_LONG, TIMEOUT_INVALID, DEADLINE_INVALID,
+            PRIORITY_INVALID; wrong options or classes; a budget out of reach.
     """
     checkpoint = _read_choice(message.checkpoint, checkpoints, universal)
     overrides = _read_options(message.options)
@@ -98,6 +97,7 @@ def read_spec(
         request_id=message.request_id,
         timeout=_read_seconds(message, "timeout", "TIMEOUT_INVALID"),
         deadline=_read_seconds(message, "deadline", "DEADLINE_INVALID"),
+        priority=message.priority,
     )
 
 

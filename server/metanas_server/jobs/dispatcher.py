@@ -39,8 +39,9 @@ def lost_error(losses: int) -> WorkerLost:
 class Dispatcher:
     """The queue of jobs and the worker of each running job.
 
-    Callers take turns: the first waiting job of each, then the second of each, and so on. A job
-    starts on the worker with the fewest jobs.
+    Callers take turns: the first waiting job of each, then the second of each, and so on. Jobs of
+    one caller with a higher priority take its earlier turns. A job starts on the worker with the
+    fewest jobs.
 
     The death of a worker ends the attempts of all its jobs, and any of them can be the cause. So
     they start again among themselves, at most half as many on a worker after each death. Harmless
@@ -65,12 +66,22 @@ class Dispatcher:
         turns = {name: turn for name, turn in self._last_turns.items() if turn > self._turn}
         job.turn = turns[job.caller] = turns.get(job.caller, self._turn) + 1
         self._last_turns = turns
-        heapq.heappush(self._queue, job)
+        self._queue.append(job)
+        self._order_by_priority(job.caller)
         # In a context of its own: the jobs that it starts are not part of the present call.
         alone, loop = Context(), asyncio.get_running_loop()
         loop.call_soon(self.dispatch, context=alone)
         if job.record.deadline:
             loop.call_soon(self._begin, self._end_at_deadline(job), context=alone)
+
+    def _order_by_priority(self, caller: str) -> None:
+        """Give the turns of a caller to its jobs by priority."""
+        jobs = sorted(job for job in self._queue if job.caller == caller)
+        turns = [job.turn for job in jobs]
+        jobs.sort(key=lambda job: -job.record.priority)  # equal ones keep their order
+        for job, turn in zip(jobs, turns, strict=True):
+            job.turn = turn
+        heapq.heapify(self._queue)
 
     @property
     def pace(self) -> float:

@@ -269,6 +269,7 @@ class JobManager:
             request_id=spec.request_id,
             request_digest=digest,
             timeout=longest if spec.timeout is None else min(spec.timeout, longest),
+            priority=spec.priority,
             deadline=0 if spec.deadline is None else now + round(spec.deadline * 1e9),
             create_time=now,
         )
@@ -283,6 +284,6 @@ def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryv
     """Return the parts of the support set's file, and a digest that equal requests share."""
     packed = support_file.pack(examples)
     fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
-    times = [spec.timeout, spec.deadline]
+    times = [spec.timeout, spec.deadline, spec.priority]
     head = json.dumps([*fields, *times], sort_keys=True).encode()
     return packed, sha256((head, *packed))
