@@ -22,6 +22,8 @@ Support: TypeAlias = "str | os.PathLike[str] | Mapping[str, object] | Iterable[t
 (N, H, W, C)); or (class, image) pairs."""
 
 FLOATS = {"f", "d"}
+NO_CONTENT = {"support": "NO_EXAMPLES", "images": "NO_IMAGES"}
+"""Argument -> reason of the error if its folder has no image."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def read_folder(folder: Path, field: str = "support") -> SupportSet:
 
     Raises:
         InvalidInput: FOLDER_MISSING, FOLDER_LAYOUT (a file beside the class folders, a folder
-            inside one, or a class twice), NO_EXAMPLES or FILE_UNREADABLE, naming the path.
+            inside one, or a class twice), NO_EXAMPLES, NO_IMAGES or FILE_UNREADABLE, with its path.
     """
     if not os.path.isdir(folder):  # Path.is_dir fails for a name that is too long
         is_file = os.path.exists(folder)
@@ -125,7 +127,7 @@ def read_folder(folder: Path, field: str = "support") -> SupportSet:
         )
     if not any(files.values()):
         message = f"{folder} holds no images; make a sub-folder of images for each class"
-        raise InvalidInput.single(field, "NO_EXAMPLES", message)
+        raise InvalidInput.single(field, NO_CONTENT[field], message)
     return SupportSet(
         tuple(map(os.fsencode, files)),
         tuple(

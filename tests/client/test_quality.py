@@ -82,7 +82,7 @@ def test_bad_images_are_listed_and_count_nowhere(model: Model, held_out: Path) -
 
 def test_without_a_single_good_image_there_is_an_error(model: Model, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(InvalidInput) as caught:
+    with pytest.raises(InvalidInput, match=f"{tmp_path} holds no images") as caught:
         model.test(tmp_path)
     assert caught.value.reason == "NO_IMAGES"
     (tmp_path / "a" / "bad.jpg").write_text("no image")
