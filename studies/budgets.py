@@ -35,7 +35,7 @@ from metanas_data.evaluations import column
 from metanas_data.intervals import mean_of
 from metanas_data.report import Report
 from studies.domains import Images, Inputs, closed_form, sampler_of
-from studies.evaluations import LOCAL, command, run, title_of
+from studies.evaluations import LOCAL, command, run, shape_of, title_of
 from studies.intervals import percent
 
 TOPIC = "budgets"
@@ -98,12 +98,14 @@ def cost_of(space: UniversalSpace, option: str, report: Report) -> float:
     return milliseconds_of_branches(space.universal, list(report.architecture))
 
 
-def reports(space: UniversalSpace, count: int, **options: Option) -> Iterator[Report]:
-    """Adapt to tasks of two classes of synthetic images; yield the report of each."""
+def reports(
+    space: UniversalSpace, count: int, limits: Mapping[str, Option], ways: int = 2
+) -> Iterator[Report]:
+    """Adapt to tasks of two synthetic images a class; yield the report of each."""
     for index in range(count):
         random = np.random.default_rng(index)
-        support = [Example("ab"[row % 2], synthetic(random)) for row in range(4)]
-        yield adapt(space, support, options=options).report
+        support = [Example(str(row % ways), synthetic(random)) for row in range(2 * ways)]
+        yield adapt(space, support, options=limits).report
 
 
 class Episodes:
@@ -138,26 +140,17 @@ def tables(results: Results) -> Mapping[str, str]:
 def _table(shape: str, rows: Sequence[Row]) -> str:
     some = [row for row in rows if row["shape"] == shape]
     fixed = [row for row in some if "option" not in row]
-    header = [f"{title_of(shape)}, within", "accuracy, %", "million MACs"]
-    header += ["requests within", "most of a request"]
-    header += ["best fixed architecture within", "its accuracy, %", "million MACs"]
+    header = [f"{title_of(shape)}, within", "accuracy, %", "million MACs", "requests within"]
+    header += ["best fixed architecture", "its accuracy, %"]
     lines = []
     for row in (each for each in some if "option" in each):
-        option, costs = row["option"], row["costs"]
-        met = sum(cost <= row["limit"] for cost in costs)
+        met = sum(cost <= row["limit"] for cost in row["costs"])
         line = [row["title"], percent(mean_of(row["means"])), f"{mean(row['macs']) / 1e6:.0f}"]
-        line += [f"{met} of {len(costs)}", _figure(option, max(costs))]
-        fitting = [each for each in fixed if each["sizes"][option] <= row["limit"]]
+        fitting = [each for each in fixed if each["sizes"][row["option"]] <= row["limit"]]
         best = max(fitting, key=lambda each: mean(each["means"]), default=None)
-        if best is not None:
-            line += [best["title"], percent(mean_of(best["means"]))]
-            line.append(f"{mean(best['macs']) / 1e6:.0f}")
-        lines.append([*line, *["none", "", ""][len(line) - 5 :]])
+        named = ["none", ""] if best is None else [best["title"], percent(mean_of(best["means"]))]
+        lines.append([*line, f"{met}/{len(row['costs'])}", *named])
     return table(header, lines)
-
-
-def _figure(option: str, cost: float) -> str:
-    return f"{cost:.1f} ms" if option == "max_milliseconds" else f"{cost / 1e6:.2f} million"
 
 
 def _study(options: argparse.Namespace) -> Iterator[Row]:
@@ -166,7 +159,7 @@ def _study(options: argparse.Namespace) -> Iterator[Row]:
     costs = {
         title: [
             cost_of(space, option, each)
-            for each in reports(space, options.requests, **{option: limit})
+            for each in reports(space, options.requests, {option: limit})
         ]
         for option, limit, title in LIMITS
     }
@@ -177,7 +170,7 @@ def _study(options: argparse.Namespace) -> Iterator[Row]:
             yield {**row, "option": option, "limit": limit, "costs": costs[title]}
         for names in fixed_architectures(space):
             one = fixed_space(space, names)
-            (report,) = reports(one, 1)
+            (report,) = reports(one, 1, {}, shape_of(shape, 1).ways)
             sizes = {option: cost_of(one, option, report) for option in OPTIONS}
             yield {**episodes.row(" + ".join(names), one), "sizes": sizes}
 
