@@ -1,12 +1,14 @@
-"""Models of each shipped network, images of several sizes, and the probabilities of each image.
+"""Models of each shipped network in several forms, images, and the probabilities of each image.
 
 A runtime gets a folder with `cases.json`: for each model its file, and for each image its raw
-pixels, its shape and the probabilities that torch computes.
+pixels, its shape and the probabilities that torch computes. Those of a converted model come from
+ONNX Runtime, in which the conversion compared it with the original.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,9 @@ from metanas.checkpoint import Checkpoint, load_checkpoint
 from metanas.estimates.calibration import temperature_of
 from metanas.export.onnx_model import Classifier
 from metanas.export.runtime import session
+from metanas.export.variants import convert
 from metanas.spec.examples import Example
+from metanas.spec.variant import Variant
 from metanas.util.work import whole
 from metanas_data.folders import class_files
 from tests.e2e.running import DIGITS, ROOT
@@ -31,6 +35,13 @@ Pixels = NDArray[np.uint8]
 CHECKPOINTS = ROOT / "meta_checkpoints"
 SIZES = ((40, 31), (17, 90), (160, 224))
 """Sizes of the images beside the one that the network sees: smaller, flat, larger."""
+FORMS: dict[str, dict[str, Any]] = {
+    "fixed size": {},
+    "fp16": {"precision": "fp16"},
+    "opset 13": {"opset": 13},
+    "opset 21": {"opset": 21},
+}
+"""Forms of converted files, all networks in the first one."""
 WAYS, SHOTS = 3, 2
 NEW = 9
 """Number of the drawing that the support set does not have."""
@@ -47,11 +58,21 @@ class Query:
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its images."""
+    """A model and its images.
 
-    name: str
+    network: the checkpoint, or `universal`.
+    form: the form of the file, which is a column of the table.
+    """
+
+    network: str
+    form: str
     model: str
     images: list[Query]
+
+    @property
+    def name(self) -> str:
+        """A name that no other case has."""
+        return self.model.removesuffix(".onnx")
 
 
 def draw(way: int, number: int, size: tuple[int, int], channels: int) -> Pixels:
@@ -68,8 +89,31 @@ def write_cases(folder: Path) -> list[Case]:
     torch.set_num_threads(1)
     cases = [_case(folder, name) for name in ("omniglot", "drawn", "photos")]
     cases.append(_universal(folder))
-    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
+    cases += [_converted(folder, case, "fixed size") for case in cases]
+    cases += [_converted(folder, case, form) for case in cases[:2] for form in list(FORMS)[1:]]
+    written = [{"name": case.name, **asdict(case)} for case in cases]
+    (folder / "cases.json").write_text(json.dumps(written))
     return cases
+
+
+def _converted(folder: Path, case: Case, form: str) -> Case:
+    """Convert a model; a fixed size is that of its first image."""
+    images = case.images
+    height, width = images[0].shape[1:3]
+    variant = {**FORMS[form]}
+    if not variant:
+        images = images[:1]
+        variant = {"height": height, "width": width}
+    converted = convert((folder / case.model).read_bytes(), Variant(**variant))
+    model = f"{case.network}-{form.replace(' ', '-')}.onnx"
+    (folder / model).write_bytes(converted)
+    run = session(converted)
+    rows = []
+    for image in images:
+        pixels = np.fromfile(folder / image.file, np.uint8).reshape(image.shape)
+        rows.append(run.run(["probabilities"], {"images": pixels})[0][0].tolist())
+    queries = [replace(each, probabilities=row) for each, row in zip(images, rows, strict=True)]
+    return Case(case.network, form, model, queries)
 
 
 def _case(folder: Path, name: str) -> Case:
@@ -129,4 +173,4 @@ def _write(
         file = f"{name}-{index}.bin"
         (folder / file).write_bytes(image.tobytes())
         queries.append(Query(file, (1, *image.shape), row))
-    return Case(name, f"{name}.onnx", queries)
+    return Case(name, "any size", f"{name}.onnx", queries)
