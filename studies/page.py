@@ -14,7 +14,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
+from benchmarks import (
+    adapt,
+    export,
+    gpu,
+    inference,
+    memory,
+    query,
+    scaling,
+    server,
+    together,
+    weak_scaling,
+)
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Tables, load
 from benchmarks.harness.tables import machine_line
@@ -24,8 +35,8 @@ PERFORMANCE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "result
 PAGES = (PERFORMANCE, RESULTS, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
 FOLDERS = (ROOT / "benchmarks" / "results", ROOT / "studies" / "results")
 TOPICS = (
-    accuracy, adapt, adaptation, budgets, domains, export, gpu, memory, quality, query, scaling,
-    server, shipped, together, variants, weak_scaling,
+    accuracy, adapt, adaptation, budgets, domains, export, gpu, inference, memory, quality, query,
+    scaling, server, shipped, together, variants, weak_scaling,
 )  # fmt: skip
 TABLES: Mapping[str, Tables] = {module.TOPIC: module.tables for module in TOPICS}
 BLOCK = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- / -->)", re.DOTALL)

@@ -6,11 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import adapt, export, gpu, memory, query, scaling, server, together, weak_scaling
+from benchmarks import (
+    adapt,
+    export,
+    gpu,
+    inference,
+    memory,
+    query,
+    scaling,
+    server,
+    together,
+    weak_scaling,
+)
 from benchmarks.harness.results import Results, Tables, load
 
 IN_PROCESS = (export, query, together)
-WITH_PROCESSES = (adapt, memory, scaling, server, weak_scaling)
+WITH_PROCESSES = (adapt, inference, memory, scaling, server, weak_scaling)
 
 
 def check(
