@@ -1,7 +1,6 @@
 """Run the commands and programs of the user guide."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from metanas.spec.examples import Example
 from tests.e2e.running import DIGITS, ROOT, running
 from tests.e2e.test_readme import ADDRESS, blocks, prepare, run
 
+DEPLOY = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 GUIDE = (ROOT / "docs" / "user-guide.md").read_text(encoding="utf-8")
 
 
@@ -54,7 +54,7 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
     model = adapt(load_checkpoint(checkpoints / name), support)
     (tmp_path / "mushrooms.onnx").write_bytes(model.onnx)
     Image.open(next((DIGITS / "query" / "7").iterdir())).save(tmp_path / "new.jpg")
-    program = next(content for language, content in blocks(GUIDE) if language == "python")
+    program = next(content for language, content in blocks(DEPLOY) if language == "python")
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
@@ -71,12 +71,12 @@ def test_a_model_is_used_from_python(checkpoints: Path, tmp_path: Path, name: st
 def test_the_browser_converts_pixels_like_pillow(channels: int, mode: str) -> None:
     image = Image.linear_gradient("L").convert("RGBA")
     image.putdata([(x % 256, x // 256, (7 * x) % 256, 255) for x in range(256 * 256)])
-    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
-    found = re.search(r"^  const pixels = .*?(?=^  const images)", page, re.MULTILINE | re.DOTALL)
-    assert found is not None
+    classifier = ROOT / "examples" / "javascript" / "classifier.js"
     program = (
-        f"const rgba = {list(image.tobytes())}, width = 256, height = 256, channels = {channels};\n"
-        f"{found[0]}\nconsole.log(JSON.stringify([...pixels]));"
+        f"const rgba = {list(image.tobytes())};\n"
+        f"const {{ convert }} = await import('{classifier}');\n"
+        f"console.log(JSON.stringify([...convert(rgba, {channels})]));"
     )
-    done = subprocess.run(["node"], input=program, capture_output=True, text=True, check=True)
+    command = ["node", "--input-type=module"]
+    done = subprocess.run(command, input=program, capture_output=True, text=True, check=True)
     assert bytes(json.loads(done.stdout)) == image.convert(mode).tobytes()

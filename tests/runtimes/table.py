@@ -14,7 +14,7 @@ def table(results: Results) -> str:
     forms = list(next(iter(results.values())))
     lines = [["runtime", *forms], ["---"] * (1 + len(forms))]
     lines += [[runtime, *cells.values()] for runtime, cells in results.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
 
 
 if __name__ == "__main__":
