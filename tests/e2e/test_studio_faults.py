@@ -61,6 +61,7 @@ def test_a_zip_with_faults(page: Page) -> None:
     expect(notice).to_contain_text("HEIC")
     expect(notice).to_contain_text("1 image beside the folders of the classes was left out: cover")
     expect(page.locator(".thumb.duplicate")).to_have_count(2)
+    expect(page.get_by_text("The same image is in 1 and in 4. Remove one")).to_be_visible()
     expect(page.locator(".thumb.blank")).to_have_count(1)
     expect(page.get_by_label("Class name")).to_have_count(2)
     shoot(page, "4-faults")
@@ -94,7 +95,7 @@ def test_an_image_that_the_server_refuses(page: Page) -> None:
     expect(page.locator(".thumb")).to_have_count(5)
     page.get_by_label("Start from").evaluate("each => each.value = 'checkpoints/grey'")
     page.get_by_role("button", name=ADAPT, exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("image")
+    expect(page.get_by_role("alert")).to_contain_text("each side needs at least 2")
     expect(page.locator(".thumb.bad")).to_have_count(1)
     expect(page.get_by_role("button", name=ADAPT, exact=True)).to_be_enabled()
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import onnx
 import pytest
 from starlette.routing import Route
 
@@ -174,6 +175,21 @@ def test_limits_hold(studio: Studio, tmp_path: Path) -> None:
     assert large.json["violations"][0]["reason"] == "IMAGE_TOO_LARGE"
     many = studio.create([("a", png(i, tmp_path)) for i in range(6)])
     assert many.json["violations"][0]["reason"] == "TOO_MANY_SHOTS"
+
+
+def test_variants_of_the_file(studio: Studio, made: str) -> None:
+    path = f"/api/models/{made}/model.onnx"
+    stored, half, fixed = (
+        studio.call(path + query).body for query in ("", "?precision=fp16", "?height=12&width=12")
+    )
+    assert len(half) < len(stored)
+    assert onnx.load_from_string(fixed).graph.input[0].type.tensor_type.shape.dim[1].dim_value == 12
+    for query in ("?precision=int8", "?height=12", "?height=x&width=1", "?opset=9"):
+        refused = studio.call(path + query)
+        assert (refused.status, refused.json["violations"][0]["reason"]) == (
+            400,
+            "OPTION_OUT_OF_RANGE",
+        )
 
 
 @pytest.mark.parametrize(

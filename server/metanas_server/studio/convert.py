@@ -7,6 +7,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from metanas.errors import InvalidInput
+from metanas.spec.variant import Variant
 from metanas_protos.v1 import adaptation_pb2
 
 
@@ -21,6 +22,23 @@ def parse_spec(fields: Mapping[str, Any]) -> adaptation_pb2.AdaptationSpec:
     except json_format.ParseError as error:
         text = f"the spec is not valid: {error}"
         raise InvalidInput.single("spec", "REQUEST_MALFORMED", text) from error
+
+
+def parse_variant(query: Mapping[str, str]) -> Variant | None:
+    """Return the variant of a file that a query asks for; None for the file itself.
+
+    Raises:
+        InvalidInput: OPTION_OUT_OF_RANGE.
+    """
+    numbers = {name: query[name] for name in ("height", "width", "opset") if name in query}
+    wrong = [name for name, text in numbers.items() if not (text.isascii() and text.isdigit())]
+    if wrong:
+        text = f"{wrong[0]} must be a whole number"
+        raise InvalidInput.single(wrong[0], "OPTION_OUT_OF_RANGE", text)
+    fields: dict[str, Any] = {name: int(text[:9]) for name, text in numbers.items()}
+    if "precision" in query:
+        fields["precision"] = query["precision"]
+    return Variant(**fields) if fields else None
 
 
 def to_json(message: Message) -> dict[str, Any]:

@@ -9,8 +9,10 @@ from typing import Any
 from metanas.errors import InvalidInput
 from metanas.spec.budget import footprint_of
 from metanas.spec.examples import Example
+from metanas.spec.variant import Variant
 from metanas_server.api import convert
 from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.jobs.manager import JobManager
@@ -39,6 +41,7 @@ class StudioEngine:
         self._pool = pool
         self._archive = archive
         self._budget = budget
+        self._converter = Converter(archive, config.data)
 
     def describe(self) -> Json:
         """Return the release, the limits, the checkpoints, and the branches with their costs."""
@@ -135,13 +138,16 @@ class StudioEngine:
         shown["report"] = json.loads(record.report_json)  # all of its entries
         return shown
 
-    async def file(self, record: ModelRecord) -> bytes:
-        """Return the file of a model for a download, which is a use of the model.
+    async def file(self, record: ModelRecord, variant: Variant | None, caller: Caller) -> bytes:
+        """Return the file of a model, or a variant, for a download, which is a use of the model.
 
         Raises:
+            InvalidInput: VARIANT_REFUSED.
             StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
         """
         self._archive.records.mark_used(record.id)
+        if variant is not None:
+            return await self._converter.file(record, variant, caller.name)
         async with self._archive.open(record.sha256) as path:
             return await asyncio.to_thread(path.read_bytes)
 

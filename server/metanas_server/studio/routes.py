@@ -17,6 +17,7 @@ from metanas.errors import MetanasError
 from metanas_server.api.interceptors import LEFT, failure_of
 from metanas_server.callers.access import Caller, Callers
 from metanas_server.callers.audit import OK, AuditLog
+from metanas_server.studio.convert import parse_variant
 from metanas_server.studio.engine import StudioEngine
 from metanas_server.studio.guard import failure_json, http_status
 from metanas_server.studio.take_home import take_home
@@ -140,12 +141,13 @@ class _Api:
 
     async def file(self, request: Request) -> Response:
         record = await self._engine.record(*_named(request))
-        data = await self._engine.file(record)
+        variant = parse_variant(request.query_params)
+        data = await self._engine.file(record, variant, request.state.caller)
         return Response(data, media_type="application/octet-stream", headers=_saved("model.onnx"))
 
     async def archive(self, request: Request) -> Response:
         record = await self._engine.record(*_named(request))
-        data = await self._engine.file(record)
+        data = await self._engine.file(record, None, request.state.caller)
         packed = await asyncio.to_thread(take_home, record, data, STATIC / RUNTIME)
         return Response(packed, media_type="application/zip", headers=_saved("model.zip"))
 

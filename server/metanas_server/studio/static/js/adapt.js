@@ -14,7 +14,7 @@ const SMALLER = 4; // most models of falling cost that are made at once
 const ready = h('p', { class: 'soft' });
 const hint = h('p', { class: 'remark' });
 const start = button(T.adapt.start, 'spark', () => run(once), { class: 'button primary wide' });
-const stop = button(T.adapt.cancel, null, cancel, { class: 'button quiet' });
+const stop = button(T.adapt.cancel, null, cancel, { class: 'button small' });
 const progress = progressView();
 const checkpoint = h('select', { id: 'checkpoint' });
 const seed = h('input', { id: 'seed', type: 'number', min: 0, step: 1, value: 0 });
@@ -54,7 +54,20 @@ function obstacle() {
   if (filled.length < 2) return T.adapt.needClasses;
   if (names.includes('')) return T.adapt.noName;
   if (twice !== undefined) return T.adapt.sameName(twice);
-  return empty ? T.adapt.emptyClass(empty.name) : '';
+  if (empty) return T.adapt.emptyClass(empty.name);
+  const pair = twinsApart();
+  return pair ? T.adapt.twins(...pair) : '';
+}
+
+/** Return the names of two classes that have the same image, or null. */
+function twinsApart() {
+  const first = new Map();
+  for (const { kind, picture } of pictures()) {
+    const other = first.get(picture.hash) ?? kind;
+    if (other !== kind) return [other.name, kind.name];
+    first.set(picture.hash, kind);
+  }
+  return null;
 }
 
 /** Return the pictures to send, at most as many of a class as the server takes. */

@@ -1,12 +1,13 @@
 // Calls of the JSON API; /static/openapi.json describes it.
 
-const RETRIES = 60;
+const RETRIES = 600;
+const SHOWN = 3; // violations in a message
 const PAUSE = 1000; // milliseconds between two tries
 
 /** An answer that is no success. `violations` name the images that it is about. */
 export class ApiError extends Error {
   constructor(status, failure) {
-    super(failure.message ?? `HTTP ${status}`);
+    super(failure.violations?.map(({ message }) => message).slice(0, SHOWN).join('; ') || failure.message || `HTTP ${status}`);
     this.status = status;
     this.reason = failure.reason ?? '';
     this.violations = failure.violations ?? [];
@@ -42,7 +43,8 @@ const last = (name) => name.split('/').pop();
 
 export const server = async () => (await call('server')).json();
 export const model = async (id) => (await call(`models/${id}`)).json();
-export const file = async (id) => (await call(`models/${id}/model.onnx`)).arrayBuffer();
+/** Return the bytes of a model, or of a variant: precision, height and width. */
+export const file = async (id, variant = {}) => (await call(`models/${id}/model.onnx?${new URLSearchParams(variant)}`)).arrayBuffer();
 export const archive = async (id) => (await call(`models/${id}/model.zip`)).blob();
 export const cancel = async (id) => (await call(`adaptations/${id}/cancel`, { method: 'POST' })).json();
 

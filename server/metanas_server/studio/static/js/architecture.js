@@ -10,12 +10,12 @@ import { T } from './strings.js';
 export function architecture({ shares, prior, genotype }) {
   const chosen = Object.entries(shares ?? {}).sort(([, a], [, b]) => b - a);
   const rest = Object.entries(prior ?? {}).filter(([name]) => !(name in (shares ?? {})));
-  const parts = chosen.map(([name, share]) => meter(describe(name), share));
+  const parts = chosen.map(([name, share]) => meter(name, share, { title: describe(name) }));
   if (rest.length) parts.push(h('p', { class: 'soft small' }, T.look.notChosen(rest.map(([name]) => name).join(', '))));
   return [...parts, ...cellDrawings(genotype)];
 }
 
-/** Return the name of a branch with the size of its images. */
+/** Return what a branch is: its network, and the size of its images. */
 function describe(name) {
   const side = state.server.branches.find((each) => each.name === name)?.size;
   return side ? T.look.branch(name, side) : name;
