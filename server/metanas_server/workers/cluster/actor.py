@@ -7,8 +7,10 @@ import traceback
 from queue import Empty, SimpleQueue
 
 from metanas_server.workers.link import Died
-from metanas_server.workers.protocol import FromWorker, Setup, ToWorker
+from metanas_server.workers.protocol import FromWorker, Setup, Step, ToWorker
 
+GATHER_SECONDS = 0.02
+"""Longest wait of progress for more messages."""
 LEASE_BEATS = 8
 """Beats without a call of the driver after which an actor ends: twice the longest silence."""
 
@@ -57,13 +59,19 @@ class Actor:
         self._queues.inbox.put(message)
 
     def collect(self) -> list[FromWorker | Died]:
-        """Return the messages for the front; wait a limited time for the first one."""
+        """Return the messages for the front; wait a limited time for the first one.
+
+        Progress waits a moment for more, since a call costs more than a message.
+        """
         self._called = time.monotonic()
         outbox, messages = self._queues.outbox, list[FromWorker | Died]()
+        latest = self._called + self._beat
         try:
-            messages.append(outbox.get(timeout=self._beat))
             while True:
-                messages.append(outbox.get_nowait())
+                wait = latest - time.monotonic()
+                messages.append(outbox.get(timeout=wait) if wait > 0 else outbox.get_nowait())
+                gather = GATHER_SECONDS if isinstance(messages[-1], Step) else 0.0
+                latest = min(latest, time.monotonic() + gather)
         except Empty:
             self._called = time.monotonic()
             return messages
