@@ -9,7 +9,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from metanas_server.app import folders_of, lock_folder
-from metanas_server.config import PREFIX, CommandLine, ServerConfig
+from metanas_server.config import CommandLine, add_flags, settle
 from metanas_server.errors import StartError
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.migrate import HEAD, Use
@@ -17,6 +17,8 @@ from metanas_server.storage import maintenance
 from metanas_server.storage.artefacts import Store
 from metanas_server.storage.place import open_store
 
+OPTIONS = ("data", "artefacts", "records")
+"""Options of the server that the commands take."""
 Command = Callable[[argparse.Namespace, Path | URL], list[str]]
 
 
@@ -31,17 +33,12 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> 
     parser = CommandLine(prog=f"metanas-server {name}", description=text, allow_abbrev=False)
     if name in ("backup", "restore"):
         parser.add_argument("folder", type=Path, metavar="BACKUP", help="folder of the backup")
-    data = Path(environment.get(f"{PREFIX}DATA", ServerConfig.data))
-    text = f"data folder of the server (default: {data})"
-    parser.add_argument("--data", type=Path, default=data, metavar="PATH", help=text)
-    place = environment.get(f"{PREFIX}ARTEFACTS")
-    text = "folder or s3://BUCKET/PREFIX of the artefacts, as for the server"
-    parser.add_argument("--artefacts", default=place, metavar="TEXT", help=text)
-    records = environment.get(f"{PREFIX}RECORDS")
-    text = "database of the records, as for the server (default: a file in --data)"
-    parser.add_argument("--records", default=records, metavar="TEXT", help=text)
+    add_flags(parser, ("config", *OPTIONS))
     options = parser.parse_args(arguments)
-    for line in command(options, read_address(options.records, options.data)):
+    config = settle(vars(options), environment, OPTIONS)
+    for name in OPTIONS:
+        setattr(options, name, getattr(config, name))
+    for line in command(options, read_address(config.records, config.data)):
         print(line)
 
 

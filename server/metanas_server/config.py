@@ -6,7 +6,7 @@ Each field is a flag, an environment variable and a key of the configuration fil
 import argparse
 import ipaddress
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from importlib.resources import files
@@ -244,11 +244,28 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> ServerCon
         SystemExit: `--help` or `--version`.
         StartError: CONFIG_INVALID, ADDRESS_INVALID, LISTEN_INSECURE.
     """
+    return settle(vars(_parser().parse_args(arguments)), environment, tuple(_kinds()))
+
+
+def settle(
+    flags: Mapping[str, Any], environment: Mapping[str, str], names: Collection[str]
+) -> ServerConfig:
+    """Return the configuration in which only these options can differ from their defaults.
+
+    flags: the options that the command line sets, by name.
+
+    Raises:
+        StartError: see `parse`.
+    """
     kinds = _kinds()
-    values = _read_variables(environment, kinds) | vars(_parser().parse_args(arguments))
+    known = {name: kind for name, kind in kinds.items() if name in names or name == "config"}
+    values = _read_variables(environment, known) | {
+        name: value for name, value in flags.items() if name in known
+    }
     if "config" in values:
         in_file = {name: kind for name, kind in kinds.items() if name != "config"}
-        values = read_config_file(values["config"], in_file) | values
+        read = read_config_file(values["config"], in_file)
+        values = {name: value for name, value in read.items() if name in known} | values
     limits = {each.name: values.pop(each.name) for each in fields(Limits) if each.name in values}
     try:
         return ServerConfig(**values, limits=Limits(**limits))
@@ -293,22 +310,36 @@ def _parser() -> argparse.ArgumentParser:
         f" {PREFIX}MAX_WAYS, or in the file of --config. Flags win over variables, and variables"
         " over the file. Exit codes: 0 after SIGTERM or SIGINT, 2 if the server"
         " cannot start. metanas-server tokens --help explains the command for tokens.",
-        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     release = f"%(prog)s {version('metanas-server')}"
     parser.add_argument("--version", action="version", version=release)
+    add_flags(parser, tuple(_kinds()))
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
+    """Declare the flags of these options; those that are not given are not in the result."""
     kinds = _kinds()
     for each in options():
+        if each.name not in names:
+            continue
         kind = kinds[each.name]
         text = f"{each.help.rstrip('.')} ({each.kind}; default: {_show(each.default)})"
         if kind is bool:
             action = argparse.BooleanOptionalAction
-            parser.add_argument(_as_flag(each.name), action=action, help=text)
+            parser.add_argument(
+                _as_flag(each.name), action=action, help=text, default=argparse.SUPPRESS
+            )
         else:
             metavar = METAVARS.get(kind, "PATH")
-            parser.add_argument(_as_flag(each.name), type=_reader(kind), metavar=metavar, help=text)
-    return parser
+            parser.add_argument(
+                _as_flag(each.name),
+                type=_reader(kind),
+                metavar=metavar,
+                help=text,
+                default=argparse.SUPPRESS,
+            )
 
 
 def _kinds() -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from metanas.spec.examples import Limits
 from metanas_server.config import ServerConfig, options, parse
 from metanas_server.errors import StartError
-from tests.server.processes import run, serving
+from tests.server.processes import ENVIRONMENT, maintain, run, serving
 
 SOURCES = ("flag", "variable", "file")
 
@@ -99,3 +99,17 @@ def test_a_server_with_a_file(checkpoints: Path, tmp_path: Path, file: Path) -> 
     with serving(checkpoints, tmp_path / "data", "--config", str(file)) as server:
         server.api.serves()
     assert (tmp_path / "data.log").read_text(encoding="utf-8") == ""
+
+
+def test_commands_take_their_options_from_the_file(tmp_path: Path, file: Path) -> None:
+    tokens = tmp_path / "tokens"
+    file.write_text(f"data = '{tmp_path / 'data'}'\ntoken_file = '{tokens}'\nmax_ways = 9\n")
+    maintain("tokens", "create", "workshop", "--config", str(file))
+    assert "workshop" in maintain("tokens", "list", "--config", str(file))
+    variable = {**ENVIRONMENT, "METANAS_CONFIG": str(file)}
+    other = str(tmp_path / "other")
+    assert maintain("tokens", "create", "b", "--token-file", other, environment=variable)
+    assert "workshop" not in maintain("tokens", "list", "--token-file", other)
+    (tmp_path / "data").mkdir()
+    assert maintain("repair", environment=variable) == "nothing to repair\n"
+    assert (tmp_path / "data" / "records.sqlite3").exists()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
-from metanas_server.config import CommandLine
+from metanas_server.config import CommandLine, add_flags, settle
 from metanas_server.errors import StartError
 
-VARIABLE = "METANAS_TOKEN_FILE"
+OPTIONS = ("token_file",)
 COLUMNS = "{:<8}  {:<5}  {:<25}  {}"
 
 
@@ -22,11 +22,11 @@ def run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         StartError: CONFIG_INVALID, TOKEN_INVALID.
     """
     options = _parser().parse_args(arguments)
-    path = options.token_file or environment.get(VARIABLE)
-    if not path:
-        message = f"give the file of the tokens: --token-file FILE, or {VARIABLE}"
+    path = settle(vars(options), environment, OPTIONS).token_file
+    if path is None:
+        message = "give the file of the tokens: --token-file FILE, or METANAS_TOKEN_FILE"
         raise StartError("CONFIG_INVALID", message)
-    options.do(Path(path), options)
+    options.do(path, options)
 
 
 def _create(path: Path, options: argparse.Namespace) -> None:
@@ -56,8 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="metanas-server tokens", description="Create, list and revoke tokens of callers."
     )
     common = CommandLine(add_help=False)
-    text = f"file of the tokens, as for the server (default: {VARIABLE})"
-    common.add_argument("--token-file", metavar="PATH", help=text)
+    add_flags(common, ("config", *OPTIONS))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     create = commands.add_parser("create", parents=[common], help="print a new token")
     create.add_argument("name", metavar="NAME", help="caller; it owns what its tokens make")
