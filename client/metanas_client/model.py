@@ -41,12 +41,14 @@ class Model:
 
         Raises:
             MissingExtra: the extra "onnx" is not installed.
-            ModelFileError: MODEL_MISSING, MODEL_UNREADABLE, MODEL_FOREIGN or METADATA_MALFORMED.
+            ModelFileError: MODEL_MISSING, MODEL_UNREADABLE, MODEL_FOREIGN, METADATA_MALFORMED or
+                GENOTYPE_MALFORMED.
         """
         with needs("onnx"):
             from metanas_client.onnx.model_file import ModelFile, read_model
         onnx = read_model(path)
         file = ModelFile(onnx, source=os.fspath(path))
+        _ = file.cells  # `ModelInfo.genotype` reads them later
         info = ModelInfo(
             name=os.fspath(path),
             adaptation="",

@@ -35,7 +35,7 @@ def read_cells(genotype_json: str) -> tuple[Cell, ...]:
             for kind in KINDS
         ]
         return tuple(cell for cell in made if cell.nodes)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(
             "GENOTYPE_MALFORMED", f"the genotype cannot be read ({error!r}): {genotype_json[:200]}"
         ) from error

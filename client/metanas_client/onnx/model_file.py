@@ -8,8 +8,9 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +35,7 @@ from metanas_client.onnx.form import (
     resized,
 )
 from metanas_client.onnx.images import batches
+from metanas_client.onnx.scan import check_bytes
 from metanas_client.support import Image
 from metanas_data.suggest import did_you_mean_file
 
@@ -44,7 +46,12 @@ NOT_PROVENANCE = {"labels", "genotype", "conformance", "input", "cells"}
 MAX_BATCH_PIXELS = 4_000_000
 """Most pixels that run together: ONNX Runtime needs some 35 bytes for each. A larger image runs
 alone."""
-ONLY_ERRORS = 3  # ONNX Runtime's severity scale: 0 verbose to 4 fatal
+MOST_BYTES = 2**29
+"""Most bytes of a file."""
+MOST_MEMORY = 2**32
+"""Most bytes that all models of a process may allocate in ONNX Runtime. The largest image, of 50
+million pixels, needs 1.8 GB."""
+SILENT = 4  # severity scale of ONNX Runtime: 0 verbose to 4 fatal; errors are raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +169,10 @@ class ModelFile:
         raw = self._json("conformance")
         try:
             pixels = np.frombuffer(base64.b64decode(raw["image"]), dtype=np.uint8)
+            height, width, _ = raw["shape"]
             return Conformance(
-                image=pixels.reshape(raw["shape"]),
-                logits=np.asarray(raw["logits"], dtype=np.float32),
+                image=pixels.reshape(height, width, self.channels),
+                logits=np.asarray(raw["logits"], dtype=np.float32).reshape(-1),
                 known=float(raw["known"]),
                 tolerance=float(raw["tolerance"]),
             )
@@ -189,11 +197,20 @@ class ModelFile:
     def run(self, images: NDArray[np.uint8]) -> Answers:
         """Classify uint8 (N, H, W, C); a file with a fixed input runs one image after the other."""
         if self.form.size is None:
-            return Answers(*self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray(images)}))
-        rows = [
-            self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray([each])}) for each in images
-        ]
+            return self._outputs(images)
+        rows = [self._outputs(each[None]) for each in images]
         return Answers(*map(np.concatenate, zip(*rows, strict=True))) if rows else self._none
+
+    def _outputs(self, images: NDArray[np.uint8]) -> Answers:
+        try:
+            found = self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray(images)})
+        except Exception as error:  # its errors have no common class
+            raise _failed(self._source, "cannot be run by", error) from error
+        rows, answers = len(images), Answers(*found)
+        ways = answers.logits.shape[-1:]
+        if [each.shape for each in answers] != [(rows, *ways), (rows, *ways), (rows,)]:
+            raise ModelFileError("MODEL_FOREIGN", f"{self._source} has outputs of other shapes")
+        return answers
 
     def logits(self, images: Iterable[Image]) -> NDArray[np.float32]:
         """Return the logits (N, ways) of images of any form and size. Equal sizes share batches."""
@@ -313,7 +330,7 @@ class ModelFile:
     def _json(self, key: str) -> Any:
         try:
             return json.loads(self.text(key))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._malformed(key, error) from error
 
     def _malformed(self, key: str, error: Exception | str) -> ModelFileError:
@@ -326,28 +343,55 @@ def read_model(path: str | os.PathLike[str]) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        ModelFileError: MODEL_MISSING.
+        ModelFileError: MODEL_MISSING, or MODEL_FOREIGN: it is too large.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         why = error.strerror or str(error)
         hint = did_you_mean_file(Path(path))
         raise ModelFileError("MODEL_MISSING", f"cannot read {path}: {why}.{hint}") from error
+    if len(data) > MOST_BYTES:
+        message = f"{path} has more than {MOST_BYTES} bytes; no model of MetaNAS is so large"
+        raise ModelFileError("MODEL_FOREIGN", message)
+    return data
 
 
 def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
+    try:
+        check_bytes(data)
+    except ValueError as error:
+        message = f"{source} is not a model of MetaNAS: {error}"
+        raise ModelFileError("MODEL_UNREADABLE", message) from error
+    _limit_memory()
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = ONLY_ERRORS
+    options.log_severity_level = SILENT
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors have no common class
-        cause = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise ModelFileError(
-            "MODEL_UNREADABLE", f"{source} cannot be loaded by ONNX Runtime: {cause}"
-        ) from error
+        raise _failed(source, "cannot be loaded by", error) from error
+
+
+@cache
+def _limit_memory() -> None:
+    """Limit the memory of ONNX Runtime, which has one shared allocator a process.
+
+    A hostile file may ask for any amount. A program that has registered its own allocator keeps it.
+    """
+    kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
+    memory = onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
+    with suppress(Exception):  # its errors have no common class
+        limits = onnxruntime.OrtArenaCfg(MOST_MEMORY, -1, -1, -1)
+        onnxruntime.create_and_register_allocator(memory, limits)
+
+
+def _failed(source: str, what: str, error: Exception) -> ModelFileError:
+    cause = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+    return ModelFileError("MODEL_UNREADABLE", f"{source} {what} ONNX Runtime: {cause}")
 
 
 def _tensor(node: onnxruntime.NodeArg) -> Tensor:
