@@ -19,22 +19,27 @@ from metanas.adaptation.metrics import (
     view_accuracy,
     weights_of,
 )
-from metanas.adaptation.views import head_inputs
+from metanas.adaptation.views import head_inputs, pixel_views
+from metanas.errors import InvalidInput
 from metanas.estimates.estimates import estimates_of
 from metanas.estimates.known import known_of
 from metanas.estimates.left_out import LeftOut, leave_out
 from metanas.export.metadata import Origin
 from metanas.export.onnx_model import Classifier, Encoder
+from metanas.export.variants import convert
 from metanas.images.support_set import Task
 from metanas.nn.heads import HEADS
 from metanas.nn.ops import Op
 from metanas.nn.prototypes import membership
 from metanas.nn.trunk import Trunk
 from metanas.spec.options import AdaptConfig
+from metanas.spec.variant import Variant
 from metanas.supernet.discrete import features_of
-from metanas.util.work import Parts
+from metanas.util.work import Parts, in_thread
 from metanas_data.report import Report
 
+MOST_COMPARED = 32
+"""Most support images on which a converted file is compared, with a view of each."""
 NO_GAP = Gap(nan, nan, nan)
 """The gap of a network that was not measured."""
 
@@ -156,6 +161,26 @@ def calibrated(classifier: Classifier, temperature: float) -> Classifier:
     parts = (classifier.weight, classifier.bias, classifier.scale)
     weight, bias, scale = (part / temperature for part in parts)
     return replace(classifier, weight=weight, bias=bias, scale=scale)
+
+
+def converted(joint: Joint, onnx: bytes, seed: int) -> Parts[bytes]:
+    """Convert the file of a model to the precision of its options, in a thread.
+
+    Raises:
+        InvalidInput: VARIANT_REFUSED, on the support images and views of them it answers
+            differently.
+    """
+    images, card = joint.task.images, joint.first.adaptation.checkpoint.card
+    rows = torch.linspace(0, len(images) - 1, MOST_COMPARED).round().int().unique()
+    some = [images[row] for row in rows]
+    longest = 2 * max(branch.task.preprocess.size for branch in joint.branches)
+    generator = torch.Generator().manual_seed(seed)
+    views = list(pixel_views(some, longest, card.augment, generator))
+    variant = Variant(precision=joint.options.precision)
+    try:
+        return (yield from in_thread(lambda: convert(onnx, variant, [*some, *views])))
+    except InvalidInput as error:
+        raise error.within("options") from None
 
 
 def report_of(

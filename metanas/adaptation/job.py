@@ -18,6 +18,7 @@ from metanas.adaptation.assemble import (
     Joint,
     calibrated,
     classifier_of,
+    converted,
     left_out_of,
     report_of,
 )
@@ -256,7 +257,8 @@ class Job:
 
         yield Progress("check", 0, 1)
         shift = options.shift_pixels
-        onnx, difference = yield from check(proto, joint.task.images, logits, shift)
+        stored, difference = yield from check(proto, joint.task.images, logits, shift)
+        onnx = yield from _in_precision(joint, stored, seed)
 
         self._time.turn_to("report")
         report = yield from report_of(joint, classifier, left, onnx, difference, seed)
@@ -270,9 +272,8 @@ class Job:
             temperature=temperature,
         )
         budget.check_model(report.macs, report.parameters, report.onnx_bytes)
-        sha256 = hashlib.sha256(onnx).hexdigest()
         genotype, classes = joint.first.adaptation.decided, joint.task.support.classes
-        return AdaptedModel(onnx, sha256, genotype, classes, report)
+        return AdaptedModel(onnx, hashlib.sha256(onnx).hexdigest(), genotype, classes, report)
 
 
 def options_of(options: Options, source: Source) -> AdaptConfig:
@@ -312,6 +313,14 @@ def _adapted(adaptation: Adaptation, name: str, seed: int) -> Work[Gap]:
     yield Progress("tune", 0, options.tuning_steps, branch=name, genotype_json=genotype)
     yield from _steps(adaptation, Stage.TUNE)
     return pruning
+
+
+def _in_precision(joint: Joint, onnx: bytes, seed: int) -> Work[bytes]:
+    """Return the file in the precision of the options."""
+    if joint.options.precision == "float32":
+        return onnx
+    yield Progress("convert", 0, 1)
+    return (yield from converted(joint, onnx, seed))
 
 
 def _steps(adaptation: Adaptation, stage: Stage) -> Work[None]:

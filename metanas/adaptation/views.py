@@ -5,13 +5,14 @@ A few views of each image therefore run through the trunk once, and a step draws
 views. The head of the finished model uses the stored views too.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from metanas.images.augment import affine, affine_draws, affine_views, photo_views
-from metanas.images.support_set import Preprocessing, SupportSet
+from metanas.images.support_set import Image, Preprocessing, SupportSet
 from metanas.nn.devices import upload
 from metanas.nn.prototypes import membership
 from metanas.nn.trunk import CHUNK, Trunk
@@ -88,6 +89,17 @@ def head_inputs(task: SupportSet, card: CheckpointCard) -> tuple[Tensor, Tensor]
         torch.cat([task.images, task.views.flatten(0, 1)]),
         torch.cat([members, shares.repeat_interleave(count, dim=0)]),
     )
+
+
+def pixel_views(
+    images: Sequence[Image], longest: int, ranges: AffineRange, generator: torch.Generator
+) -> Iterator[Image]:
+    """Yield a random view of each image uint8 (H, W, C), of sides up to about `longest`."""
+    for image in images:
+        step = max(1, max(image.shape) // longest)
+        small = torch.from_numpy(image[::step, ::step].copy()).permute(2, 0, 1)[None]
+        view = affine_views(small.float(), ranges, generator)[0].permute(1, 2, 0)
+        yield view.round().byte().numpy()
 
 
 def photo_view(

@@ -15,6 +15,8 @@ TOLERANCE = 1e-4
 """Largest difference of a logit between two runtimes, relative to the largest logit or 1."""
 HALF_TOLERANCE = 1e-2
 """The same between weights in half and in single precision."""
+LEAST_TOP1, MOST_NOISE = 0.98, 0.05
+"""Bounds of the agreement of a file in 8 bits."""
 LARGEST = 100.0
 """Largest logit that widens the tolerance, so that exploded logits hide no difference."""
 
@@ -42,6 +44,8 @@ class Agreement:
     """Largest difference of a probability."""
     logit: float
     """Largest difference of a logit."""
+    noise: float
+    """Mean square of the differences of logits over their variance, both within an image."""
     relative: float
     """`logit` over the largest logit, which counts as `LARGEST` at most and as 1 at least."""
 
@@ -72,8 +76,14 @@ def compare(reference: Answers, found: Answers) -> Agreement:
         top1=float(same.mean()),
         probability=float(np.abs(reference.probabilities - found.probabilities).max()),
         logit=logit,
+        noise=_variance(reference.logits - found.logits) / _variance(reference.logits),
         relative=logit / allowed(reference.logits),
     )
+
+
+def _variance(logits: NDArray[np.float32]) -> float:
+    """Return the variance of logits within an image: a number added to all changes no answer."""
+    return float(logits.var(axis=1).mean())
 
 
 def require_equal(agreement: Agreement) -> None:
@@ -100,5 +110,20 @@ def require_half(agreement: Agreement) -> None:
             f"with fp16 a logit differs by {agreement.logit:.2g}, which is "
             f"{agreement.relative:.1%} of the largest; at most {HALF_TOLERANCE:.0%} are allowed; "
             "keep float32"
+        )
+        raise InvalidInput.single("precision", "VARIANT_REFUSED", message)
+
+
+def require_close(agreement: Agreement) -> None:
+    """Refuse a file in 8 bits that answers differently.
+
+    Raises:
+        InvalidInput: VARIANT_REFUSED.
+    """
+    if not (agreement.top1 >= LEAST_TOP1 and agreement.noise <= MOST_NOISE):
+        message = (
+            f"with int8 the class stays the same on {agreement.top1:.1%} of {agreement.images} "
+            f"support images and views, and the noise of the logits is {agreement.noise:.1%}; "
+            f"at least {LEAST_TOP1:.0%} and at most {MOST_NOISE:.0%} are required; choose fp16"
         )
         raise InvalidInput.single("precision", "VARIANT_REFUSED", message)

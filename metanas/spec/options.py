@@ -55,6 +55,9 @@ class AdaptConfig:
     max_milliseconds: Annotated[float, Range(0, 1_000_000)] = 0.0
     """Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of
     the checkpoints, which `metanas profile` measures; 0 sets no limit."""
+    precision: Annotated[str, OneOf(("float32", "fp16", "int8"))] = "float32"
+    """Numbers of the file: "fp16" for weights in half precision, "int8" for large layers in 8 bits,
+    calibrated on the support set. A file that answers differently is refused."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -19,9 +19,9 @@ Side = Annotated[int, Range(0, LARGEST_SIDE)]
 class Variant:
     """The form into which an exported file is converted."""
 
-    precision: Annotated[str, OneOf((STORED, "fp16"))] = STORED
-    """Weights of the file: "stored" keeps them, "fp16" stores them in half precision. A runtime
-    widens them when it loads the file."""
+    precision: Annotated[str, OneOf((STORED, "fp16", "int8"))] = STORED
+    """Numbers of the file: "stored" keeps them, "fp16" stores weights in half precision, which a
+    runtime widens when it loads the file, "int8" has large layers in 8 bits."""
     height: Side = 0
     """Height of the images of a graph without dynamic shapes; 0 takes any size."""
     width: Side = 0

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from metanas_client import Model, ModelFileError
 from metanas_client.onnx import scan
-from metanas_client.onnx.model_file import MOST_BYTES, MOST_MEMORY, ModelFile, read_model
+from metanas_client.onnx.model_file import MOST_BYTES, ModelFile, read_model
+from metanas_client.onnx.runtime import MOST_MEMORY
 from metanas_client.onnx.scan import check_bytes
 from tests.client.test_cli import metanas
 

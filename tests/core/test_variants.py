@@ -3,6 +3,9 @@
 import json
 from base64 import b64decode
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,7 +16,15 @@ from onnx.reference import ReferenceEvaluator
 
 from metanas.adaptation.scheduler import adapt
 from metanas.errors import ExportMismatch, InvalidInput
-from metanas.export.agreement import Answers, answers, compare, require_equal, require_half
+from metanas.export.agreement import (
+    Agreement,
+    Answers,
+    answers,
+    compare,
+    require_close,
+    require_equal,
+    require_half,
+)
 from metanas.export.rewrite import LEAST_HALVED, halved
 from metanas.export.runtime import session
 from metanas.export.variants import VARIANT, convert, fitted
@@ -23,6 +34,10 @@ from metanas.testing import make_checkpoint
 from tests.core.small import examples
 
 OPSETS = range(13, 22)
+TASK = [
+    np.asarray(each.image, np.uint8).reshape(*np.shape(each.image)[:2], 1)
+    for each in examples((3, 3, 3))
+]
 Pixels = NDArray[np.uint8]
 
 
@@ -166,6 +181,77 @@ def test_a_variant_of_a_variant(stored: bytes) -> None:
     with pytest.raises(InvalidInput) as caught:
         convert(fixed, Variant(opset=13))
     assert caught.value.reason == "VARIANT_REFUSED"
+
+
+@pytest.fixture(scope="module")
+def int8(stored: bytes) -> bytes:
+    return convert(stored, Variant(precision="int8"), TASK)
+
+
+def test_int8_has_layers_in_eight_bits(stored: bytes, int8: bytes) -> None:
+    kinds = {each.data_type for each in onnx.load_from_string(int8).graph.initializer}
+    assert onnx.TensorProto.INT8 in kinds
+    assert (stated(int8)["precision"], stated(int8)["images"]) == ("int8", len(TASK))
+    reference, found = (answers(session(data), TASK) for data in (stored, int8))
+    agreement = compare(reference, found)
+    require_close(agreement)
+    assert stated(int8)["logit"] == pytest.approx(agreement.logit, abs=1e-5)
+    vector = json.loads(metadata(int8)["metanas.conformance"])
+    assert vector["tolerance"] == pytest.approx(max(1e-3, agreement.logit), abs=1e-5)
+
+
+@pytest.mark.parametrize("variant", [Variant(height=20, width=24, opset=13), Variant(opset=20)])
+def test_a_variant_of_int8_stays_int8(int8: bytes, variant: Variant) -> None:
+    made = convert(int8, variant)
+    assert stated(made)["precision"] == "int8"
+    assert stated(made)["logit"] == stated(int8)["logit"]  # of the precision
+    assert difference(int8, made, pixels(20, 24)) <= 0.05
+    with pytest.raises(InvalidInput) as caught:
+        convert(int8, Variant(precision="fp16"))
+    assert caught.value.reason == "VARIANT_REFUSED"
+
+
+def test_int8_needs_images_of_the_task(stored: bytes) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        convert(stored, Variant(precision="int8"))
+    assert (caught.value.violations[0].field, caught.value.reason) == (
+        "precision",
+        "VARIANT_REFUSED",
+    )
+
+
+def test_a_runtime_that_cannot_open_a_variant_is_named(int8: bytes) -> None:
+    """ONNX Runtime 1.31 cannot open graphs in 8 bits of opset 21."""
+    with suppress(InvalidInput):
+        assert stated(convert(int8, Variant(opset=21)))["opset"] == 21
+
+
+def test_int8_that_answers_differently_is_refused() -> None:
+    close = Agreement(images=64, top1=0.99, probability=0.2, logit=1.0, noise=0.04, relative=0.1)
+    require_close(close)
+    worse = [replace(close, top1=0.97)]
+    worse += [replace(close, noise=noise) for noise in (0.051, float("nan"))]
+    for each in worse:
+        with pytest.raises(InvalidInput) as caught:
+            require_close(each)
+        assert caught.value.reason == "VARIANT_REFUSED"
+        assert "choose fp16" in str(caught.value)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_an_adaptation_chooses_the_precision(precision: str, tmp_path: Path) -> None:
+    options = AdaptConfig(steps=1, tuning_steps=1, precision=precision)
+    checkpoint = make_checkpoint(tmp_path / "tiny", options=options)
+    seen: list[str] = []
+    first, second = (
+        adapt(checkpoint, examples((3, 3, 3)), on_progress=lambda each: seen.append(each.stage))
+        for _ in range(2)
+    )
+    assert first.onnx == second.onnx
+    assert (stated(first.onnx)["precision"], stated(first.onnx)["images"]) == (precision, 18)
+    assert first.report.onnx_bytes == len(first.onnx)
+    assert first.report.seconds["convert"] > 0
+    assert seen.count("convert") == 2
 
 
 def test_weights_beyond_half_precision_are_refused(stored: bytes) -> None:

@@ -8,17 +8,12 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# ONNX Runtime 1.31 and later sends telemetry unless this is set before its import
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from metanas_client.errors import ModelFileError
@@ -35,7 +30,7 @@ from metanas_client.onnx.form import (
     resized,
 )
 from metanas_client.onnx.images import batches
-from metanas_client.onnx.scan import check_bytes
+from metanas_client.onnx.runtime import open_session, runtime_error
 from metanas_client.support import Image
 from metanas_data.suggest import did_you_mean_file
 
@@ -48,10 +43,6 @@ MAX_BATCH_PIXELS = 4_000_000
 alone."""
 MOST_BYTES = 2**29
 """Most bytes of a file."""
-MOST_MEMORY = 2**32
-"""Most bytes that all models of a process may allocate in ONNX Runtime. The largest image, of 50
-million pixels, needs 1.8 GB."""
-SILENT = 4  # severity scale of ONNX Runtime: 0 verbose to 4 fatal; errors are raised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +117,7 @@ class ModelFile:
     def __init__(self, data: bytes, *, source: str = "the model") -> None:
         self._source = source
         self.size = len(data)
-        self._session = _session(data, source)
+        self._session = open_session(data, source)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.metadata: Mapping[str, str] = {
             key.removeprefix(PREFIX): value
@@ -205,7 +196,7 @@ class ModelFile:
         try:
             found = self._session.run(OUTPUTS, {INPUT: np.ascontiguousarray(images)})
         except Exception as error:  # its errors have no common class
-            raise _failed(self._source, "cannot be run by", error) from error
+            raise runtime_error(self._source, "cannot be run by", error) from error
         rows, answers = len(images), Answers(*found)
         ways = answers.logits.shape[-1:]
         if [each.shape for each in answers] != [(rows, *ways), (rows, *ways), (rows,)]:
@@ -358,43 +349,7 @@ def read_model(path: str | os.PathLike[str]) -> bytes:
     return data
 
 
-def _session(data: bytes, source: str) -> onnxruntime.InferenceSession:
-    try:
-        check_bytes(data)
-    except ValueError as error:
-        message = f"{source} is not a model of MetaNAS: {error}"
-        raise ModelFileError("MODEL_UNREADABLE", message) from error
-    _limit_memory()
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = SILENT
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its errors have no common class
-        raise _failed(source, "cannot be loaded by", error) from error
-
-
-@cache
-def _limit_memory() -> None:
-    """Limit the memory of ONNX Runtime, which has one shared allocator a process.
-
-    A hostile file may ask for any amount. A program that has registered its own allocator keeps it.
-    """
-    kinds = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
-    memory = onnxruntime.OrtMemoryInfo("Cpu", kinds[0], 0, kinds[1])
-    with suppress(Exception):  # its errors have no common class
-        limits = onnxruntime.OrtArenaCfg(MOST_MEMORY, -1, -1, -1)
-        onnxruntime.create_and_register_allocator(memory, limits)
-
-
-def _failed(source: str, what: str, error: Exception) -> ModelFileError:
-    cause = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-    return ModelFileError("MODEL_UNREADABLE", f"{source} {what} ONNX Runtime: {cause}")
-
-
-def _tensor(node: onnxruntime.NodeArg) -> Tensor:
+def _tensor(node: Any) -> Tensor:
     return Tensor(node.name, node.type, tuple(node.shape))
 
 

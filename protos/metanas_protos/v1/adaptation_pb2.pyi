@@ -160,6 +160,7 @@ class AdaptationOptions(_message.Message):
     MAX_PARAMETERS_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     MAX_MILLISECONDS_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     steps: _builtins.int
     """Task-optimizer steps on weights and architecture parameters (alphas) together. Integer from 0
     to 500.
@@ -208,6 +209,11 @@ class AdaptationOptions(_message.Message):
     checkpoints, which `metanas profile` measures; 0 sets no limit. Number from 0 to
     1000000.
     """
+    precision: _builtins.str
+    """Numbers of the file: "fp16" for weights in half precision, "int8" for large layers in 8 bits,
+    calibrated on the support set. A file that answers differently is refused. One of "float32",
+    "fp16", "int8".
+    """
     def __init__(
         self,
         *,
@@ -227,10 +233,11 @@ class AdaptationOptions(_message.Message):
         max_parameters: _builtins.int | None = ...,
         max_bytes: _builtins.int | None = ...,
         max_milliseconds: _builtins.float | None = ...,
+        precision: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_precision", b"_precision", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "precision", b"precision", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr", "_batch_size", b"_batch_size", "_bilevel", b"_bilevel", "_gradient_clip", b"_gradient_clip", "_head", b"_head", "_max_bytes", b"_max_bytes", "_max_macs", b"_max_macs", "_max_milliseconds", b"_max_milliseconds", "_max_parameters", b"_max_parameters", "_patience", b"_patience", "_precision", b"_precision", "_shift_pixels", b"_shift_pixels", "_steps", b"_steps", "_temperature_end", b"_temperature_end", "_temperature_start", b"_temperature_start", "_tuning_steps", b"_tuning_steps", "_weight_lr", b"_weight_lr", "alpha_lr", b"alpha_lr", "batch_size", b"batch_size", "bilevel", b"bilevel", "gradient_clip", b"gradient_clip", "head", b"head", "max_bytes", b"max_bytes", "max_macs", b"max_macs", "max_milliseconds", b"max_milliseconds", "max_parameters", b"max_parameters", "patience", b"patience", "precision", b"precision", "shift_pixels", b"shift_pixels", "steps", b"steps", "temperature_end", b"temperature_end", "temperature_start", b"temperature_start", "tuning_steps", b"tuning_steps", "weight_lr", b"weight_lr"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha_lr: _TypeAlias = _typing.Literal["alpha_lr"]  # noqa: Y015
     _WhichOneofArgType__alpha_lr: _TypeAlias = _typing.Literal["_alpha_lr", b"_alpha_lr"]  # noqa: Y015
@@ -252,6 +259,8 @@ class AdaptationOptions(_message.Message):
     _WhichOneofArgType__max_parameters: _TypeAlias = _typing.Literal["_max_parameters", b"_max_parameters"]  # noqa: Y015
     _WhichOneofReturnType__patience: _TypeAlias = _typing.Literal["patience"]  # noqa: Y015
     _WhichOneofArgType__patience: _TypeAlias = _typing.Literal["_patience", b"_patience"]  # noqa: Y015
+    _WhichOneofReturnType__precision: _TypeAlias = _typing.Literal["precision"]  # noqa: Y015
+    _WhichOneofArgType__precision: _TypeAlias = _typing.Literal["_precision", b"_precision"]  # noqa: Y015
     _WhichOneofReturnType__shift_pixels: _TypeAlias = _typing.Literal["shift_pixels"]  # noqa: Y015
     _WhichOneofArgType__shift_pixels: _TypeAlias = _typing.Literal["_shift_pixels", b"_shift_pixels"]  # noqa: Y015
     _WhichOneofReturnType__steps: _TypeAlias = _typing.Literal["steps"]  # noqa: Y015
@@ -284,6 +293,8 @@ class AdaptationOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_parameters) -> _WhichOneofReturnType__max_parameters | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__patience) -> _WhichOneofReturnType__patience | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__precision) -> _WhichOneofReturnType__precision | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shift_pixels) -> _WhichOneofReturnType__shift_pixels | None: ...
     @_typing.overload
@@ -439,7 +450,8 @@ class Progress(_message.Message):
     across attempts. Only a restart of the server leaves a gap; the numbers never go back.
     """
     stage: _builtins.str
-    """What is being done: "decode", "adapt", "prune", "tune", "export" or "check".
+    """What is being done: "decode", "adapt", "prune", "tune", "export", "check" or
+    "convert".
     Other words may be added; show one that you do not know as it is.
     """
     step: _builtins.int

@@ -19,4 +19,5 @@ OPTION_HELP: Mapping[str, str] = {
     'max_parameters': 'Most weights of the model, head included; 0 sets no limit. Integer from 0 to 2000000000.',
     'max_bytes': 'Most bytes of the ONNX file; 0 sets no limit. Integer from 0 to 2000000000.',
     'max_milliseconds': 'Most milliseconds of the model in ONNX Runtime for one image on one thread, by the table of the checkpoints, which `metanas profile` measures; 0 sets no limit. Number from 0 to 1000000.',
+    'precision': 'Numbers of the file: "fp16" for weights in half precision, "int8" for large layers in 8 bits, calibrated on the support set. A file that answers differently is refused. One of "float32", "fp16", "int8".',
 }
