@@ -31,7 +31,7 @@ COPY dist/*.whl ./dist/
 # hadolint ignore=DL3013
 RUN pip install --no-index --no-deps --find-links dist \
         metanas metanas-data metanas-protos metanas-checkpoints metanas-onnxruntime metanas-server metanas-client \
-    && pip install -c constraints.txt "metanas-server[postgres${EXTRAS}]" "metanas-client[onnx,cli]" \
+    && pip install -c constraints.txt "metanas-server[postgres,s3${EXTRAS}]" "metanas-client[onnx,cli]" \
     && pip check
 
 

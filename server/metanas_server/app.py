@@ -1,7 +1,6 @@
 """Assemble the server, start it and stop it."""
 
 import asyncio
-import fcntl
 import logging
 import os
 from contextlib import AsyncExitStack
@@ -35,18 +34,22 @@ from metanas_server.callers.open_calls import OpenCalls
 from metanas_server.config import ServerConfig
 from metanas_server.cores import MOST_WORKERS, usable_cores
 from metanas_server.errors import StartError
+from metanas_server.folders import folders_of, lock_folder
 from metanas_server.inference.engine import Engine
 from metanas_server.inference.service import InferenceService
 from metanas_server.jobs.dispatcher import Dispatcher
 from metanas_server.jobs.figures import snapshot
 from metanas_server.jobs.job_table import JobTable
 from metanas_server.jobs.manager import JobManager
+from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.jobs.retention import Retention
+from metanas_server.jobs.sharing import Sharing
 from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
 from metanas_server.records.address import read_address
+from metanas_server.records.notices import listen
 from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.place import folder_of
@@ -166,13 +169,7 @@ class Server:
     async def _start(self, undo: AsyncExitStack) -> None:
         config = self._config
         address = read_address(config.records, config.data)
-        for folder in folders_of(config.data, address):
-            undo.callback(os.close, lock_folder(folder))
-        archive = await asyncio.to_thread(
-            open_archive, config.data, address, self._on_change, place=config.artefacts
-        )
-        undo.push_async_callback(archive.close)
-        self._archive = archive
+        archive = self._archive = await self._open_archive(undo, address)
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
         longer = {f"/{INFERENCE}/ModelInfer": config.max_query_bytes}
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
@@ -186,7 +183,8 @@ class Server:
         self._pool = make_pool(config, self._load, self._on_change)
         table = JobTable(archive, self._metrics)
         self._dispatcher = Dispatcher(config, table, self._pool)
-        self._jobs = JobManager(config, archive, table, self._dispatcher)
+        mirrors = Mirrors(archive.records.fronts)
+        self._jobs = JobManager(config, archive, table, self._dispatcher, mirrors)
         threads = config.query_threads or min(usable_cores(), MOST_WORKERS)
         engine = Engine(archive, threads=threads, open_bytes=config.max_open_bytes)
         undo.push_async_callback(engine.close)
@@ -196,7 +194,10 @@ class Server:
         retention = Retention(archive, audit, ttl=config.ttl, max_bytes=config.max_store_bytes)
         undo.push_async_callback(_end, asyncio.create_task(retention.run()))
         await self._pool.start()
-        await self._jobs.recover()
+        if isinstance(address, URL):
+            await self._share(undo, table, mirrors, address)
+        else:
+            await self._jobs.take_orphans()
         budget = UploadBudget(
             config.max_upload_bytes,
             config.max_upload_bytes_per_caller,
@@ -210,6 +211,36 @@ class Server:
         self._health.set(INFERENCE, healthy=True)
         self._answers = True
         await self._on_change()
+
+    async def _open_archive(self, undo: AsyncExitStack, address: Path | URL) -> Archive:
+        """Lock the folders of this server, and open its records and files."""
+        config = self._config
+        for folder in folders_of(config.data, address):
+            undo.callback(os.close, lock_folder(folder))
+        archive = await asyncio.to_thread(
+            open_archive, config.data, address, self._on_change, place=config.artefacts
+        )
+        undo.push_async_callback(archive.close)
+        return archive
+
+    async def _share(
+        self, undo: AsyncExitStack, table: JobTable, mirrors: Mirrors, address: URL
+    ) -> None:
+        """Join the fronts on a database, and leave them at the end."""
+        fronts = self._archive.records.fronts
+        sharing = Sharing(
+            fronts,
+            table,
+            self._dispatcher,
+            self._jobs,
+            mirrors=mirrors,
+            listen=partial(listen, address),
+            lease=self._config.lease_seconds,
+        )
+        await asyncio.to_thread(fronts.beat)
+        undo.push_async_callback(sharing.leave)
+        await self._jobs.take_orphans()
+        undo.push_async_callback(_end, asyncio.create_task(sharing.run()))
 
     async def _start_studio(
         self,
@@ -277,37 +308,6 @@ class Server:
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-def folders_of(data: Path, address: Path | URL) -> list[Path]:
-    """Return the folders that one process may use at a time: of the data and of an SQLite file."""
-    beside = address.parent if isinstance(address, Path) else data
-    return [data] if beside.resolve() == data.resolve() else [data, beside]
-
-
-def lock_folder(folder: Path) -> int:
-    """Lock a folder for this process while the returned file handle is open.
-
-    Raises:
-        StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if folder.stat().st_mode & 0o007:
-            LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)
-    except OSError as error:
-        message = f"the folder {folder} cannot be written: {error.strerror}; choose another --data"
-        raise StartError("DATA_NOT_WRITABLE", message) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        message = (
-            f"the folder {folder} is in use by another server; stop it or choose another folder"
-        )
-        raise StartError("DATA_IN_USE", message) from error
-    return handle
 
 
 def _options(config: ServerConfig) -> list[tuple[str, int]]:

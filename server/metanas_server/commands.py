@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from metanas_server.app import folders_of, lock_folder
 from metanas_server.config import CommandLine, add_flags, settle
 from metanas_server.errors import StartError
+from metanas_server.folders import folders_of, lock_folder
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.migrate import HEAD, Use
 from metanas_server.storage import maintenance

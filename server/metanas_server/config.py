@@ -16,16 +16,7 @@ from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 from metanas.errors import InvalidInput
 from metanas.spec.examples import Limits
-from metanas.util.fields import (
-    Count,
-    Declaration,
-    Natural,
-    OneOf,
-    Range,
-    check,
-    describe,
-    require,
-)
+from metanas.util.fields import Count, Declaration, Natural, OneOf, Range, check, describe, require
 from metanas_data.suggest import Parser
 from metanas_server.config_file import read_config_file
 from metanas_server.cores import default_devices
@@ -171,6 +162,9 @@ class ServerConfig:
     after which an adaptation is; 0 keeps them."""
     max_store_bytes: Natural = 0
     """Most bytes of models; those whose last use is the oldest are deleted. 0 sets no limit."""
+    lease_seconds: Seconds = 10.0
+    """Seconds without a sign of life after which other servers on the same PostgreSQL take over the
+    adaptations of a server."""
     grace: Annotated[float, Range(0, MAX_SECONDS)] = 10.0
     """Seconds that running adaptations get to end during a graceful shutdown."""
 

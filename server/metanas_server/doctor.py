@@ -229,7 +229,7 @@ def _records(address: Path | URL, store: Store) -> Iterator[Found]:
         return
     try:
         with closing(Records(open_database(address, Use.LOOK))) as records:
-            digests = sorted(records.digests())
+            digests = sorted(records.files.needed())
     except StartError as error:
         if error.reason != "DATABASE_EMPTY":
             raise

@@ -20,6 +20,8 @@ MetanasError
     │                       CALLER_RATE, DEADLINE_TOO_SHORT: try again later
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
     ├── TimedOut            ADAPTATION_TIMEOUT, DEADLINE_PASSED, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
+    ├── AlreadyAccepted     REQUEST_KNOWN: another front has accepted the request; stays inside
+    ├── LeaseLost           ADAPTATION_MOVED: another front has the adaptation; stays inside
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
     ├── WorkerFailed        INTERNAL: a defect in a worker process
@@ -83,6 +85,14 @@ class Unavailable(ServiceError):
 
 class TimedOut(ServiceError):
     """An adaptation, an upload or a query took longer than its time limit."""
+
+
+class AlreadyAccepted(ServiceError):
+    """There is an adaptation with this request id."""
+
+
+class LeaseLost(ServiceError):
+    """Another front has taken the adaptation."""
 
 
 class WorkerLost(ServiceError):

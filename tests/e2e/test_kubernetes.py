@@ -30,7 +30,7 @@ components: [../monitoring]
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
-@pytest.fixture(scope="module", params=["base", "gpu", "ray", "monitored"])
+@pytest.fixture(scope="module", params=["base", "gpu", "ray", "fronts", "monitored"])
 def rendered(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The objects of a variant by kind."""
     folder = tmp_path_factory.mktemp("manifests")
@@ -103,6 +103,15 @@ def test_variables_are_options(container: Mapping[str, Any]) -> None:
     known = {PREFIX + each.name.upper() for each in options()}
     given = {variable["name"] for variable in container["env"]}
     assert {name for name in given if not name.startswith("RAY_")} <= known
+
+
+def test_several_servers_share_their_records(
+    rendered: Mapping[str, Any], container: Mapping[str, Any]
+) -> None:
+    """Each server has a data folder of its own; only the addresses of a secret join them."""
+    replicas = rendered["StatefulSet"]["spec"]["replicas"]
+    secrets = [each["secretRef"]["name"] for each in container.get("envFrom", [])]
+    assert (replicas > 1) == (secrets == ["metanas-server"])
 
 
 def test_the_pod_fits_the_image(pod: Mapping[str, Any], container: Mapping[str, Any]) -> None:

@@ -81,7 +81,7 @@ def test_a_sweep_deletes_known_garbage_only(tmp_path: Path) -> None:
     records = Records(open_database(tmp_path / "records"))
     store = FolderStore(tmp_path / "artefacts")
     needed, unknown, loose, isolated = (store.put(each) for each in (b"n", b"u", b"l", b"i"))
-    records.loosen(loose)
+    records.files.loosen(loose)
     records.insert(replace(RECORD, support=needed))
     records.insert(replace(RECORD, id="two", support=isolated))
     store.isolate(isolated)
@@ -91,7 +91,7 @@ def test_a_sweep_deletes_known_garbage_only(tmp_path: Path) -> None:
     assert sweep(records, store) == {unknown}
     names = {path.name for path in store.folder.iterdir()}
     assert names == {needed, unknown, isolated, "quarantine", "lost+found", "notes.txt"}
-    assert records.loose() == set()
+    assert records.files.loose() == set()
     records.close()
 
 

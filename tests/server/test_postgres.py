@@ -36,7 +36,7 @@ def test_a_locked_table(server: ServerProcess, records: str) -> None:
     health = server.health(WRITES)
     assert next(health) == SERVING
     with psycopg.connect(records) as other:
-        other.execute("LOCK TABLE loose")
+        other.execute("LOCK TABLE loose_files")
         answer = refused(api.create, spec(), images())
         assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_BUSY")
         assert answer.retry_seconds

@@ -69,7 +69,7 @@ def test_records_come_back_as_they_were(records: Records, address: str) -> None:
     records.insert(RECORD)
     assert records.adaptation("one", None) == RECORD
     assert records.unfinished() == [RECORD]
-    assert records.needs(RECORD.support)
+    assert records.files.is_needed(RECORD.support)
     assert (records.progress("one"), records.last_progress("one")) == ((), None)
     records.update(ENDED, PROGRESS, MODEL)
     with closing(Records(opened(address))) as again:
@@ -78,14 +78,14 @@ def test_records_come_back_as_they_were(records: Records, address: str) -> None:
         assert again.last_progress("one") == PROGRESS[-1]
         assert again.model("one", None) == MODEL
         assert again.unfinished() == []
-        assert again.digests() == {MODEL.sha256}
-        assert again.loose() == {RECORD.support}
+        assert again.files.needed() == {MODEL.sha256}
+        assert again.files.loose() == {RECORD.support}
         assert again.delete_model("one", None) == MODEL.sha256
         again.delete_adaptation("one")
         for look in (again.model, again.adaptation):
             with pytest.raises(NotFound):
                 look("one", None)
-        assert again.loose() == {RECORD.support, MODEL.sha256}
+        assert again.files.loose() == {RECORD.support, MODEL.sha256}
 
 
 def test_a_change_may_be_made_again(records: Records) -> None:
@@ -104,7 +104,7 @@ def test_a_change_happens_as_a_whole_or_not_at_all(records: Records) -> None:
     with pytest.raises(Exception, match=r"(?i)not.null"):
         records.update(ENDED, PROGRESS, broken)
     assert records.adaptation("one", None) == RECORD
-    assert records.loose() == set()
+    assert records.files.loose() == set()
 
 
 def test_a_request_id_stands_for_one_adaptation_of_an_owner(records: Records) -> None:
@@ -164,19 +164,22 @@ def test_sizes_and_uses_of_models(records: Records) -> None:
     records.write_uses()
     assert [id_ for id_, _, _ in records.longest_unused(9)] == ["b", "c", "a"]
     assert records.ended(ord("c"), 9) == ["a", "b"]
-    assert records.needs("t")
-    assert not records.needs("u")
+    assert records.files.is_needed("t")
+    assert not records.files.is_needed("u")
 
 
 def test_loose_files(records: Records) -> None:
     for digest in ("x", "x", RECORD.support):
-        records.loosen(digest)
-    assert records.loose() == {"x", RECORD.support}
+        records.files.loosen(digest)
+    assert records.files.loose() == {"x", RECORD.support}
     records.insert(RECORD)
-    assert records.loose() == {"x"}
-    records.forget("x")
+    assert records.files.loose() == {"x"}
+    removed = list[str]()
+    for digest in ("x", RECORD.support):
+        records.files.discard(digest, removed.append)
+    assert removed == ["x"]
     records.probe()
-    assert records.loose() == set()
+    assert records.files.loose() == set()
 
 
 def test_many_threads_change_the_records(records: Records) -> None:
@@ -261,7 +264,7 @@ def test_a_look_changes_nothing(address: str) -> None:
     with closing(opened(address)) as database:
         Records(database).insert(RECORD)
     with closing(Records(opened(address, Use.LOOK))) as records:
-        assert records.digests() == {RECORD.support}
+        assert records.files.needed() == {RECORD.support}
 
 
 FORMAT_5 = """
@@ -315,7 +318,7 @@ def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
         assert records.model("one", None) == MODEL
 
 
-TABLES = ("adaptations", "models", "loose", "alembic_version")
+TABLES = (*METADATA.tables, "alembic_version")
 
 
 @pytest.mark.parametrize(

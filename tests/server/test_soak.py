@@ -1,12 +1,12 @@
 """A server under mixed load whose processes are killed at random: no accepted job is lost.
 
-`make soak` runs longer: METANAS_SOAK is the number of seconds, METANAS_SOAK_SEED the seed.
+`make soak` runs longer: METANAS_SOAK is the number of seconds, METANAS_SOAK_SEED the seed. With
+METANAS_SOAK_FRONTS=2 two servers share a PostgreSQL, which is killed, too.
 """
 
 import hashlib
 import os
 import signal
-import socket
 import threading
 import time
 import uuid
@@ -26,10 +26,12 @@ from metanas_protos.v1.adaptation_service_pb2 import (
 )
 from metanas_protos.v1.example_pb2 import Example
 from tests.server.calls import CANCELLED, SUCCEEDED, Api, images, spec
+from tests.server.databases import Postgres, free_port, running_postgres
 from tests.server.processes import ServerProcess, serving
 
 SECONDS = float(os.environ.get("METANAS_SOAK", "20"))
 SEED = int(os.environ.get("METANAS_SOAK_SEED", "0"))
+FRONTS = int(os.environ.get("METANAS_SOAK_FRONTS", "1"))
 CALLERS = 4
 PAUSE = 5.0
 """Mean seconds between two kills."""
@@ -45,10 +47,10 @@ class Book:
     events: Counter[str] = field(default_factory=Counter)
 
 
-def call(address: str, book: Book, random: Random, stop: threading.Event) -> None:
+def call(addresses: list[str], book: Book, random: Random, stop: threading.Event) -> None:
     """Send requests of all kinds until the end."""
     while not stop.is_set():
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(random.choice(addresses)) as channel:
             api = Api(channel)
             try:
                 random.choice([create, create, create, abandon, rubbish])(api, book, random)
@@ -115,13 +117,6 @@ def kill(server: ServerProcess, random: Random) -> bool:
     return True
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def all_of(api: Api) -> list[Adaptation]:
     """All adaptations of the server."""
     found, token = list[Adaptation](), ""
@@ -144,13 +139,19 @@ def resident(server: ServerProcess) -> int:
 @pytest.mark.timeout(600 + 10 * SECONDS)
 def test_kills_under_load(checkpoints: Path, tmp_path: Path) -> None:
     random, book, stop, kills = Random(SEED), Book(), threading.Event(), Counter[str]()
-    flags = (f"--listen=127.0.0.1:{free_port()}", "--max-attempts=1000")
     with ExitStack() as stack:
-        server = stack.enter_context(serving(checkpoints, tmp_path / "data", *flags))
+        postgres = stack.enter_context(running_postgres()) if FRONTS > 1 else None
+        flags = shared_flags(postgres, tmp_path)
+        ports = [f"--listen=127.0.0.1:{free_port()}" for _ in range(FRONTS)]
+
+        def start(number: int) -> ServerProcess:
+            data = tmp_path / f"data{number}"
+            return stack.enter_context(serving(checkpoints, data, *flags, ports[number]))
+
+        servers = [start(number) for number in range(FRONTS)]
+        addresses = [server.address for server in servers]
         callers = [
-            threading.Thread(
-                target=call, args=(server.address, book, Random(SEED + number + 1), stop)
-            )
+            threading.Thread(target=call, args=(addresses, book, Random(SEED + number + 1), stop))
             for number in range(CALLERS)
         ]
         for caller in callers:
@@ -158,17 +159,36 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path) -> None:
         end = time.monotonic() + SECONDS
         while time.monotonic() < end:
             time.sleep(PAUSE * (0.5 + random.random()))
-            if kill(server, random):
+            if postgres is not None and random.random() < 0.2:
+                kills["database"] += 1
+                postgres.kill()
+                time.sleep(PAUSE * random.random())
+                postgres.start()
+                continue
+            number = random.randrange(FRONTS)
+            if kill(servers[number], random):
                 kills["front"] += 1
-                server = stack.enter_context(serving(checkpoints, tmp_path / "data", *flags))
+                servers[number] = start(number)
             else:
                 kills["worker"] += 1
         stop.set()
         for caller in callers:
             caller.join()
-        check(server.api, book)
-        print(f"{SECONDS:g} s, kills {dict(kills)}, {len(book.accepted)} accepted,")
-        print(f"errors {dict(book.events)}, front {resident(server) / 2**20:.0f} MiB")
+        for server in servers:
+            check(server.api, book)
+        print(f"{SECONDS:g} s, {FRONTS} fronts, kills {dict(kills)}")
+        print(f"{len(book.accepted)} accepted, none lost, none doubled")
+        memory = ", ".join(f"{resident(server) / 2**20:.0f}" for server in servers)
+        print(f"errors {dict(book.events)}, memory of the fronts {memory} MiB")
+
+
+def shared_flags(postgres: Postgres | None, folder: Path) -> list[str]:
+    """Flags of all servers."""
+    flags = ["--max-attempts=1000"]
+    if postgres is not None:
+        flags += [f"--records={postgres.create()}", f"--artefacts={folder / 'artefacts'}"]
+        flags += ["--lease-seconds=3"]
+    return flags
 
 
 def check(api: Api, book: Book) -> None:

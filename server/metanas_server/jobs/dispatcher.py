@@ -12,6 +12,7 @@ from pathlib import Path
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.config import ServerConfig
 from metanas_server.errors import (
+    LeaseLost,
     ServiceError,
     StoreUnavailable,
     TimedOut,
@@ -88,6 +89,13 @@ class Dispatcher:
         """Mean seconds between the ends of two jobs while there is work; 0 before the first."""
         return self._pace
 
+    @property
+    def room(self) -> int:
+        """Most further jobs that can start now; 0 while others wait."""
+        ready = [worker for worker in self._pool.workers if worker.ready]
+        loads = [self._config.max_stack - len(self._jobs_on(worker)) for worker in ready]
+        return 0 if self._queue or self._stopping else sum(loads)
+
     def dispatch(self) -> None:
         """Start the jobs that workers have room for; call it after each change of the workers.
 
@@ -119,6 +127,11 @@ class Dispatcher:
                 raise
             finally:
                 self.dispatch()
+
+    def lose(self, job: Job) -> None:
+        """Forget a job that another front has taken, and stop its work here."""
+        self._table.lose(job)
+        self._stop_running(job, LeaseLost("ADAPTATION_MOVED", "another front has the adaptation"))
 
     async def stop(self, grace: float) -> None:
         """Give running jobs `grace` seconds to end, hand back the others, and end the workers."""
@@ -225,6 +238,8 @@ class Dispatcher:
             async with self._table.support(job) as support:
                 made = await self._run(job, worker, support)
             await self._table.succeed(job, made)
+        except LeaseLost:
+            pass  # the table has forgotten it
         except WorkerLost as error:
             await self._worker_lost(job, error, len(self._jobs_on(worker)))
         except Cancelled as error:
@@ -267,7 +282,9 @@ class Dispatcher:
             timer.cancel()
 
     async def _stopped(self, job: Job, reason: MetanasError) -> None:
-        """End a job that was stopped; a stopping server hands it back."""
+        """End a job that was stopped, unless it has moved; a stopping server hands it back."""
+        if job.has_moved:
+            return
         if isinstance(reason, Unavailable):
             await self._table.hand_back(job)
         else:
@@ -288,8 +305,9 @@ class Dispatcher:
         elif self._stopping:
             await self._table.hand_back(job)
         else:
-            await self._table.requeue(job, losses)
-            heapq.heappush(self._queue, job)
+            with suppress(LeaseLost):
+                await self._table.requeue(job, losses)
+                heapq.heappush(self._queue, job)
 
     async def _wait_for_tasks(self, seconds: float) -> None:
         if self._tasks:

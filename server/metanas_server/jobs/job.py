@@ -3,11 +3,11 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from metanas.errors import MetanasError
 from metanas.spec.progress import Progress
-from metanas_server.errors import ServiceError
+from metanas_server.errors import LeaseLost, ServiceError
 from metanas_server.resources import AdaptationRecord, ProgressRecord
 from metanas_server.workers.worker import Worker
 
@@ -30,6 +30,7 @@ class Job:
     start_time: time of the start of its attempt, by the event loop's clock.
     most: most jobs on its worker, itself included, after the death of a worker that it may have
         caused; None before.
+    written: entries of its progress that other fronts can read.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
     """
@@ -44,6 +45,7 @@ class Job:
         self.most: int | None = None
         self.stop_reason: MetanasError | None = None
         self.progress = list[ProgressRecord]()
+        self.written = 0
         self._first = record.attempts * MOST_EVENTS + 1
         self.ended = asyncio.Event()
         self._events = list[Event]([record])
@@ -79,6 +81,10 @@ class Job:
             architecture=dict(progress.architecture),
             genotype_json=progress.genotype_json,
         )
+        self.append(entry)
+
+    def append(self, entry: ProgressRecord) -> None:
+        """Store an entry of the progress and wake the watchers."""
         self.progress.append(entry)
         self._events.append(entry)
         self._wake()
@@ -89,7 +95,12 @@ class Job:
         self.ended.set()
         self._wake()
 
-    async def events(self, after: int) -> AsyncIterator[Event]:
+    @property
+    def has_moved(self) -> bool:
+        """True if another front has taken it."""
+        return isinstance(self._interruption, LeaseLost)
+
+    async def events(self, after: int) -> AsyncGenerator[Event]:
         """Yield the present record, progress beyond `after`, new records and the final record.
 
         Raises:

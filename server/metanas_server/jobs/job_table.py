@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from metanas.errors import Cancelled, MetanasError
-from metanas_server.errors import StoreUnavailable, Unavailable
+from metanas_server.errors import LeaseLost, StoreUnavailable, Unavailable
 from metanas_server.jobs.job import Job
 from metanas_server.observation.metrics import Metrics
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
@@ -70,7 +70,11 @@ class JobTable:
             raise Cancelled
 
     async def begin(self, job: Job) -> None:
-        """Record that an attempt begins."""
+        """Record that an attempt begins.
+
+        Raises:
+            LeaseLost: another front has the job.
+        """
         begun = replace(job.record, state=State.RUNNING, attempts=job.record.attempts + 1)
         now = time.time_ns()
         await self._change(job, replace(begun, start_time=now))
@@ -78,11 +82,19 @@ class JobTable:
             self._metrics.wait(max(0, now - begun.create_time) / 1e9)
 
     async def requeue(self, job: Job, losses: int) -> None:
-        """Record that an attempt was lost, and that the job waits again."""
+        """Record that an attempt was lost, and that the job waits again.
+
+        Raises:
+            LeaseLost: another front has the job.
+        """
         await self._change(job, replace(job.record, state=State.QUEUED, losses=losses))
 
     async def succeed(self, job: Job, made: Made) -> None:
-        """Store the model and end the job."""
+        """Store the model and end the job.
+
+        Raises:
+            LeaseLost: another front has the job.
+        """
         now, record = time.time_ns(), job.record
         model = ModelRecord(
             id=record.id,
@@ -105,13 +117,13 @@ class JobTable:
             labels=made.labels,
         )
         finish = self._archive.finish
-        await self._persist(lambda: finish(ended, job.progress, model, made.onnx))
+        await self._persist(job, lambda: finish(ended, job.progress, model, made.onnx))
         self._remove(job, ended)
         self._metrics.stages(json.loads(made.report_json)["seconds"])
 
     async def fail(self, job: Job, error: MetanasError) -> None:
         """End a job without a model; a job that has ended already stays as it is."""
-        await self._persist(lambda: self.try_fail(job, error))
+        await self._persist(job, lambda: self.try_fail(job, error))
 
     async def try_fail(self, job: Job, error: MetanasError) -> None:
         """End a job as `fail` does, but do not wait.
@@ -128,35 +140,53 @@ class JobTable:
             failure=describe(error),
             support="",
         )
-        await self._archive.update(ended, job.progress)
-        self._remove(job, ended)
+        try:
+            await self._archive.update(ended, job.progress)
+        except LeaseLost:
+            self.lose(job)
+        else:
+            self._remove(job, ended)
+
+    def lose(self, job: Job) -> None:
+        """Forget a job that another front has taken; its watchers follow it there."""
+        if self.jobs.get(job.record.id) is job:
+            LOG.info("adaptation %s: another front has it now", job.record.id)
+            del self.jobs[job.record.id]
+            job.interrupt(LeaseLost("ADAPTATION_MOVED", "another front has the adaptation"))
 
     async def hand_back(self, job: Job) -> None:
         """Leave a job queued for the next run of the server."""
         if job.record.state is not State.QUEUED:
-            with suppress(StoreUnavailable):  # the next run queues a running job, too
+            with suppress(StoreUnavailable, LeaseLost):  # the next run queues a running job, too
                 await self._archive.update(replace(job.record, state=State.QUEUED))
-        del self.jobs[job.record.id]
+        self.jobs.pop(job.record.id, None)
         job.interrupt(stopping_error())
 
     async def _change(self, job: Job, record: AdaptationRecord) -> None:
-        await self._persist(lambda: self._archive.update(record))
+        await self._persist(job, lambda: self._archive.update(record))
         job.change(record)
 
-    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write; try again whenever the data folder can be written again."""
+    async def _persist(self, job: Job, write: Callable[[], Awaitable[None]]) -> None:
+        """Write; try again whenever the data folder can be written again.
+
+        Raises:
+            LeaseLost: another front has the job, and this one has forgotten it.
+        """
         while True:
             try:
                 return await write()
             except StoreUnavailable:
                 await self._archive.until_writable()
+            except LeaseLost:
+                self.lose(job)
+                raise
 
     def _remove(self, job: Job, ended: AdaptationRecord) -> None:
         reason = "" if ended.failure is None else ended.failure.reason
         LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason and f" ({reason})")
         seconds = max(0, ended.end_time - ended.create_time) / 1e9
         self._metrics.adaptation(ended.state, reason, seconds)
-        del self.jobs[ended.id]
+        self.jobs.pop(ended.id, None)
         discard = self._archive.discard(job.record.support)
         job.change(ended)
         task = asyncio.get_running_loop().create_task(discard)

@@ -10,19 +10,24 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 
 from metanas.errors import Cancelled, InvalidInput
 from metanas.spec.examples import Example
 from metanas_server.callers.access import Caller
 from metanas_server.callers.rate import Rate
 from metanas_server.config import ServerConfig
-from metanas_server.errors import NotEnded, Overloaded
+from metanas_server.errors import AlreadyAccepted, LeaseLost, NotEnded, Overloaded
 from metanas_server.jobs.dispatcher import Dispatcher, lost_error
 from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.jobs.memory import memory_of
+from metanas_server.jobs.mirrors import Mirrors
+from metanas_server.records.fronts import Taken
+from metanas_server.records.records import Load
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
@@ -40,9 +45,15 @@ class JobManager:
     """
 
     def __init__(
-        self, config: ServerConfig, archive: Archive, table: JobTable, dispatcher: Dispatcher
+        self,
+        config: ServerConfig,
+        archive: Archive,
+        table: JobTable,
+        dispatcher: Dispatcher,
+        mirrors: Mirrors,
     ) -> None:
         self._config = config
+        self._mirrors = mirrors
         self._archive = archive
         self._records = archive.records
         self._table = table
@@ -53,26 +64,55 @@ class JobManager:
         self._stopping = False
         self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
 
-    async def recover(self) -> None:
-        """Queue the adaptations that the last run of the server has left unfinished.
+    @property
+    def is_stopping(self) -> bool:
+        """True if this front accepts and takes no more adaptations."""
+        return self._stopping
 
-        A job that was running then has lost an attempt: it may be the cause of the server's death.
+    async def take_orphans(self) -> None:
+        """Queue the unfinished adaptations of fronts that are gone: the last run of this server.
 
         Raises:
-            StoreUnavailable: the data folder cannot be written.
+            StoreUnavailable: the database cannot be used now.
         """
-        records = await asyncio.to_thread(self._records.unfinished)
-        suspects = sum(record.state is State.RUNNING for record in records)
-        for record in records:
-            job = Job(next(self._numbers), record, record.owner)
-            self._table.add(job)
-            if record.state is State.RUNNING:
-                job.most = max(1, suspects // 2)
-                await self._table.requeue(job, record.losses + 1)
-                if job.record.losses >= self._config.max_attempts and suspects == 1:
-                    await self._table.fail(job, lost_error(job.record.losses))
-                    continue
-            self._dispatcher.enqueue(job)
+        await self.adopt(self._records.fronts.orphans)
+
+    async def adopt(self, take: Callable[[], Sequence[Taken]]) -> None:
+        """Queue adaptations that belong to this front from now on.
+
+        A job that was running has lost an attempt: it may be the cause of its front's death.
+
+        take: takes them in the database.
+
+        Raises:
+            StoreUnavailable: the database cannot be used now.
+        """
+        async with self._submit_lock:  # meanwhile each adaptation of this front has its job
+            taken = [
+                each for each in await asyncio.to_thread(take) if each.record.id not in self._jobs
+            ]
+            jobs = [
+                Job(next(self._numbers), each.record, each.caller or each.record.owner)
+                for each in taken
+            ]
+            for job in jobs:
+                self._table.add(job)
+        suspects = sum(job.record.state is State.RUNNING for job in jobs)
+        for job, each in zip(jobs, taken, strict=True):
+            with suppress(LeaseLost):
+                await self._queue_again(job, suspects, is_cancelled=each.cancel)
+
+    async def _queue_again(self, job: Job, suspects: int, *, is_cancelled: bool) -> None:
+        if is_cancelled:
+            await self._table.fail(job, Cancelled("the adaptation was cancelled"))
+            return
+        if job.record.state is State.RUNNING:
+            job.most = max(1, suspects // 2)
+            await self._table.requeue(job, job.record.losses + 1)
+            if job.record.losses >= self._config.max_attempts and suspects == 1:
+                await self._table.fail(job, lost_error(job.record.losses))
+                return
+        self._dispatcher.enqueue(job)
 
     async def stop(self, grace: float) -> None:
         """Accept no more adaptations; end or hand back those that have not ended."""
@@ -95,20 +135,21 @@ class JobManager:
             return  # the adaptation exists already
         self._archive.check_writable()
         self._rate.check(caller.name)
-        jobs = self._jobs.values()
-        waiting = sum(job.record.state is State.QUEUED for job in jobs)
-        if waiting >= self._config.max_queue:
-            message = f"{waiting} adaptations are waiting already; try again shortly"
+        self._admit(await asyncio.to_thread(self._records.load, caller.name), spec)
+
+    def _admit(self, load: Load, spec: Spec) -> None:
+        """Refuse a request that the load of all fronts does not allow."""
+        if load.waiting >= self._config.max_queue:
+            message = f"{load.waiting} adaptations are waiting already; try again shortly"
             raise Overloaded("QUEUE_FULL", message, self._retry_seconds())
-        unfinished = sum(job.caller == caller.name and not job.record.state.final for job in jobs)
-        if unfinished >= self._config.max_jobs_per_caller:
-            message = f"{unfinished} of your adaptations have not ended yet; wait for one of them"
-            raise Overloaded("CALLER_QUOTA", message, self._retry_seconds())
-        wait = waiting * self._dispatcher.pace
+        if load.unfinished >= self._config.max_jobs_per_caller:
+            text = f"{load.unfinished} of your adaptations have not ended yet"
+            raise Overloaded("CALLER_QUOTA", f"{text}; wait for one of them", self._retry_seconds())
+        wait = load.waiting * self._dispatcher.pace / max(load.fronts, 1)
         if spec.deadline is not None and wait > spec.deadline:
             message = (
-                f"{waiting} adaptations wait for about {wait:.1f} s, longer than the deadline of"
-                f" {spec.deadline:g} s; try again later or allow more time"
+                f"{load.waiting} adaptations wait for about {wait:.1f} s, longer than the deadline"
+                f" of {spec.deadline:g} s; try again later or allow more time"
             )
             raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
 
@@ -135,7 +176,14 @@ class JobManager:
             await self.check_capacity(caller, spec)
             record = self._record(spec, examples, digest)
             record = replace(record, owner=caller.owner, memory=memory)
-            record = await self._archive.add(record, packed)
+            admit = partial(self._admit, spec=spec)
+            try:
+                record = await self._archive.add(record, packed, caller.name, admit)
+            except AlreadyAccepted:  # by another front
+                known = await self._same_request(caller.owner, spec.request_id, digest)
+                if known is None:
+                    raise
+                return known.id
             LOG.info(
                 "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
                 *(record.id, caller.name, record.request_id),
@@ -185,14 +233,26 @@ class JobManager:
             NotFound: UNKNOWN_ADAPTATION.
             Unavailable: the server stops before the adaptation has ended.
         """
-        job = self._find(id_, scope)
-        if job is not None:
-            async for event in job.events(after):
-                yield event
+        while True:
+            job = self._find(id_, scope)
+            record = await self._read(id_, scope) if job is None else job.record
+            if record.state.final:
+                source = self._past(record, after)
+            else:
+                source = self._mirrors.events(record, after) if job is None else job.events(after)
+            try:
+                async with aclosing(source):
+                    async for event in source:
+                        after = event.sequence if isinstance(event, ProgressRecord) else after
+                        yield event
+            except LeaseLost:  # it has moved to another front
+                continue
             return
-        record = await self._read(id_, scope)
+
+    async def _past(self, record: AdaptationRecord, after: int) -> AsyncGenerator[Event]:
+        """Yield the events of an adaptation that has ended."""
         yield record
-        for entry in await asyncio.to_thread(self._records.progress, id_):
+        for entry in await asyncio.to_thread(self._records.progress, record.id):
             if entry.sequence > after:
                 yield entry
         yield record
@@ -205,10 +265,23 @@ class JobManager:
             StoreUnavailable: the data folder cannot be written, and the adaptation goes on.
         """
         job = self._find(id_, scope)
-        if job is None:
-            await self._read(id_, scope)
-        else:
+        if job is not None:
             await self._dispatcher.stop_job(job, Cancelled("the adaptation was cancelled"))
+            if not job.has_moved:
+                return
+        record = await self._read(id_, scope)
+        if not record.state.final:
+            await self._cancel_elsewhere(id_)
+
+    async def _cancel_elsewhere(self, id_: str) -> None:
+        """Take and end an adaptation that waits at another front; tell that front if it runs."""
+        fronts = self._records.fronts
+
+        def take() -> list[Taken]:
+            return [replace(each, cancel=True) for each in fronts.take_waiting(id_)]
+
+        await self.adopt(take)
+        await asyncio.to_thread(fronts.ask_to_cancel, id_)
 
     async def delete(self, id_: str, scope: str | None) -> None:
         """Delete an adaptation that has ended.

@@ -5,12 +5,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable
+from sqlalchemy import Connection, Engine, Executable, Table, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
 from metanas_server.errors import StoreUnavailable
 from metanas_server.records.reserve import Reserve
+
+CHANNEL = "metanas"
+"""The channel of notices in PostgreSQL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,33 @@ class Database:
         """
         with self._as_store_error(), self.reads.connect() as connection:
             return connection.execute(query).all()
+
+    @property
+    def is_shared(self) -> bool:
+        """True if several fronts may use the database at the same time."""
+        return self.changes.dialect.name == "postgresql"
+
+    def insert_into(self, table: Table) -> Any:
+        """Return an insertion that can ignore a conflict, which each kind spells its own way."""
+        inserts = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+        return inserts[self.changes.dialect.name](table)
+
+    def lock(self, connection: Connection, name: str) -> None:
+        """Keep other fronts' transactions with a lock of this name waiting until the end."""
+        if self.is_shared:
+            query = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+            connection.execute(query, {"name": name})
+
+    def notify(self, connection: Connection, front: str, id_: str) -> None:
+        """Send the fronts a notice that an adaptation has changed, at the end of a transaction."""
+        if self.is_shared:
+            query = text("SELECT pg_notify(:channel, :notice)")
+            connection.execute(query, {"channel": CHANNEL, "notice": f"{front} {id_}"})
+
+    def do_not_wait_for_the_disk(self, connection: Connection) -> None:
+        """End a transaction before it is on the disk: a power cut may undo it as a whole."""
+        if self.is_shared:
+            connection.execute(text("SET LOCAL synchronous_commit TO OFF"))
 
     def close(self) -> None:
         """Close the connections."""

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -14,19 +14,24 @@ from sqlalchemy import (
     Table,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     select,
-    union,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
-from metanas_server.errors import NotFound, StoreUnavailable
+from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound, StoreUnavailable
 from metanas_server.records.database import Database
+from metanas_server.records.files import Files
+from metanas_server.records.fronts import Fronts
 from metanas_server.records.rows import dump, read_adaptation, read_model, read_progress
-from metanas_server.records.tables import ADAPTATIONS, LOOSE, MODELS
+from metanas_server.records.tables import (
+    ADAPTATIONS,
+    FRONTS,
+    MODELS,
+    PROGRESS,
+    UNFINISHED,
+)
 from metanas_server.resources import (
     AdaptationRecord,
     ModelRecord,
@@ -34,7 +39,29 @@ from metanas_server.resources import (
     State,
 )
 
-UNFINISHED = (State.QUEUED, State.RUNNING)
+LAST_PROGRESS = func.coalesce(
+    select(PROGRESS.c.body)
+    .where(PROGRESS.c.adaptation == ADAPTATIONS.c.id)
+    .order_by(PROGRESS.c.sequence.desc())
+    .limit(1)
+    .scalar_subquery(),
+    ADAPTATIONS.c.last_progress,
+)
+"""The last progress of a row: that of a running adaptation is in a table of its own."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The work of all fronts.
+
+    waiting: adaptations that wait for a worker.
+    unfinished: adaptations of one caller that have not ended.
+    fronts: fronts that share the database.
+    """
+
+    waiting: int
+    unfinished: int
+    fronts: int
 
 
 class Records:
@@ -49,10 +76,21 @@ class Records:
     is found as little as a row that does not exist.
     """
 
-    def __init__(self, database: Database) -> None:
-        """Use an open database, and close it at the end."""
+    def __init__(self, database: Database, front: str = "") -> None:
+        """Use an open database, and close it at the end.
+
+        front: the name of this server among those that share the database.
+        """
+        self.files = Files(database, front)
+        self.fronts = Fronts(database, front)
         self._database = database
+        self._front = front
         self._uses = dict[str, int]()
+
+    @property
+    def is_shared(self) -> bool:
+        """True if several fronts may use the database at the same time."""
+        return self._database.is_shared
 
     def close(self) -> None:
         """Close the database."""
@@ -65,27 +103,31 @@ class Records:
             StoreUnavailable: it cannot.
         """
         with self._database.change() as connection:
-            _loosen(connection, "probe")
-            connection.execute(_forget("probe"))
+            self.files.note(connection, "probe")
+            self.files.forget(connection, "probe")
 
-    def loosen(self, digest: str) -> None:
-        """Note that a file may exist without a record."""
-        with self._database.change() as connection:
-            _loosen(connection, digest)
+    def load(self, caller: str) -> Load:
+        """Return the work of all fronts, and of a caller."""
+        ((*numbers,),) = self._database.read(_load(caller))
+        return Load(*numbers)
 
-    def forget(self, digest: str) -> None:
-        """Note that a loose file no longer exists."""
-        with self._database.change() as connection:
-            connection.execute(_forget(digest))
+    def insert(
+        self,
+        record: AdaptationRecord,
+        caller: str = "",
+        admit: Callable[[Load], None] | None = None,
+    ) -> None:
+        """Add an adaptation; its support set is no longer loose.
 
-    def loose(self) -> set[str]:
-        """Return the digests of the files that may exist although no record needs them."""
-        rows = self._database.read(select(LOOSE.c.digest))
-        return {digest for (digest,) in rows} - self.digests()
+        caller: the name of the caller, for its quota.
+        admit: raises an error if the load of all fronts does not allow it.
 
-    def insert(self, record: AdaptationRecord) -> None:
-        """Add an adaptation; its support set is no longer loose."""
+        Raises:
+            AlreadyAccepted: another front has accepted the same request.
+        """
         row = insert(ADAPTATIONS).values(
+            front=self._front,
+            caller=caller,
             id=record.id,
             owner=record.owner,
             state=record.state,
@@ -94,8 +136,13 @@ class Records:
             body=dump(record),
         )
         with self._database.change() as connection:
+            if admit is not None:
+                self._database.lock(connection, "queue")
+                if connection.execute(_by_request(record.owner, record.request_id)).first():
+                    raise AlreadyAccepted("REQUEST_KNOWN", "send the request again")
+                admit(Load(*connection.execute(_load(caller)).one()))
             connection.execute(row)
-            connection.execute(_forget(record.support))
+            self.files.forget(connection, record.support)
 
     def update(
         self,
@@ -107,8 +154,11 @@ class Records:
 
         A support set that the record no longer needs becomes loose. The same change may be made
         again: a broken connection does not tell whether it was made.
+
+        Raises:
+            LeaseLost: the adaptation belongs to another front.
         """
-        row = ADAPTATIONS.c.id == record.id
+        row = (ADAPTATIONS.c.id == record.id) & (ADAPTATIONS.c.front == self._front)
         values: dict[str, Any] = {
             "state": record.state,
             "support": record.support,
@@ -122,10 +172,14 @@ class Records:
         with self._database.change() as connection:
             former = connection.scalar(select(ADAPTATIONS.c.support).where(row))
             if former and former != record.support:
-                _loosen(connection, former)
-            connection.execute(update(ADAPTATIONS).where(row).values(values))
+                self.files.note(connection, former)
+            if not connection.execute(update(ADAPTATIONS).where(row).values(values)).rowcount:
+                raise LeaseLost("ADAPTATION_MOVED", f"adaptations/{record.id} has moved")
+            if record.state.final:
+                connection.execute(delete(PROGRESS).where(PROGRESS.c.adaptation == record.id))
             if model is not None:
-                _insert_model(connection, model)
+                self._insert_model(connection, model)
+            self._database.notify(connection, self._front, record.id)
 
     def adaptation(self, id_: str, scope: str | None) -> AdaptationRecord:
         """Return the adaptation with this id.
@@ -142,21 +196,14 @@ class Records:
         return tuple(ProgressRecord(**entry) for (text,) in rows for entry in json.loads(text))
 
     def last_progress(self, id_: str) -> ProgressRecord | None:
-        """Return the last progress of an adaptation that has ended; None before."""
-        query = select(ADAPTATIONS.c.last_progress).where(ADAPTATIONS.c.id == id_)
+        """Return the last progress of an adaptation; None before the first."""
+        query = select(LAST_PROGRESS).where(ADAPTATIONS.c.id == id_)
         rows = self._database.read(query)
         return read_progress(rows[0][0]) if rows else None
 
     def by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
         """Return the owner's adaptation with this request id, unless it is cancelled."""
-        if not request_id:
-            return None
-        query = select(ADAPTATIONS.c.body).where(
-            ADAPTATIONS.c.owner == owner,
-            ADAPTATIONS.c.request_id == request_id,
-            ADAPTATIONS.c.state != State.CANCELLED,
-        )
-        rows = self._database.read(query)
+        rows = self._database.read(_by_request(owner, request_id)) if request_id else []
         return read_adaptation(json.loads(rows[0][0])) if rows else None
 
     def unfinished(self) -> list[AdaptationRecord]:
@@ -174,7 +221,7 @@ class Records:
         count: most adaptations.
         """
         columns = ADAPTATIONS.c
-        query = select(columns.number, columns.body, columns.last_progress)
+        query = select(columns.number, columns.body, LAST_PROGRESS)
         if state is not None:
             query = query.where(columns.state == state)
         rows = self._database.read(_page(query, ADAPTATIONS, before, count, scope))
@@ -256,20 +303,6 @@ class Records:
         query = select(ADAPTATIONS.c.id).where(column > 0, column < before)
         return [id_ for (id_,) in self._database.read(query.order_by(column).limit(count))]
 
-    def digests(self) -> set[str]:
-        """Return the digests of all files that a record needs."""
-        supports = select(ADAPTATIONS.c.support).where(ADAPTATIONS.c.support != "")
-        rows = self._database.read(union(supports, select(MODELS.c.sha256)))
-        return {digest for (digest,) in rows}
-
-    def needs(self, digest: str) -> bool:
-        """Return True if a record needs the file of this digest."""
-        support = exists().where(ADAPTATIONS.c.support == digest)
-        ((needed,),) = self._database.read(
-            select(support | exists().where(MODELS.c.sha256 == digest))
-        )
-        return bool(needed)
-
     def fill_reserve(self) -> None:
         """Reserve room on the disk for a deletion, if there is any."""
         if self._database.reserve is not None:
@@ -288,8 +321,21 @@ class Records:
     def _try_delete(self, statement: Delete, loose: str) -> None:
         with self._database.change() as connection:
             if loose:
-                _loosen(connection, loose)
+                self.files.note(connection, loose)
             connection.execute(statement)
+
+    def _insert_model(self, connection: Connection, model: ModelRecord) -> None:
+        """Add a model, unless it is there; its file is no longer loose."""
+        row = self._database.insert_into(MODELS).values(
+            id=model.id,
+            owner=model.owner,
+            sha256=model.sha256,
+            size=model.size_bytes,
+            used=model.create_time,
+            body=json.dumps(asdict(model)),
+        )
+        connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
+        self.files.forget(connection, model.sha256)
 
     def _body(self, table: Table, kind: str, id_: str, scope: str | None) -> dict[str, Any]:
         query = select(table.c.body).where(table.c.id == id_, *_within(table, scope))
@@ -300,33 +346,24 @@ class Records:
         return body
 
 
-def _insert_model(connection: Connection, model: ModelRecord) -> None:
-    """Add a model, unless it is there; its file is no longer loose."""
-    row = _insert_into(connection, MODELS).values(
-        id=model.id,
-        owner=model.owner,
-        sha256=model.sha256,
-        size=model.size_bytes,
-        used=model.create_time,
-        body=json.dumps(asdict(model)),
+def _by_request(owner: str, request_id: str) -> Select[Any]:
+    """Return the query for the body of a request's adaptation."""
+    return select(ADAPTATIONS.c.body).where(
+        ADAPTATIONS.c.owner == owner,
+        ADAPTATIONS.c.request_id == request_id,
+        ADAPTATIONS.c.request_id != "",
+        ADAPTATIONS.c.state != State.CANCELLED,
     )
-    connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
-    connection.execute(_forget(model.sha256))
 
 
-def _loosen(connection: Connection, digest: str) -> None:
-    row = _insert_into(connection, LOOSE).values(digest=digest)
-    connection.execute(row.on_conflict_do_nothing())
-
-
-def _insert_into(connection: Connection, table: Table) -> Any:
-    """Return an insertion that can ignore a conflict, which each database spells its own way."""
-    inserts = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-    return inserts[connection.dialect.name](table)
-
-
-def _forget(digest: str) -> Delete:
-    return delete(LOOSE).where(LOOSE.c.digest == digest)
+def _load(caller: str) -> Select[Any]:
+    """Return the query for the fields of a load."""
+    columns, count = ADAPTATIONS.c, func.count()
+    waiting = select(count).where(columns.state == State.QUEUED).scalar_subquery()
+    own = (columns.state.in_(UNFINISHED), columns.caller == caller)
+    unfinished = select(count).where(*own).scalar_subquery()
+    fronts = select(count).select_from(FRONTS).scalar_subquery()
+    return select(waiting, unfinished, fronts)
 
 
 def _within(table: Table, scope: str | None) -> list[ColumnElement[bool]]:

@@ -1,7 +1,11 @@
 """The tables of the database.
 
-Columns are searched; all other fields of a record are JSON in `body`. `loose` lists the files that
-may exist without a record: those that are being written, and those that are being deleted.
+Columns are searched; all other fields of a record are JSON in `body`. `loose_files` lists the files
+that may exist without a record: those that are being written, and those that are being deleted.
+
+`front` is the server that an unfinished adaptation belongs to, or that has noted a loose file. With
+SQLite there is one, without a name. `progress` has the progress of running adaptations for the
+other fronts; at its end the row of an adaptation has all of it.
 """
 
 import json
@@ -19,7 +23,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
+from metanas_server.resources import State
+
 METADATA = MetaData()
+UNFINISHED = (State.QUEUED, State.RUNNING)
 NUMBER = BigInteger().with_variant(Integer, "sqlite")
 """The type of a number that the database counts up; SQLite does so for INTEGER only."""
 
@@ -53,6 +60,9 @@ ADAPTATIONS = Table(
     Column("body", Text, nullable=False),
     Column("last_progress", Text, nullable=False, server_default="null"),
     Column("progress", Text, nullable=False, server_default="[]"),
+    Column("front", Text, nullable=False, server_default=""),
+    Column("caller", Sent, nullable=False, server_default=""),
+    Column("cancel", Integer, nullable=False, server_default="0"),
     Index("adaptation_owner", "owner"),
     Index("adaptation_ended", "ended"),
     sqlite_autoincrement=True,
@@ -65,6 +75,14 @@ Index(
     unique=True,
     sqlite_where=REPEATED,
     postgresql_where=REPEATED,
+)
+NOT_ENDED = text("state IN ('queued', 'running')")
+Index(
+    "adaptation_unfinished",
+    ADAPTATIONS.c.front,
+    ADAPTATIONS.c.caller,
+    sqlite_where=NOT_ENDED,
+    postgresql_where=NOT_ENDED,
 )
 MODELS = Table(
     "models",
@@ -80,4 +98,22 @@ MODELS = Table(
     Index("model_used", "used"),
     sqlite_autoincrement=True,
 )
-LOOSE = Table("loose", METADATA, Column("digest", Text, primary_key=True))
+LOOSE = Table(
+    "loose_files",
+    METADATA,
+    Column("digest", Text, primary_key=True),
+    Column("front", Text, primary_key=True, server_default=""),
+)
+FRONTS = Table(
+    "fronts",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("seen", BigInteger, nullable=False),
+)
+PROGRESS = Table(
+    "progress",
+    METADATA,
+    Column("adaptation", Text, primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("body", Text, nullable=False),
+)

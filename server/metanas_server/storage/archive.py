@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL
 
-from metanas_server.errors import StartError, StoreUnavailable
+from metanas_server.errors import ServiceError, StartError, StoreUnavailable
 from metanas_server.records.address import open_database
-from metanas_server.records.records import Records
+from metanas_server.records.records import Load, Records
 from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
 from metanas_server.storage.artefacts import Store, sha256
 from metanas_server.storage.place import open_store
@@ -81,16 +83,22 @@ class Archive:
         await self._writable.wait()
 
     async def add(
-        self, record: AdaptationRecord, support: Sequence[bytes | memoryview]
+        self,
+        record: AdaptationRecord,
+        support: Sequence[bytes | memoryview],
+        caller: str = "",
+        admit: Callable[[Load], None] | None = None,
     ) -> AdaptationRecord:
         """Store a new adaptation and its support set; return the record with the file's digest.
+
+        caller, admit: see `Records.insert`.
 
         Raises:
             StoreUnavailable: nothing was stored.
         """
         stored = replace(record, support=await asyncio.to_thread(sha256, support))
-        insert = self.records.insert
-        await self._whole(self._put(stored.support, support, lambda: insert(stored)))
+        insert = partial(self.records.insert, stored, caller, admit)
+        await self._whole(self._put(stored.support, support, insert))
         return stored
 
     async def update(
@@ -161,8 +169,7 @@ class Archive:
 
     async def discard(self, digest: str) -> None:
         """Delete a loose file unless a record needs it; if that fails, the next start does it."""
-        with suppress(StoreUnavailable):
-            await self._whole(self._discard(digest))
+        await self._whole(self._discard(digest))
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[Path]:
@@ -202,13 +209,12 @@ class Archive:
     ) -> None:
         """Write a file and then its record; without the record the file goes again."""
         async with self._alone(digest):
-            await self._change(lambda: self.records.loosen(digest))
+            await self._change(lambda: self.records.files.loosen(digest))
             try:
                 await self._noting_trouble(asyncio.to_thread(self.store.put, *content))
                 await self._change(record)
-            except StoreUnavailable:
-                with suppress(StoreUnavailable):
-                    await self._remove(digest)
+            except ServiceError:
+                await self._remove(digest)
                 raise
 
     async def _discard(self, digest: str) -> None:
@@ -216,11 +222,10 @@ class Archive:
             await self._remove(digest)
 
     async def _remove(self, digest: str) -> None:
-        """Delete a loose file unless a record needs it."""
-        if not await asyncio.to_thread(self.records.needs, digest):
-            await self._noting_trouble(asyncio.to_thread(self.store.remove, digest))
-        with suppress(StoreUnavailable):  # a full disk: the next start forgets it
-            await self._change(lambda: self.records.forget(digest))
+        """Delete a loose file unless a record needs it; if that fails, the next start does it."""
+        with suppress(StoreUnavailable):
+            discard = asyncio.to_thread(self.records.files.discard, digest, self.store.remove)
+            await self._noting_trouble(discard)
 
     @asynccontextmanager
     async def _alone(self, digest: str) -> AsyncIterator[None]:
@@ -290,7 +295,8 @@ def open_archive(
     store = open_store(place, data)
     if isinstance(address, Path) and not address.exists() and store.digests():
         _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {address} is missing")
-    records = Records(open_database(address))
+    front = "" if isinstance(address, Path) else secrets.token_hex(8)
+    records = Records(open_database(address), front)
     try:
         orphans = len(sweep(records, store))
         if orphans:
@@ -311,19 +317,21 @@ def _refuse(data: Path, reason: str, cause: str) -> NoReturn:
 def sweep(records: Records, store: Store) -> set[str]:
     """Delete the unfinished writes and the loose files of the last run.
 
-    A needed file moves back from the quarantine. Return the digests of files without a record.
+    A needed file moves back from the quarantine. Files that other fronts write now stay. Return the
+    digests of files without a record.
 
     Raises:
         StoreUnavailable: the data folder cannot be written.
     """
-    store.clean()
-    needed = records.digests()
+    if not records.fronts.count():
+        store.clean()
+    needed = records.files.needed()
     for digest in needed - store.digests():
         store.release(digest)
-    for digest in records.loose():
-        store.remove(digest)
-        records.forget(digest)
-    present = store.digests()
+    for digest in records.files.loose():
+        records.files.discard(digest, store.remove)
+    present = store.digests()  # before the next look at the records: a file is noted first
     if needed - present:
         LOG.warning("%d records have lost their file in %s", len(needed - present), store.name)
-    return present - needed
+    unknown = present - records.files.known()
+    return unknown & store.digests() if unknown else unknown

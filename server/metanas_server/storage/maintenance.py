@@ -24,6 +24,8 @@ from metanas_server.storage.place import ARTEFACTS
 
 TRIES = 10
 """Copies of the database until the running server deletes no file during the copy of the files."""
+SILENCE = 60.0
+"""Seconds without a sign of life after which a server counts as stopped."""
 COMPANIONS = ("", "-wal", "-shm")
 """Endings of the files that belong to an SQLite database."""
 
@@ -94,29 +96,37 @@ def repair(address: Path | URL, store: Store) -> list[str]:
     move into quarantine. Adaptations without their support set end as failed.
 
     Raises:
-        StartError: DATA_NOT_WRITABLE, DATABASE_VERSION, DATABASE_UNREACHABLE.
+        StartError: DATA_IN_USE, DATA_NOT_WRITABLE, DATABASE_VERSION, DATABASE_UNREACHABLE.
         StoreUnavailable: the data folder cannot be written.
     """
     lines = list[str]()
     try:
-        _open(address).close()
+        with closing(_open(address)) as records:
+            _check_fronts(records)
     except StartError as error:
         if error.reason != "DATABASE_DAMAGED" or isinstance(address, URL):
             raise
         lines += _set_aside(address, "damaged")
     lines += _isolate(address, store)
     with closing(_open(address)) as records:
-        for digest in sorted(records.digests()):
+        for digest in sorted(records.files.needed()):
             try:
                 store.check(digest)
             except StoreError as error:
                 store.isolate(digest)
                 lines.append(str(error))
         present = store.digests()
-        for record in records.unfinished():
-            if record.support not in present:
-                lines.append(_fail(records, record))
+        for each in records.fronts.orphans():
+            if each.record.support not in present:
+                lines.append(_fail(records, each.record))
     return lines or ["nothing to repair"]
+
+
+def _check_fronts(records: Records) -> None:
+    records.fronts.bury(SILENCE)
+    if number := records.fronts.count():
+        message = f"{number} servers use the database; stop them, or wait for {SILENCE:g} s"
+        raise StartError("DATA_IN_USE", message)
 
 
 def _fail(records: Records, record: AdaptationRecord) -> str:
@@ -149,7 +159,7 @@ def _copy_database(source: Path, target: Path) -> None:
 def _needed(database: Path) -> set[str]:
     """Return the digests of the files that the records of a copy need."""
     with closing(_open(database)) as records:
-        return records.digests()
+        return records.files.needed()
 
 
 def _copy(digest: str, source: Store, target: Store) -> StoreError | None:

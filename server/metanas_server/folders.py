@@ -1,0 +1,43 @@
+"""The folders that one server uses at a time, and their locks."""
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+from sqlalchemy import URL
+
+from metanas_server.errors import StartError
+
+LOG = logging.getLogger(__name__)
+
+
+def folders_of(data: Path, address: Path | URL) -> list[Path]:
+    """Return the folders that one process may use at a time: of the data and of an SQLite file."""
+    beside = address.parent if isinstance(address, Path) else data
+    return [data] if beside.resolve() == data.resolve() else [data, beside]
+
+
+def lock_folder(folder: Path) -> int:
+    """Lock a folder for this process while the returned file handle is open.
+
+    Raises:
+        StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if folder.stat().st_mode & 0o007:
+            LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)
+    except OSError as error:
+        message = f"the folder {folder} cannot be written: {error.strerror}; choose another --data"
+        raise StartError("DATA_NOT_WRITABLE", message) from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        message = (
+            f"the folder {folder} is in use by another server; stop it or choose another folder"
+        )
+        raise StartError("DATA_IN_USE", message) from error
+    return handle

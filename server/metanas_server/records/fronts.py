@@ -1,0 +1,209 @@
+"""The fronts that share a database: their leases, and the adaptations that each of them has.
+
+Each unfinished adaptation belongs to one front, which alone may change its row. A front renews its
+lease with `beat`. When the lease has run out, another front buries it and takes its adaptations.
+The clock of the database decides, so the clocks of the fronts may differ.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+
+from metanas_server.errors import NotFound
+from metanas_server.records.database import Database
+from metanas_server.records.rows import read_adaptation
+from metanas_server.records.tables import ADAPTATIONS, FRONTS, PROGRESS, UNFINISHED
+from metanas_server.resources import AdaptationRecord, ProgressRecord, State
+
+CLOCKS = {
+    "postgresql": "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+"""The clock of each kind of database, in milliseconds since 1970."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """An adaptation that belongs to this front now.
+
+    caller: the name of its caller.
+    cancel: True if a caller has cancelled it at another front.
+    """
+
+    record: AdaptationRecord
+    caller: str
+    cancel: bool
+
+
+class Fronts:
+    """One front's view of the fronts; all methods may be called from any thread.
+
+    All of them raise `StoreUnavailable` if the database cannot be used now.
+    """
+
+    def __init__(self, database: Database, front: str) -> None:
+        """Use a database under the name of a front; `beat` announces it."""
+        self.name = front
+        self._database = database
+        self._clock: ColumnElement[Any] = literal_column(CLOCKS[database.changes.dialect.name])
+
+    def beat(self) -> None:
+        """Renew the lease; also that of a front that another one has buried."""
+        row = FRONTS.c.id == self.name
+        with self._database.change() as connection:
+            renewed = connection.execute(update(FRONTS).where(row).values(seen=self._clock))
+            if not renewed.rowcount:
+                connection.execute(insert(FRONTS).values(id=self.name, seen=self._clock))
+
+    def bury(self, lease: float) -> int:
+        """Remove the fronts whose last beat is older than this many seconds; return the number."""
+        oldest = self._clock - round(lease * 1000)
+        with self._database.change() as connection:
+            return connection.execute(delete(FRONTS).where(FRONTS.c.seen < oldest)).rowcount
+
+    def leave(self) -> None:
+        """End the lease: other fronts may take the unfinished adaptations at once."""
+        with self._database.change() as connection:
+            connection.execute(delete(FRONTS).where(FRONTS.c.id == self.name))
+
+    def count(self) -> int:
+        """Return the number of fronts."""
+        ((number,),) = self._database.read(select(func.count()).select_from(FRONTS))
+        return int(number)
+
+    def orphans(self) -> list[Taken]:
+        """Take the unfinished adaptations of fronts that are gone, oldest first."""
+        alive = select(FRONTS.c.id)
+        return self._take(ADAPTATIONS.c.front.not_in(alive))
+
+    def claim(self, pairs: Collection[tuple[str, str]]) -> list[Taken]:
+        """Take waiting adaptations of other fronts, unless they have begun or moved.
+
+        pairs: the id of each adaptation, and the front that it was seen at.
+        """
+        columns = ADAPTATIONS.c
+        seen = tuple_(columns.id, columns.front).in_(list(pairs))
+        return self._take(seen, columns.state == State.QUEUED)
+
+    def waiting_elsewhere(self, count: int) -> list[tuple[str, str, AdaptationRecord]]:
+        """Return id, front and record of adaptations that wait at other fronts.
+
+        The first one of each caller comes before the second one of any.
+        """
+        columns = ADAPTATIONS.c
+        turn = func.row_number().over(partition_by=columns.caller, order_by=columns.number)
+        query = select(columns.id, columns.front, columns.body)
+        query = query.where(columns.state == State.QUEUED, columns.front != self.name)
+        rows = self._database.read(query.order_by(turn, columns.number).limit(count))
+        return [(id_, front, read_adaptation(json.loads(body))) for id_, front, body in rows]
+
+    def mine(self) -> Mapping[str, bool]:
+        """Return the ids of this front's unfinished adaptations; True for the cancelled ones."""
+        columns = ADAPTATIONS.c
+        query = select(columns.id, columns.cancel)
+        query = query.where(columns.state.in_(UNFINISHED), columns.front == self.name)
+        return {id_: bool(cancel) for id_, cancel in self._database.read(query)}
+
+    def take_again(self, ids: Collection[str]) -> list[Taken]:
+        """Return unfinished adaptations of this front."""
+        return self._take(ADAPTATIONS.c.id.in_(list(ids)), ADAPTATIONS.c.front == self.name)
+
+    def take_waiting(self, id_: str) -> list[Taken]:
+        """Take an adaptation from whichever front it waits at; empty if it does not wait."""
+        return self._take(ADAPTATIONS.c.id == id_, ADAPTATIONS.c.state == State.QUEUED)
+
+    def taken_away(self, ids: Collection[str]) -> set[str]:
+        """Return those of these adaptations that belong to another front now."""
+        columns = ADAPTATIONS.c
+        query = select(columns.id).where(columns.id.in_(list(ids)), columns.front != self.name)
+        return {id_ for (id_,) in self._database.read(query)} if ids else set()
+
+    def ask_to_cancel(self, id_: str) -> None:
+        """Tell the front of an unfinished adaptation that a caller has cancelled it."""
+        row = (ADAPTATIONS.c.id == id_, ADAPTATIONS.c.state.in_(UNFINISHED))
+        with self._database.change() as connection:
+            connection.execute(update(ADAPTATIONS).where(*row).values(cancel=1))
+            self._database.notify(connection, self.name, id_)
+
+    def write_progress(self, entries: Mapping[str, Sequence[ProgressRecord]]) -> None:
+        """Write down the new progress of this front's adaptations, for the other fronts.
+
+        It is lost if the database loses power: a record has all of its progress at the end.
+        """
+        columns = ADAPTATIONS.c
+        own = select(columns.id).where(
+            columns.id.in_(list(entries)),
+            columns.front == self.name,
+            columns.state.in_(UNFINISHED),
+        )
+        with self._database.change() as connection:
+            self._database.do_not_wait_for_the_disk(connection)
+            # The lock of the row keeps its end from coming between: it would leave entries behind.
+            ids = connection.scalars(own.with_for_update(read=True)).all()
+            rows = [
+                {"adaptation": id_, "sequence": each.sequence, "body": json.dumps(asdict(each))}
+                for id_ in ids
+                for each in entries[id_]
+            ]
+            if rows:
+                connection.execute(
+                    self._database.insert_into(PROGRESS).on_conflict_do_nothing(), rows
+                )
+            for id_ in ids:
+                self._database.notify(connection, self.name, id_)
+
+    def news(self, id_: str, after: int) -> tuple[AdaptationRecord, list[ProgressRecord]]:
+        """Return an adaptation as it is, and its progress beyond a number.
+
+        Raises:
+            NotFound: UNKNOWN_ADAPTATION, it was deleted.
+        """
+        columns = ADAPTATIONS.c
+        rows = self._database.read(select(columns.body, columns.progress).where(columns.id == id_))
+        if not rows:
+            raise NotFound("adaptation", f"adaptations/{id_}")
+        record = read_adaptation(json.loads(rows[0][0]))
+        if record.state.final:
+            entries = json.loads(rows[0][1])
+        else:
+            query = select(PROGRESS.c.body).where(
+                PROGRESS.c.adaptation == id_, PROGRESS.c.sequence > after
+            )
+            found = self._database.read(query.order_by(PROGRESS.c.sequence))
+            entries = [json.loads(body) for (body,) in found]
+        progress = [ProgressRecord(**entry) for entry in entries]
+        return record, [each for each in progress if each.sequence > after]
+
+    def _take(self, *conditions: ColumnElement[bool]) -> list[Taken]:
+        """Make unfinished adaptations those of this front."""
+        columns = ADAPTATIONS.c
+        change = update(ADAPTATIONS).where(columns.state.in_(UNFINISHED), *conditions)
+        change = change.values(front=self.name)
+        with self._database.change() as connection:
+            rows = connection.execute(
+                change.returning(
+                    columns.body, columns.caller, columns.cancel, columns.number, columns.id
+                )
+            ).all()
+            for row in rows:
+                self._database.notify(connection, self.name, row.id)
+        return [
+            Taken(
+                record=read_adaptation(json.loads(row.body)),
+                caller=row.caller,
+                cancel=bool(row.cancel),
+            )
+            for row in sorted(rows, key=lambda row: int(row.number))
+        ]

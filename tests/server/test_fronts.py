@@ -1,0 +1,144 @@
+"""Two servers on one PostgreSQL and one folder of artefacts: any of them answers for any job."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions
+from metanas_protos.v1.adaptation_service_pb2 import (
+    ListAdaptationsRequest,
+    WatchAdaptationRequest,
+)
+from tests.server.calls import CANCELLED, LONG, SUCCEEDED, Api, images, refused, spec
+from tests.server.databases import Postgres
+from tests.server.processes import ServerProcess, serving
+
+PATIENCE = 240.0
+
+
+class Fronts:
+    """Servers that share the records and the artefacts; a killed one can be replaced."""
+
+    def __init__(self, checkpoints: Path, folder: Path, postgres: Postgres) -> None:
+        self.postgres = postgres
+        self._checkpoints = checkpoints
+        self._folder = folder
+        self._stack = ExitStack()
+        self._count = 0
+        self._flags = (
+            f"--records={postgres.create()}",
+            f"--artefacts={folder / 'artefacts'}",
+            "--lease-seconds=3",
+            "--max-stack=1",
+            "--max-jobs-per-caller=6",
+        )
+
+    def start(self) -> ServerProcess:
+        self._count += 1
+        data = self._folder / f"data{self._count}"
+        return self._stack.enter_context(serving(self._checkpoints, data, *self._flags))
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def fronts(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, postgres: Postgres
+) -> Iterator[Fronts]:
+    fronts = Fronts(checkpoints, tmp_path_factory.mktemp("fronts"), postgres)
+    yield fronts
+    fronts.close()
+
+
+@pytest.fixture(scope="module")
+def pair(fronts: Fronts) -> tuple[ServerProcess, ServerProcess]:
+    return fronts.start(), fronts.start()
+
+
+def until(api: Api, name: str, state: int) -> Adaptation:
+    """Wait for a state of an adaptation."""
+    end = time.monotonic() + PATIENCE
+    while (shown := api.get(name)).state != state:
+        assert time.monotonic() < end, shown
+        time.sleep(0.2)
+    return shown
+
+
+def check_model(api: Api, name: str) -> None:
+    content = b"".join(chunk.data for chunk in api.download(name))
+    assert hashlib.sha256(content).hexdigest() == api.model(name).sha256
+
+
+def test_any_front_answers_for_any_job(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = (each.api for each in pair)
+    running = one.create(spec(options=LONG, request_id="r"), images()).name
+    one.until_running(running)
+    two.until_running(running)  # a watch at the other front shows its steps
+    assert two.get(running).progress.stage == "adapt"
+    [listed] = two.adaptations.ListAdaptations(ListAdaptationsRequest()).adaptations
+    assert (listed.name, listed.progress.stage) == (running, "adapt")
+    assert two.create(spec(options=LONG, request_id="r"), images()).name == running
+    two.cancel(running)
+    assert until(two, running, CANCELLED).failure.reason == "CANCELLED"
+    assert one.end_of(running).state == CANCELLED
+    done = two.end_of(one.create(spec(), images()).name)
+    assert done.state == SUCCEEDED
+    check_model(two, done.model)
+
+
+def test_an_idle_front_helps(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one = pair[0].api
+    busy = one.create(spec(options=LONG), images()).name
+    one.until_running(busy)
+    waiting = one.create(spec(seed=1), images()).name
+    ended = one.end_of(waiting)  # the watch follows it to the other front
+    assert ended.state == SUCCEEDED
+    check_model(one, ended.model)
+    one.cancel(busy)
+
+
+def test_quotas_count_all_fronts(pair: tuple[ServerProcess, ServerProcess]) -> None:
+    one, two = (each.api for each in pair)
+    names = [
+        (one, two)[number % 2].create(spec(options=LONG, seed=number), images()).name
+        for number in range(6)
+    ]
+    answer = refused(two.create, spec(), images())
+    assert (answer.reason, answer.retry_seconds is None) == ("CALLER_QUOTA", False)
+    for name in names:
+        two.cancel(name)  # of jobs that run and that wait, here and there
+    for name in names:
+        until(one, name, CANCELLED)
+
+
+def test_the_loss_of_the_database_and_of_a_front(
+    fronts: Fronts, pair: tuple[ServerProcess, ServerProcess]
+) -> None:
+    one, two = pair
+    options = [AdaptationOptions(steps=steps) for steps in (100, 2, 2, 2)]
+    names = [
+        one.api.create(spec(options=each, seed=seed), images()).name
+        for seed, each in enumerate(options)
+    ]
+    one.api.until_running(names[0])
+    request = WatchAdaptationRequest(name=names[0])
+    watch = iter(two.api.adaptations.WatchAdaptation(request, timeout=PATIENCE))
+    next(watch)
+    fronts.postgres.kill()
+    assert refused(two.api.create, spec(), images()).reason == "STORE_FAILED"
+    one.kill()
+    fronts.postgres.start()
+    *_, last = watch  # it outlives the database and the front that ran the job
+    assert (last.adaptation.state, last.adaptation.attempts) == (SUCCEEDED, 2)
+    ended = [until(two.api, name, SUCCEEDED) for name in names]
+    for each in ended:
+        check_model(two.api, each.model)
+    third = fronts.start()
+    assert third.api.get(names[0]) == ended[0]
+    done = third.api.end_of(third.api.create(spec(seed=9), images()).name)
+    assert two.api.get(done.name) == done

@@ -1,0 +1,195 @@
+"""The contract of fronts that share the records, on SQLite and on PostgreSQL."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from threading import Barrier, Thread
+
+import pytest
+
+from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound, Overloaded
+from metanas_server.records.address import open_database, read_address
+from metanas_server.records.records import Load, Records
+from metanas_server.resources import ProgressRecord, State
+from tests.server.databases import Postgres
+from tests.server.test_parts import MODEL, RECORD
+
+RUNNING = replace(RECORD, state=State.RUNNING, attempts=1)
+ENDED = replace(RECORD, state=State.SUCCEEDED, support="", end_time=7)
+STEPS = tuple(
+    ProgressRecord(sequence=i, attempt=1, time=i, stage="adapt", step=i, steps=9)
+    for i in range(1, 4)
+)
+MOST = 3
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/records.sqlite3"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create()
+
+
+@pytest.fixture
+def pair(address: str) -> Iterator[tuple[Records, Records]]:
+    """The records as two fronts see them; both have a lease."""
+    with (
+        closing(Records(open_database(read_address(address, Path())), "a")) as one,
+        closing(Records(open_database(read_address(address, Path())), "b")) as two,
+    ):
+        one.fronts.beat()
+        two.fronts.beat()
+        yield one, two
+
+
+def test_one_front_has_an_adaptation(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    one.insert(RECORD, "ann")
+    assert (one.fronts.mine(), two.fronts.mine()) == ({"one": False}, {})
+    with pytest.raises(LeaseLost):
+        two.update(RUNNING)
+    assert one.adaptation("one", None) == RECORD
+    [(id_, front, record)] = two.fronts.waiting_elsewhere(9)
+    assert (id_, front, record) == ("one", "a", RECORD)
+    [taken] = two.fronts.claim([(id_, front)])
+    assert (taken.record, taken.caller, taken.cancel) == (RECORD, "ann", False)
+    assert one.fronts.taken_away(["one", "two"]) == {"one"}
+    with pytest.raises(LeaseLost):
+        one.update(ENDED, STEPS, MODEL)
+    with pytest.raises(NotFound):
+        one.model("one", None)
+    assert one.fronts.claim([(id_, front)]) == []  # it has moved since
+    two.update(RUNNING)
+    assert one.fronts.take_waiting("one") == []  # it has begun
+    for _ in range(2):  # the answer to the first commit may have been lost
+        two.update(ENDED, STEPS, MODEL)
+    assert one.model("one", None) == MODEL
+    assert two.fronts.mine() == {}
+
+
+def test_a_dead_front_loses_its_adaptations(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    for number, state in enumerate((State.RUNNING, State.QUEUED, State.SUCCEEDED)):
+        record = replace(RECORD, id=f"{number}")
+        one.insert(record, "ann")
+        one.update(replace(record, state=state))
+    assert two.fronts.bury(60) == 0
+    assert two.fronts.orphans() == []
+    assert two.fronts.bury(-60) == 2  # as if a minute had passed
+    two.fronts.beat()
+    assert [each.record.id for each in two.fronts.orphans()] == ["0", "1"]
+    assert two.fronts.orphans() == []
+    one.fronts.beat()  # it was only late
+    assert one.fronts.count() == 2
+    assert one.fronts.orphans() == []
+    assert one.fronts.taken_away(["0", "1", "2"]) == {"0", "1"}
+    with pytest.raises(LeaseLost):
+        one.update(replace(RUNNING, id="0"))
+
+
+def test_a_front_that_leaves_gives_its_adaptations_up(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    one.insert(RECORD)
+    one.fronts.leave()
+    assert [each.record for each in two.fronts.orphans()] == [RECORD]
+
+
+def test_each_caller_has_its_turn_at_another_front(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    for number, caller in enumerate("aaab"):
+        one.insert(replace(RECORD, id=f"{number}"), caller)
+    assert [id_ for id_, _, _ in two.fronts.waiting_elsewhere(3)] == ["0", "3", "1"]
+    assert one.fronts.waiting_elsewhere(3) == []
+
+
+def test_a_cancellation_at_another_front(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    one.insert(RECORD)
+    one.update(RUNNING)
+    two.fronts.ask_to_cancel("one")
+    assert one.fronts.mine() == {"one": True}
+    one.fronts.leave()
+    assert [each.cancel for each in two.fronts.orphans()] == [True]
+
+
+def test_progress_at_another_front(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    one.insert(RECORD)
+    one.update(RUNNING)
+    assert two.fronts.news("one", 0) == (RUNNING, [])
+    for _ in range(2):
+        one.fronts.write_progress({"one": STEPS[:2], "gone": STEPS})
+    assert two.fronts.news("one", 0) == (RUNNING, list(STEPS[:2]))
+    assert two.fronts.news("one", 1) == (RUNNING, [STEPS[1]])
+    assert two.last_progress("one") == STEPS[1]
+    [(_, _, last)] = two.adaptations(None, 9, None, None)
+    assert last == STEPS[1]
+    one.update(ENDED, STEPS, MODEL)
+    one.fronts.write_progress({"one": STEPS[:2]})  # too late
+    assert two.fronts.news("one", 1) == (ENDED, list(STEPS[1:]))
+    assert two.last_progress("one") == STEPS[-1]
+    one.delete_adaptation("one")
+    with pytest.raises(NotFound):
+        two.fronts.news("one", 0)
+
+
+def test_a_file_that_another_front_writes_stays(
+    pair: tuple[Records, Records], address: str
+) -> None:
+    if address.startswith("sqlite"):
+        pytest.skip("one server alone uses an SQLite file")
+    one, two = pair
+    removed = list[str]()
+    one.files.loosen("x")
+    two.files.loosen("x")
+    two.files.discard("x", removed.append)
+    assert (removed, one.files.loose(), two.files.loose()) == ([], {"x"}, set())
+    one.insert(replace(RECORD, support="x"))
+    two.files.discard("x", removed.append)
+    assert removed == []
+    one.files.loosen("y")
+    assert two.files.known() == {"x", "y"}
+    one.fronts.leave()
+    assert two.files.loose() == {"y"}
+    two.files.discard("y", removed.append)
+    assert (removed, two.files.loose()) == (["y"], set())
+
+
+def admit(load: Load) -> None:
+    if load.unfinished >= MOST:
+        raise Overloaded("CALLER_QUOTA", "too many")
+
+
+def test_limits_count_all_fronts(pair: tuple[Records, Records]) -> None:
+    refused, start = list[str](), Barrier(2)
+
+    def work(records: Records, name: str) -> None:
+        start.wait(60)
+        for number in range(MOST):
+            try:
+                records.insert(replace(RECORD, id=f"{name}{number}"), "ann", admit)
+            except Overloaded:
+                refused.append(name)
+
+    threads = [
+        Thread(target=work, args=(each, name)) for each, name in zip(pair, "ab", strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, _ = pair
+    assert len(refused) == MOST
+    assert one.load("ann") == Load(waiting=MOST, unfinished=MOST, fronts=2)
+    assert one.load("bob") == Load(waiting=MOST, unfinished=0, fronts=2)
+
+
+def test_the_same_request_at_two_fronts(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    asked = replace(RECORD, request_id="r")
+    one.insert(asked, "ann", admit)
+    with pytest.raises(AlreadyAccepted):
+        two.insert(replace(asked, id="two"), "ann", admit)
+    assert two.by_request("", "r") == asked
