@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import adapt, gpu, server
 from benchmarks.harness.results import Results, save
-from studies import accuracy, adaptation, budgets, domains, page, shipped, variants
+from studies import accuracy, adaptation, budgets, domains, page, quality, shipped, variants
 
 MACHINE = {
     "processor": "P", "cores": 2, "load": 0.1, "gpu": None,
@@ -63,7 +63,10 @@ def test_all_stored_results_are_on_the_pages_and_the_pages_say_the_same() -> Non
     page.main(["--check"])
 
 
-MODULES = (accuracy, adapt, adaptation, budgets, domains, gpu, page, server, shipped, variants)
+MODULES = (
+    *(accuracy, adapt, adaptation, budgets, domains, gpu, page, quality, server, shipped),
+    variants,
+)
 COMMAND = re.compile(r"^python -m (?:benchmarks|studies)\.(\w+)(.*)$", re.MULTILINE)
 
 
