@@ -195,7 +195,11 @@ def _pem(path: Path | None, field: str) -> bytes | None:
     if path is None:
         return None
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
         why = error.strerror or str(error)
         raise InvalidInput((Violation(field, "FILE_UNREADABLE", why, str(path)),)) from error
+    if b"-----BEGIN " not in data:
+        message = "is not in PEM form, which begins with -----BEGIN; name another file"
+        raise InvalidInput((Violation(field, "TLS", message, str(path)),))
+    return data

@@ -92,6 +92,8 @@ def advice(
         return "The server's certificate is not trusted: name its authority with --ca."
     if secure and not certificate and "Socket closed" in detail:
         return "The server closed the connection. Does it ask for a certificate? See --cert, --key."
+    if not secure and "Expected SETTINGS frame" in detail:
+        return "The port speaks HTTP/1, as that of --studio does: name the port of --listen."
     if not secure and "Socket closed" in detail:
         return (
             "The server closed the connection, as a server with TLS does: add --tls, or --ca with "

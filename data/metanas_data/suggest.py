@@ -22,9 +22,10 @@ def nearest_or_all(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean_file(path: Path) -> str:
-    """Suggest the file or folder beside a missing path whose name is nearest."""
+    """Suggest the file or folder beside a path that cannot be read whose name is nearest."""
+    here = path.absolute()
     try:
-        names = [entry.name for entry in path.absolute().parent.iterdir()]
+        names = [entry.name for entry in here.parent.iterdir() if entry != here]
     except OSError:
         return ""
     return did_you_mean(path.name, names)

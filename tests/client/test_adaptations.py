@@ -65,3 +65,10 @@ def test_options_that_exclude_one_another_are_refused(
 ) -> None:
     assert main(["adapt", str(folder), *flags]) == 2
     assert "leave one of them out" in capsys.readouterr().err
+
+
+def test_checkpoints_need_local(
+    folder: Path, checkpoints: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", str(folder), f"--checkpoints={checkpoints}"]) == 2
+    assert "needs --local as well" in capsys.readouterr().err

@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from metanas.checkpoint import load_checkpoint
+from metanas.export.variants import convert
 from metanas.spec.card import card_markdown
+from metanas.spec.variant import Variant
 from metanas_client import Client
 from metanas_client.__main__ import main
 from metanas_client.onnx.model_file import ModelFile
@@ -61,6 +63,13 @@ def test_labels_are_text_in_a_card(model_file: Path) -> None:
     text = model_card("x", model, None)
     assert "\\<script\\>, a\\|b, \\[x\\](y)" in text
     assert "<script>" not in text
+
+
+def test_the_card_of_a_fixed_input_names_its_size(model_file: Path) -> None:
+    fixed = convert(model_file.read_bytes(), Variant(height=24, width=30))
+    text = model_card("x", ModelFile(fixed), None)
+    assert "one image of 24 rows and 30 columns" in text
+    assert '.convert("L").resize((30, 24)))' in text
 
 
 def test_cards_of_checkpoints_have_front_matter(checkpoints: Path) -> None:

@@ -60,6 +60,7 @@ def test_help_and_version() -> None:
         ["nonsense"],
         ["models", "get", "x", "--input", "fixed:0x9"],
         ["models", "get", "x", "--input", "28"],
+        ["adapt", "x", "--input", "fixed:2049x9"],
         ["models", "get", "x", "--opset", "12"],
         ["adapt"],
         ["adapt", "x", "--steps", "many"],

@@ -121,6 +121,7 @@ def test_tls_against_a_server_without_is_said(server: str) -> None:
         ("CERTIFICATE_VERIFY_FAILED", True, False, "--ca"),
         ("Socket closed", True, False, "--cert"),
         ("Socket closed", False, False, "--tls"),
+        ("Expected SETTINGS frame as the first frame", False, False, "--studio"),
     ],
 )
 def test_the_advice_fits_the_failure(

@@ -12,7 +12,9 @@ from PIL import Image
 
 from metanas.adaptation.scheduler import adapt
 from metanas.checkpoint import load_checkpoint
+from metanas.export.variants import convert
 from metanas.spec.examples import Example
+from metanas.spec.variant import Variant
 from metanas_client import InvalidInput, Model, ModelFileError
 from metanas_client.quality.charts import confusion_matrix
 from metanas_data.metrics import measure
@@ -56,6 +58,17 @@ def test_images_may_be_arrays_and_classes_missing(model: Model) -> None:
     quality = model.test({"b": list(images)})
     assert [one.images for one in quality.metrics.classes] == [0, 3, 0]
     assert [one.source for one in quality.answers] == ["images[0]", "images[1]", "images[2]"]
+
+
+def test_a_fixed_input_is_tested_on_images_of_any_size(
+    model_file: Path, held_out: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(convert(model_file.read_bytes(), Variant(height=24, width=30)))
+    quality = Model.load(path).test(held_out)
+    predicted = Model.load(path).predict([one.source for one in quality.answers])
+    assert quality.failed == ()
+    assert [one.predicted for one in quality.answers] == [one.label for one in predicted]
 
 
 def test_a_class_in_another_unicode_form_is_the_same(model: Model, tmp_path: Path) -> None:

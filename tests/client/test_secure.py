@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas_client import Client, NotAllowed, Unavailable
+from metanas_client import Client, InvalidInput, NotAllowed, Unavailable
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from tests.certificates import certificate
@@ -59,6 +59,16 @@ def test_with_certificate_and_token(secured: str, authority: Path, mine: Path, r
         token=right,
     ) as client:
         assert client.checkpoints()[0].name == "checkpoints/tiny"
+
+
+def test_a_certificate_is_a_pem_file(tmp_path: Path) -> None:
+    (tmp_path / "ca.der").write_bytes(b"0\x82\x01\x0a")
+    with (
+        pytest.raises(InvalidInput, match="not in PEM form") as caught,
+        Client("127.0.0.1:9", root_certificate=tmp_path / "ca.der") as client,
+    ):
+        client.checkpoints()
+    assert caught.value.violations[0].source == str(tmp_path / "ca.der")
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])

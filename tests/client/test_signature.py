@@ -97,6 +97,7 @@ def test_what_is_not_signed_does_not_pass(signed: Path, capsys: pytest.CaptureFi
         refused("no DSSE envelope")
     envelope(signed).unlink()
     refused("there is no signature in")
+    refused("name its file with --signature")
     envelope(signed).write_text(good, encoding="utf-8")
     assert verify(signed) == 0
 

@@ -22,6 +22,7 @@ def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     assert did_you_mean_file(tmp_path / "modle.onnx") == " Did you mean model.onnx?"
     assert did_you_mean_file(tmp_path / "none" / "x") == ""
+    assert did_you_mean_file(tmp_path / "model.onnx") == ""
 
 
 def test_a_file_in_place_of_its_folder_is_refused(tmp_path: Path) -> None:

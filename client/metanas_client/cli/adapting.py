@@ -130,6 +130,9 @@ def _check_conflicts(arguments: argparse.Namespace) -> None:
             first, second = (f"--{name.replace('_', '-')}" for name in (one, other))
             message = f"cannot be used with {second}; leave one of them out"
             raise InvalidInput.single(first, "OPTION_CONFLICT", message)
+    if arguments.checkpoints is not None and not arguments.local:
+        message = "needs --local as well: a server has its own checkpoints"
+        raise InvalidInput.single("--checkpoints", "OPTION_CONFLICT", message)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
 from metanas_client.errors import NotWritable
+from metanas_client.onnx.form import LARGEST_SIDE
 from metanas_client.resources import Option, Variant
 from metanas_data.suggest import existing_folder
 from metanas_protos.v1.option_help import OPTION_HELP
@@ -86,8 +87,8 @@ def add_form(parser: argparse.ArgumentParser) -> None:
         "--input",
         type=_fixed,
         metavar="fixed:HxW",
-        help="a graph without dynamic shapes for one image of H rows and W columns, as some "
-        "runtimes need it (images of any size)",
+        help=f"a graph without dynamic shapes for one image of H rows and W columns, 1 to "
+        f"{LARGEST_SIDE}, as some runtimes need it (images of any size)",
     )
     parser.add_argument(
         "--opset",
@@ -129,10 +130,14 @@ def environment() -> Mapping[str, str]:
 
 
 def _fixed(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"fixed:([1-9][0-9]{0,3})[x×]([1-9][0-9]{0,3})", text)
+    found = re.fullmatch(r"fixed:([1-9][0-9]{0,8})[x×]([1-9][0-9]{0,8})", text)
     if found is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form fixed:HxW, as fixed:224x224")
-    return int(found[1]), int(found[2])
+    height, width = int(found[1]), int(found[2])
+    if max(height, width) > LARGEST_SIDE:
+        message = f"{text!r} is too large; H and W are at most {LARGEST_SIDE}"
+        raise argparse.ArgumentTypeError(message)
+    return height, width
 
 
 def _flag(name: str) -> str:

@@ -186,10 +186,10 @@ class ModelFile:
             raise self._malformed("variant", error) from error
 
     def run(self, images: NDArray[np.uint8]) -> Answers:
-        """Classify uint8 (N, H, W, C); a file with a fixed input runs one image after the other."""
+        """Classify uint8 (N, H, W, C); a fixed input takes them resized, one after the other."""
         if self.form.size is None:
             return self._outputs(images)
-        rows = [self._outputs(each[None]) for each in images]
+        rows = [self._outputs(resized(each, self.form.size)[None]) for each in images]
         return Answers(*map(np.concatenate, zip(*rows, strict=True))) if rows else self._none
 
     def _outputs(self, images: NDArray[np.uint8]) -> Answers:
@@ -281,11 +281,10 @@ class ModelFile:
         logits = np.empty((len(images), len(self.labels)), dtype=np.float32)
         answers = Answers(logits, np.empty_like(logits), np.empty_like(logits[:, 0]))
         by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        fitted = [resized(image, self.form.size) for image in images]
-        for index, image in enumerate(fitted):
+        for index, image in enumerate(images):
             by_shape[image.shape].append(index)
         for rows in by_shape.values():
-            stacked = np.stack([fitted[row] for row in rows])
+            stacked = np.stack([images[row] for row in rows])
             for whole, part in zip(answers, self.run(stacked), strict=True):
                 whole[rows] = part
         return answers

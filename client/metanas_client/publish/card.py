@@ -14,7 +14,7 @@ import onnxruntime
 from PIL import Image
 
 session = onnxruntime.InferenceSession("model.onnx")
-pixels = np.asarray(Image.open("new.jpg").convert("{mode}"))
+pixels = np.asarray(Image.open("new.jpg").convert("{mode}"){resize})
 images = pixels.reshape(1, *pixels.shape[:2], {channels})
 logits, probabilities, known = session.run(None, {{"images": images}})
 ```"""
@@ -31,14 +31,19 @@ def model_card(name: str, model: ModelFile, report: Report | None) -> str:
             *facts,
         ]
     mode = "L" if model.channels == 1 else "RGB"
+    fixed, takes, resize = model.form.size, "uint8 pixels of any size", ""
+    if fixed is not None:
+        height, width = fixed
+        takes = f"the uint8 pixels of one image of {height} rows and {width} columns"
+        resize = f".resize(({width}, {height}))"
     parts = [
         _front_matter(name, model, report),
         f"# {_escaped(name)}",
         f"Classifies images of {len(model.labels)} classes: {_escaped(', '.join(model.labels))}. "
         "MetaNAS adapted its architecture and weights to a few labelled images. The file contains "
-        "the preprocessing: it takes uint8 pixels of any size. Below 0.5, `known` says that an "
+        f"the preprocessing: it takes {takes}. Below 0.5, `known` says that an "
         "image is probably of none of the classes.",
-        PROGRAM.format(mode=mode, channels=model.channels),
+        PROGRAM.format(mode=mode, channels=model.channels, resize=resize),
         "\n".join(
             ["| | |", "|---|---|", *(f"| {title} | {_escaped(text)} |" for title, text in facts)]
         ),

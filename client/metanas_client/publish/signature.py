@@ -123,7 +123,10 @@ def _read(path: Path) -> tuple[str, bytes, list[bytes]]:
         with path.open("rb") as file:
             raw = file.read(MOST_BYTES)
     except OSError as error:
-        message = f"there is no signature in {path}: {error.strerror or error}"
+        message = (
+            f"there is no signature in {path}: {error.strerror or error}; get it from the signer, "
+            "or name its file with --signature"
+        )
         raise SignatureError("SIGNATURE_MISSING", message) from error
     try:
         envelope = json.loads(raw)
