@@ -215,7 +215,7 @@ class Server:
     async def _open_archive(self, undo: AsyncExitStack, address: Path | URL) -> Archive:
         """Lock the folders of this server, and open its records and files."""
         config = self._config
-        for folder in folders_of(config.data, address):
+        for folder in folders_of(config.data, address, config.artefacts):
             undo.callback(os.close, lock_folder(folder))
         archive = await asyncio.to_thread(
             open_archive, config.data, address, self._on_change, place=config.artefacts

@@ -48,7 +48,7 @@ def _backup(options: argparse.Namespace, address: Path | URL) -> list[str]:
 
 def _restore(options: argparse.Namespace, address: Path | URL) -> list[str]:
     database = _file(address)
-    with _locked(options.data, database):
+    with _locked(options, database):
         return maintenance.restore(database, _store(options), options.folder)
 
 
@@ -56,7 +56,7 @@ def _repair(options: argparse.Namespace, address: Path | URL) -> list[str]:
     if not options.data.is_dir():
         message = f"--data {options.data} is no folder; name the data folder of the server"
         raise StartError("CONFIG_INVALID", message)
-    with _locked(options.data, address):
+    with _locked(options, address):
         return maintenance.repair(address, _store(options))
 
 
@@ -64,15 +64,15 @@ def _migrate(options: argparse.Namespace, address: Path | URL) -> list[str]:
     if isinstance(address, Path) and not address.exists():
         message = f"there is no database {address}; name the --data or --records of the server"
         raise StartError("CONFIG_INVALID", message)
-    with _locked(options.data, address):
+    with _locked(options, address):
         open_database(address, Use.MIGRATE).close()
     return [f"the database has version {HEAD}, which this release reads"]
 
 
-def _locked(data: Path, address: Path | URL) -> ExitStack:
-    """Lock the data folder, and that of an SQLite file, until the end of the block."""
+def _locked(options: argparse.Namespace, address: Path | URL) -> ExitStack:
+    """Lock the folders of a server until the end of the block."""
     with ExitStack() as undo:
-        for folder in folders_of(data, address):
+        for folder in folders_of(options.data, address, options.artefacts):
             undo.callback(close, lock_folder(folder))
         return undo.pop_all()
 

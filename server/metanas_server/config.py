@@ -27,7 +27,7 @@ MIB = 2**20
 MAX_SECONDS, MAX_THREADS, MAX_TTL = 1_000_000, 1024, 1_000_000_000
 """Upper bounds of options; larger values overflow in timers and in torch."""
 METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
-PLACE = re.compile(r"s3://[^/]+(/.*)?|(?!.*://).+")
+PLACE = re.compile(r"s3://[^/\s]+(/.*)?|(?!.*://).+")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 PROCESSES, LOCAL_RAY = "processes", "ray"
 WORKERS = re.compile(rf"{PROCESSES}|{LOCAL_RAY}|(ray://)?[^/\s]+:\d{{1,5}}")

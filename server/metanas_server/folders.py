@@ -8,14 +8,25 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from metanas_server.errors import StartError
+from metanas_server.storage.place import folder_of
 
 LOG = logging.getLogger(__name__)
 
 
-def folders_of(data: Path, address: Path | URL) -> list[Path]:
-    """Return the folders that one process may use at a time: of the data and of an SQLite file."""
-    beside = address.parent if isinstance(address, Path) else data
-    return [data] if beside.resolve() == data.resolve() else [data, beside]
+def folders_of(data: Path, address: Path | URL, place: str | None) -> list[Path]:
+    """Return the folders that one process may use at a time.
+
+    They are the data folder and, with SQLite, those of its file and of the artefacts: two databases
+    on the same artefacts would delete files that the other one needs.
+
+    address: of the database.
+    place: the option `artefacts`.
+    """
+    folders = [data]
+    if isinstance(address, Path):
+        artefacts = None if place is None else folder_of(place, data)
+        folders += [address.parent, *([] if artefacts is None else [artefacts])]
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
 
 
 def lock_folder(folder: Path) -> int:
@@ -30,7 +41,7 @@ def lock_folder(folder: Path) -> int:
         if folder.stat().st_mode & 0o007:
             LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)
     except OSError as error:
-        message = f"the folder {folder} cannot be written: {error.strerror}; choose another --data"
+        message = f"the folder {folder} cannot be written: {error.strerror}; choose another folder"
         raise StartError("DATA_NOT_WRITABLE", message) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

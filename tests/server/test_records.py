@@ -24,6 +24,7 @@ from metanas_server.records.records import Records
 from metanas_server.records.rows import dump
 from metanas_server.records.tables import METADATA
 from metanas_server.resources import Failure, ProgressRecord, State
+from metanas_server.storage.folder_store import FolderStore
 from tests.server.databases import Postgres
 from tests.server.processes import maintain
 from tests.server.test_parts import MODEL, RECORD
@@ -300,13 +301,33 @@ PRAGMA user_version = 5;
 """
 
 
-def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
-    path = tmp_path / "records.sqlite3"
+def write_format_5(path: Path, support: str) -> None:
+    """Write a database of the format before Alembic, with one adaptation."""
+    record = replace(RECORD, support=support)
     with closing(sqlite3.connect(path)) as old, old:
         old.executescript(FORMAT_5)
         query = "INSERT INTO adaptations (id, state, request_id, support, body)"
-        row = (RECORD.id, RECORD.state, "r", RECORD.support, dump(RECORD))
+        row = (record.id, record.state, "r", support, dump(record))
         old.execute(f"{query} VALUES (?, ?, ?, ?, ?)", row)
+
+
+def test_a_backup_of_an_older_database(tmp_path: Path) -> None:
+    """A backup is made before `migrate`, and is good for the older release and for this one."""
+    data, copy, restored = tmp_path / "data", tmp_path / "copy", tmp_path / "restored"
+    support = FolderStore(data / "artefacts").put(b"support")
+    write_format_5(data / "records.sqlite3", support)
+    assert "and 1 files" in maintain("backup", str(copy), "--data", str(data))
+    with closing(sqlite3.connect(copy / "records.sqlite3")) as old:
+        assert old.execute("PRAGMA user_version").fetchone() == (5,)
+    assert not [path for path in copy.iterdir() if path.name.startswith("tmp")]
+    assert "and 1 files" in maintain("restore", str(copy), "--data", str(restored))
+    with closing(Records(open_database(restored / "records.sqlite3"))) as records:
+        assert records.unfinished() == [replace(RECORD, support=support)]
+
+
+def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
+    path = tmp_path / "records.sqlite3"
+    write_format_5(path, RECORD.support)
     with pytest.raises(StartError, match="and run: metanas-server migrate") as caught:
         open_database(path)
     assert caught.value.reason == "DATABASE_VERSION"
@@ -323,7 +344,17 @@ TABLES = (*METADATA.tables, "alembic_version")
 
 @pytest.mark.parametrize(
     "text",
-    ["records.db", "sqlite://", "sqlite://host/x", "mysql://a/b", "postgresql://host", "a b", ""],
+    [
+        "records.db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite://host/x",
+        "mysql://a/b",
+        "postgresql://host",
+        "postgresql://host:port/name",
+        "a b",
+        "",
+    ],
 )
 def test_addresses_that_are_refused(text: str) -> None:
     with pytest.raises(StartError, match="--records must be") as caught:

@@ -37,6 +37,7 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--threads=100000"], "--threads must be an integer from 0 to"),
         (["--devices=abacus"], "--devices must name"),
         (["--devices=cpu,cuda:99"], "--devices cuda:99: torch"),
+        (["--artefacts=s3://a bucket/x"], "--artefacts must be a folder or s3://BUCKET/PREFIX"),
         (["--workers=4"], "--workers must be processes, ray, HOST:PORT or ray://HOST:PORT"),
         (["--workers=ray", "--devices=cuda:1"], "--devices must be cpu or cuda with --workers"),
         (["--listen=nowhere"], "is not HOST:PORT"),
@@ -167,6 +168,15 @@ def test_two_servers_with_one_port_or_one_folder(checkpoints: Path, tmp_path: Pa
             " stop it or choose another folder (DATA_IN_USE)"
         )
         server.api.serves()
+
+
+def test_two_databases_with_one_folder_of_artefacts(checkpoints: Path, tmp_path: Path) -> None:
+    """A server deletes files that its own database does not need; the other one may need them."""
+    flag = f"--artefacts={tmp_path / 'common'}"
+    with serving(checkpoints, tmp_path / "data", flag):
+        line = fails(checkpoints, tmp_path / "other", flag)
+        assert line.startswith(f"metanas-server: the folder {tmp_path / 'common'} is in use by")
+        assert line.endswith("(DATA_IN_USE)")
 
 
 @pytest.mark.parametrize(

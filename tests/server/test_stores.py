@@ -153,6 +153,35 @@ def test_a_bucket_that_fails_is_unavailable(bucket: Bucket, s3: S3Store, tmp_pat
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_a_bucket_that_does_not_exist(s3: S3Store, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="the bucket does not exist") as refused:
+        open_store("s3://nobucket/server", tmp_path)
+    assert refused.value.reason == "STORE_UNREACHABLE"
+    missing = S3Store("s3://nobucket/server", tmp_path / "scratch")
+    calls: list[Callable[[], object]] = [
+        lambda: missing.put(CONTENT),
+        lambda: missing.check(DIGEST),
+        lambda: read(missing, DIGEST),
+        lambda: missing.remove(DIGEST),
+        lambda: missing.isolate(DIGEST),
+        missing.digests,
+        missing.probe,
+    ]
+    for call in calls:
+        with pytest.raises(StoreUnavailable):
+            call()
+
+
+@pytest.mark.parametrize("endpoint", ["rubbish", "http://", "127.0.0.1:9000"])
+def test_an_endpoint_that_is_no_address(
+    endpoint: str, s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(StartError, match="AWS_ENDPOINT_URL must be http://HOST:PORT") as caught:
+        open_store("s3://bucket", tmp_path)
+    assert caught.value.reason == "STORE_UNREACHABLE"
+
+
 def test_a_bucket_that_nobody_serves(
     s3: S3Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

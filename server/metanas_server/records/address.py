@@ -27,9 +27,10 @@ def read_address(text: str | None, data: Path) -> Path | URL:
         return data / DATABASE
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
         url = URL.create("unknown")
-    if url.drivername == "sqlite" and url.database and not url.host and not url.query:
+    is_file = url.database not in (None, "", ":memory:") and not url.host and not url.query
+    if url.drivername == "sqlite" and url.database and is_file:
         return Path(url.database)
     if url.drivername == "postgresql" and url.database:
         return url

@@ -9,11 +9,13 @@ import time
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import URL
 
 from metanas_server.errors import StartError, StoreError, StoreUnavailable
 from metanas_server.records.address import DATABASE, open_database
+from metanas_server.records.migrate import Use
 from metanas_server.records.records import Records
 from metanas_server.resources import AdaptationRecord, State
 from metanas_server.status import describe
@@ -65,7 +67,8 @@ def restore(database: Path, store: Store, source: Path) -> list[str]:
     store: the artefacts.
 
     All files of the backup are checked first. The former database moves into a folder `replaced-…`,
-    and the files that the backup does not know move into quarantine.
+    and the files that the backup does not know move into quarantine. Tables of an older release are
+    brought up to date.
 
     Raises:
         StartError: BACKUP_INVALID, there is no database, or a file is damaged or lost.
@@ -75,6 +78,7 @@ def restore(database: Path, store: Store, source: Path) -> list[str]:
     arrived = database.with_name(f"{database.name}.restored")
     arrived.unlink(missing_ok=True)
     _copy_database(source / DATABASE, arrived)
+    open_database(arrived, Use.MIGRATE).close()
     needed = _needed(arrived)
     backed_up = FolderStore(source / ARTEFACTS)
     for digest in needed:
@@ -157,9 +161,15 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _needed(database: Path) -> set[str]:
-    """Return the digests of the files that the records of a copy need."""
-    with closing(_open(database)) as records:
-        return records.files.needed()
+    """Return the digests of the files that the records of a copy need.
+
+    The tables of an older release stay as they are: another copy is brought up to date.
+    """
+    with TemporaryDirectory(dir=database.parent) as folder:
+        newest = Path(folder, DATABASE)
+        _copy_database(database, newest)
+        with closing(Records(open_database(newest, Use.MIGRATE))) as records:
+            return records.files.needed()
 
 
 def _copy(digest: str, source: Store, target: Store) -> StoreError | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,6 +29,9 @@ PIECE = 2**20  # bytes between two writes of a download
 CONNECT_SECONDS, REQUEST_SECONDS = 5, 60
 RETRIES, RETRY_SECONDS = 2, 10
 PROBE_KEY = "probe"
+NO_BUCKET = "NoSuchBucket"
+"""The code in the answer of S3 that tells a missing bucket from a missing key."""
+ENDPOINT = re.compile(r"https?://[^/\s]")
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
@@ -53,7 +57,12 @@ class S3Store:
         self._scratch = scratch
         with disk_errors():
             scratch.mkdir(parents=True, exist_ok=True)
-        is_http = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
+        endpoints = {name: os.environ[name] for name in ENDPOINTS if os.environ.get(name)}
+        for name, value in endpoints.items():
+            if not ENDPOINT.match(value):
+                message = f"{name} must be http://HOST:PORT or https://HOST:PORT"
+                raise StoreUnavailable("STORE_FAILED", message)
+        is_http = any(value.startswith("http://") for value in endpoints.values())
         with _s3_errors():
             self._bucket = Bucket.from_url(
                 address,
@@ -108,11 +117,11 @@ class S3Store:
         return self._below(QUARANTINE)
 
     def remove(self, digest: str) -> None:
-        with _s3_errors(), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _s3_errors(may_lack_key=True):
             self._bucket.delete(digest)
 
     def isolate(self, digest: str) -> None:
-        with _s3_errors(), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), _s3_errors(may_lack_key=True):
             self._bucket.rename(digest, f"{QUARANTINE}/{digest}")
 
     def release(self, digest: str) -> None:
@@ -151,7 +160,7 @@ class S3Store:
     def _pieces(self, digest: str, folder: str = "") -> Iterator[bytes]:
         """Yield the bytes of an artefact."""
         try:
-            with _s3_errors():
+            with _s3_errors(may_lack_key=True):
                 for piece in self._bucket.get(f"{folder}{digest}").stream(PIECE):
                     yield bytes(piece)
         except FileNotFoundError as error:
@@ -159,7 +168,7 @@ class S3Store:
 
     def _exists(self, digest: str) -> bool:
         try:
-            with _s3_errors():
+            with _s3_errors(may_lack_key=True):
                 self._bucket.head(digest)
         except FileNotFoundError:
             return False
@@ -182,12 +191,25 @@ class S3Store:
 
 
 @contextmanager
-def _s3_errors() -> Iterator[None]:
-    """Turn the errors of the bucket into `StoreUnavailable`, except for those of a name."""
+def _s3_errors(*, may_lack_key: bool = False) -> Iterator[None]:
+    """Turn the errors of the bucket into `StoreUnavailable`, except for those of a name.
+
+    may_lack_key: FileNotFoundError stays for a missing key; a missing bucket is an error anyway.
+    """
     try:
         yield
     except AlreadyExistsError:
         raise
+    except FileNotFoundError as error:
+        if NO_BUCKET in str(error):
+            raise _unavailable() from FileNotFoundError("the bucket does not exist")
+        if may_lack_key:
+            raise
+        raise _unavailable() from error
     except BaseError as error:
-        message = "the server's bucket cannot be used now; try again shortly"
-        raise StoreUnavailable("STORE_FAILED", message) from error
+        raise _unavailable() from error
+
+
+def _unavailable() -> StoreUnavailable:
+    message = "the server's bucket cannot be used now; try again shortly"
+    return StoreUnavailable("STORE_FAILED", message)
