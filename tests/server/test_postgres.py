@@ -1,5 +1,6 @@
 """A server whose records are in PostgreSQL, which is locked, killed and started again."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,7 +48,8 @@ def test_a_locked_table(server: ServerProcess, records: str) -> None:
     assert api.end_of(api.create(spec(seed=2), images()).name).state == SUCCEEDED
 
 
-def test_a_killed_database(server: ServerProcess, postgres: Postgres) -> None:
+def test_a_killed_database(server: ServerProcess, postgres: Postgres, data: Path) -> None:
+    log = data.with_suffix(".log")
     api = server.api
     running = api.create(spec(options=SOME, seed=78), images()).name
     waiting = api.create(spec(seed=3), images()).name
@@ -61,6 +63,10 @@ def test_a_killed_database(server: ServerProcess, postgres: Postgres) -> None:
             assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_FAILED")
             assert answer.retry_seconds
             assert "127.0.0.1" not in answer.message
+        end = time.monotonic() + 120
+        while "fronts cannot share the database now" not in log.read_text(encoding="utf-8"):
+            assert time.monotonic() < end, "the log does not name the cause"
+            time.sleep(0.1)
         while next(health) != NOT_SERVING:
             pass
     finally:

@@ -78,12 +78,16 @@ class Sharing:
     async def _repeat(
         self, work: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]
     ) -> None:
+        level = logging.WARNING
         while True:
             try:
                 await work()
+                level = logging.WARNING
             except StoreUnavailable as error:
                 self._beating_since = None
-                LOG.debug("fronts cannot share the database now: %s", error)
+                cause = error.__cause__
+                LOG.log(level, "fronts cannot share the database now: %s (%s)", error, cause)
+                level = logging.DEBUG  # one line for each outage
             except Exception:  # a defect must not end the lease
                 LOG.exception("fronts cannot share the database")
             await pause()
