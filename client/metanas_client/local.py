@@ -49,7 +49,7 @@ def adapt_here(
     spec_message(job)
     check_sizes(job.support, Limits(**asdict(metanas.Limits())))
     source = _source(checkpoints, job.checkpoint)
-    seconds = min(job.timeout or inf, job.deadline or inf)
+    seconds, option = min((job.timeout or inf, "timeout"), (job.deadline or inf, "deadline"))
     end = time.monotonic() + seconds
     try:
         made = metanas.adapt(
@@ -64,7 +64,7 @@ def adapt_here(
     except metanas.InvalidInput as error:
         raise name_sources(_refused(error), job.support) from error
     except Cancelled as error:
-        message = f"the adaptation took longer than {seconds:g} s; allow more with --timeout"
+        message = f"the adaptation took longer than {seconds:g} s; allow more with --{option}"
         raise TimedOut("ADAPTATION_TIMEOUT", message) from error
     except (Diverged, ExportMismatch, OutOfMemory) as error:
         raise AdaptationFailed(error.reason, error.message) from error

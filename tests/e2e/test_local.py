@@ -83,6 +83,7 @@ def test_errors_are_those_of_a_server(
         "whole number from 0": (2, [SUPPORT, "--checkpoint=grey", "--seed=-1"]),
         "options.steps": (2, [SUPPORT, "--checkpoint=grey", "--steps=1000"]),
         "allow more with --timeout": (4, [SUPPORT, "--checkpoint=grey", "--timeout=1e-9"]),
+        "allow more with --deadline": (4, [SUPPORT, "--checkpoint=grey", "--deadline=1e-9"]),
         "cannot be used with --request-id": (2, [SUPPORT, "--request-id=x"]),
     }
     for expected, (code, arguments) in cases.items():

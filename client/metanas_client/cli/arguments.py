@@ -53,7 +53,9 @@ def add_local(parser: argparse.ArgumentParser) -> None:
         "without a server", 'Needs the core: pip install "metanas-client[local]".'
     )
     group.add_argument(
-        "--local", action="store_true", help="adapt in this process; the same bytes as by a server"
+        "--local",
+        action="store_true",
+        help="adapt in this process; the same bytes as by a server with as many threads",
     )
     group.add_argument(
         "--checkpoints",

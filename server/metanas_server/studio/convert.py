@@ -33,8 +33,7 @@ def parse_variant(query: Mapping[str, str]) -> Variant | None:
     numbers = {name: query[name] for name in ("height", "width", "opset") if name in query}
     wrong = [name for name, text in numbers.items() if not (text.isascii() and text.isdigit())]
     if wrong:
-        text = f"{wrong[0]} must be a whole number"
-        raise InvalidInput.single(wrong[0], "OPTION_OUT_OF_RANGE", text)
+        raise InvalidInput.single(wrong[0], "OPTION_OUT_OF_RANGE", "must be a whole number")
     fields: dict[str, Any] = {name: int(text[:9]) for name, text in numbers.items()}
     if "precision" in query:
         fields["precision"] = query["precision"]
