@@ -15,7 +15,7 @@ from metanas_protos.v1.adaptation_service_pb2 import (
 )
 from tests.server.calls import CANCELLED, LONG, SUCCEEDED, Api, images, refused, spec
 from tests.server.databases import Postgres
-from tests.server.processes import ServerProcess, serving
+from tests.server.processes import ServerProcess, run, serving
 
 PATIENCE = 240.0
 
@@ -29,8 +29,9 @@ class Fronts:
         self._folder = folder
         self._stack = ExitStack()
         self._count = 0
+        self.records = f"--records={postgres.create()}"
         self._flags = (
-            f"--records={postgres.create()}",
+            self.records,
             f"--artefacts={folder / 'artefacts'}",
             "--lease-seconds=3",
             "--max-stack=1",
@@ -89,6 +90,16 @@ def test_any_front_answers_for_any_job(pair: tuple[ServerProcess, ServerProcess]
     done = two.end_of(one.create(spec(), images()).name)
     assert done.state == SUCCEEDED
     check_model(two, done.model)
+
+
+def test_a_front_without_the_artefacts_is_refused(
+    pair: tuple[ServerProcess, ServerProcess], fronts: Fronts, checkpoints: Path, tmp_path: Path
+) -> None:
+    one, _ = pair
+    assert one.api.end_of(one.api.create(spec(), images()).name).state == SUCCEEDED
+    done = run(checkpoints, tmp_path / "data", fronts.records)
+    assert done.returncode == 2
+    assert "give all of them the same --artefacts (CONFIG_INVALID)" in done.stderr
 
 
 def test_an_idle_front_helps(pair: tuple[ServerProcess, ServerProcess]) -> None:

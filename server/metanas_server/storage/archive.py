@@ -289,7 +289,8 @@ def open_archive(
 
     Raises:
         StartError: DATABASE_MISSING or DATABASE_OLDER, files have no record: with another database
-            they may be models, so nothing is deleted. Also the errors of `open_database`.
+            they may be models, so nothing is deleted; CONFIG_INVALID, other servers on the database
+            have their files elsewhere. Also the errors of `open_database`.
         StoreUnavailable: the data folder cannot be written.
     """
     store = open_store(place, data)
@@ -298,6 +299,7 @@ def open_archive(
     front = "" if isinstance(address, Path) else secrets.token_hex(8)
     records = Records(open_database(address), front)
     try:
+        _check_place(records, store)
         orphans = len(sweep(records, store))
         if orphans:
             cause = f"{address} does not know {orphans} files: it is too old"
@@ -307,6 +309,25 @@ def open_archive(
         raise
     records.fill_reserve()
     return Archive(records, store, on_change)
+
+
+def _check_place(records: Records, store: Store) -> None:
+    """Refuse a store without a single file of the servers that share the records.
+
+    Raises:
+        StartError: CONFIG_INVALID, this server would end their adaptations as failed.
+    """
+    if not records.fronts.count():
+        return
+    needed = records.files.needed()
+    present = store.digests()
+    needed &= records.files.needed()  # without the files that are deleted meanwhile
+    if needed and not needed & present:
+        message = (
+            f"{store.name} has no file of the other servers on this database;"
+            " give all of them the same --artefacts"
+        )
+        raise StartError("CONFIG_INVALID", message)
 
 
 def _refuse(data: Path, reason: str, cause: str) -> NoReturn:
