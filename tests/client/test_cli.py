@@ -111,7 +111,7 @@ def test_bad_input_is_code_2(folder: Path, model_file: Path, tmp_path: Path) -> 
         "certificate and private key": ["checkpoints", *here, "--cert", text],
         "No such file": ["checkpoints", *here, "--ca", tmp_path / "none.pem"],
         "not an image": ["predict", model_file, text],
-        "cannot be loaded": ["verify", text],
+        "is no ONNX file": ["verify", text],
         "cannot read": ["show", tmp_path / "none.onnx"],
         "ends in .svg": ["show", model_file, "--picture", tmp_path / "x.gif"],
         "3 classes, 3 of them": [

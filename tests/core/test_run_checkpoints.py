@@ -26,7 +26,8 @@ from tests.core.small import GENOTYPE, examples
 def test_a_checkpoint_has_its_model_card(config: RunConfig, tmp_path: Path) -> None:
     run(config, tmp_path, resume=False, on_progress=ignore)
     page = (tmp_path / "checkpoint" / "README.md").read_text(encoding="utf-8")
-    assert page.startswith(f"# {config.name}\n")
+    assert page.startswith("---\nlibrary_name: metanas\n")
+    assert f"\n# {config.name}\n" in page
     for fact in (config.description, "reptile", "skip_connect", "% pruned", "none"):
         assert fact in page
 

@@ -125,7 +125,12 @@ def test_the_steps_of_the_image_install_server_and_client(dist: Path, tmp_path: 
     with_linked_packages(folder)
     shutil.copy(ROOT / "constraints.txt", tmp_path)
     shutil.copytree(dist, tmp_path / "dist")
-    arguments = {"DEVICE": "cpu", "TORCH_CPU": "https://none.invalid", "PIP_NO_INDEX": "1"}
+    arguments = {
+        "DEVICE": "cpu",
+        "EXTRAS": "",
+        "TORCH_CPU": "https://none.invalid",
+        "PIP_NO_INDEX": "1",
+    }
     for step in image_steps():
         environment = {**outside(folder), **arguments}
         subprocess.run(["sh", "-euc", step], cwd=tmp_path, env=environment, check=True)

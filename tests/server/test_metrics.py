@@ -17,6 +17,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_server.app import Server
 from metanas_server.config import ServerConfig
 from metanas_server.errors import StartError
@@ -26,6 +27,8 @@ from tests.server.calls import LONG, Api, images, refused, spec
 from tests.server.processes import ServerProcess, run
 
 ADAPTATIONS = "metanas.v1.AdaptationService"
+ENDLESS = AdaptationOptions(steps=500, tuning_steps=500, patience=0)
+"""Options of an adaptation that does not stop early: `LONG` may, before a snapshot shows it."""
 
 
 class Samples:
@@ -118,7 +121,7 @@ def test_refusals_are_counted_by_reason(server: ServerProcess, api: Api) -> None
 def test_the_queue_and_the_death_of_a_worker(server: ServerProcess, api: Api) -> None:
     url = url_of(server)
     worker = {"worker": "0", "device": "cpu"}
-    name = api.create(spec(options=LONG), images()).name
+    name = api.create(spec(options=ENDLESS), images()).name
     until(
         url,
         lambda now: (
@@ -129,7 +132,7 @@ def test_the_queue_and_the_death_of_a_worker(server: ServerProcess, api: Api) ->
     os.kill(server.workers()[0], signal.SIGKILL)
     # The job of a dead worker runs alone; a second one has to wait.
     # Gauges of the queue and of the workers belong to two moments of a scrape.
-    second = api.create(spec(options=LONG), images()).name
+    second = api.create(spec(options=ENDLESS), images()).name
     until(url, lambda now: now.get("metanas_worker_restarts_total") == 1)
     until(
         url,

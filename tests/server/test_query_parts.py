@@ -170,7 +170,7 @@ def test_a_damaged_file_answers_nothing(server: ServerProcess, api: Api, data: P
     for content in (onnx[:-1] + b"x", onnx[:100], b""):
         path.write_bytes(content)
         answer = queries.refusal(query)
-        assert (answer.code, answer.reason) == (grpc.StatusCode.DATA_LOSS, "ARTEFACT_LOST")
+        assert (answer.code, answer.reason) == (grpc.StatusCode.DATA_LOSS, "ARTEFACT_DAMAGED")
     path.unlink()
     assert queries.refusal(query).reason == "ARTEFACT_LOST"
     path.write_bytes(onnx)
