@@ -103,6 +103,10 @@ class ModelInfo:
         return genotype
 
 
+LARGEST_SIDE = 2048
+"""Largest height and width of a fixed input."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """Form into which the server converts the file of a model. Defaults keep the model's form."""

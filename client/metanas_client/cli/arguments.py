@@ -10,8 +10,7 @@ from typing import Any
 from metanas_client.channel import DEFAULT_ADDRESS
 from metanas_client.convert import OPTION_TYPES
 from metanas_client.errors import NotWritable
-from metanas_client.onnx.form import LARGEST_SIDE
-from metanas_client.resources import Option, Variant
+from metanas_client.resources import LARGEST_SIDE, Option, Variant
 from metanas_data.suggest import existing_folder
 from metanas_protos.v1.option_help import OPTION_HELP
 

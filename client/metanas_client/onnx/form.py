@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-LARGEST_SIDE = 2048
-"""Largest height and width of a fixed input."""
+from metanas_client.resources import LARGEST_SIDE
+
 INPUT, OUTPUTS = "images", ("logits", "probabilities", "known")
 
 Pixels = NDArray[np.uint8]
