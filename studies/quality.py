@@ -86,7 +86,8 @@ def _task(studied: Studied, kind: Kind, index: int) -> tuple[Figures, list[list[
     """Return the figures of a task; then, of each query, if it is right, and its confidences."""
     shape, random = kind.sampler.shape, np.random.default_rng([kind.sampler.seed, index])
     labels = torch.arange(shape.ways).repeat_interleave(shape.shots)
-    episode, names = kind.sampler.episode(index), tuple(kind.sampler.episode(index).support)
+    episode = kind.sampler.episode(index)
+    names = tuple(episode.support)
     support, queries = studied.images(episode.support), studied.images(episode.queries)
     made = studied.make(support, labels, names)
     features = made.classifier.features(made.inputs_of(queries))

@@ -6,18 +6,18 @@
 # of a few iterations; [Meta-training](../training.md) has the real one.
 
 # %%
+import inspect
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import metanas
 from metanas.testing import check_meta_learner
 from metanas.training.extensions import Extensions
-from metanas.training.inner_loop import InnerLoop
-from metanas.training.meta_learners import META_LEARNERS, Learned
+from metanas.training.meta_learners import META_LEARNERS
 
 sys.path.append(str(Path(metanas.__file__).parents[1]))  # for the package `examples`
 from examples.extending.common import digits, small_config, train
+from examples.extending.meta_learner import MultiStep
 
 # %% [markdown]
 # ## The meta-learner
@@ -29,23 +29,8 @@ from examples.extending.common import digits, small_config, train
 # This one averages the outer gradients over all inner steps, like the multi-step loss of Antoniou
 # et al. ([arXiv:1810.09502](https://arxiv.org/abs/1810.09502), section 4), in first order.
 
-
 # %%
-@dataclass(frozen=True)
-class MultiStep:
-    """First-order MAML with a multi-step outer loss."""
-
-    def learn(self, loop: InnerLoop) -> Learned:
-        """Return the mean outer gradient over the steps of one task."""
-        theta, rates = loop.begin(), loop.scaled(loop.rates, loop.factors)
-        total, factors = 0 * theta, 0 * loop.layout.gather(theta)
-        for step in range(loop.steps):
-            theta = theta - rates * loop.gradient(theta, step)
-            outer = loop.outer_gradient(theta) / loop.steps
-            total += outer
-            factors -= loop.layout.gather(outer * (loop.start - theta))
-        return Learned(gradient=total, factors=factors, moments=loop.moments)
-
+print(inspect.getsource(MultiStep))
 
 # %% [markdown]
 # ## Check the contract

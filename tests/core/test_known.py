@@ -26,14 +26,14 @@ def task(shots: int, seed: int, spread: float = 0.7) -> tuple[Known, Tensor, Ten
     return known, *images(queries).split(100)
 
 
-@pytest.mark.parametrize(("shots", "least"), [(1, 0.2), (2, 0.7), (5, 0.8)])
+@pytest.mark.parametrize(("shots", "least"), [(1, 0.4), (2, 0.7), (5, 0.8)])
 def test_new_images_of_the_classes_are_known_and_others_are_not(shots: int, least: float) -> None:
     kept, refused = [], []
     for seed in range(20):
         known, same, other = task(shots, seed)
         kept.append(float((known(same) >= 0.5).float().mean()))
         refused.append(float((known(other) < 0.5).float().mean()))
-    assert np.mean(kept) > 0.9
+    assert np.mean(kept) > 0.95
     assert np.mean(refused) > least
 
 

@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime for files that nobody has checked."""
+"""Sessions of ONNX Runtime for files of unknown origin."""
 
 import os
 from contextlib import suppress
