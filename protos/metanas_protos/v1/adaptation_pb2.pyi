@@ -42,7 +42,7 @@ class _AdaptationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Adapt
     """Stopped by `CancelAdaptation`. Final."""
 
 class AdaptationState(_AdaptationState, metaclass=_AdaptationStateEnumTypeWrapper):
-    """Where an adaptation stands."""
+    """The state of an adaptation."""
 
 ADAPTATION_STATE_UNSPECIFIED: AdaptationState.ValueType  # 0
 """Never sent by this server."""
@@ -60,7 +60,7 @@ Global___AdaptationState: _TypeAlias = AdaptationState  # noqa: Y015
 
 @_typing.final
 class AdaptationSpec(_message.Message):
-    """What to do with the examples that follow it in the stream."""
+    """The work to do with the examples that follow it in the stream."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -105,15 +105,15 @@ class AdaptationSpec(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """How long the adaptation may run on a worker, beginning when the worker starts with it. Not
-        set, or longer than the server allows: the server's own limit.
+        """The longest time that the adaptation may run on a worker, from its start there. Unset, or
+        longer than the server allows: the server's own limit.
         """
 
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
-        """How long until the adaptation must have ended, its time in the queue included. It fails with
-        DEADLINE_PASSED when this time is over. It is refused with DEADLINE_TOO_SHORT if the queue
-        alone would probably take longer. Not set: no deadline.
+        """The time within which the adaptation must have ended, its time in the queue included. It fails
+        with DEADLINE_PASSED when this time is over. It is refused with DEADLINE_TOO_SHORT if the queue
+        alone would probably take longer. Unset: no deadline.
         """
 
     def __init__(
@@ -138,7 +138,7 @@ Global___AdaptationSpec: _TypeAlias = AdaptationSpec  # noqa: Y015
 
 @_typing.final
 class AdaptationOptions(_message.Message):
-    """Hyper-parameters of the task optimizer. What is not set is taken from the checkpoint. A field
+    """Hyper-parameters of the task optimizer. Unset fields are taken from the checkpoint. A field
     that the server does not know is refused with OPTION_UNKNOWN instead of being ignored.
     """
 
@@ -334,7 +334,7 @@ class Adaptation(_message.Message):
     name: _builtins.str
     """`adaptations/{adaptation}`, chosen by the server."""
     state: Global___AdaptationState.ValueType
-    """Where it stands."""
+    """Its state."""
     checkpoint: _builtins.str
     """`checkpoints/{checkpoint}` that it starts from."""
     seed: _builtins.int
@@ -342,9 +342,9 @@ class Adaptation(_message.Message):
     request_id: _builtins.str
     """The request id that it was made with, if any."""
     example_count: _builtins.int
-    """How many examples the support set has."""
+    """Number of examples of the support set."""
     attempts: _builtins.int
-    """How many times a worker has begun with it. More than one means that a worker was lost."""
+    """Number of times that a worker has begun with it. More than one means that a worker was lost."""
     model: _builtins.str
     """`models/{model}` that it made; set when the state is SUCCEEDED. The model may have been deleted
     since.
@@ -450,7 +450,7 @@ class Progress(_message.Message):
     across attempts. Only a restart of the server leaves a gap; the numbers never go back.
     """
     stage: _builtins.str
-    """What is being done: "decode", "adapt", "prune", "tune", "export", "check" or
+    """The present stage: "decode", "adapt", "prune", "tune", "export", "check" or
     "convert".
     Other words may be added; show one that you do not know as it is.
     """
@@ -467,7 +467,7 @@ class Progress(_message.Message):
     entropy: _builtins.float
     """Mean entropy of the architecture distribution in nats; 0 when every choice is made."""
     attempt: _builtins.int
-    """Which attempt of the adaptation this is: 1 unless a worker was lost."""
+    """The attempt of the adaptation, counted from 1: 1 unless a worker was lost."""
     branch: _builtins.str
     """Branch of the universal search space that a stage begins for; empty for one checkpoint."""
     genotype_json: _builtins.str

@@ -30,7 +30,7 @@ class CreateAdaptationRequest(_message.Message):
     EXAMPLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def spec(self) -> _adaptation_pb2.AdaptationSpec:
-        """What to do."""
+        """The work that is asked for."""
 
     @_builtins.property
     def example(self) -> _example_pb2.Example:
@@ -132,7 +132,7 @@ class ListAdaptationsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most; 0 means 50, and more than 500 means 500."""
+    """The largest number of entries; 0 means 50, and more than 500 means 500."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first. All else must be as it was then,
     otherwise the answer is INVALID_ARGUMENT with PAGE_TOKEN.
@@ -163,7 +163,7 @@ class ListAdaptationsResponse(_message.Message):
     ADAPTATIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """What to ask the next page with; empty when this is the last."""
+    """The token of the next page; empty on the last page."""
     @_builtins.property
     def adaptations(self) -> _containers.RepeatedCompositeFieldContainer[_adaptation_pb2.Adaptation]:
         """The adaptations."""

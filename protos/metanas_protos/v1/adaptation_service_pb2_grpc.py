@@ -32,8 +32,8 @@ class AdaptationServiceStub:
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     def __init__(self, channel):
@@ -81,8 +81,8 @@ class AdaptationServiceServicer:
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     def CreateAdaptation(self, request_iterator, context):
@@ -180,8 +180,8 @@ class AdaptationService:
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     @staticmethod

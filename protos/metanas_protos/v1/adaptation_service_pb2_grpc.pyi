@@ -33,8 +33,8 @@ class AdaptationServiceStub:
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     @_typing.overload
@@ -71,8 +71,8 @@ class AdaptationServiceAsyncStub(AdaptationServiceStub):
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -105,8 +105,8 @@ class AdaptationServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Errors carry a canonical code and a `google.rpc.ErrorInfo` (domain "metanas") with a stable
     reason; a request that is to blame also gets a `google.rpc.BadRequest` that names the field, for
-    instance "examples[3].image" (at most 20 of them). Where trying again later makes sense there is
-    a `google.rpc.RetryInfo` that says when.
+    instance "examples[3].image" (at most 20 of them). An error that may pass also gets a
+    `google.rpc.RetryInfo` with the time to wait.
     """
 
     @_abc_1.abstractmethod

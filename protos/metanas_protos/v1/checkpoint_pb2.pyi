@@ -83,20 +83,20 @@ class Checkpoint(_message.Message):
     name: _builtins.str
     """`checkpoints/{checkpoint}`."""
     description: _builtins.str
-    """What it is for, in a few sentences."""
+    """Its purpose, in a few sentences."""
     digest: _builtins.str
     """SHA-256 of its weights and its description, in lower-case hexadecimal digits."""
     format_version: _builtins.int
     """Version of the folder format that it was written in."""
     cells: _builtins.int
-    """How many cells the network has."""
+    """Number of cells of the network."""
     nodes: _builtins.int
-    """How many intermediate nodes a cell has."""
+    """Number of intermediate nodes of a cell."""
     parameters: _builtins.int
-    """How many numbers the supernet has."""
+    """Number of parameters of the supernet."""
     @_builtins.property
     def input(self) -> Global___InputSpec:
-        """What images are turned into."""
+        """The form that images are turned into."""
 
     @_builtins.property
     def ops(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -112,7 +112,7 @@ class Checkpoint(_message.Message):
 
     @_builtins.property
     def limits(self) -> Global___Limits:
-        """What this server accepts."""
+        """The limits of this server."""
 
     @_builtins.property
     def scores(self) -> _containers.MessageMap[_builtins.str, Global___Scores]:
@@ -120,7 +120,7 @@ class Checkpoint(_message.Message):
 
     @_builtins.property
     def provenance(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Where it comes from: data, split, code revision, meta-learner, seed and so on."""
+        """Its origin: data, split, code revision, meta-learner, seed and so on."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
 @_typing.final
 class InputSpec(_message.Message):
-    """What images are turned into before they reach the network."""
+    """The form that images are turned into before they reach the network."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

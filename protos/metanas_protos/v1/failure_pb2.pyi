@@ -40,7 +40,7 @@ class Failure(_message.Message):
     """A sentence for people that says what to do."""
     @_builtins.property
     def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Violation]:
-        """What is wrong with the request, where the request is to blame: at most 20 of them."""
+        """The faults of the request, where the request is to blame: at most 20 of them."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Violation(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
     field: _builtins.str
-    """Where: "examples[3].image", "options.steps", "classes[2]"."""
+    """The place: "examples[3].image", "options.steps", "classes[2]"."""
     reason: _builtins.str
     """A stable UPPER_SNAKE word."""
     message: _builtins.str

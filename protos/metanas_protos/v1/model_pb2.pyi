@@ -55,7 +55,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def report(self) -> _report_pb2.Report:
-        """What was measured on the way."""
+        """The measurements of the adaptation."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -93,7 +93,7 @@ class ModelChunk(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     offset: _builtins.int
-    """Where `data` begins within the file."""
+    """The offset of `data` within the file."""
     data: _builtins.bytes
     """The bytes, at most 256 KiB."""
     sha256: _builtins.str

@@ -74,7 +74,7 @@ class ListModelsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
-    """How many at most; 0 means 50, and more than 500 means 500."""
+    """The largest number of entries; 0 means 50, and more than 500 means 500."""
     page_token: _builtins.str
     """`next_page_token` of the page before; empty for the first."""
     def __init__(
@@ -100,7 +100,7 @@ class ListModelsResponse(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """What to ask the next page with; empty when this is the last."""
+    """The token of the next page; empty on the last page."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[_model_pb2.Model]:
         """The models."""
@@ -170,7 +170,7 @@ class DownloadModelRequest(_message.Message):
     name: _builtins.str
     """`models/{model}`."""
     offset: _builtins.int
-    """Where to begin, in bytes."""
+    """The offset of the first byte."""
     @_builtins.property
     def variant(self) -> _model_pb2.ModelVariant:
         """The form of the file. Not set: as the adaptation made it."""
