@@ -44,6 +44,7 @@ from metanas_server.jobs.manager import JobManager
 from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.jobs.retention import Retention
 from metanas_server.jobs.sharing import Sharing
+from metanas_server.observation.calls import CallObserver
 from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
@@ -175,7 +176,7 @@ class Server:
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
         calls = OpenCalls(config.max_calls, config.max_calls_per_caller)
         interceptors = [
-            Observer(self._metrics, callers if config.access_log else None),
+            Observer(self._metrics, callers, log=config.access_log),
             CallInterceptor(config.max_request_bytes, longer, callers, calls, audit),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
@@ -258,7 +259,8 @@ class Server:
             message = f'--studio needs {error.name}; run: pip install "metanas-server[studio]"'
             raise StartError("STUDIO_MISSING", message) from error
         engine = StudioEngine(self._config, self._jobs, self._pool, archive, budget)
-        studio = StudioServer(self._config, make_app(engine, callers, audit))
+        observer = CallObserver(self._metrics, self._metrics.requests, log=self._config.access_log)
+        studio = StudioServer(self._config, make_app(engine, callers, audit), observer)
         undo.push_async_callback(studio.stop)
         self.studio_port = await studio.start()
 

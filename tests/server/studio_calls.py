@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,20 @@ class Studio:
         fields = {"checkpoint": "grey", **spec, "labels": [label for label, _ in images]}
         parts = [("spec", json.dumps(fields).encode())]
         return self.post(multipart([*parts, *(("images", data) for _, data in images)]))
+
+    def leave_during_upload(self) -> None:
+        """Begin an upload, and close the connection before its end."""
+        host, _, port = self.address.partition(":")
+        headers = {
+            "host": host,
+            "content-length": "1000",
+            "content-type": "multipart/form-data; boundary=x",
+            **self._token,
+        }
+        lines = [f"{name}: {value}" for name, value in headers.items()]
+        with socket.create_connection((host, int(port)), timeout=SECONDS) as upload:
+            request = "\r\n".join(("POST /api/adaptations HTTP/1.1", *lines, "", "--x"))
+            upload.sendall(request.encode())
 
     def follow(self, id_: str) -> list[tuple[str, Any]]:
         """Return the events of an adaptation to its end."""

@@ -23,9 +23,10 @@ def metrics(tmp_path: Path) -> dict[str, set[str]]:
     counted.registry.register(figures)
     worker = WorkerFigures(device="cpu", pid=None, ready=True, adaptations=1)
     figures.snapshot = Snapshot(adaptations={"queued": 1}, workers=(worker,))
-    counted.calls_in_progress.labels("Get").inc()
-    counted.call("Get", "OK", 1.0)
-    counted.refusal("Get", "REASON")
+    for kind in (counted.rpcs, counted.requests):
+        kind.in_progress.labels("Get").inc()
+        kind.finished("Get", "OK", 1.0)
+    counted.refusal("Get", "REASON", "caller")
     counted.adaptation("failed", "REASON", 1.0)
     counted.stages({"adapt": 1.0})
     samples = [sample for family in counted.registry.collect() for sample in family.samples]

@@ -6,16 +6,12 @@ import signal
 import socket
 import struct
 import threading
-import time
-import urllib.request
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_server.app import Server
@@ -25,50 +21,16 @@ from metanas_server.observation.endpoint import metrics_endpoint
 from metanas_server.observation.metrics import Metrics
 from tests.server.calls import LONG, Api, images, refused, spec
 from tests.server.processes import ServerProcess, run
+from tests.server.scrapes import Samples, until, url_of
 
 ADAPTATIONS = "metanas.v1.AdaptationService"
 ENDLESS = AdaptationOptions(steps=500, tuning_steps=500, patience=0)
 """Options of an adaptation that does not stop early: `LONG` may, before a snapshot shows it."""
 
 
-class Samples:
-    """The samples of one scrape."""
-
-    def __init__(self, url: str) -> None:
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            families = text_string_to_metric_families(answer.read().decode())
-        self._values = {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-    def __str__(self) -> str:
-        return str(
-            {f"{name}{dict(labels)}": value for (name, labels), value in self._values.items()}
-        )
-
-    def get(self, name: str, **labels: str) -> float:
-        """Return a sample, or 0 if there is none."""
-        return self._values.get((name, frozenset(labels.items())), 0.0)
-
-
 @pytest.fixture(scope="module")
 def flags() -> tuple[str, ...]:
     return ("--metrics", "0")
-
-
-def url_of(server: ServerProcess) -> str:
-    return server.ready.split("; metrics on ")[1]
-
-
-def until(url: str, holds: Callable[[Samples], bool]) -> Samples:
-    """Scrape until a condition holds; the server takes snapshots in its own rhythm."""
-    deadline = time.monotonic() + 120
-    while not holds(samples := Samples(url)):
-        assert time.monotonic() < deadline, f"the condition never held: {samples}"
-        time.sleep(0.02)
-    return samples
 
 
 def counts(name: str, labels: dict[str, str], samples: Samples, expected: int = 1) -> bool:

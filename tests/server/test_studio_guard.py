@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import json
 import re
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,12 +78,7 @@ def test_a_caller_who_leaves_during_an_upload(
     studio: Studio, secrets: tuple[Path, dict[str, str]], audit: Path
 ) -> None:
     before = len(audit.read_text().splitlines())
-    host, _, port = studio.address.partition(":")
-    head = ("POST /api/adaptations HTTP/1.1", f"host: {host}", "content-length: 1000")
-    token = f"authorization: Bearer {secrets[1]['use']}"
-    kind = "content-type: multipart/form-data; boundary=x"
-    with socket.create_connection((host, int(port)), timeout=SECONDS) as upload:
-        upload.sendall("\r\n".join((*head, token, kind, "", "--x")).encode())
+    studio.with_token(secrets[1]["use"]).leave_during_upload()
     while len(lines := audit.read_text().splitlines()) == before:
         time.sleep(0.01)
     assert json.loads(lines[-1])["result"] == "CANCELLED"

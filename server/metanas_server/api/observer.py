@@ -1,13 +1,6 @@
-"""Observe each call: its duration, its status code and the reason of its refusal.
-
-A call has a request id: that of its metadata `x-request-id`, or else a new one.
-"""
+"""Observe each call: its duration, its status code and the reason of its refusal."""
 
 import inspect
-import logging
-import re
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,12 +12,9 @@ from grpc import aio
 from metanas_server.api.interceptors import DETAILS_KEY, Context, Continuation, Handler, parts
 from metanas_server.callers.access import WITHOUT_TOKEN, Callers
 from metanas_server.errors import ServiceError
-from metanas_server.observation.logs import REQUEST_ID
+from metanas_server.observation.calls import REQUEST_ID_KEY, Call, CallObserver
 from metanas_server.observation.metrics import Metrics
 
-LOG = logging.getLogger("metanas_server.access")
-REQUEST_ID_KEY = "x-request-id"
-REQUEST_ID_FORM = re.compile(r"[!-~]{1,128}")
 UNKNOWN_METHOD = "unknown"
 """The method of all calls to methods that do not exist; names of callers would be endless."""
 
@@ -32,17 +22,18 @@ UNKNOWN_METHOD = "unknown"
 class Observer(aio.ServerInterceptor):
     """Count and log the calls. Place it first: it then sees what the caller sees."""
 
-    def __init__(self, metrics: Metrics, log_for: Callers | None) -> None:
-        """Count calls in these metrics; also log them, with the names of these callers."""
+    def __init__(self, metrics: Metrics, callers: Callers, *, log: bool) -> None:
+        """Count calls in these metrics; `log` adds the access log."""
         self._metrics = metrics
-        self._callers = log_for
+        self._callers = callers
+        self._observer = CallObserver(metrics, metrics.rpcs, log=log)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         handler = await continuation(handler_call_details)
         if handler is None:
-            self._metrics.call(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, 0.0)
+            self._metrics.rpcs.finished(UNKNOWN_METHOD, grpc.StatusCode.UNIMPLEMENTED.name, 0.0)
             return None
         make, method = parts(handler)
         # The health service streams with a coroutine that writes to the context.
@@ -71,47 +62,29 @@ class Observer(aio.ServerInterceptor):
 
     @contextmanager
     def _observe(self, method: str, context: Context) -> Iterator[None]:
-        REQUEST_ID.set(_request_id(context))  # of this task, which ends with the call
-        name, reason, start = method.lstrip("/"), "", time.perf_counter()
         # A caller that goes away cancels the method, without a status.
-        code = grpc.StatusCode.CANCELLED.name
-        in_progress = self._metrics.calls_in_progress.labels(name)
-        in_progress.inc()
+        left = grpc.StatusCode.CANCELLED.name
+        sent_id = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
+        call = Call(method=method.lstrip("/"), sent_id=sent_id, code=left)
+        call.is_logged = not method.startswith(WITHOUT_TOKEN)
+        with self._observer.observe(call):
+            try:
+                yield
+                call.code = _code(context)
+            except aio.AbortError:
+                call.code = _code(context)
+                call.reason = _reason(context) or call.code
+                raise
+            finally:
+                call.caller, call.token = self._names(context)
+
+    def _names(self, context: Context) -> tuple[str, str]:
+        """Return the name of the caller, or its address if it has no token, and its token's."""
         try:
-            yield
-            code = _code(context)
-        except aio.AbortError:
-            code = _code(context)
-            reason = _reason(context) or code
-            self._metrics.refusal(name, reason)
-            raise
-        finally:
-            in_progress.dec()
-            seconds = time.perf_counter() - start
-            self._metrics.call(name, code, seconds)
-            if self._callers is not None and not method.startswith(WITHOUT_TOKEN):
-                caller = _caller(self._callers, context)
-                _log(method=name, code=code, reason=reason, seconds=seconds, caller=caller)
-
-
-def _log(*, method: str, code: str, reason: str, seconds: float, caller: str) -> None:
-    text = f"{method} {code}{reason and f' ({reason})'} {seconds:.3f} s, {caller}"
-    fields = {"method": method, "code": code, "seconds": round(seconds, 6), "caller": caller}
-    fields |= {"reason": reason} if reason else {}
-    LOG.info("%s, request %s", text, REQUEST_ID.get(), extra=fields)
-
-
-def _request_id(context: Context) -> str:
-    sent = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
-    return sent if REQUEST_ID_FORM.fullmatch(sent) else secrets.token_hex(8)
-
-
-def _caller(callers: Callers, context: Context) -> str:
-    """Return the name of the caller, or its address if it has no token."""
-    try:
-        return callers.of(context).name
-    except ServiceError:
-        return str(context.peer())
+            caller = self._callers.of(context)
+        except ServiceError:
+            return str(context.peer()), ""
+        return caller.name, caller.owner
 
 
 def _code(context: Context) -> str:

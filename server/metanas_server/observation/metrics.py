@@ -10,6 +10,32 @@ LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Upper bounds in seconds."""
 
 
+class CallMetrics:
+    """Seconds of the finished calls of one kind, and the number of those in progress."""
+
+    def __init__(self, registry: CollectorRegistry, prefix: str, noun: str, *labels: str) -> None:
+        """Make the metrics.
+
+        prefix: of their names, without "_seconds".
+        noun: "calls" or "requests", for their descriptions.
+        labels: names of the labels for the method, and for the code of the answer.
+        """
+        self._seconds = Histogram(
+            f"{prefix}_seconds",
+            f"Duration of finished {noun}, by {labels[0]} and {labels[1]}.",
+            labels,
+            buckets=CALL_BUCKETS,
+            registry=registry,
+        )
+        self.in_progress = Gauge(
+            f"{prefix}s_in_progress", f"Open {noun}, by {labels[0]}.", labels[:1], registry=registry
+        )
+
+    def finished(self, method: str, code: str, seconds: float) -> None:
+        """Count a finished call."""
+        self._seconds.labels(method, code).observe(seconds)
+
+
 class Metrics:
     """Counters and histograms of one server. All methods may be called from any thread.
 
@@ -19,20 +45,20 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._calls = Histogram(
-            "metanas_rpc_seconds",
-            "Duration of finished calls, by method and status code.",
-            ("method", "code"),
-            buckets=CALL_BUCKETS,
-            registry=self.registry,
-        )
-        self.calls_in_progress = Gauge(
-            "metanas_rpcs_in_progress", "Calls in progress.", ("method",), registry=self.registry
+        self.rpcs = CallMetrics(self.registry, "metanas_rpc", "calls", "method", "code")
+        self.requests = CallMetrics(
+            self.registry, "metanas_http_request", "requests of the studio", "route", "status"
         )
         self._refusals = Counter(
             "metanas_refusals",
             "Calls that ended with an error, by method and reason.",
             ("method", "reason"),
+            registry=self.registry,
+        )
+        self._caller_refusals = Counter(
+            "metanas_caller_refusals",
+            "Calls that ended with an error, by name of the caller's token and reason.",
+            ("caller", "reason"),
             registry=self.registry,
         )
         self._waits = Histogram(
@@ -68,13 +94,10 @@ class Metrics:
             registry=self.registry,
         )
 
-    def call(self, method: str, code: str, seconds: float) -> None:
-        """Count a finished call."""
-        self._calls.labels(method, code).observe(seconds)
-
-    def refusal(self, method: str, reason: str) -> None:
-        """Count a call that ended with an error."""
+    def refusal(self, method: str, reason: str, caller: str) -> None:
+        """Count a call that ended with an error; `caller` is empty without a known token."""
         self._refusals.labels(method, reason).inc()
+        self._caller_refusals.labels(caller, reason).inc()
 
     def wait(self, seconds: float) -> None:
         """Count the first attempt of an adaptation that has waited for so long."""

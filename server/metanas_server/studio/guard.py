@@ -45,12 +45,14 @@ HTTP_STATUS = {
     "UNAVAILABLE": 503,
 }
 """Canonical code -> status of HTTP; all others are 500."""
+TOO_LARGE = ("IMAGE_TOO_LARGE", "REQUEST_TOO_LARGE", "TOO_MANY_BYTES")
+"""Reasons with the status 413."""
 SAFE_METHODS = ("GET", "HEAD")
 
 
 def http_status(failure: Failure) -> int:
     """Return the HTTP status of a failure."""
-    return HTTP_STATUS.get(code_of(failure).name, 500)
+    return 413 if failure.reason in TOO_LARGE else HTTP_STATUS.get(code_of(failure).name, 500)
 
 
 def failure_json(failure: Failure) -> str:
@@ -80,6 +82,7 @@ class Guard:
         try:
             self._check(scope["method"], Headers(scope=scope))
         except ServiceError as error:
+            scope.setdefault("state", {})["reason"] = error.reason
             await _refuse(guarded, describe(error))
             return
         await self._app(scope, receive, guarded)

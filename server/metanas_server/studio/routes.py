@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import State
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
@@ -20,6 +21,8 @@ from metanas_server.callers.audit import OK, AuditLog
 from metanas_server.studio.convert import parse_variant
 from metanas_server.studio.engine import StudioEngine
 from metanas_server.studio.guard import failure_json, http_status
+from metanas_server.studio.observer import LEFT as LEFT_STATUS
+from metanas_server.studio.observer import address_of
 from metanas_server.studio.take_home import take_home
 
 STATIC = Path(__file__).parent / "static"
@@ -70,7 +73,7 @@ class _Door:
         """Return an endpoint for callers who may make this call of gRPC."""
 
         async def answer(request: Request) -> Response:
-            host, result = _address(request), LEFT
+            host, result = address_of(request.scope), LEFT
             request.state.made = _resource(request)
             caller: Caller | None = None
             try:
@@ -80,10 +83,11 @@ class _Door:
                 request.state.admit = partial(self._admit, host, sent, call)
                 response = await endpoint(request)
             except ClientDisconnect:
-                return Response()  # the caller has left
+                return Response(status_code=LEFT_STATUS)
             except Exception as error:
                 failure = failure_of(error)
-                text, status, result = failure_json(failure), http_status(failure), failure.reason
+                text, status = failure_json(failure), http_status(failure)
+                result = request.state.reason = failure.reason
                 return Response(text, status_code=status, media_type="application/json")
             else:
                 result = OK
@@ -133,7 +137,7 @@ class _Api:
         await self._engine.adaptation(id_, caller)
         last = request.query_params.get("after") or request.headers.get("last-event-id", "0")
         after = int(last) if last.isdecimal() else 0
-        stream = _event_stream(self._engine.events(id_, caller, after), request.state.admit)
+        stream = _event_stream(self._engine.events(id_, caller, after), request.state)
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def model(self, request: Request) -> Response:
@@ -163,12 +167,6 @@ def _resource(request: Request) -> str:
     return f"{collection}/{request.path_params['id']}" if "id" in request.path_params else ""
 
 
-def _address(request: Request) -> str:
-    """Return the address of a caller, in the form of gRPC: it has the same quotas there."""
-    host = request.client.host if request.client is not None else ""
-    return f"ipv6:[{host}]" if ":" in host else f"ipv4:{host}"
-
-
 async def _page(_: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
@@ -180,12 +178,10 @@ async def _runtime(_: Request) -> Response:
     return FileResponse(path, media_type="application/wasm", headers=headers)
 
 
-async def _event_stream(
-    events: AsyncIterator[tuple[str, Any]], admit: Callable[[], None]
-) -> AsyncIterator[str]:
+async def _event_stream(events: AsyncIterator[tuple[str, Any]], state: State) -> AsyncIterator[str]:
     """Yield server-sent events; a comment breaks a long silence, an error is the last event.
 
-    admit: raises an error if the caller may not see more events.
+    state: of the request. Its `admit` raises an error if the caller may not see more events.
     """
     following = asyncio.ensure_future(anext(events, None))
     try:
@@ -197,10 +193,11 @@ async def _event_stream(
             event = following.result()
             if event is None:
                 return
-            admit()
+            state.admit()
             yield _event(*event)
             following = asyncio.ensure_future(anext(events, None))
     except MetanasError as error:
+        state.reason = error.reason
         yield f"event: error\ndata: {failure_json(failure_of(error))}\n\n"
     finally:
         following.cancel()

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from metanas_server.config import ServerConfig
+from metanas_server.observation.calls import CallObserver
 from metanas_server.sockets import bind
 from metanas_server.studio.guard import Guard
+from metanas_server.studio.observer import Observer
 
 CLOSE_SECONDS = 2
 """Seconds that open connections get to end when the server stops."""
@@ -20,11 +22,12 @@ POLL_SECONDS = 0.01
 class StudioServer:
     """The HTTP server of the page."""
 
-    def __init__(self, config: ServerConfig, app: ASGIApp) -> None:
+    def __init__(self, config: ServerConfig, app: Starlette, observer: CallObserver) -> None:
+        """Prepare to answer the requests to an application, and to observe them."""
         self._host, self._port = config.studio_address or ("127.0.0.1", 0)
         self._server = _Uvicorn(
             uvicorn.Config(
-                Guard(app, self._host),
+                Observer(Guard(app, self._host), app.routes, observer),
                 access_log=False,
                 interface="asgi3",
                 lifespan="off",
