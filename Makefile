@@ -67,10 +67,10 @@ protos: $(INSTALLED_DEV) ## Generate the Python code of the protos again
 	$(BIN)/python protos/generate.py
 
 fuzz: $(INSTALLED_DEV) ## Send mutated messages to a server: make fuzz MESSAGES=2000
-	METANAS_FUZZ=$(or $(MESSAGES),2000) $(BIN)/python -m pytest -s -m slow tests/server/test_fuzz.py
+	METANAS_FUZZ=$(or $(MESSAGES),2000) METANAS_OUT=$(or $(OUT),benchmarks/results/local/fuzz.json) $(BIN)/python -m pytest -s -m slow tests/server/test_fuzz.py
 
-soak: $(INSTALLED_DEV) ## Kill a server's processes under load: make soak SECONDS=60 FRONTS=2
-	METANAS_SOAK=$(or $(SECONDS),60) METANAS_SOAK_FRONTS=$(or $(FRONTS),1) $(BIN)/python -m pytest -s -m slow tests/server/test_soak.py
+soak: $(INSTALLED_DEV) ## Kill a server's processes under load: make soak SECONDS=60 FRONTS=2 WORKERS=ray
+	METANAS_SOAK=$(or $(SECONDS),60) METANAS_SOAK_FRONTS=$(or $(FRONTS),1) METANAS_SOAK_WORKERS=$(WORKERS) METANAS_OUT=$(or $(OUT),benchmarks/results/local/soak-$(or $(FRONTS),1).json) $(BIN)/python -m pytest -s -m slow tests/server/test_soak.py
 
 bench: export LD_PRELOAD ?= $(shell ldconfig -p 2>/dev/null | grep -o 'libtcmalloc_minimal\.so\.4' | head -1)
 bench: $(INSTALLED_DEV) ## Print the benchmarks' tables and write their JSON

@@ -1,178 +1,172 @@
-"""Mutated messages of each method: an answer for each, and neither INTERNAL nor UNKNOWN.
+"""Mutated messages, images, frames and requests: an answer for each, and no fault of the server.
 
-`make fuzz` sends more: METANAS_FUZZ is the number of messages, METANAS_FUZZ_SEED their seed.
+`make fuzz` sends more and prints its figures: METANAS_FUZZ is the number of messages,
+METANAS_FUZZ_SEED their seed, METANAS_OUT a JSON file.
 """
 
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from io import BytesIO
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from threading import Event, Thread
 
-import grpc
-import PIL.Image
 import pytest
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
-from metanas_protos.inference import inference_service_pb2
-from metanas_protos.v1 import (
-    adaptation_service_pb2,
-    checkpoint_service_pb2,
-    example_pb2,
-    model_service_pb2,
-)
-from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
-from metanas_protos.v1.adaptation_service_pb2 import (
-    CreateAdaptationRequest,
-    ListAdaptationsRequest,
-)
-from tests.server.calls import FAILED, Api, images, spec
+from benchmarks.reliability import report
+from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationState
+from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
+from tests.server.calls import FAILED, QUEUED, RUNNING, Api, images, spec
+from tests.server.fuzz_bytes import fuzz_frames, fuzz_studio
+from tests.server.fuzz_messages import METHODS, Target, fuzz_image, fuzz_method, make_photos
+from tests.server.memory_samples import Samples
 from tests.server.processes import ServerProcess
+from tests.server.studio_calls import Studio, studio_of
 
 MESSAGES = int(os.environ.get("METANAS_FUZZ", "300"))
 SEED = int(os.environ.get("METANAS_FUZZ_SEED", "0"))
-SERVICES = (
-    (adaptation_service_pb2, "AdaptationService"),
-    (checkpoint_service_pb2, "CheckpointService"),
-    (model_service_pb2, "ModelService"),
-    (inference_service_pb2, "GRPCInferenceService"),
-    (health_pb2, "Health"),
-    (reflection_pb2, "ServerReflection"),
-)
-METHODS = [
-    method
-    for module, name in SERVICES
-    for method in module.DESCRIPTOR.services_by_name[name].methods
-]
-WRONG = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN)
-SECONDS = 5.0
-"""Time limit of a call: a watch of health does not end."""
+OUT = os.environ.get("METANAS_OUT")
+THREADS = 4
+KINDS = (fuzz_method,) * 6 + (fuzz_image,) * 2 + (fuzz_frames, fuzz_studio)
+WRONG = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "HANG", "500"}
+"""Outcomes that blame the server; UNAVAILABLE is a lost connection here."""
 MOST_LOG_BYTES = 10 * 2**20
+NAMES = {method.name for method in METHODS}
+LONG = 20_000
+"""Messages of a run whose memory must be flat."""
+MOST_GROWTH = 1.1
+FLAGS = ("--max-seconds=30", "--max-queue=100000", "--max-jobs-per-caller=100000")
+
+Outcomes = Counter[tuple[str, str]]
 
 
-@pytest.fixture(scope="module")
-def flags() -> tuple[str, ...]:
-    return ("--max-seconds=10", "--max-queue=10000", "--max-jobs-per-caller=10000")
+@dataclass
+class Health:
+    """The answers of the health service during the run."""
+
+    answers: int = 0
+    failures: list[str] = field(default_factory=list)
+    worst_seconds: float = 0.0
+
+    def run(self, server: ServerProcess, stop: Event) -> None:
+        while not stop.wait(0.5):
+            start = time.monotonic()
+            try:
+                assert server.is_serving()
+            except Exception as error:
+                self.failures.append(repr(error))
+            self.answers += 1
+            self.worst_seconds = max(self.worst_seconds, time.monotonic() - start)
 
 
-def photo(random: Random) -> bytes:
-    """A small image file of a random format."""
-    file = BytesIO()
-    picture = PIL.Image.new("RGB", (random.randint(2, 40), random.randint(2, 40)), "red")
-    picture.save(file, random.choice(["PNG", "JPEG", "WebP", "BMP"]))
-    return file.getvalue()
+@pytest.fixture
+def studio(checkpoints: Path, data: Path) -> Iterator[Studio]:
+    with studio_of(checkpoints, data, *FLAGS) as running:
+        yield running
 
 
-def upload(random: Random) -> list[bytes]:
-    """The messages of a sound request."""
-    options = AdaptationOptions(steps=2, tuning_steps=1, weight_lr=0.01)
-    settings = spec(
-        checkpoint=random.choice(["checkpoints/grey", "colour"]),
-        options=options,
-        seed=random.getrandbits(32),
-        classes=[b"a", b"b"],
-        request_id=str(random.random()),
-    )
-    examples = [
-        *images(seed=random.getrandbits(16)),
-        example_pb2.Example(label=b"a", encoded=photo(random)),
+@pytest.mark.slow
+@pytest.mark.timeout(600 + MESSAGES)
+def test_mutated_messages(studio: Studio, data: Path) -> None:
+    server, stop, health = studio.server, Event(), Health()
+    api = server.api
+    made, victim = (api.end_of(api.create(spec(seed=seed), images()).name) for seed in (0, 1))
+    model, victims = made.model.removeprefix("models/"), (victim.name, victim.model)
+    target = Target(server.channel, server.address, studio.address, made.name, model, victims)
+    processes, files = (server.process.pid, *server.workers()), open_files(server)
+    samples = Samples({"front": lambda: [server.process.pid], "worker": server.workers})
+    watching = [
+        Thread(target=health.run, args=(server, stop)),
+        Thread(target=samples.run, args=(1.0, stop)),
     ]
-    messages = [CreateAdaptationRequest(spec=settings)]
-    messages += [CreateAdaptationRequest(example=each) for each in examples]
-    return [each.SerializeToString() for each in messages]
+    for thread in watching:
+        thread.start()
+    start = time.monotonic()
+    outcomes, wrong = send_all(target)
+    seconds = time.monotonic() - start
+    until_idle(api)
+    stop.set()
+    for thread in watching:
+        thread.join()
+    reasons = Counter(each.failure.reason for each in listed(api, FAILED))
+    log = data.with_suffix(".log").stat().st_size
+    for (name, outcome), count in sorted(outcomes.items()):
+        print(f"{name:24} {outcome:20} {count}")
+    if OUT:
+        command = f"make fuzz MESSAGES={MESSAGES}"
+        figures = {
+            **by_kind(outcomes),
+            "wrong outcomes": len(wrong),
+            "failed adaptations": dict(reasons.most_common()),
+            "answers of health": health.answers,
+            "health not served": len(health.failures),
+            **samples.figures(seconds / 3, seconds),
+            "open files before and after": [files, open_files(server)],
+            "log, MiB": round(log / 2**20, 2),
+        }
+        report(Path(OUT), "fuzz", command, figures)
+    assert not wrong, wrong[:5]
+    assert reasons.keys().isdisjoint({"INTERNAL", "WORKER_LOST"})
+    assert not health.failures
+    assert processes == (server.process.pid, *server.workers()), "a process has died"
+    assert "Traceback" not in data.with_suffix(".log").read_text(encoding="utf-8")
+    assert log < MOST_LOG_BYTES
+    assert api.get(made.name) == made
+    if MESSAGES >= LONG:
+        assert max(samples.growth(seconds / 3, seconds).values()) <= MOST_GROWTH
 
 
-def sound(method: Any, names: Sequence[str], random: Random) -> list[bytes]:
-    """Messages of a call that would succeed, or nearly."""
-    if method.name == "CreateAdaptation":
-        return upload(random)
-    message = getattr(_module(method), method.input_type.name)()
-    for field in method.input_type.fields:
-        if field.type == field.TYPE_STRING and not field.is_repeated:
-            setattr(message, field.name, random.choice([*names, "grey", ""]))
-        elif field.type in (field.TYPE_INT32, field.TYPE_INT64) and not field.is_repeated:
-            setattr(message, field.name, random.choice([0, 1, 5, 2**31 - 1]))
-    return [message.SerializeToString()]
+def send_all(target: Target) -> tuple[Outcomes, list[str]]:
+    """Send all messages; count the outcomes, and describe the wrong ones."""
+    photos = make_photos(Random(SEED))
+
+    def send(number: int) -> tuple[str, str, int]:
+        """Send a message; the same number gives the same message."""
+        random = Random(f"{SEED} {number}")
+        kind: Callable[[Target, Random, Sequence[bytes]], tuple[str, str]]
+        kind = KINDS[number % len(KINDS)]
+        return (*kind(target, random, photos), number)
+
+    outcomes, wrong = Outcomes(), []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for name, outcome, number in pool.map(send, range(MESSAGES)):
+            outcomes[name, outcome] += 1
+            if outcome in WRONG:
+                wrong.append(f"message {number}, {name}: {outcome}")
+    return outcomes, wrong
 
 
-def _module(method: Any) -> Any:
-    return next(module for module, name in SERVICES if method.containing_service.name == name)
+def by_kind(outcomes: Outcomes) -> dict[str, dict[str, int]]:
+    """Return the outcomes of each kind of message."""
+    found: dict[str, Counter[str]] = {}
+    for (name, code), count in outcomes.items():
+        kind = f"messages of {len(METHODS)} methods" if name in NAMES else name
+        found.setdefault(kind, Counter())[code] += count
+    return {kind: dict(codes.most_common()) for kind, codes in sorted(found.items())}
 
 
-def mutated(raw: bytes, random: Random) -> bytes:
-    """Flip, cut, double, insert or replace bytes."""
-    data = bytearray(raw)
-    for _ in range(random.randint(1, 4)):
-        at = random.randrange(len(data) + 1)
-        length = random.choice([1, 2, 8, 64])
-        match random.randrange(6):
-            case 0 if data:
-                data[at % len(data)] ^= 1 << random.randrange(8)
-            case 1:
-                del data[at:]
-            case 2:
-                data[at:at] = data[at : at + length]
-            case 3:
-                data[at:at] = random.randbytes(length)
-            case 4:
-                del data[at : at + length]
-            case _:
-                data[at : at + length] = random.choice([b"\xff", b"\x00", b"\x80"]) * length
-    return bytes(data)
-
-
-def send(server: ServerProcess, method: Any, messages: Sequence[bytes]) -> grpc.StatusCode:
-    kinds = {False: "unary", True: "stream"}
-    kind = f"{kinds[method.client_streaming]}_{kinds[method.server_streaming]}"
-    call = getattr(server.channel, kind)(f"/{method.containing_service.full_name}/{method.name}")
-    sent = iter(messages) if method.client_streaming else messages[0]
-    try:
-        answer = call(sent, timeout=SECONDS)
-        if method.server_streaming:
-            next(iter(answer), None)
-            answer.cancel()
-    except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()
-        return code
-    return grpc.StatusCode.OK
-
-
-def failures(api: Api) -> Iterator[str]:
-    """The reasons of the adaptations that have failed."""
+def listed(api: Api, state: "AdaptationState.ValueType") -> Iterator[Adaptation]:
+    """Yield the adaptations in a state."""
     token = ""
     while True:
-        request = ListAdaptationsRequest(state=FAILED, page_size=500, page_token=token)
+        request = ListAdaptationsRequest(state=state, page_size=500, page_token=token)
         page = api.adaptations.ListAdaptations(request, timeout=60)
-        yield from (each.failure.reason for each in page.adaptations)
+        yield from page.adaptations
         token = page.next_page_token
         if not token:
             return
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300 + MESSAGES)
-def test_mutated_messages(server: ServerProcess, api: Api, data: Path) -> None:
-    random, codes = Random(SEED), Counter[tuple[str, grpc.StatusCode]]()
-    made = api.end_of(api.create(spec(), images()).name)
-    names = [made.name, made.model, made.model.removeprefix("models/")]
-    wrong = []
-    for number in range(MESSAGES):
-        method = METHODS[number % len(METHODS)]
-        messages = sound(method, names, random)
-        chosen = random.randrange(len(messages))
-        messages[chosen] = mutated(messages[chosen], random)
-        code = send(server, method, messages)
-        codes[method.name, code] += 1
-        if code in WRONG:
-            wrong.append((method.full_name, messages[chosen][:200]))
-    for (name, code), count in sorted(codes.items(), key=str):
-        print(f"{name:24} {code.name:20} {count}")
-    assert not wrong
-    assert set(failures(api)).isdisjoint({"INTERNAL", "WORKER_LOST"})
-    log = data.with_suffix(".log")
-    assert "Traceback" not in log.read_text(encoding="utf-8")
-    assert log.stat().st_size < MOST_LOG_BYTES
-    assert api.get(made.name) == made
+def until_idle(api: Api) -> None:
+    """Wait until no adaptation is left to do."""
+    for state in (QUEUED, RUNNING):
+        while next(listed(api, state), None) is not None:
+            time.sleep(0.5)
+
+
+def open_files(server: ServerProcess) -> int:
+    """Return the number of open files of the front."""
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
