@@ -3,14 +3,14 @@
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE, Connection
-from metanas_client.checks import check_sizes, choose_checkpoint
+from metanas_client.checks import check_sizes, choose_checkpoint, name_sources
 from metanas_client.convert import Job, spec_message
 from metanas_client.errors import (
     AdaptationCancelled,
@@ -20,7 +20,6 @@ from metanas_client.errors import (
     InvalidInput,
     NotFound,
     TimedOut,
-    Violation,
     error_for,
 )
 from metanas_client.model import Model, cheaper
@@ -207,9 +206,14 @@ class AsyncClient:
         """Return one checkpoint. `NotFound` lists the existing names."""
         return await self._calls().get_checkpoint(name)
 
-    def models(self, *, page_size: int = PAGE_SIZE) -> AsyncIterator[ModelInfo]:
-        """Iterate over the server's models, the latest first. Pages are fetched on demand."""
-        return self._calls().list_models(page_size)
+    def models(
+        self, *, page_size: int = PAGE_SIZE, shared: bool = False
+    ) -> AsyncIterator[ModelInfo]:
+        """Iterate over your models, the latest first. Pages are fetched on demand.
+
+        shared: iterate over the models that other callers share with you instead.
+        """
+        return self._calls().list_models(page_size, shared)
 
     async def model(self, name: str, *, variant: Variant = Variant()) -> Model:  # noqa: B008
         """Download a model, named `models/{model}` or by its last part.
@@ -223,6 +227,29 @@ class AsyncClient:
         calls = self._calls()
         info = await calls.get_model(qualified("models", name))
         return Model(*await calls.download_model(info, variant))
+
+    async def update_model(
+        self,
+        name: str,
+        *,
+        pinned: bool | None = None,
+        share_with: Sequence[str] = (),
+        unshare: Sequence[str] = (),
+    ) -> ModelInfo:
+        """Change a model of your own, and return it.
+
+        Args:
+            name: `models/{model}` or its last part.
+            pinned: True keeps the model when the server deletes unused ones; None changes nothing.
+            share_with: callers that may read the model from now on, "*" for all.
+            unshare: callers that may not any more; they come before `share_with`.
+
+        Raises:
+            InvalidInput: CALLER_NAME, TOO_MANY_NAMES.
+            Busy: PINS_FULL, SHARES_FULL: remove some first.
+        """
+        calls = self._calls()
+        return await calls.update_model(qualified("models", name), pinned, share_with, unshare)
 
     async def delete_model(self, name: str) -> None:
         """Delete a model on the server."""
@@ -333,22 +360,6 @@ class AsyncAdaptation:
 def qualified(collection: str, name: str) -> str:
     """Return the full name of a resource, given the full name or its last part."""
     return name if "/" in name else f"{collection}/{name}"
-
-
-def name_sources(error: InvalidInput, support: SupportSet) -> InvalidInput:
-    """Return the same error, with the file of each example that it names by index."""
-    return InvalidInput([_with_source(violation, support) for violation in error.violations])
-
-
-def _with_source(violation: Violation, support: SupportSet) -> Violation:
-    head, bracket, _ = violation.field.removeprefix("examples[").partition("]")
-    if not (violation.field.startswith("examples[") and bracket and head.isdigit()):
-        return violation
-    index = int(head)
-    if violation.source is not None or index >= len(support.examples):
-        return violation
-    source = support.examples[index].source
-    return Violation(violation.field, violation.reason, violation.message, source)
 
 
 async def _result_or_cancel(adaptation: AsyncAdaptation) -> Model:

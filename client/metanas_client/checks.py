@@ -120,3 +120,19 @@ def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
         elif label not in present:
             message = f"class {label.decode('utf-8', 'replace')!r} has no image; add one"
             yield Violation(field, "CLASS_WITHOUT_EXAMPLES", message, None)
+
+
+def name_sources(error: InvalidInput, support: SupportSet) -> InvalidInput:
+    """Return the same error, with the file of each example that it names by index."""
+    return InvalidInput([_with_source(violation, support) for violation in error.violations])
+
+
+def _with_source(violation: Violation, support: SupportSet) -> Violation:
+    head, bracket, _ = violation.field.removeprefix("examples[").partition("]")
+    if not (violation.field.startswith("examples[") and bracket and head.isdigit()):
+        return violation
+    index = int(head)
+    if violation.source is not None or index >= len(support.examples):
+        return violation
+    source = support.examples[index].source
+    return Violation(violation.field, violation.reason, violation.message, source)

@@ -174,6 +174,9 @@ def model_info(message: model_pb2.Model) -> ModelInfo:
         genotype_json=message.genotype_json,
         report=_report(message),
         create_time=_time(message.create_time) if message.HasField("create_time") else None,
+        owner=message.owner,
+        pinned=message.pinned,
+        shared_with=tuple(message.shared_with),
     )
 
 

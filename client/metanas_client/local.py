@@ -12,8 +12,7 @@ from math import inf, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metanas_client.aio import name_sources
-from metanas_client.checks import PREFIX, UNIVERSAL, check_sizes, choose_name
+from metanas_client.checks import PREFIX, UNIVERSAL, check_sizes, choose_name, name_sources
 from metanas_client.convert import Job, spec_message
 from metanas_client.errors import AdaptationFailed, InvalidInput, TimedOut, Violation
 from metanas_client.extras import needs

@@ -95,6 +95,12 @@ class ModelInfo:
     report: Report | None
     """Estimates of the quality, and measurements of the adaptation; None for a file."""
     create_time: datetime | None
+    owner: str = ""
+    """The caller that shares the model; empty for a model of your own."""
+    pinned: bool = False
+    """True if the server keeps the model when it deletes unused ones; for its owner."""
+    shared_with: tuple[str, ...] = ()
+    """The callers that may read the model, "*" for all; for its owner."""
 
     @property
     def genotype(self) -> dict[str, list[list[list[object]]]]:

@@ -3,7 +3,15 @@
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -142,13 +150,27 @@ class Client:
         """Return one checkpoint. `NotFound` lists the existing names."""
         return self._loop.run(self._client.checkpoint(name))
 
-    def models(self, *, page_size: int = PAGE_SIZE) -> Iterator[ModelInfo]:
-        """Iterate over the server's models, the latest first. Pages are fetched on demand."""
-        return self._loop.iterate(lambda: self._client.models(page_size=page_size))
+    def models(self, *, page_size: int = PAGE_SIZE, shared: bool = False) -> Iterator[ModelInfo]:
+        """Iterate over your models, or those that others share; see `AsyncClient.models`."""
+        return self._loop.iterate(lambda: self._client.models(page_size=page_size, shared=shared))
 
     def model(self, name: str, *, variant: Variant = Variant()) -> Model:  # noqa: B008
         """Download a model; see `AsyncClient.model`."""
         return self._loop.run(self._client.model(name, variant=variant))
+
+    def update_model(
+        self,
+        name: str,
+        *,
+        pinned: bool | None = None,
+        share_with: Sequence[str] = (),
+        unshare: Sequence[str] = (),
+    ) -> ModelInfo:
+        """Pin a model, or share it with other callers; see `AsyncClient.update_model`."""
+        change = self._client.update_model(
+            name, pinned=pinned, share_with=share_with, unshare=unshare
+        )
+        return self._loop.run(change)
 
     def delete_model(self, name: str) -> None:
         """Delete a model on the server."""

@@ -142,11 +142,24 @@ class Calls:
             reply = await self._models.GetModel(request, metadata=self._metadata)
         return convert.model_info(reply.model)
 
-    async def list_models(self, page_size: int) -> AsyncIterator[ModelInfo]:
-        """Yield all models, the latest first."""
+    async def update_model(
+        self, name: str, pinned: bool | None, share_with: Sequence[str], unshare: Sequence[str]
+    ) -> ModelInfo:
+        """Change a model; None leaves its pin as it is."""
+        request = model_service_pb2.UpdateModelRequest(
+            name=name, pinned=pinned, share_with=share_with, unshare=unshare
+        )
+        with self._translated():
+            reply = await self._models.UpdateModel(request, metadata=self._metadata)
+        return convert.model_info(reply.model)
+
+    async def list_models(self, page_size: int, shared: bool) -> AsyncIterator[ModelInfo]:
+        """Yield your models, or those that others share with you, the latest first."""
         token = ""
         while True:
-            request = model_service_pb2.ListModelsRequest(page_size=page_size, page_token=token)
+            request = model_service_pb2.ListModelsRequest(
+                page_size=page_size, page_token=token, shared=shared
+            )
             with self._translated():
                 reply = await self._models.ListModels(request, metadata=self._metadata)
             for model in reply.models:

@@ -50,7 +50,7 @@ from metanas_server.observation.metrics import Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
 from metanas_server.records.address import read_address
-from metanas_server.records.notices import listen
+from metanas_server.records.postgresql import listen
 from metanas_server.sockets import bind
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.place import folder_of

@@ -4,7 +4,6 @@ Each field is a flag, an environment variable and a key of the configuration fil
 """
 
 import argparse
-import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -21,6 +20,7 @@ from metanas_data.suggest import Parser
 from metanas_server.config_file import read_config_file
 from metanas_server.cores import default_devices
 from metanas_server.errors import StartError
+from metanas_server.sockets import address_of, is_loopback, metrics_address_of
 
 PREFIX = "METANAS_"
 MIB = 2**20
@@ -93,7 +93,7 @@ class ServerConfig:
     """File with tokens, made by metanas-server tokens; callers must send one as 'authorization:
     Bearer TOKEN'."""
     audit_log: Path | None = None
-    """File for one JSON line for each creation, download, cancellation, deletion and refusal."""
+    """File for one JSON line for each change, download and refusal."""
     insecure_listen: bool = False
     """Allow addresses other than loopback without TLS: images and tokens are unencrypted."""
     reflection: bool = True
@@ -159,9 +159,14 @@ class ServerConfig:
     """Most seconds without a message of a worker before it is killed and replaced."""
     ttl: Annotated[float, Range(0, MAX_TTL)] = 0.0
     """Seconds without a download or query after which a model is deleted, and seconds after its end
-    after which an adaptation is; 0 keeps them."""
+    after which an adaptation is; 0 keeps them. Pinned models stay."""
     max_store_bytes: Natural = 0
-    """Most bytes of models; those whose last use is the oldest are deleted. 0 sets no limit."""
+    """Most bytes of models; those whose last use is the oldest are deleted, except for pinned ones.
+    0 sets no limit."""
+    max_pinned_per_caller: Natural = 16
+    """Most pinned models of one caller."""
+    max_shares_per_model: Count = 100
+    """Most names of callers that a model is shared with."""
     lease_seconds: Seconds = 10.0
     """Seconds without a sign of life after which other servers on the same PostgreSQL take over the
     adaptations of a server."""
@@ -189,7 +194,7 @@ class ServerConfig:
     @property
     def address(self) -> tuple[str, int]:
         """Host, without the brackets of an IPv6 address, and port to listen on."""
-        return _address("listen", self.listen)
+        return address_of("listen", self.listen)
 
     @property
     def on_ray(self) -> bool:
@@ -204,23 +209,23 @@ class ServerConfig:
     @property
     def metrics_address(self) -> tuple[str, int] | None:
         """Host and port of the metrics; None without metrics."""
-        return None if self.metrics is None else _metrics_address(self.metrics)
+        return None if self.metrics is None else metrics_address_of(self.metrics)
 
     @property
     def studio_address(self) -> tuple[str, int] | None:
         """Host and port of the page in the browser; None without one."""
-        return None if self.studio is None else _address("studio", self.studio)
+        return None if self.studio is None else address_of("studio", self.studio)
 
     def _check_addresses(self) -> None:
         if self.metrics is not None:
-            _metrics_address(self.metrics)
+            metrics_address_of(self.metrics)
         for option, address in (("listen", self.listen), ("studio", self.studio)):
             if address is not None:
                 self._check_reach(option, address)
 
     def _check_reach(self, option: str, address: str) -> None:
         """Refuse an address beyond this machine without TLS."""
-        host, _ = _address(option, address)
+        host, _ = address_of(option, address)
         if self.tls_cert is None and not self.insecure_listen and not is_loopback(host):
             raise StartError(
                 "LISTEN_INSECURE",
@@ -371,24 +376,3 @@ def _show(default: object) -> str:
     if isinstance(default, tuple):
         return ",".join(default)
     return "none" if default is None else str(default)
-
-
-def _metrics_address(text: str) -> tuple[str, int]:
-    port = re.fullmatch(r":?(\d+)", text)
-    return _address("metrics", f"127.0.0.1:{port[1]}" if port else text)
-
-
-def _address(option: str, text: str) -> tuple[str, int]:
-    """Split HOST:PORT into the host, without the brackets of IPv6, and the port."""
-    host, colon, port = text.rpartition(":")
-    if not (host and colon and port.isdecimal() and int(port) < 2**16):
-        raise StartError("ADDRESS_INVALID", f"--{option} {text!r} is not HOST:PORT")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if a host can be reached from this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

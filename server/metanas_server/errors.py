@@ -18,6 +18,7 @@ MetanasError
     ├── Forbidden           ROLE_INSUFFICIENT; of the studio: HOST_UNKNOWN, CROSS_SITE
     ├── Overloaded          QUEUE_FULL, UPLOADS_FULL, QUERIES_FULL, CALLS_FULL, CALLER_QUOTA,
     │                       CALLER_RATE, DEADLINE_TOO_SHORT: try again later
+    ├── QuotaReached        PINS_FULL, SHARES_FULL, STORE_PINNED: make room first
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
     ├── TimedOut            ADAPTATION_TIMEOUT, DEADLINE_PASSED, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
     ├── AlreadyAccepted     REQUEST_KNOWN: another front has accepted the request; stays inside
@@ -75,6 +76,10 @@ class Overloaded(ServiceError):
     def __init__(self, reason: str, message: str, retry_seconds: float = 2.0, /) -> None:
         super().__init__(reason, message)
         self.retry_seconds = retry_seconds
+
+
+class QuotaReached(ServiceError):
+    """The caller, or the operator, must make room first; time alone does not help."""
 
 
 class Unavailable(ServiceError):

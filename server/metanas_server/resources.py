@@ -8,6 +8,8 @@ from metanas.errors import InvalidInput, Violation
 from metanas.spec.options import Option
 
 MOST_PRIORITY = 9
+EVERYBODY = "*"
+"""The name that stands for all callers."""
 
 
 class State(StrEnum):
@@ -151,3 +153,30 @@ class ModelRecord:
     genotype_json: str
     report_json: str
     create_time: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedModel:
+    """A model with the settings of its owner.
+
+    pinned: True if retention does not delete it.
+    shared_with: names of the callers that may read it, `EVERYBODY` among them.
+    """
+
+    record: ModelRecord
+    pinned: bool
+    shared_with: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChange:
+    """A change of a model.
+
+    pinned: its new value; None leaves it as it is.
+    unshare: names that may not read it any more.
+    share_with: names that may read it from now on, also those of `unshare`.
+    """
+
+    pinned: bool | None
+    unshare: tuple[str, ...]
+    share_with: tuple[str, ...]

@@ -29,6 +29,7 @@ CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (service.Unauthenticated, grpc.StatusCode.UNAUTHENTICATED),
     (service.Forbidden, grpc.StatusCode.PERMISSION_DENIED),
     (service.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (service.QuotaReached, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (service.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (service.StoreUnavailable, grpc.StatusCode.UNAVAILABLE),
     (service.StoreError, grpc.StatusCode.DATA_LOSS),

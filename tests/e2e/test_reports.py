@@ -5,7 +5,7 @@ import pytest
 from metanas_client.convert import model_info
 from metanas_data.metrics import measure
 from metanas_data.report import Confusion, LeaveOneOut, Report, SuspiciousImage
-from metanas_server.api.convert import write_model
+from metanas_server.api.answers import write_model
 from metanas_server.resources import ModelRecord
 
 ESTIMATE = LeaveOneOut(

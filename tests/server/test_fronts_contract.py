@@ -59,13 +59,13 @@ def test_one_front_has_an_adaptation(pair: tuple[Records, Records]) -> None:
     with pytest.raises(LeaseLost):
         one.update(ENDED, STEPS, MODEL)
     with pytest.raises(NotFound):
-        one.model("one", None)
+        one.models.get("one", None)
     assert one.fronts.claim([(id_, front)]) == []  # it has moved since
     two.update(RUNNING)
     assert one.fronts.take_waiting("one") == []  # it has begun
     for _ in range(2):  # the answer to the first commit may have been lost
         two.update(ENDED, STEPS, MODEL)
-    assert one.model("one", None) == MODEL
+    assert one.models.get("one", None) == MODEL
     assert two.fronts.mine() == {}
 
 

@@ -20,7 +20,7 @@ from metanas import errors as core
 from metanas.errors import InvalidInput, Violation
 from metanas.spec.examples import Example, Limits
 from metanas_server import errors as service
-from metanas_server.api import convert
+from metanas_server.api import answers
 from metanas_server.api.upload import OVERHEAD, Intake, UploadBudget
 from metanas_server.errors import (
     NotFound,
@@ -117,7 +117,7 @@ async def test_the_record_of_a_model_goes_before_its_file(tmp_path: Path) -> Non
     await archive.until_writable()
     await archive.delete_model("one", None)
     with pytest.raises(NotFound):
-        records.model("one", None)
+        records.models.get("one", None)
     assert not store.path(model.sha256).exists()
     await archive.close()
     assert changes == [False, True]
@@ -225,6 +225,6 @@ def test_no_status_is_too_large_for_trailers(faults: list[tuple[str, str]], omit
 def test_the_report_of_an_older_release_is_shown() -> None:
     """Its estimate was a number, and it had no shares of several networks."""
     report = {"genotype": {}, "seconds": {"adapt": 1.5}, "ways": 3, "leave_one_out": 0.5}
-    shown = convert.write_model(replace(MODEL, report_json=json.dumps(report))).report
+    shown = answers.write_model(replace(MODEL, report_json=json.dumps(report))).report
     assert (shown.ways, shown.seconds[0].seconds) == (3, 1.5)
     assert not shown.HasField("leave_one_out")

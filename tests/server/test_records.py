@@ -77,13 +77,13 @@ def test_records_come_back_as_they_were(records: Records, address: str) -> None:
         assert again.adaptation("one", None) == ENDED
         assert again.progress("one") == PROGRESS
         assert again.last_progress("one") == PROGRESS[-1]
-        assert again.model("one", None) == MODEL
+        assert again.models.get("one", None) == MODEL
         assert again.unfinished() == []
         assert again.files.needed() == {MODEL.sha256}
         assert again.files.loose() == {RECORD.support}
-        assert again.delete_model("one", None) == MODEL.sha256
+        assert again.models.delete("one", None) == MODEL.sha256
         again.delete_adaptation("one")
-        for look in (again.model, again.adaptation):
+        for look in (again.models.get, again.adaptation):
             with pytest.raises(NotFound):
                 look("one", None)
         assert again.files.loose() == {RECORD.support, MODEL.sha256}
@@ -94,8 +94,8 @@ def test_a_change_may_be_made_again(records: Records) -> None:
     records.insert(RECORD)
     for _ in range(2):
         records.update(ENDED, PROGRESS, MODEL)
-    assert records.model("one", None) == MODEL
-    assert [record for _, record in records.models(None, 9, None)] == [MODEL]
+    assert records.models.get("one", None) == MODEL
+    assert [model.record for _, model in records.models.page(None, 9, None)] == [MODEL]
 
 
 def test_a_change_happens_as_a_whole_or_not_at_all(records: Records) -> None:
@@ -131,7 +131,7 @@ def test_text_of_callers_is_kept(records: Records) -> None:
     with pytest.raises(NotFound):
         records.adaptation(HOSTILE, None)
     with pytest.raises(NotFound):
-        records.model("x", HOSTILE)
+        records.models.get("x", HOSTILE)
 
 
 def test_pages_are_newest_first_within_a_scope(records: Records) -> None:
@@ -148,11 +148,11 @@ def test_pages_are_newest_first_within_a_scope(records: Records) -> None:
     assert [record.id for _, record, _ in rows] == ["1", "0"]
     rows = records.adaptations(None, 9, State.QUEUED, "b")
     assert [record.id for _, record, _ in rows] == ["5", "3"]
-    first = records.models(None, 2, "a")
-    assert [record.id for _, record in first] == ["4", "2"]
-    assert [record.id for _, record in records.models(first[-1][0], 9, "a")] == ["0"]
-    assert records.models(2**63 - 1, 9, "a") == records.models(None, 9, "a")
-    assert records.model_ids(2, None) == ["5", "4"]
+    first = records.models.page(None, 2, "a")
+    assert [model.record.id for _, model in first] == ["4", "2"]
+    assert [model.record.id for _, model in records.models.page(first[-1][0], 9, "a")] == ["0"]
+    assert records.models.page(2**63 - 1, 9, "a") == records.models.page(None, 9, "a")
+    assert records.models.ids(2, None) == ["5", "4"]
 
 
 def test_sizes_and_uses_of_models(records: Records) -> None:
@@ -160,10 +160,10 @@ def test_sizes_and_uses_of_models(records: Records) -> None:
         records.insert(replace(RECORD, id=id_))
         model = replace(MODEL, id=id_, sha256=digest, size_bytes=2**40, create_time=ord(id_))
         records.update(replace(ENDED, id=id_, end_time=ord(id_)), (), model)
-    assert records.model_bytes() == 2 * 2**40
-    records.mark_used("a")
-    records.write_uses()
-    assert [id_ for id_, _, _ in records.longest_unused(9)] == ["b", "c", "a"]
+    assert records.models.total_bytes() == 2 * 2**40
+    records.models.mark_used("a")
+    records.models.write_uses()
+    assert [id_ for id_, _, _ in records.models.longest_unused(9)] == ["b", "c", "a"]
     assert records.ended(ord("c"), 9) == ["a", "b"]
     assert records.files.is_needed("t")
     assert not records.files.is_needed("u")
@@ -336,7 +336,7 @@ def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
         assert records.unfinished() == [RECORD]
         assert records.by_request("", "r") == RECORD
         records.update(ENDED, PROGRESS, MODEL)
-        assert records.model("one", None) == MODEL
+        assert records.models.get("one", None) == MODEL
 
 
 TABLES = (*METADATA.tables, "alembic_version")

@@ -12,7 +12,8 @@ from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from metanas_server.callers.audit import AuditLog
 from metanas_server.jobs.retention import Retention
 from metanas_server.records.address import DATABASE
-from metanas_server.resources import State
+from metanas_server.records.models import ModelLimits
+from metanas_server.resources import ModelChange, State
 from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.artefacts import sha256
 from tests.server.calls import Api, images, refused, spec
@@ -48,7 +49,7 @@ def left(archive: Archive) -> tuple[set[str], set[str]]:
     """Return the ids of the adaptations and models that are left."""
     records = archive.records
     adaptations = {record.id for _, record, _ in records.adaptations(None, 9, None, None)}
-    return adaptations, {record.id for _, record in records.models(None, 9, None)}
+    return adaptations, {model.record.id for _, model in records.models.page(None, 9, None)}
 
 
 async def test_what_is_older_than_its_time(archive: Archive, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ async def test_what_is_older_than_its_time(archive: Archive, tmp_path: Path) -> 
 
 async def test_a_used_model_stays(archive: Archive) -> None:
     await store(archive, "a", 100, b"a")
-    archive.records.mark_used("a")
+    archive.records.models.mark_used("a")
     now = time.time_ns()
     await Retention(archive, None, ttl=3600, max_bytes=0).sweep(now)
     assert left(archive) == (set(), {"a"})
@@ -78,10 +79,10 @@ async def test_a_used_model_stays(archive: Archive) -> None:
 async def test_the_oldest_unused_models_make_room(archive: Archive) -> None:
     for number, id_ in enumerate(("a", "b", "c", "d")):
         await store(archive, id_, 100 + number, id_.encode() * 10)
-    archive.records.mark_used("a")
+    archive.records.models.mark_used("a")
     await Retention(archive, None, ttl=0, max_bytes=25).sweep(time.time_ns())
     assert left(archive) == ({"a", "b", "c", "d"}, {"a", "d"})
-    assert archive.records.model_bytes() == 20
+    assert archive.records.models.total_bytes() == 20
 
 
 async def test_models_with_the_same_file_count_once(archive: Archive) -> None:
@@ -91,6 +92,17 @@ async def test_models_with_the_same_file_count_once(archive: Archive) -> None:
     assert left(archive)[1] == {"a", "b", "c"}
     await Retention(archive, None, ttl=0, max_bytes=8).sweep(time.time_ns())
     assert left(archive)[1] == {"c"}
+
+
+async def test_pinned_models_stay(archive: Archive) -> None:
+    for number, id_ in enumerate(("a", "b", "c")):
+        await store(archive, id_, 100 + number, id_.encode() * 10)
+    pin = ModelChange(pinned=True, share_with=(), unshare=())
+    await archive.update_model("a", None, pin, ModelLimits(pinned=1, shares=1))
+    await Retention(archive, None, ttl=0, max_bytes=15).sweep(time.time_ns())
+    assert left(archive)[1] == {"a"}
+    await Retention(archive, None, ttl=1, max_bytes=5).sweep(2**62)
+    assert left(archive) == (set(), {"a"})
 
 
 async def test_unfinished_adaptations_stay(archive: Archive) -> None:

@@ -1,7 +1,7 @@
 """`metanas checkpoints`, `adaptations` and `models`: what a server has."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from itertools import islice
@@ -18,6 +18,10 @@ from metanas_client.sync import Client
 from metanas_client.text import number, size
 from metanas_data.suggest import whole_number
 
+EVERYBODY = "*"
+"""The name that stands for all callers of a server."""
+MODEL_COLUMNS = "name", "made", "checkpoint", "classes", "size", "owner", "pinned", "shared with"
+
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     """Declare the commands."""
@@ -25,10 +29,12 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     _finish(parser, environment, checkpoints)
     _add_adaptations(commands, environment)
 
-    models = commands.add_parser("models", help="list, download, delete and publish models")
+    models = commands.add_parser("models", help="list, download, share, delete and publish models")
     actions = models.add_subparsers(required=True, metavar="ACTION")
     parser = actions.add_parser("list", help="list the models, the latest first")
     _add_limit(parser)
+    text = "list the models that other callers share with you instead"
+    parser.add_argument("--shared", action="store_true", help=text)
     _finish(parser, environment, list_models)
     parser = actions.add_parser("get", help="download a model")
     parser.add_argument("name", metavar="NAME")
@@ -41,7 +47,34 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
     parser = actions.add_parser("delete", help="delete models")
     parser.add_argument("names", nargs="+", metavar="NAME")
     _finish(parser, environment, delete_models)
+    _add_changes(actions, environment)
     publishing.add_actions(actions, environment)
+
+
+def _add_changes(actions: Any, environment: Mapping[str, str]) -> None:
+    """Declare the commands that share and pin models."""
+    words = {True: "let other callers read a model", False: "let callers no longer read a model"}
+    for share, text in words.items():
+        parser = actions.add_parser("share" if share else "unshare", help=text)
+        parser.add_argument("name", metavar="NAME")
+        group = parser.add_mutually_exclusive_group(required=share)
+        rest = "names of their tokens" + ("" if share else " (default: end all sharing)")
+        group.add_argument(
+            "--with", dest="callers", nargs="+", default=[], metavar="CALLER", help=rest
+        )
+        group.add_argument(
+            "--with-everybody",
+            dest="callers",
+            action="store_const",
+            const=[EVERYBODY],
+            help="all callers of the server",
+        )
+        _finish(parser, environment, share_model if share else unshare_model)
+    words = {True: "keep models when the server deletes unused ones", False: "unpin models"}
+    for pin, text in words.items():
+        parser = actions.add_parser("pin" if pin else "unpin", help=text)
+        parser.add_argument("names", nargs="+", metavar="NAME")
+        _finish(parser, environment, pin_models if pin else unpin_models)
 
 
 def _add_adaptations(commands: Any, environment: Mapping[str, str]) -> None:
@@ -112,11 +145,20 @@ def cancel_adaptations(arguments: argparse.Namespace, screen: Screen) -> int:
 def list_models(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas models list`."""
     with Client(**shared.connection(arguments)) as client:
-        models = list(islice(client.models(), arguments.limit))
+        models = list(islice(client.models(shared=arguments.shared), arguments.limit))
     if screen.as_json:
         screen.json([_model_dict(model) for model in models])
     else:
-        columns = ("name", "made", "checkpoint", "classes", "size")
+        columns = (
+            "name",
+            "made",
+            "checkpoint",
+            "classes",
+            "size",
+            "owner",
+            "pinned",
+            "shared with",
+        )
         screen.table(columns, [_model_row(model) for model in models])
     return OK
 
@@ -140,6 +182,48 @@ def delete_models(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.json({"deleted": arguments.names})
     else:
         screen.text(f"deleted {', '.join(arguments.names)}")
+    return OK
+
+
+def share_model(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas models share`."""
+    with Client(**shared.connection(arguments)) as client:
+        model = client.update_model(arguments.name, share_with=arguments.callers)
+    return _show_changed([model], screen)
+
+
+def unshare_model(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas models unshare`."""
+    with Client(**shared.connection(arguments)) as client:
+        model = client.update_model(arguments.name, unshare=arguments.callers)
+        if not arguments.callers:
+            model = client.update_model(arguments.name, unshare=model.shared_with)
+    return _show_changed([model], screen)
+
+
+def pin_models(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas models pin`."""
+    return _set_pins(arguments, screen, pinned=True)
+
+
+def unpin_models(arguments: argparse.Namespace, screen: Screen) -> int:
+    """Run `metanas models unpin`."""
+    return _set_pins(arguments, screen, pinned=False)
+
+
+def _set_pins(arguments: argparse.Namespace, screen: Screen, *, pinned: bool) -> int:
+    with Client(**shared.connection(arguments)) as client:
+        models = [client.update_model(name, pinned=pinned) for name in arguments.names]
+    return _show_changed(models, screen)
+
+
+def _show_changed(models: Sequence[ModelInfo], screen: Screen) -> int:
+    """Print the settings of models that have changed."""
+    if screen.as_json:
+        screen.json([_model_dict(model) for model in models])
+    else:
+        rows = [(model.name, *_settings(model)) for model in models]
+        screen.table(("name", "pinned", "shared with"), rows)
     return OK
 
 
@@ -171,7 +255,15 @@ def _model_row(model: ModelInfo) -> tuple[str, ...]:
         model.checkpoint,
         str(len(model.labels)),
         size(model.size),
+        model.owner,
+        *_settings(model),
     )
+
+
+def _settings(model: ModelInfo) -> tuple[str, str]:
+    everybody = "everybody" if EVERYBODY in model.shared_with else ""
+    names = [name for name in model.shared_with if name != EVERYBODY]
+    return "yes" if model.pinned else "", ", ".join(filter(None, (everybody, *names)))
 
 
 def _adaptation_row(info: AdaptationInfo) -> tuple[str, ...]:
@@ -207,6 +299,9 @@ def _model_dict(model: ModelInfo) -> dict[str, object]:
         "sha256": model.sha256,
         "size": model.size,
         "labels": list(model.labels),
+        "owner": model.owner,
+        "pinned": model.pinned,
+        "shared_with": list(model.shared_with),
         "genotype": model.genotype,
         "report": None if model.report is None else asdict(model.report),
     }

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from metanas_protos.v1 import report_pb2 as metanas__protos_dot_v1_dot_report__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetanas_protos/v1/model.proto\x12\nmetanas.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetanas_protos/v1/report.proto\"\xdd\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nadaptation\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x15\n\rgenotype_json\x18\x07 \x01(\t\x12\"\n\x06report\x18\x08 \x01(\x0b\x32\x12.metanas.v1.Report\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"N\n\nModelChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"O\n\x0cModelVariant\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\r\n\x05opset\x18\x04 \x01(\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmetanas_protos/v1/model.proto\x12\nmetanas.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1emetanas_protos/v1/report.proto\"\x91\x02\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nadaptation\x18\x02 \x01(\t\x12\x12\n\ncheckpoint\x18\x03 \x01(\t\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06labels\x18\x06 \x03(\t\x12\x15\n\rgenotype_json\x18\x07 \x01(\t\x12\"\n\x06report\x18\x08 \x01(\x0b\x32\x12.metanas.v1.Report\x12/\n\x0b\x63reate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05owner\x18\n \x01(\t\x12\x0e\n\x06pinned\x18\x0b \x01(\x08\x12\x13\n\x0bshared_with\x18\x0c \x03(\t\"N\n\nModelChunk\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"O\n\x0cModelVariant\x12\x11\n\tprecision\x18\x01 \x01(\t\x12\x0e\n\x06height\x18\x02 \x01(\x05\x12\r\n\x05width\x18\x03 \x01(\x05\x12\r\n\x05opset\x18\x04 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'metanas_protos.v1.model_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=111
-  _globals['_MODEL']._serialized_end=332
-  _globals['_MODELCHUNK']._serialized_start=334
-  _globals['_MODELCHUNK']._serialized_end=412
-  _globals['_MODELVARIANT']._serialized_start=414
-  _globals['_MODELVARIANT']._serialized_end=493
+  _globals['_MODEL']._serialized_end=384
+  _globals['_MODELCHUNK']._serialized_start=386
+  _globals['_MODELCHUNK']._serialized_end=464
+  _globals['_MODELVARIANT']._serialized_start=466
+  _globals['_MODELVARIANT']._serialized_end=545
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,9 @@ class Model(_message.Message):
     GENOTYPE_JSON_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
+    PINNED_FIELD_NUMBER: _builtins.int
+    SHARED_WITH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}`. The last part is that of the adaptation that made it."""
     adaptation: _builtins.str
@@ -49,6 +52,12 @@ class Model(_message.Message):
     """The discrete architecture as JSON: {"normal": [...], "reduce": [...]}, for each node its two
     [input index, operation name] pairs. The same text is in the file's metadata.
     """
+    owner: _builtins.str
+    """The caller that it belongs to; empty for a model of your own."""
+    pinned: _builtins.bool
+    """True if the server does not delete it to save space or after a time. Its owner and admins see
+    this.
+    """
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The classes in the order of the outputs."""
@@ -60,6 +69,10 @@ class Model(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def shared_with(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The callers that may read it; "*" stands for all callers. Its owner and admins see this."""
 
     def __init__(
         self,
@@ -73,10 +86,13 @@ class Model(_message.Message):
         genotype_json: _builtins.str = ...,
         report: _report_pb2.Report | None = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        owner: _builtins.str = ...,
+        pinned: _builtins.bool = ...,
+        shared_with: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "report", b"report"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "checkpoint", b"checkpoint", "create_time", b"create_time", "genotype_json", b"genotype_json", "labels", b"labels", "name", b"name", "report", b"report", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "checkpoint", b"checkpoint", "create_time", b"create_time", "genotype_json", b"genotype_json", "labels", b"labels", "name", b"name", "owner", b"owner", "pinned", b"pinned", "report", b"report", "sha256", b"sha256", "shared_with", b"shared_with", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

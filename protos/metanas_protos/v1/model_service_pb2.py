@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from metanas_protos.v1 import model_pb2 as metanas__protos_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%metanas_protos/v1/model_service.proto\x12\nmetanas.v1\x1a\x1dmetanas_protos/v1/model.proto\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.metanas.v1.Model\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.metanas.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"_\n\x14\x44ownloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12)\n\x07variant\x18\x03 \x01(\x0b\x32\x18.metanas.v1.ModelVariant\">\n\x15\x44ownloadModelResponse\x12%\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x16.metanas.v1.ModelChunk2\xca\x02\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.metanas.v1.GetModelRequest\x1a\x1c.metanas.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.metanas.v1.ListModelsRequest\x1a\x1e.metanas.v1.ListModelsResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.metanas.v1.DeleteModelRequest\x1a\x1f.metanas.v1.DeleteModelResponse\x12V\n\rDownloadModel\x12 .metanas.v1.DownloadModelRequest\x1a!.metanas.v1.DownloadModelResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%metanas_protos/v1/model_service.proto\x12\nmetanas.v1\x1a\x1dmetanas_protos/v1/model.proto\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"4\n\x10GetModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.metanas.v1.Model\"J\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06shared\x18\x03 \x01(\x08\"P\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.metanas.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"g\n\x12UpdateModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06pinned\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12\x12\n\nshare_with\x18\x03 \x03(\t\x12\x0f\n\x07unshare\x18\x04 \x03(\tB\t\n\x07_pinned\"7\n\x13UpdateModelResponse\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.metanas.v1.Model\"\"\n\x12\x44\x65leteModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteModelResponse\"_\n\x14\x44ownloadModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12)\n\x07variant\x18\x03 \x01(\x0b\x32\x18.metanas.v1.ModelVariant\">\n\x15\x44ownloadModelResponse\x12%\n\x05\x63hunk\x18\x01 \x01(\x0b\x32\x16.metanas.v1.ModelChunk2\x9a\x03\n\x0cModelService\x12\x45\n\x08GetModel\x12\x1b.metanas.v1.GetModelRequest\x1a\x1c.metanas.v1.GetModelResponse\x12K\n\nListModels\x12\x1d.metanas.v1.ListModelsRequest\x1a\x1e.metanas.v1.ListModelsResponse\x12N\n\x0bUpdateModel\x12\x1e.metanas.v1.UpdateModelRequest\x1a\x1f.metanas.v1.UpdateModelResponse\x12N\n\x0b\x44\x65leteModel\x12\x1e.metanas.v1.DeleteModelRequest\x1a\x1f.metanas.v1.DeleteModelResponse\x12V\n\rDownloadModel\x12 .metanas.v1.DownloadModelRequest\x1a!.metanas.v1.DownloadModelResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELRESPONSE']._serialized_start=117
   _globals['_GETMODELRESPONSE']._serialized_end=169
   _globals['_LISTMODELSREQUEST']._serialized_start=171
-  _globals['_LISTMODELSREQUEST']._serialized_end=229
-  _globals['_LISTMODELSRESPONSE']._serialized_start=231
-  _globals['_LISTMODELSRESPONSE']._serialized_end=311
-  _globals['_DELETEMODELREQUEST']._serialized_start=313
-  _globals['_DELETEMODELREQUEST']._serialized_end=347
-  _globals['_DELETEMODELRESPONSE']._serialized_start=349
-  _globals['_DELETEMODELRESPONSE']._serialized_end=370
-  _globals['_DOWNLOADMODELREQUEST']._serialized_start=372
-  _globals['_DOWNLOADMODELREQUEST']._serialized_end=467
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=469
-  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=531
-  _globals['_MODELSERVICE']._serialized_start=534
-  _globals['_MODELSERVICE']._serialized_end=864
+  _globals['_LISTMODELSREQUEST']._serialized_end=245
+  _globals['_LISTMODELSRESPONSE']._serialized_start=247
+  _globals['_LISTMODELSRESPONSE']._serialized_end=327
+  _globals['_UPDATEMODELREQUEST']._serialized_start=329
+  _globals['_UPDATEMODELREQUEST']._serialized_end=432
+  _globals['_UPDATEMODELRESPONSE']._serialized_start=434
+  _globals['_UPDATEMODELRESPONSE']._serialized_end=489
+  _globals['_DELETEMODELREQUEST']._serialized_start=491
+  _globals['_DELETEMODELREQUEST']._serialized_end=525
+  _globals['_DELETEMODELRESPONSE']._serialized_start=527
+  _globals['_DELETEMODELRESPONSE']._serialized_end=548
+  _globals['_DOWNLOADMODELREQUEST']._serialized_start=550
+  _globals['_DOWNLOADMODELREQUEST']._serialized_end=645
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_start=647
+  _globals['_DOWNLOADMODELRESPONSE']._serialized_end=709
+  _globals['_MODELSERVICE']._serialized_start=712
+  _globals['_MODELSERVICE']._serialized_end=1122
 # @@protoc_insertion_point(module_scope)

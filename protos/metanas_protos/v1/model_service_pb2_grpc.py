@@ -26,7 +26,12 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`.
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
     """
 
     def __init__(self, channel):
@@ -45,6 +50,11 @@ class ModelServiceStub:
                 request_serializer=metanas__protos_dot_v1_dot_model__service__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=metanas__protos_dot_v1_dot_model__service__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/metanas.v1.ModelService/UpdateModel',
+                request_serializer=metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
         self.DeleteModel = channel.unary_unary(
                 '/metanas.v1.ModelService/DeleteModel',
                 request_serializer=metanas__protos_dot_v1_dot_model__service__pb2.DeleteModelRequest.SerializeToString,
@@ -58,7 +68,12 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`.
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
     """
 
     def GetModel(self, request, context):
@@ -69,7 +84,16 @@ class ModelServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListModels(self, request, context):
-        """Lists models, the latest first.
+        """Lists your models, or with `shared` those of others, the latest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateModel(self, request, context):
+        """Pins a model, and shares it with other callers or no longer. Takes effect at once, also for
+        downloads in progress: they end with UNKNOWN_MODEL. RESOURCE_EXHAUSTED with PINS_FULL or
+        SHARES_FULL if there are too many; then nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,6 +133,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     request_deserializer=metanas__protos_dot_v1_dot_model__service__pb2.ListModelsRequest.FromString,
                     response_serializer=metanas__protos_dot_v1_dot_model__service__pb2.ListModelsResponse.SerializeToString,
             ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelRequest.FromString,
+                    response_serializer=metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelResponse.SerializeToString,
+            ),
             'DeleteModel': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteModel,
                     request_deserializer=metanas__protos_dot_v1_dot_model__service__pb2.DeleteModelRequest.FromString,
@@ -128,7 +157,12 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`.
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
     """
 
     @staticmethod
@@ -175,6 +209,33 @@ class ModelService:
             '/metanas.v1.ModelService/ListModels',
             metanas__protos_dot_v1_dot_model__service__pb2.ListModelsRequest.SerializeToString,
             metanas__protos_dot_v1_dot_model__service__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/metanas.v1.ModelService/UpdateModel',
+            metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelRequest.SerializeToString,
+            metanas__protos_dot_v1_dot_model__service__pb2.UpdateModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

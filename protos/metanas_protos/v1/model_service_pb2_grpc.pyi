@@ -27,7 +27,13 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`."""
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -36,7 +42,12 @@ class ModelServiceStub:
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Tells what is known about a model. NOT_FOUND with UNKNOWN_MODEL if there is none."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
-    """Lists models, the latest first."""
+    """Lists your models, or with `shared` those of others, the latest first."""
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.UpdateModelResponse]
+    """Pins a model, and shares it with other callers or no longer. Takes effect at once, also for
+    downloads in progress: they end with UNKNOWN_MODEL. RESOURCE_EXHAUSTED with PINS_FULL or
+    SHARES_FULL if there are too many; then nothing has changed.
+    """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]
     """Deletes a model and its file."""
     DownloadModel: _grpc.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]
@@ -52,13 +63,24 @@ class ModelServiceStub:
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`."""
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]  # type: ignore[assignment]
     """Tells what is known about a model. NOT_FOUND with UNKNOWN_MODEL if there is none."""
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]  # type: ignore[assignment]
-    """Lists models, the latest first."""
+    """Lists your models, or with `shared` those of others, the latest first."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.UpdateModelRequest, _model_service_pb2.UpdateModelResponse]  # type: ignore[assignment]
+    """Pins a model, and shares it with other callers or no longer. Takes effect at once, also for
+    downloads in progress: they end with UNKNOWN_MODEL. RESOURCE_EXHAUSTED with PINS_FULL or
+    SHARES_FULL if there are too many; then nothing has changed.
+    """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.DeleteModelRequest, _model_service_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Deletes a model and its file."""
     DownloadModel: _aio.UnaryStreamMultiCallable[_model_service_pb2.DownloadModelRequest, _model_service_pb2.DownloadModelResponse]  # type: ignore[assignment]
@@ -73,7 +95,13 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Finds, hands out and deletes adapted models. Errors are as described at `AdaptationService`."""
+    """Finds, hands out, shares and deletes adapted models. Errors are as described at
+    `AdaptationService`.
+
+    A model belongs to the caller that made it. A caller that it is shared with may get it, list it
+    with `shared`, download it, and ask it by the Open Inference Protocol. The adaptation, and each
+    change of the model, stay with its owner: all else is answered as if the model did not exist.
+    """
 
     @_abc_1.abstractmethod
     def GetModel(
@@ -89,7 +117,18 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _model_service_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_model_service_pb2.ListModelsResponse, _abc.Awaitable[_model_service_pb2.ListModelsResponse]]:
-        """Lists models, the latest first."""
+        """Lists your models, or with `shared` those of others, the latest first."""
+
+    @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _model_service_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_service_pb2.UpdateModelResponse, _abc.Awaitable[_model_service_pb2.UpdateModelResponse]]:
+        """Pins a model, and shares it with other callers or no longer. Takes effect at once, also for
+        downloads in progress: they end with UNKNOWN_MODEL. RESOURCE_EXHAUSTED with PINS_FULL or
+        SHARES_FULL if there are too many; then nothing has changed.
+        """
 
     @_abc_1.abstractmethod
     def DeleteModel(

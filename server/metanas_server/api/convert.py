@@ -1,17 +1,14 @@
-"""Convert protobuf messages to the types of the core and the server, and back.
+"""Convert the messages of requests to the types of the core and the server.
 
 Requests are untrusted: counts and sizes are compared with their limits before any value is read.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Literal
 
 import numpy as np
 from google.protobuf import unknown_fields
-from google.protobuf.timestamp_pb2 import Timestamp
 from numpy.typing import NDArray
 
 from metanas.errors import InvalidInput, UnknownName, Violation
@@ -22,18 +19,14 @@ from metanas.spec.options import Option
 from metanas.spec.universal import UNIVERSAL, UNIVERSAL_FILE, Universal
 from metanas_protos.v1 import (
     adaptation_pb2,
-    checkpoint_pb2,
     example_pb2,
-    failure_pb2,
-    model_pb2,
-    report_pb2,
+    model_service_pb2,
 )
+from metanas_server.callers.tokens import is_name
 from metanas_server.errors import NotFound
 from metanas_server.resources import (
-    AdaptationRecord,
-    Failure,
-    ModelRecord,
-    ProgressRecord,
+    EVERYBODY,
+    ModelChange,
     Spec,
     State,
 )
@@ -42,9 +35,6 @@ Image = bytes | NDArray[np.uint8] | NDArray[np.float32]
 MAX_REQUEST_ID = 128  # bytes, as the contract says
 MAX_SECONDS = 1_000_000  # longer ones overflow in timers
 MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
-DESCRIPTION_OF_UNIVERSAL = (
-    "The default: characters, drawings and photographs. The support set chooses the networks."
-)
 SHOWN_OPTIONS = 5  # numbers of unknown option fields in a message
 PLACEHOLDER: Image = b"?"  # stands in for an image that cannot be read
 SHAPES = "(height, width, channels) or (height, width)"
@@ -175,6 +165,31 @@ def read_state(state: adaptation_pb2.AdaptationState.ValueType) -> State | None:
     raise InvalidInput.single("state", "STATE_UNKNOWN", text)
 
 
+def read_change(message: model_service_pb2.UpdateModelRequest, most_names: int) -> ModelChange:
+    """Read a change of a model.
+
+    Raises:
+        InvalidInput: TOO_MANY_NAMES, CALLER_NAME.
+    """
+    return ModelChange(
+        pinned=message.pinned if message.HasField("pinned") else None,
+        share_with=_read_callers(message.share_with, "share_with", most_names),
+        unshare=_read_callers(message.unshare, "unshare", most_names),
+    )
+
+
+def _read_callers(names: Sequence[str], field: str, most: int) -> tuple[str, ...]:
+    """Return names of callers, which need not exist."""
+    if len(names) > most:
+        text = f"there are {len(names)} names; at most {most} are allowed"
+        raise InvalidInput.single(field, "TOO_MANY_NAMES", text)
+    wrong = [index for index, name in enumerate(names) if name != EVERYBODY and not is_name(name)]
+    if wrong:
+        text = f"no caller has such a name; use the name of a token, or {EVERYBODY!r} for all"
+        raise InvalidInput([Violation(f"{field}[{i}]", "CALLER_NAME", text) for i in wrong])
+    return tuple(dict.fromkeys(names))
+
+
 def read_example(
     message: example_pb2.Example, index: int, limits: Limits
 ) -> tuple[Example, list[Violation]]:
@@ -230,113 +245,6 @@ def _read_tensor(
     return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
 
 
-def write_adaptation(
-    record: AdaptationRecord, progress: ProgressRecord | None = None
-) -> adaptation_pb2.Adaptation:
-    """Convert an adaptation to its message."""
-    return adaptation_pb2.Adaptation(
-        name=f"adaptations/{record.id}",
-        state=STATES[record.state],
-        checkpoint=f"checkpoints/{record.checkpoint}",
-        options=_write_options(record.overrides),
-        seed=record.seed,
-        request_id=record.request_id,
-        labels=record.labels,
-        example_count=record.example_count,
-        attempts=record.attempts,
-        create_time=_time(record.create_time),
-        start_time=_time(record.start_time),
-        end_time=_time(record.end_time),
-        progress=None if progress is None else write_progress(progress),
-        model=f"models/{record.model}" if record.model else "",
-        failure=None if record.failure is None else _write_failure(record.failure),
-    )
-
-
-def write_progress(record: ProgressRecord) -> adaptation_pb2.Progress:
-    """Convert a progress record to its message."""
-    fields = asdict(record)
-    time = fields.pop("time")
-    return adaptation_pb2.Progress(**fields, time=_time(time))
-
-
-def write_model(record: ModelRecord) -> model_pb2.Model:
-    """Convert a model record to its message."""
-    return model_pb2.Model(
-        name=f"models/{record.id}",
-        adaptation=f"adaptations/{record.id}",
-        checkpoint=f"checkpoints/{record.checkpoint}",
-        sha256=record.sha256,
-        size_bytes=record.size_bytes,
-        labels=record.labels,
-        genotype_json=record.genotype_json,
-        report=_write_report(record.report_json),
-        create_time=_time(record.create_time),
-    )
-
-
-def _write_report(text: str) -> report_pb2.Report:
-    """Convert a report in JSON to its message; `Model` has the genotype already."""
-    fields: dict[str, Any] = json.loads(text)
-    del fields["genotype"]
-    if "architecture" not in fields:  # of an older release, whose estimate was a number
-        fields["architecture"] = {}
-        del fields["leave_one_out"]
-    stages = fields.pop("seconds").items()
-    seconds = [report_pb2.StageTime(stage=stage, seconds=value) for stage, value in stages]
-    branches = fields.pop("architecture").items()
-    shares = [report_pb2.Share(branch=branch, share=value) for branch, value in branches]
-    return report_pb2.Report(**fields, seconds=seconds, architecture=shares)
-
-
-def write_chunk(record: ModelRecord, offset: int, data: bytes, first: bool) -> model_pb2.ModelChunk:
-    """Build one chunk of a model file; the first and the last chunk carry digest and size."""
-    chunk = model_pb2.ModelChunk(offset=offset, data=data)
-    if first or offset + len(data) == record.size_bytes:
-        chunk.sha256, chunk.size_bytes = record.sha256, record.size_bytes
-    return chunk
-
-
-def write_checkpoint(name: str, card: CheckpointCard, limits: Limits) -> checkpoint_pb2.Checkpoint:
-    """Convert the card of a checkpoint to its message."""
-    return checkpoint_pb2.Checkpoint(
-        name=f"checkpoints/{name}",
-        description=card.description,
-        digest=card.digest,
-        format_version=card.format_version,
-        input=checkpoint_pb2.InputSpec(channels=card.input.channels, size=card.input.size),
-        ops=card.ops,
-        cells=card.space.cells,
-        nodes=card.space.nodes,
-        channels=card.space.channels,
-        parameters=card.parameters,
-        defaults=_write_options(card.defaults.to_dict()),
-        limits=checkpoint_pb2.Limits(**asdict(limits)),
-        scores={key: checkpoint_pb2.Scores(values=each) for key, each in card.scores.items()},
-        provenance=card.provenance,
-    )
-
-
-def write_universal(
-    universal: Universal, cards: Mapping[str, CheckpointCard], limits: Limits
-) -> checkpoint_pb2.Checkpoint:
-    """Convert the universal search space to the message of a checkpoint."""
-    inputs = [cards[name].input for name in universal.checkpoints]
-    return checkpoint_pb2.Checkpoint(
-        name=f"checkpoints/{UNIVERSAL}",
-        description=DESCRIPTION_OF_UNIVERSAL,
-        digest=universal.digest,
-        format_version=universal.format_version,
-        input=checkpoint_pb2.InputSpec(
-            channels=max(each.channels for each in inputs), size=max(each.size for each in inputs)
-        ),
-        parameters=sum(cards[name].parameters for name in universal.checkpoints),
-        defaults=_write_options(universal.config.defaults.to_dict()),
-        limits=checkpoint_pb2.Limits(**asdict(limits)),
-        provenance=universal.provenance,
-    )
-
-
 def _read_options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:
     unknown = unknown_fields.UnknownFieldSet(message)
     if len(unknown):
@@ -345,11 +253,6 @@ def _read_options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option
         text = f"this server does not know option field {numbers}; it may be older than the client"
         raise InvalidInput.single("options", "OPTION_UNKNOWN", text)
     return {field.name: value for field, value in message.ListFields()}
-
-
-def _write_options(options: Mapping[str, Option]) -> adaptation_pb2.AdaptationOptions:
-    values: Mapping[str, Any] = options
-    return adaptation_pb2.AdaptationOptions(**values)
 
 
 def _read_classes(names: Sequence[bytes], limits: Limits) -> tuple[str, ...] | None:
@@ -380,21 +283,3 @@ def _too_long(field: str, label: bytes, limits: Limits) -> Violation:
 def _longer(text: str, limit: int) -> bool:
     """Return True if a text has more bytes than the limit, without encoding a long one."""
     return len(text) > limit or len(text.encode()) > limit
-
-
-def _write_failure(failure: Failure) -> failure_pb2.Failure:
-    return failure_pb2.Failure(
-        code=failure.code,
-        reason=failure.reason,
-        message=failure.message,
-        violations=[failure_pb2.Violation(**asdict(each)) for each in failure.violations],
-    )
-
-
-def _time(nanoseconds: int) -> Timestamp | None:
-    """Convert nanoseconds since 1970; 0 means "not yet" and gives None."""
-    if not nanoseconds:
-        return None
-    time = Timestamp()
-    time.FromNanoseconds(nanoseconds)
-    return time

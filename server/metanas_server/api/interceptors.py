@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import grpc
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
 from grpc import aio
 
@@ -21,6 +22,7 @@ from metanas_server.status import code_of, describe, to_status
 
 LOG = logging.getLogger(__name__)
 DETAILS_KEY = "grpc-status-details-bin"
+CHANGING = "Update"  # start of the methods whose fields the audit log has
 LEFT = "CANCELLED"  # the caller has left, so there is no status
 
 Context = aio.ServicerContext[Any, Any]
@@ -202,7 +204,7 @@ class _Guard:
             result = failure.reason
         finally:
             if self._audit is not None:
-                self._write(self._audit, context, _resource(request, outcome.response), result)
+                self._write(self._audit, context, request, outcome.response, result)
         if failure is not None:
             await refuse(context, failure)
 
@@ -211,17 +213,21 @@ class _Guard:
             return self._calls.hold_probe(address_of(context))
         return self._calls.hold(self._callers.of(context).name)
 
-    def _write(self, audit: AuditLog, context: Context, resource: str, result: str) -> None:
+    def _write(
+        self, audit: AuditLog, context: Context, request: Any, response: Any, result: str
+    ) -> None:
         try:
             caller = self._callers.of(context).name
         except ServiceError:
             caller = ""
+        changes = self._method.rpartition("/")[2].startswith(CHANGING)
         audit.write(
             caller=caller,
             address=context.peer(),
             method=self._method,
-            resource=resource,
+            resource=_resource(request, response),
             result=result,
+            change=_fields(request) if result == OK and changes else None,
         )
 
 
@@ -230,6 +236,13 @@ def _resource(request: Any, response: Any) -> str:
     made = getattr(response, "adaptation", None)
     named = getattr(request, "name", "") or getattr(request, "model_name", "")
     return str(named or getattr(made, "name", ""))
+
+
+def _fields(request: Any) -> dict[str, Any]:
+    """Return the fields of a request but its name."""
+    fields = json_format.MessageToDict(request, preserving_proto_field_name=True)
+    del fields["name"]
+    return fields
 
 
 def failure_of(error: Exception) -> Failure:

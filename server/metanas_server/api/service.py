@@ -26,13 +26,14 @@ from metanas_protos.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from metanas_server.api import convert, pagination
+from metanas_server.api import answers, convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller, Callers
 from metanas_server.config import ServerConfig
 from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
+from metanas_server.records.models import ModelLimits, Models
 from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
 from metanas_server.workers.pool import WorkerPool
@@ -91,7 +92,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         def page() -> adaptation_service_pb2.ListAdaptationsResponse:
             rows = self._jobs.page(before, size + 1, state, scope)
             entries = (
-                (number, convert.write_adaptation(record, last)) for number, record, last in rows
+                (number, answers.write_adaptation(record, last)) for number, record, last in rows
             )
             shown, token = pagination.cut(entries, size, query)
             return adaptation_service_pb2.ListAdaptationsResponse(
@@ -108,11 +109,11 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         scope = self._callers.of(context).scope
         async for event in self._jobs.events(id_, scope, request.after_sequence):
             if isinstance(event, ProgressRecord):
-                progress = convert.write_progress(event)
+                progress = answers.write_progress(event)
                 yield adaptation_service_pb2.WatchAdaptationResponse(progress=progress)
             else:
                 last = await self._jobs.last_progress(id_)
-                adaptation = convert.write_adaptation(event, last)
+                adaptation = answers.write_adaptation(event, last)
                 yield adaptation_service_pb2.WatchAdaptationResponse(adaptation=adaptation)
 
     async def CancelAdaptation(
@@ -134,7 +135,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         return adaptation_service_pb2.DeleteAdaptationResponse()
 
     async def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
-        return convert.write_adaptation(*await self._jobs.get(id_, scope))
+        return answers.write_adaptation(*await self._jobs.get(id_, scope))
 
     async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> str:
         """Receive a request, submit it and return its id; refuse it as early as possible."""
@@ -154,35 +155,58 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Models: show, list, download and delete them."""
+    """Models: show, list, change, download and delete them."""
 
     def __init__(self, config: ServerConfig, callers: Callers, archive: Archive) -> None:
         self._callers = callers
         self._archive = archive
+        self._models = archive.records.models
         self._converter = Converter(archive, config.data)
+        self._change_limits = ModelLimits(
+            pinned=config.max_pinned_per_caller, shares=config.max_shares_per_model
+        )
 
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """See the .proto file."""
-        record = await self._model(request.name, context)
-        return model_service_pb2.GetModelResponse(model=convert.write_model(record))
+        caller, id_ = self._callers.of(context), convert.read_id(request.name, "model")
+        found = await asyncio.to_thread(self._models.show, id_, caller.scope)
+        model = answers.write_shared_model(found, caller.owner, caller.scope)
+        return model_service_pb2.GetModelResponse(model=model)
 
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:
         """See the .proto file."""
-        size = pagination.page_size(request.page_size)
-        before = pagination.read_token(request.page_token, "models")
-        scope = self._callers.of(context).scope
+        caller, size = self._callers.of(context), pagination.page_size(request.page_size)
+        query = "shared models" if request.shared else "models"
+        before = pagination.read_token(request.page_token, query)
 
         def page() -> model_service_pb2.ListModelsResponse:
-            rows = self._archive.records.models(before, size + 1, scope)
-            entries = ((number, convert.write_model(record)) for number, record in rows)
-            shown, token = pagination.cut(entries, size, "models")
+            if request.shared:
+                rows = self._models.shared(before, size + 1, caller.owner)
+            else:
+                rows = self._models.page(before, size + 1, caller.scope)
+            entries = (
+                (number, answers.write_shared_model(model, caller.owner, caller.scope))
+                for number, model in rows
+            )
+            shown, token = pagination.cut(entries, size, query)
             return model_service_pb2.ListModelsResponse(models=shown, next_page_token=token)
 
         return await asyncio.to_thread(page)
+
+    async def UpdateModel(
+        self, request: model_service_pb2.UpdateModelRequest, context: Context
+    ) -> model_service_pb2.UpdateModelResponse:
+        """See the .proto file."""
+        caller, limits = self._callers.of(context), self._change_limits
+        change = convert.read_change(request, limits.shares)
+        id_ = convert.read_id(request.name, "model")
+        changed = await self._archive.update_model(id_, caller.scope, change, limits)
+        model = answers.write_shared_model(changed, caller.owner, caller.scope)
+        return model_service_pb2.UpdateModelResponse(model=model)
 
     async def DeleteModel(
         self, request: model_service_pb2.DeleteModelRequest, context: Context
@@ -196,20 +220,16 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.DownloadModelRequest, context: Context
     ) -> AsyncIterator[model_service_pb2.DownloadModelResponse]:
         """See the .proto file."""
-        record = await self._model(request.name, context)
-        caller = self._callers.of(context).name
-        self._archive.records.mark_used(record.id)
+        caller, id_ = self._callers.of(context), convert.read_id(request.name, "model")
+        record = await asyncio.to_thread(self._models.get, id_, caller.scope)
+        self._models.mark_used(record.id)
         opened = _stored(self._archive, record)
         if request.HasField("variant"):
-            opened = self._converter.spooled(record, _read_variant(request.variant), caller)
+            opened = self._converter.spooled(record, _read_variant(request.variant), caller.name)
         async with opened as (shown, file):
             async for chunk in chunks(file, shown, request.offset):
+                await check_access(self._models, record, caller)
                 yield model_service_pb2.DownloadModelResponse(chunk=chunk)
-
-    async def _model(self, name: str, context: Context) -> ModelRecord:
-        id_ = convert.read_id(name, "model")
-        scope = self._callers.of(context).scope
-        return await asyncio.to_thread(self._archive.records.model, id_, scope)
 
 
 class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
@@ -241,8 +261,18 @@ class CheckpointService(checkpoint_service_pb2_grpc.CheckpointServiceServicer):
     def _show(self, name: str) -> checkpoint_pb2.Checkpoint:
         cards = self._pool.cards
         if name == UNIVERSAL and cards.universal is not None:
-            return convert.write_universal(cards.universal, cards.checkpoints, self._limits)
-        return convert.write_checkpoint(name, cards.checkpoints[name], self._limits)
+            return answers.write_universal(cards.universal, cards.checkpoints, self._limits)
+        return answers.write_checkpoint(name, cards.checkpoints[name], self._limits)
+
+
+async def check_access(models: Models, record: ModelRecord, caller: Caller) -> None:
+    """Refuse the next answer about a model that is not shared with a caller any more.
+
+    Raises:
+        NotFound: UNKNOWN_MODEL.
+    """
+    if caller.scope not in (None, record.owner):
+        await asyncio.to_thread(models.get, record.id, caller.scope)
 
 
 def _read_variant(message: model_pb2.ModelVariant) -> Variant:
@@ -292,5 +322,5 @@ async def chunks(
         data = await asyncio.to_thread(file.read, CHUNK)
         if not data and offset < record.size_bytes:
             raise StoreError("ARTEFACT_LOST", f"the file of models/{record.id} is too short")
-        yield convert.write_chunk(record, offset, data, first)
+        yield answers.write_chunk(record, offset, data, first)
         offset, first = offset + len(data), False

@@ -67,6 +67,11 @@ class Token:
         return self.sha256[:ID_DIGITS]
 
 
+def is_name(text: str) -> bool:
+    """Return True if a caller can have this name."""
+    return NAME.fullmatch(text) is not None
+
+
 def digest_of(secret: bytes) -> str:
     """Return the digest of a token."""
     return hashlib.sha256(secret).hexdigest()
@@ -117,7 +122,7 @@ def create_certificate(path: Path, name: str, role: Role, certificate: str) -> N
 
 
 def _add(path: Path, name: str, role: Role, secret: str, certificate: str) -> None:
-    if not NAME.fullmatch(name):
+    if not is_name(name):
         message = f"{name!r} is no name; use at most 64 letters, digits, dots, hyphens, underscores"
         raise StartError("TOKEN_INVALID", message)
     token = Token(

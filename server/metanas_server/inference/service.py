@@ -14,6 +14,7 @@ from grpc import aio
 from metanas_data.limits import ImageLimits
 from metanas_protos.inference import inference_service_pb2 as protocol
 from metanas_protos.inference import inference_service_pb2_grpc as stubs
+from metanas_server.api.service import check_access
 from metanas_server.api.upload import UploadBudget
 from metanas_server.callers.access import Callers
 from metanas_server.config import ServerConfig
@@ -55,7 +56,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
             config.max_queries_per_caller,
             noun="queries",
         )
-        self._records = records
+        self._models = records.models
         self._engine = engine
         self._statistics = Statistics(MOST_COUNTED)
 
@@ -102,7 +103,7 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelInferResponse:
         """See the .proto file."""
         record = await self._find(request.model_name, request.model_version, context)
-        self._records.mark_used(record.id)
+        self._models.mark_used(record.id)
         clock = Clock(self._seconds)
 
         def work(model: OpenModel) -> protocol.ModelInferResponse:
@@ -113,10 +114,11 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
             clock.enter(Phase.OUTPUT)
             return convert.write_answer(request, model, query, outputs)
 
-        caller, size = self._callers.of(context).name, request.ByteSize()
+        caller, size = self._callers.of(context), request.ByteSize()
         try:
-            with self._budget.hold(caller, size):
-                answer = await self._engine.answer(record, caller, work, clock)
+            with self._budget.hold(caller.name, size):
+                answer = await self._engine.answer(record, caller.name, work, clock)
+            await check_access(self._models, record, caller)
         except BaseException:
             self._statistics.failed(record, clock)
             raise
@@ -136,10 +138,11 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
     ) -> protocol.ModelStatisticsResponse:
         """See the .proto file."""
         if request.name:
-            record = await self._find(request.name, request.version, context)
+            record = await self._find_own(request.name, request.version, context)
             counts = [self._statistics.of(record)]
         else:
-            visible = set(await self._ids(context))
+            scope = self._callers.of(context).scope
+            visible = set(await asyncio.to_thread(self._models.ids, MOST_LISTED, scope))
             counts = [each for each in self._statistics.all() if each.id in visible]
         return protocol.ModelStatisticsResponse(
             model_stats=[
@@ -152,7 +155,15 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.RepositoryIndexRequest, context: Context
     ) -> protocol.RepositoryIndexResponse:
         """See the .proto file."""
-        return await asyncio.to_thread(convert.write_index, await self._ids(context))
+        caller = self._callers.of(context)
+
+        def index() -> protocol.RepositoryIndexResponse:
+            ids = self._models.ids(MOST_LISTED, caller.scope)
+            if caller.scope is not None:
+                ids += self._models.shared_ids(MOST_LISTED - len(ids), caller.owner)
+            return convert.write_index(ids)
+
+        return await asyncio.to_thread(index)
 
     async def RepositoryModelLoad(
         self, request: protocol.RepositoryModelLoadRequest, context: Context
@@ -167,13 +178,16 @@ class InferenceService(stubs.GRPCInferenceServiceServicer):
         self, request: protocol.RepositoryModelUnloadRequest, context: Context
     ) -> protocol.RepositoryModelUnloadResponse:
         """See the .proto file."""
-        self._engine.forget(await self._find(request.model_name, "", context))
+        self._engine.forget(await self._find_own(request.model_name, "", context))
         return protocol.RepositoryModelUnloadResponse()
-
-    async def _ids(self, context: Context) -> list[str]:
-        scope = self._callers.of(context).scope
-        return await asyncio.to_thread(self._records.model_ids, MOST_LISTED, scope)
 
     async def _find(self, name: str, version: str, context: Context) -> ModelRecord:
         id_ = convert.read_model_id(name, version)
-        return await asyncio.to_thread(self._records.model, id_, self._callers.of(context).scope)
+        return await asyncio.to_thread(self._models.get, id_, self._callers.of(context).scope)
+
+    async def _find_own(self, name: str, version: str, context: Context) -> ModelRecord:
+        """Return a model that the caller may change, not only read."""
+        record, scope = await self._find(name, version, context), self._callers.of(context).scope
+        if scope not in (None, record.owner):
+            raise NotFound("model", f"models/{record.id}")
+        return record

@@ -20,21 +20,20 @@ from metanas.spec.examples import Example
 from metanas_server.callers.access import Caller
 from metanas_server.callers.rate import Rate
 from metanas_server.config import ServerConfig
-from metanas_server.errors import AlreadyAccepted, LeaseLost, NotEnded, Overloaded
+from metanas_server.errors import AlreadyAccepted, LeaseLost, NotEnded
+from metanas_server.jobs.admission import Admission
 from metanas_server.jobs.dispatcher import Dispatcher, lost_error
 from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.jobs.memory import memory_of
 from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.records.fronts import Taken
-from metanas_server.records.records import Load
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.artefacts import sha256
 
 LOG = logging.getLogger(__name__)
-DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
 
 
 class JobManager:
@@ -61,6 +60,7 @@ class JobManager:
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
         self._rate = Rate(config.max_adaptations_per_minute)
+        self._admission = Admission(config, archive.records, dispatcher)
         self._stopping = False
         self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
 
@@ -127,6 +127,7 @@ class JobManager:
         Raises:
             Unavailable: SERVER_STOPPING.
             Overloaded: QUEUE_FULL, CALLER_QUOTA, CALLER_RATE, DEADLINE_TOO_SHORT.
+            QuotaReached: STORE_PINNED.
             StoreUnavailable: the data folder cannot be written.
         """
         if self._stopping:
@@ -135,23 +136,7 @@ class JobManager:
             return  # the adaptation exists already
         self._archive.check_writable()
         self._rate.check(caller.name)
-        self._admit(await asyncio.to_thread(self._records.load, caller.name), spec)
-
-    def _admit(self, load: Load, spec: Spec) -> None:
-        """Refuse a request that the load of all fronts does not allow."""
-        if load.waiting >= self._config.max_queue:
-            message = f"{load.waiting} adaptations are waiting already; try again shortly"
-            raise Overloaded("QUEUE_FULL", message, self._retry_seconds())
-        if load.unfinished >= self._config.max_jobs_per_caller:
-            text = f"{load.unfinished} of your adaptations have not ended yet"
-            raise Overloaded("CALLER_QUOTA", f"{text}; wait for one of them", self._retry_seconds())
-        wait = load.waiting * self._dispatcher.pace / max(load.fronts, 1)
-        if spec.deadline is not None and wait > spec.deadline:
-            message = (
-                f"{load.waiting} adaptations wait for about {wait:.1f} s, longer than the deadline"
-                f" of {spec.deadline:g} s; try again later or allow more time"
-            )
-            raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
+        await asyncio.to_thread(self._admission.check, caller, spec)
 
     async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
         """Accept an adaptation and return its id; the same request returns the same id again.
@@ -159,7 +144,8 @@ class JobManager:
         examples: the support set, checked except for its pixels.
 
         Raises:
-            InvalidInput, Overloaded, Unavailable, StoreUnavailable: it was not accepted.
+            InvalidInput, Overloaded, QuotaReached, Unavailable, StoreUnavailable: it was not
+                accepted.
         """
         # If the caller leaves now, the adaptation is still accepted as a whole or not at all.
         accept = asyncio.ensure_future(self._accept(spec, examples, caller))
@@ -176,7 +162,7 @@ class JobManager:
             await self.check_capacity(caller, spec)
             record = self._record(spec, examples, digest)
             record = replace(record, owner=caller.owner, memory=memory)
-            admit = partial(self._admit, spec=spec)
+            admit = partial(self._admission.admit, spec=spec)
             try:
                 record = await self._archive.add(record, packed, caller.name, admit)
             except AlreadyAccepted:  # by another front
@@ -346,11 +332,6 @@ class JobManager:
             deadline=0 if spec.deadline is None else now + round(spec.deadline * 1e9),
             create_time=now,
         )
-
-    def _retry_seconds(self) -> float:
-        """Return the seconds until the next job probably ends and makes room."""
-        pace = self._dispatcher.pace
-        return min(max(pace, SHORTEST_RETRY), LONGEST_RETRY) if pace else DEFAULT_RETRY
 
 
 def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryview], str]:

@@ -20,7 +20,7 @@ class Retention:
     """Delete what is too old or too much, once a minute.
 
     A use of a model is its creation, a download or a query. The models whose last use is the
-    oldest go first.
+    oldest go first. Pinned models stay.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class Retention:
         """
         self._archive = archive
         self._records = archive.records
+        self._models = archive.records.models
         self._audit = audit
         self._ttl = ttl
         self._max_bytes = max_bytes
@@ -58,21 +59,21 @@ class Retention:
         """
         await self._archive.write_uses()
         oldest = now - round(self._ttl * 1e9) if self._ttl else 0
-        while models := await asyncio.to_thread(self._models, oldest):
+        while models := await asyncio.to_thread(self._unused, oldest):
             for id_ in models:
-                with suppress(NotFound):  # a caller was faster
-                    await self._archive.delete_model(id_, None)
+                with suppress(NotFound):  # a caller was faster, or has pinned it
+                    await self._archive.delete_model(id_, None, unless_pinned=True)
                     self._write("ModelService/DeleteModel", f"models/{id_}")
         while ended := await asyncio.to_thread(self._records.ended, oldest, BATCH):
             for id_ in ended:
                 await self._archive.delete_adaptation(id_)
                 self._write("AdaptationService/DeleteAdaptation", f"adaptations/{id_}")
 
-    def _models(self, oldest: int) -> list[str]:
+    def _unused(self, oldest: int) -> list[str]:
         """Return models to delete next; models with the same file may leave some for later."""
-        excess = self._records.model_bytes() - self._max_bytes if self._max_bytes else 0
+        excess = self._models.total_bytes() - self._max_bytes if self._max_bytes else 0
         chosen = list[str]()
-        for id_, used, size in self._records.longest_unused(BATCH):
+        for id_, used, size in self._models.longest_unused(BATCH):
             if used >= oldest and excess <= 0:
                 break
             chosen.append(id_)

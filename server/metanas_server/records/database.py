@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, Table, text
 from sqlalchemy.dialects import postgresql, sqlite
@@ -15,6 +15,7 @@ from metanas_server.records.reserve import Reserve
 
 CHANNEL = "metanas"
 """The channel of notices in PostgreSQL."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,22 @@ class Database:
         """
         with self._as_store_error(), self.changes.begin() as connection:
             yield connection
+
+    def make_room(self, deletion: Callable[[Connection], Value]) -> Value:
+        """Run a deletion as one transaction; a full disk gets room from the reserve.
+
+        Raises:
+            StoreUnavailable: see `change`.
+        """
+        try:
+            with self.change() as connection:
+                return deletion(connection)
+        except StoreUnavailable as error:
+            if self.reserve is None or error.reason == "STORE_BUSY":
+                raise
+            self.reserve.release()
+        with self.change() as connection:
+            return deletion(connection)
 
     def read(self, query: Executable) -> Sequence[Any]:
         """Return the rows of a query.

@@ -1,10 +1,12 @@
-"""PostgreSQL: a database of its own, reached over a network."""
+"""PostgreSQL: a database of its own, reached over a network, which sends notices of changes."""
+
+from collections.abc import AsyncGenerator
 
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from metanas_server.errors import StartError
-from metanas_server.records.database import Database
+from metanas_server.errors import StartError, StoreUnavailable
+from metanas_server.records.database import CHANNEL, Database
 from metanas_server.records.migrate import Use, prepare
 
 CONNECTIONS = 8
@@ -70,6 +72,30 @@ def open_postgresql(url: URL, use: Use) -> Database:
         raise
     reads = engine.execution_options(isolation_level="AUTOCOMMIT")
     return Database(changes=engine, reads=reads, reason=_reason)
+
+
+async def listen(url: URL) -> AsyncGenerator[tuple[str, str]]:
+    """Yield the front that has made a change, and the id of the changed adaptation.
+
+    The first pair is empty: notices are heard from now on.
+
+    Raises:
+        StoreUnavailable: STORE_FAILED, the connection is broken, and notices may be lost.
+    """
+    import psycopg  # an extra of the package
+    from psycopg.conninfo import make_conninfo
+
+    address = make_conninfo(url.render_as_string(hide_password=False), **NETWORK)
+    try:
+        opened = await psycopg.AsyncConnection.connect(address, autocommit=True)
+        async with opened:
+            await opened.execute(f"LISTEN {CHANNEL}".encode())
+            yield "", ""
+            async for notice in opened.notifies():
+                front, _, id_ = notice.payload.partition(" ")
+                yield front, id_
+    except psycopg.Error as error:
+        raise StoreUnavailable("STORE_FAILED", "the database sends no notices now") from error
 
 
 def _reason(error: BaseException) -> str:

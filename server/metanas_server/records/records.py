@@ -1,18 +1,13 @@
-"""The records: adaptations, models and loose files, as rows of a database."""
+"""The records: adaptations, and with them models, loose files and fronts, as rows."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
-    Delete,
     Select,
-    Table,
-    bindparam,
     delete,
     func,
     insert,
@@ -20,15 +15,15 @@ from sqlalchemy import (
     update,
 )
 
-from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound, StoreUnavailable
+from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
 from metanas_server.records.fronts import Fronts
-from metanas_server.records.rows import dump, read_adaptation, read_model, read_progress
+from metanas_server.records.models import Models
+from metanas_server.records.rows import dump, read_adaptation, read_progress
 from metanas_server.records.tables import (
     ADAPTATIONS,
     FRONTS,
-    MODELS,
     PROGRESS,
     UNFINISHED,
 )
@@ -83,9 +78,9 @@ class Records:
         """
         self.files = Files(database, front)
         self.fronts = Fronts(database, front)
+        self.models = Models(database, self.files)
         self._database = database
         self._front = front
-        self._uses = dict[str, int]()
 
     @property
     def is_shared(self) -> bool:
@@ -178,7 +173,7 @@ class Records:
             if record.state.final:
                 connection.execute(delete(PROGRESS).where(PROGRESS.c.adaptation == record.id))
             if model is not None:
-                self._insert_model(connection, model)
+                self.models.insert(connection, model)
             self._database.notify(connection, self._front, record.id)
 
     def adaptation(self, id_: str, scope: str | None) -> AdaptationRecord:
@@ -187,7 +182,11 @@ class Records:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        return read_adaptation(self._body(ADAPTATIONS, "adaptation", id_, scope))
+        query = select(ADAPTATIONS.c.body).where(ADAPTATIONS.c.id == id_, *_within(scope))
+        rows = self._database.read(query)
+        if not rows:
+            raise NotFound("adaptation", f"adaptations/{id_}")
+        return read_adaptation(json.loads(rows[0][0]))
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
         """Return the progress of an adaptation that has ended; empty before."""
@@ -224,78 +223,18 @@ class Records:
         query = select(columns.number, columns.body, LAST_PROGRESS)
         if state is not None:
             query = query.where(columns.state == state)
-        rows = self._database.read(_page(query, ADAPTATIONS, before, count, scope))
+        if before is not None:
+            query = query.where(columns.number < before)
+        query = query.where(*_within(scope)).order_by(columns.number.desc()).limit(count)
         return [
             (number, read_adaptation(json.loads(body)), read_progress(last))
-            for number, body, last in rows
+            for number, body, last in self._database.read(query)
         ]
 
     def delete_adaptation(self, id_: str) -> None:
         """Delete an adaptation; also on a full disk."""
-        self._delete(delete(ADAPTATIONS).where(ADAPTATIONS.c.id == id_))
-
-    def model(self, id_: str, scope: str | None) -> ModelRecord:
-        """Return the model with this id.
-
-        Raises:
-            NotFound: UNKNOWN_MODEL.
-        """
-        return read_model(self._body(MODELS, "model", id_, scope))
-
-    def models(
-        self, before: int | None, count: int, scope: str | None
-    ) -> list[tuple[int, ModelRecord]]:
-        """Return at most `count` models with their numbers below `before`, newest first."""
-        query = _page(select(MODELS.c.number, MODELS.c.body), MODELS, before, count, scope)
-        rows = self._database.read(query)
-        return [(number, read_model(json.loads(body))) for number, body in rows]
-
-    def model_ids(self, count: int, scope: str | None) -> list[str]:
-        """Return the ids of at most `count` models, newest first."""
-        rows = self._database.read(_page(select(MODELS.c.id), MODELS, None, count, scope))
-        return [id_ for (id_,) in rows]
-
-    def delete_model(self, id_: str, scope: str | None) -> str:
-        """Delete the record of a model, also on a full disk; return the digest of its file.
-
-        The file stays and becomes loose.
-
-        Raises:
-            NotFound: UNKNOWN_MODEL.
-        """
-        digest = self.model(id_, scope).sha256
-        self._delete(delete(MODELS).where(MODELS.c.id == id_), loose=digest)
-        return digest
-
-    def mark_used(self, id_: str) -> None:
-        """Note in memory that a model is used now; `write_uses` writes it down."""
-        self._uses[id_] = time.time_ns()
-
-    def write_uses(self) -> None:
-        """Write down the uses since the last call."""
-        uses, self._uses = self._uses, {}
-        if not uses:
-            return
-        row = update(MODELS).where(MODELS.c.id == bindparam("model")).values(used=bindparam("time"))
-        try:
-            with self._database.change() as connection:
-                connection.execute(row, [{"model": id_, "time": t} for id_, t in uses.items()])
-        except StoreUnavailable:
-            self._uses = uses | self._uses
-            raise
-
-    def longest_unused(self, count: int) -> list[tuple[str, int, int]]:
-        """Return id, time of the last use, and bytes of the models whose last use is the oldest."""
-        columns = MODELS.c
-        query = select(columns.id, columns.used, columns.size)
-        query = query.order_by(columns.used, columns.number).limit(count)
-        return [(id_, used, size) for id_, used, size in self._database.read(query)]
-
-    def model_bytes(self) -> int:
-        """Return the bytes of the files of all models."""
-        files = select(MODELS.c.sha256, MODELS.c.size).distinct().subquery()
-        ((size,),) = self._database.read(select(func.coalesce(func.sum(files.c.size), 0)))
-        return int(size)
+        row = delete(ADAPTATIONS).where(ADAPTATIONS.c.id == id_)
+        self._database.make_room(lambda connection: connection.execute(row))
 
     def ended(self, before: int, count: int) -> list[str]:
         """Return the ids of adaptations that ended before a time, the oldest first."""
@@ -307,43 +246,6 @@ class Records:
         """Reserve room on the disk for a deletion, if there is any."""
         if self._database.reserve is not None:
             self._database.reserve.fill()
-
-    def _delete(self, statement: Delete, loose: str = "") -> None:
-        """Delete a record; a full disk gets room from the reserve."""
-        try:
-            self._try_delete(statement, loose)
-        except StoreUnavailable as error:
-            if self._database.reserve is None or error.reason == "STORE_BUSY":
-                raise
-            self._database.reserve.release()
-            self._try_delete(statement, loose)
-
-    def _try_delete(self, statement: Delete, loose: str) -> None:
-        with self._database.change() as connection:
-            if loose:
-                self.files.note(connection, loose)
-            connection.execute(statement)
-
-    def _insert_model(self, connection: Connection, model: ModelRecord) -> None:
-        """Add a model, unless it is there; its file is no longer loose."""
-        row = self._database.insert_into(MODELS).values(
-            id=model.id,
-            owner=model.owner,
-            sha256=model.sha256,
-            size=model.size_bytes,
-            used=model.create_time,
-            body=json.dumps(asdict(model)),
-        )
-        connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
-        self.files.forget(connection, model.sha256)
-
-    def _body(self, table: Table, kind: str, id_: str, scope: str | None) -> dict[str, Any]:
-        query = select(table.c.body).where(table.c.id == id_, *_within(table, scope))
-        rows = self._database.read(query)
-        if not rows:
-            raise NotFound(kind, f"{table.name}/{id_}")
-        body: dict[str, Any] = json.loads(rows[0][0])
-        return body
 
 
 def _by_request(owner: str, request_id: str) -> Select[Any]:
@@ -366,16 +268,6 @@ def _load(caller: str) -> Select[Any]:
     return select(waiting, unfinished, fronts)
 
 
-def _within(table: Table, scope: str | None) -> list[ColumnElement[bool]]:
-    """Return the condition for the rows of a scope."""
-    return [] if scope is None else [table.c.owner == scope]
-
-
-def _page(
-    query: Select[Any], table: Table, before: int | None, count: int, scope: str | None
-) -> Select[Any]:
-    """Return a query for the newest rows of a table within a scope."""
-    if before is not None:
-        query = query.where(table.c.number < before)
-    query = query.where(*_within(table, scope))
-    return query.order_by(table.c.number.desc()).limit(count)
+def _within(scope: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition for the adaptations of a scope."""
+    return [] if scope is None else [ADAPTATIONS.c.owner == scope]

@@ -94,10 +94,21 @@ MODELS = Table(
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("used", BigInteger, nullable=False, server_default="0"),
     Column("body", Text, nullable=False),
+    Column("pinned", Integer, nullable=False, server_default="0"),
     Index("model_owner", "owner"),
     Index("model_used", "used"),
     sqlite_autoincrement=True,
 )
+SHARES = Table(
+    "shares",
+    METADATA,
+    Column("model", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", Sent, primary_key=True),
+    Index("share_name", "name"),
+)
+"""The callers that models are shared with, by the number of the model."""
+PINNED = text("pinned = 1")
+Index("model_pinned", MODELS.c.owner, sqlite_where=PINNED, postgresql_where=PINNED)
 LOOSE = Table(
     "loose_files",
     METADATA,

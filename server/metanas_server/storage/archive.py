@@ -14,8 +14,15 @@ from sqlalchemy import URL
 
 from metanas_server.errors import ServiceError, StartError, StoreUnavailable
 from metanas_server.records.address import open_database
+from metanas_server.records.models import ModelLimits
 from metanas_server.records.records import Load, Records
-from metanas_server.resources import AdaptationRecord, ModelRecord, ProgressRecord
+from metanas_server.resources import (
+    AdaptationRecord,
+    ModelChange,
+    ModelRecord,
+    ProgressRecord,
+    SharedModel,
+)
 from metanas_server.storage.artefacts import Store, sha256
 from metanas_server.storage.place import open_store
 
@@ -139,10 +146,19 @@ class Archive:
 
         await self._whole(self._change(delete))
 
-    async def delete_model(self, id_: str, scope: str | None) -> None:
+    async def update_model(
+        self, id_: str, scope: str | None, change: ModelChange, limits: ModelLimits
+    ) -> SharedModel:
+        """Change a model; see `Models.update`."""
+        update = partial(self.records.models.update, id_, scope, change, limits)
+        return await self._whole(self._change(update))
+
+    async def delete_model(
+        self, id_: str, scope: str | None, *, unless_pinned: bool = False
+    ) -> None:
         """Delete a model and, if no other model has the same bytes, its file.
 
-        scope: see `Records`.
+        scope, unless_pinned: see `Models.delete`.
 
         Raises:
             NotFound: UNKNOWN_MODEL.
@@ -150,7 +166,7 @@ class Archive:
         """
 
         def delete() -> str:
-            digest = self.records.delete_model(id_, scope)
+            digest = self.records.models.delete(id_, scope, unless_pinned=unless_pinned)
             self.records.fill_reserve()
             return digest
 
@@ -165,7 +181,7 @@ class Archive:
         Raises:
             StoreUnavailable: later.
         """
-        await self._whole(self._change(self.records.write_uses))
+        await self._whole(self._change(self.records.models.write_uses))
 
     async def discard(self, digest: str) -> None:
         """Delete a loose file unless a record needs it; if that fails, the next start does it."""

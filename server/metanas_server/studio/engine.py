@@ -10,7 +10,7 @@ from metanas.errors import InvalidInput
 from metanas.spec.budget import footprint_of
 from metanas.spec.examples import Example
 from metanas.spec.variant import Variant
-from metanas_server.api import convert
+from metanas_server.api import answers, convert
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller
@@ -46,7 +46,7 @@ class StudioEngine:
     def describe(self) -> Json:
         """Return the release, the limits, the checkpoints, and the branches with their costs."""
         cards, limits = self._pool.checkpoints, self._config.limits
-        shown = [convert.write_checkpoint(name, cards[name], limits) for name in sorted(cards)]
+        shown = [answers.write_checkpoint(name, cards[name], limits) for name in sorted(cards)]
         return {
             "version": version("metanas-server"),
             "chooses_checkpoint": self._pool.cards.universal is not None or len(cards) == 1,
@@ -93,7 +93,7 @@ class StudioEngine:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        return to_json(convert.write_adaptation(*await self._jobs.get(id_, caller.scope)))
+        return to_json(answers.write_adaptation(*await self._jobs.get(id_, caller.scope)))
 
     async def events(self, id_: str, caller: Caller, after: int) -> AsyncIterator[tuple[str, Json]]:
         """Yield ("adaptation", its state) and ("progress", a step beyond `after`) to the end.
@@ -104,10 +104,10 @@ class StudioEngine:
         """
         async for event in self._jobs.events(id_, caller.scope, after):
             if isinstance(event, ProgressRecord):
-                yield "progress", to_json(convert.write_progress(event))
+                yield "progress", to_json(answers.write_progress(event))
             else:
                 last = await self._jobs.last_progress(id_)
-                yield "adaptation", to_json(convert.write_adaptation(event, last))
+                yield "adaptation", to_json(answers.write_adaptation(event, last))
 
     async def cancel(self, id_: str, caller: Caller) -> Json:
         """Stop an adaptation and return it.
@@ -124,7 +124,7 @@ class StudioEngine:
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        return await asyncio.to_thread(self._archive.records.model, id_, caller.scope)
+        return await asyncio.to_thread(self._archive.records.models.get, id_, caller.scope)
 
     async def model(self, id_: str, caller: Caller) -> Json:
         """Return a model with its genotype and its report as objects.
@@ -133,7 +133,7 @@ class StudioEngine:
             NotFound: UNKNOWN_MODEL.
         """
         record = await self.record(id_, caller)
-        shown = to_json(convert.write_model(record))
+        shown = to_json(answers.write_model(record))
         shown["genotype"] = json.loads(shown.pop("genotype_json"))
         shown["report"] = json.loads(record.report_json)  # all of its entries
         return shown
@@ -145,7 +145,7 @@ class StudioEngine:
             InvalidInput: VARIANT_REFUSED.
             StoreError: ARTEFACT_LOST, the file is gone; ARTEFACT_DAMAGED, its bytes have changed.
         """
-        self._archive.records.mark_used(record.id)
+        self._archive.records.models.mark_used(record.id)
         if variant is not None:
             return await self._converter.file(record, variant, caller.name)
         async with self._archive.open(record.sha256) as path:

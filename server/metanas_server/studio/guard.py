@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from metanas_server.config import is_loopback
 from metanas_server.errors import Forbidden, ServiceError
 from metanas_server.resources import Failure
+from metanas_server.sockets import is_loopback
 from metanas_server.status import code_of, describe
 
 POLICY = "; ".join(

@@ -1,0 +1,70 @@
+"""Admission: the limits that a new adaptation must meet."""
+
+from metanas_server.callers.access import Caller
+from metanas_server.config import ServerConfig
+from metanas_server.errors import Overloaded, QuotaReached
+from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.records.records import Load, Records
+from metanas_server.resources import Spec
+
+DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
+
+
+class Admission:
+    """The limits of the queue, of a caller and of the store."""
+
+    def __init__(self, config: ServerConfig, records: Records, dispatcher: Dispatcher) -> None:
+        self._config = config
+        self._records = records
+        self._dispatcher = dispatcher
+
+    def check(self, caller: Caller, spec: Spec) -> None:
+        """Refuse a request that has no chance now. This waits for the database.
+
+        Raises:
+            Overloaded: QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
+            QuotaReached: STORE_PINNED.
+            StoreUnavailable: the database cannot be used now.
+        """
+        self.admit(self._records.load(caller.name), spec)
+        self._check_store()
+
+    def admit(self, load: Load, spec: Spec) -> None:
+        """Refuse a request that the load of all fronts does not allow.
+
+        Raises:
+            Overloaded: QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
+        """
+        if load.waiting >= self._config.max_queue:
+            message = f"{load.waiting} adaptations are waiting already; try again shortly"
+            raise Overloaded("QUEUE_FULL", message, self._retry_seconds())
+        if load.unfinished >= self._config.max_jobs_per_caller:
+            text = f"{load.unfinished} of your adaptations have not ended yet"
+            raise Overloaded("CALLER_QUOTA", f"{text}; wait for one of them", self._retry_seconds())
+        wait = load.waiting * self._dispatcher.pace / max(load.fronts, 1)
+        if spec.deadline is not None and wait > spec.deadline:
+            message = (
+                f"{load.waiting} adaptations wait for about {wait:.1f} s, longer than the deadline"
+                f" of {spec.deadline:g} s; try again later or allow more time"
+            )
+            raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
+
+    def _check_store(self) -> None:
+        """Refuse work whose model retention would delete at once, since pinned ones fill the store.
+
+        The model is assumed to be as large as the largest one.
+        """
+        most, models = self._config.max_store_bytes, self._records.models
+        pinned = models.total_bytes(pinned=True) if most else 0
+        if pinned and pinned + models.largest_bytes() > most:
+            message = (
+                f"pinned models take {pinned} of the {most} bytes of the store, which leaves no"
+                " room for another model; unpin or delete some, or ask the operator for a larger"
+                " --max-store-bytes"
+            )
+            raise QuotaReached("STORE_PINNED", message)
+
+    def _retry_seconds(self) -> float:
+        """Return the seconds until the next job probably ends and makes room."""
+        pace = self._dispatcher.pace
+        return min(max(pace, SHORTEST_RETRY), LONGEST_RETRY) if pace else DEFAULT_RETRY

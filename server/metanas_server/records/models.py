@@ -1,0 +1,281 @@
+"""The models: their records, uses and pins, and the callers that share them."""
+
+import json
+import time
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    exists,
+    func,
+    select,
+    update,
+)
+
+from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
+from metanas_server.records.database import Database
+from metanas_server.records.files import Files
+from metanas_server.records.rows import read_model
+from metanas_server.records.tables import MODELS, SHARES
+from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord, SharedModel
+
+SHOWN = (MODELS.c.number, MODELS.c.body, MODELS.c.pinned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLimits:
+    """Limits of changes of models.
+
+    pinned: pinned models of one owner.
+    shares: names that a model is shared with.
+    """
+
+    pinned: int
+    shares: int
+
+
+class Models:
+    """The models; all methods may be called from any thread, and may wait for the database.
+
+    All raise `StoreUnavailable` if the database cannot be used now. `scope` is that of `Records`; a
+    shared model is found by those that it is shared with where a method says so.
+    """
+
+    def __init__(self, database: Database, files: Files) -> None:
+        """Use a database and the notes of its files."""
+        self._database = database
+        self._files = files
+        self._uses = dict[str, int]()
+
+    def get(self, id_: str, scope: str | None) -> ModelRecord:
+        """Return the model with this id, also one that is shared with the scope.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        return self.show(id_, scope).record
+
+    def show(self, id_: str, scope: str | None) -> SharedModel:
+        """Return the model with this id as `get` does, with its pin and its shares.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        rows = self._database.read(select(*SHOWN).where(MODELS.c.id == id_, *_readable(scope)))
+        if not rows:
+            raise NotFound("model", f"models/{id_}")
+        [(_, model)] = self._shown(rows)
+        return model
+
+    def page(
+        self, before: int | None, count: int, scope: str | None
+    ) -> list[tuple[int, SharedModel]]:
+        """Return at most `count` models with their numbers below `before`, newest first.
+
+        Those that are shared with the scope are not among them; see `shared`.
+        """
+        return self._page(select(*SHOWN).where(*_owned(scope)), before, count)
+
+    def shared(self, before: int | None, count: int, reader: str) -> list[tuple[int, SharedModel]]:
+        """Return models of others that a caller may read, as `page` does."""
+        return self._page(select(*SHOWN).where(*_shared(reader)), before, count)
+
+    def ids(self, count: int, scope: str | None) -> list[str]:
+        """Return the ids of at most `count` models, newest first."""
+        return self._ids(_owned(scope), count)
+
+    def shared_ids(self, count: int, reader: str) -> list[str]:
+        """Return the ids of models of others that a caller may read, newest first."""
+        return self._ids(_shared(reader), count)
+
+    def update(
+        self, id_: str, scope: str | None, change: ModelChange, limits: ModelLimits
+    ) -> SharedModel:
+        """Change a model of the scope as a whole or not at all, and return it.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+            QuotaReached: PINS_FULL, SHARES_FULL.
+        """
+        with self._database.change() as connection:
+            row = _locked(connection, id_, scope)
+            if change.pinned and not row.pinned:
+                self._check_pins(connection, row.owner, limits.pinned)
+            if change.pinned is not None:
+                changed = update(MODELS).where(MODELS.c.number == row.number)
+                connection.execute(changed.values(pinned=int(change.pinned)))
+            self._share(connection, row.number, change, limits.shares)
+        return self.show(id_, scope)
+
+    def delete(self, id_: str, scope: str | None, *, unless_pinned: bool = False) -> str:
+        """Delete the record of a model, also on a full disk; return the digest of its file.
+
+        The file stays and becomes loose.
+
+        unless_pinned: find no pinned model.
+
+        Raises:
+            NotFound: UNKNOWN_MODEL.
+        """
+        found = _owned(scope) + ([MODELS.c.pinned == 0] if unless_pinned else [])
+        if not self._database.read(select(MODELS.c.id).where(MODELS.c.id == id_, *found)):
+            raise NotFound("model", f"models/{id_}")
+
+        def delete_row(connection: Connection) -> str:
+            row = _locked(connection, id_, scope)
+            if unless_pinned and row.pinned:
+                raise NotFound("model", f"models/{id_}")
+            self._files.note(connection, row.sha256)
+            connection.execute(delete(SHARES).where(SHARES.c.model == row.number))
+            connection.execute(delete(MODELS).where(MODELS.c.number == row.number))
+            return str(row.sha256)
+
+        return self._database.make_room(delete_row)
+
+    def insert(self, connection: Connection, model: ModelRecord) -> None:
+        """Add a model, unless it is there, as a part of a transaction; its file is needed now."""
+        row = self._database.insert_into(MODELS).values(
+            id=model.id,
+            owner=model.owner,
+            sha256=model.sha256,
+            size=model.size_bytes,
+            used=model.create_time,
+            body=json.dumps(asdict(model)),
+        )
+        connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
+        self._files.forget(connection, model.sha256)
+
+    def mark_used(self, id_: str) -> None:
+        """Note in memory that a model is used now; `write_uses` writes it down."""
+        self._uses[id_] = time.time_ns()
+
+    def write_uses(self) -> None:
+        """Write down the uses since the last call."""
+        uses, self._uses = self._uses, {}
+        if not uses:
+            return
+        row = update(MODELS).where(MODELS.c.id == bindparam("model")).values(used=bindparam("time"))
+        try:
+            with self._database.change() as connection:
+                connection.execute(row, [{"model": id_, "time": t} for id_, t in uses.items()])
+        except StoreUnavailable:
+            self._uses = uses | self._uses
+            raise
+
+    def longest_unused(self, count: int) -> list[tuple[str, int, int]]:
+        """Return id, time of the last use, and bytes of the models whose last use is the oldest.
+
+        Pinned ones are not among them.
+        """
+        columns = MODELS.c
+        query = select(columns.id, columns.used, columns.size).where(columns.pinned == 0)
+        query = query.order_by(columns.used, columns.number).limit(count)
+        return [(id_, used, size) for id_, used, size in self._database.read(query)]
+
+    def total_bytes(self, *, pinned: bool = False) -> int:
+        """Return the bytes of the files of all models, or of the pinned ones."""
+        files = select(MODELS.c.sha256, MODELS.c.size).distinct()
+        if pinned:
+            files = files.where(MODELS.c.pinned == 1)
+        query = select(func.coalesce(func.sum(files.subquery().c.size), 0))
+        ((size,),) = self._database.read(query)
+        return int(size)
+
+    def largest_bytes(self) -> int:
+        """Return the bytes of the largest file; 0 without models."""
+        ((size,),) = self._database.read(select(func.coalesce(func.max(MODELS.c.size), 0)))
+        return int(size)
+
+    def _check_pins(self, connection: Connection, owner: str, most: int) -> None:
+        self._database.lock(connection, f"pins {owner}")
+        pinned = select(func.count()).where(MODELS.c.owner == owner, MODELS.c.pinned == 1)
+        if connection.execute(pinned.select_from(MODELS)).scalar_one() >= most:
+            text = f"a caller may have {most} pinned models; unpin or delete one of them first"
+            raise QuotaReached("PINS_FULL", text)
+
+    def _share(self, connection: Connection, model: int, change: ModelChange, most: int) -> None:
+        if change.unshare:
+            names = SHARES.c.name.in_(change.unshare)
+            connection.execute(delete(SHARES).where(SHARES.c.model == model, names))
+        if not change.share_with:
+            return
+        rows = [{"model": model, "name": name} for name in change.share_with]
+        connection.execute(self._database.insert_into(SHARES).on_conflict_do_nothing(), rows)
+        count = select(func.count()).select_from(SHARES).where(SHARES.c.model == model)
+        if connection.execute(count).scalar_one() > most:
+            text = f"a model may be shared with {most} names; remove some, or share it with"
+            raise QuotaReached("SHARES_FULL", f"{text} all callers ({EVERYBODY!r})")
+
+    def _page(
+        self, query: Select[Any], before: int | None, count: int
+    ) -> list[tuple[int, SharedModel]]:
+        if before is not None:
+            query = query.where(MODELS.c.number < before)
+        query = query.order_by(MODELS.c.number.desc()).limit(count)
+        return self._shown(self._database.read(query))
+
+    def _ids(self, found: list[ColumnElement[bool]], count: int) -> list[str]:
+        query = select(MODELS.c.id).where(*found)
+        rows = self._database.read(query.order_by(MODELS.c.number.desc()).limit(count))
+        return [id_ for (id_,) in rows]
+
+    def _shown(self, rows: Collection[Any]) -> list[tuple[int, SharedModel]]:
+        """Return the models of rows with the columns `SHOWN`."""
+        numbers = [row.number for row in rows]
+        query = select(SHARES).where(SHARES.c.model.in_(numbers)).order_by(SHARES.c.name)
+        names: dict[int, list[str]] = {number: [] for number in numbers}
+        for number, name in self._database.read(query) if rows else ():
+            names[number].append(name)
+        return [
+            (
+                row.number,
+                SharedModel(
+                    record=read_model(json.loads(row.body)),
+                    pinned=bool(row.pinned),
+                    shared_with=tuple(names[row.number]),
+                ),
+            )
+            for row in rows
+        ]
+
+
+def _locked(connection: Connection, id_: str, scope: str | None) -> Any:
+    """Return the row of a model of a scope, and keep changes of other fronts waiting.
+
+    Raises:
+        NotFound: UNKNOWN_MODEL.
+    """
+    columns = (MODELS.c.number, MODELS.c.owner, MODELS.c.sha256, MODELS.c.pinned)
+    query = select(*columns).where(MODELS.c.id == id_, *_owned(scope)).with_for_update()
+    row = connection.execute(query).first()
+    if row is None:
+        raise NotFound("model", f"models/{id_}")
+    return row
+
+
+def _owned(scope: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition for the models of a scope."""
+    return [] if scope is None else [MODELS.c.owner == scope]
+
+
+def _readable(scope: str | None) -> list[ColumnElement[bool]]:
+    """Return the condition for one model that a scope may read.
+
+    The shares of the model alone are looked up: the time tells nothing about an unknown id.
+    """
+    if scope is None:
+        return []
+    names = SHARES.c.name.in_((scope, EVERYBODY))
+    return [(MODELS.c.owner == scope) | exists().where(SHARES.c.model == MODELS.c.number, names)]
+
+
+def _shared(reader: str) -> list[ColumnElement[bool]]:
+    """Return the condition for the models that others share with a caller."""
+    shared = select(SHARES.c.model).where(SHARES.c.name.in_((reader, EVERYBODY)))
+    return [MODELS.c.number.in_(shared), MODELS.c.owner != reader]
