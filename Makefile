@@ -23,7 +23,7 @@ SOURCES := metanas data protos meta_checkpoints server client tests examples doc
 # On Linux the default index serves the CUDA build of torch. This one serves the CPU build, of a tenth of the size.
 TORCH_CPU := $(if $(filter Linux-cpu,$(shell uname -s)-$(DEVICE)),https://download.pytorch.org/whl/cpu)
 # On a GPU: make bench DEVICE=gpu
-TOPICS = adapt export query inference together server memory scaling weak_scaling $(filter gpu,$(DEVICE))
+TOPICS = adapt export query inference together server memory scaling weak_scaling overload $(filter gpu,$(DEVICE))
 INSTALLED := $(VENV)/.installed-$(DEVICE)
 INSTALLED_DEV := $(VENV)/.installed-dev-$(DEVICE)
 

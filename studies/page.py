@@ -20,6 +20,7 @@ from benchmarks import (
     gpu,
     inference,
     memory,
+    overload,
     query,
     scaling,
     server,
@@ -35,8 +36,8 @@ PERFORMANCE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "result
 PAGES = (PERFORMANCE, RESULTS, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
 FOLDERS = (ROOT / "benchmarks" / "results", ROOT / "studies" / "results")
 TOPICS = (
-    accuracy, adapt, adaptation, budgets, domains, export, gpu, inference, memory, quality, query,
-    scaling, server, shipped, together, variants, weak_scaling,
+    accuracy, adapt, adaptation, budgets, domains, export, gpu, inference, memory, overload,
+    quality, query, scaling, server, shipped, together, variants, weak_scaling,
 )  # fmt: skip
 TABLES: Mapping[str, Tables] = {module.TOPIC: module.tables for module in TOPICS}
 BLOCK = re.compile(r"(<!-- (\S+) (\S+) -->\n).*?(<!-- / -->)", re.DOTALL)

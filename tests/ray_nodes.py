@@ -29,6 +29,7 @@ class Nodes:
 
     def __init__(self, child: "subprocess.Popen[str]") -> None:
         self._child = child
+        self.pid = child.pid
         self.address = self._read()
 
     def kill(self, node: int) -> None:

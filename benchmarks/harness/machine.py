@@ -3,7 +3,8 @@
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,26 @@ def status(pid: int | str = "self") -> Mapping[str, int]:
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     parts = [line.split() for line in lines if line.endswith(" kB")]
     return {part[0].removesuffix(":"): int(part[1]) * 1024 for part in parts}
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    pids = [pid]
+    for parent in pids:
+        for thread in Path(f"/proc/{parent}/task").glob("*/children"):
+            with suppress(OSError):  # the thread has ended
+                pids += map(int, thread.read_text(encoding="ascii").split())
+    return pids
+
+
+def processor_seconds(pids: Iterable[int]) -> float:
+    """Return the processor time that processes have used so far; an ended one counts as 0."""
+    ticks = 0
+    for pid in pids:
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2]
+            ticks += sum(map(int, fields.split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak() -> int:

@@ -12,13 +12,14 @@ from benchmarks import (
     gpu,
     inference,
     memory,
+    overload,
     query,
     scaling,
     server,
     together,
     weak_scaling,
 )
-from benchmarks.harness.results import Results, Tables, load
+from benchmarks.harness.results import Results, Row, Tables, load
 
 IN_PROCESS = (export, query, together)
 WITH_PROCESSES = (adapt, inference, memory, scaling, server, weak_scaling)
@@ -79,6 +80,28 @@ def test_of_several_kinds_of_tasks_each_is_done(
     out = tmp_path / "results.json"
     check(together.main, together.tables, out, capsys, "--only", "mixed")
     assert [len(row["ends"][0]) for row in load(out).rows] == [4, 4]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a start of Ray may take minutes
+def test_overload_counts_its_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results.json"
+    check(overload.main, overload.tables, out, capsys)
+    cases: dict[str, list[Row]] = {}
+    for row in load(out).rows:
+        cases.setdefault(row["case"], []).append(row)
+    attacks = {row["attack"]: row for row in cases["health"]}
+    assert set(attacks) == {"none", "dimensions", "tensors", "idle", "others", "quota"}
+    assert attacks["idle"]["connections"] == 5
+    assert sum(attacks["quota"]["reasons"].values()) == 10 * overload.TINY["quota"]
+    assert len(attacks["quota"]["whole"]) >= overload.TINY["others"]
+    assert [row["jobs"] for row in cases["watchers"]] == [overload.TINY["jobs"], 1]
+    assert all(row["messages"] for row in cases["watchers"])
+    (refusals,) = cases["refusals"]
+    refused = sum(refusals["reasons"].values())
+    assert refused + refusals["accepted"] == 10 * refusals["queue"]
+    assert len(refusals["seconds"]) == refusals["retry"] == refused
+    assert [row["place"] for row in cases["throughput"]] == ["processes", "ray"]
 
 
 def test_adaptations_are_counted_by_their_ends() -> None:

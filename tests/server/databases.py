@@ -78,6 +78,12 @@ class Postgres:
             else:
                 return
 
+    @property
+    def pid(self) -> int:
+        """Return the process id of the server that has started."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """Kill the server as a crash would; its other processes end by themselves."""
         if self._process is not None:
