@@ -57,7 +57,7 @@ def _repair(options: argparse.Namespace, address: Path | URL) -> list[str]:
         message = f"--data {options.data} is no folder; name the data folder of the server"
         raise StartError("CONFIG_INVALID", message)
     with _locked(options, address):
-        return maintenance.repair(address, _store(options))
+        return maintenance.repair(options.data, address, _store(options))
 
 
 def _migrate(options: argparse.Namespace, address: Path | URL) -> list[str]:

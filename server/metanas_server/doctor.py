@@ -27,6 +27,7 @@ from metanas_server.config import ServerConfig, parse
 from metanas_server.cores import usable_cores
 from metanas_server.errors import StartError, StoreError, StoreUnavailable
 from metanas_server.records.address import open_database, read_address
+from metanas_server.records.damage import Flaw
 from metanas_server.records.migrate import Use
 from metanas_server.records.records import Records
 from metanas_server.storage.artefacts import QUARANTINE, Store
@@ -44,6 +45,8 @@ RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
 GIB = 2**30
 WORKER_BYTES = 300 * 2**20
 """Memory of an idle worker that it shares with no other."""
+MOST_FLAWS = 20  # damaged records with a line of their own
+REPAIR = "stop the server, and run metanas-server repair"
 LITTLE_DISK, TOO_LITTLE_DISK = 2 * GIB, GIB // 10
 
 
@@ -222,7 +225,7 @@ def _data(config: ServerConfig) -> Iterator[Found]:
 
 
 def _records(address: Path | URL, store: Store) -> Iterator[Found]:
-    """Check the database, and that each file that a record needs is there and undamaged."""
+    """Check the records, and that each file that one of them needs is there and undamaged."""
     if isinstance(address, Path) and not address.exists():
         if store.digests():
             yield FAILURE, f"{address} is gone, but not its files; restore a backup of both"
@@ -230,11 +233,19 @@ def _records(address: Path | URL, store: Store) -> Iterator[Found]:
     try:
         with closing(Records(open_database(address, Use.LOOK))) as records:
             digests = sorted(records.files.needed())
+            mark, flaws = records.files.mark(), records.damage.find()
     except StartError as error:
         if error.reason != "DATABASE_EMPTY":
             raise
         yield OK, str(error)
         return
+    yield from _flaws(flaws)
+    if store.mark() not in ("", mark):
+        yield FAILURE, f"the artefacts in {store.name} belong to another database; give others"
+    yield from _files(digests, store)
+
+
+def _files(digests: Sequence[str], store: Store) -> Iterator[Found]:
     states = Counter(_state(store, digest) for digest in digests)
     for state in ("lost", "damaged"):
         if states[state]:
@@ -243,6 +254,13 @@ def _records(address: Path | URL, store: Store) -> Iterator[Found]:
     if store.isolated():
         where = f"{store.name}/{QUARANTINE}"
         yield WARNING, f"{where} has files without a record; delete them if no model is missing"
+
+
+def _flaws(flaws: Sequence[Flaw]) -> Iterator[Found]:
+    for flaw in flaws[:MOST_FLAWS]:
+        yield FAILURE, f"the record of {flaw.name} has changed on the disk; {REPAIR}"
+    if more := len(flaws[MOST_FLAWS:]):
+        yield FAILURE, f"{more} more records have changed on the disk; {REPAIR}"
 
 
 def _disk(config: ServerConfig) -> Iterator[Found]:

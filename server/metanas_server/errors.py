@@ -26,15 +26,16 @@ MetanasError
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason
     ├── WorkerFailed        INTERNAL: a defect in a worker process
-    ├── StoreError          ARTEFACT_LOST, ARTEFACT_DAMAGED
+    ├── StoreError          ARTEFACT_LOST, ARTEFACT_DAMAGED, RECORD_DAMAGED
     │   └── StoreUnavailable  STORE_FULL, STORE_FAILED, STORE_BUSY: try again later
     └── StartError          CONFIG_INVALID, DATA_NOT_WRITABLE, DATA_IN_USE, DATABASE_MISSING,
                             DATABASE_OLDER, DATABASE_DAMAGED, DATABASE_VERSION, DATABASE_EMPTY,
-                            DATABASE_UNREACHABLE, DRIVER_MISSING, BACKUP_INVALID, ADDRESS_INVALID,
-                            PORT_IN_USE, LISTEN_INSECURE, TLS_INVALID, TOKEN_INVALID,
-                            AUDIT_NOT_WRITABLE, CHECKPOINT_MISSING, CHECKPOINT_CHANGED,
-                            DEVICE_MISSING, STUDIO_MISSING, S3_MISSING, STORE_UNREACHABLE,
-                            RAY_MISSING, WORKER_FAILED: the server does not start
+                            DATABASE_UNREACHABLE, DRIVER_MISSING, BACKUP_INVALID,
+                            ARTEFACTS_FOREIGN, ADDRESS_INVALID, PORT_IN_USE, LISTEN_INSECURE,
+                            TLS_INVALID, TOKEN_INVALID, AUDIT_NOT_WRITABLE,
+                            CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING, STUDIO_MISSING,
+                            S3_MISSING, STORE_UNREACHABLE, RAY_MISSING, WORKER_FAILED: the
+                            server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).
@@ -113,7 +114,7 @@ class WorkerFailed(ServiceError):
 
 
 class StoreError(ServiceError):
-    """A file of the data folder is missing or damaged."""
+    """A file of the data folder or a record of the database is missing or damaged."""
 
 
 class StoreUnavailable(StoreError):

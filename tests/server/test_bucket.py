@@ -12,6 +12,7 @@ from obstore.store import S3Store
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_protos.v1.model_service_pb2 import DeleteModelRequest
+from metanas_server.storage.artefacts import MARK
 from metanas_server.storage.folder_store import FolderStore
 from tests.server.calls import LONG, RUNNING, SUCCEEDED, Api, images, refused, spec
 from tests.server.processes import ENVIRONMENT, ServerProcess, maintain, serving
@@ -50,8 +51,9 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def names(keys: S3Store, folder: str = "") -> set[str]:
+    """Return the names below a folder, without the mark of the database."""
     paths = {each["path"] for page in keys.list(folder) for each in page}
-    return {path.removeprefix(f"{folder}/") for path in paths}
+    return {path.removeprefix(f"{folder}/") for path in paths} - {MARK}
 
 
 def test_models_are_in_the_bucket_until_they_are_deleted(

@@ -1,9 +1,10 @@
 """The contract of the records, on SQLite and on PostgreSQL."""
 
+import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,7 +22,6 @@ from metanas_server.records.address import open_database, read_address
 from metanas_server.records.database import Database
 from metanas_server.records.migrate import HEAD, Use
 from metanas_server.records.records import Records
-from metanas_server.records.rows import dump
 from metanas_server.records.tables import METADATA
 from metanas_server.resources import Failure, ProgressRecord, State
 from metanas_server.storage.folder_store import FolderStore
@@ -303,11 +303,11 @@ PRAGMA user_version = 5;
 
 def write_format_5(path: Path, support: str) -> None:
     """Write a database of the format before Alembic, with one adaptation."""
-    record = replace(RECORD, support=support)
+    record = replace(RECORD, support=support, request_id="r")
     with closing(sqlite3.connect(path)) as old, old:
         old.executescript(FORMAT_5)
         query = "INSERT INTO adaptations (id, state, request_id, support, body)"
-        row = (record.id, record.state, "r", support, dump(record))
+        row = (record.id, record.state, "r", support, json.dumps(asdict(record)))
         old.execute(f"{query} VALUES (?, ?, ?, ?, ?)", row)
 
 
@@ -322,7 +322,7 @@ def test_a_backup_of_an_older_database(tmp_path: Path) -> None:
     assert not [path for path in copy.iterdir() if path.name.startswith("tmp")]
     assert "and 1 files" in maintain("restore", str(copy), "--data", str(restored))
     with closing(Records(open_database(restored / "records.sqlite3"))) as records:
-        assert records.unfinished() == [replace(RECORD, support=support)]
+        assert records.unfinished() == [replace(RECORD, support=support, request_id="r")]
 
 
 def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
@@ -333,8 +333,9 @@ def test_a_file_of_the_format_before_alembic(tmp_path: Path) -> None:
     assert caught.value.reason == "DATABASE_VERSION"
     assert f"version {HEAD}" in maintain("migrate", "--data", str(tmp_path))
     with closing(Records(open_database(path))) as records:
-        assert records.unfinished() == [RECORD]
-        assert records.by_request("", "r") == RECORD
+        asked = replace(RECORD, request_id="r")
+        assert records.unfinished() == [asked]
+        assert records.by_request("", "r") == asked
         records.update(ENDED, PROGRESS, MODEL)
         assert records.models.get("one", None) == MODEL
 

@@ -125,6 +125,19 @@ def test_cleaning_and_probing_leave_everything_else(place: Place) -> None:
     assert read(place.store, digest) == CONTENT
 
 
+def test_the_first_mark_stays_until_it_is_replaced(place: Place) -> None:
+    store = place.store
+    digest = store.put(CONTENT)
+    assert store.mark() == ""
+    with ThreadPoolExecutor(8) as threads:
+        marks = set(threads.map(lambda number: store.set_mark(f"{number:032}"), range(16)))
+    assert marks == {store.mark()}
+    assert store.set_mark("other") == store.mark() != "other"
+    assert store.set_mark("other", replace=True) == store.mark() == "other"
+    store.clean()
+    assert store.digests() == {digest}
+
+
 def test_a_bucket_that_fails_is_unavailable(bucket: Bucket, s3: S3Store, tmp_path: Path) -> None:
     digest = s3.put(CONTENT)
     calls: list[Callable[[], object]] = [
@@ -136,6 +149,8 @@ def test_a_bucket_that_fails_is_unavailable(bucket: Bucket, s3: S3Store, tmp_pat
         lambda: s3.release(digest),
         s3.digests,
         s3.probe,
+        s3.mark,
+        lambda: s3.set_mark("mark"),
     ]
     for status in ("507 Insufficient Storage", "403 Forbidden"):
         with bucket.failing(status):

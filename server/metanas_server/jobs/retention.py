@@ -71,7 +71,9 @@ class Retention:
 
     def _unused(self, oldest: int) -> list[str]:
         """Return models to delete next; models with the same file may leave some for later."""
-        excess = self._models.total_bytes() - self._max_bytes if self._max_bytes else 0
+        excess = 0
+        if self._max_bytes and self._models.total_bytes() > self._max_bytes:
+            excess = self._models.sound_bytes() - self._max_bytes
         chosen = list[str]()
         for id_, used, size in self._models.longest_unused(BATCH):
             if used >= oldest and excess <= 0:

@@ -1,8 +1,10 @@
 """A database: its connections for changes and for reads, and its errors."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Executable, Table, text
@@ -10,12 +12,32 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from metanas_server.errors import StoreUnavailable
-from metanas_server.records.reserve import Reserve
+from metanas_server.errors import StoreError, StoreUnavailable
 
 CHANNEL = "metanas"
 """The channel of notices in PostgreSQL."""
+PAGE_DAMAGED = "PAGE_DAMAGED"
+"""The reason of an error that says: a part of the database has changed on its disk."""
+RESERVE_BYTES = 2**20  # room on a full disk for the deletion of a record
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """The file `reserve` beside an SQLite database."""
+
+    path: Path
+
+    def fill(self) -> None:
+        """Write the file if there is room for it."""
+        with suppress(OSError):
+            if not self.path.exists():
+                self.path.write_bytes(os.urandom(RESERVE_BYTES))  # a hole takes no room
+
+    def release(self) -> None:
+        """Remove the file."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +46,7 @@ class Database:
 
     changes: connections whose transactions may change rows.
     reads: connections without transactions.
-    reason: finds the reason of an error: STORE_FULL, STORE_BUSY or STORE_FAILED.
+    reason: finds the reason of an error: STORE_FULL, STORE_BUSY, STORE_FAILED or PAGE_DAMAGED.
     reserve: room for deletions; None where the server does not see the disk of the database.
     """
 
@@ -64,9 +86,10 @@ class Database:
         """Return the rows of a query.
 
         Raises:
+            StoreError: RECORD_DAMAGED, a part of the database that the query needs is damaged.
             StoreUnavailable: the database cannot be used now.
         """
-        with self._as_store_error(), self.reads.connect() as connection:
+        with self._as_store_error(reading=True), self.reads.connect() as connection:
             return connection.execute(query).all()
 
     @property
@@ -102,8 +125,11 @@ class Database:
         self.reads.dispose()
 
     @contextmanager
-    def _as_store_error(self) -> Iterator[None]:
-        """Turn errors, except for defects of a statement, into `StoreUnavailable`."""
+    def _as_store_error(self, *, reading: bool = False) -> Iterator[None]:
+        """Turn errors, except for defects of a statement, into `StoreUnavailable`.
+
+        reading: damage is an error of its own.
+        """
         try:
             yield
         except NoConnection as error:
@@ -113,6 +139,10 @@ class Database:
             raise
         except DBAPIError as error:
             reason = self.reason(error.orig or error)
+            if reason == PAGE_DAMAGED and reading:
+                message = "a part of the server's database is damaged; restore a backup of it"
+                raise StoreError("RECORD_DAMAGED", message) from error
+            reason = reason if reason in MEANINGS else "STORE_FAILED"
             message = f"the server's database cannot be used now: {MEANINGS[reason]}"
             raise StoreUnavailable(reason, message) from error
 

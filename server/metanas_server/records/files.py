@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, select, union
+from sqlalchemy import ColumnElement, Connection, delete, exists, select, union, update
 
 from metanas_server.records.database import Database
-from metanas_server.records.tables import ADAPTATIONS, FRONTS, LOOSE, MODELS
+from metanas_server.records.tables import ADAPTATIONS, FRONTS, LOOSE, MODELS, STORE
 
 ALIVE = select(FRONTS.c.id)
 
@@ -23,6 +23,23 @@ class Files:
         """Use a database under the name of a front."""
         self._database = database
         self._front = front
+
+    def mark(self) -> str:
+        """Return the mark of the store that belongs to the database."""
+        ((mark,),) = self._database.read(select(STORE.c.mark))
+        return str(mark)
+
+    def place(self, put: Callable[[str, bool], None]) -> None:
+        """Tie a store to the database; servers that start at the same time do so in turn.
+
+        put: puts the mark on the store, or raises an error; True tells that one has the mark.
+        """
+        with self._database.change() as connection:
+            self._database.lock(connection, "store")
+            mark, placed = connection.execute(select(STORE.c.mark, STORE.c.placed)).one()
+            put(mark, bool(placed))
+            if not placed:
+                connection.execute(update(STORE).values(placed=1))
 
     def loosen(self, digest: str) -> None:
         """Note that a file may exist without a record; no other front deletes it from now on."""

@@ -23,7 +23,13 @@ from sqlalchemy import (
 
 from metanas_server.errors import NotFound
 from metanas_server.records.database import Database
-from metanas_server.records.rows import read_adaptation
+from metanas_server.records.rows import (
+    ADAPTATION,
+    read_adaptation,
+    read_all_progress,
+    read_progress,
+    sound,
+)
 from metanas_server.records.tables import ADAPTATIONS, FRONTS, PROGRESS, UNFINISHED
 from metanas_server.resources import AdaptationRecord, ProgressRecord, State
 
@@ -32,6 +38,10 @@ CLOCKS = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
 }
 """The clock of each kind of database, in milliseconds since 1970."""
+
+
+DAMAGED = "damaged"
+"""The state in the row of an unfinished adaptation whose record is damaged: nobody takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +114,10 @@ class Fronts:
         """
         columns = ADAPTATIONS.c
         turn = func.row_number().over(partition_by=columns.caller, order_by=columns.number)
-        query = select(columns.id, columns.front, columns.body)
+        query = select(*ADAPTATION, columns.front)
         query = query.where(columns.state == State.QUEUED, columns.front != self.name)
         rows = self._database.read(query.order_by(turn, columns.number).limit(count))
-        return [(id_, front, read_adaptation(json.loads(body))) for id_, front, body in rows]
+        return [(record.id, row.front, record) for row, record in sound(rows, read_adaptation)]
 
     def mine(self) -> Mapping[str, bool]:
         """Return the ids of this front's unfinished adaptations; True for the cancelled ones."""
@@ -171,39 +181,37 @@ class Fronts:
             NotFound: UNKNOWN_ADAPTATION, it was deleted.
         """
         columns = ADAPTATIONS.c
-        rows = self._database.read(select(columns.body, columns.progress).where(columns.id == id_))
+        query = select(*ADAPTATION, columns.progress).where(columns.id == id_)
+        rows = self._database.read(query)
         if not rows:
             raise NotFound("adaptation", f"adaptations/{id_}")
-        record = read_adaptation(json.loads(rows[0][0]))
+        record = read_adaptation(rows[0])
         if record.state.final:
-            entries = json.loads(rows[0][1])
-        else:
-            query = select(PROGRESS.c.body).where(
-                PROGRESS.c.adaptation == id_, PROGRESS.c.sequence > after
-            )
-            found = self._database.read(query.order_by(PROGRESS.c.sequence))
-            entries = [json.loads(body) for (body,) in found]
-        progress = [ProgressRecord(**entry) for entry in entries]
-        return record, [each for each in progress if each.sequence > after]
+            progress = read_all_progress(rows[0].progress)
+            return record, [each for each in progress if each.sequence > after]
+        query = select(PROGRESS.c.body).where(
+            PROGRESS.c.adaptation == id_, PROGRESS.c.sequence > after
+        )
+        found = self._database.read(query.order_by(PROGRESS.c.sequence))
+        return record, [entry for (body,) in found if (entry := read_progress(body)) is not None]
 
     def _take(self, *conditions: ColumnElement[bool]) -> list[Taken]:
-        """Make unfinished adaptations those of this front."""
+        """Make unfinished adaptations those of this front, and put damaged ones aside."""
         columns = ADAPTATIONS.c
         change = update(ADAPTATIONS).where(columns.state.in_(UNFINISHED), *conditions)
         change = change.values(front=self.name)
         with self._database.change() as connection:
             rows = connection.execute(
-                change.returning(
-                    columns.body, columns.caller, columns.cancel, columns.number, columns.id
-                )
+                change.returning(*ADAPTATION, columns.caller, columns.cancel, columns.number)
             ).all()
+            taken = {
+                row.number: Taken(record=record, caller=row.caller, cancel=bool(row.cancel))
+                for row, record in sound(rows, read_adaptation)
+            }
+            damaged = [row.number for row in rows if row.number not in taken]
+            if damaged:
+                aside = update(ADAPTATIONS).where(columns.number.in_(damaged))
+                connection.execute(aside.values(state=DAMAGED))
             for row in rows:
                 self._database.notify(connection, self.name, row.id)
-        return [
-            Taken(
-                record=read_adaptation(json.loads(row.body)),
-                caller=row.caller,
-                cancel=bool(row.cancel),
-            )
-            for row in sorted(rows, key=lambda row: int(row.number))
-        ]
+        return [taken[number] for number in sorted(taken)]

@@ -1,9 +1,8 @@
 """The models: their records, uses and pins, and the callers that share them."""
 
-import json
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -21,11 +20,11 @@ from sqlalchemy import (
 from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
-from metanas_server.records.rows import read_model
+from metanas_server.records.rows import MODEL, read_model, sound, write_model
 from metanas_server.records.tables import MODELS, SHARES
 from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord, SharedModel
 
-SHOWN = (MODELS.c.number, MODELS.c.body, MODELS.c.pinned)
+SHOWN = (MODELS.c.number, *MODEL, MODELS.c.pinned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +69,7 @@ class Models:
         rows = self._database.read(select(*SHOWN).where(MODELS.c.id == id_, *_readable(scope)))
         if not rows:
             raise NotFound("model", f"models/{id_}")
+        read_model(rows[0])
         [(_, model)] = self._shown(rows)
         return model
 
@@ -131,23 +131,18 @@ class Models:
             row = _locked(connection, id_, scope)
             if unless_pinned and row.pinned:
                 raise NotFound("model", f"models/{id_}")
-            self._files.note(connection, row.sha256)
+            digest = read_model(row).sha256
+            self._files.note(connection, digest)
             connection.execute(delete(SHARES).where(SHARES.c.model == row.number))
             connection.execute(delete(MODELS).where(MODELS.c.number == row.number))
-            return str(row.sha256)
+            return digest
 
         return self._database.make_room(delete_row)
 
     def insert(self, connection: Connection, model: ModelRecord) -> None:
         """Add a model, unless it is there, as a part of a transaction; its file is needed now."""
-        row = self._database.insert_into(MODELS).values(
-            id=model.id,
-            owner=model.owner,
-            sha256=model.sha256,
-            size=model.size_bytes,
-            used=model.create_time,
-            body=json.dumps(asdict(model)),
-        )
+        columns = write_model(model)
+        row = self._database.insert_into(MODELS).values(used=model.create_time, **columns)
         connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
         self._files.forget(connection, model.sha256)
 
@@ -171,12 +166,18 @@ class Models:
     def longest_unused(self, count: int) -> list[tuple[str, int, int]]:
         """Return id, time of the last use, and bytes of the models whose last use is the oldest.
 
-        Pinned ones are not among them.
+        Pinned ones and damaged ones are not among them.
         """
         columns = MODELS.c
-        query = select(columns.id, columns.used, columns.size).where(columns.pinned == 0)
+        query = select(*MODEL, columns.used).where(columns.pinned == 0)
         query = query.order_by(columns.used, columns.number).limit(count)
-        return [(id_, used, size) for id_, used, size in self._database.read(query)]
+        found = sound(self._database.read(query), read_model)
+        return [(each.id, max(row.used, each.create_time), each.size_bytes) for row, each in found]
+
+    def sound_bytes(self) -> int:
+        """Return the bytes of the files of models that are not damaged; this reads all of them."""
+        found = sound(self._database.read(select(*MODEL)), read_model)
+        return sum({each.sha256: each.size_bytes for _, each in found}.values())
 
     def total_bytes(self, *, pinned: bool = False) -> int:
         """Return the bytes of the files of all models, or of the pinned ones."""
@@ -226,7 +227,7 @@ class Models:
         return [id_ for (id_,) in rows]
 
     def _shown(self, rows: Collection[Any]) -> list[tuple[int, SharedModel]]:
-        """Return the models of rows with the columns `SHOWN`."""
+        """Return the models of rows with the columns `SHOWN`; damaged ones are left out."""
         numbers = [row.number for row in rows]
         query = select(SHARES).where(SHARES.c.model.in_(numbers)).order_by(SHARES.c.name)
         names: dict[int, list[str]] = {number: [] for number in numbers}
@@ -236,12 +237,12 @@ class Models:
             (
                 row.number,
                 SharedModel(
-                    record=read_model(json.loads(row.body)),
+                    record=record,
                     pinned=bool(row.pinned),
                     shared_with=tuple(names[row.number]),
                 ),
             )
-            for row in rows
+            for row, record in sound(rows, read_model)
         ]
 
 
@@ -251,8 +252,7 @@ def _locked(connection: Connection, id_: str, scope: str | None) -> Any:
     Raises:
         NotFound: UNKNOWN_MODEL.
     """
-    columns = (MODELS.c.number, MODELS.c.owner, MODELS.c.sha256, MODELS.c.pinned)
-    query = select(*columns).where(MODELS.c.id == id_, *_owned(scope)).with_for_update()
+    query = select(*SHOWN).where(MODELS.c.id == id_, *_owned(scope)).with_for_update()
     row = connection.execute(query).first()
     if row is None:
         raise NotFound("model", f"models/{id_}")

@@ -6,7 +6,7 @@ from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from metanas_server.errors import StartError, StoreUnavailable
-from metanas_server.records.database import CHANNEL, Database
+from metanas_server.records.database import CHANNEL, PAGE_DAMAGED, Database
 from metanas_server.records.migrate import Use, prepare
 
 CONNECTIONS = 8
@@ -31,6 +31,8 @@ REASONS = {
     "40P01": "STORE_BUSY",  # deadlock_detected
     "55P03": "STORE_BUSY",  # lock_not_available
     "57014": "STORE_BUSY",  # query_canceled, by statement_timeout
+    "XX001": PAGE_DAMAGED,  # data_corrupted
+    "XX002": PAGE_DAMAGED,  # index_corrupted
 }
 """Reasons by SQLSTATE."""
 MIGRATION_LOCK = 0x6D65_7461  # only one server creates the tables

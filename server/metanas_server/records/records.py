@@ -1,8 +1,7 @@
 """The records: adaptations, and with them models, loose files and fronts, as rows."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
@@ -16,11 +15,20 @@ from sqlalchemy import (
 )
 
 from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound
+from metanas_server.records.damage import Damage
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
 from metanas_server.records.fronts import Fronts
 from metanas_server.records.models import Models
-from metanas_server.records.rows import dump, read_adaptation, read_progress
+from metanas_server.records.rows import (
+    ADAPTATION,
+    read_adaptation,
+    read_all_progress,
+    read_progress,
+    sound,
+    write_adaptation,
+    write_progress,
+)
 from metanas_server.records.tables import (
     ADAPTATIONS,
     FRONTS,
@@ -65,7 +73,8 @@ class Records:
     All of them may wait for the database: call them from another thread than the event loop's. Each
     change is one transaction, which is on the disk when the method returns.
 
-    All raise `StoreUnavailable` if the database cannot be used now.
+    All raise `StoreUnavailable` if the database cannot be used now. Those that return one record
+    raise `StoreError` (RECORD_DAMAGED) if it has changed since it was written.
 
     scope: the owner whose rows the caller sees; None stands for all owners. A row of another owner
     is found as little as a row that does not exist.
@@ -79,6 +88,7 @@ class Records:
         self.files = Files(database, front)
         self.fronts = Fronts(database, front)
         self.models = Models(database, self.files)
+        self.damage = Damage(database)
         self._database = database
         self._front = front
 
@@ -120,16 +130,8 @@ class Records:
         Raises:
             AlreadyAccepted: another front has accepted the same request.
         """
-        row = insert(ADAPTATIONS).values(
-            front=self._front,
-            caller=caller,
-            id=record.id,
-            owner=record.owner,
-            state=record.state,
-            request_id=record.request_id,
-            support=record.support,
-            body=dump(record),
-        )
+        columns = write_adaptation(record) | write_progress(())
+        row = insert(ADAPTATIONS).values(front=self._front, caller=caller, **columns)
         with self._database.change() as connection:
             if admit is not None:
                 self._database.lock(connection, "queue")
@@ -154,16 +156,9 @@ class Records:
             LeaseLost: the adaptation belongs to another front.
         """
         row = (ADAPTATIONS.c.id == record.id) & (ADAPTATIONS.c.front == self._front)
-        values: dict[str, Any] = {
-            "state": record.state,
-            "support": record.support,
-            "ended": record.end_time,
-            "body": dump(record),
-        }
+        values = write_adaptation(record)
         if progress is not None:
-            entries = [json.dumps(asdict(entry)) for entry in progress]
-            values["progress"] = f"[{', '.join(entries)}]"
-            values["last_progress"] = entries[-1] if entries else "null"
+            values |= write_progress(progress)
         with self._database.change() as connection:
             former = connection.scalar(select(ADAPTATIONS.c.support).where(row))
             if former and former != record.support:
@@ -182,17 +177,17 @@ class Records:
         Raises:
             NotFound: UNKNOWN_ADAPTATION.
         """
-        query = select(ADAPTATIONS.c.body).where(ADAPTATIONS.c.id == id_, *_within(scope))
+        query = select(*ADAPTATION).where(ADAPTATIONS.c.id == id_, *_within(scope))
         rows = self._database.read(query)
         if not rows:
             raise NotFound("adaptation", f"adaptations/{id_}")
-        return read_adaptation(json.loads(rows[0][0]))
+        return read_adaptation(rows[0])
 
     def progress(self, id_: str) -> tuple[ProgressRecord, ...]:
-        """Return the progress of an adaptation that has ended; empty before."""
+        """Return the progress of an adaptation that has ended; empty before, or if damaged."""
         query = select(ADAPTATIONS.c.progress).where(ADAPTATIONS.c.id == id_)
         rows = self._database.read(query)
-        return tuple(ProgressRecord(**entry) for (text,) in rows for entry in json.loads(text))
+        return read_all_progress(rows[0][0]) if rows else ()
 
     def last_progress(self, id_: str) -> ProgressRecord | None:
         """Return the last progress of an adaptation; None before the first."""
@@ -203,33 +198,33 @@ class Records:
     def by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
         """Return the owner's adaptation with this request id, unless it is cancelled."""
         rows = self._database.read(_by_request(owner, request_id)) if request_id else []
-        return read_adaptation(json.loads(rows[0][0])) if rows else None
+        return read_adaptation(rows[0]) if rows else None
 
     def unfinished(self) -> list[AdaptationRecord]:
         """Return the adaptations that have not ended, oldest first."""
         columns = ADAPTATIONS.c
-        query = select(columns.body).where(columns.state.in_(UNFINISHED)).order_by(columns.number)
-        return [read_adaptation(json.loads(body)) for (body,) in self._database.read(query)]
+        query = select(*ADAPTATION).where(columns.state.in_(UNFINISHED)).order_by(columns.number)
+        return [record for _, record in sound(self._database.read(query), read_adaptation)]
 
     def adaptations(
         self, before: int | None, count: int, state: State | None, scope: str | None
     ) -> list[tuple[int, AdaptationRecord, ProgressRecord | None]]:
         """Return adaptations with their numbers and last progress, newest first.
 
+        Damaged ones are left out.
+
         before: the number above theirs; None begins with the newest.
         count: most adaptations.
         """
         columns = ADAPTATIONS.c
-        query = select(columns.number, columns.body, LAST_PROGRESS)
+        query = select(*ADAPTATION, columns.number, LAST_PROGRESS.label("last"))
         if state is not None:
             query = query.where(columns.state == state)
         if before is not None:
             query = query.where(columns.number < before)
         query = query.where(*_within(scope)).order_by(columns.number.desc()).limit(count)
-        return [
-            (number, read_adaptation(json.loads(body)), read_progress(last))
-            for number, body, last in self._database.read(query)
-        ]
+        found = sound(self._database.read(query), read_adaptation)
+        return [(row.number, record, read_progress(row.last)) for row, record in found]
 
     def delete_adaptation(self, id_: str) -> None:
         """Delete an adaptation; also on a full disk."""
@@ -237,10 +232,14 @@ class Records:
         self._database.make_room(lambda connection: connection.execute(row))
 
     def ended(self, before: int, count: int) -> list[str]:
-        """Return the ids of adaptations that ended before a time, the oldest first."""
+        """Return the ids of adaptations that ended before a time, the oldest first.
+
+        Damaged ones are left out.
+        """
         column = ADAPTATIONS.c.ended
-        query = select(ADAPTATIONS.c.id).where(column > 0, column < before)
-        return [id_ for (id_,) in self._database.read(query.order_by(column).limit(count))]
+        query = select(*ADAPTATION).where(column > 0, column < before)
+        rows = self._database.read(query.order_by(column).limit(count))
+        return [record.id for _, record in sound(rows, read_adaptation)]
 
     def fill_reserve(self) -> None:
         """Reserve room on the disk for a deletion, if there is any."""
@@ -249,8 +248,8 @@ class Records:
 
 
 def _by_request(owner: str, request_id: str) -> Select[Any]:
-    """Return the query for the body of a request's adaptation."""
-    return select(ADAPTATIONS.c.body).where(
+    """Return the query for a request's adaptation."""
+    return select(*ADAPTATION).where(
         ADAPTATIONS.c.owner == owner,
         ADAPTATIONS.c.request_id == request_id,
         ADAPTATIONS.c.request_id != "",

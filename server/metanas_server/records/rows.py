@@ -1,10 +1,14 @@
-"""Read and write the bodies of rows: JSON of records."""
+"""Read and write the rows of records; a row that has changed since it was written is found."""
 
 import json
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from metanas.errors import Violation
+from metanas_server.errors import StoreError
+from metanas_server.records.tables import ADAPTATIONS, MODELS
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -13,33 +17,130 @@ from metanas_server.resources import (
     State,
 )
 
+LOG = logging.getLogger(__name__)
+ADAPTATION = [
+    ADAPTATIONS.c[name]
+    for name in ("id", "owner", "state", "request_id", "support", "ended", "body")
+]
+"""The columns that `read_adaptation` needs."""
+MODEL = [MODELS.c[name] for name in ("id", "owner", "sha256", "size", "body")]
+"""The columns that `read_model` needs."""
 
-def dump(record: AdaptationRecord) -> str:
-    """Return the body of the row of an adaptation."""
-    return json.dumps(asdict(record))
+Value = TypeVar("Value")
 
 
-def read_adaptation(body: dict[str, Any]) -> AdaptationRecord:
-    """Return the adaptation of a body."""
-    failure, classes = body.pop("failure"), body.pop("classes")
+def write_adaptation(record: AdaptationRecord) -> dict[str, Any]:
+    """Return the columns of an adaptation's row that its record decides."""
+    return _adaptation_columns(record) | {"body": json.dumps(asdict(record))}
+
+
+def read_adaptation(row: Any) -> AdaptationRecord:
+    """Return the adaptation of a row.
+
+    Raises:
+        StoreError: RECORD_DAMAGED.
+    """
+    if row.body is not None:
+        record = parse_adaptation(row.body)
+        if _agrees(row, _adaptation_columns(record)):
+            return record
+    raise record_damaged(f"adaptations/{row.id}")
+
+
+def parse_adaptation(body: str) -> AdaptationRecord:
+    """Return the adaptation of a sound body."""
+    fields = json.loads(body)
+    failure, classes = fields.pop("failure"), fields.pop("classes")
     return AdaptationRecord(
-        **{**body, "state": State(body["state"]), "labels": tuple(body["labels"])},
+        **{**fields, "state": State(fields["state"]), "labels": tuple(fields["labels"])},
         classes=None if classes is None else tuple(classes),
         failure=None if failure is None else _failure(failure),
     )
 
 
+def write_model(record: ModelRecord) -> dict[str, Any]:
+    """Return the columns of a model's row that its record decides."""
+    return _model_columns(record) | {"body": json.dumps(asdict(record))}
+
+
+def read_model(row: Any) -> ModelRecord:
+    """Return the model of a row.
+
+    Raises:
+        StoreError: RECORD_DAMAGED.
+    """
+    if row.body is not None:
+        record = parse_model(row.body)
+        if _agrees(row, _model_columns(record)):
+            return record
+    raise record_damaged(f"models/{row.id}")
+
+
+def parse_model(body: str) -> ModelRecord:
+    """Return the model of a sound body."""
+    fields = json.loads(body)
+    return ModelRecord(**{**fields, "labels": tuple(fields["labels"])})
+
+
+def sound(rows: Iterable[Any], read: Callable[[Any], Value]) -> Iterator[tuple[Any, Value]]:
+    """Yield the rows that are as they were written, with their records; log the others."""
+    for row in rows:
+        try:
+            yield row, read(row)
+        except StoreError as error:
+            LOG.warning("%s", error)
+
+
+def write_progress(entries: Iterable[ProgressRecord]) -> dict[str, str]:
+    """Return the columns of an adaptation's row for its whole progress."""
+    texts = [json.dumps(asdict(entry)) for entry in entries]
+    return {
+        "progress": f"[{', '.join(texts)}]",
+        "last_progress": texts[-1] if texts else "null",
+    }
+
+
+def read_progress(text: str | None) -> ProgressRecord | None:
+    """Return the progress of its text; None for `null` and for damaged text."""
+    entry = None if text is None else json.loads(text)
+    return None if entry is None else ProgressRecord(**entry)
+
+
+def read_all_progress(text: str | None) -> tuple[ProgressRecord, ...]:
+    """Return the progress of the text of a list; nothing for damaged text."""
+    return () if text is None else tuple(ProgressRecord(**entry) for entry in json.loads(text))
+
+
+def record_damaged(name: str) -> StoreError:
+    """Make the error for a record that has changed in the database."""
+    message = f"the record of {name} has changed on the disk; restore a backup, or run"
+    return StoreError("RECORD_DAMAGED", f"{message} metanas-server repair")
+
+
+def _adaptation_columns(record: AdaptationRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "owner": record.owner,
+        "state": record.state,
+        "request_id": record.request_id,
+        "support": record.support,
+        "ended": record.end_time,
+    }
+
+
+def _model_columns(record: ModelRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "owner": record.owner,
+        "sha256": record.sha256,
+        "size": record.size_bytes,
+    }
+
+
+def _agrees(row: Any, columns: dict[str, Any]) -> bool:
+    return all(getattr(row, name) == value for name, value in columns.items())
+
+
 def _failure(body: dict[str, Any]) -> Failure:
     violations = tuple(Violation(**entry) for entry in body.pop("violations"))
     return Failure(**body, violations=violations)
-
-
-def read_model(body: dict[str, Any]) -> ModelRecord:
-    """Return the model of a body."""
-    return ModelRecord(**{**body, "labels": tuple(body["labels"])})
-
-
-def read_progress(text: str) -> ProgressRecord | None:
-    """Return the progress of its text; None for `null`."""
-    entry = json.loads(text)
-    return None if entry is None else ProgressRecord(**entry)

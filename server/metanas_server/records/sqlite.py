@@ -1,21 +1,24 @@
 """SQLite: one file in WAL mode, which one server uses at a time."""
 
+import logging
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, QueuePool, create_engine, event, select
 from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from metanas_server.errors import StartError
-from metanas_server.records.database import Database
+from metanas_server.records.database import PAGE_DAMAGED, Database, Reserve
 from metanas_server.records.migrate import Use, prepare
-from metanas_server.records.reserve import Reserve
+from metanas_server.records.tables import METADATA
 
+LOG = logging.getLogger(__name__)
 BUSY_SECONDS = 1.0  # longest wait of a change for the lock of another program
 REASONS = {
     sqlite3.SQLITE_FULL: "STORE_FULL",
     sqlite3.SQLITE_BUSY: "STORE_BUSY",
     sqlite3.SQLITE_LOCKED: "STORE_BUSY",
+    sqlite3.SQLITE_CORRUPT: PAGE_DAMAGED,
 }
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -39,13 +42,14 @@ def open_sqlite(path: Path, use: Use) -> Database:
                 raise
             reserve.release()
             return _open(path, reserve, use)
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
     except DBAPIError as error:
-        damaged = _code(error.orig) in DAMAGED
-        reason = "DATABASE_DAMAGED" if damaged else "DATA_NOT_WRITABLE"
-        repair = "use metanas-server restore, or metanas-server repair"
-        todo = repair if damaged else "make room on its disk, and check its permissions"
+        if _code(error.orig) in DAMAGED:
+            raise _damaged(path, error.orig) from error
+        todo = "make room on its disk, and check its permissions"
         message = f"cannot use the database {path}: {error.orig}; {todo}"
-        raise StartError(reason, message) from error
+        raise StartError("DATA_NOT_WRITABLE", message) from error
 
 
 def look_at_sqlite(path: Path) -> Database:
@@ -57,17 +61,28 @@ def look_at_sqlite(path: Path) -> Database:
     # A database without a log is complete, and as "immutable" it is read without new files.
     mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
     address = f"{path.resolve().as_uri()}?{mode}"
-    engine = create_engine(
-        "sqlite://", creator=lambda: sqlite3.connect(address, uri=True), poolclass=NullPool
-    )
+
+    def connect() -> sqlite3.Connection:
+        opened = sqlite3.connect(address, uri=True)
+        opened.text_factory = _text
+        return opened
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
     try:
         with engine.connect() as connection:
             prepare(connection, f"the database {path}", Use.LOOK)
-            _check(connection)
+            _check(connection, "integrity_check")
+            _check_columns(connection)
+    except UnicodeDecodeError as error:
+        raise _damaged(path, error) from error
     except DBAPIError as error:
-        message = f"{path} is damaged ({error.orig}); restore a backup of --data"
-        raise StartError("DATABASE_DAMAGED", message) from error
+        raise _damaged(path, error.orig) from error
     return Database(changes=engine, reads=engine, reason=_reason)
+
+
+def _damaged(path: Path, cause: BaseException | None) -> StartError:
+    todo = "use metanas-server restore, or metanas-server repair"
+    return StartError("DATABASE_DAMAGED", f"cannot use the database {path}: {cause}; {todo}")
 
 
 def _open(path: Path, reserve: Reserve, use: Use) -> Database:
@@ -78,7 +93,9 @@ def _open(path: Path, reserve: Reserve, use: Use) -> Database:
         event.listen(changes, "begin", _begin)
         with changes.begin() as connection:
             prepare(connection, f"the database {path}", use)
-            _check(connection)
+            _check(connection, "quick_check")
+            _check_columns(connection)
+            _mend_indexes(connection, path)
     except BaseException:
         changes.dispose()
         raise
@@ -96,6 +113,7 @@ def _engine(path: Path, patience: float) -> Engine:
         opened = sqlite3.connect(
             path, timeout=patience, isolation_level=None, check_same_thread=False
         )
+        opened.text_factory = _text
         opened.execute("PRAGMA synchronous = FULL")
         return opened
 
@@ -107,12 +125,42 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def _check(connection: Connection) -> None:
-    (result,) = connection.exec_driver_sql("PRAGMA quick_check(1)").one()
+def _text(raw: bytes) -> str:
+    """Decode text also if it is damaged: its checksum differs then."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _check(connection: Connection, pragma: str) -> None:
+    """Check the file: `quick_check` its structure, `integrity_check` its indexes, too."""
+    (result,) = connection.exec_driver_sql(f"PRAGMA {pragma}(1)").one()
     if result != "ok":
-        damaged = sqlite3.DatabaseError("the file is damaged")
-        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-        raise DatabaseError("PRAGMA quick_check(1)", None, damaged)
+        raise _corrupt("the file is damaged")
+
+
+def _check_columns(connection: Connection) -> None:
+    """Check that no name of a column has changed."""
+    try:
+        for table in METADATA.tables.values():
+            connection.execute(select(table).limit(0))
+    except DBAPIError as error:
+        raise _corrupt(f"the file is damaged: {error.orig}") from error
+
+
+def _corrupt(cause: str) -> DatabaseError:
+    """Make the error of SQLite for a damaged file."""
+    damaged = sqlite3.DatabaseError(cause)
+    damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return DatabaseError("PRAGMA", None, damaged)
+
+
+def _mend_indexes(connection: Connection, path: Path) -> None:
+    """Make the indexes again if one of them differs from its table."""
+    try:
+        _check(connection, "integrity_check")
+    except DatabaseError:
+        LOG.warning("an index of %s was damaged, and is made again", path)
+        connection.exec_driver_sql("REINDEX")
+        _check(connection, "integrity_check")
 
 
 def _reason(error: BaseException) -> str:

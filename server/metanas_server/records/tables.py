@@ -1,14 +1,18 @@
 """The tables of the database.
 
-Columns are searched; all other fields of a record are JSON in `body`. `loose_files` lists the files
-that may exist without a record: those that are being written, and those that are being deleted.
+The record of a row is JSON in `body`, with its checksum. The columns repeat the fields that are
+searched: a row whose columns differ from its body is damaged. `loose_files` lists the files that
+may exist without a record: those that are being written, and those that are being deleted.
 
 `front` is the server that an unfinished adaptation belongs to, or that has noted a loose file. With
 SQLite there is one, without a name. `progress` has the progress of running adaptations for the
 other fronts; at its end the row of an adaptation has all of it.
+
+`store` has one row: the mark of the store that belongs to the database.
 """
 
 import json
+import zlib
 from typing import Any
 
 from sqlalchemy import (
@@ -44,7 +48,32 @@ class Sent(TypeDecorator[str]):
         return None if value is None else json.dumps(value, ensure_ascii=False)[1:-1]
 
     def process_result_value(self, value: Any, dialect: object) -> str | None:
-        return None if value is None else str(json.loads(f'"{value}"'))
+        try:
+            return None if value is None else str(json.loads(f'"{value}"'))
+        except ValueError:  # it is damaged, and differs from the body of its row
+            return str(value)
+
+
+def seal(text: str) -> str:
+    """Return a text with its checksum in front of it."""
+    return f"{zlib.crc32(text.encode('utf-8', 'surrogateescape')):08x} {text}"
+
+
+class Sealed(TypeDecorator[str]):
+    """Text with its CRC-32, which finds each change of one or two bits.
+
+    Text that has changed since it was written is read as None.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: object) -> str | None:
+        return None if value is None else seal(value)
+
+    def process_result_value(self, value: Any, dialect: object) -> str | None:
+        _, _, text = str(value).partition(" ")
+        return text if seal(text) == value else None
 
 
 ADAPTATIONS = Table(
@@ -57,9 +86,9 @@ ADAPTATIONS = Table(
     Column("request_id", Sent, nullable=False),
     Column("support", Text, nullable=False),
     Column("ended", BigInteger, nullable=False, server_default="0"),
-    Column("body", Text, nullable=False),
-    Column("last_progress", Text, nullable=False, server_default="null"),
-    Column("progress", Text, nullable=False, server_default="[]"),
+    Column("body", Sealed, nullable=False),
+    Column("last_progress", Sealed, nullable=False),
+    Column("progress", Sealed, nullable=False),
     Column("front", Text, nullable=False, server_default=""),
     Column("caller", Sent, nullable=False, server_default=""),
     Column("cancel", Integer, nullable=False, server_default="0"),
@@ -93,7 +122,7 @@ MODELS = Table(
     Column("sha256", Text, nullable=False),
     Column("size", BigInteger, nullable=False, server_default="0"),
     Column("used", BigInteger, nullable=False, server_default="0"),
-    Column("body", Text, nullable=False),
+    Column("body", Sealed, nullable=False),
     Column("pinned", Integer, nullable=False, server_default="0"),
     Index("model_owner", "owner"),
     Index("model_used", "used"),
@@ -126,5 +155,11 @@ PROGRESS = Table(
     METADATA,
     Column("adaptation", Text, primary_key=True),
     Column("sequence", BigInteger, primary_key=True),
-    Column("body", Text, nullable=False),
+    Column("body", Sealed, nullable=False),
+)
+STORE = Table(
+    "store",
+    METADATA,
+    Column("mark", Text, primary_key=True),
+    Column("placed", Integer, nullable=False, server_default="0"),
 )

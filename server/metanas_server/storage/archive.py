@@ -27,6 +27,7 @@ from metanas_server.storage.artefacts import Store, sha256
 from metanas_server.storage.place import open_store
 
 LOG = logging.getLogger(__name__)
+REPAIR = "metanas-server repair"
 PROBE_SECONDS = 1.0  # between two looks at a data folder that cannot be written
 
 Value = TypeVar("Value")
@@ -305,8 +306,8 @@ def open_archive(
 
     Raises:
         StartError: DATABASE_MISSING or DATABASE_OLDER, files have no record: with another database
-            they may be models, so nothing is deleted; CONFIG_INVALID, other servers on the database
-            have their files elsewhere. Also the errors of `open_database`.
+            they may be models, so nothing is deleted; ARTEFACTS_FOREIGN, the files belong to
+            another database. Also the errors of `open_database`.
         StoreUnavailable: the data folder cannot be written.
     """
     store = open_store(place, data)
@@ -315,9 +316,13 @@ def open_archive(
     front = "" if isinstance(address, Path) else secrets.token_hex(8)
     records = Records(open_database(address), front)
     try:
-        _check_place(records, store)
+        if records.is_shared or place is not None:  # else the lock of the data folder is enough
+            _place(records, store)
         orphans = len(sweep(records, store))
-        if orphans:
+        if orphans and (damaged := len(records.damage.find())):
+            LOG.error("%d records are damaged, and %d files may be theirs", damaged, orphans)
+            LOG.error("all of them stay as they are; stop the server and run %s", REPAIR)
+        elif orphans:
             cause = f"{address} does not know {orphans} files: it is too old"
             _refuse(data, "DATABASE_OLDER", cause)
     except BaseException:
@@ -327,23 +332,28 @@ def open_archive(
     return Archive(records, store, on_change)
 
 
-def _check_place(records: Records, store: Store) -> None:
-    """Refuse a store without a single file of the servers that share the records.
+def _place(records: Records, store: Store) -> None:
+    """Tie a store to its database. With others each of both would delete files that are needed.
 
     Raises:
-        StartError: CONFIG_INVALID, this server would end their adaptations as failed.
+        StartError: ARTEFACTS_FOREIGN, one of them belongs to another one.
     """
-    if not records.fronts.count():
-        return
-    needed = records.files.needed()
-    present = store.digests()
-    needed &= records.files.needed()  # without the files that are deleted meanwhile
-    if needed and not needed & present:
-        message = (
-            f"{store.name} has no file of the other servers on this database;"
-            " give all of them the same --artefacts"
-        )
-        raise StartError("CONFIG_INVALID", message)
+
+    def put(mark: str, placed: bool) -> None:
+        if placed and records.is_shared and not store.mark():
+            message = (
+                f"{store.name} has not the artefacts of this database; give all servers on it the"
+                f" same --artefacts, or run {REPAIR} if these are the right ones"
+            )
+            raise StartError("ARTEFACTS_FOREIGN", message)
+        if store.set_mark(mark) != mark:
+            message = (
+                f"the artefacts in {store.name} belong to another database; give each database"
+                f" --artefacts of its own, or run {REPAIR} if the other one is gone"
+            )
+            raise StartError("ARTEFACTS_FOREIGN", message)
+
+    records.files.place(put)
 
 
 def _refuse(data: Path, reason: str, cause: str) -> NoReturn:

@@ -13,6 +13,8 @@ from metanas_server.errors import StoreError, StoreUnavailable
 ARTEFACT = re.compile(r"[0-9a-f]{64}")
 QUARANTINE = "quarantine"
 """Folder for damaged artefacts and for those without a record. Only an operator deletes them."""
+MARK = "database"
+"""Name of the file with the mark of the database that the artefacts belong to."""
 PROBE_BYTES = 65536  # a store with room for this much is writable
 
 
@@ -85,6 +87,17 @@ class Store(Protocol):
 
     def probe(self) -> None:
         """Check that an artefact can be written."""
+        ...
+
+    def mark(self) -> str:
+        """Return the mark of the database that the artefacts belong to; empty without one."""
+        ...
+
+    def set_mark(self, mark: str, *, replace: bool = False) -> str:
+        """Set the mark unless there is one; return the mark that is there now.
+
+        replace: set it in any case.
+        """
         ...
 
 

@@ -6,11 +6,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from metanas_server.storage.artefacts import (
     ARTEFACT,
+    MARK,
     PROBE_BYTES,
     QUARANTINE,
     damaged,
@@ -125,6 +126,27 @@ class FolderStore:
                 _write(path, (bytes(PROBE_BYTES),))
             finally:
                 path.unlink(missing_ok=True)
+
+    def mark(self) -> str:
+        path = self.folder / MARK
+        with disk_errors():
+            return path.read_text(encoding="ascii", errors="replace") if path.exists() else ""
+
+    def set_mark(self, mark: str, *, replace: bool = False) -> str:
+        path, partial = self.folder / MARK, self._partial(mark)
+        with disk_errors():
+            if replace or not path.exists():
+                try:
+                    _write(partial, (mark.encode(),))
+                    if replace:
+                        partial.replace(path)
+                    else:
+                        with suppress(FileExistsError):
+                            path.hardlink_to(partial)
+                finally:
+                    partial.unlink(missing_ok=True)
+                _sync_folder(self.folder)
+        return self.mark()
 
     def _partial(self, digest: str) -> Path:
         return self.folder / f"{digest}.{secrets.token_hex(4)}{PARTIAL}"

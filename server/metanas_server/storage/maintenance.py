@@ -90,14 +90,16 @@ def restore(database: Path, store: Store, source: Path) -> list[str]:
     return [*lines, f"restored the database and {len(needed)} files", *_isolate(database, store)]
 
 
-def repair(address: Path | URL, store: Store) -> list[str]:
+def repair(data: Path, address: Path | URL, store: Store) -> list[str]:
     """Make stored data usable again without deleting anything; return lines for people.
 
+    data: the data folder.
     address: of the database.
-    store: the artefacts.
+    store: the artefacts, which belong to this database from now on.
 
-    A damaged file of SQLite is put aside for an empty one. Damaged files and those without a record
-    move into quarantine. Adaptations without their support set end as failed.
+    A damaged file of SQLite is put aside for an empty one. Damaged records are mended, or move to a
+    file of the data folder. Damaged files and those without a record move into quarantine.
+    Adaptations without their support set end as failed.
 
     Raises:
         StartError: DATA_IN_USE, DATA_NOT_WRITABLE, DATABASE_VERSION, DATABASE_UNREACHABLE.
@@ -107,6 +109,7 @@ def repair(address: Path | URL, store: Store) -> list[str]:
     try:
         with closing(_open(address)) as records:
             _check_fronts(records)
+            lines += records.damage.mend(data / time.strftime("damaged-%Y%m%d-%H%M%S.jsonl"))
     except StartError as error:
         if error.reason != "DATABASE_DAMAGED" or isinstance(address, URL):
             raise
@@ -201,10 +204,20 @@ def _set_aside(database: Path, kind: str) -> list[str]:
 
 
 def _isolate(address: Path | URL, store: Store) -> list[str]:
-    """Move files without a record into quarantine."""
+    """Give the artefacts to the database, and move files without a record into quarantine."""
+    lines, former = list[str](), store.mark()
+
+    def put(mark: str, _: bool) -> None:
+        if store.set_mark(mark, replace=True) != former and former:
+            lines.append(f"the artefacts in {store.name} belong to this database from now on")
+
     with closing(_open(address)) as records:
+        if records.is_shared or former:
+            records.files.place(put)
         orphans = sweep(records, store)
     for digest in orphans:
         store.isolate(digest)
-    where = f"{store.name}/{QUARANTINE}"
-    return [f"moved {len(orphans)} files without a record to {where}"] if orphans else []
+    if orphans:
+        where = f"{store.name}/{QUARANTINE}"
+        lines.append(f"moved {len(orphans)} files without a record to {where}")
+    return lines

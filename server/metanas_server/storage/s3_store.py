@@ -16,6 +16,7 @@ from obstore.store import S3Store as Bucket
 from metanas_server.errors import StoreError, StoreUnavailable
 from metanas_server.storage.artefacts import (
     ARTEFACT,
+    MARK,
     PROBE_BYTES,
     QUARANTINE,
     damaged,
@@ -139,11 +140,26 @@ class S3Store:
             self._bucket.put(PROBE_KEY, bytes(PROBE_BYTES), use_multipart=False)
             self._bucket.delete(PROBE_KEY)
 
-    def _create(self, digest: str, content: bytes | memoryview) -> bool:
+    def mark(self) -> str:
+        try:
+            return b"".join(self._pieces(MARK)).decode("ascii", "replace")
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            return ""
+
+    def set_mark(self, mark: str, *, replace: bool = False) -> str:
+        if replace:
+            with _s3_errors():
+                self._bucket.put(MARK, mark.encode(), use_multipart=False)
+            return mark
+        return mark if self._create(MARK, mark.encode()) else self.mark()
+
+    def _create(self, key: str, content: bytes | memoryview) -> bool:
         """Create an artefact; return False if there is one already."""
         try:
             with _s3_errors():
-                self._bucket.put(digest, content, mode="create", use_multipart=False)
+                self._bucket.put(key, content, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return False
         return True

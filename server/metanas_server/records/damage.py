@@ -1,0 +1,114 @@
+"""Rows that have changed since they were written: find them, and mend them or take them out."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Column, Connection, Table, delete, select, update
+
+from metanas_server.records.database import Database
+from metanas_server.records.rows import (
+    ADAPTATION,
+    MODEL,
+    parse_adaptation,
+    parse_model,
+    write_adaptation,
+    write_model,
+    write_progress,
+)
+from metanas_server.records.tables import ADAPTATIONS, MODELS
+
+BATCH = 500  # rows that are read at once
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """A damaged row.
+
+    name: of its record.
+    columns: the right columns, if its body is sound.
+    """
+
+    table: Table
+    number: int
+    name: str
+    columns: dict[str, Any] | None
+
+
+class Damage:
+    """The damaged rows of a database; all methods raise `StoreUnavailable` if it cannot be used."""
+
+    def __init__(self, database: Database) -> None:
+        """Use an open database."""
+        self._database = database
+
+    def find(self) -> list[Flaw]:
+        """Return all damaged rows; this reads the whole database."""
+        progress = [ADAPTATIONS.c.progress, ADAPTATIONS.c.last_progress]
+        found = list(self._find(ADAPTATIONS, [*ADAPTATION, *progress], _adaptation))
+        return found + list(self._find(MODELS, MODEL, _model))
+
+    def mend(self, path: Path) -> list[str]:
+        """Mend the damaged rows, or move them to a file; return lines for people.
+
+        A sound body gives the right columns. Without one the row moves to the file, as JSON.
+
+        path: the file, which is created if a row moves.
+        """
+        lines = list[str]()
+        for flaw in self.find():
+            row = flaw.table.c.number == flaw.number
+            with self._database.change() as connection:
+                if flaw.columns is not None:
+                    connection.execute(update(flaw.table).where(row).values(flaw.columns))
+                    lines.append(f"{flaw.name}: mended the record")
+                else:
+                    _append(path, _raw(connection, flaw))
+                    connection.execute(delete(flaw.table).where(row))
+                    lines.append(f"{flaw.name}: moved the damaged record to {path}")
+        return lines
+
+    def _find(
+        self,
+        table: Table,
+        columns: list[Column[Any]],
+        right: Callable[[Any], dict[str, Any] | None],
+    ) -> Iterator[Flaw]:
+        number = table.c.number
+        query = select(*columns, number).order_by(number).limit(BATCH)
+        rows = self._database.read(query)
+        while rows:
+            for row in rows:
+                wanted = right(row)
+                if wanted is None or any(getattr(row, key) != wanted[key] for key in wanted):
+                    yield Flaw(table, row.number, f"{table.name}/{row.id}", wanted)
+            rows = self._database.read(query.where(number > rows[-1].number))
+
+
+def _adaptation(row: Any) -> dict[str, Any] | None:
+    """Return the right columns of an adaptation; damaged progress becomes empty."""
+    if row.body is None:
+        return None
+    columns = write_adaptation(parse_adaptation(row.body))
+    is_whole = row.progress is not None and row.last_progress is not None
+    return columns if is_whole else columns | write_progress(())
+
+
+def _model(row: Any) -> dict[str, Any] | None:
+    return None if row.body is None else write_model(parse_model(row.body))
+
+
+def _raw(connection: Connection, flaw: Flaw) -> dict[str, Any]:
+    """Return a row as it is in the database."""
+    query = f"SELECT * FROM {flaw.table.name} WHERE number = {flaw.number:d}"
+    return dict(connection.exec_driver_sql(query).mappings().one())
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        print(json.dumps(row, default=repr), file=file)
+        file.flush()
+        os.fsync(file.fileno())

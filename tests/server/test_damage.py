@@ -1,0 +1,237 @@
+"""Bits that flip in the database: an error for the damaged record alone, and the repair."""
+
+import json
+import random
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+from sqlalchemy import text
+from sqlalchemy.dialects import sqlite
+
+from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
+from metanas_protos.v1.model_service_pb2 import ListModelsRequest
+from metanas_server.doctor import FAILURE, examine
+from metanas_server.errors import NotFound, StartError, StoreError
+from metanas_server.records.address import open_database, read_address
+from metanas_server.records.database import Database
+from metanas_server.records.records import Load, Records
+from metanas_server.records.tables import Sealed
+from metanas_server.resources import ProgressRecord, State
+from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
+from tests.server.databases import Postgres
+from tests.server.processes import maintain, serving
+from tests.server.test_parts import MODEL, RECORD
+
+IDS = ("one", "two", "three")
+STEPS = (ProgressRecord(sequence=1, attempt=1, time=1, stage="adapt", step=1, steps=2),)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        address = f"sqlite:///{tmp_path}/records.sqlite3"
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        address = postgres.create()
+    with closing(open_database(read_address(address, Path()))) as database:
+        yield database
+
+
+def fill(records: Records) -> None:
+    """Store ended adaptations with models."""
+    for number, id_ in enumerate(IDS, 1):
+        support, digest = (letter * 63 + str(number) for letter in "sm")
+        record = replace(RECORD, id=id_, support=support)
+        records.insert(record)
+        ended = replace(record, state=State.SUCCEEDED, support="", end_time=number, model=id_)
+        records.update(ended, STEPS, replace(MODEL, id=id_, sha256=digest, create_time=number))
+
+
+def reason(look: object) -> str:
+    assert callable(look)
+    try:
+        look()
+    except StoreError as error:
+        return error.reason
+    return ""
+
+
+def change(database: Database, table: str, column: str, value: object) -> None:
+    """Write a value into the row of `two`, past the records."""
+    with database.change() as connection:
+        query = text(f"UPDATE {table} SET {column} = :value WHERE id = 'two'")
+        connection.execute(query, {"value": value})
+
+
+def test_each_flipped_bit_of_a_text_is_found() -> None:
+    sealed, dialect = Sealed(), sqlite.dialect()
+    written = sealed.process_bind_param('{"id": "é"}', dialect)
+    assert written is not None
+    raw = written.encode()
+    assert sealed.process_result_value(written, dialect) == '{"id": "é"}'
+    for bit in range(8 * len(raw)):
+        flipped = bytearray(raw)
+        flipped[bit // 8] ^= 1 << bit % 8
+        found = flipped.decode("utf-8", "surrogateescape")
+        assert sealed.process_result_value(found, dialect) is None
+    for other in (raw, 7, "", None):
+        assert sealed.process_result_value(other, dialect) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("adaptations", "body", "00000000 {}"),
+        ("adaptations", "state", "succeedee"),
+        ("adaptations", "owner", "b"),
+        ("adaptations", "ended", 3),
+        ("models", "body", "00000000 {}"),
+        ("models", "sha256", "m" * 62 + "n2"),
+        ("models", "size", 2**62),
+    ],
+)
+def test_a_damaged_record_is_refused_alone(
+    database: Database, tmp_path: Path, table: str, column: str, value: object
+) -> None:
+    records = Records(database)
+    fill(records)
+    assert records.damage.find() == []
+    change(database, table, column, value)
+    looks = {"adaptations": records.adaptation, "models": records.models.get}
+    assert reason(lambda: looks[table]("two", None)) == "RECORD_DAMAGED"
+    for kind, look in looks.items():
+        for id_ in IDS:
+            if (kind, id_) != (table, "two"):
+                look(id_, None)
+    left = {
+        "adaptations": {each.id for _, each, _ in records.adaptations(None, 9, None, None)},
+        "models": {each.record.id for _, each in records.models.page(None, 9, None)},
+    }
+    others = {"one", "three"}
+    assert left == {"adaptations": {*IDS}, "models": {*IDS}} | {table: others}
+    if table == "models":
+        assert {id_ for id_, _, _ in records.models.longest_unused(9)} == others
+        assert records.models.sound_bytes() == 2 * MODEL.size_bytes
+    else:
+        assert set(records.ended(2**62, 9)) == others
+    [flaw] = records.damage.find()
+    assert flaw.name == f"{table}/two"
+    [line] = records.damage.mend(tmp_path / "damaged.jsonl")
+    assert records.damage.find() == []
+    if column == "body":
+        assert line == f"{table}/two: moved the damaged record to {tmp_path / 'damaged.jsonl'}"
+        assert json.loads((tmp_path / "damaged.jsonl").read_text())["body"] == value
+        with pytest.raises(NotFound):
+            looks[table]("two", None)
+    else:
+        assert line == f"{table}/two: mended the record"
+        looks[table]("two", None)
+
+
+def test_damaged_progress_is_no_progress(database: Database, tmp_path: Path) -> None:
+    records = Records(database)
+    fill(records)
+    for column in ("progress", "last_progress"):
+        change(database, "adaptations", column, "00000000 {}")
+    assert records.adaptation("two", None).id == "two"
+    assert (records.progress("two"), records.last_progress("two")) == ((), None)
+    assert records.damage.mend(tmp_path / "none") == ["adaptations/two: mended the record"]
+    assert records.damage.find() == []
+
+
+@pytest.mark.parametrize("column", ["body", "support"])
+def test_a_damaged_record_of_waiting_work(database: Database, tmp_path: Path, column: str) -> None:
+    """The other work goes on; work whose record can be mended is done after the repair."""
+    records = Records(database)
+    for id_ in IDS:
+        records.insert(replace(RECORD, id=id_, request_id=id_), "ann")
+    change(database, "adaptations", column, "00000000 {}")
+    assert [each.record.id for each in records.fronts.orphans()] == ["one", "three"]
+    assert records.load("ann") == Load(waiting=2, unfinished=2, fronts=0)
+    assert "two" not in records.fronts.mine()
+    assert reason(lambda: records.adaptation("two", None)) == "RECORD_DAMAGED"
+    assert reason(lambda: records.by_request("", "two")) == "RECORD_DAMAGED"
+    records.damage.mend(tmp_path / "damaged.jsonl")
+    mended = [] if column == "body" else ["two"]
+    assert [each.record.id for each in records.fronts.orphans()] == ["one", *mended, "three"]
+
+
+def test_flipped_bits_of_a_file(tmp_path: Path) -> None:
+    """No flip changes a record unseen; a file that cannot be read at all is refused at once."""
+    path, copy = tmp_path / "records.sqlite3", tmp_path / "copy.sqlite3"
+    with closing(Records(open_database(path))) as records:
+        fill(records)
+        wanted = {
+            id_: (records.adaptation(id_, None), records.models.get(id_, None)) for id_ in IDS
+        }
+    content = path.read_bytes()
+    used = [at for at, byte in enumerate(content) if byte]
+    numbers = random.Random(7)
+    refused_files = damaged = 0
+    for _ in range(150):
+        flipped = bytearray(content)
+        flipped[numbers.choice(used)] ^= 1 << numbers.randrange(8)
+        copy.write_bytes(flipped)
+        try:
+            database = open_database(copy)
+        except StartError:
+            refused_files += 1
+            continue
+        with closing(Records(database)) as records:
+            flaws = {flaw.name.partition("/")[0] for flaw in records.damage.find()}
+            for id_, (adaptation, model) in wanted.items():
+                for look, right in ((records.adaptation, adaptation), (records.models.get, model)):
+                    try:
+                        assert look(id_, None) == right
+                    except (NotFound, StoreError):
+                        assert flaws
+                        damaged += 1
+    assert damaged > 10
+    assert refused_files > 1
+
+
+def flip(path: Path, content: bytes) -> None:
+    """Flip the lowest bit of the last byte of some content of a file."""
+    raw = bytearray(path.read_bytes())
+    assert raw.count(content) >= 1
+    raw[raw.index(content) + len(content) - 1] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_server_with_flipped_bits(checkpoints: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    database = data / "records.sqlite3"
+    with serving(checkpoints, data, "--grace=0", "--max-stack=1") as server:
+        done = [server.api.end_of(server.api.create(spec(seed=n), images()).name) for n in (1, 2)]
+        server.api.until_running(server.api.create(spec(options=LONG), images()).name)
+        waiting = [server.api.create(spec(seed=n), images()).name for n in (3, 4)]
+        assert server.stop() == 0
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    flip(database, f'"model": "{done[0].model.removeprefix("models/")}'.encode())
+    flip(database, f'{{"id": "{waiting[0].removeprefix("adaptations/")}", "owner": "", "s'.encode())
+    with serving(checkpoints, data, "--max-stack=2") as server:
+        for name in (done[0].name, waiting[0]):
+            answer = refused(server.api.get, name)
+            assert (answer.code, answer.reason) == (grpc.StatusCode.DATA_LOSS, "RECORD_DAMAGED")
+            assert "run metanas-server repair" in answer.message
+        listed = server.api.adaptations.ListAdaptations(ListAdaptationsRequest()).adaptations
+        assert {done[0].name, waiting[0]}.isdisjoint(each.name for each in listed)
+        assert server.api.get(done[1].name) == done[1]
+        assert len(server.api.models.ListModels(ListModelsRequest()).models) >= 2
+        assert server.api.download(done[0].model)
+        assert server.api.end_of(waiting[1]).state == SUCCEEDED
+        assert server.stop() == 0
+    found = [str(each) for each in examine(["--data", str(data), "--devices=cpu"], {})]
+    lines = [line for line in found if line.startswith(FAILURE) and "the record of" in line]
+    assert len(lines) == 2
+    lines = maintain("repair", "--data", str(data)).splitlines()
+    assert sum("moved the damaged record to" in line for line in lines) == 2
+    with closing(Records(open_database(database))) as records:
+        assert records.damage.find() == []
+        assert len(records.models.page(None, 9, None)) == 3
