@@ -10,7 +10,9 @@ MOST = 3
 
 
 def estimate_rows(estimate: LeaveOneOut | None, files: Sequence[str] = ()) -> list[tuple[str, str]]:
-    """Return the rows of a summary: accuracy, weak classes, confusions and suspicious images.
+    """Return the rows of a summary: accuracy, weak classes, confusions, suspicious images.
+
+    The last row names the class that needs more images.
 
     files: names of the support images, if they are known.
     """
@@ -32,7 +34,9 @@ def estimate_rows(estimate: LeaveOneOut | None, files: Sequence[str] = ()) -> li
             if each.likely
         ],
     }
-    return rows + [(name, _short(parts)) for name, parts in details.items() if parts]
+    rows += [(name, _short(parts)) for name, parts in details.items() if parts]
+    weakest = printable(estimate.weakest) or "no class in particular"
+    return [*rows, ("add images first to", weakest)]
 
 
 def _weakest(estimate: LeaveOneOut) -> list[str]:

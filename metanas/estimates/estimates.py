@@ -3,6 +3,7 @@
 from metanas.estimates.accuracy import accuracy_of, interval_of, metrics_of
 from metanas.estimates.left_out import LeftOut
 from metanas.estimates.suspicious import suspicious_of
+from metanas.estimates.weakest import weakest_of
 from metanas_data.report import LeaveOneOut
 
 MOST_CONFUSIONS = 20
@@ -20,4 +21,5 @@ def estimates_of(left: LeftOut) -> LeaveOneOut:
         classes=metrics.classes,
         confusions=tuple(metrics.mistakes()[:MOST_CONFUSIONS]),
         suspicious=suspicious_of(left),
+        weakest=weakest_of(left, metrics),
     )

@@ -16,6 +16,7 @@ ESTIMATE = LeaveOneOut(
     classes=METRICS.classes,
     confusions=tuple(METRICS.mistakes()),
     suspicious=(WRONG, replace(WRONG, index=2, likely=False)),
+    weakest="a\x1bb",
 )
 
 
@@ -26,8 +27,14 @@ def test_a_report_in_plain_words() -> None:
         "weakest classes": "gravel (1 of 3 recognised), a\\x1bb (1 of 2 recognised)",
         "confused": "gravel for sand (2×), a\\x1bb for gravel (1×)",
         "probably mislabelled": "1.png (in gravel, looks like sand)",
+        "add images first to": "a\\x1bb",
     }
     assert "image 1 (in" in dict(estimate_rows(ESTIMATE))["probably mislabelled"]
+
+
+def test_no_class_may_need_more_images_than_others() -> None:
+    rows = dict(estimate_rows(replace(ESTIMATE, weakest="")))
+    assert rows["add images first to"] == "no class in particular"
 
 
 def test_one_image_a_class_gives_no_estimate() -> None:

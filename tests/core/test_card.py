@@ -132,6 +132,7 @@ ESTIMATE = LeaveOneOut(
     suspicious=(
         SuspiciousImage(index=1, label="b", looks_like="a", probability=0.01, likely=True),
     ),
+    weakest="b",
 )
 
 

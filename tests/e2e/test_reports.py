@@ -18,6 +18,7 @@ ESTIMATE = LeaveOneOut(
         SuspiciousImage(index=1, label="b", looks_like="a", probability=0.01, likely=True),
         SuspiciousImage(index=0, label="a", looks_like="b", probability=0.4, likely=False),
     ),
+    weakest="b",
 )
 
 

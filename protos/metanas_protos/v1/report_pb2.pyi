@@ -237,12 +237,17 @@ class LeaveOneOut(_message.Message):
     CLASSES_FIELD_NUMBER: _builtins.int
     CONFUSIONS_FIELD_NUMBER: _builtins.int
     SUSPICIOUS_FIELD_NUMBER: _builtins.int
+    WEAKEST_FIELD_NUMBER: _builtins.int
     accuracy: _builtins.float
     """Accuracy on new images."""
     low: _builtins.float
     """Lower end of its 95 % interval."""
     high: _builtins.float
     """Upper end."""
+    weakest: _builtins.str
+    """Class that probably needs more images most: the one with clearly the fewest images or, of
+    classes with equally few, the lowest recall. Empty if no class is clearly weaker.
+    """
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]:
         """The classes in the order of the outputs. Images that are alone in their class are not counted."""
@@ -264,10 +269,11 @@ class LeaveOneOut(_message.Message):
         classes: _abc.Iterable[Global___ClassMetrics] | None = ...,
         confusions: _abc.Iterable[Global___Confusion] | None = ...,
         suspicious: _abc.Iterable[Global___SuspiciousImage] | None = ...,
+        weakest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "classes", b"classes", "confusions", b"confusions", "high", b"high", "low", b"low", "suspicious", b"suspicious"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "classes", b"classes", "confusions", b"confusions", "high", b"high", "low", b"low", "suspicious", b"suspicious", "weakest", b"weakest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

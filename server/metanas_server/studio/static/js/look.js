@@ -36,14 +36,14 @@ on('model', checkImages);
 
 function headline(report) {
   if (!report.leave_one_out) return h('p', { class: 'soft' }, T.look.noEstimate);
-  const { accuracy: value, low, high } = report.leave_one_out;
+  const { accuracy: value, low, high, weakest } = report.leave_one_out;
   const ring = svg(
     'svg',
     { class: 'ring', viewBox: '0 0 100 100', 'aria-hidden': 'true' },
     svg('circle', { class: 'ring-back', cx: 50, cy: 50, r: 42 }),
     svg('circle', { class: 'ring-front', cx: 50, cy: 50, r: 42, 'stroke-dasharray': `${value * RING} ${RING}` }),
   );
-  const text = h('div', {}, h('p', { class: 'headline' }, percent(value)), h('p', {}, T.look.expected, ', ', T.look.between(low, high)), h('p', { class: 'soft small' }, T.look.estimate));
+  const text = h('div', {}, h('p', { class: 'headline' }, percent(value)), h('p', {}, T.look.expected, ', ', T.look.between(low, high)), h('p', { class: 'soft small' }, T.look.estimate, weakest && T.look.weakest(weakest)));
   return h('div', { class: 'score' }, ring, text);
 }
 

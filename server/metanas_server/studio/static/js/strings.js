@@ -129,6 +129,7 @@ export const T = {
     title: 'Result',
     expected: 'expected on new images',
     estimate: 'Estimated by leaving images out, before you have tested the model.',
+    weakest: (name) => ` Add images to ${name} first.`,
     noEstimate: 'Add a second image to each class for an estimate of the accuracy.',
     size: 'File',
     parameters: 'Weights',
