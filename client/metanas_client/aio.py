@@ -100,7 +100,7 @@ class AsyncClient:
         if opened is not None:
             await opened.close()
 
-    async def adapt(
+    async def adapt(  # noqa: PLR0913 (the fields of a request)
         self,
         support: Support,
         *,
@@ -111,6 +111,7 @@ class AsyncClient:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        reuse: bool = False,
     ) -> "AsyncAdaptation":
         """Send a support set and return a handle on the adaptation that it starts.
 
@@ -125,6 +126,8 @@ class AsyncClient:
             timeout: seconds that the adaptation may take on a worker.
             deadline: seconds until it must have ended, its time in the queue included.
             priority: order among your waiting adaptations, 0 to 9; higher ones start first.
+            reuse: allow the answer to be an earlier adaptation of yours with the same images,
+                labels, options, seed and checkpoint; `reused` of the handle tells.
 
         Raises:
             InvalidInput: the support set or an option is wrong; lists every fault.
@@ -140,6 +143,7 @@ class AsyncClient:
             timeout=timeout,
             deadline=deadline,
             priority=priority,
+            reuse=reuse,
         )
         spec = spec_message(job)
         # check sizes before reading: the folder may be larger than the memory
@@ -147,10 +151,10 @@ class AsyncClient:
         contents = await asyncio.to_thread(read_contents, examples)
         calls = self._calls()
         try:
-            info = await calls.create_adaptation(spec, contents)
+            info, reused = await calls.create_adaptation(spec, contents)
         except InvalidInput as error:
             raise name_sources(error, examples) from error
-        return AsyncAdaptation(calls, info, examples)
+        return AsyncAdaptation(calls, info, examples, reused=reused)
 
     async def pareto(
         self,
@@ -282,14 +286,22 @@ class AsyncAdaptation:
     """Name on the server. `client.adaptation(name)` returns a handle at any later time."""
     labels: tuple[str, ...]
     """The classes in the order of the model's outputs."""
+    reused: bool
+    """True if an earlier request with the same work has made it."""
 
     def __init__(
-        self, calls: Calls, info: AdaptationInfo, support: SupportSet | None = None
+        self,
+        calls: Calls,
+        info: AdaptationInfo,
+        support: SupportSet | None = None,
+        *,
+        reused: bool = False,
     ) -> None:
         self._calls = calls
         self._support = support
         self.name = info.name
         self.labels = info.labels
+        self.reused = reused
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

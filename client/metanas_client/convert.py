@@ -77,6 +77,8 @@ class Job:
     """Seconds until the end, with the time in the queue; None sets no deadline."""
     priority: int = 0
     """Order among the caller's waiting adaptations, 0 to 9."""
+    reuse: bool = False
+    """Allow the answer to be an earlier adaptation with the same work."""
 
 
 Spec = adaptation_pb2.AdaptationSpec
@@ -102,6 +104,7 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
         timeout=_duration("timeout", job.timeout),
         deadline=_duration("deadline", job.deadline),
         priority=job.priority,
+        reuse=job.reuse,
     )
 
 

@@ -83,7 +83,7 @@ class Client:
             self._loop.run(self._client.close())
             self._loop.stop()
 
-    def adapt(
+    def adapt(  # noqa: PLR0913 (those of `AsyncClient.adapt`)
         self,
         support: Support,
         *,
@@ -94,6 +94,7 @@ class Client:
         timeout: float | None = None,
         deadline: float | None = None,
         priority: int = 0,
+        reuse: bool = False,
     ) -> "Adaptation":
         """Send a support set; see `AsyncClient.adapt`."""
         handle = self._loop.run(
@@ -106,6 +107,7 @@ class Client:
                 timeout=timeout,
                 deadline=deadline,
                 priority=priority,
+                reuse=reuse,
             )
         )
         return Adaptation(self._loop, handle)
@@ -184,12 +186,15 @@ class Adaptation:
     """Name on the server. `client.adaptation(name)` returns a handle at any later time."""
     labels: tuple[str, ...]
     """The classes in the order of the model's outputs."""
+    reused: bool
+    """True if an earlier request with the same work has made it."""
 
     def __init__(self, loop: "LoopThread", handle: AsyncAdaptation) -> None:
         self._loop = loop
         self._handle = handle
         self.name = handle.name
         self.labels = handle.labels
+        self.reused = handle.reused
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"

@@ -44,8 +44,12 @@ class Calls:
 
     async def create_adaptation(
         self, spec: convert.Spec, contents: Sequence[Content]
-    ) -> AdaptationInfo:
-        """Send a support set, and again after a broken connection: the request id makes it safe."""
+    ) -> tuple[AdaptationInfo, bool]:
+        """Send a support set, and again after a broken connection: the request id makes it safe.
+
+        Returns:
+            the adaptation, and True if another request with the same work has made it.
+        """
         try:
             return await self._create(spec, contents)
         except grpc.aio.AioRpcError as error:
@@ -56,10 +60,12 @@ class Calls:
         with self._translated():
             return await self._create(spec, contents)
 
-    async def _create(self, spec: convert.Spec, contents: Sequence[Content]) -> AdaptationInfo:
+    async def _create(
+        self, spec: convert.Spec, contents: Sequence[Content]
+    ) -> tuple[AdaptationInfo, bool]:
         requests = convert.create_requests(spec, contents)
         reply = await self._adaptations.CreateAdaptation(requests, metadata=self._metadata)
-        return convert.adaptation_info(reply.adaptation)
+        return convert.adaptation_info(reply.adaptation), reply.reused
 
     async def get_adaptation(self, name: str) -> AdaptationInfo:
         """Return the state of an adaptation."""

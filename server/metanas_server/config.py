@@ -145,7 +145,8 @@ class ServerConfig:
     max_jobs_per_caller: Count = 64
     """Most unfinished adaptations of one caller."""
     max_adaptations_per_minute: Natural = 0
-    """Most adaptations that a caller starts in a minute; 0 sets no limit."""
+    """Most adaptations that a caller starts in a minute, deleted ones and those of other servers on
+    the same PostgreSQL included; 0 sets no limit."""
     max_seconds: Seconds = 600.0
     """Longest duration of an adaptation, in seconds."""
     max_attempts: Count = 3

@@ -21,7 +21,7 @@ MetanasError
     ├── QuotaReached        PINS_FULL, SHARES_FULL, STORE_PINNED: make room first
     ├── Unavailable         SERVER_STOPPING, TOKENS_UNREADABLE: try again later
     ├── TimedOut            ADAPTATION_TIMEOUT, DEADLINE_PASSED, UPLOAD_TOO_SLOW, QUERY_TIMEOUT
-    ├── AlreadyAccepted     REQUEST_KNOWN: another front has accepted the request; stays inside
+    ├── AlreadyAccepted     REQUEST_KNOWN: another front has accepted it; stays inside
     ├── LeaseLost           ADAPTATION_MOVED: another front has the adaptation; stays inside
     ├── WorkerLost          WORKER_LOST: worker processes died during the adaptation
     │   └── WorkerKilled    the front killed the worker process for another reason

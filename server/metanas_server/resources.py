@@ -34,14 +34,17 @@ class Spec:
     timeout: seconds on a worker.
     deadline: seconds until the end, with the time in the queue.
     priority: order among the waiting adaptations of one caller; higher ones start first.
+    reuse: True allows the answer to be an earlier adaptation with the same work.
 
     checkpoint: its name, or that of the universal search space.
+    checkpoint_digest: its digest.
 
     Raises:
         InvalidInput: PRIORITY_INVALID.
     """
 
     checkpoint: str
+    checkpoint_digest: str = ""
     overrides: Mapping[str, Option]
     seed: int
     classes: tuple[str, ...] | None
@@ -49,6 +52,7 @@ class Spec:
     timeout: float | None
     deadline: float | None = None
     priority: int = 0
+    reuse: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.priority <= MOST_PRIORITY:
@@ -105,6 +109,7 @@ class AdaptationRecord:
     labels: the class names in the order of the model's outputs.
     owner: the name of the token that made it; empty without tokens.
     support: digest of the stored support set; empty when the adaptation has ended.
+    work: digest of all that decides the model; empty if it was not recorded.
     timeout: most seconds on a worker.
     memory: bytes that the support set takes in a worker process.
     deadline: time at which it is ended; 0 stands for none.
@@ -124,6 +129,7 @@ class AdaptationRecord:
     support: str
     request_id: str
     request_digest: str
+    work: str = ""
     timeout: float
     memory: int = 0
     deadline: int = 0
@@ -135,6 +141,11 @@ class AdaptationRecord:
     end_time: int = 0
     model: str = ""
     failure: Failure | None = None
+
+    def outlasts(self, other: "AdaptationRecord") -> bool:
+        """Return True if no limit of time ends this adaptation before it would end the other."""
+        in_time = not self.deadline or 0 < other.deadline <= self.deadline
+        return in_time and self.timeout >= other.timeout
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ def test_a_detached_adaptation_is_cancelled(
     "flags",
     [
         ["--local", "--detach"],
+        ["--local", "--reuse"],
         ["--pareto=2", "--detach"],
         ["--local", "--request-id=x"],
         ["--opset=13", "--detach"],

@@ -1,4 +1,4 @@
-"""Models that callers share and pin: the SDK and the command line against a real server."""
+"""Models that callers share, pin and reuse: the SDK and the command line against a real server."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -132,3 +132,17 @@ async def test_the_asynchronous_client(guarded: str, secrets: dict[str, str], mo
         assert caught.value.reason == "CALLER_NAME"
         await ann.update_model(model, unshare=["bob"])
         assert [each.name async for each in bob.models(shared=True)] == []
+
+
+def test_reuse(metanas: Run, ann: Client, bob: Client, folder: Path, tmp_path: Path) -> None:
+    first = ann.adapt(folder, seed=3, reuse=True)
+    model = first.result()
+    again = ann.adapt(folder, seed=3, reuse=True)
+    assert (first.reused, again.name, again.reused) == (False, first.name, True)
+    assert not ann.adapt(folder, seed=3).reused
+    assert not bob.adapt(folder, seed=3, reuse=True).reused
+    out = str(tmp_path / "model.onnx")
+    shown = metanas("adapt", str(folder), "--seed=3", "--reuse", f"--out={out}")
+    assert (shown["model"], Path(out).read_bytes()) == (model.name, model.onnx)
+    shown = metanas("adapt", str(folder), "--seed=3", "--reuse", "--detach")
+    assert (shown["adaptation"], shown["reused"]) == (first.name, True)

@@ -1,6 +1,5 @@
 """Deadlines of adaptations, and their number a minute."""
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +8,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from metanas_server.callers import tokens
-from metanas_server.callers.rate import Rate
 from metanas_server.callers.tokens import Role
-from metanas_server.errors import Overloaded
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, images, refused, spec
 from tests.server.processes import serving
 
@@ -84,21 +81,6 @@ def test_a_deadline_survives_a_restart(checkpoints: Path, tmp_path: Path) -> Non
         server.kill()
     with serving(checkpoints, tmp_path / "data") as server:
         fails_at_its_deadline(server.api, name)
-
-
-def test_a_rate_counts_each_caller_by_itself() -> None:
-    now = itertools.chain([0.0, 1.0, 1.0, 2.0, 30.0, 30.0], itertools.repeat(61.0))
-    rate = Rate(1, lambda: next(now))
-    rate.check("one")
-    rate.count("one")
-    rate.check("two")
-    rate.count("two")
-    with pytest.raises(Overloaded) as caught:
-        rate.check("one")
-    assert (caught.value.reason, caught.value.retry_seconds) == ("CALLER_RATE", 31.0)
-    with pytest.raises(Overloaded):
-        rate.check("two")
-    rate.check("one")
 
 
 def test_adaptations_a_minute(checkpoints: Path, tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Thread
+from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound, Overloaded
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.records import Load, Records
+from metanas_server.records.tables import STARTS
 from metanas_server.resources import ProgressRecord, State
 from tests.server.databases import Postgres
 from tests.server.test_parts import MODEL, RECORD
@@ -184,6 +187,104 @@ def test_limits_count_all_fronts(pair: tuple[Records, Records]) -> None:
     assert len(refused) == MOST
     assert one.load("ann") == Load(waiting=MOST, unfinished=MOST, fronts=2)
     assert one.load("bob") == Load(waiting=MOST, unfinished=0, fronts=2)
+
+
+def test_starts_in_a_minute_count_all_fronts(pair: tuple[Records, Records], address: str) -> None:
+    one, two = pair
+
+    def add(records: Records, id_: str, caller: str = "ann") -> None:
+        records.insert(replace(RECORD, id=id_), caller, refuse_pause, per_minute=2)
+
+    def refuse_pause(load: Load) -> None:
+        if load.pause:
+            raise Overloaded("CALLER_RATE", "wait", load.pause)
+
+    add(one, "a")
+    add(two, "b")
+    one.delete_adaptation("a")  # deleted ones count, too
+    for records in pair:
+        with pytest.raises(Overloaded) as caught:
+            add(records, "c")
+        assert 0 < caught.value.retry_seconds <= 60
+        assert 0 < records.load("ann", 2).pause <= 60
+    assert two.load("ann", 3).pause == 0
+    assert two.load("ann").pause == 0
+    add(two, "d", caller="bob")
+    with (
+        closing(open_database(read_address(address, Path()))) as database,
+        database.change() as connection,
+    ):
+        connection.execute(update(STARTS).values(time=STARTS.c.time - 60_000))
+    add(two, "e")
+    assert one.load("ann", 1).pause > 0
+    with closing(open_database(read_address(address, Path()))) as database:
+        assert [row.adaptation for row in database.read(select(STARTS))] == ["e"]
+
+
+def work_of(pair: tuple[Records, Records], **fields: Any) -> list[str]:
+    """Return the ids that answer a request with the work `w` at another front."""
+    _, two = pair
+    wanted = replace(RECORD, id="new", work="w", owner="ann", **fields)
+    twins = two.twins(wanted, finished=True) + two.twins(wanted, finished=False)
+    return [twin.id for twin in twins]
+
+
+def test_adaptations_with_the_same_work(pair: tuple[Records, Records]) -> None:
+    one, _ = pair
+    ends = {"a": State.SUCCEEDED, "b": State.FAILED, "c": State.CANCELLED, "d": State.RUNNING}
+    for id_, state in ends.items():
+        record = replace(RECORD, id=id_, work="w", owner="ann")
+        one.insert(record)
+        model = replace(MODEL, id=id_, owner="ann") if state is State.SUCCEEDED else None
+        one.update(replace(record, state=state), (), model)
+    one.insert(replace(RECORD, id="e", work="w", owner="ann"))
+    one.insert(replace(RECORD, id="f", work="w", owner="bob"))
+    one.insert(replace(RECORD, id="g", work="x", owner="ann"))
+    one.insert(replace(RECORD, id="h", owner="ann"))
+    assert work_of(pair) == ["a", "e", "d"]
+    one.fronts.ask_to_cancel("d")
+    assert work_of(pair) == ["a", "e"]
+    one.models.delete("a", "ann")
+    assert work_of(pair) == ["e"]
+    one.delete_adaptation("e")
+    assert work_of(pair) == []
+    wanted = replace(RECORD, id="new", owner="ann")  # its work is not known
+    assert one.twins(wanted, finished=False) == []
+
+
+def test_the_same_work_at_two_fronts(pair: tuple[Records, Records]) -> None:
+    one, two = pair
+    first = replace(RECORD, work="w", deadline=5)
+    one.insert(first, "ann", admit)
+    with pytest.raises(AlreadyAccepted):
+        two.insert(replace(first, id="two"), "ann", admit, reuse=True)
+    two.insert(replace(first, id="three"), "ann", admit)
+    # its own limit of time is longer
+    two.insert(replace(first, id="four", deadline=6), "ann", admit, reuse=True)
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted", "outlasts"),
+    [
+        ((0, 9), (0, 9), True),
+        ((0, 9), (5, 9), True),
+        ((5, 9), (5, 9), True),
+        ((5, 9), (4, 9), True),
+        ((5, 9), (6, 9), False),
+        ((5, 9), (0, 9), False),
+        ((0, 8), (0, 9), False),
+        ((0, 10), (0, 9), True),
+    ],
+)
+def test_an_adaptation_outlasts_another_one(
+    running: tuple[int, float], wanted: tuple[int, float], outlasts: bool
+) -> None:
+    """Each has a deadline, 0 for none, and a timeout."""
+    one, other = (
+        replace(RECORD, deadline=deadline, timeout=timeout)
+        for deadline, timeout in (running, wanted)
+    )
+    assert one.outlasts(other) is outlasts
 
 
 def test_the_same_request_at_two_fronts(pair: tuple[Records, Records]) -> None:

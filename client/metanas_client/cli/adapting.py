@@ -27,6 +27,7 @@ MOST_MODELS = 20
 CONFLICTS = (
     ("local", "request_id"),
     ("local", "detach"),
+    ("local", "reuse"),
     ("pareto", "detach"),
     ("input", "detach"),
     ("opset", "detach"),
@@ -62,6 +63,8 @@ def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
         help=f"write up to N models (1 to {MOST_MODELS}), each with at most half the multiply-adds "
         "of the one before; --out model.onnx gives model-1.onnx, model-2.onnx ...",
     )
+    text = "take an earlier model of yours of the same images, options, seed and checkpoint"
+    parser.add_argument("--reuse", action="store_true", help=text)
     text = "print the name of the adaptation and leave it; see metanas adaptations watch"
     parser.add_argument("--detach", action="store_true", help=text)
     shared.add_local(parser)
@@ -92,7 +95,8 @@ def detach(arguments: argparse.Namespace, screen: Screen) -> int:
     with Client(**shared.connection(arguments)) as client:
         adaptation = _start(arguments, client, shared.options(arguments))
     if screen.as_json:
-        screen.json({"adaptation": adaptation.name, "labels": list(adaptation.labels)})
+        shown = {"adaptation": adaptation.name, "labels": list(adaptation.labels)}
+        screen.json({**shown, "reused": adaptation.reused})
     else:
         screen.text(adaptation.name)
     return OK
@@ -175,7 +179,8 @@ def _adapt_there(
         model, form = adaptation.result(), shared.form(arguments)
         return model if form == Variant() else client.model(model.name, variant=form)
     except KeyboardInterrupt:
-        adaptation.cancel()
+        if not adaptation.reused:  # another request waits for it, too
+            adaptation.cancel()
         raise
 
 
@@ -191,6 +196,7 @@ def _start(
         timeout=arguments.timeout,
         deadline=arguments.deadline,
         priority=arguments.priority,
+        reuse=arguments.reuse,
     )
 
 

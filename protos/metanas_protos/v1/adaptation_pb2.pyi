@@ -72,6 +72,7 @@ class AdaptationSpec(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    REUSE_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The meta-trained checkpoint to start from: `checkpoints/{checkpoint}`, or just the last part.
     May be left empty when the server has exactly one, or the universal search space, in which the
@@ -91,6 +92,12 @@ class AdaptationSpec(_message.Message):
     priority: _builtins.int
     """Order among the waiting adaptations of one caller, from 0 to 9: higher ones start first. Callers
     take turns whatever their priorities are.
+    """
+    reuse: _builtins.bool
+    """True: the answer may be an earlier adaptation of yours with the same work: the same images and
+    labels in the same order, checkpoint (by its digest), options, seed and classes, and the same
+    release of the server. It has succeeded and its model is there, or it has not ended and no
+    shorter limit of time ends it. Cancelling it ends it for all its requests.
     """
     @_builtins.property
     def options(self) -> Global___AdaptationOptions:
@@ -127,10 +134,11 @@ class AdaptationSpec(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         deadline: _duration_pb2.Duration | None = ...,
         priority: _builtins.int = ...,
+        reuse: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["deadline", b"deadline", "options", b"options", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "deadline", b"deadline", "options", b"options", "priority", b"priority", "request_id", b"request_id", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "classes", b"classes", "deadline", b"deadline", "options", b"options", "priority", b"priority", "request_id", b"request_id", "reuse", b"reuse", "seed", b"seed", "timeout", b"timeout"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from metanas_protos.v1 import adaptation_pb2 as metanas__protos_dot_v1_dot_adapt
 from metanas_protos.v1 import example_pb2 as metanas__protos_dot_v1_dot_example__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*metanas_protos/v1/adaptation_service.proto\x12\nmetanas.v1\x1a\"metanas_protos/v1/adaptation.proto\x1a\x1fmetanas_protos/v1/example.proto\"u\n\x17\x43reateAdaptationRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.metanas.v1.AdaptationSpecH\x00\x12&\n\x07\x65xample\x18\x02 \x01(\x0b\x32\x13.metanas.v1.ExampleH\x00\x42\x06\n\x04part\"F\n\x18\x43reateAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\"$\n\x14GetAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x15GetAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\"k\n\x16ListAdaptationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.metanas.v1.AdaptationState\"_\n\x17ListAdaptationsResponse\x12+\n\x0b\x61\x64\x61ptations\x18\x01 \x03(\x0b\x32\x16.metanas.v1.Adaptation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16WatchAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"z\n\x17WatchAdaptationResponse\x12,\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.AdaptationH\x00\x12(\n\x08progress\x18\x02 \x01(\x0b\x32\x14.metanas.v1.ProgressH\x00\x42\x07\n\x05\x65vent\"\'\n\x17\x43\x61ncelAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x18\x43\x61ncelAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\"\'\n\x17\x44\x65leteAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteAdaptationResponse2\xc2\x04\n\x11\x41\x64\x61ptationService\x12_\n\x10\x43reateAdaptation\x12#.metanas.v1.CreateAdaptationRequest\x1a$.metanas.v1.CreateAdaptationResponse(\x01\x12T\n\rGetAdaptation\x12 .metanas.v1.GetAdaptationRequest\x1a!.metanas.v1.GetAdaptationResponse\x12Z\n\x0fListAdaptations\x12\".metanas.v1.ListAdaptationsRequest\x1a#.metanas.v1.ListAdaptationsResponse\x12\\\n\x0fWatchAdaptation\x12\".metanas.v1.WatchAdaptationRequest\x1a#.metanas.v1.WatchAdaptationResponse0\x01\x12]\n\x10\x43\x61ncelAdaptation\x12#.metanas.v1.CancelAdaptationRequest\x1a$.metanas.v1.CancelAdaptationResponse\x12]\n\x10\x44\x65leteAdaptation\x12#.metanas.v1.DeleteAdaptationRequest\x1a$.metanas.v1.DeleteAdaptationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n*metanas_protos/v1/adaptation_service.proto\x12\nmetanas.v1\x1a\"metanas_protos/v1/adaptation.proto\x1a\x1fmetanas_protos/v1/example.proto\"u\n\x17\x43reateAdaptationRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1a.metanas.v1.AdaptationSpecH\x00\x12&\n\x07\x65xample\x18\x02 \x01(\x0b\x32\x13.metanas.v1.ExampleH\x00\x42\x06\n\x04part\"V\n\x18\x43reateAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\x12\x0e\n\x06reused\x18\x02 \x01(\x08\"$\n\x14GetAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"C\n\x15GetAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\"k\n\x16ListAdaptationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x05state\x18\x03 \x01(\x0e\x32\x1b.metanas.v1.AdaptationState\"_\n\x17ListAdaptationsResponse\x12+\n\x0b\x61\x64\x61ptations\x18\x01 \x03(\x0b\x32\x16.metanas.v1.Adaptation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x16WatchAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"z\n\x17WatchAdaptationResponse\x12,\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.AdaptationH\x00\x12(\n\x08progress\x18\x02 \x01(\x0b\x32\x14.metanas.v1.ProgressH\x00\x42\x07\n\x05\x65vent\"\'\n\x17\x43\x61ncelAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"F\n\x18\x43\x61ncelAdaptationResponse\x12*\n\nadaptation\x18\x01 \x01(\x0b\x32\x16.metanas.v1.Adaptation\"\'\n\x17\x44\x65leteAdaptationRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteAdaptationResponse2\xc2\x04\n\x11\x41\x64\x61ptationService\x12_\n\x10\x43reateAdaptation\x12#.metanas.v1.CreateAdaptationRequest\x1a$.metanas.v1.CreateAdaptationResponse(\x01\x12T\n\rGetAdaptation\x12 .metanas.v1.GetAdaptationRequest\x1a!.metanas.v1.GetAdaptationResponse\x12Z\n\x0fListAdaptations\x12\".metanas.v1.ListAdaptationsRequest\x1a#.metanas.v1.ListAdaptationsResponse\x12\\\n\x0fWatchAdaptation\x12\".metanas.v1.WatchAdaptationRequest\x1a#.metanas.v1.WatchAdaptationResponse0\x01\x12]\n\x10\x43\x61ncelAdaptation\x12#.metanas.v1.CancelAdaptationRequest\x1a$.metanas.v1.CancelAdaptationResponse\x12]\n\x10\x44\x65leteAdaptation\x12#.metanas.v1.DeleteAdaptationRequest\x1a$.metanas.v1.DeleteAdaptationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,27 +36,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEADAPTATIONREQUEST']._serialized_start=127
   _globals['_CREATEADAPTATIONREQUEST']._serialized_end=244
   _globals['_CREATEADAPTATIONRESPONSE']._serialized_start=246
-  _globals['_CREATEADAPTATIONRESPONSE']._serialized_end=316
-  _globals['_GETADAPTATIONREQUEST']._serialized_start=318
-  _globals['_GETADAPTATIONREQUEST']._serialized_end=354
-  _globals['_GETADAPTATIONRESPONSE']._serialized_start=356
-  _globals['_GETADAPTATIONRESPONSE']._serialized_end=423
-  _globals['_LISTADAPTATIONSREQUEST']._serialized_start=425
-  _globals['_LISTADAPTATIONSREQUEST']._serialized_end=532
-  _globals['_LISTADAPTATIONSRESPONSE']._serialized_start=534
-  _globals['_LISTADAPTATIONSRESPONSE']._serialized_end=629
-  _globals['_WATCHADAPTATIONREQUEST']._serialized_start=631
-  _globals['_WATCHADAPTATIONREQUEST']._serialized_end=693
-  _globals['_WATCHADAPTATIONRESPONSE']._serialized_start=695
-  _globals['_WATCHADAPTATIONRESPONSE']._serialized_end=817
-  _globals['_CANCELADAPTATIONREQUEST']._serialized_start=819
-  _globals['_CANCELADAPTATIONREQUEST']._serialized_end=858
-  _globals['_CANCELADAPTATIONRESPONSE']._serialized_start=860
-  _globals['_CANCELADAPTATIONRESPONSE']._serialized_end=930
-  _globals['_DELETEADAPTATIONREQUEST']._serialized_start=932
-  _globals['_DELETEADAPTATIONREQUEST']._serialized_end=971
-  _globals['_DELETEADAPTATIONRESPONSE']._serialized_start=973
-  _globals['_DELETEADAPTATIONRESPONSE']._serialized_end=999
-  _globals['_ADAPTATIONSERVICE']._serialized_start=1002
-  _globals['_ADAPTATIONSERVICE']._serialized_end=1580
+  _globals['_CREATEADAPTATIONRESPONSE']._serialized_end=332
+  _globals['_GETADAPTATIONREQUEST']._serialized_start=334
+  _globals['_GETADAPTATIONREQUEST']._serialized_end=370
+  _globals['_GETADAPTATIONRESPONSE']._serialized_start=372
+  _globals['_GETADAPTATIONRESPONSE']._serialized_end=439
+  _globals['_LISTADAPTATIONSREQUEST']._serialized_start=441
+  _globals['_LISTADAPTATIONSREQUEST']._serialized_end=548
+  _globals['_LISTADAPTATIONSRESPONSE']._serialized_start=550
+  _globals['_LISTADAPTATIONSRESPONSE']._serialized_end=645
+  _globals['_WATCHADAPTATIONREQUEST']._serialized_start=647
+  _globals['_WATCHADAPTATIONREQUEST']._serialized_end=709
+  _globals['_WATCHADAPTATIONRESPONSE']._serialized_start=711
+  _globals['_WATCHADAPTATIONRESPONSE']._serialized_end=833
+  _globals['_CANCELADAPTATIONREQUEST']._serialized_start=835
+  _globals['_CANCELADAPTATIONREQUEST']._serialized_end=874
+  _globals['_CANCELADAPTATIONRESPONSE']._serialized_start=876
+  _globals['_CANCELADAPTATIONRESPONSE']._serialized_end=946
+  _globals['_DELETEADAPTATIONREQUEST']._serialized_start=948
+  _globals['_DELETEADAPTATIONREQUEST']._serialized_end=987
+  _globals['_DELETEADAPTATIONRESPONSE']._serialized_start=989
+  _globals['_DELETEADAPTATIONRESPONSE']._serialized_end=1015
+  _globals['_ADAPTATIONSERVICE']._serialized_start=1018
+  _globals['_ADAPTATIONSERVICE']._serialized_end=1596
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,9 @@ class CreateAdaptationResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ADAPTATION_FIELD_NUMBER: _builtins.int
+    REUSED_FIELD_NUMBER: _builtins.int
+    reused: _builtins.bool
+    """True if another request has made the adaptation; see `AdaptationSpec.reuse`."""
     @_builtins.property
     def adaptation(self) -> _adaptation_pb2.Adaptation:
         """The adaptation: queued, or however far the one with the same `request_id` has come."""
@@ -67,10 +70,11 @@ class CreateAdaptationResponse(_message.Message):
         self,
         *,
         adaptation: _adaptation_pb2.Adaptation | None = ...,
+        reused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptation", b"adaptation", "reused", b"reused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,9 +70,11 @@ def read_spec(
     overrides = _read_options(message.options)
     if checkpoint == UNIVERSAL and universal is not None:
         names, defaults = list(universal.checkpoints), universal.config.defaults
+        digest = universal.digest
         check_reachable(universal, checkpoints, defaults.replace(overrides))
     else:
         names, defaults = [checkpoint], checkpoints[checkpoint].defaults
+        digest = checkpoints[checkpoint].digest
     for name in names:
         card = checkpoints[name]
         check_options(defaults.replace(overrides), card.input, card.space)
@@ -81,6 +83,7 @@ def read_spec(
         raise InvalidInput.single("spec.request_id", "REQUEST_ID_TOO_LONG", text)
     return Spec(
         checkpoint=checkpoint,
+        checkpoint_digest=digest,
         overrides=overrides,
         seed=message.seed,
         classes=_read_classes(message.classes, limits),
@@ -88,6 +91,7 @@ def read_spec(
         timeout=_read_seconds(message, "timeout", "TIMEOUT_INVALID"),
         deadline=_read_seconds(message, "deadline", "DEADLINE_INVALID"),
         priority=message.priority,
+        reuse=message.reuse,
     )
 
 

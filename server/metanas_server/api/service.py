@@ -33,6 +33,7 @@ from metanas_server.callers.access import Caller, Callers
 from metanas_server.config import ServerConfig
 from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
+from metanas_server.jobs.reuse import Accepted
 from metanas_server.records.models import ModelLimits, Models
 from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
@@ -69,9 +70,11 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         """See the .proto file."""
         caller = self._callers.of(context)
         with Intake(self._limits, self._budget, caller.name) as intake:
-            id_ = await self._receive(request_iterator, caller, intake)
-        adaptation = await self._show(id_, caller.scope)
-        return adaptation_service_pb2.CreateAdaptationResponse(adaptation=adaptation)
+            accepted = await self._receive(request_iterator, caller, intake)
+        adaptation = await self._show(accepted.id, caller.scope)
+        return adaptation_service_pb2.CreateAdaptationResponse(
+            adaptation=adaptation, reused=accepted.reused
+        )
 
     async def GetAdaptation(
         self, request: adaptation_service_pb2.GetAdaptationRequest, context: Context
@@ -137,8 +140,8 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     async def _show(self, id_: str, scope: str | None) -> adaptation_pb2.Adaptation:
         return answers.write_adaptation(*await self._jobs.get(id_, scope))
 
-    async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> str:
-        """Receive a request, submit it and return its id; refuse it as early as possible."""
+    async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> Accepted:
+        """Receive a request and submit it; refuse it as early as possible."""
         parts = receive(parts, *self._deadlines)  # messages: the spec, then the examples
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":

@@ -1,5 +1,7 @@
 """Admission: the limits that a new adaptation must meet."""
 
+import math
+
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.errors import Overloaded, QuotaReached
@@ -18,23 +20,32 @@ class Admission:
         self._records = records
         self._dispatcher = dispatcher
 
+    @property
+    def per_minute(self) -> int:
+        """Most adaptations that a caller starts in a minute; 0 sets no limit."""
+        return self._config.max_adaptations_per_minute
+
     def check(self, caller: Caller, spec: Spec) -> None:
         """Refuse a request that has no chance now. This waits for the database.
 
         Raises:
-            Overloaded: QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
+            Overloaded: CALLER_RATE, QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
             QuotaReached: STORE_PINNED.
             StoreUnavailable: the database cannot be used now.
         """
-        self.admit(self._records.load(caller.name), spec)
+        self.admit(self._records.load(caller.name, self.per_minute), spec)
         self._check_store()
 
     def admit(self, load: Load, spec: Spec) -> None:
         """Refuse a request that the load of all fronts does not allow.
 
         Raises:
-            Overloaded: QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
+            Overloaded: CALLER_RATE, QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
         """
+        if load.pause:
+            text = f"you may start {self.per_minute} adaptations a minute"
+            message = f"{text}; try again in {math.ceil(load.pause)} s"
+            raise Overloaded("CALLER_RATE", message, load.pause)
         if load.waiting >= self._config.max_queue:
             message = f"{load.waiting} adaptations are waiting already; try again shortly"
             raise Overloaded("QUEUE_FULL", message, self._retry_seconds())

@@ -6,19 +6,15 @@ job table has the rest in memory while a job is unfinished: its place, worker an
 
 import asyncio
 import itertools
-import json
 import logging
-import secrets
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 
-from metanas.errors import Cancelled, InvalidInput
+from metanas.errors import Cancelled
 from metanas.spec.examples import Example
 from metanas_server.callers.access import Caller
-from metanas_server.callers.rate import Rate
 from metanas_server.config import ServerConfig
 from metanas_server.errors import AlreadyAccepted, LeaseLost, NotEnded
 from metanas_server.jobs.admission import Admission
@@ -27,11 +23,11 @@ from metanas_server.jobs.job import Event, Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.jobs.memory import memory_of
 from metanas_server.jobs.mirrors import Mirrors
+from metanas_server.jobs.reuse import Accepted, Reuse, record_of
 from metanas_server.records.fronts import Taken
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
-from metanas_server.storage.artefacts import sha256
 
 LOG = logging.getLogger(__name__)
 
@@ -59,8 +55,8 @@ class JobManager:
         self._jobs = table.jobs
         self._dispatcher = dispatcher
         self._numbers = itertools.count(1)
-        self._rate = Rate(config.max_adaptations_per_minute)
         self._admission = Admission(config, archive.records, dispatcher)
+        self._reuse = Reuse(archive, table.jobs)
         self._stopping = False
         self._submit_lock = asyncio.Lock()  # two copies of one request must make one adaptation
 
@@ -132,14 +128,22 @@ class JobManager:
         """
         if self._stopping:
             raise stopping_error()
-        if await self._by_request(caller.owner, spec.request_id) is not None:
-            return  # the adaptation exists already
+        by_request = self._records.by_request
+        known = await asyncio.to_thread(by_request, caller.owner, spec.request_id)
+        if known is None and not spec.reuse:  # else an earlier adaptation may be the answer
+            await self._check_limits(caller, spec)
+
+    async def _check_limits(self, caller: Caller, spec: Spec) -> None:
+        if self._stopping:
+            raise stopping_error()
         self._archive.check_writable()
-        self._rate.check(caller.name)
         await asyncio.to_thread(self._admission.check, caller, spec)
 
-    async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
-        """Accept an adaptation and return its id; the same request returns the same id again.
+    async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> Accepted:
+        """Accept an adaptation; the same request gets the same one again.
+
+        With `reuse` the same work of the owner gets the same one: one whose model is still there,
+        or one that has not ended.
 
         examples: the support set, checked except for its pixels.
 
@@ -151,35 +155,59 @@ class JobManager:
         accept = asyncio.ensure_future(self._accept(spec, examples, caller))
         return await asyncio.shield(accept)
 
-    async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> str:
-        packed, digest = await asyncio.to_thread(_pack, spec, examples)
+    async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> Accepted:
+        packed, record = await asyncio.to_thread(self._pack, spec, examples, caller.owner)
+        if spec.reuse:
+            made = await asyncio.to_thread(self._reuse.finished, record, spec)
+            if made is not None:
+                return made
         limits, budget = self._config.limits, self._config.max_image_memory
         memory = await asyncio.to_thread(memory_of, examples, limits, budget)
+        record = replace(record, memory=memory)
+        find = partial(self._reuse.known, record, reuse=spec.reuse)
         async with self._submit_lock:
-            known = await self._same_request(caller.owner, spec.request_id, digest)
-            if known is not None:
-                return known.id
-            await self.check_capacity(caller, spec)
-            record = self._record(spec, examples, digest)
-            record = replace(record, owner=caller.owner, memory=memory)
-            admit = partial(self._admission.admit, spec=spec)
-            try:
-                record = await self._archive.add(record, packed, caller.name, admit)
-            except AlreadyAccepted:  # by another front
-                known = await self._same_request(caller.owner, spec.request_id, digest)
-                if known is None:
-                    raise
-                return known.id
-            LOG.info(
-                "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
-                *(record.id, caller.name, record.request_id),
-                *(record.example_count, len(record.labels)),
-            )
-            job = Job(next(self._numbers), record, caller.name)
-            self._table.add(job)
-            self._dispatcher.enqueue(job)
-            self._rate.count(caller.name)
-            return record.id
+            while (known := await asyncio.to_thread(find)) is None:
+                await self._check_limits(caller, spec)
+                with suppress(AlreadyAccepted):  # by another front: look again
+                    return await self._add(record, packed, spec, caller)
+            return known
+
+    async def _add(
+        self,
+        record: AdaptationRecord,
+        packed: Sequence[bytes | memoryview],
+        spec: Spec,
+        caller: Caller,
+    ) -> Accepted:
+        """Store and queue a new adaptation.
+
+        Raises:
+            AlreadyAccepted: another front has accepted the same request, or is at the same work.
+        """
+        record = await self._archive.add(
+            record,
+            packed,
+            caller.name,
+            partial(self._admission.admit, spec=spec),
+            per_minute=self._admission.per_minute,
+            reuse=spec.reuse,
+        )
+        LOG.info(
+            "adaptation %s: accepted from %s, request id %r, %d examples of %d classes",
+            *(record.id, caller.name, record.request_id),
+            *(record.example_count, len(record.labels)),
+        )
+        job = Job(next(self._numbers), record, caller.name)
+        self._table.add(job)
+        self._dispatcher.enqueue(job)
+        return Accepted(record.id)
+
+    def _pack(
+        self, spec: Spec, examples: Sequence[Example], owner: str
+    ) -> tuple[list[bytes | memoryview], AdaptationRecord]:
+        """Return the parts of the support set's file, and the record of a new adaptation."""
+        packed, longest = support_file.pack(examples), self._config.max_seconds
+        return packed, record_of(spec, examples, packed, owner=owner, longest=longest)
 
     async def get(
         self, id_: str, scope: str | None
@@ -294,50 +322,3 @@ class JobManager:
 
     async def _read(self, id_: str, scope: str | None) -> AdaptationRecord:
         return await asyncio.to_thread(self._records.adaptation, id_, scope)
-
-    async def _by_request(self, owner: str, request_id: str) -> AdaptationRecord | None:
-        return await asyncio.to_thread(self._records.by_request, owner, request_id)
-
-    async def _same_request(
-        self, owner: str, request_id: str, digest: str
-    ) -> AdaptationRecord | None:
-        """Return the adaptation that this request has made before.
-
-        Raises:
-            InvalidInput: REQUEST_ID_REUSED, another request has made it.
-        """
-        record = await self._by_request(owner, request_id)
-        if record is None:
-            return None
-        if record.request_digest != digest:
-            message = f"request id {record.request_id!r} stands for another request; make a new one"
-            raise InvalidInput.single("spec.request_id", "REQUEST_ID_REUSED", message)
-        return record
-
-    def _record(self, spec: Spec, examples: Sequence[Example], digest: str) -> AdaptationRecord:
-        longest, now = self._config.max_seconds, time.time_ns()
-        return AdaptationRecord(
-            id=secrets.token_hex(8),
-            checkpoint=spec.checkpoint,
-            overrides=spec.overrides,
-            seed=spec.seed,
-            classes=spec.classes,
-            labels=support_file.labels_of(examples, spec.classes),
-            example_count=len(examples),
-            support="",
-            request_id=spec.request_id,
-            request_digest=digest,
-            timeout=longest if spec.timeout is None else min(spec.timeout, longest),
-            priority=spec.priority,
-            deadline=0 if spec.deadline is None else now + round(spec.deadline * 1e9),
-            create_time=now,
-        )
-
-
-def _pack(spec: Spec, examples: Sequence[Example]) -> tuple[list[bytes | memoryview], str]:
-    """Return the parts of the support set's file, and a digest that equal requests share."""
-    packed = support_file.pack(examples)
-    fields = [spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
-    times = [spec.timeout, spec.deadline, spec.priority]
-    head = json.dumps([*fields, *times], sort_keys=True).encode()
-    return packed, sha256((head, *packed))

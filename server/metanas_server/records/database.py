@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Executable, Table, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Table,
+    literal_column,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as NoConnection
@@ -20,6 +28,11 @@ PAGE_DAMAGED = "PAGE_DAMAGED"
 """The reason of an error that says: a part of the database has changed on its disk."""
 RESERVE_BYTES = 2**20  # room on a full disk for the deletion of a record
 Value = TypeVar("Value")
+CLOCKS = {
+    "postgresql": "(extract(epoch from clock_timestamp()) * 1000)::bigint",
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+"""The clock of each kind of database, in milliseconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +109,11 @@ class Database:
     def is_shared(self) -> bool:
         """True if several fronts may use the database at the same time."""
         return self.changes.dialect.name == "postgresql"
+
+    @property
+    def clock(self) -> ColumnElement[Any]:
+        """Return the expression for the time of the database, in milliseconds since 1970."""
+        return literal_column(CLOCKS[self.changes.dialect.name])
 
     def insert_into(self, table: Table) -> Any:
         """Return an insertion that can ignore a conflict, which each kind spells its own way."""

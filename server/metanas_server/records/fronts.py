@@ -8,14 +8,12 @@ The clock of the database decides, so the clocks of the fronts may differ.
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     delete,
     func,
     insert,
-    literal_column,
     select,
     tuple_,
     update,
@@ -32,13 +30,6 @@ from metanas_server.records.rows import (
 )
 from metanas_server.records.tables import ADAPTATIONS, FRONTS, PROGRESS, UNFINISHED
 from metanas_server.resources import AdaptationRecord, ProgressRecord, State
-
-CLOCKS = {
-    "postgresql": "(extract(epoch from clock_timestamp()) * 1000)::bigint",
-    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-}
-"""The clock of each kind of database, in milliseconds since 1970."""
-
 
 DAMAGED = "damaged"
 """The state in the row of an unfinished adaptation whose record is damaged: nobody takes it."""
@@ -67,7 +58,7 @@ class Fronts:
         """Use a database under the name of a front; `beat` announces it."""
         self.name = front
         self._database = database
-        self._clock: ColumnElement[Any] = literal_column(CLOCKS[database.changes.dialect.name])
+        self._clock = database.clock
 
     def beat(self) -> None:
         """Renew the lease; also that of a front that another one has buried."""

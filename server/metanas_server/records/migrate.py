@@ -7,7 +7,7 @@ from sqlalchemy import Connection, inspect
 
 from metanas_server.errors import StartError
 
-HEAD = 4
+HEAD = 5
 """The version that this release reads; each step of the folder `versions` makes the next one."""
 FORMAT_BEFORE = 5
 """The format of SQLite files before version 1, with the same tables."""

@@ -6,10 +6,13 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Select,
     delete,
+    exists,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -32,7 +35,9 @@ from metanas_server.records.rows import (
 from metanas_server.records.tables import (
     ADAPTATIONS,
     FRONTS,
+    MODELS,
     PROGRESS,
+    STARTS,
     UNFINISHED,
 )
 from metanas_server.resources import (
@@ -52,6 +57,9 @@ LAST_PROGRESS = func.coalesce(
 )
 """The last progress of a row: that of a running adaptation is in a table of its own."""
 
+MINUTE = 60_000  # milliseconds
+MOST_TWINS = 4  # adaptations with the same work that are looked at
+
 
 @dataclass(frozen=True)
 class Load:
@@ -60,11 +68,13 @@ class Load:
     waiting: adaptations that wait for a worker.
     unfinished: adaptations of one caller that have not ended.
     fronts: fronts that share the database.
+    pause: seconds until this caller may start another adaptation.
     """
 
     waiting: int
     unfinished: int
     fronts: int
+    pause: float = 0.0
 
 
 class Records:
@@ -111,33 +121,43 @@ class Records:
             self.files.note(connection, "probe")
             self.files.forget(connection, "probe")
 
-    def load(self, caller: str) -> Load:
-        """Return the work of all fronts, and of a caller."""
-        ((*numbers,),) = self._database.read(_load(caller))
-        return Load(*numbers)
+    def load(self, caller: str, per_minute: int = 0) -> Load:
+        """Return the work of all fronts, and of a caller.
+
+        per_minute: see `insert`.
+        """
+        [row] = self._database.read(self._load(caller, per_minute))
+        return _read_load(row)
 
     def insert(
         self,
         record: AdaptationRecord,
         caller: str = "",
         admit: Callable[[Load], None] | None = None,
+        *,
+        per_minute: int = 0,
+        reuse: bool = False,
     ) -> None:
         """Add an adaptation; its support set is no longer loose.
 
         caller: the name of the caller, for its quota.
         admit: raises an error if the load of all fronts does not allow it.
+        per_minute: most adaptations that the caller starts in a minute; 0 sets no limit.
+        reuse: True adds no adaptation whose work another one does already.
 
         Raises:
-            AlreadyAccepted: another front has accepted the same request.
+            AlreadyAccepted: another front has accepted the same request or work.
         """
         columns = write_adaptation(record) | write_progress(())
         row = insert(ADAPTATIONS).values(front=self._front, caller=caller, **columns)
         with self._database.change() as connection:
             if admit is not None:
                 self._database.lock(connection, "queue")
-                if connection.execute(_by_request(record.owner, record.request_id)).first():
+                if self._is_known_elsewhere(connection, record, reuse=reuse):
                     raise AlreadyAccepted("REQUEST_KNOWN", "send the request again")
-                admit(Load(*connection.execute(_load(caller)).one()))
+                admit(_read_load(connection.execute(self._load(caller, per_minute)).one()))
+            if per_minute:
+                self._note_start(connection, record.id, caller)
             connection.execute(row)
             self.files.forget(connection, record.support)
 
@@ -200,6 +220,15 @@ class Records:
         rows = self._database.read(_by_request(owner, request_id)) if request_id else []
         return read_adaptation(rows[0]) if rows else None
 
+    def twins(self, record: AdaptationRecord, *, finished: bool) -> list[AdaptationRecord]:
+        """Return adaptations of an owner with the same work, the latest first.
+
+        finished: True for those that have succeeded and whose models are there; False for those
+            that have not ended, without the cancelled ones.
+        """
+        rows = self._database.read(_by_work(record, finished=finished))
+        return [twin for _, twin in sound(rows, read_adaptation)]
+
     def unfinished(self) -> list[AdaptationRecord]:
         """Return the adaptations that have not ended, oldest first."""
         columns = ADAPTATIONS.c
@@ -246,6 +275,39 @@ class Records:
         if self._database.reserve is not None:
             self._database.reserve.fill()
 
+    def _load(self, caller: str, per_minute: int) -> Select[Any]:
+        """Return the query for the fields of a load; the pause is in milliseconds."""
+        columns, count = ADAPTATIONS.c, func.count()
+        waiting = select(count).where(columns.state == State.QUEUED).scalar_subquery()
+        own = (columns.state.in_(UNFINISHED), columns.caller == caller)
+        unfinished = select(count).where(*own).scalar_subquery()
+        fronts = select(count).select_from(FRONTS).scalar_subquery()
+        pause: ColumnElement[Any] = literal(0)
+        if per_minute:
+            starts = select(STARTS.c.time).where(STARTS.c.caller == caller)
+            starts = starts.order_by(STARTS.c.time.desc()).offset(per_minute - 1).limit(1)
+            last = starts.scalar_subquery() + MINUTE
+            pause = func.coalesce(last - self._database.clock, 0)
+        return select(waiting, unfinished, fronts, pause)
+
+    def _is_known_elsewhere(
+        self, connection: Connection, record: AdaptationRecord, *, reuse: bool
+    ) -> bool:
+        """Return True if an adaptation that another front has accepted answers a request."""
+        if connection.execute(_by_request(record.owner, record.request_id)).first() is not None:
+            return True
+        if not reuse:
+            return False
+        query = _by_work(record, finished=False).where(ADAPTATIONS.c.front != self._front)
+        rows = connection.execute(query)
+        return any(twin.outlasts(record) for _, twin in sound(rows, read_adaptation))
+
+    def _note_start(self, connection: Connection, id_: str, caller: str) -> None:
+        """Note that a caller has started an adaptation; forget those of earlier minutes."""
+        clock = self._database.clock
+        connection.execute(delete(STARTS).where(STARTS.c.time < clock - MINUTE))
+        connection.execute(insert(STARTS).values(adaptation=id_, caller=caller, time=clock))
+
 
 def _by_request(owner: str, request_id: str) -> Select[Any]:
     """Return the query for a request's adaptation."""
@@ -257,14 +319,23 @@ def _by_request(owner: str, request_id: str) -> Select[Any]:
     )
 
 
-def _load(caller: str) -> Select[Any]:
-    """Return the query for the fields of a load."""
-    columns, count = ADAPTATIONS.c, func.count()
-    waiting = select(count).where(columns.state == State.QUEUED).scalar_subquery()
-    own = (columns.state.in_(UNFINISHED), columns.caller == caller)
-    unfinished = select(count).where(*own).scalar_subquery()
-    fronts = select(count).select_from(FRONTS).scalar_subquery()
-    return select(waiting, unfinished, fronts)
+def _by_work(record: AdaptationRecord, *, finished: bool) -> Select[Any]:
+    """Return the query for adaptations with the same work."""
+    columns = ADAPTATIONS.c
+    query = select(*ADAPTATION).where(
+        columns.owner == record.owner, columns.work == record.work, columns.work != ""
+    )
+    if finished:
+        kept = exists().where(MODELS.c.id == columns.id)
+        query = query.where(columns.state == State.SUCCEEDED, kept)
+    else:
+        query = query.where(columns.state.in_(UNFINISHED), columns.cancel == 0)
+    return query.order_by(columns.number.desc()).limit(MOST_TWINS)
+
+
+def _read_load(row: Any) -> Load:
+    waiting, unfinished, fronts, pause = row
+    return Load(waiting, unfinished, fronts, max(0, pause) / 1000)
 
 
 def _within(scope: str | None) -> list[ColumnElement[bool]]:

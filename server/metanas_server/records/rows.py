@@ -20,7 +20,7 @@ from metanas_server.resources import (
 LOG = logging.getLogger(__name__)
 ADAPTATION = [
     ADAPTATIONS.c[name]
-    for name in ("id", "owner", "state", "request_id", "support", "ended", "body")
+    for name in ("id", "owner", "state", "request_id", "support", "work", "ended", "body")
 ]
 """The columns that `read_adaptation` needs."""
 MODEL = [MODELS.c[name] for name in ("id", "owner", "sha256", "size", "body")]
@@ -124,6 +124,7 @@ def _adaptation_columns(record: AdaptationRecord) -> dict[str, Any]:
         "state": record.state,
         "request_id": record.request_id,
         "support": record.support,
+        "work": record.work,
         "ended": record.end_time,
     }
 

@@ -92,6 +92,7 @@ ADAPTATIONS = Table(
     Column("front", Text, nullable=False, server_default=""),
     Column("caller", Sent, nullable=False, server_default=""),
     Column("cancel", Integer, nullable=False, server_default="0"),
+    Column("work", Text, nullable=False, server_default=""),
     Index("adaptation_owner", "owner"),
     Index("adaptation_ended", "ended"),
     sqlite_autoincrement=True,
@@ -113,6 +114,23 @@ Index(
     sqlite_where=NOT_ENDED,
     postgresql_where=NOT_ENDED,
 )
+WITH_WORK = text("work <> ''")
+Index(
+    "adaptation_work",
+    ADAPTATIONS.c.owner,
+    ADAPTATIONS.c.work,
+    sqlite_where=WITH_WORK,
+    postgresql_where=WITH_WORK,
+)
+STARTS = Table(
+    "starts",
+    METADATA,
+    Column("adaptation", Sent, primary_key=True),
+    Column("caller", Sent, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Index("start_caller", "caller", "time"),
+)
+"""The adaptations of the last minute, deleted ones too, if their number is limited."""
 MODELS = Table(
     "models",
     METADATA,

@@ -96,16 +96,21 @@ class Archive:
         support: Sequence[bytes | memoryview],
         caller: str = "",
         admit: Callable[[Load], None] | None = None,
+        *,
+        per_minute: int = 0,
+        reuse: bool = False,
     ) -> AdaptationRecord:
         """Store a new adaptation and its support set; return the record with the file's digest.
 
-        caller, admit: see `Records.insert`.
+        The other arguments are those of `Records.insert`.
 
         Raises:
             StoreUnavailable: nothing was stored.
         """
         stored = replace(record, support=await asyncio.to_thread(sha256, support))
-        insert = partial(self.records.insert, stored, caller, admit)
+        insert = partial(
+            self.records.insert, stored, caller, admit, per_minute=per_minute, reuse=reuse
+        )
         await self._whole(self._put(stored.support, support, insert))
         return stored
 

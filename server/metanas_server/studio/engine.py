@@ -16,6 +16,7 @@ from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.jobs.manager import JobManager
+from metanas_server.jobs.reuse import Accepted
 from metanas_server.resources import ModelRecord, ProgressRecord
 from metanas_server.storage.archive import Archive
 from metanas_server.studio.convert import parse_spec, to_json
@@ -84,8 +85,9 @@ class StudioEngine:
         most = max(config.limits.max_image_bytes, config.max_request_bytes)
         timely = receive(chunks, config.upload_idle_seconds, config.upload_seconds)
         with Intake(config.limits, self._budget, caller.name) as intake:
-            id_ = await self._receive(read_parts(content_type, timely, most), caller, intake)
-        return await self.adaptation(id_, caller)
+            parts = read_parts(content_type, timely, most)
+            accepted = await self._receive(parts, caller, intake)
+        return await self.adaptation(accepted.id, caller)
 
     async def adaptation(self, id_: str, caller: Caller) -> Json:
         """Return an adaptation with its last progress.
@@ -151,7 +153,9 @@ class StudioEngine:
         async with self._archive.open(record.sha256) as path:
             return await asyncio.to_thread(path.read_bytes)
 
-    async def _receive(self, parts: AsyncIterator[Part], caller: Caller, intake: Intake) -> str:
+    async def _receive(
+        self, parts: AsyncIterator[Part], caller: Caller, intake: Intake
+    ) -> Accepted:
         first = await anext(parts, None)
         if first is None or first.name != "spec":
             raise InvalidInput.single("spec", "NO_SPEC", 'the first part must be "spec"')
