@@ -85,12 +85,14 @@ def test_mutated_messages(studio: Studio, data: Path) -> None:
     for thread in watching:
         thread.start()
     start = time.monotonic()
-    outcomes, wrong = send_all(target)
-    seconds = time.monotonic() - start
-    until_idle(api)
-    stop.set()
-    for thread in watching:
-        thread.join()
+    try:
+        outcomes, wrong = send_all(target)
+        seconds = time.monotonic() - start
+        until_idle(api)
+    finally:
+        stop.set()
+        for thread in watching:
+            thread.join()
     reasons = Counter(each.failure.reason for each in listed(api, FAILED))
     log = data.with_suffix(".log").stat().st_size
     for (name, outcome), count in sorted(outcomes.items()):

@@ -78,10 +78,12 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> Non
         threads.append(threading.Thread(target=samples.run, args=(SECONDS / 180, stop)))
         for thread in threads:
             thread.start()
-        kill_at_random(system, kills)
-        stop.set()
-        for thread in threads:
-            thread.join()
+        try:
+            kill_at_random(system, kills)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
         figures = {"seconds": SECONDS, "kills": dict(kills), **check(system, callers)}
         quiet = (0.4 * SECONDS, SECONDS * 2 / 3)
         figures |= {**samples.figures(*quiet), "log, MiB": round(log_bytes(tmp_path) / 2**20, 2)}

@@ -191,6 +191,8 @@ class _Guard:
     async def call(self, request: Any, context: Context) -> AsyncIterator[_Outcome]:
         """Run a call within: check its caller, turn its error into a status, and log it."""
         outcome, result, failure = _Outcome(), LEFT, None
+        # gRPC ends a call before the stream of a caller who has left, and then crashes if asked.
+        caller, address = self._name(context), context.peer()
         try:
             self.admit(context)
             with self._counted(context):
@@ -204,7 +206,15 @@ class _Guard:
             result = failure.reason
         finally:
             if self._audit is not None:
-                self._write(self._audit, context, request, outcome.response, result)
+                changes = self._method.rpartition("/")[2].startswith(CHANGING)
+                self._audit.write(
+                    caller=caller,
+                    address=address,
+                    method=self._method,
+                    resource=_resource(request, outcome.response),
+                    result=result,
+                    change=_fields(request) if result == OK and changes else None,
+                )
         if failure is not None:
             await refuse(context, failure)
 
@@ -213,22 +223,12 @@ class _Guard:
             return self._calls.hold_probe(address_of(context))
         return self._calls.hold(self._callers.of(context).name)
 
-    def _write(
-        self, audit: AuditLog, context: Context, request: Any, response: Any, result: str
-    ) -> None:
+    def _name(self, context: Context) -> str:
+        """Return the name of the caller; empty for a token that is missing or unknown."""
         try:
-            caller = self._callers.of(context).name
+            return self._callers.of(context).name
         except ServiceError:
-            caller = ""
-        changes = self._method.rpartition("/")[2].startswith(CHANGING)
-        audit.write(
-            caller=caller,
-            address=context.peer(),
-            method=self._method,
-            resource=_resource(request, response),
-            result=result,
-            change=_fields(request) if result == OK and changes else None,
-        )
+            return ""
 
 
 def _resource(request: Any, response: Any) -> str:

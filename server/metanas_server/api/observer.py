@@ -67,6 +67,7 @@ class Observer(aio.ServerInterceptor):
         sent_id = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
         call = Call(method=method.lstrip("/"), sent_id=sent_id, code=left)
         call.is_logged = not method.startswith(WITHOUT_TOKEN)
+        call.caller, call.token = self._names(context)  # gRPC crashes if asked after the call
         with self._observer.observe(call):
             try:
                 yield
@@ -75,8 +76,6 @@ class Observer(aio.ServerInterceptor):
                 call.code = _code(context)
                 call.reason = _reason(context) or call.code
                 raise
-            finally:
-                call.caller, call.token = self._names(context)
 
     def _names(self, context: Context) -> tuple[str, str]:
         """Return the name of the caller, or its address if it has no token, and its token's."""
