@@ -57,7 +57,7 @@ def write_adaptation(
 
 def write_progress(record: ProgressRecord) -> adaptation_pb2.Progress:
     """Convert a progress record to its message."""
-    fields = asdict(record)
+    fields = {**vars(record)}  # `asdict` copies the values, too, which takes five times as long
     time = fields.pop("time")
     return adaptation_pb2.Progress(**fields, time=_time(time))
 

@@ -182,10 +182,11 @@ class _Guard:
         self._calls = calls
         self._audit = audit
         self._method = method
+        self._admitted: object = None
 
     def admit(self, context: Context) -> None:
         """Refuse a call that its caller may not make; see `Callers.admit`."""
-        self._callers.admit(context, self._method)
+        self._admitted = self._callers.admit(context, self._method, self._admitted)
 
     @asynccontextmanager
     async def call(self, request: Any, context: Context) -> AsyncIterator[_Outcome]:

@@ -77,7 +77,7 @@ class TokenFile:
         Raises:
             Unavailable: TOKENS_UNREADABLE.
         """
-        return self._now().get(digest_of(secret))
+        return self.entries().get(digest_of(secret))
 
     def find_certificate(self, names: Iterable[str]) -> Token | None:
         """Return the entry for the first of these names of a certificate that has one.
@@ -85,12 +85,12 @@ class TokenFile:
         Raises:
             Unavailable: TOKENS_UNREADABLE.
         """
-        entries = self._now()
+        entries = self.entries()
         known = (entries.get(CERTIFICATE + name) for name in names)
         return next((entry for entry in known if entry is not None), None)
 
-    def _now(self) -> Mapping[str, Token]:
-        """Return the entries of the file as it is now.
+    def entries(self) -> Mapping[str, Token]:
+        """Return the entries of the file as it is now: another object after each change.
 
         A file that cannot be used any more lets no caller in: a revoked token could be in it.
 
@@ -139,6 +139,8 @@ class Callers:
             Unavailable: TOKENS_UNREADABLE.
         """
         address = address_of(context)
+        if self._tokens is None:
+            return self.identify(address, b"")
         sent = _authorization(context.invocation_metadata())
         return self.identify(address, sent, () if sent else certificate_names(context))
 
@@ -164,18 +166,24 @@ class Callers:
             raise Unauthenticated("UNAUTHENTICATED", text)
         return Caller(name=known.name, owner=known.name, role=known.role)
 
-    def admit(self, context: Context, method: str) -> None:
+    def admit(self, context: Context, method: str, before: object = None) -> object:
         """Refuse a call that its caller may not make.
 
+        A stream has a check for each message, so only a change of the tokens repeats the work.
+
         method: the full name, as gRPC has it: "/metanas.v1.ModelService/GetModel".
+        before: the value that the last check of this call has returned.
 
         Raises:
             Unauthenticated, Unavailable: see `of`.
             Forbidden: ROLE_INSUFFICIENT.
         """
-        if method.startswith(WITHOUT_TOKEN):
-            return
-        self.of(context).require_for(method)
+        if self._tokens is None or method.startswith(WITHOUT_TOKEN):
+            return None
+        entries = self._tokens.entries()
+        if entries is not before:
+            self.of(context).require_for(method)
+        return entries
 
 
 def address_of(context: Context) -> str:
