@@ -14,7 +14,7 @@ class ImageLimits:
     max_pixels: int = 50_000_000
     """Most pixels of a decoded image. Decoding reduces a large JPEG (see `decode`), so its file may
     have four times as many."""
-    min_side: int = 1
+    min_side: int = 2
     """Least width and height, in pixels."""
 
     def check_bytes(self, size: int) -> None:

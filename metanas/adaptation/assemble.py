@@ -26,6 +26,7 @@ from metanas.estimates.known import known_of
 from metanas.estimates.left_out import LeftOut, leave_out
 from metanas.export.metadata import Origin
 from metanas.export.onnx_model import Classifier, Encoder
+from metanas.export.runtime import Image
 from metanas.export.variants import convert
 from metanas.images.support_set import Task
 from metanas.nn.heads import HEADS
@@ -163,6 +164,16 @@ def calibrated(classifier: Classifier, temperature: float) -> Classifier:
     return replace(classifier, weight=weight, bias=bias, scale=scale)
 
 
+def calibration_images(joint: Joint, seed: int) -> list[Image]:
+    """Return up to `MOST_COMPARED` support images of a model, and a view of each."""
+    images, card = joint.task.images, joint.first.adaptation.checkpoint.card
+    rows = torch.linspace(0, len(images) - 1, MOST_COMPARED).round().int().unique()
+    some = [images[row] for row in rows]
+    longest = 2 * max(branch.task.preprocess.size for branch in joint.branches)
+    generator = torch.Generator().manual_seed(seed)
+    return [*some, *pixel_views(some, longest, card.augment, generator)]
+
+
 def converted(joint: Joint, onnx: bytes, seed: int) -> Parts[bytes]:
     """Convert the file of a model to the precision of its options, in a thread.
 
@@ -170,15 +181,10 @@ def converted(joint: Joint, onnx: bytes, seed: int) -> Parts[bytes]:
         InvalidInput: VARIANT_REFUSED, on the support images and views of them it answers
             differently.
     """
-    images, card = joint.task.images, joint.first.adaptation.checkpoint.card
-    rows = torch.linspace(0, len(images) - 1, MOST_COMPARED).round().int().unique()
-    some = [images[row] for row in rows]
-    longest = 2 * max(branch.task.preprocess.size for branch in joint.branches)
-    generator = torch.Generator().manual_seed(seed)
-    views = list(pixel_views(some, longest, card.augment, generator))
+    images = calibration_images(joint, seed)
     variant = Variant(precision=joint.options.precision)
     try:
-        return (yield from in_thread(lambda: convert(onnx, variant, [*some, *views])))
+        return (yield from in_thread(lambda: convert(onnx, variant, images)))
     except InvalidInput as error:
         raise error.within("options") from None
 

@@ -36,6 +36,13 @@ from metanas.spec.variant import ANY, STORED, Variant
 VARIANT = "metanas.variant"
 CONFORMANCE = "metanas.conformance"
 NOISE_SEED = 0
+KNOWN_TOLERANCE = 0.25
+"""Largest difference of the output `known` of an int8 file between two processors."""
+LEAST_CALIBRATION = 8
+"""Fewest images on which an int8 file is calibrated and compared."""
+LARGEST_INT8_OPSET = 20
+"""Largest opset of an int8 file: in 21, ONNX Runtime makes the signed activations of many models
+unsigned, and then refuses its own graph."""
 
 
 def convert(onnx_bytes: bytes, variant: Variant, images: Sequence[Image] = ()) -> bytes:
@@ -60,7 +67,7 @@ def convert(onnx_bytes: bytes, variant: Variant, images: Sequence[Image] = ()) -
     stored = _Form.of(metadata)
     wanted = stored.changed(variant)
     if wanted.precision == "int8" != stored.precision:
-        _require_images(images)
+        _require_calibration(images)
         model = quantised(model, images)
     vector = json.loads(metadata[CONFORMANCE])
     shown = _shown(vector)
@@ -80,6 +87,8 @@ def convert(onnx_bytes: bytes, variant: Variant, images: Sequence[Image] = ()) -
     conformance = {**vector, **_described(outputs)}
     if wanted.precision == "int8":  # integer kernels of processors differ
         conformance["tolerance"] = max(vector["tolerance"], round(agreement.logit, 6))
+        known = max(vector.get("known_tolerance", vector["tolerance"]), round(agreement.known, 6))
+        conformance["known_tolerance"] = min(known, KNOWN_TOLERANCE)
     new = {CONFORMANCE: json.dumps(conformance), VARIANT: wanted.described(metadata, agreement)}
     del model.metadata_props[:]
     helper.set_model_props(model, dict(sorted({**metadata, **new}.items())))
@@ -113,6 +122,12 @@ class _Form:
             message = f"the file has the precision {self.precision}; adapt again with another one"
             raise InvalidInput.single("precision", "VARIANT_REFUSED", message)
         precision = self.precision if variant.precision == STORED else variant.precision
+        if precision == "int8" and variant.opset > LARGEST_INT8_OPSET:
+            message = (
+                f"ONNX Runtime 1.31 cannot open files in 8 bits of opset {variant.opset}; choose "
+                f"{LARGEST_INT8_OPSET} or lower, or fp16"
+            )
+            raise InvalidInput.single("opset", "VARIANT_REFUSED", message)
         return _Form(precision, variant.input, variant.opset)
 
     def described(self, metadata: Mapping[str, str], agreement: Agreement) -> str:
@@ -149,9 +164,16 @@ def _rewritten(
     return rewrite.halved(model) if wanted.precision == "fp16" else model
 
 
-def _require_images(images: Sequence[Image]) -> None:
+def _require_calibration(images: Sequence[Image]) -> None:
+    """Refuse to measure the ranges of an int8 file, and its agreement, on too few images."""
     if not images:
         message = "int8 is calibrated on the support set: adapt again with the option precision"
+        raise InvalidInput.single("precision", "VARIANT_REFUSED", message)
+    if len(images) < LEAST_CALIBRATION:
+        message = (
+            f"int8 is calibrated on {len(images)} images; at least {LEAST_CALIBRATION} are needed, "
+            "and a view of each support image counts; add images, or choose fp16"
+        )
         raise InvalidInput.single("precision", "VARIANT_REFUSED", message)
 
 
@@ -159,7 +181,7 @@ def _opened(data: bytes, opset: int) -> ort.InferenceSession:
     """Open a converted file.
 
     Raises:
-        InvalidInput: VARIANT_REFUSED, ONNX Runtime cannot: 1.31 fails for int8 in opset 21.
+        InvalidInput: VARIANT_REFUSED, ONNX Runtime cannot.
     """
     try:
         return session(data)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from metanas.errors import InvalidInput, Violation
 from metanas.util.fields import Count, Range, check
+from metanas_data.limits import ImageLimits
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +29,11 @@ class Limits:
     """Most bytes of one image, encoded or raw; more overflow in gRPC."""
     max_total_bytes: Count = 256 * 2**20
     """Most bytes of a support set."""
-    max_pixels: Count = 50_000_000
+    max_pixels: Count = ImageLimits.max_pixels
     """Most pixels of one image, read from its header."""
     max_total_pixels: Count = 400_000_000
     """Most pixels of a support set, which stays decoded during its adaptation."""
-    min_side: Count = 2
+    min_side: Count = ImageLimits.min_side
     """Smallest height and width of an image in pixels."""
     max_label_bytes: Count = 256
     """Most bytes of a label."""

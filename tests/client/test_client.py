@@ -22,6 +22,7 @@ from metanas_client import (
     Unavailable,
     Variant,
 )
+from metanas_client.onnx.model_file import ModelFile
 from tests.client.conftest import ENVIRONMENT, class_folders, running_server
 from tests.client.proxy import cutting
 
@@ -181,6 +182,18 @@ def test_bad_input_is_refused_with_its_reason(
         client.adapt(support, options=options).result()
     assert caught.value.reason == reason
     assert client.adapt(SUPPORT, options={"steps": 0}).result().labels
+
+
+def test_too_small_an_image_is_refused_in_one_way(client: Client, model_file: Path) -> None:
+    """As a support image by the server, and as a query by the file."""
+    small = np.zeros((1, 9), np.uint8)
+    with pytest.raises(InvalidInput) as there:
+        client.adapt({"a": PIXELS, "b": [small]}).result()
+    with pytest.raises(InvalidInput) as here:
+        ModelFile.load(model_file).predict([small])
+    [one], [other] = there.value.violations, here.value.violations
+    assert (one.reason, one.message) == (other.reason, other.message)
+    assert "each side needs at least 2" in one.message
 
 
 def test_a_bad_file_of_a_folder_is_named(client: Client, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 from base64 import b64decode
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from metanas.export.agreement import (
 )
 from metanas.export.rewrite import LEAST_HALVED, halved
 from metanas.export.runtime import session
-from metanas.export.variants import VARIANT, convert, fitted
+from metanas.export.variants import KNOWN_TOLERANCE, LEAST_CALIBRATION, VARIANT, convert, fitted
 from metanas.spec.options import AdaptConfig
 from metanas.spec.variant import Variant
 from metanas.testing import make_checkpoint
@@ -198,6 +197,8 @@ def test_int8_has_layers_in_eight_bits(stored: bytes, int8: bytes) -> None:
     assert stated(int8)["logit"] == pytest.approx(agreement.logit, abs=1e-5)
     vector = json.loads(metadata(int8)["metanas.conformance"])
     assert vector["tolerance"] == pytest.approx(max(1e-3, agreement.logit), abs=1e-5)
+    allowed = min(max(1e-3, agreement.known), KNOWN_TOLERANCE)
+    assert vector["known_tolerance"] == pytest.approx(allowed, abs=1e-5)
 
 
 @pytest.mark.parametrize("variant", [Variant(height=20, width=24, opset=13), Variant(opset=20)])
@@ -205,6 +206,8 @@ def test_a_variant_of_int8_stays_int8(int8: bytes, variant: Variant) -> None:
     made = convert(int8, variant)
     assert stated(made)["precision"] == "int8"
     assert stated(made)["logit"] == stated(int8)["logit"]  # of the precision
+    before, after = (json.loads(metadata(each)["metanas.conformance"]) for each in (int8, made))
+    assert after["known_tolerance"] == before["known_tolerance"]
     assert difference(int8, made, pixels(20, 24)) <= 0.05
     with pytest.raises(InvalidInput) as caught:
         convert(int8, Variant(precision="fp16"))
@@ -220,16 +223,47 @@ def test_int8_needs_images_of_the_task(stored: bytes) -> None:
     )
 
 
-def test_a_runtime_that_cannot_open_a_variant_is_named(int8: bytes) -> None:
+def test_int8_ends_at_opset_20(stored: bytes, int8: bytes) -> None:
     """ONNX Runtime 1.31 cannot open graphs in 8 bits of opset 21."""
-    with suppress(InvalidInput):
-        assert stated(convert(int8, Variant(opset=21)))["opset"] == 21
+    wanted = [(stored, Variant(precision="int8", opset=21)), (int8, Variant(opset=21))]
+    for data, variant in wanted:
+        with pytest.raises(InvalidInput) as caught:
+            convert(data, variant, TASK)
+        assert (caught.value.violations[0].field, caught.value.reason) == (
+            "opset",
+            "VARIANT_REFUSED",
+        )
+        assert "choose 20 or lower" in str(caught.value)
+        assert "[ONNXRuntimeError]" not in str(caught.value)
+
+
+def test_int8_is_not_calibrated_on_a_few_images(stored: bytes) -> None:
+    few = TASK[: LEAST_CALIBRATION - 1]
+    with pytest.raises(InvalidInput, match=r"on 7 images; at least 8 are needed") as caught:
+        convert(stored, Variant(precision="int8"), few)
+    assert caught.value.reason == "VARIANT_REFUSED"
+
+
+def test_an_adaptation_to_a_few_images_is_not_made_int8(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "tiny", options=AdaptConfig(precision="int8"))
+    with pytest.raises(InvalidInput, match="add images, or choose fp16") as caught:
+        adapt(checkpoint, examples((2, 1)), options={"steps": 0, "tuning_steps": 0})
+    assert caught.value.violations[0].field == "options.precision"
 
 
 def test_int8_that_answers_differently_is_refused() -> None:
-    close = Agreement(images=64, top1=0.99, probability=0.2, logit=1.0, noise=0.04, relative=0.1)
+    close = Agreement(
+        images=64,
+        top1=0.99,
+        probability=0.2,
+        logit=1.0,
+        noise=0.04,
+        relative=0.1,
+        known=0.3,
+        known_same=0.99,
+    )
     require_close(close)
-    worse = [replace(close, top1=0.97)]
+    worse = [replace(close, top1=0.97), replace(close, known_same=0.97)]
     worse += [replace(close, noise=noise) for noise in (0.051, float("nan"))]
     for each in worse:
         with pytest.raises(InvalidInput) as caught:
@@ -315,6 +349,14 @@ def test_agreement_is_measured_on_all_outputs() -> None:
         require_equal(found)
     with pytest.raises(InvalidInput):
         require_half(found)
+    for require, error, change in (
+        (require_equal, ExportMismatch, 0.02),
+        (require_half, InvalidInput, 0.2),
+    ):
+        changed = compare(one, one._replace(known=one.known - np.float32(change)))
+        assert changed.known == pytest.approx(change, abs=1e-6)
+        with pytest.raises(error, match="known"):
+            require(changed)
     nan = one._replace(logits=np.full_like(one.logits, np.nan))
     with pytest.raises(ExportMismatch):
         require_equal(compare(one, nan))

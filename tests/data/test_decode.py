@@ -83,11 +83,11 @@ def test_transparent_sample_of_grey_png_becomes_white(depth: int) -> None:
 
 
 def test_transparent_colour_of_a_sixteen_bit_png() -> None:
-    raw = b"\0" + struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0, 0, 0)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+    raw = 2 * (b"\0" + struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0, 0, 0))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
     transparent = chunk(b"tRNS", struct.pack(">3H", 0x1234, 0x5678, 0x9ABC))
     parts = header + transparent + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    assert read(SIGNATURE + parts, 3).tolist() == [[[255, 255, 255], [0, 0, 0]]]
+    assert read(SIGNATURE + parts, 3).tolist() == [[[255, 255, 255], [0, 0, 0]]] * 2
 
 
 @pytest.mark.parametrize("alpha", [0, 255])
