@@ -11,9 +11,8 @@ Path("model.onnx").write_bytes(model.onnx)
 The public names load when they are first used (PEP 562), so `import metanas` needs no torch.
 """
 
-import typing
-
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # the import of `typing` would take longer than that of this package
+if TYPE_CHECKING:
     from metanas._api import (
         AdaptConfig,
         AdaptedModel,

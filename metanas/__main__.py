@@ -1,14 +1,12 @@
 """Run the commands of the core: `metanas`, or `python -m metanas` without the client."""
 
-import argparse
-import signal
 import sys
 
-from metanas import __version__
-from metanas.cli import evaluate, profile, runs, train, universal
-from metanas.errors import MetanasError
-from metanas.runs.progress import discard_output
-from metanas_data.suggest import Parser
+TYPE_CHECKING = False  # the import of `typing` takes longer than that of this module
+if TYPE_CHECKING:
+    import argparse
+
+INTERRUPTED = 130
 
 EXIT_CODES = """exit codes:
   0    done
@@ -19,8 +17,14 @@ EXIT_CODES = """exit codes:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> "argparse.ArgumentParser":
     """Build the parser of all commands."""
+    import argparse
+
+    from metanas import __version__
+    from metanas.cli import evaluate, profile, runs, train, universal
+    from metanas_data.suggest import Parser
+
     top = Parser(
         prog="metanas",
         description="Meta-trains supernets, and evaluates checkpoints in process.",
@@ -39,6 +43,21 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    try:
+        # imported here and below, so that an interruption of the imports is handled too
+        return _run(arguments)
+    except KeyboardInterrupt:
+        again = "continue a training with --resume, an evaluation with the same --out"
+        print(f"interrupted; {again}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str] | None) -> int:
+    import signal
+
+    from metanas.errors import MetanasError
+    from metanas.runs.progress import discard_output
+
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -49,10 +68,6 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         discard_output()
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        again = "continue a training with --resume, an evaluation with the same --out"
-        print(f"interrupted; {again}", file=sys.stderr)
-        return 130
     return code
 
 

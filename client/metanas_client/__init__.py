@@ -18,9 +18,8 @@ print(model.predict(["query.png"])[0].label)      # needs metanas-client[onnx]
 The public names load when they are first used (PEP 562), so `metanas --help` needs no gRPC.
 """
 
-import typing
-
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # the import of `typing` would take longer than that of this package
+if TYPE_CHECKING:
     from metanas_client._api import (
         Adaptation,
         AdaptationCancelled,

@@ -1,12 +1,11 @@
 """Run the command line: `metanas`, or `python -m metanas_client`."""
 
 import sys
-from collections.abc import Sequence
 
 INTERRUPTED = 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     try:
         # imported here, so that an interruption of the imports is handled too

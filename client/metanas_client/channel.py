@@ -127,8 +127,13 @@ def broken(error: grpc.aio.AioRpcError) -> bool:
     return error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientError:
-    """Turn a failed call into an error of this package."""
+def translate(
+    error: grpc.aio.AioRpcError, connection: Connection, unfinished: str = ""
+) -> ClientError:
+    """Turn a failed call into an error of this package.
+
+    unfinished: how to come back to the work that was under way, if no server answers.
+    """
     fault = read_fault(error)
     translated = errors.error_for(fault, connection.address)
     if not isinstance(translated, Unavailable):
@@ -140,7 +145,7 @@ def translate(error: grpc.aio.AioRpcError, connection: Connection) -> ClientErro
         certificate=connection.certificate is not None,
         proxy=proxy_for(connection.address, os.environ),
     )
-    return Unavailable(connection.address, fault.message, hint)
+    return Unavailable(connection.address, fault.message, hint, unfinished=unfinished)
 
 
 def read_fault(error: grpc.aio.AioRpcError) -> Fault:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from metanas_client.errors import InvalidInput, NotFound, Violation
+from metanas_client.errors import LISTED_BY, InvalidInput, NotFound, Violation
 from metanas_client.resources import Checkpoint, Limits
 from metanas_client.support import SupportSet, unreadable
 from metanas_client.text import size
@@ -27,7 +27,8 @@ def choose_checkpoint(known: Sequence[Checkpoint], name: str) -> Checkpoint:
     """
     by_name = {one.name.removeprefix(PREFIX): one for one in known}
     descriptions = {bare: one.description for bare, one in by_name.items()}
-    return by_name[choose_name(descriptions, name, "the server")]
+    place = f"the server (see `{LISTED_BY['UNKNOWN_CHECKPOINT']}`)"
+    return by_name[choose_name(descriptions, name, place)]
 
 
 def choose_name(known: Mapping[str, str], name: str, place: str) -> str:

@@ -81,15 +81,21 @@ class Unavailable(ClientError):
     address: str
 
     def __init__(
-        self, address: str, detail: str, advice: str = "", server: str = "MetaNAS server"
+        self,
+        address: str,
+        detail: str,
+        advice: str = "",
+        server: str = "MetaNAS server",
+        unfinished: str = "",
     ) -> None:
+        """Make the error; `unfinished` says how to come back to the work that was under way."""
         self.address = address
         start = (
             f"Start one with `metanas-server --listen {address}`, "
             "or name another with --server or METANAS_SERVER."
         )
         message = f"no {server} answers at {address} ({detail}). {advice or start}"
-        super().__init__("UNAVAILABLE", message)
+        super().__init__("UNAVAILABLE", f"{message} {unfinished}".rstrip())
 
 
 class Refused(ClientError):
@@ -207,6 +213,13 @@ PLAIN_BY_CODE: Mapping[str, type[ClientError]] = {
 }
 """Classes with a reason and a message only; `error_for` builds the errors of other codes."""
 
+LISTED_BY: Mapping[str, str] = {
+    "UNKNOWN_ADAPTATION": "metanas adaptations list",
+    "UNKNOWN_CHECKPOINT": "metanas checkpoints",
+    "UNKNOWN_MODEL": "metanas models list",
+}
+"""Reason of an unknown name -> the command that lists the names."""
+
 PLAIN_BY_REASON: Mapping[str, type[ClientError]] = {
     "CANCELLED": AdaptationCancelled,
     "DIVERGED": AdaptationFailed,
@@ -232,4 +245,6 @@ def error_for(fault: Fault, address: str) -> ClientError:
         # a server that has stopped answers CANCELLED without a reason
         case "UNAVAILABLE" | "CANCELLED":
             return Unavailable(address, fault.message)
-    return PLAIN_BY_CODE.get(fault.code, ServerFault)(reason, fault.message)
+    listed = f"; `{LISTED_BY[reason]}` lists the names" if reason in LISTED_BY else ""
+    message = fault.message.rstrip(".") + listed if listed else fault.message
+    return PLAIN_BY_CODE.get(fault.code, ServerFault)(reason, message)

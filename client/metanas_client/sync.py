@@ -312,4 +312,5 @@ async def _next(items: AsyncIterator[T]) -> tuple[T] | tuple[()]:
 
 async def _close(items: AsyncIterator[T]) -> None:
     if isinstance(items, AsyncGenerator):
-        await items.aclose()
+        with suppress(RuntimeError):  # an interrupted call still runs in it, and ends it
+            await items.aclose()

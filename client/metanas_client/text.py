@@ -11,6 +11,11 @@ def printable(text: str) -> str:
     )
 
 
+def bare(name: str) -> str:
+    """Return the last part of a resource name, which every command takes as well."""
+    return name.rpartition("/")[2]
+
+
 def percent(share: object) -> str:
     """Format a share from 0 to 1; a dash where there is none."""
     return f"{100 * share:.1f} %" if isinstance(share, int | float) else NO_VALUE

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -13,6 +14,7 @@ from metanas_client.channel import Connection, broken, open_channel, translate
 from metanas_client.errors import DownloadDamaged, ServerFault
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress, Variant
 from metanas_client.support import Content
+from metanas_client.text import bare
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -24,6 +26,8 @@ from metanas_protos.v1 import (
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class Calls:
@@ -37,6 +41,7 @@ class Calls:
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._checkpoints = checkpoint_service_pb2_grpc.CheckpointServiceStub(self._channel)
         self._metadata = tuple(connection.metadata)
+        self._lost = False
 
     async def close(self) -> None:
         """Close the channel; unfinished calls end with an error."""
@@ -70,7 +75,7 @@ class Calls:
     async def get_adaptation(self, name: str) -> AdaptationInfo:
         """Return the state of an adaptation."""
         request = adaptation_service_pb2.GetAdaptationRequest(name=name)
-        with self._translated():
+        with self._translated(come_back(name)):
             reply = await self._adaptations.GetAdaptation(request, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 
@@ -92,7 +97,7 @@ class Calls:
     async def cancel_adaptation(self, name: str) -> AdaptationInfo:
         """Cancel an adaptation."""
         request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
-        with self._translated():
+        with self._translated(come_back(name)):
             reply = await self._adaptations.CancelAdaptation(request, metadata=self._metadata)
         return convert.adaptation_info(reply.adaptation)
 
@@ -111,15 +116,16 @@ class Calls:
             try:
                 async with aclosing(self._watch_once(name, after_sequence)) as events:
                     async for event in events:
-                        pause = Pause(self._connection.patience)
+                        pause, self._lost = Pause(self._connection.patience), False
                         if isinstance(event, Progress):
                             after_sequence = event.sequence
                         yield event
             except grpc.aio.AioRpcError as error:
                 if not broken(error) or not pause.fits():
-                    raise translate(error, self._connection) from error
+                    raise translate(error, self._connection, come_back(name)) from error
             else:
                 return
+            self._warn()
             await pause.wait()
 
     async def _watch_once(
@@ -144,7 +150,7 @@ class Calls:
     async def get_model(self, name: str) -> ModelInfo:
         """Return a model without its bytes."""
         request = model_service_pb2.GetModelRequest(name=name)
-        with self._translated():
+        with self._translated(fetch_later(name)):
             reply = await self._models.GetModel(request, metadata=self._metadata)
         return convert.model_info(reply.model)
 
@@ -200,12 +206,13 @@ class Calls:
                     if not received and request.HasField("variant"):
                         info = convert.variant_info(info, reply.chunk)
                     received += reply.chunk.data
-                    pause = Pause(self._connection.patience)
+                    pause, self._lost = Pause(self._connection.patience), False
             except grpc.aio.AioRpcError as error:
                 if not broken(error) or not pause.fits():
-                    raise translate(error, self._connection) from error
+                    raise translate(error, self._connection, fetch_later(info.name)) from error
             else:
                 return verified(info, bytes(received)), info
+            self._warn()
             await pause.wait()
 
     async def list_checkpoints(self, page_size: int) -> AsyncIterator[Checkpoint]:
@@ -231,11 +238,33 @@ class Calls:
         return convert.checkpoint(reply.checkpoint)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, unfinished: str = "") -> Iterator[None]:
         try:
             yield
         except grpc.aio.AioRpcError as error:
-            raise translate(error, self._connection) from error
+            raise translate(error, self._connection, unfinished) from error
+
+    def _warn(self) -> None:
+        """Say that the connection is lost, once for all calls until an answer arrives."""
+        if not self._lost:
+            address, patience = self._connection.address, self._connection.patience
+            log.warning(
+                "the connection to the server %s is lost; trying again for %g s", address, patience
+            )
+        self._lost = True
+
+
+def come_back(name: str) -> str:
+    """Say how to come back to an adaptation whose server no longer answers."""
+    return (
+        f"{name} continues, at the latest when its server runs again. Come back to it with "
+        f"`metanas adaptations watch {bare(name)}`, or `client.adaptation({name!r})` in Python."
+    )
+
+
+def fetch_later(name: str) -> str:
+    """Say how to download a model whose server no longer answers."""
+    return f"{name} stays on the server. Fetch it later with `metanas models get {bare(name)}`."
 
 
 class Pause:

@@ -1,4 +1,4 @@
-"""The command `metanas-server`: read the configuration and run the server until a signal.
+"""The program `metanas-server`: read the configuration and run the server until a signal.
 
 `metanas-server tokens` changes the tokens instead (`metanas_server.callers.command`),
 `metanas-server doctor` checks all that a server needs (`metanas_server.doctor`), and the commands
@@ -46,10 +46,9 @@ fresh pages, which saves a third of the time of a step on large images.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server and return the exit code."""
+def run_server(words: Sequence[str]) -> int:
+    """Run the server with these arguments and return the exit code."""
     os.umask(PRIVATE)
-    words = sys.argv[1:] if arguments is None else arguments
     try:
         if words[:1] == ["tokens"]:
             tokens.run(words[1:], os.environ)
@@ -137,7 +136,3 @@ def studio_line(config: ServerConfig, port: int) -> str:
     scheme = "http" if config.tls_cert is None else "https"
     host = (config.studio or "").rpartition(":")[0]
     return f"studio ready on {scheme}://{host}:{port}/"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

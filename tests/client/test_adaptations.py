@@ -1,11 +1,21 @@
 """`metanas adapt --detach` and `metanas adaptations`: leave an adaptation and come back to it."""
 
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from metanas_client.__main__ import main
+from metanas_client.onnx.model_file import ModelFile
+from tests.client.conftest import ENVIRONMENT
+from tests.client.test_cli import metanas
 
 
 def detached(server: str, folder: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> str:
@@ -39,16 +49,15 @@ def test_a_detached_adaptation_is_cancelled(
 ) -> None:
     here, out = f"--server={server}", tmp_path / "m.onnx"
     name = detached(server, folder, capsys, "--steps=500")
+    bare = name.removeprefix("adaptations/")
     assert main(["adaptations", "cancel", name, here]) == 0
-    capsys.readouterr()
+    assert capsys.readouterr().out.splitlines()[-1] == f"{bare}\tcancelled"
     assert main(["adaptations", "watch", name, here, f"--out={out}"]) == 4
     assert "cancelled" in capsys.readouterr().err
     assert not out.exists()
     assert main(["adaptations", "list", here]) == 0
-    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(name)]
+    [row] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(bare)]
     assert row.split("\t")[1] == "cancelled"
-    assert main(["adaptations", "cancel", "nobody", here]) == 4
-    assert "no adaptation" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,13 @@ def test_a_detached_adaptation_is_cancelled(
         ["--local", "--reuse"],
         ["--pareto=2", "--detach"],
         ["--local", "--request-id=x"],
+        ["--local", "--server=localhost:1"],
+        ["--local", "--token=x"],
+        ["--local", "--priority=9"],
+        ["--local", "--tls"],
+        ["--local", "--ca=x.pem"],
+        ["--local", "--cert=x.pem"],
+        ["--local", "--key=x.pem"],
         ["--opset=13", "--detach"],
     ],
 )
@@ -65,7 +81,113 @@ def test_options_that_exclude_one_another_are_refused(
     folder: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["adapt", str(folder), *flags]) == 2
-    assert "leave one of them out" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "leave one of them out" in error
+    assert all(flag.partition("=")[0] in error for flag in flags)
+
+
+def test_local_names_all_options_of_a_server(
+    folder: Path, checkpoints: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["adapt", str(folder), "--local", "--priority=1", "--token=x"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
+    local = ["adapt", folder, "--local", "--checkpoints", checkpoints, "--steps=0"]
+    local += ["--tuning-steps=0", "--out", tmp_path / "m.onnx"]
+    done = metanas(*local, METANAS_SERVER="localhost:1", METANAS_TOKEN="x")
+    assert (done.returncode, done.stderr) == (0, "")  # the environment is for all commands
+
+
+@pytest.mark.parametrize(
+    ("command", "lister"),
+    [
+        (["adaptations", "cancel", "nobody"], "metanas adaptations list"),
+        (["adaptations", "watch", "nobody"], "metanas adaptations list"),
+        (["models", "get", "nobody"], "metanas models list"),
+        (["models", "delete", "nobody"], "metanas models list"),
+        (["adapt", "{folder}", "--checkpoint=nobody"], "metanas checkpoints"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_command_that_lists_the_names(
+    server: str,
+    folder: Path,
+    command: list[str],
+    lister: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = [word.format(folder=folder) for word in command]
+    if command[-1] != "delete" and command[:2] != ["adaptations", "cancel"]:
+        given += [] if command[1] == "delete" else [f"--out={tmp_path / 'm.onnx'}"]
+    assert main([*given, f"--server={server}"]) == 4
+    assert f"`{lister}`" in capsys.readouterr().err
+
+
+def test_an_unknown_checkpoint_has_one_exit_code(
+    server: str,
+    checkpoints: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["adapt", str(folder), "--checkpoint=tny", f"--out={tmp_path / 'm.onnx'}"]
+    ways = [[f"--server={server}"], ["--local", f"--checkpoints={checkpoints}"]]
+    codes = [main([*command, *way]) for way in ways]
+    assert codes == [4, 4]
+    assert capsys.readouterr().err.count("Did you mean tiny?") == 2
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A support set of two classes, dark and light, which files in 8 bits tell apart."""
+    for label, level in (("dark", 20), ("light", 220)):
+        folder = tmp_path / "plain" / label
+        folder.mkdir(parents=True)
+        for index in range(4):
+            Image.fromarray(np.full((20, 20), level + index, np.uint8)).save(
+                folder / f"{index}.png"
+            )
+    return tmp_path / "plain"
+
+
+def test_a_refused_form_leaves_a_model_that_is_named(
+    server: str, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files in 8 bits end at opset 20."""
+    out = tmp_path / "m.onnx"
+    command = ["adapt", str(plain), "--precision=int8", "--opset=21", f"--out={out}"]
+    assert main([*command, f"--server={server}"]) == 2
+    error = capsys.readouterr().err
+    [fetch] = re.findall(r"`metanas (models get [0-9a-f]+)` fetches it as it is", error)
+    assert not out.exists()
+    assert main([*fetch.split(), f"--server={server}", f"--out={out}"]) == 0
+    assert ModelFile.load(out).variant.precision == "int8"
+
+
+def test_a_refused_form_of_a_local_model_is_told(
+    checkpoints: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.onnx"
+    command = ["adapt", str(plain), "--local", f"--checkpoints={checkpoints}", f"--out={out}"]
+    assert main([*command, "--precision=int8", "--opset=21"]) == 2
+    assert "no file was written" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_the_list_of_adaptations_fits_a_terminal(server: str, folder: Path, tmp_path: Path) -> None:
+    detach = metanas("adapt", folder, "--detach", "--seed=6", "--server", server)
+    bare = detach.stdout.strip().removeprefix("adaptations/")
+    metanas("adaptations", "watch", bare, "--server", server, f"--out={tmp_path / 'm.onnx'}")
+    command = [sys.executable, "-m", "metanas_client", "adaptations", "list", "--limit=1"]
+    reader, writer = pty.openpty()
+    with os.fdopen(reader, "rb", 0) as terminal:
+        environment = {**ENVIRONMENT, "COLUMNS": "100", "TERM": "xterm"}
+        subprocess.run([*command, f"--server={server}"], stdout=writer, env=environment, check=True)
+        os.close(writer)
+        shown = terminal.read(2**16).decode()
+    [row] = [line for line in shown.splitlines() if bare in line]
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert (cells[0], cells[1], cells[3:]) == (bare, "succeeded", ["tiny", "3", "6"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", cells[2])
 
 
 def test_checkpoints_need_local(

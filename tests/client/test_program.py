@@ -23,11 +23,11 @@ import sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "grpc":
+        if name.partition(".")[0] not in sys.argv[1].split(","):
             raise KeyboardInterrupt
 
 sys.meta_path.insert(0, Finder())
-from metanas_client.__main__ import main
+from {package}.__main__ import main
 sys.exit(main(["checkpoints"]))
 """
 
@@ -90,9 +90,33 @@ def test_without_the_core_its_commands_name_what_to_install() -> None:
     assert "train" in run(program, "--help").stdout
 
 
-def test_an_interruption_of_the_start_has_no_traceback() -> None:
-    done = run(HALTED)
-    assert (done.returncode, done.stderr) == (130, "metanas: interrupted\n")
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("metanas_client", "metanas: interrupted"),
+        ("metanas_server", "metanas-server: interrupted"),
+        ("metanas", "interrupted; continue a training"),
+    ],
+)
+def test_an_interruption_of_the_start_has_no_traceback(package: str, said: str) -> None:
+    """Of any import but that of the entry point itself."""
+    done = run(HALTED.replace("{package}", package), package)
+    assert (done.returncode, done.stderr.count("\n")) == (130, 1)
+    assert done.stderr.startswith(said)
+
+
+def test_the_folder_of_a_completion_is_made(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    command = re.search(r"`(mkdir -p [^`]* metanas completion bash [^`]*)`", text)
+    assert command is not None
+    program = command[1].replace(
+        "metanas completion", f"{sys.executable} -m metanas_client completion"
+    )
+    environment = {**ENVIRONMENT, "HOME": str(tmp_path)}
+    subprocess.run(["bash", "-c", program], env=environment, check=True)
+    [script] = tmp_path.rglob("metanas")
+    assert "_shtab_metanas" in script.read_text()
+    assert "mkdir -p" in run(CLIENT, "completion", "--help").stdout
 
 
 def test_bash_completes_commands_options_and_files(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,27 @@ from metanas_client.cli.arguments import add_out, check_output
 from metanas_client.cli.exits import OK
 from metanas_client.cli.screen import Screen
 from metanas_client.convert import Job
-from metanas_client.errors import InvalidInput
+from metanas_client.errors import InvalidInput, Violation
 from metanas_client.estimates import estimate_rows
 from metanas_client.local import adapt_here, convert_here
 from metanas_client.model import Model, cheaper
 from metanas_client.resources import Option, Progress, Variant
 from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
-from metanas_client.text import number, percent, size
+from metanas_client.text import bare, number, percent, size
 from metanas_data.suggest import whole_number
 
 MOST_MODELS = 20
-CONFLICTS = (
-    ("local", "request_id"),
-    ("local", "detach"),
-    ("local", "reuse"),
-    ("pareto", "detach"),
-    ("input", "detach"),
-    ("opset", "detach"),
+OF_SERVER = (
+    *("server", "token", "tls", "ca", "cert", "key"),
+    *("priority", "request_id", "detach", "reuse"),
 )
-"""Options that exclude one another."""
+"""Options that have an effect with a server only."""
+CONFLICTS = (
+    *(("--local", name, ", which is for a server") for name in OF_SERVER),
+    *((f"--{name}", "detach", "") for name in ("pareto", "input", "opset")),
+)
+"""Options that exclude one another, the second by its name in the program, and why."""
 FRONT = ["file", "accuracy on new images", "multiply-adds", "parameters", "size"]
 Make = Callable[[Mapping[str, Option]], Model]
 """Makes a model with these options."""
@@ -129,11 +130,18 @@ def pareto(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _check_conflicts(arguments: argparse.Namespace) -> None:
-    for one, other in CONFLICTS:
-        if vars(arguments)[one] and vars(arguments)[other]:
-            first, second = (f"--{name.replace('_', '-')}" for name in (one, other))
-            message = f"cannot be used with {second}; leave one of them out"
-            raise InvalidInput.single(first, "OPTION_CONFLICT", message)
+    given = vars(arguments)
+    conflicts = [
+        Violation(
+            one,
+            "OPTION_CONFLICT",
+            f"cannot be used with --{other.replace('_', '-')}{why}; leave one of them out",
+        )
+        for one, other, why in CONFLICTS
+        if given[one.removeprefix("--")] and given[other]
+    ]
+    if conflicts:
+        raise InvalidInput(conflicts)
     if arguments.checkpoints is not None and not arguments.local:
         message = "needs --local as well: a server has its own checkpoints"
         raise InvalidInput.single("--checkpoints", "OPTION_CONFLICT", message)
@@ -167,7 +175,11 @@ def _adapt_here(
             arguments.checkpoints,
             lambda step: advance(_status(step), step.step, step.steps),
         )
-    return convert_here(model, shared.form(arguments))
+    try:
+        return convert_here(model, shared.form(arguments))
+    except InvalidInput as error:
+        message = "no file was written; run the command again with another form"
+        raise also(error, message) from error
 
 
 def _adapt_there(
@@ -177,11 +189,27 @@ def _adapt_there(
     try:
         follow(adaptation, screen)
         model, form = adaptation.result(), shared.form(arguments)
-        return model if form == Variant() else client.model(model.name, variant=form)
+        return model if form == Variant() else _variant_of(model, client, form)
     except KeyboardInterrupt:
         if not adaptation.reused:  # another request waits for it, too
             adaptation.cancel()
         raise
+
+
+def _variant_of(model: Model, client: Client, form: Variant) -> Model:
+    """Download a variant of a model; if it is refused, name the model."""
+    try:
+        return client.model(model.name, variant=form)
+    except InvalidInput as error:
+        command = f"metanas models get {bare(model.name)}"
+        message = f"the model {model.name} stays on the server; `{command}` fetches it as it is"
+        raise also(error, message) from error
+
+
+def also(error: InvalidInput, message: str) -> InvalidInput:
+    """Return an error with a sentence added to its last fault."""
+    *others, last = error.violations
+    return InvalidInput([*others, replace(last, message=f"{last.message}; {message}")])
 
 
 def _start(

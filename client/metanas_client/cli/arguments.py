@@ -26,16 +26,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_server(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:
     """Add the address of the server and the credentials."""
+    parser.set_defaults(
+        default_server=environment.get("METANAS_SERVER", DEFAULT_ADDRESS),
+        default_token=environment.get("METANAS_TOKEN") or None,
+    )
     group = parser.add_argument_group("server")
     group.add_argument(
-        "--server",
-        metavar="HOST:PORT",
-        default=environment.get("METANAS_SERVER", DEFAULT_ADDRESS),
-        help=f"default: METANAS_SERVER or {DEFAULT_ADDRESS}",
+        "--server", metavar="HOST:PORT", help=f"default: METANAS_SERVER or {DEFAULT_ADDRESS}"
     )
     group.add_argument(
         "--token",
-        default=environment.get("METANAS_TOKEN") or None,
         help="bearer token; prefer METANAS_TOKEN, since other users can see command lines",
     )
     group.add_argument("--tls", action="store_true", help="use TLS; trust the system's authorities")
@@ -116,8 +116,8 @@ def options(arguments: argparse.Namespace) -> dict[str, Option]:
 def connection(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the keyword arguments of `Client` and `AsyncClient`."""
     return {
-        "address": arguments.server,
-        "token": arguments.token,
+        "address": arguments.default_server if arguments.server is None else arguments.server,
+        "token": arguments.default_token if arguments.token is None else arguments.token,
         "tls": arguments.tls,
         "root_certificate": arguments.ca,
         "certificate": arguments.cert,

@@ -11,6 +11,7 @@ from metanas_client.errors import MissingExtra
 from metanas_client.extras import needs
 from metanas_data.suggest import existing, existing_folder
 
+BASH = "~/.local/share/bash-completion/completions"
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 PATHS = (Path, existing, existing_folder)
 """Types of arguments that name a file or a folder."""
@@ -22,7 +23,7 @@ def add_commands(commands: Any, parser: Callable[[], argparse.ArgumentParser]) -
         "completion",
         help="print the completion of a shell",
         description="Prints a script that completes commands, options and files. For bash: "
-        "metanas completion bash > ~/.local/share/bash-completion/completions/metanas",
+        f"mkdir -p {BASH} && metanas completion bash > {BASH}/metanas",
     )
     command.add_argument("shell", choices=SHELLS)
     command.set_defaults(

@@ -13,14 +13,17 @@ from metanas_client.cli.adapting import follow, save
 from metanas_client.cli.arguments import add_out, check_output
 from metanas_client.cli.exits import OK
 from metanas_client.cli.screen import Screen
-from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo
+from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, State
 from metanas_client.sync import Client
-from metanas_client.text import number, size
+from metanas_client.text import bare, number, size
 from metanas_data.suggest import whole_number
 
 EVERYBODY = "*"
 """The name that stands for all callers of a server."""
-MODEL_COLUMNS = "name", "made", "checkpoint", "classes", "size", "owner", "pinned", "shared with"
+MODEL_COLUMNS = (
+    *("name", "made (UTC)", "checkpoint", "classes", "size"),
+    *("owner", "pinned", "shared with"),
+)
 
 
 def add_commands(commands: Any, environment: Mapping[str, str]) -> None:
@@ -116,7 +119,7 @@ def list_adaptations(arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
         screen.json([_adaptation_dict(each) for each in adaptations])
     else:
-        columns = ("name", "state", "made", "checkpoint", "classes", "images", "result")
+        columns = ("name", "state", "made (UTC)", "checkpoint", "classes", "images")
         screen.table(columns, [_adaptation_row(each) for each in adaptations])
     return OK
 
@@ -134,11 +137,16 @@ def watch_adaptation(arguments: argparse.Namespace, screen: Screen) -> int:
 def cancel_adaptations(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas adaptations cancel`."""
     with Client(**shared.connection(arguments)) as client:
-        ended = [client.adaptation(name).cancel() for name in arguments.names]
+        cancelled = [client.adaptation(name) for name in arguments.names]
+        for each in cancelled:
+            each.cancel()
+        for each in cancelled:  # a worker finishes its present step
+            follow(each, screen)
+        ended = [each.info() for each in cancelled]
     if screen.as_json:
         screen.json([_adaptation_dict(each) for each in ended])
     else:
-        screen.table(("name", "state"), [(each.name, each.state.value) for each in ended])
+        screen.table(("name", "state"), [(bare(each.name), each.state.value) for each in ended])
     return OK
 
 
@@ -149,17 +157,7 @@ def list_models(arguments: argparse.Namespace, screen: Screen) -> int:
     if screen.as_json:
         screen.json([_model_dict(model) for model in models])
     else:
-        columns = (
-            "name",
-            "made",
-            "checkpoint",
-            "classes",
-            "size",
-            "owner",
-            "pinned",
-            "shared with",
-        )
-        screen.table(columns, [_model_row(model) for model in models])
+        screen.table(MODEL_COLUMNS, [_model_row(model) for model in models])
     return OK
 
 
@@ -250,9 +248,9 @@ def _checkpoint_row(checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _model_row(model: ModelInfo) -> tuple[str, ...]:
     return (
-        model.name,
+        bare(model.name),
         _time(model.create_time),
-        model.checkpoint,
+        bare(model.checkpoint),
         str(len(model.labels)),
         size(model.size),
         model.owner,
@@ -267,19 +265,21 @@ def _settings(model: ModelInfo) -> tuple[str, str]:
 
 
 def _adaptation_row(info: AdaptationInfo) -> tuple[str, ...]:
+    failure = ""
+    if info.state is State.FAILED and info.fault is not None:
+        failure = f": {info.fault.reason}"
     return (
-        info.name,
-        info.state.value,
+        bare(info.name),
+        info.state.value + failure,
         _time(info.create_time),
-        info.checkpoint,
+        bare(info.checkpoint),
         str(len(info.labels)),
         str(info.examples),
-        info.model or ("" if info.fault is None else info.fault.reason),
     )
 
 
 def _time(moment: datetime | None) -> str:
-    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def _adaptation_dict(info: AdaptationInfo) -> dict[str, object]:
