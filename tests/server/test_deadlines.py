@@ -1,6 +1,5 @@
 """Deadlines of adaptations, and their number a minute."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -16,16 +15,6 @@ from tests.server.processes import serving
 @pytest.fixture(scope="module")
 def flags() -> tuple[str, ...]:
     return ("--max-stack=1",)
-
-
-@pytest.fixture
-def busy(api: Api) -> Iterator[None]:
-    """A worker that is busy with a long adaptation."""
-    name = api.create(spec(options=LONG), images()).name
-    api.until_running(name)
-    yield
-    api.cancel(name)
-    api.end_of(name)
 
 
 def within(seconds: float) -> Duration:
@@ -49,23 +38,28 @@ def test_an_adaptation_that_runs_at_its_deadline(api: Api) -> None:
     api.serves()
 
 
-@pytest.mark.usefixtures("busy")
-def test_an_adaptation_that_waits_at_its_deadline(api: Api) -> None:
-    waiting = api.create(spec(deadline=within(1)), images()).name
-    fails_at_its_deadline(api, waiting)
-    assert not api.get(waiting).attempts
+def test_an_adaptation_that_waits_at_its_deadline(checkpoints: Path, tmp_path: Path) -> None:
+    """A server that has ended no adaptation yet does not know that the deadline is too short."""
+    with serving(checkpoints, tmp_path / "data", "--max-stack=1") as server:
+        api = server.api
+        api.until_running(api.create(spec(options=LONG), images()).name)
+        waiting = api.create(spec(deadline=within(1)), images()).name
+        fails_at_its_deadline(api, waiting)
+        assert not api.get(waiting).attempts
 
 
-@pytest.mark.usefixtures("busy")
-def test_a_deadline_that_the_queue_cannot_meet_is_refused_at_once(api: Api) -> None:
-    waiting = api.create(spec(), images()).name
+def test_a_deadline_too_short_behind_a_running_adaptation_is_refused_at_once(api: Api) -> None:
+    api.serves()  # the server knows its pace then
+    name = api.create(spec(options=LONG), images()).name
+    api.until_running(name)
     answer = refused(api.create, spec(deadline=within(0.001)), images())
     assert (answer.code, answer.reason) == (
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         "DEADLINE_TOO_SHORT",
     )
     assert answer.retry_seconds
-    api.cancel(waiting)
+    api.cancel(name)
+    api.end_of(name)
 
 
 @pytest.mark.parametrize("field", ["deadline", "timeout"])

@@ -1,10 +1,12 @@
 """One caller cannot lock out another: quotas, turns in the queue, and times for the retry."""
 
+from collections import Counter
 from pathlib import Path
 
 from metanas_server.callers import tokens
+from metanas_server.callers.shares import SECONDS, Shares
 from metanas_server.callers.tokens import Role
-from tests.server.calls import LONG, SUCCEEDED, Api, images, refused, spec
+from tests.server.calls import LONG, QUEUED, SUCCEEDED, Api, images, refused, spec
 from tests.server.processes import serving
 
 
@@ -27,6 +29,44 @@ def test_callers_take_turns(checkpoints: Path, tmp_path: Path) -> None:
         assert {each.state for each in (mine, *theirs)} == {SUCCEEDED}
         starts = [each.start_time.ToNanoseconds() for each in (theirs[0], mine, *theirs[1:])]
         assert starts == sorted(starts)  # the second of one caller waits for the first of the other
+
+
+def test_a_caller_leaves_the_places_of_others(checkpoints: Path, tmp_path: Path) -> None:
+    """Places that are free for the moment are not filled by a caller who has more than others."""
+    path = tmp_path / "tokens"
+    one, two = (tokens.create(path, name, Role.USE) for name in ("one", "two"))
+    with serving(checkpoints, tmp_path / "data", "--token-file", str(path), "--max-stack=4") as (
+        server
+    ):
+        greedy, modest = server.api_of(one), server.api_of(two)
+        theirs = [greedy.create(spec(options=LONG, seed=i), images()).name for i in range(6)]
+        for name in theirs[:4]:
+            greedy.until_running(name)
+        mine = [modest.create(spec(options=LONG), images()).name]
+        for name in theirs[:2]:
+            greedy.cancel(name)
+        modest.until_running(mine[0])
+        mine.append(modest.create(spec(options=LONG, seed=1), images()).name)
+        modest.until_running(mine[1])
+        assert [greedy.get(name).state for name in theirs[4:]] == [QUEUED] * 2
+        for name in mine:
+            modest.cancel(name)
+        for name in theirs[4:]:
+            greedy.until_running(name)
+
+
+def test_shares_of_callers() -> None:
+    now = [0.0]
+    shares = Shares(lambda: now[0])
+    assert shares.most(Counter({"one": 64}), 1) is None
+    assert shares.most(Counter({"one": 64, "two": 5}), 1) == 5
+    assert shares.most(Counter({"one": 64, "two": 5}), 2) == 3
+    assert shares.most(Counter({"one": 64, "two": 1}), 4) == 1
+    shares.ended("two")
+    now[0] = SECONDS / 2
+    assert shares.most(Counter({"one": 64}), 1) == 1
+    now[0] = SECONDS
+    assert shares.most(Counter({"one": 64}), 1) is None
 
 
 def test_priorities_order_the_work_of_one_caller_only(checkpoints: Path, tmp_path: Path) -> None:

@@ -52,11 +52,19 @@ class Admission:
         if load.unfinished >= self._config.max_jobs_per_caller:
             text = f"{load.unfinished} of your adaptations have not ended yet"
             raise Overloaded("CALLER_QUOTA", f"{text}; wait for one of them", self._retry_seconds())
-        wait = load.waiting * self._dispatcher.pace / max(load.fronts, 1)
-        if spec.deadline is not None and wait > spec.deadline:
+        self._check_deadline(load, spec)
+
+    def _check_deadline(self, load: Load, spec: Spec) -> None:
+        """Refuse a deadline that is too short behind the adaptations that wait and run.
+
+        By Little's law an adaptation stays for their number times the mean time between two ends.
+        """
+        before = load.waiting + load.running
+        seconds = before * self._dispatcher.pace / max(load.fronts, 1)
+        if spec.deadline is not None and seconds > spec.deadline:
             message = (
-                f"{load.waiting} adaptations wait for about {wait:.1f} s, longer than the deadline"
-                f" of {spec.deadline:g} s; try again later or allow more time"
+                f"beside {before} unfinished adaptations it takes about {seconds:.1f} s, longer"
+                f" than the deadline of {spec.deadline:g} s; try again later or allow more time"
             )
             raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
 

@@ -4,12 +4,15 @@ import asyncio
 import heapq
 import logging
 import time
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
 
 from metanas.errors import Cancelled, MetanasError
+from metanas_server.callers.shares import SECONDS as SHARE_SECONDS
+from metanas_server.callers.shares import Shares
 from metanas_server.config import ServerConfig
 from metanas_server.errors import (
     LeaseLost,
@@ -42,7 +45,7 @@ class Dispatcher:
 
     Callers take turns: the first waiting job of each, then the second of each, and so on. Jobs of
     one caller with a higher priority take its earlier turns. A job starts on the worker with the
-    fewest jobs.
+    fewest jobs. While several callers have jobs, each has a share of the workers (`Shares`).
 
     The death of a worker ends the attempts of all its jobs, and any of them can be the cause. So
     they start again among themselves, at most half as many on a worker after each death. Harmless
@@ -57,6 +60,7 @@ class Dispatcher:
         self._queue = list[Job]()  # a heap
         self._turn = 0  # of the job that has started last
         self._last_turns = dict[str, int]()  # of each caller's last job, if it still waits
+        self._shares = Shares()
         self._pace = 0.0
         self._last_end = 0.0
         self._tasks = set[asyncio.Task[None]]()
@@ -99,16 +103,31 @@ class Dispatcher:
     def dispatch(self) -> None:
         """Start the jobs that workers have room for; call it after each change of the workers.
 
-        No job overtakes a job that has to wait. Otherwise a job that needs a worker alone could
-        wait for ever.
+        Jobs overtake those whose caller has its share of the workers already. No job overtakes
+        another one that has to wait. Otherwise a job that needs a worker alone could wait for ever.
         """
+        share = self._share()
+        late = list[Job]()
+        full = set[str]()  # callers that have their share
         while self._queue and not self._stopping:
             job = self._queue[0]
-            if not job.ended.is_set() and not self._assign(job):  # ended: cancelled in the queue
-                break
+            if not job.ended.is_set():  # else it was cancelled in the queue
+                started = None if job.caller in full else self._assign(job, share)
+                if started is None:
+                    late.append(job)
+                    full.add(job.caller)
+                elif not started:
+                    break
             heapq.heappop(self._queue)
+        self._queue += late
+        heapq.heapify(self._queue)
         jobs = self._table.jobs.values()
         self._pool.share_cores([job.worker for job in jobs if job.worker is not None])
+
+    def _share(self) -> int | None:
+        """Return the most jobs of a caller on a worker now; None stands for no limit."""
+        unfinished = Counter(job.caller for job in self._table.jobs.values())
+        return self._shares.most(unfinished, sum(each.ready for each in self._pool.workers))
 
     async def stop_job(self, job: Job, reason: MetanasError) -> None:
         """End a job with this error: at once if it waits, else between two of its steps.
@@ -149,6 +168,7 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Forget the running jobs and end the workers at once."""
+        self._stopping = True
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -165,8 +185,11 @@ class Dispatcher:
         with suppress(StoreUnavailable):  # its end cannot be written down now, and it goes on
             await self.stop_job(job, TimedOut("DEADLINE_PASSED", text))
 
-    def _assign(self, job: Job) -> bool:
-        """Start a job, or end it if no worker can serve it; returns False if it has to wait."""
+    def _assign(self, job: Job, share: int | None) -> bool | None:
+        """Start a job, or end it if no worker can serve it.
+
+        Return False if it has to wait, and None if only the share of its caller is used up.
+        """
         if job.stop_reason is not None:
             return False  # its end is being written down
         try:
@@ -175,16 +198,16 @@ class Dispatcher:
             job.stop_reason = error
             self._begin(self._table.fail(job, error))
             return True
-        worker = self._with_room(job, workers)
-        if worker is not None:
-            self._start(job, worker)
-        return worker is not None
-
-    def _with_room(self, job: Job, workers: Sequence[Worker]) -> Worker | None:
-        """Return the worker with the fewest jobs, of those that can take one more."""
         loads = [(self._jobs_on(worker), worker) for worker in workers]
-        free = [(len(others), worker) for others, worker in loads if self._fits(job, others)]
-        return min(free, key=lambda pair: pair[0])[1] if free else None
+        free = [(others, worker) for others, worker in loads if self._fits(job, others)]
+        if share is not None and free:
+            own = [sum(each.caller == job.caller for each in others) for others, _ in free]
+            free = [each for each, count in zip(free, own, strict=True) if count < share]
+            if not free:
+                return None
+        if free:
+            self._start(job, min(free, key=lambda pair: len(pair[0]))[1])
+        return bool(free)
 
     def _fits(self, job: Job, others: Sequence[Job]) -> bool:
         """Return True if a job may run beside these: suspects among themselves, within memory."""
@@ -254,8 +277,11 @@ class Dispatcher:
             job.worker = None
             self._count_end(job)
             self.dispatch()
+            # When this caller no longer counts, others may have more.
+            asyncio.get_running_loop().call_later(SHARE_SECONDS, self.dispatch)
 
     def _count_end(self, job: Job) -> None:
+        self._shares.ended(job.caller)
         now = asyncio.get_running_loop().time()
         seconds = now - max(job.start_time, self._last_end)
         self._pace += (seconds - self._pace) / (PACE_JOBS if self._pace else 1)

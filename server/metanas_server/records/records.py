@@ -69,12 +69,14 @@ class Load:
     unfinished: adaptations of one caller that have not ended.
     fronts: fronts that share the database.
     pause: seconds until this caller may start another adaptation.
+    running: adaptations on workers.
     """
 
     waiting: int
     unfinished: int
     fronts: int
     pause: float = 0.0
+    running: int = 0
 
 
 class Records:
@@ -279,6 +281,7 @@ class Records:
         """Return the query for the fields of a load; the pause is in milliseconds."""
         columns, count = ADAPTATIONS.c, func.count()
         waiting = select(count).where(columns.state == State.QUEUED).scalar_subquery()
+        running = select(count).where(columns.state == State.RUNNING).scalar_subquery()
         own = (columns.state.in_(UNFINISHED), columns.caller == caller)
         unfinished = select(count).where(*own).scalar_subquery()
         fronts = select(count).select_from(FRONTS).scalar_subquery()
@@ -288,7 +291,7 @@ class Records:
             starts = starts.order_by(STARTS.c.time.desc()).offset(per_minute - 1).limit(1)
             last = starts.scalar_subquery() + MINUTE
             pause = func.coalesce(last - self._database.clock, 0)
-        return select(waiting, unfinished, fronts, pause)
+        return select(waiting, unfinished, fronts, pause, running)
 
     def _is_known_elsewhere(
         self, connection: Connection, record: AdaptationRecord, *, reuse: bool
@@ -334,8 +337,8 @@ def _by_work(record: AdaptationRecord, *, finished: bool) -> Select[Any]:
 
 
 def _read_load(row: Any) -> Load:
-    waiting, unfinished, fronts, pause = row
-    return Load(waiting, unfinished, fronts, max(0, pause) / 1000)
+    waiting, unfinished, fronts, pause, running = row
+    return Load(waiting, unfinished, fronts, max(0, pause) / 1000, running)
 
 
 def _within(scope: str | None) -> list[ColumnElement[bool]]:
