@@ -30,14 +30,25 @@ from benchmarks import (
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Tables, load
 from benchmarks.harness.tables import machine_line
-from studies import accuracy, adaptation, budgets, domains, quality, shipped, variants, weakest
+from studies import (
+    accuracy,
+    adaptation,
+    budgets,
+    domains,
+    precision,
+    quality,
+    shipped,
+    variants,
+    weakest,
+)
 
 PERFORMANCE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results.md"
-PAGES = (PERFORMANCE, RESULTS, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
+GUIDE = ROOT / "docs" / "user-guide.md"
+PAGES = (PERFORMANCE, RESULTS, GUIDE, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
 FOLDERS = (ROOT / "benchmarks" / "results", ROOT / "studies" / "results")
 TOPICS = (
     accuracy, adapt, adaptation, budgets, domains, export, gpu, inference, memory, overload,
-    quality, query, scaling, server, shipped, together, variants, weak_scaling,
+    precision, quality, query, scaling, server, shipped, together, variants, weak_scaling,
     weakest,
 )  # fmt: skip
 TABLES: Mapping[str, Tables] = {module.TOPIC: module.tables for module in TOPICS}

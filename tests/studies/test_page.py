@@ -7,7 +7,17 @@ import pytest
 
 from benchmarks import adapt, gpu, server
 from benchmarks.harness.results import Results, save
-from studies import accuracy, adaptation, budgets, domains, page, quality, shipped, variants
+from studies import (
+    accuracy,
+    adaptation,
+    budgets,
+    domains,
+    page,
+    precision,
+    quality,
+    shipped,
+    variants,
+)
 
 MACHINE = {
     "processor": "P", "cores": 2, "load": 0.1, "gpu": None,
@@ -65,14 +75,14 @@ def test_all_stored_results_are_on_the_pages_and_the_pages_say_the_same() -> Non
 
 MODULES = (
     *(accuracy, adapt, adaptation, budgets, domains, gpu, page, quality, server, shipped),
-    variants,
+    *(precision, variants),
 )
 COMMAND = re.compile(r"^python -m (?:benchmarks|studies)\.(\w+)(.*)$", re.MULTILINE)
 
 
 def test_documented_commands_have_their_options(capsys: pytest.CaptureFixture[str]) -> None:
     mains = {module.__name__.rpartition(".")[2]: module.main for module in MODULES}
-    text = "".join(path.read_text(encoding="utf-8") for path in (page.PERFORMANCE, page.RESULTS))
+    text = "".join(path.read_text(encoding="utf-8") for path in page.PAGES[:3])
     commands = COMMAND.findall(text)
     assert commands
     for name, arguments in commands:
