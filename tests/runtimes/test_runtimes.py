@@ -59,6 +59,7 @@ SLOW = (
     Runtime("OpenVINO 2026.4.1", "openvino", ("openvino==2026.4.1",)),
     Runtime("OpenCV 5.0.0", "opencv", ("opencv-python-headless==5.0.0.93",)),
     Runtime("tract 0.23.9 (Rust)", "tract", ("tract==0.23.9",)),
+    Runtime("MNN 3.6.1 (mobile)", "mnn", ("MNN==3.6.1",)),
     Runtime("ONNX reference evaluator", "reference", (), 1),
 )
 NPM = {"onnxruntime-node": "1.30.0", "onnxruntime-web": "1.30.0", "sharp": "0.35.5"}
