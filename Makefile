@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 DISTRIBUTIONS := . data protos checkpoints runtime/cpu runtime/gpu server client
 METADATA := constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
-PACKAGES := -e ./data -e ./protos -e ./checkpoints -e ./runtime/cpu -e './server[studio,s3,postgres]' -e './client[onnx,cli,plot,sign]'
+PACKAGES := -e ./data -e ./protos -e ./checkpoints -e ./runtime/cpu -e './server[studio,s3,postgres,otel]' -e './client[onnx,cli,plot,sign]'
 SOURCES := metanas data protos meta_checkpoints server client tests examples docker deploy benchmarks studies
 # On Linux the default index serves the CUDA build of torch. This one serves the CPU build, of a tenth of the size.
 TORCH_CPU := $(if $(filter Linux-cpu,$(shell uname -s)-$(DEVICE)),https://download.pytorch.org/whl/cpu)

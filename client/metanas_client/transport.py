@@ -15,6 +15,7 @@ from metanas_client.errors import DownloadDamaged, ServerFault
 from metanas_client.resources import AdaptationInfo, Checkpoint, ModelInfo, Progress, Variant
 from metanas_client.support import Content
 from metanas_client.text import bare
+from metanas_client.traces import Metadata, traced
 from metanas_protos.v1 import (
     adaptation_service_pb2,
     adaptation_service_pb2_grpc,
@@ -24,6 +25,9 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 
+ADAPTATIONS = "metanas.v1.AdaptationService"
+CHECKPOINTS = "metanas.v1.CheckpointService"
+MODELS = "metanas.v1.ModelService"
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 2.0
 
@@ -69,14 +73,15 @@ class Calls:
         self, spec: convert.Spec, contents: Sequence[Content]
     ) -> tuple[AdaptationInfo, bool]:
         requests = convert.create_requests(spec, contents)
-        reply = await self._adaptations.CreateAdaptation(requests, metadata=self._metadata)
+        with traced(f"{ADAPTATIONS}/CreateAdaptation", self._metadata) as metadata:
+            reply = await self._adaptations.CreateAdaptation(requests, metadata=metadata)
         return convert.adaptation_info(reply.adaptation), reply.reused
 
     async def get_adaptation(self, name: str) -> AdaptationInfo:
         """Return the state of an adaptation."""
         request = adaptation_service_pb2.GetAdaptationRequest(name=name)
-        with self._translated(come_back(name)):
-            reply = await self._adaptations.GetAdaptation(request, metadata=self._metadata)
+        with self._call(f"{ADAPTATIONS}/GetAdaptation", come_back(name)) as metadata:
+            reply = await self._adaptations.GetAdaptation(request, metadata=metadata)
         return convert.adaptation_info(reply.adaptation)
 
     async def list_adaptations(self, page_size: int) -> AsyncIterator[AdaptationInfo]:
@@ -86,8 +91,8 @@ class Calls:
             request = adaptation_service_pb2.ListAdaptationsRequest(
                 page_size=page_size, page_token=token
             )
-            with self._translated():
-                reply = await self._adaptations.ListAdaptations(request, metadata=self._metadata)
+            with self._call(f"{ADAPTATIONS}/ListAdaptations") as metadata:
+                reply = await self._adaptations.ListAdaptations(request, metadata=metadata)
             for adaptation in reply.adaptations:
                 yield convert.adaptation_info(adaptation)
             token = reply.next_page_token
@@ -97,15 +102,15 @@ class Calls:
     async def cancel_adaptation(self, name: str) -> AdaptationInfo:
         """Cancel an adaptation."""
         request = adaptation_service_pb2.CancelAdaptationRequest(name=name)
-        with self._translated(come_back(name)):
-            reply = await self._adaptations.CancelAdaptation(request, metadata=self._metadata)
+        with self._call(f"{ADAPTATIONS}/CancelAdaptation", come_back(name)) as metadata:
+            reply = await self._adaptations.CancelAdaptation(request, metadata=metadata)
         return convert.adaptation_info(reply.adaptation)
 
     async def delete_adaptation(self, name: str) -> None:
         """Delete the record of an adaptation that has ended."""
         request = adaptation_service_pb2.DeleteAdaptationRequest(name=name)
-        with self._translated():
-            await self._adaptations.DeleteAdaptation(request, metadata=self._metadata)
+        with self._call(f"{ADAPTATIONS}/DeleteAdaptation") as metadata:
+            await self._adaptations.DeleteAdaptation(request, metadata=metadata)
 
     async def watch_adaptation(
         self, name: str, after_sequence: int
@@ -134,24 +139,24 @@ class Calls:
         request = adaptation_service_pb2.WatchAdaptationRequest(
             name=name, after_sequence=after_sequence
         )
-        replies = self._adaptations.WatchAdaptation(request, metadata=self._metadata)
         ended = False
         # If the adaptation has ended, the final state is the first event and the last one. So only
         # the end of the stream means that there is no more progress.
-        async for reply in replies:
-            event = convert.watch_event(reply)
-            if event is None:
-                continue
-            ended = isinstance(event, AdaptationInfo) and event.state.final
-            yield event
+        with traced(f"{ADAPTATIONS}/WatchAdaptation", self._metadata) as metadata:
+            async for reply in self._adaptations.WatchAdaptation(request, metadata=metadata):
+                event = convert.watch_event(reply)
+                if event is None:
+                    continue
+                ended = isinstance(event, AdaptationInfo) and event.state.final
+                yield event
         if not ended:
             raise ServerFault("WATCH_ENDED", f"the events of {name} stopped before its end")
 
     async def get_model(self, name: str) -> ModelInfo:
         """Return a model without its bytes."""
         request = model_service_pb2.GetModelRequest(name=name)
-        with self._translated(fetch_later(name)):
-            reply = await self._models.GetModel(request, metadata=self._metadata)
+        with self._call(f"{MODELS}/GetModel", fetch_later(name)) as metadata:
+            reply = await self._models.GetModel(request, metadata=metadata)
         return convert.model_info(reply.model)
 
     async def update_model(
@@ -161,8 +166,8 @@ class Calls:
         request = model_service_pb2.UpdateModelRequest(
             name=name, pinned=pinned, share_with=share_with, unshare=unshare
         )
-        with self._translated():
-            reply = await self._models.UpdateModel(request, metadata=self._metadata)
+        with self._call(f"{MODELS}/UpdateModel") as metadata:
+            reply = await self._models.UpdateModel(request, metadata=metadata)
         return convert.model_info(reply.model)
 
     async def list_models(self, page_size: int, shared: bool) -> AsyncIterator[ModelInfo]:
@@ -172,8 +177,8 @@ class Calls:
             request = model_service_pb2.ListModelsRequest(
                 page_size=page_size, page_token=token, shared=shared
             )
-            with self._translated():
-                reply = await self._models.ListModels(request, metadata=self._metadata)
+            with self._call(f"{MODELS}/ListModels") as metadata:
+                reply = await self._models.ListModels(request, metadata=metadata)
             for model in reply.models:
                 yield convert.model_info(model)
             token = reply.next_page_token
@@ -183,8 +188,8 @@ class Calls:
     async def delete_model(self, name: str) -> None:
         """Delete a model and its file."""
         request = model_service_pb2.DeleteModelRequest(name=name)
-        with self._translated():
-            await self._models.DeleteModel(request, metadata=self._metadata)
+        with self._call(f"{MODELS}/DeleteModel") as metadata:
+            await self._models.DeleteModel(request, metadata=metadata)
 
     async def download_model(self, info: ModelInfo, variant: Variant) -> tuple[bytes, ModelInfo]:
         """Download a variant of a model's file. A broken connection continues at its offset.
@@ -200,13 +205,14 @@ class Calls:
         while True:
             request = convert.download_request(info, len(received), variant)
             try:
-                async for reply in self._models.DownloadModel(request, metadata=self._metadata):
-                    if reply.chunk.offset != len(received):
-                        raise damaged(info, f"a chunk at {reply.chunk.offset} came too early")
-                    if not received and request.HasField("variant"):
-                        info = convert.variant_info(info, reply.chunk)
-                    received += reply.chunk.data
-                    pause, self._lost = Pause(self._connection.patience), False
+                with traced(f"{MODELS}/DownloadModel", self._metadata) as metadata:
+                    async for reply in self._models.DownloadModel(request, metadata=metadata):
+                        if reply.chunk.offset != len(received):
+                            raise damaged(info, f"a chunk at {reply.chunk.offset} came too early")
+                        if not received and request.HasField("variant"):
+                            info = convert.variant_info(info, reply.chunk)
+                        received += reply.chunk.data
+                        pause, self._lost = Pause(self._connection.patience), False
             except grpc.aio.AioRpcError as error:
                 if not broken(error) or not pause.fits():
                     raise translate(error, self._connection, fetch_later(info.name)) from error
@@ -222,8 +228,8 @@ class Calls:
             request = checkpoint_service_pb2.ListCheckpointsRequest(
                 page_size=page_size, page_token=token
             )
-            with self._translated():
-                reply = await self._checkpoints.ListCheckpoints(request, metadata=self._metadata)
+            with self._call(f"{CHECKPOINTS}/ListCheckpoints") as metadata:
+                reply = await self._checkpoints.ListCheckpoints(request, metadata=metadata)
             for checkpoint in reply.checkpoints:
                 yield convert.checkpoint(checkpoint)
             token = reply.next_page_token
@@ -233,9 +239,15 @@ class Calls:
     async def get_checkpoint(self, name: str) -> Checkpoint:
         """Return one checkpoint."""
         request = checkpoint_service_pb2.GetCheckpointRequest(name=name)
-        with self._translated():
-            reply = await self._checkpoints.GetCheckpoint(request, metadata=self._metadata)
+        with self._call(f"{CHECKPOINTS}/GetCheckpoint") as metadata:
+            reply = await self._checkpoints.GetCheckpoint(request, metadata=metadata)
         return convert.checkpoint(reply.checkpoint)
+
+    @contextmanager
+    def _call(self, method: str, unfinished: str = "") -> Iterator[Metadata]:
+        """Run a call; yields its metadata."""
+        with self._translated(unfinished), traced(method, self._metadata) as metadata:
+            yield metadata
 
     @contextmanager
     def _translated(self, unfinished: str = "") -> Iterator[None]:

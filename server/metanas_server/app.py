@@ -6,7 +6,7 @@ import os
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -46,7 +46,7 @@ from metanas_server.jobs.retention import Retention
 from metanas_server.jobs.sharing import Sharing
 from metanas_server.observation.calls import CallObserver
 from metanas_server.observation.endpoint import metrics_endpoint
-from metanas_server.observation.metrics import Metrics
+from metanas_server.observation.metrics import CallMetrics, Metrics
 from metanas_server.observation.snapshot import Figures
 from metanas_server.observation.watchdog import watch
 from metanas_server.records.address import read_address
@@ -58,6 +58,9 @@ from metanas_server.tls import Certificates
 from metanas_server.workers.assembly import make_pool
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.protocol import Load
+
+if TYPE_CHECKING:
+    from metanas_server.observation.traces import Traces
 
 LOG = logging.getLogger(__name__)
 
@@ -110,6 +113,7 @@ class Server:
         self._undo = AsyncExitStack()
         self._health = Health((*SERVICES, INFERENCE))
         self._metrics = Metrics()
+        self._traces: Traces | None = None
         self._answers = False
         self._archive: Archive
         self._pool: WorkerPool
@@ -169,6 +173,7 @@ class Server:
 
     async def _start(self, undo: AsyncExitStack) -> None:
         config = self._config
+        self._traces = self._open_traces(undo)
         address = read_address(config.records, config.data)
         archive = self._archive = await self._open_archive(undo, address)
         callers = Callers(None if config.token_file is None else TokenFile(config.token_file))
@@ -176,13 +181,13 @@ class Server:
         audit = None if config.audit_log is None else AuditLog(config.audit_log)
         calls = OpenCalls(config.max_calls, config.max_calls_per_caller)
         interceptors = [
-            Observer(self._metrics, callers, log=config.access_log),
+            Observer(self._call_observer(self._metrics.rpcs), self._metrics, callers),
             CallInterceptor(config.max_request_bytes, longer, callers, calls, audit),
         ]
         server = aio.server(options=_options(config), interceptors=interceptors)
         self.port = _bind(server, config)
         self._pool = make_pool(config, self._load, self._on_change)
-        table = JobTable(archive, self._metrics)
+        table = JobTable(archive, self._metrics, self._traces)
         self._dispatcher = Dispatcher(config, table, self._pool)
         mirrors = Mirrors(archive.records.fronts)
         self._jobs = JobManager(config, archive, table, self._dispatcher, mirrors)
@@ -259,10 +264,26 @@ class Server:
             message = f'--studio needs {error.name}; run: pip install "metanas-server[studio]"'
             raise StartError("STUDIO_MISSING", message) from error
         engine = StudioEngine(self._config, self._jobs, self._pool, archive, budget)
-        observer = CallObserver(self._metrics, self._metrics.requests, log=self._config.access_log)
+        observer = self._call_observer(self._metrics.requests)
         studio = StudioServer(self._config, make_app(engine, callers, audit), observer)
         undo.push_async_callback(studio.stop)
         self.studio_port = await studio.start()
+
+    def _open_traces(self, undo: AsyncExitStack) -> "Traces | None":
+        if self._config.traces is None:
+            return None
+        try:
+            from metanas_server.observation.traces import Traces
+        except ModuleNotFoundError as error:
+            message = f'--traces needs {error.name}; run: pip install "metanas-server[otel]"'
+            raise StartError("OTEL_MISSING", message) from error
+        traces = Traces(self._config.traces)
+        undo.push_async_callback(traces.close)
+        return traces
+
+    def _call_observer(self, kind: CallMetrics) -> CallObserver:
+        log = self._config.access_log
+        return CallObserver(self._metrics, kind, log=log, traces=self._traces)
 
     async def _observe(self, undo: AsyncExitStack, table: JobTable) -> None:
         """Start the watchdog, and serve the metrics if the configuration has an address."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.server.processes import ServerProcess, serving
+from tests.server.processes import ENVIRONMENT, ServerProcess, serving
 
 BOUNDARY = "studio"
 SECONDS = 60
@@ -111,9 +111,12 @@ def support(folder: Path) -> list[tuple[str, bytes]]:
 
 
 @contextmanager
-def studio_of(checkpoints: Path, data: Path, *flags: str) -> Iterator[Studio]:
+def studio_of(
+    checkpoints: Path, data: Path, *flags: str, environment: Mapping[str, str] = ENVIRONMENT
+) -> Iterator[Studio]:
     """Start a server with a studio on a free port."""
-    with serving(checkpoints, data, "--studio=127.0.0.1:0", *flags) as server:
+    start = serving(checkpoints, data, "--studio=127.0.0.1:0", *flags, environment=environment)
+    with start as server:
         assert server.process.stdout is not None
         line = server.process.stdout.readline().strip()
         assert line.startswith("studio ready on http://")

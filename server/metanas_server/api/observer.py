@@ -14,19 +14,19 @@ from metanas_server.callers.access import WITHOUT_TOKEN, Callers
 from metanas_server.errors import ServiceError
 from metanas_server.observation.calls import REQUEST_ID_KEY, Call, CallObserver
 from metanas_server.observation.metrics import Metrics
+from metanas_server.observation.spans import TRACE_KEY
 
 UNKNOWN_METHOD = "unknown"
 """The method of all calls to methods that do not exist; names of callers would be endless."""
 
 
 class Observer(aio.ServerInterceptor):
-    """Count and log the calls. Place it first: it then sees what the caller sees."""
+    """Count, log and trace the calls. Place it first: it then sees what the caller sees."""
 
-    def __init__(self, metrics: Metrics, callers: Callers, *, log: bool) -> None:
-        """Count calls in these metrics; `log` adds the access log."""
+    def __init__(self, observer: CallObserver, metrics: Metrics, callers: Callers) -> None:
+        self._observer = observer
         self._metrics = metrics
         self._callers = callers
-        self._observer = CallObserver(metrics, metrics.rpcs, log=log)
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -64,10 +64,17 @@ class Observer(aio.ServerInterceptor):
     def _observe(self, method: str, context: Context) -> Iterator[None]:
         # A caller that goes away cancels the method, without a status.
         left = grpc.StatusCode.CANCELLED.name
-        sent_id = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID_KEY, ""))
-        call = Call(method=method.lstrip("/"), sent_id=sent_id, code=left)
-        call.is_logged = not method.startswith(WITHOUT_TOKEN)
-        call.caller, call.token = self._names(context)  # gRPC crashes if asked after the call
+        sent, name = dict(context.invocation_metadata() or ()), method.lstrip("/")
+        call = Call(
+            method=name,
+            sent_id=str(sent.get(REQUEST_ID_KEY, "")),
+            sent_trace=str(sent.get(TRACE_KEY, "")),
+            attributes={"rpc.system.name": "grpc", "rpc.method": name},
+            code=left,
+            code_key="rpc.response.status_code",
+            is_probe=method.startswith(WITHOUT_TOKEN),
+        )
+        call.caller, call.token = self._names(context)
         with self._observer.observe(call):
             try:
                 yield

@@ -25,6 +25,7 @@ from metanas_server.errors import (
 )
 from metanas_server.jobs.job import Job
 from metanas_server.jobs.job_table import JobTable, stopping_error
+from metanas_server.observation.spans import trace_fields
 from metanas_server.workers.pool import WorkerPool
 from metanas_server.workers.protocol import Made, Order
 from metanas_server.workers.worker import Worker
@@ -229,6 +230,7 @@ class Dispatcher:
         LOG.info(
             "adaptation %s: attempt %d on %s (%s), with %d others",
             *(job.record.id, job.record.attempts + 1, worker.device, worker.name, len(others)),
+            extra=trace_fields(job.trace),
         )
         self._begin(self._attempt(job, worker))
 

@@ -4,11 +4,12 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 
 from metanas.errors import MetanasError
 from metanas.spec.progress import Progress
 from metanas_server.errors import LeaseLost, ServiceError
-from metanas_server.resources import AdaptationRecord, ProgressRecord
+from metanas_server.resources import AdaptationRecord, ProgressRecord, State
 from metanas_server.workers.worker import Worker
 
 Event = AdaptationRecord | ProgressRecord
@@ -18,6 +19,16 @@ MOST_EVENTS = 10_000
 The progress of a running job is in memory. After a restart its numbers begin above all earlier
 ones, so that a watcher who continues misses nothing.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A new state at `time` in nanoseconds since 1970, in an attempt on a device."""
+
+    time: int
+    state: State
+    attempt: int
+    device: str = ""
 
 
 class Job:
@@ -31,14 +42,19 @@ class Job:
     most: most jobs on its worker, itself included, after the death of a worker that it may have
         caused; None before.
     written: entries of its progress that other fronts can read.
+    trace: trace context of the call that made it; empty after a restart of the server.
+    moves: its states in this run of the server.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
     """
 
-    def __init__(self, number: int, record: AdaptationRecord, caller: str) -> None:
+    def __init__(self, number: int, record: AdaptationRecord, caller: str, trace: str = "") -> None:
         self.number = number
         self.record = record
         self.caller = caller
+        self.trace = trace
+        since = time.time_ns() if record.attempts else record.create_time
+        self.moves = [Move(time=since, state=record.state, attempt=record.attempts)]
         self.worker: Worker | None = None
         self.turn = 0
         self.start_time = 0.0
@@ -59,6 +75,10 @@ class Job:
     def change(self, record: AdaptationRecord) -> None:
         """Replace the record and wake the watchers."""
         self.record = record
+        device = "" if self.worker is None else self.worker.device
+        self.moves.append(
+            Move(time=time.time_ns(), state=record.state, attempt=record.attempts, device=device)
+        )
         self._events.append(record)
         if record.state.final:
             self.ended.set()

@@ -8,15 +8,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.errors import LeaseLost, StoreUnavailable, Unavailable
 from metanas_server.jobs.job import Job
+from metanas_server.jobs.spans import adaptation_span
 from metanas_server.observation.metrics import Metrics
+from metanas_server.observation.spans import trace_fields
 from metanas_server.resources import AdaptationRecord, ModelRecord, State
 from metanas_server.status import describe
 from metanas_server.storage.archive import Archive
 from metanas_server.workers.protocol import Made
+
+if TYPE_CHECKING:
+    from metanas_server.observation.traces import Traces
 
 LOG = logging.getLogger(__name__)
 POLL_SECONDS = 0.5  # between two looks of a job that waits for the store
@@ -40,9 +46,10 @@ class JobTable:
     on the disk; while the data folder cannot be written, the methods wait.
     """
 
-    def __init__(self, archive: Archive, metrics: Metrics) -> None:
+    def __init__(self, archive: Archive, metrics: Metrics, traces: "Traces | None" = None) -> None:
         self.jobs: dict[str, Job] = {}
         self._metrics = metrics
+        self._traces = traces
         self._archive = archive
         self._discards = set[asyncio.Task[None]]()
 
@@ -183,12 +190,15 @@ class JobTable:
 
     def _remove(self, job: Job, ended: AdaptationRecord) -> None:
         reason = "" if ended.failure is None else ended.failure.reason
-        LOG.info("adaptation %s: %s%s", ended.id, ended.state, reason and f" ({reason})")
+        text = reason and f" ({reason})"
+        LOG.info("adaptation %s: %s%s", ended.id, ended.state, text, extra=trace_fields(job.trace))
         seconds = max(0, ended.end_time - ended.create_time) / 1e9
         self._metrics.adaptation(ended.state, reason, seconds)
         self.jobs.pop(ended.id, None)
         discard = self._archive.discard(job.record.support)
         job.change(ended)
+        if self._traces is not None:
+            self._traces.add(adaptation_span(job), job.trace)
         task = asyncio.get_running_loop().create_task(discard)
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)

@@ -24,6 +24,7 @@ from metanas_server.jobs.job_table import JobTable, stopping_error
 from metanas_server.jobs.memory import memory_of
 from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.jobs.reuse import Accepted, Reuse, record_of
+from metanas_server.observation.spans import TRACE
 from metanas_server.records.fronts import Taken
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
 from metanas_server.storage import support_file
@@ -197,7 +198,7 @@ class JobManager:
             *(record.id, caller.name, record.request_id),
             *(record.example_count, len(record.labels)),
         )
-        job = Job(next(self._numbers), record, caller.name)
+        job = Job(next(self._numbers), record, caller.name, TRACE.get())
         self._table.add(job)
         self._dispatcher.enqueue(job)
         return Accepted(record.id)

@@ -1,4 +1,5 @@
-"""Observation: the metrics of a server, their HTTP endpoint, and the watchdog of its event loop.
+"""Observation: metrics of a server, its log, its traces, and the watchdog of its event loop.
 
-Counts, durations and snapshots enter. The text that Prometheus reads leaves.
+Calls, durations and snapshots enter. The text that Prometheus reads, lines of the log, and spans
+for a collector leave.
 """

@@ -6,6 +6,8 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
+from metanas_server.observation.spans import TRACE, trace_fields
+
 TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the call that the present task serves; empty in other tasks."""
@@ -22,6 +24,8 @@ def configure(level: str, style: str) -> None:
     handler.setFormatter(JsonLines() if style == "json" else logging.Formatter(TEXT))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # its lines are for its developers
+    if level != "debug":  # it writes a line for each attempt to reach a collector
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
 
 
 class JsonLines(logging.Formatter):
@@ -38,6 +42,7 @@ class JsonLines(logging.Formatter):
         }
         if REQUEST_ID.get():
             entry["request_id"] = REQUEST_ID.get()
+        entry |= trace_fields(TRACE.get())
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         given = vars(record).items()

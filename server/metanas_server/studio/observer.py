@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metanas_server.observation.calls import REQUEST_ID_KEY, Call, CallObserver
+from metanas_server.observation.spans import TRACE_KEY
 
 LEFT = 499
 """Status of a request whose caller has left before the answer; the status is that of nginx."""
@@ -15,7 +16,7 @@ UNKNOWN_ROUTE = "unknown"
 
 
 class Observer:
-    """ASGI middleware: count and log the requests. Place it first.
+    """ASGI middleware: count, log and trace the requests. Place it first.
 
     The routes leave the caller and the reason of a refusal in the state of the request.
     """
@@ -29,8 +30,15 @@ class Observer:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        sent_id = Headers(scope=scope).get(REQUEST_ID_KEY, "")
-        call = Call(method=self._route(scope), sent_id=sent_id, code=str(LEFT))
+        headers, route = Headers(scope=scope), self._route(scope)
+        call = Call(
+            method=route,
+            sent_id=headers.get(REQUEST_ID_KEY, ""),
+            sent_trace=headers.get(TRACE_KEY, ""),
+            attributes={"http.route": route.rpartition(" ")[2]},
+            code=str(LEFT),
+            code_key="http.response.status_code",
+        )
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
