@@ -1,5 +1,6 @@
 """A collector of OpenTelemetry: a real receiver of OTLP over gRPC, in this process."""
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,12 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self) -> None:
         self._spans = list[Received]()
         self.port = 0
+        self._reserved = socket.socket()
+
+    def reserve(self) -> None:
+        """Choose a port, and keep it from others until `listening`."""
+        self._reserved.bind(("127.0.0.1", 0))
+        self.port = self._reserved.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -71,7 +78,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take spans from the entry to the exit; a second time at the same port."""
+        """Take spans from the entry to the exit."""
+        self._reserved.close()
         server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         add: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
         add(self, server)

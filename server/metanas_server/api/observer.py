@@ -1,7 +1,7 @@
 """Observe each call: its duration, its status code and the reason of its refusal."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,33 @@ UNKNOWN_METHOD = "unknown"
 """The method of all calls to methods that do not exist; names of callers would be endless."""
 
 
+class KnownPeer:
+    """The context of a call, whose caller stays known when its connection has ended.
+
+    gRPC keeps the address in the memory of the connection. It reads freed memory, and the process
+    dies, if the address is asked for later (grpc/grpc#29069).
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Read the address and the certificate at the beginning of the call."""
+        self._context = context
+        self._peer, self._certificate = context.peer(), context.auth_context()
+
+    def peer(self) -> str:
+        return str(self._peer)
+
+    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
+        return self._certificate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
 class Observer(aio.ServerInterceptor):
-    """Count, log and trace the calls. Place it first: it then sees what the caller sees."""
+    """Count, log and trace the calls. Place it first: it then sees what the caller sees.
+
+    The methods of the services get a `KnownPeer` as their context.
+    """
 
     def __init__(self, observer: CallObserver, metrics: Metrics, callers: Callers) -> None:
         self._observer = observer
@@ -47,15 +72,17 @@ class Observer(aio.ServerInterceptor):
 
     def _unary(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> Any:
-            with self._observe(name, context):
-                return await method(request, context)
+            known: Any = KnownPeer(context)
+            with self._observe(name, known):
+                return await method(request, known)
 
         return call
 
     def _streaming(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         async def call(request: Any, context: Context) -> AsyncIterator[Any]:
-            with self._observe(name, context):
-                async for response in method(request, context):
+            known: Any = KnownPeer(context)
+            with self._observe(name, known):
+                async for response in method(request, known):
                     yield response
 
         return call
