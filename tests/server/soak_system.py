@@ -60,6 +60,15 @@ class System:
         pids = {int(pid) for found in named for pid in found}
         return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
+    def crashes(self) -> list[str]:
+        """Start fronts again that have ended by themselves; return how they ended."""
+        found = []
+        for number, server in enumerate(self.servers):
+            if (code := server.process.poll()) is not None:
+                found.append(f"front {number} has ended with code {code}")
+                self.start(number)
+        return found
+
     def kill(self, random: Random) -> str:
         """Kill something; a front or a database comes back. Returns its kind."""
         kinds = ["front", "worker"] + ["database"] * (self.postgres is not None)

@@ -79,7 +79,7 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> Non
         for thread in threads:
             thread.start()
         try:
-            kill_at_random(system, kills)
+            crashes = kill_at_random(system, kills)
         finally:
             stop.set()
             for thread in threads:
@@ -87,7 +87,7 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> Non
         figures = {"seconds": SECONDS, "kills": dict(kills), **check(system, callers)}
         quiet = (0.4 * SECONDS, SECONDS * 2 / 3)
         figures |= {**samples.figures(*quiet), "log, MiB": round(log_bytes(tmp_path) / 2**20, 2)}
-    faults = [fault for caller in callers for fault in caller.faults]
+    faults = crashes + [fault for caller in callers for fault in caller.faults]
     if OUT:
         name = f"soak, {'distributed' if fronts > 1 else 'embedded'}"
         command = f"make soak SECONDS={SECONDS:g} FRONTS={fronts}{' WORKERS=ray' * ray}"
@@ -99,13 +99,15 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> Non
         assert max(growth.values()) <= MOST_GROWTH, growth
 
 
-def kill_at_random(system: System, kills: Counter[str]) -> None:
-    """Kill processes until the end, but not in the middle third."""
-    random, start = Random(SEED), time.monotonic()
+def kill_at_random(system: System, kills: Counter[str]) -> list[str]:
+    """Kill processes until the end, but not in the middle third; return the fronts that crash."""
+    random, start, crashes = Random(SEED), time.monotonic(), list[str]()
     while (gone := time.monotonic() - start) < SECONDS:
         time.sleep(min(PAUSE * (0.5 + random.random()), SECONDS - gone))
+        crashes += system.crashes()
         if not SECONDS / 3 <= time.monotonic() - start < SECONDS * 2 / 3:
             kills[system.kill(random)] += 1
+    return crashes
 
 
 def check(system: System, callers: list[Caller]) -> dict[str, object]:
