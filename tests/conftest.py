@@ -1,10 +1,14 @@
 """Fixtures of all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+# Processes that run as another user are forked, and the handlers of gRPC for that crash some.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # How long examples take to be drawn says how busy the machine is, not what is right.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])

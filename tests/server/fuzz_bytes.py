@@ -33,15 +33,15 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return head + stream.to_bytes(4, "big") + payload
 
 
-def header(name: str, value: str) -> bytes:
+def header(name: bytes, value: bytes) -> bytes:
     """Return a header in HPACK, neither indexed nor compressed."""
-    return b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in (name, value))
+    return b"\0" + b"".join(bytes([len(text)]) + text for text in (name, value))
 
 
-def call_frames(random: Random, path: str, message: bytes) -> bytes:
+def call_frames(random: Random, path: bytes, message: bytes) -> bytes:
     """Return the frames of a call, with some others between them."""
-    fields = {":method": "POST", ":scheme": "http", ":path": path[:120], ":authority": "x"}
-    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    fields = {b":method": b"POST", b":scheme": b"http", b":path": path[:120]}
+    fields |= {b":authority": b"x", b"content-type": b"application/grpc", b"te": b"trailers"}
     block = b"".join(header(*each) for each in fields.items())
     body = b"\0" + len(message).to_bytes(4, "big") + message
     frames = [
@@ -59,7 +59,8 @@ def fuzz_frames(target: Target, random: Random, photos: Sequence[bytes]) -> tupl
     """Send mutated frames and wait until the server closes the connection."""
     method = random.choice(METHODS)
     message = sound(method, target, random, photos)[0]
-    frames = call_frames(random, f"/{method.containing_service.full_name}/{method.name}", message)
+    path = f"/{method.containing_service.full_name}/{method.name}".encode()
+    frames = call_frames(random, path, message)
     sent = HELLO + mutated(frames, random)
     if random.random() < 0.1:
         sent = mutated(sent, random)

@@ -1,14 +1,18 @@
-"""Callers who leave in the middle of a stream: the server goes on, and logs them."""
+"""Callers who leave in the middle of a stream, and calls without a readable method."""
 
 import json
+import socket
 from pathlib import Path
+from random import Random
 
 import grpc
 
 from metanas_protos.v1.adaptation_service_pb2 import WatchAdaptationRequest
 from metanas_protos.v1.model_service_pb2 import DownloadModelRequest
 from tests.server.calls import Api, images, spec
+from tests.server.fuzz_bytes import call_frames
 from tests.server.processes import ServerProcess, serving
+from tests.server.soak_calls import HELLO
 
 TIMES = 40
 SLOW = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1))
@@ -36,3 +40,15 @@ def test_streams_that_are_left(checkpoints: Path, tmp_path: Path) -> None:
         server.api.serves()
     lines = [json.loads(line) for line in audit.read_text(encoding="utf-8").splitlines()]
     assert {line["caller"] for line in lines} == {"ipv4:127.0.0.1"}
+
+
+def test_a_path_that_is_not_utf8(server: ServerProcess) -> None:
+    """Such a call must not end the server: gRPC 1.84 and 1.85 stop listening."""
+    host, _, port = server.address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection:
+        connection.sendall(HELLO + call_frames(Random(0), b"/\x80/GetModel", b""))
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):
+            pass
+    with grpc.insecure_channel(server.address) as channel:
+        Api(channel).serves()
