@@ -146,3 +146,12 @@ def test_reuse(metanas: Run, ann: Client, bob: Client, folder: Path, tmp_path: P
     assert (shown["model"], Path(out).read_bytes()) == (model.name, model.onnx)
     shown = metanas("adapt", str(folder), "--seed=3", "--reuse", "--detach")
     assert (shown["adaptation"], shown["reused"]) == (first.name, True)
+
+
+def test_reuse_is_said(
+    guarded: str, secrets: dict[str, str], ann: Client, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    first = ann.adapt(folder, seed=4)
+    here = [f"--server={guarded}", f"--token={secrets['ann']}", f"--out={tmp_path / 'm.onnx'}"]
+    assert main(["adapt", str(folder), "--seed=4", "--reuse", *here]) == 0
+    assert capsys.readouterr().out.startswith(f"reuses {first.name}\n")

@@ -186,6 +186,8 @@ def _adapt_there(
     arguments: argparse.Namespace, screen: Screen, client: Client, options: Mapping[str, Option]
 ) -> Model:
     adaptation = _start(arguments, client, options)
+    if adaptation.reused and not screen.as_json:
+        screen.text(f"reuses {adaptation.name}")
     try:
         follow(adaptation, screen)
         model, form = adaptation.result(), shared.form(arguments)
