@@ -37,7 +37,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=4194
 export ORT_DISABLE_TELEMETRY ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check docs protos fuzz soak bench wheels release docker clean
+.PHONY: help install demo test check audit docs protos fuzz soak bench wheels release docker clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,7 +50,7 @@ demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classif
 test: $(INSTALLED_DEV) ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest -m "slow or not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
-check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Dockerfile, shell scripts
+check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Dockerfile, shell scripts, vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -59,6 +59,10 @@ check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Docker
 	$(BIN)/python protos/generate.py --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run
+	$(BIN)/python deploy/audit.py
+
+audit: $(INSTALLED_DEV) ## Look for known vulnerabilities of the pinned packages; OSV_URL names another service
+	$(BIN)/python deploy/audit.py
 
 docs: $(INSTALLED_DEV) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
