@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
+from metanas_server.jobs.dispatcher import Pace
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, images, refused, spec
 from tests.server.processes import serving
 
@@ -60,6 +61,18 @@ def test_a_deadline_too_short_behind_a_running_adaptation_is_refused_at_once(api
     assert answer.retry_seconds
     api.cancel(name)
     api.end_of(name)
+
+
+def test_the_pace_of_jobs_that_end_together_is_that_of_jobs_one_after_the_other() -> None:
+    pace = Pace()
+    assert pace.seconds == 0
+    for number in range(160):
+        start = number // 16 * 3.2
+        pace.count(start, start + 3.2)
+        assert number % 16 < 15 or pace.seconds == pytest.approx(0.2)
+        assert number < 32 or pace.seconds == pytest.approx(0.2)
+    pace.count(1000.0, 1003.0)  # idle time does not count
+    assert pace.seconds < 0.4
 
 
 @pytest.mark.parametrize("field", ["deadline", "timeout"])

@@ -119,8 +119,8 @@ class AdaptationSpec(_message.Message):
     @_builtins.property
     def deadline(self) -> _duration_pb2.Duration:
         """The time within which the adaptation must have ended, its time in the queue included. It fails
-        with DEADLINE_PASSED when this time is over. It is refused with DEADLINE_TOO_SHORT if the queue
-        alone would probably take longer. Unset: no deadline.
+        with DEADLINE_PASSED when this time is over. It is refused with DEADLINE_TOO_SHORT if the
+        adaptations before it would probably take longer. Unset: no deadline.
         """
 
     def __init__(

@@ -4,11 +4,12 @@ import asyncio
 import heapq
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
+from statistics import fmean
 
 from metanas.errors import Cancelled, MetanasError
 from metanas_server.callers.shares import SECONDS as SHARE_SECONDS
@@ -31,14 +32,32 @@ from metanas_server.workers.protocol import Made, Order
 from metanas_server.workers.worker import Worker
 
 LOG = logging.getLogger(__name__)
-PACE_JOBS = 8
-"""Jobs over which the pace is a moving average."""
+PACE_JOBS = 32
+"""Jobs over which the pace is a mean: jobs that step together often end together, too."""
 
 
 def lost_error(losses: int) -> WorkerLost:
     """Make the error of an adaptation after its last attempt."""
     message = f"{losses} processes of the server died during this adaptation; see the server's log"
     return WorkerLost("WORKER_LOST", message)
+
+
+class Pace:
+    """The mean time between the ends of two jobs while there is work, over the last jobs."""
+
+    def __init__(self) -> None:
+        self._times = deque[float](maxlen=PACE_JOBS)
+        self._last_end = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The mean; 0 before the first end."""
+        return fmean(self._times) if self._times else 0.0
+
+    def count(self, start: float, end: float) -> None:
+        """Count a job that has ended now."""
+        self._times.append(end - max(start, self._last_end))
+        self._last_end = end
 
 
 class Dispatcher:
@@ -62,8 +81,7 @@ class Dispatcher:
         self._turn = 0  # of the job that has started last
         self._last_turns = dict[str, int]()  # of each caller's last job, if it still waits
         self._shares = Shares()
-        self._pace = 0.0
-        self._last_end = 0.0
+        self._pace = Pace()
         self._tasks = set[asyncio.Task[None]]()
         self._stopping = False
 
@@ -92,7 +110,7 @@ class Dispatcher:
     @property
     def pace(self) -> float:
         """Mean seconds between the ends of two jobs while there is work; 0 before the first."""
-        return self._pace
+        return self._pace.seconds
 
     @property
     def room(self) -> int:
@@ -284,10 +302,7 @@ class Dispatcher:
 
     def _count_end(self, job: Job) -> None:
         self._shares.ended(job.caller)
-        now = asyncio.get_running_loop().time()
-        seconds = now - max(job.start_time, self._last_end)
-        self._pace += (seconds - self._pace) / (PACE_JOBS if self._pace else 1)
-        self._last_end = now
+        self._pace.count(job.start_time, asyncio.get_running_loop().time())
 
     async def _run(self, job: Job, worker: Worker, support: Path) -> Made:
         """Run a job on a worker within its time limit.
