@@ -180,12 +180,15 @@ def _page(seed: int) -> Image:
 
 
 def tables(results: Results) -> Mapping[str, str]:
-    """Make the tables: estimates, and the output `known` for each number of shots."""
+    """Make the tables: estimates, and the output `known` for each number of shots.
+
+    The table of one shot has the means over kinds alone.
+    """
     several = [row for row in results.rows if row["shots"] > 1]
     made = {"estimates": _table(ESTIMATES, several)} if several else {}
     for shots in sorted({row["shots"] for row in results.rows}):
         rows = [row for row in results.rows if row["shots"] == shots]
-        made[f"known-{shots}"] = _table(KNOWN, rows)
+        made[f"known-{shots}"] = _table(KNOWN, rows, kinds=shots > 1)
     return made
 
 
@@ -212,13 +215,15 @@ KNOWN: Columns = {
 }
 
 
-def _table(columns: Columns, rows: Sequence[Row]) -> str:
+def _table(columns: Columns, rows: Sequence[Row], kinds: bool = True) -> str:
     values = [[column(row) for column in columns.values()] for row in rows]
     titles = [row["dataset"].removesuffix(".npz") for row in rows]
     means = np.mean(values, axis=0).tolist()
     lines = zip([*titles, "mean over kinds"], [*values, means], strict=True)
     shown = [[title, *(f"{value:.1f}" for value in line)] for title, line in lines]
-    return table([f"{rows[0]['ways']}-way {rows[0]['shots']}-shot", *columns], shown)
+    return table(
+        [f"{rows[0]['ways']}-way {rows[0]['shots']}-shot", *columns], shown if kinds else shown[-1:]
+    )
 
 
 def _study(options: argparse.Namespace) -> Iterator[Row]:

@@ -17,6 +17,7 @@ from studies import (
     quality,
     shipped,
     variants,
+    weakest,
 )
 
 MACHINE = {
@@ -75,7 +76,7 @@ def test_all_stored_results_are_on_the_pages_and_the_pages_say_the_same() -> Non
 
 MODULES = (
     *(accuracy, adapt, adaptation, budgets, domains, gpu, page, quality, server, shipped),
-    *(precision, variants),
+    *(precision, variants, weakest),
 )
 COMMAND = re.compile(r"^python -m (?:benchmarks|studies)\.(\w+)(.*)$", re.MULTILINE)
 
