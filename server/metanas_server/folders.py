@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
+from metanas_server.disk import make_folder
 from metanas_server.errors import StartError
 from metanas_server.storage.place import folder_of
 
@@ -36,7 +37,7 @@ def lock_folder(folder: Path) -> int:
         StartError: DATA_NOT_WRITABLE, DATA_IN_USE.
     """
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(folder)
         handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         if folder.stat().st_mode & 0o007:
             LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)

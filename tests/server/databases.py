@@ -16,6 +16,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.server.preload import HostClock
+
 MISSING = "PostgreSQL is not installed; run: apt install postgresql"
 PATIENCE = 120.0
 SETTINGS = ("fsync=off", "unix_socket_directories=", "max_connections=100")
@@ -33,9 +35,16 @@ def programs() -> Path:
     pytest.skip(MISSING)
 
 
-def other_user() -> dict[str, Any]:
-    """Return the user that PostgreSQL runs as: it refuses to run as root."""
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.getuid() == 0 else {}
+USER, GROUP = "nobody", "nogroup"
+
+
+def as_other_user() -> list[str]:
+    """Return the words before a command of PostgreSQL, which refuses to run as root.
+
+    With `Popen(user=…)` this process would fork, and its threads of gRPC can crash then.
+    """
+    words = ["setpriv", f"--reuid={USER}", f"--regid={GROUP}", "--clear-groups"]
+    return words if os.getuid() == 0 else []
 
 
 def free_port() -> int:
@@ -46,13 +55,17 @@ def free_port() -> int:
 
 
 class Postgres:
-    """A PostgreSQL server on a free port of loopback, which trusts everybody."""
+    """A PostgreSQL server on a free port of loopback, which trusts everybody.
+
+    clock: the clock of its host.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._programs = programs()
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self.clock = HostClock(folder)
         self._run("initdb", "--no-sync", "--auth=trust", "--username=metanas", "--encoding=UTF8")
 
     def url(self, name: str = "postgres") -> str:
@@ -60,15 +73,21 @@ class Postgres:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
+        command = [
+            *as_other_user(),
+            str(self._programs / "postgres"),
+            "-D",
+            str(self._folder / "data"),
+        ]
         command += ["-p", str(self._port), "-h", "127.0.0.1"]
         command += [part for each in SETTINGS for part in ("-c", each)]
         end = time.monotonic() + PATIENCE
         while True:
             if self._process is None or self._process.poll() is not None:
                 with (self._folder / "log").open("ab") as log:
+                    environment = {**os.environ, **self.clock.environment}
                     self._process = subprocess.Popen(
-                        command, stdout=log, stderr=log, cwd="/", **other_user()
+                        command, stdout=log, stderr=log, cwd="/", env=environment
                     )
             try:
                 psycopg.connect(self.url(), connect_timeout=5).close()
@@ -104,8 +123,14 @@ class Postgres:
             return cursor.fetchall() if cursor.description else []
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "-D", str(self._folder / "data"), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd="/", **other_user())
+        command = [
+            *as_other_user(),
+            str(self._programs / program),
+            "-D",
+            str(self._folder / "data"),
+            *arguments,
+        ]
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
 
 
 @contextmanager
@@ -113,8 +138,8 @@ def running_postgres() -> Iterator[Postgres]:
     """Start a server in a folder of its own; its user cannot enter the folders of pytest."""
     programs()
     folder = Path(tempfile.mkdtemp(prefix="metanas-postgres-"))
-    if user := other_user():
-        shutil.chown(folder, user["user"], user["group"])
+    if as_other_user():
+        shutil.chown(folder, USER, GROUP)
     try:
         server = Postgres(folder)
         server.start()

@@ -1,4 +1,4 @@
-"""Two servers on one PostgreSQL and one folder of artefacts: any of them answers for any job."""
+"""Two servers on one PostgreSQL and one bucket: any of them answers for any job."""
 
 import hashlib
 import time
@@ -7,24 +7,30 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions
 from metanas_protos.v1.adaptation_service_pb2 import (
     ListAdaptationsRequest,
     WatchAdaptationRequest,
 )
-from tests.server.calls import CANCELLED, LONG, SUCCEEDED, Api, images, refused, spec
+from tests.server.calls import CANCELLED, LONG, RUNNING, SUCCEEDED, Api, images, refused, spec
 from tests.server.databases import Postgres
-from tests.server.processes import ServerProcess, run, serving
+from tests.server.preload import HostClock
+from tests.server.processes import ENVIRONMENT, ServerProcess, run, serving
+from tests.server.s3 import Bucket
 
 PATIENCE = 240.0
+HOUR, LEASE = 3600, 3  # seconds
 
 
 class Fronts:
     """Servers that share the records and the artefacts; a killed one can be replaced."""
 
-    def __init__(self, checkpoints: Path, folder: Path, postgres: Postgres) -> None:
+    def __init__(self, checkpoints: Path, folder: Path, postgres: Postgres, bucket: Bucket) -> None:
         self.postgres = postgres
+        self.clock = HostClock(folder)
+        self._environment = {**ENVIRONMENT, **bucket.environment, **self.clock.environment}
         self._checkpoints = checkpoints
         self._folder = folder
         self._stack = ExitStack()
@@ -32,8 +38,8 @@ class Fronts:
         self.records = f"--records={postgres.create()}"
         self._flags = (
             self.records,
-            f"--artefacts={folder / 'artefacts'}",
-            "--lease-seconds=3",
+            "--artefacts=s3://bucket/fronts",
+            f"--lease-seconds={LEASE}",
             "--max-stack=1",
             "--max-jobs-per-caller=6",
         )
@@ -41,7 +47,8 @@ class Fronts:
     def start(self) -> ServerProcess:
         self._count += 1
         data = self._folder / f"data{self._count}"
-        return self._stack.enter_context(serving(self._checkpoints, data, *self._flags))
+        start = serving(self._checkpoints, data, *self._flags, environment=self._environment)
+        return self._stack.enter_context(start)
 
     def close(self) -> None:
         self._stack.close()
@@ -49,11 +56,15 @@ class Fronts:
 
 @pytest.fixture(scope="module")
 def fronts(
-    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory, postgres: Postgres
+    checkpoints: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    postgres: Postgres,
+    bucket: Bucket,
 ) -> Iterator[Fronts]:
-    fronts = Fronts(checkpoints, tmp_path_factory.mktemp("fronts"), postgres)
+    fronts = Fronts(checkpoints, tmp_path_factory.mktemp("fronts"), postgres, bucket)
     yield fronts
     fronts.close()
+    postgres.clock.set(0)
 
 
 @pytest.fixture(scope="module")
@@ -127,9 +138,45 @@ def test_quotas_count_all_fronts(pair: tuple[ServerProcess, ServerProcess]) -> N
         until(one, name, CANCELLED)
 
 
+def beats(fronts: Fronts) -> dict[str, int]:
+    """Return the last beat of each front, in milliseconds by the clock of the database."""
+    name = fronts.records.rpartition("/")[2]
+    return dict(fronts.postgres.execute("SELECT id, seen FROM fronts", name))
+
+
+def test_clocks_that_are_an_hour_fast(
+    fronts: Fronts, pair: tuple[ServerProcess, ServerProcess]
+) -> None:
+    """No front counts as dead, and no deadline comes early."""
+    one, two = (each.api for each in pair)
+    busy = [
+        each.create(spec(options=LONG, seed=n), images()).name for n, each in enumerate((one, two))
+    ]
+    for name in busy:
+        two.until_running(name)
+    deadline = Duration(seconds=600)
+    waiting = one.create(spec(deadline=deadline), images()).name
+    before = max(beats(fronts).values())
+    fronts.postgres.clock.set(HOUR)
+    fronts.clock.set(HOUR)
+    end = time.monotonic() + PATIENCE
+    # Both have renewed their leases for twice the time of a lease after the jump.
+    while min(beats(fronts).values()) < before + HOUR * 1000 + 2 * LEASE * 1000:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    for name in busy:
+        assert (one.get(name).state, one.get(name).attempts) == (RUNNING, 1)
+        one.cancel(name)
+    ended = until(two, waiting, SUCCEEDED)
+    assert ended.attempts == 1
+    late = one.create(spec(seed=4, deadline=deadline), images()).name
+    assert until(two, late, SUCCEEDED).attempts == 1
+
+
 def test_the_loss_of_the_database_and_of_a_front(
     fronts: Fronts, pair: tuple[ServerProcess, ServerProcess]
 ) -> None:
+    """Meanwhile all clocks go back by two hours: a dead front stays dead."""
     one, two = pair
     options = [AdaptationOptions(steps=steps) for steps in (100, 2, 2, 2)]
     names = [
@@ -143,6 +190,8 @@ def test_the_loss_of_the_database_and_of_a_front(
     fronts.postgres.kill()
     assert refused(two.api.create, spec(), images()).reason == "STORE_FAILED"
     one.kill()
+    fronts.postgres.clock.set(-HOUR)
+    fronts.clock.set(-HOUR)
     fronts.postgres.start()
     *_, last = watch  # it outlives the database and the front that ran the job
     assert (last.adaptation.state, last.adaptation.attempts) == (SUCCEEDED, 2)

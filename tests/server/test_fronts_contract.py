@@ -8,9 +8,15 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
-from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound, Overloaded
+from metanas_server.errors import (
+    AlreadyAccepted,
+    LeaseLost,
+    NotFound,
+    Overloaded,
+    StoreUnavailable,
+)
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import STARTS
@@ -78,9 +84,10 @@ def test_a_dead_front_loses_its_adaptations(pair: tuple[Records, Records]) -> No
         record = replace(RECORD, id=f"{number}")
         one.insert(record, "ann")
         one.update(replace(record, state=state))
-    assert two.fronts.bury(60) == 0
+    beats = two.fronts.beats()
     assert two.fronts.orphans() == []
-    assert two.fronts.bury(-60) == 2  # as if a minute had passed
+    assert two.fronts.bury({id_: beat - 1 for id_, beat in beats.items()}) == 0  # beaten again
+    assert two.fronts.bury(beats) == 2
     two.fronts.beat()
     assert [each.record.id for each in two.fronts.orphans()] == ["0", "1"]
     assert two.fronts.orphans() == []
@@ -97,6 +104,19 @@ def test_a_front_that_leaves_gives_its_adaptations_up(pair: tuple[Records, Recor
     one.insert(RECORD)
     one.fronts.leave()
     assert [each.record for each in two.fronts.orphans()] == [RECORD]
+
+
+@pytest.mark.parametrize("jump", [-3_600_000, 3_600_000])
+def test_a_jump_of_the_clock_locks_no_caller_out(
+    pair: tuple[Records, Records], address: str, jump: int
+) -> None:
+    one, two = pair
+    one.insert(RECORD, "ann", per_minute=1)
+    assert one.load("ann", per_minute=1).pause > 0
+    with closing(open_database(read_address(address, Path()))) as database:
+        with database.change() as connection:
+            connection.execute(text(f"UPDATE starts SET time = time + {jump}"))
+        assert two.load("ann", per_minute=1).pause <= 0
 
 
 def test_each_caller_has_its_turn_at_another_front(pair: tuple[Records, Records]) -> None:
@@ -158,6 +178,29 @@ def test_a_file_that_another_front_writes_stays(
     assert two.files.loose() == {"y"}
     two.files.discard("y", removed.append)
     assert (removed, two.files.loose()) == (["y"], set())
+
+
+def test_a_front_that_was_buried_while_it_wrote_a_file(
+    pair: tuple[Records, Records], address: str
+) -> None:
+    """Another front with the same support set may have deleted the file: it is written again."""
+    if address.startswith("sqlite"):
+        pytest.skip("one server alone uses an SQLite file")
+    one, two = pair
+    removed = list[str]()
+    one.files.loosen("x")
+    one.fronts.leave()
+    two.files.discard("x", removed.append)
+    assert removed == ["x"]
+    one.fronts.beat()
+    with pytest.raises(StoreUnavailable, match="another server has deleted the file"):
+        one.insert(replace(RECORD, support="x"))
+    with pytest.raises(NotFound):
+        one.adaptation("one", None)
+    one.files.loosen("x")
+    one.insert(replace(RECORD, support="x"))
+    two.files.discard("x", removed.append)
+    assert removed == ["x"]
 
 
 def admit(load: Load) -> None:

@@ -252,6 +252,20 @@ def test_databases_that_are_refused(
             assert {name for (name,) in connection.execute(query)} <= set(before)
 
 
+def test_a_migration_waits_for_the_servers(address: str) -> None:
+    with closing(opened(address)) as database:
+        Records(database, "node-1").fronts.beat()
+        other_version(HEAD - 1)(database)
+        with pytest.raises(StartError, match="node-1 use the database; stop them") as caught:
+            opened(address, Use.MIGRATE)
+        assert caught.value.reason == "DATA_IN_USE"
+        hour = 3_600_000
+        for jump in (hour, -2 * hour):  # it has died, and then the clock of the database jumped
+            with database.change() as connection:
+                connection.execute(text(f"UPDATE fronts SET seen = seen + {jump}"))
+            assert Records(database).fronts.running() == []
+
+
 def test_a_look_changes_nothing(address: str) -> None:
     if address.startswith("sqlite"):
         opened(address).close()

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from metanas_server.disk import sync_folder
 from metanas_server.errors import StartError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -195,6 +196,7 @@ def _replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(handle)
         partial.replace(path)
+        sync_folder(path.parent)  # else a revoked token is back after a power loss
     except OSError:
         partial.unlink(missing_ok=True)
         raise

@@ -3,7 +3,6 @@
 import asyncio
 import heapq
 import logging
-import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
@@ -196,7 +195,7 @@ class Dispatcher:
 
     async def _end_at_deadline(self, job: Job) -> None:
         """End a job at its deadline, unless it has ended by then."""
-        seconds = (job.record.deadline - time.time_ns()) / 1e9
+        seconds = (job.record.deadline - self._table.now()) / 1e9
         with suppress(TimeoutError):
             await asyncio.wait_for(job.ended.wait(), max(seconds, 0))
             return

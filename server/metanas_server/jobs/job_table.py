@@ -53,6 +53,10 @@ class JobTable:
         self._archive = archive
         self._discards = set[asyncio.Task[None]]()
 
+    def now(self) -> int:
+        """Return the time by which deadlines are set, in nanoseconds since 1970."""
+        return self._archive.records.clock.earliest()
+
     def add(self, job: Job) -> None:
         """Add a queued job."""
         self.jobs[job.record.id] = job

@@ -208,7 +208,8 @@ class JobManager:
     ) -> tuple[list[bytes | memoryview], AdaptationRecord]:
         """Return the parts of the support set's file, and the record of a new adaptation."""
         packed, longest = support_file.pack(examples), self._config.max_seconds
-        return packed, record_of(spec, examples, packed, owner=owner, longest=longest)
+        now = self._records.clock.earliest()
+        return packed, record_of(spec, examples, packed, owner=owner, longest=longest, now=now)
 
     async def get(
         self, id_: str, scope: str | None

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from contextlib import suppress
 
 from metanas_server.callers.audit import OK, AuditLog
@@ -43,7 +42,7 @@ class Retention:
         try:
             while True:
                 try:
-                    await self.sweep(time.time_ns())
+                    await self.sweep(self._records.clock.earliest())
                 except StoreUnavailable as error:
                     LOG.warning("cannot delete old models now: %s", error)
                 await asyncio.sleep(PERIOD)

@@ -94,14 +94,21 @@ class Reuse:
 
 
 def record_of(
-    spec: Spec, examples: Sequence[Example], packed: Packed, *, owner: str, longest: float
+    spec: Spec,
+    examples: Sequence[Example],
+    packed: Packed,
+    *,
+    owner: str,
+    longest: float,
+    now: int,
 ) -> AdaptationRecord:
     """Return the record of a new adaptation.
 
     packed: the file of the support set, in parts.
     longest: most seconds on a worker.
+    now: the time by which deadlines are set.
     """
-    now, support = time.time_ns(), sha256(packed)
+    support = sha256(packed)
     fields = [support, spec.checkpoint, dict(spec.overrides), spec.seed, spec.classes]
     others = [spec.timeout, spec.deadline, spec.priority, spec.reuse]
     releases = [version(name) for name in PROGRAM]
@@ -121,7 +128,7 @@ def record_of(
         timeout=longest if spec.timeout is None else min(spec.timeout, longest),
         priority=spec.priority,
         deadline=0 if spec.deadline is None else now + round(spec.deadline * 1e9),
-        create_time=now,
+        create_time=time.time_ns(),
     )
 
 

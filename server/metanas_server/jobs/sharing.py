@@ -31,8 +31,8 @@ Listen = Callable[[], AsyncGenerator[tuple[str, str]]]
 class Sharing:
     """Renew the lease of this front; take, give up and show adaptations.
 
-    After a loss of the database no front judges another one before it has renewed its own lease for
-    the time of a lease: all of them are late.
+    A front judges the others by their beats alone, which it has seen for the time of a lease. After
+    a loss of the database, or when it comes late itself, it begins again: all of them are late.
     """
 
     def __init__(
@@ -58,7 +58,9 @@ class Sharing:
         self._mirrors = mirrors
         self._listen = listen
         self._lease = lease
-        self._beating_since: float | None = None
+        self._beats = dict[str, tuple[int, float]]()
+        """The last beat of each front, and the time at which this front has seen it first."""
+        self._looked = 0.0
         self._elsewhere = set[tuple[str, str]]()
         """Adaptations that waited at other fronts at the last beat, with their fronts."""
         self._hurry = asyncio.Event()
@@ -84,7 +86,7 @@ class Sharing:
                 await work()
                 level = logging.WARNING
             except StoreUnavailable as error:
-                self._beating_since = None
+                self._beats.clear()
                 cause = error.__cause__
                 LOG.log(level, "fronts cannot share the database now: %s (%s)", error, cause)
                 level = logging.DEBUG  # one line for each outage
@@ -99,18 +101,30 @@ class Sharing:
         self._hurry.clear()
 
     async def _beat(self) -> None:
-        now = asyncio.get_running_loop().time()
         await asyncio.to_thread(self._fronts.beat)
-        if self._beating_since is None:
-            self._beating_since = now
-        if now - self._beating_since >= self._lease:
-            dead = await asyncio.to_thread(self._fronts.bury, self._lease)
-            if dead:
-                LOG.warning("%d fronts have been silent for %g s and are dead", dead, self._lease)
+        await self._bury()
         await self._compare()
         if not self._jobs.is_stopping:
             await self._jobs.take_orphans()
             await self._help()
+
+    async def _bury(self) -> None:
+        """Remove the fronts whose beat has been the same for the time of a lease."""
+        beats = await asyncio.to_thread(self._fronts.beats)
+        now = asyncio.get_running_loop().time()
+        if now - self._looked > self._lease / 2:
+            self._beats.clear()
+        self._looked = now
+        former, self._beats = self._beats, {}
+        for id_, beat in beats.items():
+            last, since = former.get(id_, (None, now))
+            self._beats[id_] = beat, since if beat == last else now
+        silent = {
+            id_: beat for id_, (beat, since) in self._beats.items() if now - since >= self._lease
+        }
+        dead = await asyncio.to_thread(self._fronts.bury, silent) if silent else 0
+        if dead:
+            LOG.warning("%s: silent for %g s, and dead", ", ".join(silent), self._lease)
 
     async def _compare(self) -> None:
         """Bring the jobs of this front into line with the database."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Table, delete, select, update
 
+from metanas_server.disk import sync_folder
 from metanas_server.records.database import Database
 from metanas_server.records.rows import (
     ADAPTATION,
@@ -112,3 +113,4 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         print(json.dumps(row, default=repr), file=file)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.parent)

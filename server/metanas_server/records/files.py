@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, Connection, delete, exists, select, union, update
 
+from metanas_server.errors import StoreUnavailable
 from metanas_server.records.database import Database
 from metanas_server.records.tables import ADAPTATIONS, FRONTS, LOOSE, MODELS, STORE
 
@@ -23,6 +24,8 @@ class Files:
         """Use a database under the name of a front."""
         self._database = database
         self._front = front
+        self._noted = set[str]()
+        """Digests that this front has noted as loose, and not forgotten."""
 
     def mark(self) -> str:
         """Return the mark of the store that belongs to the database."""
@@ -46,6 +49,7 @@ class Files:
         with self._database.change() as connection:
             self._database.lock(connection, digest)
             self.note(connection, digest)
+        self._noted.add(digest)
 
     def discard(self, digest: str, remove: Callable[[str], None]) -> None:
         """Delete a loose file, unless a record needs it or another front writes it now.
@@ -65,6 +69,7 @@ class Files:
             self._database.lock(connection, digest)
             if not connection.scalar(select(_is_needed(digest) | writing)):
                 remove(digest)
+            self._noted.discard(digest)
             self.forget(connection, digest)
 
     def loose(self) -> set[str]:
@@ -95,9 +100,20 @@ class Files:
         connection.execute(row.on_conflict_do_nothing())
 
     def forget(self, connection: Connection, digest: str) -> None:
-        """Forget a loose file of this front, or of one that is gone, as a part of a transaction."""
-        gone = (LOOSE.c.front == self._front) | LOOSE.c.front.not_in(ALIVE)
-        connection.execute(delete(LOOSE).where(LOOSE.c.digest == digest, gone))
+        """Forget a loose file of this front, or of one that is gone, as a part of a transaction.
+
+        Raises:
+            StoreUnavailable: STORE_BUSY, this front counted as dead after it had noted the file,
+                and another one may have deleted it.
+        """
+        file = delete(LOOSE).where(LOOSE.c.digest == digest)
+        own = connection.execute(file.where(LOOSE.c.front == self._front)).rowcount
+        connection.execute(file.where(LOOSE.c.front.not_in(ALIVE)))
+        if digest in self._noted and not own:
+            self._noted.discard(digest)
+            message = "another server has deleted the file meanwhile; try again shortly"
+            raise StoreUnavailable("STORE_BUSY", message)
+        self._noted.discard(digest)
 
 
 def _is_needed(digest: str) -> ColumnElement[bool]:

@@ -1,8 +1,9 @@
 """The fronts that share a database: their leases, and the adaptations that each of them has.
 
 Each unfinished adaptation belongs to one front, which alone may change its row. A front renews its
-lease with `beat`. When the lease has run out, another front buries it and takes its adaptations.
-The clock of the database decides, so the clocks of the fronts may differ.
+lease with `beat`. A front whose last beat stays the same for the time of a lease is dead: another
+one buries it and takes its adaptations. Each front measures this with its own steady clock, so no
+jump of a clock, also not of that of the database, ends a lease or keeps one.
 """
 
 import json
@@ -19,8 +20,10 @@ from sqlalchemy import (
     update,
 )
 
+from metanas_server.clock import Clock
 from metanas_server.errors import NotFound
 from metanas_server.records.database import Database
+from metanas_server.records.migrate import running
 from metanas_server.records.rows import (
     ADAPTATION,
     read_adaptation,
@@ -54,25 +57,43 @@ class Fronts:
     All of them raise `StoreUnavailable` if the database cannot be used now.
     """
 
-    def __init__(self, database: Database, front: str) -> None:
-        """Use a database under the name of a front; `beat` announces it."""
+    def __init__(self, database: Database, front: str, clock: Clock) -> None:
+        """Use a database under the name of a front; `beat` announces it.
+
+        clock: it follows the clock of the database from the first beat on.
+        """
         self.name = front
         self._database = database
-        self._clock = database.clock
+        self._clock = clock
+        self._now = database.clock
 
     def beat(self) -> None:
         """Renew the lease; also that of a front that another one has buried."""
         row = FRONTS.c.id == self.name
         with self._database.change() as connection:
-            renewed = connection.execute(update(FRONTS).where(row).values(seen=self._clock))
-            if not renewed.rowcount:
-                connection.execute(insert(FRONTS).values(id=self.name, seen=self._clock))
+            renew = update(FRONTS).where(row).values(seen=self._now).returning(FRONTS.c.seen)
+            seen = connection.scalar(renew)
+            if seen is None:
+                join = insert(FRONTS).values(id=self.name, seen=self._now)
+                seen = connection.scalar(join.returning(FRONTS.c.seen))
+        self._clock.follow(int(seen) * 10**6)
 
-    def bury(self, lease: float) -> int:
-        """Remove the fronts whose last beat is older than this many seconds; return the number."""
-        oldest = self._clock - round(lease * 1000)
+    def beats(self) -> Mapping[str, int]:
+        """Return the last beat of each front."""
+        return dict(self._database.read(select(FRONTS.c.id, FRONTS.c.seen)))
+
+    def bury(self, silent: Mapping[str, int]) -> int:
+        """Remove fronts unless they have beaten again; return the number.
+
+        silent: their last beats.
+        """
+        last = tuple_(FRONTS.c.id, FRONTS.c.seen).in_(list(silent.items()))
         with self._database.change() as connection:
-            return connection.execute(delete(FRONTS).where(FRONTS.c.seen < oldest)).rowcount
+            return connection.execute(delete(FRONTS).where(last)).rowcount
+
+    def running(self) -> list[str]:
+        """Return the names of the fronts that have beaten within `SILENCE`."""
+        return [id_ for (id_,) in self._database.read(running(self._database.reads.dialect.name))]
 
     def leave(self) -> None:
         """End the lease: other fronts may take the unfinished adaptations at once."""

@@ -1,11 +1,13 @@
 """Bring the tables of a database up to date, with the steps of the folder `versions`."""
 
+from collections.abc import Sequence
 from enum import Enum, auto
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, TextClause, inspect, text
 
 from metanas_server.errors import StartError
+from metanas_server.records.database import CLOCKS
 
 HEAD = 5
 """The version that this release reads; each step of the folder `versions` makes the next one."""
@@ -13,6 +15,10 @@ FORMAT_BEFORE = 5
 """The format of SQLite files before version 1, with the same tables."""
 VERSIONS = "alembic_version"
 """The table with the version."""
+
+
+SILENCE = 60
+"""Seconds without a beat after which a server counts as stopped."""
 
 
 class Use(Enum):
@@ -33,7 +39,7 @@ def prepare(connection: Connection, name: str, use: Use) -> None:
 
     Raises:
         StartError: DATABASE_VERSION, another release or another program has written it;
-            DATABASE_EMPTY, it may not be changed.
+            DATABASE_EMPTY, it may not be changed; DATA_IN_USE, servers use the older tables.
     """
     tables = set(inspect(connection).get_table_names())
     version = _version(connection, tables)
@@ -51,7 +57,24 @@ def prepare(connection: Connection, name: str, use: Use) -> None:
         todo = f"has version {version}, and this release reads {HEAD}; make a backup, stop all"
         todo = f"{todo} servers that use it, and run: metanas-server migrate"
         raise StartError("DATABASE_VERSION", f"{name} {todo}")
+    if "fronts" in tables:
+        names = connection.execute(running(connection.dialect.name)).scalars().all()
+        if names:
+            raise in_use(names)
     _upgrade(connection, version)
+
+
+def running(dialect: str) -> TextClause:
+    """Return the query for the servers that use a database; a jump of its clock hides none."""
+    return text(
+        f"SELECT id FROM fronts WHERE abs({CLOCKS[dialect]} - seen) < {SILENCE * 1000} ORDER BY id"
+    )
+
+
+def in_use(names: Sequence[str]) -> StartError:
+    """Make the error for a database that servers use."""
+    message = f"{', '.join(names)} use the database; stop them, or wait for {SILENCE} s"
+    return StartError("DATA_IN_USE", message)
 
 
 def _version(connection: Connection, tables: set[str]) -> int:

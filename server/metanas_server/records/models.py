@@ -1,6 +1,5 @@
 """The models: their records, uses and pins, and the callers that share them."""
 
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from sqlalchemy import (
     update,
 )
 
+from metanas_server.clock import Clock
 from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
@@ -46,9 +46,10 @@ class Models:
     shared model is found by those that it is shared with where a method says so.
     """
 
-    def __init__(self, database: Database, files: Files) -> None:
-        """Use a database and the notes of its files."""
+    def __init__(self, database: Database, files: Files, clock: Clock) -> None:
+        """Use a database, the notes of its files, and the time."""
         self._database = database
+        self._clock = clock
         self._files = files
         self._uses = dict[str, int]()
 
@@ -148,7 +149,7 @@ class Models:
 
     def mark_used(self, id_: str) -> None:
         """Note in memory that a model is used now; `write_uses` writes it down."""
-        self._uses[id_] = time.time_ns()
+        self._uses[id_] = self._clock.latest()
 
     def write_uses(self) -> None:
         """Write down the uses since the last call."""

@@ -17,6 +17,7 @@ from sqlalchemy import (
     update,
 )
 
+from metanas_server.clock import Clock
 from metanas_server.errors import AlreadyAccepted, LeaseLost, NotFound
 from metanas_server.records.damage import Damage
 from metanas_server.records.database import Database
@@ -97,9 +98,10 @@ class Records:
 
         front: the name of this server among those that share the database.
         """
+        self.clock = Clock()
         self.files = Files(database, front)
-        self.fronts = Fronts(database, front)
-        self.models = Models(database, self.files)
+        self.fronts = Fronts(database, front, self.clock)
+        self.models = Models(database, self.files, self.clock)
         self.damage = Damage(database)
         self._database = database
         self._front = front
@@ -287,7 +289,8 @@ class Records:
         fronts = select(count).select_from(FRONTS).scalar_subquery()
         pause: ColumnElement[Any] = literal(0)
         if per_minute:
-            starts = select(STARTS.c.time).where(STARTS.c.caller == caller)
+            known = (STARTS.c.caller == caller, STARTS.c.time <= self._database.clock)
+            starts = select(STARTS.c.time).where(*known)  # those ahead: the clock has gone back
             starts = starts.order_by(STARTS.c.time.desc()).offset(per_minute - 1).limit(1)
             last = starts.scalar_subquery() + MINUTE
             pause = func.coalesce(last - self._database.clock, 0)
@@ -308,7 +311,8 @@ class Records:
     def _note_start(self, connection: Connection, id_: str, caller: str) -> None:
         """Note that a caller has started an adaptation; forget those of earlier minutes."""
         clock = self._database.clock
-        connection.execute(delete(STARTS).where(STARTS.c.time < clock - MINUTE))
+        old = (STARTS.c.time < clock - MINUTE) | (STARTS.c.time > clock)
+        connection.execute(delete(STARTS).where(old))
         connection.execute(insert(STARTS).values(adaptation=id_, caller=caller, time=clock))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -318,7 +319,8 @@ def open_archive(
     store = open_store(place, data)
     if isinstance(address, Path) and not address.exists() and store.digests():
         _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {address} is missing")
-    front = "" if isinstance(address, Path) else secrets.token_hex(8)
+    host = socket.gethostname().partition(" ")[0]
+    front = "" if isinstance(address, Path) else f"{host}-{secrets.token_hex(4)}"
     records = Records(open_database(address), front)
     try:
         if records.is_shared or place is not None:  # else the lock of the data folder is enough

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from metanas_server.disk import make_folder, sync_folder
 from metanas_server.storage.artefacts import (
     ARTEFACT,
     MARK,
@@ -39,7 +40,7 @@ class FolderStore:
         """
         self.folder = folder
         with disk_errors():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
 
     @property
     def name(self) -> str:
@@ -55,11 +56,12 @@ class FolderStore:
         partial = self._partial(digest)
         with disk_errors():
             if _is_sound(path):
+                sync_folder(self.folder)  # another server may be about to do so
                 return digest
             try:
                 _write(partial, parts)
                 partial.replace(path)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
             except OSError:
                 partial.unlink(missing_ok=True)
                 raise
@@ -73,7 +75,7 @@ class FolderStore:
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
                 partial.replace(self.path(digest))
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
             finally:
                 partial.unlink(missing_ok=True)
         self.check(digest)
@@ -100,18 +102,23 @@ class FolderStore:
     def remove(self, digest: str) -> None:
         with disk_errors():
             self.path(digest).unlink(missing_ok=True)
+            sync_folder(self.folder)  # else a file without a record is back after a power loss
 
     def isolate(self, digest: str) -> None:
         with disk_errors():
             if self.path(digest).exists():
-                (self.folder / QUARANTINE).mkdir(exist_ok=True)
-                self.path(digest).rename(self.folder / QUARANTINE / digest)
+                quarantine = self.folder / QUARANTINE
+                make_folder(quarantine)
+                self.path(digest).rename(quarantine / digest)
+                sync_folder(quarantine)
+                sync_folder(self.folder)
 
     def release(self, digest: str) -> None:
         isolated = self.folder / QUARANTINE / digest
         with disk_errors():
             if not self.path(digest).exists() and _is_sound(isolated):
                 isolated.rename(self.path(digest))
+                sync_folder(self.folder)
 
     def clean(self) -> None:
         with disk_errors():
@@ -145,7 +152,7 @@ class FolderStore:
                             path.hardlink_to(partial)
                 finally:
                     partial.unlink(missing_ok=True)
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
         return self.mark()
 
     def _partial(self, digest: str) -> Path:
@@ -161,14 +168,6 @@ def _write(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_sound(path: Path) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from metanas_server.errors import StartError, StoreError, StoreUnavailable
 from metanas_server.records.address import DATABASE, open_database
-from metanas_server.records.migrate import Use
+from metanas_server.records.migrate import Use, in_use
 from metanas_server.records.records import Records
 from metanas_server.resources import AdaptationRecord, State
 from metanas_server.status import describe
@@ -26,8 +26,6 @@ from metanas_server.storage.place import ARTEFACTS
 
 TRIES = 10
 """Copies of the database until the running server deletes no file during the copy of the files."""
-SILENCE = 60.0
-"""Seconds without a sign of life after which a server counts as stopped."""
 COMPANIONS = ("", "-wal", "-shm")
 """Endings of the files that belong to an SQLite database."""
 
@@ -130,10 +128,14 @@ def repair(data: Path, address: Path | URL, store: Store) -> list[str]:
 
 
 def _check_fronts(records: Records) -> None:
-    records.fronts.bury(SILENCE)
-    if number := records.fronts.count():
-        message = f"{number} servers use the database; stop them, or wait for {SILENCE:g} s"
-        raise StartError("DATA_IN_USE", message)
+    """Refuse while servers use the database, and remove those that have died.
+
+    Raises:
+        StartError: DATA_IN_USE.
+    """
+    if names := records.fronts.running():
+        raise in_use(names)
+    records.fronts.bury(records.fronts.beats())
 
 
 def _fail(records: Records, record: AdaptationRecord) -> str:
