@@ -14,7 +14,14 @@ from metanas.checkpoint import Checkpoint
 from metanas.errors import InvalidInput, Violation
 from metanas.images.decode import decode, from_array
 from metanas.images.duplicates import shared_images
-from metanas.images.support_set import Image, Task, preprocessing_for, support_set
+from metanas.images.support_set import (
+    Image,
+    SupportSet,
+    Task,
+    numbered,
+    preprocessing_for,
+    support_set,
+)
 from metanas.spec.examples import Example, Limits, check_examples
 from metanas.util.work import Parts
 from metanas_data.arrays import with_channels
@@ -74,10 +81,12 @@ def task_of(
     if shared := list(shared_images(images, labels)):
         raise InvalidInput(shared)
     preprocess = preprocessing_for(images, card.input)
-    support = support_set(images, labels, preprocess, classes)
-    if trunk is not None:
+    if trunk is None:
+        support = support_set(images, labels, preprocess, classes)
+    else:
         generator = torch.Generator().manual_seed(seed)
-        support = yield from behind_trunk(support, preprocess, trunk, card, generator)
+        features, views = yield from behind_trunk(images, preprocess, trunk, card, generator)
+        support = SupportSet(features, *numbered(labels, classes), views)
     digest = _support_digest(images, labels, support.classes)
     return Task(tuple(images), preprocess, support, digest)
 

@@ -6,13 +6,12 @@ views. The head of the finished model uses the stored views too.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from metanas.images.augment import affine, affine_draws, affine_views, photo_views
-from metanas.images.support_set import Image, Preprocessing, SupportSet
+from metanas.images.support_set import Image, Preprocessing, SupportSet, stacked
 from metanas.nn.devices import upload
 from metanas.nn.prototypes import membership
 from metanas.nn.trunk import CHUNK, Trunk
@@ -49,28 +48,30 @@ def stored_views(stored: Tensor, rows: Tensor, drawn: Tensor) -> Tensor:
 
 
 def behind_trunk(
-    support: SupportSet,
+    images: Sequence[Image],
     preprocess: Preprocessing,
     trunk: Trunk,
     card: CheckpointCard,
     generator: torch.Generator,
-) -> Parts[SupportSet]:
-    """Run the images and views of a support set through the trunk.
+) -> Parts[tuple[Tensor, Tensor]]:
+    """Run the images and their views through the trunk; return `(N, K)` and `(N, V, K)`.
 
-    Without views each image is its own view.
+    Without views each image is its own view. The preprocessed images, which are much larger than
+    their features, are made for a few images at a time.
     """
-    count = min(card.views, max(1, MOST_VIEWS // len(support.images)))
+    count = min(card.views, max(1, MOST_VIEWS // len(images)))
     device = next(trunk.parameters()).device
-    images, views = [], []
-    for part in support.images.split(CHUNK):
-        images.append(trunk(part.to(device)).cpu())
+    features, views = [], []
+    for start in range(0, len(images), CHUNK):
+        part = stacked(images[start : start + CHUNK], preprocess)
+        features.append(trunk(part.to(device)).cpu())
         outputs = []
         for _ in range(count):
             yield
             view = photo_view(part, preprocess, card.photo, card.augment, generator)
             outputs.append(trunk(view.to(device)).cpu())
-        views.append(torch.stack(outputs or images[-1:], dim=1))
-    return replace(support, images=torch.cat(images), views=torch.cat(views))
+        views.append(torch.stack(outputs or features[-1:], dim=1))
+    return torch.cat(features), torch.cat(views)
 
 
 def head_inputs(task: SupportSet, card: CheckpointCard) -> tuple[Tensor, Tensor]:

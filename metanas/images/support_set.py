@@ -104,7 +104,18 @@ def support_set(
     classes: Sequence[str] | None = None,
 ) -> SupportSet:
     """Stack the images of a task; by default, classes are in the order of their first examples."""
+    return SupportSet(stacked(images, preprocess), *numbered(labels, classes))
+
+
+def stacked(images: Sequence[Image], preprocess: Preprocessing) -> Tensor:
+    """Preprocess images into one tensor `(N, C, S, S)`."""
+    return torch.cat([preprocess(image) for image in images])
+
+
+def numbered(
+    labels: Sequence[str], classes: Sequence[str] | None
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the numbers of the classes of labels, `(N,)`, and the names of the classes."""
     names = tuple(dict.fromkeys(labels)) if classes is None else tuple(classes)
     index = {name: i for i, name in enumerate(names)}
-    stacked = torch.cat([preprocess(image) for image in images])
-    return SupportSet(stacked, torch.tensor([index[label] for label in labels]), names)
+    return torch.tensor([index[label] for label in labels]), names

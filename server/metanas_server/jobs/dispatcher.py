@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from metanas.errors import Cancelled, MetanasError
+from metanas.spec.card import CheckpointCard
 from metanas_server.callers.shares import SECONDS as SHARE_SECONDS
 from metanas_server.callers.shares import Shares
 from metanas_server.config import ServerConfig
@@ -235,6 +236,11 @@ class Dispatcher:
         memory = sum(each.record.memory for each in (job, *others))
         fits = not others or memory <= self._config.max_image_memory
         return same and fits and len(others) < most
+
+    def cards_of(self, checkpoint: str) -> list[CheckpointCard]:
+        """Return the card of a checkpoint, or those of all in the universal search space."""
+        cards = self._pool.checkpoints
+        return [cards[checkpoint]] if checkpoint in cards else list(cards.values())
 
     def _jobs_on(self, worker: Worker) -> list[Job]:
         return [job for job in self._table.jobs.values() if job.worker is worker]

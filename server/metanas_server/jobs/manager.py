@@ -163,7 +163,8 @@ class JobManager:
             if made is not None:
                 return made
         limits, budget = self._config.limits, self._config.max_image_memory
-        memory = await asyncio.to_thread(memory_of, examples, limits, budget)
+        cards = self._dispatcher.cards_of(record.checkpoint)
+        memory = await asyncio.to_thread(memory_of, examples, limits, budget, cards)
         record = replace(record, memory=memory)
         find = partial(self._reuse.known, record, reuse=spec.reuse)
         async with self._submit_lock:

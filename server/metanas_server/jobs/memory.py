@@ -2,19 +2,22 @@
 
 Bytes a pixel were measured with Pillow 12 on files of 49 million pixels: an RGB PNG takes 8, an
 RGBA PNG 12 and a transparent WebP 20 while it is decoded. A decoded image stays as uint8 until the
-model has been checked. Preprocessing makes two copies as float32 of one image at a time.
+model has been checked. Preprocessing makes two copies as float32 of one image at a time. Its result
+stays as float32, and is twice there while it is stacked; behind a trunk only small features stay.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from metanas.errors import InvalidInput
+from metanas.spec.card import CheckpointCard
 from metanas.spec.examples import Example, Limits
 from metanas_data.headers import peek
 
 CHANNELS = 3  # of the largest input
 DECODING = 20  # bytes for each pixel of the file that is being decoded
 PREPARING = 28  # bytes for each decoded pixel of the image that is being preprocessed
+STACKING = 8  # bytes for each number of a preprocessed image
 
 
 @dataclass(frozen=True)
@@ -25,10 +28,13 @@ class Pixels:
     decoded: int
 
 
-def memory_of(examples: Sequence[Example], limits: Limits, budget: int) -> int:
+def memory_of(
+    examples: Sequence[Example], limits: Limits, budget: int, cards: Iterable[CheckpointCard]
+) -> int:
     """Return the bytes that a support set takes in a worker process.
 
     budget: most bytes.
+    cards: of the networks that the images are preprocessed for.
 
     Raises:
         InvalidInput: TOO_MANY_PIXELS, TOO_MUCH_MEMORY.
@@ -41,12 +47,18 @@ def memory_of(examples: Sequence[Example], limits: Limits, budget: int) -> int:
         raise InvalidInput.single("examples", "TOO_MANY_PIXELS", text)
     largest = max((DECODING * each.stored + PREPARING * each.decoded for each in sizes), default=0)
     encoded = sum(_bytes(each) for each in examples)
-    memory = encoded + CHANNELS * total + largest
+    stacked = len(examples) * sum(_stacked(card) for card in cards)
+    memory = encoded + CHANNELS * total + largest + stacked
     if memory > budget:
-        text = f"the images take {memory} bytes of memory while they are decoded; a worker has"
+        text = f"the images take {memory} bytes of memory while they are prepared; a worker has"
         text = f"{text} {budget}; send fewer or smaller images"
         raise InvalidInput.single("examples", "TOO_MUCH_MEMORY", text)
     return memory
+
+
+def _stacked(card: CheckpointCard) -> int:
+    """Return the bytes of a preprocessed image; a trunk is given a few of them at a time."""
+    return 0 if card.space.trunk else STACKING * card.input.channels * card.input.size**2
 
 
 def _bytes(example: Example) -> int:
