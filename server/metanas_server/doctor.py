@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import URL
 
@@ -31,7 +32,8 @@ from metanas_server.records.damage import Flaw
 from metanas_server.records.migrate import Use
 from metanas_server.records.records import Records
 from metanas_server.storage.artefacts import QUARANTINE, Store
-from metanas_server.storage.place import open_store
+from metanas_server.storage.folder_store import FolderStore
+from metanas_server.storage.place import folder_of, open_store
 
 OK, WARNING, FAILURE = "ok", "warning", "failure"
 DISTRIBUTIONS = (
@@ -208,27 +210,38 @@ def _security(config: ServerConfig) -> Iterator[Found]:
 
 
 def _data(config: ServerConfig) -> Iterator[Found]:
-    folder = config.data
-    if not os.access(_existing(folder), os.W_OK | os.X_OK):
-        yield FAILURE, f"{_existing(folder)} cannot be written by this user; choose another --data"
+    faults = list[str]()
+    for folder, option in _places(config).items():
+        fault = _fault(folder, option)
+        if fault:
+            faults.append(fault)
+            yield FAILURE, fault
+        elif folder.exists():
+            yield OK, f"{folder}{' is in use by a server' if _in_use(folder) else ''}"
+        else:
+            yield OK, f"{folder} will be created"
+    if faults:
         return
-    if not folder.exists():
-        yield OK, f"{folder} will be created"
+    address, artefacts = read_address(config.records, config.data), _artefacts(config)
+    if artefacts is not None:
+        store = FolderStore(artefacts) if artefacts.exists() else None
+        yield from _records(address, store, str(artefacts))
         return
-    yield OK, f"{folder}{' is in use by a server' if _in_use(folder) else ''}"
-    try:
-        store = open_store(config.artefacts, folder)
-    except MetanasError as error:
-        yield FAILURE, str(error)
-        return
-    yield from _records(read_address(config.records, folder), store)
+    with TemporaryDirectory() as scratch:
+        yield from _records(address, open_store(config.artefacts, Path(scratch)), "the bucket")
 
 
-def _records(address: Path | URL, store: Store) -> Iterator[Found]:
-    """Check the records, and that each file that one of them needs is there and undamaged."""
+def _records(address: Path | URL, store: Store | None, place: str) -> Iterator[Found]:
+    """Check the records, and that each file that one of them needs is there and undamaged.
+
+    store: at this place; None if its folder does not exist.
+    """
+    is_file = isinstance(address, Path)
+    restore = "metanas-server restore" if is_file else "pg_restore, and the artefacts of its time"
+    ways = f"restore a backup ({restore})"
     if isinstance(address, Path) and not address.exists():
-        if store.digests():
-            yield FAILURE, f"{address} is gone, but not its files; restore a backup of both"
+        if store is not None and store.digests():
+            yield FAILURE, f"{address} is gone, but not its files; check --records, or {ways}"
         return
     try:
         with closing(Records(open_database(address, Use.LOOK))) as records:
@@ -240,16 +253,28 @@ def _records(address: Path | URL, store: Store) -> Iterator[Found]:
         yield OK, str(error)
         return
     yield from _flaws(flaws)
+    if store is None:
+        if digests:
+            text = f"{place} does not exist, but the records need {len(digests)} files in it"
+            yield FAILURE, f"{text}; check --artefacts, or {ways}"
+        else:
+            yield OK, "0 of 0 files are whole"
+        return
     if store.mark() not in ("", mark):
-        yield FAILURE, f"the artefacts in {store.name} belong to another database; give others"
-    yield from _files(digests, store)
+        text = f"the artefacts in {store.name} belong to another database"
+        yield FAILURE, f"{text}; check --artefacts and --records"
+    yield from _files(digests, store, ways)
 
 
-def _files(digests: Sequence[str], store: Store) -> Iterator[Found]:
-    states = Counter(_state(store, digest) for digest in digests)
+def _files(digests: Sequence[str], store: Store, ways: str) -> Iterator[Found]:
+    try:
+        states = Counter(_state(store, digest) for digest in digests)
+    except StoreUnavailable as error:
+        yield FAILURE, f"{store.name} cannot be read: {error}; check its disk, or AWS_* of a bucket"
+        return
     for state in ("lost", "damaged"):
         if states[state]:
-            yield FAILURE, f"{states[state]} of {len(digests)} files are {state}; restore a backup"
+            yield FAILURE, f"{states[state]} of {len(digests)} files are {state}; {ways}"
     yield OK, f"{states['whole']} of {len(digests)} files are whole"
     if store.isolated():
         where = f"{store.name}/{QUARANTINE}"
@@ -264,13 +289,49 @@ def _flaws(flaws: Sequence[Flaw]) -> Iterator[Found]:
 
 
 def _disk(config: ServerConfig) -> Iterator[Found]:
-    free = shutil.disk_usage(_existing(config.data)).free
-    text = f"{free / GIB:.1f} GiB free"
-    if free < LITTLE_DISK:
-        level = FAILURE if free < TOO_LITTLE_DISK else WARNING
-        yield level, f"{text}; delete models (metanas models delete) or enlarge the disk"
-    else:
-        yield OK, text
+    artefacts = _artefacts(config)
+    with_models = None if artefacts is None else _existing(artefacts).stat().st_dev
+    disks = {_existing(folder).stat().st_dev: folder for folder in reversed(list(_places(config)))}
+    for disk, folder in reversed(list(disks.items())):
+        free = shutil.disk_usage(_existing(folder)).free
+        text = f"{free / GIB:.1f} GiB free in {folder}"
+        if free < LITTLE_DISK:
+            level = FAILURE if free < TOO_LITTLE_DISK else WARNING
+            models = "delete models (metanas models delete) or " if disk == with_models else ""
+            yield level, f"{text}; {models}enlarge the disk"
+        else:
+            yield OK, text
+
+
+def _places(config: ServerConfig) -> Mapping[Path, str]:
+    """Return the folders that the server writes to, and the option that names each."""
+    places = [(config.data, "data")]
+    address, artefacts = read_address(config.records, config.data), _artefacts(config)
+    if isinstance(address, Path):
+        places.append((address.parent, "records"))
+    if config.artefacts is not None and artefacts is not None:
+        places.append((artefacts, "artefacts"))
+    first = {folder.resolve(): (folder, option) for folder, option in reversed(places)}
+    return dict(reversed(list(first.values())))
+
+
+def _artefacts(config: ServerConfig) -> Path | None:
+    return folder_of(config.artefacts, config.data)
+
+
+def _fault(folder: Path, option: str) -> str:
+    """Return why the server cannot write to a folder, and what to do; empty if it can."""
+    near = _existing(folder)
+    if not near.is_dir():
+        return f"{near} is no folder; choose another --{option}"
+    if os.access(near, os.W_OK | os.X_OK):
+        return ""
+    if near != folder.resolve():
+        ways = f"make {folder} for this user, or choose another --{option}"
+        return f"{near} cannot be written by this user; {ways}"
+    owner = near.stat().st_uid
+    ways = f"run the server as its owner (user id {owner}), or give it to this user"
+    return f"{near} cannot be written by this user; {ways}"
 
 
 CHECKS: Mapping[str, Callable[[ServerConfig], Iterator[Found]]] = {
@@ -326,10 +387,11 @@ def _in_use(folder: Path) -> bool:
 
 
 def _state(store: Store, digest: str) -> str:
+    """Return "whole", "lost" or "damaged"; raises `StoreUnavailable`."""
     try:
         store.check(digest)
-    except StoreUnavailable:
-        return "lost"
     except StoreError as error:
+        if isinstance(error, StoreUnavailable):
+            raise
         return "lost" if error.reason == "ARTEFACT_LOST" else "damaged"
     return "whole"

@@ -42,7 +42,9 @@ def lock_folder(folder: Path) -> int:
         if folder.stat().st_mode & 0o007:
             LOG.warning("other users can enter the folder %s; run: chmod o= %s", folder, folder)
     except OSError as error:
-        message = f"the folder {folder} cannot be written: {error.strerror}; choose another folder"
+        permit = "let this user write to it, or " if isinstance(error, PermissionError) else ""
+        ways = f"{permit}choose another folder"
+        message = f"the folder {folder} cannot be written: {error.strerror}; {ways}"
         raise StartError("DATA_NOT_WRITABLE", message) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

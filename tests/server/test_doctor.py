@@ -13,6 +13,7 @@ import pytest
 from metanas_server.doctor import CHECKS, FAILURE, OK, WARNING, examine
 from tests.server.calls import images, spec
 from tests.server.processes import ENVIRONMENT, serving
+from tests.server.s3 import Bucket
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,10 @@ def test_a_lost_and_a_damaged_file(checkpoints: Path, copy: Path, damage: str) -
     else:
         model.write_bytes(model.read_bytes()[:-1] + b"!")
     found = findings(checkpoints, copy)["store"]
-    assert (FAILURE, f"1 of 1 files are {damage}; restore a backup") in found
+    assert (
+        FAILURE,
+        f"1 of 1 files are {damage}; restore a backup (metanas-server restore)",
+    ) in found
 
 
 def test_a_damaged_and_a_lost_database(checkpoints: Path, copy: Path) -> None:
@@ -183,5 +187,55 @@ def test_security(checkpoints: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     tmp_path.chmod(0o500)
-    assert findings(checkpoints, tmp_path / "data")["store"][0][0] == FAILURE
+    (tmp_path / "data").chmod(0o500)
+    [(level, text)] = findings(checkpoints, tmp_path / "new")["store"]
+    assert (level, "or choose another --data" in text) == (FAILURE, True)
+    [(level, text)] = findings(checkpoints, tmp_path / "data")["store"]
+    assert (level, "run the server as its owner" in text) == (FAILURE, True)
+    assert "choose another" not in text, "its models would be left behind"
+
+
+def test_the_option_that_names_a_folder(checkpoints: Path, tmp_path: Path) -> None:
+    junk = tmp_path / "junk"
+    junk.touch()
+    places = {"records": f"sqlite:///{junk}/records.sqlite3", "artefacts": f"{junk}/artefacts"}
+    for option, place in places.items():
+        found = findings(checkpoints, tmp_path / "data", f"--{option}={place}")["store"]
+        assert found[-1] == (FAILURE, f"{junk} is no folder; choose another --{option}")
+    assert not (tmp_path / "data").exists()
+
+
+def test_artefacts_that_are_elsewhere(checkpoints: Path, copy: Path, tmp_path: Path) -> None:
+    found = findings(checkpoints, copy, f"--artefacts={tmp_path}/none")["store"]
+    assert found[-1][0] == FAILURE
+    assert "the records need 1 files in it; check --artefacts, or restore" in found[-1][1]
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_bucket_is_checked_before_the_first_start(
+    checkpoints: Path, tmp_path: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    data, place = tmp_path / "data", "--artefacts=s3://bucket/doctor"
+    with bucket.failing("507 Insufficient Storage"):
+        level, text = findings(checkpoints, data, place)["store"][-1]
+    assert (level, "check the bucket and AWS_*" in text) == (FAILURE, True)
+    assert {level for level, _ in findings(checkpoints, data, place)["store"]} == {OK}
+    assert not data.exists()
+
+
+def test_a_full_disk(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: Bucket
+) -> None:
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    for name, value in bucket.environment.items():
+        monkeypatch.setenv(name, value)
+    [(level, text)] = findings(checkpoints, tmp_path)["disk"]
+    assert level == FAILURE
+    assert text.endswith("; delete models (metanas models delete) or enlarge the disk")
+    [(_, text)] = findings(checkpoints, tmp_path, "--artefacts=s3://bucket/doctor")["disk"]
+    assert text.endswith(f"in {tmp_path}; enlarge the disk"), "models are in the bucket"

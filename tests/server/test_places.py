@@ -122,4 +122,7 @@ def test_the_doctor_compares_the_marks(machine: Machine, tmp_path: Path) -> None
         (artefacts / "database").write_text("another one")
     flags = ["--data", str(tmp_path / "data1"), "--artefacts", str(artefacts), "--devices=cpu"]
     texts = [each.text for each in examine(flags, {}) if each.level == FAILURE]
-    assert f"the artefacts in {artefacts} belong to another database; give others" in texts
+    assert (
+        f"the artefacts in {artefacts} belong to another database; check --artefacts and --records"
+        in texts
+    )

@@ -318,7 +318,8 @@ def open_archive(
     """
     store = open_store(place, data)
     if isinstance(address, Path) and not address.exists() and store.digests():
-        _refuse(data, "DATABASE_MISSING", f"{store.name} has files, but {address} is missing")
+        cause = f"{store.name} has files, but {address} is missing"
+        _refuse(data, address, "DATABASE_MISSING", cause)
     host = socket.gethostname().partition(" ")[0]
     front = "" if isinstance(address, Path) else f"{host}-{secrets.token_hex(4)}"
     records = Records(open_database(address), front)
@@ -331,7 +332,7 @@ def open_archive(
             LOG.error("all of them stay as they are; stop the server and run %s", REPAIR)
         elif orphans:
             cause = f"{address} does not know {orphans} files: it is too old"
-            _refuse(data, "DATABASE_OLDER", cause)
+            _refuse(data, address, "DATABASE_OLDER", cause)
     except BaseException:
         records.close()
         raise
@@ -363,8 +364,10 @@ def _place(records: Records, store: Store) -> None:
     records.files.place(put)
 
 
-def _refuse(data: Path, reason: str, cause: str) -> NoReturn:
-    ways = f"restore a backup (metanas-server restore BACKUP --data {data}), or put the files aside"
+def _refuse(data: Path, address: Path | URL, reason: str, cause: str) -> NoReturn:
+    is_file = isinstance(address, Path)
+    restore = f"metanas-server restore BACKUP --data {data}" if is_file else "pg_restore"
+    ways = f"restore a backup ({restore}), or put the files aside"
     raise StartError(reason, f"{cause}; {ways} (metanas-server repair --data {data})")
 
 
