@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,27 @@ class HostClock:
         arrived.write_text(str(seconds), encoding="ascii")
         arrived.chmod(0o644)
         arrived.replace(self._offset)
+
+
+class ReadOnlyDisk:
+    """A folder that a test can make read-only for running processes."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        """Compile the library into a folder outside of `root`."""
+        self._flag = folder / "read-only"
+        self.environment = {
+            "LD_PRELOAD": str(build("read_only", folder)),
+            "READ_ONLY_ROOT": str(root),
+            "READ_ONLY_FLAG": str(self._flag),
+        }
+
+    @contextmanager
+    def read_only(self) -> Iterator[None]:
+        self._flag.touch()
+        try:
+            yield
+        finally:
+            self._flag.unlink()
 
 
 class LossyDisk:

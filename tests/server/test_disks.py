@@ -1,4 +1,4 @@
-"""A disk that drops at a power loss what was not synced: all that was acknowledged is there."""
+"""Disks that drop what was not synced, or become read-only: nothing acknowledged is lost."""
 
 import os
 import signal
@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
 from metanas_protos.v1.adaptation_service_pb2 import DeleteAdaptationRequest
 from metanas_protos.v1.model_service_pb2 import DeleteModelRequest
 from metanas_server.errors import NotFound
 from metanas_server.records.address import DATABASE
 from metanas_server.resources import State
 from metanas_server.storage.archive import open_archive
-from tests.server.calls import LONG, SUCCEEDED, images, spec
-from tests.server.preload import LossyDisk
+from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
+from tests.server.preload import LossyDisk, ReadOnlyDisk
 from tests.server.processes import ENVIRONMENT, ServerProcess, serving
 
 
@@ -103,3 +106,33 @@ def test_a_power_loss_after_each_answer(checkpoints: Path, tmp_path: Path) -> No
         for name in waiting[1:]:
             assert server.api.end_of(name).state == SUCCEEDED
         assert server.api.download(done[2].replace("adaptations", "models"))
+
+
+def test_a_disk_that_becomes_read_only(checkpoints: Path, tmp_path: Path) -> None:
+    """The jobs wait until it can be written again; reading goes on."""
+    data = tmp_path / "data"
+    disk = ReadOnlyDisk(data, tmp_path)
+    environment = {**ENVIRONMENT, **disk.environment}
+    with serving(checkpoints, data, "--max-stack=1", environment=environment) as server:
+        api = server.api
+        done = api.end_of(api.create(spec(), images()).name)
+        options = AdaptationOptions(steps=30)
+        running = api.create(spec(options=options, seed=1), images()).name
+        waiting = api.create(spec(seed=2), images()).name
+        api.until_running(running)
+        health = server.health("metanas.v1.AdaptationService")
+        assert next(health) == HealthCheckResponse.SERVING
+        with disk.read_only():
+            answer = refused(api.create, spec(seed=3), images())
+            assert answer.reason == "STORE_FAILED"
+            assert answer.retry_seconds
+            while next(health) != HealthCheckResponse.NOT_SERVING:
+                pass
+            assert api.get(done.name) == done
+            assert api.download(done.model)
+        while next(health) != HealthCheckResponse.SERVING:
+            pass
+        for name in (running, waiting):
+            ended = api.end_of(name)
+            assert (ended.state, ended.attempts) == (SUCCEEDED, 1)
+            assert api.download(ended.model)
