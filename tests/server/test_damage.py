@@ -22,10 +22,18 @@ from metanas_server.records.database import Database
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import Sealed
 from metanas_server.resources import ProgressRecord, State
+from metanas_server.storage.archive import open_archive
+from metanas_server.storage.folder_store import FolderStore
+from metanas_server.storage.maintenance import repair
 from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
 from tests.server.databases import Postgres
 from tests.server.processes import maintain, serving
 from tests.server.test_parts import MODEL, RECORD
+
+
+async def nothing() -> None:
+    """Take note of no change."""
+
 
 IDS = ("one", "two", "three")
 STEPS = (ProgressRecord(sequence=1, attempt=1, time=1, stage="adapt", step=1, steps=2),)
@@ -193,6 +201,36 @@ def test_flipped_bits_of_a_file(tmp_path: Path) -> None:
                         damaged += 1
     assert damaged > 10
     assert refused_files > 1
+
+
+def test_the_repair_of_a_damaged_page(tmp_path: Path) -> None:
+    """The records on the other pages stay."""
+    data, many = tmp_path / "data", range(60)
+    store = FolderStore(data / "artefacts")
+    path = data / "records.sqlite3"
+    with closing(Records(open_database(path))) as records:
+        for number in many:
+            record = replace(RECORD, id=f"{number:03}", classes=("c" * 200,), support="")
+            records.insert(record)
+            model = replace(MODEL, id=record.id, sha256=store.put(f"{number}".encode()))
+            records.update(replace(record, state=State.SUCCEEDED, end_time=1), (), model)
+    content = bytearray(path.read_bytes())
+    at = content.index(b'{"id": "030", "owner": "", "state": "succeeded"')
+    content[at // 4096 * 4096 : at // 4096 * 4096 + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(StartError) as caught:
+        open_database(path)
+    assert caught.value.reason == "DATABASE_DAMAGED"
+    lines = repair(data, path, store)
+    assert "copied" in lines[0]
+    with closing(Records(open_database(path))) as records:
+        assert records.damage.find() == []
+        ids = {each.id for _, each, _ in records.adaptations(None, 99, None, None)}
+        assert "030" not in ids
+        assert len(ids) > 40
+        assert len(records.models.page(None, 99, None)) == len(many)
+    assert len(store.digests()) == len(many)
+    open_archive(data, path, nothing).records.close()
 
 
 def flip(path: Path, content: bytes) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from metanas_server.records.rows import (
     write_model,
     write_progress,
 )
-from metanas_server.records.tables import ADAPTATIONS, MODELS
+from metanas_server.records.tables import ADAPTATIONS, LOOSE, MODELS, SHARES
 
 BATCH = 500  # rows that are read at once
 
@@ -114,3 +116,27 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def salvage(path: Path, database: Database) -> int:
+    """Copy what can be read of a damaged file of SQLite into an empty one; return the records.
+
+    The rows may be damaged themselves: `Damage` finds them.
+    """
+    count = 0
+    with closing(sqlite3.connect(path)) as old, database.change() as connection:
+        for table in (ADAPTATIONS, MODELS, SHARES, LOOSE):
+            names = [column.name for column in table.columns]
+            marks = ", ".join("?" * len(names))
+            row = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
+            for values in _readable(old, table.name, names):
+                copied = connection.exec_driver_sql(row, values).rowcount
+                count += copied if table in (ADAPTATIONS, MODELS) else 0
+    return count
+
+
+def _readable(old: sqlite3.Connection, table: str, names: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows before the first damaged page of a table, and those after the last one."""
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.Error, UnicodeDecodeError):
+            yield from old.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1 {order}")

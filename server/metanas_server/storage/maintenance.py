@@ -15,6 +15,7 @@ from sqlalchemy import URL
 
 from metanas_server.errors import StartError, StoreError, StoreUnavailable
 from metanas_server.records.address import DATABASE, open_database
+from metanas_server.records.damage import salvage
 from metanas_server.records.migrate import Use, in_use
 from metanas_server.records.records import Records
 from metanas_server.resources import AdaptationRecord, State
@@ -83,8 +84,9 @@ def restore(database: Path, store: Store, source: Path) -> list[str]:
         error = _copy(digest, backed_up, store)
         if error is not None:
             raise StartError("BACKUP_INVALID", f"the backup is not complete: {error}")
-    lines = _set_aside(database, "replaced")
+    folder = _set_aside(database, "replaced")
     arrived.rename(database)
+    lines = [] if folder is None else [f"moved the former database to {folder}"]
     return [*lines, f"restored the database and {len(needed)} files", *_isolate(database, store)]
 
 
@@ -95,23 +97,25 @@ def repair(data: Path, address: Path | URL, store: Store) -> list[str]:
     address: of the database.
     store: the artefacts, which belong to this database from now on.
 
-    A damaged file of SQLite is put aside for an empty one. Damaged records are mended, or move to a
-    file of the data folder. Damaged files and those without a record move into quarantine.
-    Adaptations without their support set end as failed.
+    A damaged file of SQLite is put aside for one with its readable records. Damaged records are
+    mended, or move to a file of the data folder. Damaged files and those without a record move into
+    quarantine. Adaptations without their support set end as failed.
 
     Raises:
         StartError: DATA_IN_USE, DATA_NOT_WRITABLE, DATABASE_VERSION, DATABASE_UNREACHABLE.
         StoreUnavailable: the data folder cannot be written.
     """
-    lines = list[str]()
+    lines, lost = list[str](), data / time.strftime("damaged-%Y%m%d-%H%M%S.jsonl")
     try:
         with closing(_open(address)) as records:
             _check_fronts(records)
-            lines += records.damage.mend(data / time.strftime("damaged-%Y%m%d-%H%M%S.jsonl"))
+            lines += records.damage.mend(lost)
     except StartError as error:
         if error.reason != "DATABASE_DAMAGED" or isinstance(address, URL):
             raise
-        lines += _set_aside(address, "damaged")
+        lines += _replace(address)
+        with closing(_open(address)) as records:
+            lines += records.damage.mend(lost)
     lines += _isolate(address, store)
     with closing(_open(address)) as records:
         for digest in sorted(records.files.needed()):
@@ -192,17 +196,26 @@ def _copy(digest: str, source: Store, target: Store) -> StoreError | None:
     return None
 
 
-def _set_aside(database: Path, kind: str) -> list[str]:
-    """Move the database into a new folder."""
+def _set_aside(database: Path, kind: str) -> Path | None:
+    """Move the database into a new folder; return the folder, or None without a database."""
     if not database.exists():
-        return []
+        return None
     folder = database.with_name(time.strftime(f"{kind}-%Y%m%d-%H%M%S"))
     folder.mkdir()
     for ending in COMPANIONS:
         path = database.with_name(f"{database.name}{ending}")
         if path.exists():
             shutil.move(path, folder)
-    return [f"moved the former database to {folder}"]
+    return folder
+
+
+def _replace(database: Path) -> list[str]:
+    """Put a damaged file of SQLite aside, and copy its readable records into a new one."""
+    folder = _set_aside(database, "damaged")
+    assert folder is not None
+    with closing(open_database(database)) as new:
+        count = salvage(folder / database.name, new)
+    return [f"moved the former database to {folder}, and copied {count} records from it"]
 
 
 def _isolate(address: Path | URL, store: Store) -> list[str]:
