@@ -124,6 +124,7 @@ def test_one_trace_from_the_client_to_the_stored_model(
     for method in (watch, download, unknown):
         assert calls[method] == {method: {}}
     check_times(root, spans)
+    assert "metanas.reason" not in root.attributes
     assert (root.attributes["metanas.checkpoint"], root.attributes["metanas.state"]) == (
         "grey",
         "succeeded",

@@ -16,18 +16,20 @@ def adaptation_span(job: Job) -> Span:
     record = job.record
     reason = "" if record.failure is None else record.failure.reason
     error = reason if record.state is State.FAILED else ""
+    attributes: dict[str, str | int] = {
+        "metanas.adaptation": record.id,
+        "metanas.checkpoint": record.checkpoint,
+        "metanas.examples": record.example_count,
+        "metanas.state": record.state.value,
+    }
+    if reason:
+        attributes["metanas.reason"] = reason
     return Span(
         name="adaptation",
         start=job.moves[0].time,
         end=job.moves[-1].time,
         error=error,
-        attributes={
-            "metanas.adaptation": record.id,
-            "metanas.checkpoint": record.checkpoint,
-            "metanas.examples": record.example_count,
-            "metanas.state": record.state.value,
-            "metanas.reason": reason,
-        },
+        attributes=attributes,
         children=tuple(_parts(job, error)),
     )
 
