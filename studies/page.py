@@ -22,10 +22,12 @@ from benchmarks import (
     memory,
     overload,
     query,
+    reliability,
     scaling,
     server,
     together,
     weak_scaling,
+    worst_memory,
 )
 from benchmarks.harness.machine import ROOT
 from benchmarks.harness.results import Tables, load
@@ -43,10 +45,17 @@ from studies import (
 )
 
 PERFORMANCE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "docs" / "results.md"
-GUIDE = ROOT / "docs" / "user-guide.md"
-PAGES = (PERFORMANCE, RESULTS, GUIDE, *sorted(ROOT.glob("meta_checkpoints/*/README.md")))
+GUIDE, RELIABILITY = ROOT / "docs" / "user-guide.md", ROOT / "docs" / "reliability.md"
+PAGES = (
+    PERFORMANCE,
+    RESULTS,
+    GUIDE,
+    RELIABILITY,
+    *sorted(ROOT.glob("meta_checkpoints/*/README.md")),
+)
 FOLDERS = (ROOT / "benchmarks" / "results", ROOT / "studies" / "results")
 TOPICS = (
+    reliability, worst_memory,
     accuracy, adapt, adaptation, budgets, domains, export, gpu, inference, memory, overload,
     precision, quality, query, scaling, server, shipped, together, variants, weak_scaling,
     weakest,

@@ -18,11 +18,12 @@ from benchmarks import (
     server,
     together,
     weak_scaling,
+    worst_memory,
 )
 from benchmarks.harness.results import Results, Row, Tables, load
 
 IN_PROCESS = (export, query, together)
-WITH_PROCESSES = (adapt, inference, memory, scaling, server, weak_scaling)
+WITH_PROCESSES = (adapt, inference, memory, scaling, server, weak_scaling, worst_memory)
 
 
 def check(
