@@ -8,17 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.machine import facts
 from benchmarks.harness.results import Results, publish
 from benchmarks.harness.tables import table
 
 TOPIC = "reliability"
 
 
-def report(path: Path, run: str, command: str, figures: Mapping[str, Any]) -> None:
-    """Write the results of a run and print its table."""
+def report(
+    path: Path, run: str, command: str, machine: Mapping[str, Any], figures: Mapping[str, Any]
+) -> None:
+    """Write the results of a run and print its table.
+
+    machine: its facts at the start of the run.
+    """
     row = {"run": run, "date": time.strftime("%Y-%m-%d"), "command": command, "figures": figures}
-    publish(Results(TOPIC, facts(), [row]), path, tables)
+    publish(Results(TOPIC, machine, [row]), path, tables)
 
 
 def tables(results: Results) -> dict[str, str]:

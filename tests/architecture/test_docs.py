@@ -11,7 +11,7 @@ from tests.architecture.sources import ROOT, label
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").rglob("*.md")]
 GENERATED = ROOT / "docs" / "configuration.md"
-MOST_WORDS = 33_900
+MOST_WORDS = 34_600
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ from threading import Event, Thread
 
 import pytest
 
+from benchmarks.harness.machine import facts
 from benchmarks.reliability import report
 from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationState
 from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
@@ -72,7 +73,7 @@ def studio(checkpoints: Path, data: Path) -> Iterator[Studio]:
 @pytest.mark.slow
 @pytest.mark.timeout(600 + MESSAGES)
 def test_mutated_messages(studio: Studio, data: Path) -> None:
-    server, stop, health = studio.server, Event(), Health()
+    server, stop, health, machine = studio.server, Event(), Health(), facts()
     api = server.api
     made, victim = (api.end_of(api.create(spec(seed=seed), images()).name) for seed in (0, 1))
     model, victims = made.model.removeprefix("models/"), (victim.name, victim.model)
@@ -110,7 +111,7 @@ def test_mutated_messages(studio: Studio, data: Path) -> None:
             "open files before and after": [files, open_files(server)],
             "log, MiB": round(log / 2**20, 2),
         }
-        report(Path(OUT), "fuzz", command, figures)
+        report(Path(OUT), "fuzz", command, machine, figures)
     assert not wrong, wrong[:5]
     assert reasons.keys().isdisjoint({"INTERNAL", "WORKER_LOST"})
     assert not health.failures

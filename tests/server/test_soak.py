@@ -19,6 +19,7 @@ from random import Random
 import grpc
 import pytest
 
+from benchmarks.harness.machine import facts
 from benchmarks.reliability import report
 from metanas_protos.v1.adaptation_pb2 import Adaptation
 from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
@@ -69,6 +70,7 @@ def count_models(api: Api) -> int:
 @pytest.mark.parametrize("fronts", FRONTS)
 def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> None:
     ray, stop, kills = RAY and fronts > 1, threading.Event(), Counter[str]()
+    machine = facts()
     callers = [Caller(Random(SEED + number + 1)) for number in range(CALLERS)]
     with running(checkpoints, tmp_path, fronts, ray=ray) as system:
         samples = Samples({"front": system.fronts, "worker": system.workers})
@@ -84,14 +86,14 @@ def test_kills_under_load(checkpoints: Path, tmp_path: Path, fronts: int) -> Non
             stop.set()
             for thread in threads:
                 thread.join()
-        figures = {"seconds": SECONDS, "kills": dict(kills), **check(system, callers)}
+        figures = {"seconds": round(SECONDS), "kills": dict(kills), **check(system, callers)}
         quiet = (0.4 * SECONDS, SECONDS * 2 / 3)
         figures |= {**samples.figures(*quiet), "log, MiB": round(log_bytes(tmp_path) / 2**20, 2)}
     faults = crashes + [fault for caller in callers for fault in caller.faults]
     if OUT:
         name = f"soak, {'distributed' if fronts > 1 else 'embedded'}"
         command = f"make soak SECONDS={SECONDS:g} FRONTS={fronts}{' WORKERS=ray' * ray}"
-        report(Path(OUT), name, command, figures | {"faults": len(faults)})
+        report(Path(OUT), name, command, machine, figures | {"faults": len(faults)})
     assert not faults, faults[0]
     assert {figures[name] for name in ("lost", "doubled", "corrupt")} == {0}, figures
     if SECONDS >= LONG:
