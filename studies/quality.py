@@ -198,7 +198,8 @@ def _percent(row: Row, name: str) -> float:
 
 ESTIMATES: Columns = {
     "estimate less truth, points": lambda row: _percent(row, "error"),
-    "interval contains the truth, %": lambda row: _percent(row, "covered"),
+    "queries a task": lambda row: row["ways"] * row["queries"],
+    "interval contains their accuracy, %": lambda row: _percent(row, "covered"),
     "calibration error, %": lambda row: 100 * row["calibration"][1],
     "without temperature": lambda row: 100 * row["calibration"][0],
     f"wrong label among the first {SUSPECTS}, %": lambda row: _percent(row, "first"),
@@ -248,7 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--packs", nargs="+", default=PACKS, metavar="NAME", help="files in it (%(default)s)")
     add("--shapes", nargs="+", default=["5x1", "5x5"], metavar="WAYSxSHOTS")
     count("--tasks", default=100, help="of a data set and shape (%(default)s)")
-    count("--queries", default=5, help="the most of a class (%(default)s)")
+    count("--queries", default=20, help="the most of a class (%(default)s)")
     count("--seed", default=0, help="seed of the tasks (%(default)s)")
     add("--out", type=Path, default=LOCAL / f"{TOPIC}.json", help="%(default)s")
     options = made.parse_args(arguments)
