@@ -28,7 +28,7 @@ MAX_SECONDS, MAX_THREADS, MAX_TTL = 1_000_000, 1024, 1_000_000_000
 """Upper bounds of options; larger values overflow in timers and in torch."""
 METAVARS = {int: "N", float: "SECONDS", str: "TEXT", tuple[str, ...]: "NAMES"}
 PLACE = re.compile(r"s3://[^/\s]+(/.*)?|(?!.*://).+")
-COLLECTOR = re.compile(r"https?://[^/\s]+:\d{1,5}")
+COLLECTOR = re.compile(r"https?://[^/\s]+:(\d{1,5})")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 PROCESSES, LOCAL_RAY = "processes", "ray"
 WORKERS = re.compile(rf"{PROCESSES}|{LOCAL_RAY}|(ray://)?[^/\s]+:\d{{1,5}}")
@@ -185,7 +185,8 @@ class ServerConfig:
         chosen = self.on_ray and any(":" in device for device in self.devices)
         both = (self.tls_cert is None) == (self.tls_key is None)
         needs_tls = self.tls_client_ca is None or self.tls_cert is not None
-        collector = COLLECTOR.fullmatch(self.traces or "http://none:1") is not None
+        collector = COLLECTOR.fullmatch(self.traces or "http://none:1")
+        takes_traces = collector is not None and int(collector[1]) < 2**16
         placed = PLACE.fullmatch(self.artefacts or ".") is not None
         require(
             ("devices", known, "must name devices out of: cpu, cuda, cuda:0, cuda:1 ..."),
@@ -193,7 +194,7 @@ class ServerConfig:
             ("devices", not chosen, "must be cpu or cuda with --workers: Ray chooses the GPU"),
             ("tls_cert", both, "and --tls-key are given together or not at all"),
             ("tls_client_ca", needs_tls, "needs --tls-cert and --tls-key"),
-            ("traces", collector, "must be http://HOST:PORT or https://HOST:PORT"),
+            ("traces", takes_traces, "must be http://HOST:PORT or https://HOST:PORT"),
             ("artefacts", placed, "must be a folder or s3://BUCKET/PREFIX"),
         )
         self._check_addresses()

@@ -34,8 +34,8 @@ MetanasError
                             ARTEFACTS_FOREIGN, ADDRESS_INVALID, PORT_IN_USE, LISTEN_INSECURE,
                             TLS_INVALID, TOKEN_INVALID, AUDIT_NOT_WRITABLE,
                             CHECKPOINT_MISSING, CHECKPOINT_CHANGED, DEVICE_MISSING, STUDIO_MISSING,
-                            S3_MISSING, OTEL_MISSING, STORE_UNREACHABLE, RAY_MISSING,
-                            WORKER_FAILED: the server does not start
+                            S3_MISSING, OTEL_MISSING, TRACES_INVALID, STORE_UNREACHABLE,
+                            RAY_MISSING, WORKER_FAILED: the server does not start
 ```
 
 A worker process sends its errors as data (`metanas_server.workers.failures`).

@@ -17,6 +17,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from metanas.errors import InvalidInput
 from metanas_server.callers.tokens import Role, create
 from metanas_server.config import ServerConfig
+from metanas_server.errors import StartError
+from metanas_server.observation.traces import Traces
 from tests.server.calls import LONG, images, parts, spec
 from tests.server.collector import Collector, Received, tree
 from tests.server.processes import ENVIRONMENT, serving
@@ -253,7 +255,9 @@ def test_nothing_is_imported_without_traces() -> None:
     assert ServerConfig().traces is None
 
 
-@pytest.mark.parametrize("text", ["localhost:4317", "http://host", "ftp://host:1", "http://a b:1"])
+@pytest.mark.parametrize(
+    "text", ["localhost:4317", "http://host", "ftp://host:1", "http://a b:1", "http://host:65536"]
+)
 def test_invalid_addresses(text: str) -> None:
     with pytest.raises(InvalidInput, match="must be http"):
         ServerConfig(traces=text)
@@ -265,3 +269,27 @@ def test_a_collector_that_never_answers(checkpoints: Path, tmp_path: Path) -> No
         with serving(checkpoints, tmp_path / "data", traces, environment=QUICK) as server:
             server.api.serves()
             assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many"),
+    ],
+)
+def test_a_wrong_variable(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=r"--traces cannot be used: .+ variables OTEL_\*") as error:
+        Traces("https://127.0.0.1:1")
+    assert error.value.reason == "TRACES_INVALID"
+
+
+def test_traces_that_a_variable_disables(checkpoints: Path, tmp_path: Path) -> None:
+    disabled = QUICK | {"OTEL_SDK_DISABLED": "true"}
+    flags = ("--traces=http://127.0.0.1:1", "--log-format=json")
+    with serving(checkpoints, tmp_path / "data", *flags, environment=disabled) as server:
+        server.api.serves()

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from metanas_server.errors import StartError
 from metanas_server.observation.spans import TRACE_KEY, Span
 
 LOG = logging.getLogger(__name__)
@@ -29,10 +30,16 @@ class Traces:
     """
 
     def __init__(self, url: str) -> None:
-        """Prepare to send to http://HOST:PORT or https://HOST:PORT."""
-        named = Resource({"service.name": "metanas-server"}).merge(OTELResourceDetector().detect())
-        self._provider = TracerProvider(resource=named, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_Exporter(url)))
+        """Prepare to send to http://HOST:PORT or https://HOST:PORT.
+
+        Raises:
+            StartError: TRACES_INVALID, a variable OTEL_* has a wrong value.
+        """
+        try:
+            self._provider = _provider(url)
+        except Exception as error:  # of another kind for each variable
+            message = f"--traces cannot be used: {error}; correct the variables OTEL_*"
+            raise StartError("TRACES_INVALID", message) from error
         self._tracer = self._provider.get_tracer("metanas_server")
 
     def begin(self, name: str, parent: str, attributes: Mapping[str, str]) -> "CallSpan":
@@ -69,14 +76,14 @@ class Traces:
 class CallSpan:
     """The span of a call in progress.
 
-    context: the trace context for what the call begins.
+    context: the trace context for what the call begins; empty if OTEL_SDK_DISABLED ends all traces.
     """
 
     def __init__(self, span: trace.Span) -> None:
         self._span = span
         carrier: dict[str, str] = {}
         PROPAGATOR.inject(carrier, trace.set_span_in_context(span, Context()))
-        self.context = carrier[TRACE_KEY]
+        self.context = carrier.get(TRACE_KEY, "")
 
     def end(self, attributes: Mapping[str, str | int], reason: str, *, is_fault: bool) -> None:
         """End the span.
@@ -114,6 +121,13 @@ class _Exporter(SpanExporter):
 
     def shutdown(self) -> None:
         self._exporter.shutdown(timeout_millis=0)
+
+
+def _provider(url: str) -> TracerProvider:
+    named = Resource({"service.name": "metanas-server"}).merge(OTELResourceDetector().detect())
+    provider = TracerProvider(resource=named, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(_Exporter(url)))
+    return provider
 
 
 def _context(parent: str) -> Context:
