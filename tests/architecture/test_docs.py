@@ -11,7 +11,8 @@ from tests.architecture.sources import ROOT, label
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 PAGES = [ROOT / "README.md", ROOT / "DESIGN.md", *(ROOT / "docs").rglob("*.md")]
 GENERATED = ROOT / "docs" / "configuration.md"
-MOST_WORDS = 34_600
+MOST_WORDS = 23_000
+"""Words that people write. Programs write the tables of results and options, and of keys."""
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -58,7 +59,12 @@ def test_figures_of_the_readme_are_measured() -> None:
 
 
 def test_documents_stay_short() -> None:
-    assert sum(len(path.read_text(encoding="utf-8").split()) for path in PAGES) <= MOST_WORDS
+    made = re.compile(
+        r"<!-- (?!/ )[^>]*-->\n.*?<!-- / -->|<!-- options:.*?<!-- end of options -->", re.DOTALL
+    )
+    written = [made.sub("", page.read_text(encoding="utf-8")) for page in {*PAGES} - {GENERATED}]
+    words = [word for text in written for word in text.split() if word.strip("|-:")]
+    assert len(words) <= MOST_WORDS
 
 
 @pytest.mark.parametrize("path", sorted({*PAGES} - {GENERATED}), ids=label)
