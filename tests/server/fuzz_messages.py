@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from random import Random
@@ -179,14 +180,13 @@ def send_message(target: Target, method: Any, messages: Sequence[bytes]) -> str:
 
 
 def code_of(error: grpc.RpcError) -> str:
-    """Return the code of an error; HANG if the client gave up, not the server."""
+    """Return the code of an error; HANG and LOST are not from the server, but from the client."""
     name: str = error.code().name
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-        try:
-            refusal_of(error)
-        except AssertionError:
-            return "HANG"
-    return name
+    own = {"DEADLINE_EXCEEDED": "HANG", "UNAVAILABLE": "LOST"}
+    with suppress(AssertionError):
+        refusal_of(error)
+        return name
+    return own.get(name, name)
 
 
 def fuzz_method(target: Target, random: Random, photos: Sequence[bytes]) -> tuple[str, str]:

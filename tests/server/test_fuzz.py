@@ -33,8 +33,8 @@ SEED = int(os.environ.get("METANAS_FUZZ_SEED", "0"))
 OUT = os.environ.get("METANAS_OUT")
 THREADS = 4
 KINDS = (fuzz_method,) * 6 + (fuzz_image,) * 2 + (fuzz_frames, fuzz_studio)
-WRONG = {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "HANG", "500"}
-"""Outcomes that blame the server; UNAVAILABLE is a lost connection here."""
+WRONG = {"INTERNAL", "UNKNOWN", "LOST", "HANG", "500"}
+"""Outcomes that blame the server; a call is LOST with its connection."""
 MOST_LOG_BYTES = 10 * 2**20
 NAMES = {method.name for method in METHODS}
 LONG = 20_000

@@ -114,6 +114,7 @@ def test_callers_do_not_see_each_other(
         {"sec-fetch-site": "same-site"},
         {"origin": OTHER},
         {"origin": "null"},
+        {"origin": "http://[x"},
     ],
 )
 def test_requests_from_other_sites_are_refused(studio: Studio, headers: dict[str, str]) -> None:
@@ -129,7 +130,7 @@ def test_requests_from_the_page_pass(studio: Studio, own: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize(
-    "host", ["other.example", "other.example:80", "127.0.0.1.other.example", ""]
+    "host", ["other.example", "other.example:80", "127.0.0.1.other.example", "", "127.0.0.1:[80"]
 )
 def test_other_names_of_this_machine_are_refused(studio: Studio, host: str) -> None:
     answer = studio.call("/", headers={"host": host})

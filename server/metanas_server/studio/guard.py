@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -88,8 +88,10 @@ class Guard:
         await self._app(scope, receive, guarded)
 
     def _check(self, method: str, headers: Headers) -> None:
-        host = urlsplit(f"//{headers.get('host', '')}").hostname
-        if self._hosts is not None and host not in self._hosts:
+        named = _split(f"//{headers.get('host', '')}")
+        if named is None:
+            raise Forbidden("HOST_UNKNOWN", "send the name of this server as the header 'Host'")
+        if self._hosts is not None and named.hostname not in self._hosts:
             names = ", ".join(sorted(self._hosts))
             raise Forbidden("HOST_UNKNOWN", f"open this page by one of the names {names}")
         if method not in SAFE_METHODS and not _is_same_site(headers):
@@ -116,7 +118,18 @@ def _is_same_site(headers: Headers) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
+    if origin is None:
+        return True
+    named = _split(origin)
+    return named is not None and named.netloc == headers.get("host")
+
+
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None if it is malformed, such as one with half a bracket."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 async def _refuse(send: Send, failure: Failure) -> None:
