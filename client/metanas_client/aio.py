@@ -10,7 +10,14 @@ from types import TracebackType
 from typing import Self
 
 from metanas_client.channel import DEFAULT_ADDRESS, DEFAULT_KEEPALIVE, Connection
-from metanas_client.checks import check_sizes, choose_checkpoint, name_sources
+from metanas_client.checks import (
+    caller_names,
+    check_sizes,
+    choose_checkpoint,
+    name_sources,
+    qualified,
+    utf8,
+)
 from metanas_client.convert import Job, spec_message
 from metanas_client.errors import (
     AdaptationCancelled,
@@ -208,7 +215,7 @@ class AsyncClient:
 
     async def checkpoint(self, name: str) -> Checkpoint:
         """Return one checkpoint. `NotFound` lists the existing names."""
-        return await self._calls().get_checkpoint(name)
+        return await self._calls().get_checkpoint(utf8("name", name))
 
     def models(
         self, *, page_size: int = PAGE_SIZE, shared: bool = False
@@ -252,8 +259,10 @@ class AsyncClient:
             InvalidInput: CALLER_NAME, TOO_MANY_NAMES.
             Busy: PINS_FULL, SHARES_FULL: remove some first.
         """
-        calls = self._calls()
-        return await calls.update_model(qualified("models", name), pinned, share_with, unshare)
+        share_with = caller_names("share_with", share_with)
+        unshare = caller_names("unshare", unshare)
+        name = qualified("models", name)
+        return await self._calls().update_model(name, pinned, share_with, unshare)
 
     async def delete_model(self, name: str) -> None:
         """Delete a model on the server."""
@@ -367,11 +376,6 @@ class AsyncAdaptation:
         if isinstance(error, InvalidInput) and self._support is not None:
             return name_sources(error, self._support)
         return error
-
-
-def qualified(collection: str, name: str) -> str:
-    """Return the full name of a resource, given the full name or its last part."""
-    return name if "/" in name else f"{collection}/{name}"
 
 
 async def _result_or_cancel(adaptation: AsyncAdaptation) -> Model:

@@ -111,6 +111,41 @@ def _sizes(support: SupportSet, limit: int) -> tuple[list[int], list[Violation]]
     return sizes, unusable
 
 
+def utf8(field: str, text: str) -> str:
+    """Return a text that a message can carry.
+
+    Raises:
+        InvalidInput: NOT_UTF8, it has bytes that are not UTF-8, as arguments of a program can.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = f"{text!r} is not UTF-8; write it in UTF-8"
+        raise InvalidInput.single(field, "NOT_UTF8", message) from error
+    return text
+
+
+def caller_names(field: str, names: Sequence[str]) -> list[str]:
+    """Return the names of callers.
+
+    Raises:
+        InvalidInput: CALLER_NAME, it is one text, whose characters would be names; NOT_UTF8.
+    """
+    if isinstance(names, str):
+        message = f"must be a list of names; write [{names!r}]"
+        raise InvalidInput.single(field, "CALLER_NAME", message)
+    return [utf8(f"{field}[{index}]", name) for index, name in enumerate(names)]
+
+
+def qualified(collection: str, name: str) -> str:
+    """Return the full name of a resource, given the full name or its last part.
+
+    Raises:
+        InvalidInput: NOT_UTF8.
+    """
+    return utf8("name", name if "/" in name else f"{collection}/{name}")
+
+
 def _unusable_classes(support: SupportSet) -> Iterator[Violation]:
     """Yield the faults of the classes that the server would find next."""
     present = {example.label for example in support.examples}

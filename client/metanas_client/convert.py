@@ -10,6 +10,7 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor
 from google.rpc import code_pb2
 
+from metanas_client.checks import utf8
 from metanas_client.errors import Fault, InvalidInput, Violation
 from metanas_client.resources import (
     AdaptationInfo,
@@ -89,18 +90,18 @@ def spec_message(job: Job) -> adaptation_pb2.AdaptationSpec:
     """Build the head of a request.
 
     Raises:
-        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, PRIORITY_OUT_OF_RANGE or
-            TIMEOUT_OUT_OF_RANGE: values that the message cannot carry. The server checks all other
-            bounds.
+        InvalidInput: OPTION_UNKNOWN, OPTION_TYPE, SEED_OUT_OF_RANGE, PRIORITY_OUT_OF_RANGE,
+            TIMEOUT_OUT_OF_RANGE, NOT_UTF8: values that the message cannot carry. The server checks
+            all other bounds.
     """
     _check_whole("seed", job.seed, _MAX_SEED)
     _check_whole("priority", job.priority, _MAX_PRIORITY)
     return adaptation_pb2.AdaptationSpec(
-        checkpoint=job.checkpoint,
+        checkpoint=utf8("checkpoint", job.checkpoint),
         options=_options_message(job.options),
         seed=job.seed,
         classes=job.support.classes,
-        request_id=job.request_id,
+        request_id=utf8("request_id", job.request_id),
         timeout=_duration("timeout", job.timeout),
         deadline=_duration("deadline", job.deadline),
         priority=job.priority,
@@ -315,7 +316,7 @@ def _checked_option(name: str, value: Option) -> Option:
         raise InvalidInput.single(field, "OPTION_TYPE", f"must be {_WORDS[kind]}, not {value!r}")
     if type(value) is int and abs(value) > _MAX_INT32:
         raise InvalidInput.single(field, "OPTION_OUT_OF_RANGE", f"{value} is too large")
-    return kind(value)
+    return utf8(field, value) if isinstance(value, str) else kind(value)
 
 
 def _options(message: adaptation_pb2.AdaptationOptions) -> dict[str, Option]:

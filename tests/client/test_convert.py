@@ -57,6 +57,9 @@ def test_only_what_is_given_is_set() -> None:
         (job(timeout=0), "TIMEOUT_OUT_OF_RANGE"),
         (job(timeout=float("nan")), "TIMEOUT_OUT_OF_RANGE"),
         (replace(job(), deadline=-1), "TIMEOUT_OUT_OF_RANGE"),
+        (replace(job(), checkpoint="\udcff"), "NOT_UTF8"),
+        (replace(job(), request_id="\udcff"), "NOT_UTF8"),
+        (job(precision="\udcff"), "NOT_UTF8"),
     ],
 )
 def test_what_a_message_cannot_carry_is_refused_here(bad: Job, reason: str) -> None:

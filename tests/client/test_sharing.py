@@ -155,3 +155,27 @@ def test_reuse_is_said(
     here = [f"--server={guarded}", f"--token={secrets['ann']}", f"--out={tmp_path / 'm.onnx'}"]
     assert main(["adapt", str(folder), "--seed=4", "--reuse", *here]) == 0
     assert capsys.readouterr().out.startswith(f"reuses {first.name}\n")
+
+
+def test_one_text_is_no_list_of_callers(ann: Client, model: str) -> None:
+    with pytest.raises(InvalidInput, match=r"share_with: .* write \['bob'\]") as caught:
+        ann.update_model(model, share_with="bob")
+    assert caught.value.reason == "CALLER_NAME"
+    with pytest.raises(InvalidInput, match="unshare"):
+        ann.update_model(model, unshare="bob")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "models get \udcff",
+        "models delete \udcff",
+        "models pin models/\udcff",
+        "models share x --with bob \udcff",
+        "adaptations watch \udcff",
+        "adaptations cancel \udcff",
+    ],
+)
+def test_arguments_that_are_not_utf8(metanas: Run, words: str) -> None:
+    """Bytes of a command line that are not UTF-8 arrive as surrogates."""
+    assert metanas(*words.split()) == "NOT_UTF8"
