@@ -127,11 +127,11 @@ def _beside_an_attacker(
     for number in (0, 10 * options.quota):
         with ExitStack() as stack:
             sent = list[Row]()
+            callers = calling(server, "closed", tokens=others, seconds=seconds)
+            made = stack.enter_context(callers)
             if number:
                 flood = calling(server, "flood", attacker, number=number, rate=number / seconds)
                 sent = stack.enter_context(flood)
-            callers = calling(server, "closed", tokens=others, seconds=seconds)
-            made = stack.enter_context(callers)
             probed = _probe(server, _lasting(seconds))
         yield {
             "attack": "quota" if number else "others",

@@ -11,14 +11,15 @@ import json
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import count
 from time import perf_counter, time_ns
 from typing import Any
 
 import grpc
 from grpc import aio
-from grpc_status import rpc_status  # type: ignore[import-untyped]
 
 from metanas_protos.v1 import adaptation_service_pb2 as messages
 from metanas_protos.v1 import adaptation_service_pb2_grpc as stubs
@@ -27,9 +28,23 @@ from tests.server.calls import Api, image, parts, refusal_of, spec, with_token
 from tests.server.worst import KINDS
 
 CHECKPOINT, WAYS, SIDE = "checkpoints/omniglot", 5, 28
-MOST_STEPS, SHORT_SECONDS = 500, 0.05
+MOST_STEPS, SHORT_SECONDS, THREADS = 500, 0.05, 64
 SERVICE = "/metanas.v1.AdaptationService"
 Figures = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stubs:
+    """Stubs of a server.
+
+    waiting: of the event loop.
+    uploading: of the threads; those of the event loop lose the reason of an upload that is refused
+        while it is sent.
+    """
+
+    waiting: Any
+    uploading: Any
+    threads: ThreadPoolExecutor
 
 
 def request(seed: int, steps: int = 0, seconds: float = 0) -> list[Any]:
@@ -139,7 +154,7 @@ async def watch(
         end = time_ns()
         for each in made:
             cancel = messages.CancelAdaptationRequest(name=each["name"])
-            await stub.CancelAdaptation(cancel, metadata=identity(token))
+            await stub.waiting.CancelAdaptation(cancel, metadata=identity(token))
         await asyncio.gather(*reading)
         await asyncio.gather(*(channel.close() for channel in channels))
     times = ((time, _time_of(raw)) for time, raw in arrivals)
@@ -152,9 +167,9 @@ def _time_of(raw: bytes) -> int:
     return event.progress.time.ToNanoseconds() if event.WhichOneof("event") == "progress" else 0
 
 
-async def _until_step(stub: Any, token: str, name: str) -> None:
+async def _until_step(stub: Stubs, token: str, name: str) -> None:
     """Wait until an adaptation takes steps."""
-    call = stub.WatchAdaptation(_watching(name), metadata=identity(token))
+    call = stub.waiting.WatchAdaptation(_watching(name), metadata=identity(token))
     async for event in call:
         if event.progress.step:
             call.cancel()
@@ -188,30 +203,34 @@ def identity(token: str) -> tuple[tuple[str, str], ...]:
 
 
 @asynccontextmanager
-async def connected(address: str) -> AsyncIterator[Any]:
+async def connected(address: str) -> AsyncIterator[Stubs]:
     """Connect before the first call, which would time the connection otherwise."""
-    async with aio.insecure_channel(address) as channel:
-        await channel.channel_ready()
-        yield stubs.AdaptationServiceStub(channel)
+    with ThreadPoolExecutor(THREADS) as threads, grpc.insecure_channel(address) as uploading:
+        grpc.channel_ready_future(uploading).result()
+        async with aio.insecure_channel(address) as waiting:
+            await waiting.channel_ready()
+            stub = stubs.AdaptationServiceStub
+            yield Stubs(stub(waiting), stub(uploading), threads)
 
 
-async def create(stub: Any, token: str, sent: Sequence[Any]) -> Mapping[str, Any]:
+async def create(stub: Stubs, token: str, sent: Sequence[Any]) -> Mapping[str, Any]:
     """Start an adaptation; the seconds of the answer, and its name or the reason of its refusal."""
-    start = perf_counter()
-    try:
-        answer = await stub.CreateAdaptation(iter(sent), metadata=identity(token))
-    except aio.AioRpcError as error:
-        took = perf_counter() - start
-        if rpc_status.from_call(error) is None:
-            raise
-        refusal = refusal_of(error)
-        return {"seconds": took, "reason": refusal.reason, "retry": refusal.retry_seconds}
-    return {"seconds": perf_counter() - start, "name": answer.adaptation.name}
+
+    def upload() -> Mapping[str, Any]:
+        start = perf_counter()
+        try:
+            answer = stub.uploading.CreateAdaptation(iter(sent), metadata=identity(token))
+        except grpc.RpcError as error:
+            took, refusal = perf_counter() - start, refusal_of(error)
+            return {"seconds": took, "reason": refusal.reason, "retry": refusal.retry_seconds}
+        return {"seconds": perf_counter() - start, "name": answer.adaptation.name}
+
+    return await asyncio.get_running_loop().run_in_executor(stub.threads, upload)
 
 
-async def ended(stub: Any, token: str, name: str, deadline: float) -> Mapping[str, Any]:
+async def ended(stub: Stubs, token: str, name: str, deadline: float) -> Mapping[str, Any]:
     """Wait for the end; seconds until its start and its end, and whether that met the deadline."""
-    call = stub.WatchAdaptation(_watching(name), metadata=identity(token))
+    call = stub.waiting.WatchAdaptation(_watching(name), metadata=identity(token))
     last: Adaptation = [event async for event in call][-1].adaptation
     created = last.create_time.ToNanoseconds()
     waited, whole = (
