@@ -8,7 +8,7 @@ before, `--max-image-memory` and `--max-stack-bytes`.
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -55,9 +55,9 @@ class Case:
 
 
 def flat(side: int, seed: int, kind: str = "PNG", mode: str = "RGB") -> bytes:
-    """Make a small file of a large image: a colour, and a dot to tell it from others."""
+    """Make a small file of a large image: white, and a rectangle to tell it from others."""
     picture = Picture.new(mode, (side, side), "white")
-    picture.putpixel((seed % side, seed // side % side), tuple([0] * len(mode)))
+    picture.paste("black", (0, 0, side * (1 + seed % 50) // 64, side * (1 + seed // 50 % 50) // 64))
     file = BytesIO()
     picture.save(file, kind, **({"lossless": True} if kind == "WebP" else {"compress_level": 1}))
     return file.getvalue()
@@ -89,6 +89,8 @@ def measure(options: argparse.Namespace, machine: Row) -> list[Row]:
     """Measure a row for each load, with a server of its own."""
     rows = []
     for case in (each for each in CASES if selected(each.title, options.only)):
+        if options.quick:
+            case = replace(case, requests=2, ways=2, shots=1)
         devices = f"--devices={','.join(['cpu'] * WORKERS)}"
         with serving(options.threads[0], devices, "--max-seconds=3600") as server:
             machine["allocator"] = server.allocator()
@@ -131,11 +133,13 @@ def load(server: Server, case: Case, seconds: float) -> Iterator[str]:
 def tables(results: Results) -> dict[str, str]:
     """Make the table of the peaks."""
     header = ["load", "requests", "images each", "before, MiB", "peak, MiB", "budget, MiB", "part"]
+    header += ["ends"]
     lines = [
         [
             *(row["title"], str(row["requests"]), f"{row['images']:,}"),
             *(mebibytes(row[name]) for name in ("before", "peak", "budget")),
             figure(row["peak"] / row["budget"]),
+            ", ".join(f"{end} {count}" for end, count in row["ends"].items()),
         ]
         for row in results.rows
     ]
