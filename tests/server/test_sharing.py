@@ -24,6 +24,7 @@ from metanas_protos.v1.model_service_pb2 import (
     ListModelsRequest,
     UpdateModelRequest,
 )
+from metanas_server.api.convert import LEAST_UNSHARED
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from metanas_server.records.address import DATABASE
@@ -211,6 +212,12 @@ def test_limits_of_names(callers: Callers) -> None:
     assert (answer.reason, answer.retry_seconds) == ("SHARES_FULL", None)
     assert answer.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert list(ann.model(callers.model).shared_with) == ["bob", "eve", "nobody-yet"]
+    # more names than allowed can be removed: the limit may have been higher before
+    others = [f"n{number}" for number in range(LEAST_UNSHARED - 3)]
+    left = update(ann, callers.model, unshare=["bob", "eve", "nobody-yet", *others])
+    assert list(left.shared_with) == []
+    request = UpdateModelRequest(name=callers.model, unshare=["bob"] * (LEAST_UNSHARED + 1))
+    assert refused(ann.models.UpdateModel, request).reason == "TOO_MANY_NAMES"
 
 
 def test_pins(callers: Callers) -> None:

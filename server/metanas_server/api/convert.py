@@ -35,6 +35,7 @@ Image = bytes | NDArray[np.uint8] | NDArray[np.float32]
 MAX_REQUEST_ID = 128  # bytes, as the contract says
 MAX_SECONDS = 1_000_000  # longer ones overflow in timers
 MAX_NAME = 256  # characters of a resource name; longer ones cannot exist
+LEAST_UNSHARED = 1000  # names that a call may remove, also where fewer are allowed now
 SHOWN_OPTIONS = 5  # numbers of unknown option fields in a message
 PLACEHOLDER: Image = b"?"  # stands in for an image that cannot be read
 SHAPES = "(height, width, channels) or (height, width)"
@@ -178,7 +179,7 @@ def read_change(message: model_service_pb2.UpdateModelRequest, most_names: int) 
     return ModelChange(
         pinned=message.pinned if message.HasField("pinned") else None,
         share_with=_read_callers(message.share_with, "share_with", most_names),
-        unshare=_read_callers(message.unshare, "unshare", most_names),
+        unshare=_read_callers(message.unshare, "unshare", max(most_names, LEAST_UNSHARED)),
     )
 
 

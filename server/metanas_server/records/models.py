@@ -203,8 +203,8 @@ class Models:
 
     def _share(self, connection: Connection, model: int, change: ModelChange, most: int) -> None:
         if change.unshare:
-            names = SHARES.c.name.in_(change.unshare)
-            connection.execute(delete(SHARES).where(SHARES.c.model == model, names))
+            one = (SHARES.c.model == model) & (SHARES.c.name == bindparam("given"))
+            connection.execute(delete(SHARES).where(one), [{"given": n} for n in change.unshare])
         if not change.share_with:
             return
         rows = [{"model": model, "name": name} for name in change.share_with]
