@@ -1,13 +1,24 @@
 """One caller cannot lock out another: quotas, turns in the queue, and times for the retry."""
 
+import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from metanas_protos.v1.model_service_pb2 import DeleteModelRequest, UpdateModelRequest
+from metanas_server.api.service import ModelService
 from metanas_server.callers import tokens
+from metanas_server.callers.access import Callers
 from metanas_server.callers.shares import SECONDS, Shares
 from metanas_server.callers.tokens import Role
+from metanas_server.config import ServerConfig
+from metanas_server.records.address import DATABASE
+from metanas_server.resources import State
+from metanas_server.storage.archive import open_archive
 from tests.server.calls import LONG, QUEUED, SUCCEEDED, Api, images, refused, spec
 from tests.server.processes import serving
+from tests.server.test_parts import MODEL, RECORD
 
 
 def test_callers_take_turns(checkpoints: Path, tmp_path: Path) -> None:
@@ -97,3 +108,37 @@ def test_priorities_order_the_work_of_one_caller_only(checkpoints: Path, tmp_pat
 def test_a_priority_out_of_range(api: Api) -> None:
     answer = refused(api.create, spec(priority=10), images())
     assert answer.reason == "PRIORITY_INVALID"
+
+
+class Context:
+    """The part of a call's context that tells the address of the caller."""
+
+    def __init__(self, host: str) -> None:
+        self._host = host
+
+    def peer(self) -> str:
+        return f"ipv4:{self._host}:1"
+
+
+async def test_changes_of_models_take_turns(tmp_path: Path) -> None:
+    async def nothing() -> None:
+        pass
+
+    archive = open_archive(tmp_path, tmp_path / DATABASE, nothing)
+    record = await archive.add(replace(RECORD, id="x"), (b"support",))
+    ended = replace(record, state=State.SUCCEEDED, end_time=1, support="", model="x")
+    report = '{"genotype": {}, "seconds": {}, "architecture": {}}'
+    await archive.finish(ended, (), replace(MODEL, id="x", report_json=report), b"onnx")
+    service, order = ModelService(ServerConfig(), Callers(None), archive), list[str]()
+
+    async def call(host: str, method: Any, request: Any) -> None:
+        await method(request, Context(host))
+        order.append(host)
+
+    change = UpdateModelRequest(name="models/x", share_with=["bob"])
+    calls = [call("greedy", service.UpdateModel, change) for _ in range(20)]
+    calls += [call("other", service.UpdateModel, change)]
+    calls += [call("third", service.DeleteModel, DeleteModelRequest(name="models/x"))]
+    await asyncio.gather(*calls, return_exceptions=True)  # those after the deletion fail
+    await archive.close()
+    assert order == ["greedy", "greedy", "other", "third"]

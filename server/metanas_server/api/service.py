@@ -8,6 +8,7 @@ document them.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, BinaryIO
 
 from grpc import aio
@@ -30,6 +31,7 @@ from metanas_server.api import answers, convert, pagination
 from metanas_server.api.upload import Intake, UploadBudget, receive
 from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller, Callers
+from metanas_server.callers.turns import Turns
 from metanas_server.config import ServerConfig
 from metanas_server.errors import OutOfRange, StoreError
 from metanas_server.jobs.manager import JobManager
@@ -165,6 +167,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self._archive = archive
         self._models = archive.records.models
         self._converter = Converter(archive, config.data)
+        # All changes of records wait for one another: many of one caller must not delay others.
+        self._turns = Turns(1)
         self._change_limits = ModelLimits(
             pinned=config.max_pinned_per_caller, shares=config.max_shares_per_model
         )
@@ -207,7 +211,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         caller, limits = self._callers.of(context), self._change_limits
         change = convert.read_change(request, limits.shares)
         id_ = convert.read_id(request.name, "model")
-        changed = await self._archive.update_model(id_, caller.scope, change, limits)
+        update = partial(self._archive.update_model, id_, caller.scope, change, limits)
+        changed = await self._turns.run(caller.name, update)
         model = answers.write_shared_model(changed, caller.owner, caller.scope)
         return model_service_pb2.UpdateModelResponse(model=model)
 
@@ -215,8 +220,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.DeleteModelRequest, context: Context
     ) -> model_service_pb2.DeleteModelResponse:
         """See the .proto file."""
-        id_ = convert.read_id(request.name, "model")
-        await self._archive.delete_model(id_, self._callers.of(context).scope)
+        caller, id_ = self._callers.of(context), convert.read_id(request.name, "model")
+        delete = partial(self._archive.delete_model, id_, caller.scope)
+        await self._turns.run(caller.name, delete)
         return model_service_pb2.DeleteModelResponse()
 
     async def DownloadModel(

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,11 +36,7 @@ class Converter:
             InvalidInput: VARIANT_REFUSED.
             StoreError: ARTEFACT_LOST, ARTEFACT_DAMAGED.
         """
-        await self._turns.enter(caller)
-        work = asyncio.ensure_future(self._convert(record, variant))
-        # a caller that leaves does not end the thread, which keeps its turn
-        work.add_done_callback(lambda _: self._turns.leave())
-        return await asyncio.shield(work)
+        return await self._turns.run(caller, partial(self._convert, record, variant))
 
     @asynccontextmanager
     async def spooled(

@@ -2,6 +2,12 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from metanas_server.shielded import shielded
+
+Value = TypeVar("Value")
 
 
 class Turns:
@@ -24,6 +30,13 @@ class Turns:
             if not turn.cancelled():
                 self.leave()  # the place was given at the same moment
             raise
+
+    async def run(self, caller: str, work: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+        """Do work on a place; it goes on, and keeps the place, if the caller leaves."""
+        await self.enter(caller)
+        task = asyncio.get_running_loop().create_task(work())
+        task.add_done_callback(lambda _: self.leave())
+        return await shielded(task)
 
     def leave(self) -> None:
         """Give a place back."""

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from metanas_server.inference.open_model import OpenModel
+from metanas_server.shielded import shielded
 
 
 class ModelCache:
@@ -27,7 +28,7 @@ class ModelCache:
         if task is None:
             task = asyncio.ensure_future(self._load(digest, load))
             self._opening[digest] = task
-        return await asyncio.shield(task)  # a caller that leaves does not stop it for the others
+        return await shielded(task)  # a caller that leaves does not stop it for the others
 
     def close(self, digest: str) -> None:
         """Forget a model; its memory is free when the last query that uses it has ended."""

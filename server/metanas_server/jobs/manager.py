@@ -27,6 +27,7 @@ from metanas_server.jobs.reuse import Accepted, Reuse, record_of
 from metanas_server.observation.spans import TRACE
 from metanas_server.records.fronts import Taken
 from metanas_server.resources import AdaptationRecord, ProgressRecord, Spec, State
+from metanas_server.shielded import shielded
 from metanas_server.storage import support_file
 from metanas_server.storage.archive import Archive
 
@@ -154,7 +155,7 @@ class JobManager:
         """
         # If the caller leaves now, the adaptation is still accepted as a whole or not at all.
         accept = asyncio.ensure_future(self._accept(spec, examples, caller))
-        return await asyncio.shield(accept)
+        return await shielded(accept)
 
     async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> Accepted:
         packed, record = await asyncio.to_thread(self._pack, spec, examples, caller.owner)

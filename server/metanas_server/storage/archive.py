@@ -24,6 +24,7 @@ from metanas_server.resources import (
     ProgressRecord,
     SharedModel,
 )
+from metanas_server.shielded import shielded
 from metanas_server.storage.artefacts import Store, sha256
 from metanas_server.storage.place import open_store
 
@@ -206,7 +207,7 @@ class Archive:
         enter = asyncio.to_thread(opened.enter_context, self.store.open(digest))
         opening = asyncio.ensure_future(self._noting_trouble(enter))
         try:
-            yield await asyncio.shield(opening)
+            yield await shielded(opening)
         finally:
             await asyncio.wait((opening,))  # its thread goes on if the caller is cancelled
             await asyncio.to_thread(opened.close)
@@ -225,7 +226,7 @@ class Archive:
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        return await shielded(task)
 
     async def _put(
         self, digest: str, content: Sequence[bytes | memoryview], record: Callable[[], None]
