@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 SERVICE = "https://api.osv.dev/v1/query"
@@ -37,7 +38,7 @@ def unreachable(service: str) -> str:
     try:
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
             answered = json.load(answer)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         return str(error)
     return "" if isinstance(answered, dict) else "the answer is no JSON object"
 

@@ -57,6 +57,13 @@ class Page(Service):
         self.answer("<html>")
 
 
+class Other(Service):
+    """Answer in another protocol."""
+
+    def do_POST(self) -> None:
+        self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
+
+
 @contextmanager
 def service(kind: type[Service]) -> Iterator[str]:
     """Run a service; yields its URL."""
@@ -99,7 +106,7 @@ def test_pins_without_advisories_pass(tmp_path: Path) -> None:
     assert (code, "No known vulnerabilities found" in text) == (0, True), text
 
 
-@pytest.mark.parametrize("kind", [Page, None])
+@pytest.mark.parametrize("kind", [Page, Other, None])
 def test_without_a_service_the_audit_says_that_it_has_not_run(
     tmp_path: Path, kind: type[Service] | None
 ) -> None:
