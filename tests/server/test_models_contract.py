@@ -9,7 +9,7 @@ from threading import Barrier, Thread
 import pytest
 from sqlalchemy import event
 
-from metanas_server.errors import NotFound, QuotaReached
+from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.models import ModelLimits
 from metanas_server.records.records import Records
@@ -165,6 +165,34 @@ def test_pins_at_two_fronts_keep_the_limit(pair: tuple[Records, Records]) -> Non
         thread.join()
     assert len(refused) == 8 - LIMITS.pinned
     assert one.models.total_bytes(pinned=True) == LIMITS.pinned
+
+
+def test_two_fronts_write_down_uses_of_the_same_models(pair: tuple[Records, Records]) -> None:
+    """Rows that are locked in two orders are a deadlock."""
+    ids = [f"{number:03}" for number in range(100)]
+    for id_ in ids:
+        add(pair[0], id_)
+    rounds, failures = Barrier(2), list[Exception]()
+
+    def work(records: Records, order: list[str]) -> None:
+        for _ in range(10):
+            for id_ in order:
+                records.models.mark_used(id_)
+            rounds.wait(60)
+            try:
+                records.models.write_uses()
+            except StoreUnavailable as error:
+                failures.append(error)
+
+    threads = [
+        Thread(target=work, args=(each, order))
+        for each, order in zip(pair, (ids, ids[::-1]), strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
 
 
 def test_pinned_models_stay(pair: tuple[Records, Records]) -> None:

@@ -159,7 +159,9 @@ class Models:
         row = update(MODELS).where(MODELS.c.id == bindparam("model")).values(used=bindparam("time"))
         try:
             with self._database.change() as connection:
-                connection.execute(row, [{"model": id_, "time": t} for id_, t in uses.items()])
+                # All fronts lock the rows in one order: two orders are a deadlock.
+                rows = [{"model": id_, "time": time} for id_, time in sorted(uses.items())]
+                connection.execute(row, rows)
         except StoreUnavailable:
             self._uses = uses | self._uses
             raise
