@@ -15,6 +15,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from ctypes.util import find_library
+from io import TextIOWrapper
 
 from metanas.errors import MetanasError
 from metanas.spec.universal import UNIVERSAL
@@ -49,6 +50,8 @@ fresh pages, which saves a third of the time of a step on large images.
 def run_server(words: Sequence[str]) -> int:
     """Run the server with these arguments and return the exit code."""
     os.umask(PRIVATE)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in damaged records
     try:
         if words[:1] == ["tokens"]:
             tokens.run(words[1:], os.environ)

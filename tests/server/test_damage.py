@@ -1,11 +1,12 @@
 """Bits that flip in the database: an error for the damaged record alone, and the repair."""
 
+import asyncio
 import json
 import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import grpc
@@ -17,18 +18,21 @@ from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from metanas_server.doctor import FAILURE, examine
 from metanas_server.errors import NotFound, StartError, StoreError
+from metanas_server.jobs.mirrors import Mirrors
+from metanas_server.jobs.retention import Retention
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.database import Database
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import Sealed
 from metanas_server.resources import ProgressRecord, State
-from metanas_server.storage.archive import open_archive
+from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.folder_store import FolderStore
 from metanas_server.storage.maintenance import repair
 from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
 from tests.server.databases import Postgres
-from tests.server.processes import maintain, serving
+from tests.server.processes import ENVIRONMENT, maintain, serving
 from tests.server.test_parts import MODEL, RECORD
+from tests.server.test_records import write_format_5
 
 
 async def nothing() -> None:
@@ -48,6 +52,14 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         address = postgres.create()
     with closing(open_database(read_address(address, Path()))) as database:
         yield database
+
+
+def fill_one(records: Records, id_: str) -> None:
+    """Store a long record of an ended adaptation, and its model."""
+    record = replace(RECORD, id=id_, classes=("c" * 200,), support="")
+    records.insert(record)
+    model = replace(MODEL, id=id_, sha256=id_, create_time=1)
+    records.update(replace(record, state=State.SUCCEEDED, end_time=1), (), model)
 
 
 def fill(records: Records) -> None:
@@ -215,6 +227,8 @@ def test_the_repair_of_a_damaged_page(tmp_path: Path) -> None:
             model = replace(MODEL, id=record.id, sha256=store.put(f"{number}".encode()))
             records.update(replace(record, state=State.SUCCEEDED, end_time=1), (), model)
     content = bytearray(path.read_bytes())
+    for id_ in (b"010", b"050"):  # texts that are no UTF-8
+        content[content.index(b'{"id": "%b", "owner": "", "state": "succeeded"' % id_)] |= 0x80
     at = content.index(b'{"id": "030", "owner": "", "state": "succeeded"')
     content[at // 4096 * 4096 : at // 4096 * 4096 + 8] = bytes(8)
     path.write_bytes(content)
@@ -226,11 +240,84 @@ def test_the_repair_of_a_damaged_page(tmp_path: Path) -> None:
     with closing(Records(open_database(path))) as records:
         assert records.damage.find() == []
         ids = {each.id for _, each, _ in records.adaptations(None, 99, None, None)}
-        assert "030" not in ids
+        assert {"010", "030", "050"}.isdisjoint(ids)
+        assert {"011", "049"} <= ids
         assert len(ids) > 40
         assert len(records.models.page(None, 99, None)) == len(many)
     assert len(store.digests()) == len(many)
     open_archive(data, path, nothing).records.close()
+
+
+def test_records_of_an_older_release(tmp_path: Path) -> None:
+    """They are not damaged, but those that have changed before they had checksums."""
+    path = tmp_path / "records.sqlite3"
+    write_format_5(path, RECORD.support)
+    with closing(sqlite3.connect(path)) as old, old:
+        [(body,)] = old.execute("SELECT body FROM adaptations")
+        body = body.replace(', "work": ""', "")
+        old.execute("UPDATE adaptations SET body = ?", (body,))
+        bodies = [body[:-1], "5", "{}", body.replace("owner", "ownar"), body.replace("que", "quf")]
+        texts = [each.encode() for each in bodies] + [b"\xfb" + body[1:].encode()]
+        row = "INSERT INTO adaptations (id, state, request_id, support, body, progress)"
+        for number, each in enumerate(texts):
+            values = (b"\xe4%d" % number, each)
+            cast = "CAST(? AS TEXT), 'queued', '', '', CAST(? AS TEXT), '[]'"
+            old.execute(f"{row} VALUES ({cast})", values)
+        model = replace(MODEL, sha256="m" * 64)
+        columns = (model.id, model.sha256, model.size_bytes, json.dumps(asdict(model))[:-1])
+        old.execute("INSERT INTO models (id, sha256, size, body) VALUES (?, ?, ?, ?)", columns)
+        progress = replace(RECORD, id="ended", support="", state=State.FAILED, end_time=1)
+        body = json.dumps(asdict(progress))
+        row = f"{row.removesuffix(')')}, ended) VALUES ('ended', 'failed', '', '', ?, '[', 1)"
+        old.execute(row, (body,))
+    assert "version" in maintain("migrate", "--data", str(tmp_path))
+    with closing(Records(open_database(path))) as records:
+        assert records.adaptation("ended", None) == progress
+        assert records.progress("ended") == ()
+        assert records.adaptation(RECORD.id, None).request_id == "r"
+        assert len(records.damage.find()) == len(texts) + 2
+        assert [each.record.id for each in records.fronts.orphans()] == [RECORD.id]
+    strict = ENVIRONMENT | {"PYTHONIOENCODING": "utf-8:strict"}
+    lines = maintain("repair", "--data", str(tmp_path), environment=strict).splitlines()
+    assert sum("moved the damaged record to" in line for line in lines) == len(texts) + 1
+    assert "adaptations/\\udce40: moved" in "".join(lines)
+    with closing(Records(open_database(path))) as records:
+        assert records.damage.find() == []
+
+
+async def test_a_watcher_of_a_damaged_record(database: Database) -> None:
+    """It is told, also if the adaptation runs at another front."""
+    records = Records(database)
+    records.insert(replace(RECORD, id="two"))
+    events = Mirrors(records.fronts).events(records.adaptation("two", None), 0)
+    assert (await anext(events)) == records.adaptation("two", None)
+    change(database, "adaptations", "body", "00000000 {}")
+    with pytest.raises(StoreError) as caught:
+        await asyncio.wait_for(anext(events), 60)
+    assert caught.value.reason == "RECORD_DAMAGED"
+
+
+async def test_retention_goes_on_beside_a_damaged_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "records.sqlite3"
+    with closing(Records(open_database(path))) as records:
+        for number in range(60):
+            fill_one(records, f"{number:03}")
+    database = open_database(path)
+    archive = Archive(Records(database), FolderStore(tmp_path / "artefacts"), nothing)
+    content = path.read_bytes()
+    at = content.rindex(b'{"id": "030", "owner": ""') // 4096 * 4096
+    for engine in (database.reads, database.changes):
+        engine.dispose()  # their pages in memory are whole
+    path.write_bytes(content[:at] + bytes(8) + content[at + 8 :])
+    task = asyncio.create_task(Retention(archive, None, ttl=1, max_bytes=0).run())
+    while not task.done() and "cannot delete old models now" not in caplog.text:
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait((task,))
+    await archive.close()
 
 
 def flip(path: Path, content: bytes) -> None:

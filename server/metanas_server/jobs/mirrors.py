@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
-from metanas_server.errors import NotFound, StoreUnavailable
+from metanas_server.errors import NotFound, StoreError, StoreUnavailable
 from metanas_server.jobs.job import Event, Job
 from metanas_server.records.fronts import Fronts
 from metanas_server.resources import AdaptationRecord
@@ -39,6 +39,7 @@ class Mirrors:
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION, it was deleted meanwhile.
+            StoreError: RECORD_DAMAGED.
         """
         mirror = self._mirrors.get(record.id)
         if mirror is None:
@@ -73,6 +74,8 @@ class Mirrors:
                 job.interrupt(error)
             except StoreUnavailable as error:
                 LOG.debug("cannot follow adaptation %s now: %s", job.record.id, error)
+            except StoreError as error:  # its record is damaged
+                job.interrupt(error)
             with suppress(TimeoutError):
                 await asyncio.wait_for(mirror.changed.wait(), PERIOD)
 

@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 
 from metanas_server.callers.audit import OK, AuditLog
-from metanas_server.errors import NotFound, StoreUnavailable
+from metanas_server.errors import NotFound, StoreError, StoreUnavailable
 from metanas_server.storage.archive import Archive
 
 LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Retention:
             while True:
                 try:
                     await self.sweep(self._records.clock.earliest())
-                except StoreUnavailable as error:
+                except StoreError as error:
                     LOG.warning("cannot delete old models now: %s", error)
                 await asyncio.sleep(PERIOD)
         finally:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Column, Connection, Table, delete, select, update
+from sqlalchemy import Column, Connection, Integer, Table, delete, select, update
 
 from metanas_server.disk import sync_folder
 from metanas_server.records.database import Database
 from metanas_server.records.rows import (
     ADAPTATION,
     MODEL,
+    is_progress,
     parse_adaptation,
     parse_model,
     write_adaptation,
@@ -86,22 +87,29 @@ class Damage:
         while rows:
             for row in rows:
                 wanted = right(row)
-                if wanted is None or any(getattr(row, key) != wanted[key] for key in wanted):
+                if wanted is None or _differs(row, wanted):
                     yield Flaw(table, row.number, f"{table.name}/{row.id}", wanted)
             rows = self._database.read(query.where(number > rows[-1].number))
 
 
+def _differs(row: Any, wanted: dict[str, Any]) -> bool:
+    """Return True if a row has other columns; another release may have written other bodies."""
+    return any(getattr(row, key) != wanted[key] for key in wanted if key != "body")
+
+
 def _adaptation(row: Any) -> dict[str, Any] | None:
     """Return the right columns of an adaptation; damaged progress becomes empty."""
-    if row.body is None:
+    record = parse_adaptation(row.body)
+    if record is None:
         return None
-    columns = write_adaptation(parse_adaptation(row.body))
-    is_whole = row.progress is not None and row.last_progress is not None
+    columns, last = write_adaptation(record), row.last_progress
+    is_whole = is_progress(row.progress) and is_progress(None if last is None else f"[{last}]")
     return columns if is_whole else columns | write_progress(())
 
 
 def _model(row: Any) -> dict[str, Any] | None:
-    return None if row.body is None else write_model(parse_model(row.body))
+    record = parse_model(row.body)
+    return None if record is None else write_model(record)
 
 
 def _raw(connection: Connection, flaw: Flaw) -> dict[str, Any]:
@@ -125,9 +133,11 @@ def salvage(path: Path, database: Database) -> int:
     """
     count = 0
     with closing(sqlite3.connect(path)) as old, database.change() as connection:
+        old.text_factory = bytes  # a damaged text need not be UTF-8
         for table in (ADAPTATIONS, MODELS, SHARES, LOOSE):
             names = [column.name for column in table.columns]
-            marks = ", ".join("?" * len(names))
+            numbers = [isinstance(column.type, Integer) for column in table.columns]
+            marks = ", ".join("?" if each else "CAST(? AS TEXT)" for each in numbers)
             row = f"INSERT OR IGNORE INTO {table.name} ({', '.join(names)}) VALUES ({marks})"
             for values in _readable(old, table.name, names):
                 copied = connection.exec_driver_sql(row, values).rowcount
@@ -138,5 +148,5 @@ def salvage(path: Path, database: Database) -> int:
 def _readable(old: sqlite3.Connection, table: str, names: list[str]) -> Iterator[tuple[Any, ...]]:
     """Yield the rows before the first damaged page of a table, and those after the last one."""
     for order in ("ASC", "DESC"):
-        with suppress(sqlite3.Error, UnicodeDecodeError):
+        with suppress(sqlite3.Error):
             yield from old.execute(f"SELECT {', '.join(names)} FROM {table} ORDER BY 1 {order}")

@@ -40,16 +40,18 @@ def read_adaptation(row: Any) -> AdaptationRecord:
     Raises:
         StoreError: RECORD_DAMAGED.
     """
-    if row.body is not None:
-        record = parse_adaptation(row.body)
-        if _agrees(row, _adaptation_columns(record)):
-            return record
+    record = parse_adaptation(row.body)
+    if record is not None and _agrees(row, _adaptation_columns(record)):
+        return record
     raise record_damaged(f"adaptations/{row.id}")
 
 
-def parse_adaptation(body: str) -> AdaptationRecord:
-    """Return the adaptation of a sound body."""
-    fields = json.loads(body)
+def parse_adaptation(body: str | None) -> AdaptationRecord | None:
+    """Return the adaptation of a body; None if the body is damaged."""
+    return _parsed(body, _adaptation)
+
+
+def _adaptation(fields: dict[str, Any]) -> AdaptationRecord:
     failure, classes = fields.pop("failure"), fields.pop("classes")
     return AdaptationRecord(
         **{**fields, "state": State(fields["state"]), "labels": tuple(fields["labels"])},
@@ -69,16 +71,18 @@ def read_model(row: Any) -> ModelRecord:
     Raises:
         StoreError: RECORD_DAMAGED.
     """
-    if row.body is not None:
-        record = parse_model(row.body)
-        if _agrees(row, _model_columns(record)):
-            return record
+    record = parse_model(row.body)
+    if record is not None and _agrees(row, _model_columns(record)):
+        return record
     raise record_damaged(f"models/{row.id}")
 
 
-def parse_model(body: str) -> ModelRecord:
-    """Return the model of a sound body."""
-    fields = json.loads(body)
+def parse_model(body: str | None) -> ModelRecord | None:
+    """Return the model of a body; None if the body is damaged."""
+    return _parsed(body, _model)
+
+
+def _model(fields: dict[str, Any]) -> ModelRecord:
     return ModelRecord(**{**fields, "labels": tuple(fields["labels"])})
 
 
@@ -102,13 +106,33 @@ def write_progress(entries: Iterable[ProgressRecord]) -> dict[str, str]:
 
 def read_progress(text: str | None) -> ProgressRecord | None:
     """Return the progress of its text; None for `null` and for damaged text."""
-    entry = None if text is None else json.loads(text)
-    return None if entry is None else ProgressRecord(**entry)
+    entries = read_all_progress(None if text is None else f"[{text}]")
+    return entries[0] if entries else None
 
 
 def read_all_progress(text: str | None) -> tuple[ProgressRecord, ...]:
     """Return the progress of the text of a list; nothing for damaged text."""
-    return () if text is None else tuple(ProgressRecord(**entry) for entry in json.loads(text))
+    return _parsed(text, _progress) or ()
+
+
+def is_progress(text: str | None) -> bool:
+    """Return True if the text of a list of progress is not damaged."""
+    return _parsed(text, _progress) is not None
+
+
+def _progress(entries: list[dict[str, Any] | None]) -> tuple[ProgressRecord, ...]:
+    return tuple(ProgressRecord(**entry) for entry in entries if entry is not None)
+
+
+def _parsed(text: str | None, read: Callable[[Any], Value]) -> Value | None:
+    """Return the value of a JSON text; None for damaged text.
+
+    A text that was damaged before it got a checksum, in an older release, has a right one.
+    """
+    try:
+        return None if text is None else read(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def record_damaged(name: str) -> StoreError:

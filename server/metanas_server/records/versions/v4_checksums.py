@@ -44,4 +44,6 @@ def _seal(name: str, columns: tuple[str, ...]) -> None:
 
 
 def _sealed(text: str) -> str:
-    return f"{zlib.crc32(text.encode('utf-8', 'surrogateescape')):08x} {text}"
+    """Return a text with its checksum, which differs if the text is damaged and no UTF-8."""
+    sealed = f"{zlib.crc32(text.encode('utf-8', 'surrogateescape')):08x} {text}"
+    return sealed.encode("utf-8", "backslashreplace").decode()
