@@ -172,7 +172,7 @@ def test_a_damaged_record_of_waiting_work(database: Database, tmp_path: Path, co
         records.insert(replace(RECORD, id=id_, request_id=id_), "ann")
     change(database, "adaptations", column, "00000000 {}")
     assert [each.record.id for each in records.fronts.orphans()] == ["one", "three"]
-    assert records.load("ann") == Load(waiting=2, unfinished=2, fronts=0)
+    assert records.load("ann") == Load(waiting=2, unfinished=2, fronts=0, ahead=2)
     assert "two" not in records.fronts.mine()
     assert reason(lambda: records.adaptation("two", None)) == "RECORD_DAMAGED"
     assert reason(lambda: records.by_request("", "two")) == "RECORD_DAMAGED"

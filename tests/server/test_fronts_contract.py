@@ -8,7 +8,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, event, select, text, update
 
 from metanas_server.errors import (
     AlreadyAccepted,
@@ -228,8 +228,17 @@ def test_limits_count_all_fronts(pair: tuple[Records, Records]) -> None:
         thread.join()
     one, _ = pair
     assert len(refused) == MOST
-    assert one.load("ann") == Load(waiting=MOST, unfinished=MOST, fronts=2)
-    assert one.load("bob") == Load(waiting=MOST, unfinished=0, fronts=2)
+    assert one.load("ann") == Load(waiting=MOST, unfinished=MOST, fronts=2, ahead=MOST)
+    assert one.load("bob") == Load(waiting=MOST, unfinished=0, fronts=2, ahead=1)
+
+
+def test_a_long_queue_of_one_caller_is_not_ahead_of_others(pair: tuple[Records, Records]) -> None:
+    one, _ = pair
+    for caller, count in (("ann", 9), ("bob", 3), ("cid", 1)):
+        for number in range(count):
+            one.insert(replace(RECORD, id=f"{caller}{number}"), caller)
+    ahead = {caller: one.load(caller).ahead for caller in ("ann", "bob", "cid", "dan")}
+    assert ahead == {"ann": 13, "bob": 4 + 3 + 1, "cid": 2 + 2 + 1, "dan": 3}
 
 
 def test_starts_in_a_minute_count_all_fronts(pair: tuple[Records, Records], address: str) -> None:
@@ -337,3 +346,30 @@ def test_the_same_request_at_two_fronts(pair: tuple[Records, Records]) -> None:
     with pytest.raises(AlreadyAccepted):
         two.insert(replace(asked, id="two"), "ann", admit)
     assert two.by_request("", "r") == asked
+
+
+def test_queries_of_unfinished_work_skip_ended_work(tmp_path: Path) -> None:
+    """They use the index of unfinished adaptations, also if millions have ended."""
+    plans = list[str]()
+    with closing(open_database(tmp_path / "records.sqlite3")) as database:
+
+        def explain(
+            connection: Connection, cursor: object, statement: str, values: Any, *_: object
+        ) -> None:
+            rows = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values)
+            plans.extend(str(detail) for *_, detail in rows)
+
+        for engine in (database.reads, database.changes):
+            event.listen(engine, "before_cursor_execute", explain)
+        records = Records(database)
+        looks = (
+            lambda: records.load("ann"),
+            records.fronts.mine,
+            records.fronts.orphans,
+            lambda: records.fronts.waiting_elsewhere(1),
+        )
+        for look in looks:
+            look()
+    used = [plan for plan in plans if "adaptations" in plan]
+    assert len(used) >= len(looks)
+    assert {plan for plan in used if "adaptation_unfinished" not in plan} == set()

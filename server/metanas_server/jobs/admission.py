@@ -55,16 +55,16 @@ class Admission:
         self._check_deadline(load, spec)
 
     def _check_deadline(self, load: Load, spec: Spec) -> None:
-        """Refuse a deadline that is too short behind the adaptations that wait and run.
+        """Refuse a deadline that is too short behind the adaptations that run or have their turn.
 
         By Little's law an adaptation stays for their number times the mean time between two ends.
         """
-        before = load.waiting + load.running
+        before = load.ahead + load.running
         seconds = before * self._dispatcher.pace / max(load.fronts, 1)
         if spec.deadline is not None and seconds > spec.deadline:
             message = (
-                f"beside {before} unfinished adaptations it takes about {seconds:.1f} s, longer"
-                f" than the deadline of {spec.deadline:g} s; try again later or allow more time"
+                f"behind {before} adaptations it takes about {seconds:.1f} s, longer than the"
+                f" deadline of {spec.deadline:g} s; try again later or allow more time"
             )
             raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
 

@@ -31,7 +31,7 @@ from metanas_server.records.rows import (
     read_progress,
     sound,
 )
-from metanas_server.records.tables import ADAPTATIONS, FRONTS, PROGRESS, UNFINISHED
+from metanas_server.records.tables import ADAPTATIONS, FRONTS, IS_UNFINISHED, PROGRESS
 from metanas_server.resources import AdaptationRecord, ProgressRecord, State
 
 DAMAGED = "damaged"
@@ -127,7 +127,8 @@ class Fronts:
         columns = ADAPTATIONS.c
         turn = func.row_number().over(partition_by=columns.caller, order_by=columns.number)
         query = select(*ADAPTATION, columns.front)
-        query = query.where(columns.state == State.QUEUED, columns.front != self.name)
+        waits = (IS_UNFINISHED, columns.state == State.QUEUED)
+        query = query.where(*waits, columns.front != self.name)
         rows = self._database.read(query.order_by(turn, columns.number).limit(count))
         return [(record.id, row.front, record) for row, record in sound(rows, read_adaptation)]
 
@@ -135,7 +136,7 @@ class Fronts:
         """Return the ids of this front's unfinished adaptations; True for the cancelled ones."""
         columns = ADAPTATIONS.c
         query = select(columns.id, columns.cancel)
-        query = query.where(columns.state.in_(UNFINISHED), columns.front == self.name)
+        query = query.where(IS_UNFINISHED, columns.front == self.name)
         return {id_: bool(cancel) for id_, cancel in self._database.read(query)}
 
     def take_again(self, ids: Collection[str]) -> list[Taken]:
@@ -154,7 +155,7 @@ class Fronts:
 
     def ask_to_cancel(self, id_: str) -> None:
         """Tell the front of an unfinished adaptation that a caller has cancelled it."""
-        row = (ADAPTATIONS.c.id == id_, ADAPTATIONS.c.state.in_(UNFINISHED))
+        row = (ADAPTATIONS.c.id == id_, IS_UNFINISHED)
         with self._database.change() as connection:
             connection.execute(update(ADAPTATIONS).where(*row).values(cancel=1))
             self._database.notify(connection, self.name, id_)
@@ -168,7 +169,7 @@ class Fronts:
         own = select(columns.id).where(
             columns.id.in_(list(entries)),
             columns.front == self.name,
-            columns.state.in_(UNFINISHED),
+            IS_UNFINISHED,
         )
         with self._database.change() as connection:
             self._database.do_not_wait_for_the_disk(connection)
@@ -210,7 +211,7 @@ class Fronts:
     def _take(self, *conditions: ColumnElement[bool]) -> list[Taken]:
         """Make unfinished adaptations those of this front, and put damaged ones aside."""
         columns = ADAPTATIONS.c
-        change = update(ADAPTATIONS).where(columns.state.in_(UNFINISHED), *conditions)
+        change = update(ADAPTATIONS).where(IS_UNFINISHED, *conditions)
         change = change.values(front=self.name)
         with self._database.change() as connection:
             rows = connection.execute(

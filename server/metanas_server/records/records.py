@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Select,
+    case,
     delete,
     exists,
     func,
@@ -36,10 +37,10 @@ from metanas_server.records.rows import (
 from metanas_server.records.tables import (
     ADAPTATIONS,
     FRONTS,
+    IS_UNFINISHED,
     MODELS,
     PROGRESS,
     STARTS,
-    UNFINISHED,
 )
 from metanas_server.resources import (
     AdaptationRecord,
@@ -71,6 +72,7 @@ class Load:
     fronts: fronts that share the database.
     pause: seconds until this caller may start another adaptation.
     running: adaptations on workers.
+    ahead: waiting adaptations whose turn comes before that of the next one of this caller.
     """
 
     waiting: int
@@ -78,6 +80,7 @@ class Load:
     fronts: int
     pause: float = 0.0
     running: int = 0
+    ahead: int = 0
 
 
 class Records:
@@ -236,7 +239,7 @@ class Records:
     def unfinished(self) -> list[AdaptationRecord]:
         """Return the adaptations that have not ended, oldest first."""
         columns = ADAPTATIONS.c
-        query = select(*ADAPTATION).where(columns.state.in_(UNFINISHED)).order_by(columns.number)
+        query = select(*ADAPTATION).where(IS_UNFINISHED).order_by(columns.number)
         return [record for _, record in sound(self._database.read(query), read_adaptation)]
 
     def adaptations(
@@ -282,10 +285,14 @@ class Records:
     def _load(self, caller: str, per_minute: int) -> Select[Any]:
         """Return the query for the fields of a load; the pause is in milliseconds."""
         columns, count = ADAPTATIONS.c, func.count()
-        waiting = select(count).where(columns.state == State.QUEUED).scalar_subquery()
-        running = select(count).where(columns.state == State.RUNNING).scalar_subquery()
-        own = (columns.state.in_(UNFINISHED), columns.caller == caller)
+        queued, begun = (columns.state == each for each in (State.QUEUED, State.RUNNING))
+        waiting = select(count).where(IS_UNFINISHED, queued).scalar_subquery()
+        running = select(count).where(IS_UNFINISHED, begun).scalar_subquery()
+        own = (IS_UNFINISHED, columns.caller == caller)
         unfinished = select(count).where(*own).scalar_subquery()
+        queues = select(count.label("length")).where(IS_UNFINISHED, queued)
+        length, turn = queues.group_by(columns.caller).subquery().c.length, unfinished + 1
+        ahead = select(func.coalesce(func.sum(case((length < turn, length), else_=turn)), 0))
         fronts = select(count).select_from(FRONTS).scalar_subquery()
         pause: ColumnElement[Any] = literal(0)
         if per_minute:
@@ -294,7 +301,7 @@ class Records:
             starts = starts.order_by(STARTS.c.time.desc()).offset(per_minute - 1).limit(1)
             last = starts.scalar_subquery() + MINUTE
             pause = func.coalesce(last - self._database.clock, 0)
-        return select(waiting, unfinished, fronts, pause, running)
+        return select(waiting, unfinished, fronts, pause, running, ahead.scalar_subquery())
 
     def _is_known_elsewhere(
         self, connection: Connection, record: AdaptationRecord, *, reuse: bool
@@ -336,13 +343,13 @@ def _by_work(record: AdaptationRecord, *, finished: bool) -> Select[Any]:
         kept = exists().where(MODELS.c.id == columns.id)
         query = query.where(columns.state == State.SUCCEEDED, kept)
     else:
-        query = query.where(columns.state.in_(UNFINISHED), columns.cancel == 0)
+        query = query.where(IS_UNFINISHED, columns.cancel == 0)
     return query.order_by(columns.number.desc()).limit(MOST_TWINS)
 
 
 def _read_load(row: Any) -> Load:
-    waiting, unfinished, fronts, pause, running = row
-    return Load(waiting, unfinished, fronts, max(0, pause) / 1000, running)
+    waiting, unfinished, fronts, pause, running, ahead = row
+    return Load(waiting, unfinished, fronts, max(0, pause) / 1000, running, int(ahead))
 
 
 def _within(scope: str | None) -> list[ColumnElement[bool]]:

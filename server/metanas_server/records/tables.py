@@ -23,6 +23,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -114,6 +115,8 @@ Index(
     sqlite_where=NOT_ENDED,
     postgresql_where=NOT_ENDED,
 )
+IS_UNFINISHED = ADAPTATIONS.c.state.in_([literal_column(f"'{each}'") for each in UNFINISHED])
+"""The condition of that index: SQLite uses the index only if its values are no parameters."""
 WITH_WORK = text("work <> ''")
 Index(
     "adaptation_work",
