@@ -11,7 +11,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -263,19 +263,24 @@ def _records(address: Path | URL, store: Store | None, place: str) -> Iterator[F
     if store.mark() not in ("", mark):
         text = f"the artefacts in {store.name} belong to another database"
         yield FAILURE, f"{text}; check --artefacts and --records"
-    yield from _files(digests, store, ways)
+    yield from check_files(address, digests, store, ways)
 
 
-def _files(digests: Sequence[str], store: Store, ways: str) -> Iterator[Found]:
+def check_files(place: Path | URL, files: list[str], store: Store, ways: str) -> Iterator[Found]:
+    """Check files; a running server may delete those that its records do not need any more."""
     try:
-        states = Counter(_state(store, digest) for digest in digests)
+        found = {digest: _state(store, digest) for digest in files}
     except StoreUnavailable as error:
         yield FAILURE, f"{store.name} cannot be read: {error}; check its disk, or AWS_* of a bucket"
         return
+    if "lost" in found.values():
+        with closing(Records(open_database(place, Use.LOOK))) as records:
+            found = {each: found[each] for each in records.files.needed() & found.keys()}
+    states = Counter(found.values())
     for state in ("lost", "damaged"):
         if states[state]:
-            yield FAILURE, f"{states[state]} of {len(digests)} files are {state}; {ways}"
-    yield OK, f"{states['whole']} of {len(digests)} files are whole"
+            yield FAILURE, f"{states[state]} of {len(found)} files are {state}; {ways}"
+    yield OK, f"{states['whole']} of {len(found)} files are whole"
     if store.isolated():
         where = f"{store.name}/{QUARANTINE}"
         yield WARNING, f"{where} has files without a record; delete them if no model is missing"
@@ -329,8 +334,7 @@ def _fault(folder: Path, option: str) -> str:
     if near != folder.resolve():
         ways = f"make {folder} for this user, or choose another --{option}"
         return f"{near} cannot be written by this user; {ways}"
-    owner = near.stat().st_uid
-    ways = f"run the server as its owner (user id {owner}), or give it to this user"
+    ways = f"run the server as its owner (user id {near.stat().st_uid}), or give it to this user"
     return f"{near} cannot be written by this user; {ways}"
 
 
@@ -349,10 +353,9 @@ CHECKS: Mapping[str, Callable[[ServerConfig], Iterator[Found]]] = {
 
 
 def _version(name: str) -> str:
-    try:
+    with suppress(PackageNotFoundError):
         return version(name)
-    except PackageNotFoundError:
-        return ""
+    return ""
 
 
 def _available_memory() -> int | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from metanas_server.doctor import CHECKS, FAILURE, OK, WARNING, examine
+from metanas_server.doctor import CHECKS, FAILURE, OK, WARNING, check_files, examine
+from metanas_server.storage.folder_store import FolderStore
 from tests.server.calls import images, spec
 from tests.server.processes import ENVIRONMENT, serving
 from tests.server.s3 import Bucket
@@ -119,6 +120,13 @@ def test_a_lost_and_a_damaged_file(checkpoints: Path, copy: Path, damage: str) -
         FAILURE,
         f"1 of 1 files are {damage}; restore a backup (metanas-server restore)",
     ) in found
+
+
+def test_a_file_that_a_running_server_deletes_meanwhile(copy: Path) -> None:
+    """A support set is deleted after the end of its adaptation, and is not lost."""
+    store, database = FolderStore(copy / "artefacts"), copy / "records.sqlite3"
+    digests = [*store.digests(), "0" * 64]
+    assert list(check_files(database, digests, store, "")) == [(OK, "1 of 1 files are whole")]
 
 
 def test_a_damaged_and_a_lost_database(checkpoints: Path, copy: Path) -> None:
