@@ -1,6 +1,6 @@
 """The models: their records, uses and pins, and the callers that share them."""
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from metanas_server.clock import Clock
 from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
-from metanas_server.records.rows import MODEL, read_model, sound, write_model
+from metanas_server.records.rows import MODEL, enough, later, read_model, sound, write_model
 from metanas_server.records.tables import MODELS, SHARES
 from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord, SharedModel
 
@@ -70,8 +70,7 @@ class Models:
         rows = self._database.read(select(*SHOWN).where(MODELS.c.id == id_, *_readable(scope)))
         if not rows:
             raise NotFound("model", f"models/{id_}")
-        read_model(rows[0])
-        [(_, model)] = self._shown(rows)
+        [(_, model)] = self._shown([(rows[0], read_model(rows[0]))])
         return model
 
     def page(
@@ -172,9 +171,14 @@ class Models:
         Pinned ones and damaged ones are not among them.
         """
         columns = MODELS.c
-        query = select(*MODEL, columns.used).where(columns.pinned == 0)
-        query = query.order_by(columns.used, columns.number).limit(count)
-        found = sound(self._database.read(query), read_model)
+        query = select(*MODEL, columns.used, columns.number).where(columns.pinned == 0)
+        query = query.order_by(columns.used, columns.number)
+
+        def after(last: Any, most: int) -> Sequence[Any]:
+            rest = query if last is None else query.where(later(columns.used, columns.number, last))
+            return self._database.read(rest.limit(most))
+
+        found = enough(count, after, read_model)
         return [(each.id, max(row.used, each.create_time), each.size_bytes) for row, each in found]
 
     def sound_bytes(self) -> int:
@@ -221,20 +225,25 @@ class Models:
     ) -> list[tuple[int, SharedModel]]:
         if before is not None:
             query = query.where(MODELS.c.number < before)
-        query = query.order_by(MODELS.c.number.desc()).limit(count)
-        return self._shown(self._database.read(query))
+        query = query.order_by(MODELS.c.number.desc())
+
+        def after(last: Any, most: int) -> Sequence[Any]:
+            below = query if last is None else query.where(MODELS.c.number < last.number)
+            return self._database.read(below.limit(most))
+
+        return self._shown(enough(count, after, read_model))
 
     def _ids(self, found: list[ColumnElement[bool]], count: int) -> list[str]:
         query = select(MODELS.c.id).where(*found)
         rows = self._database.read(query.order_by(MODELS.c.number.desc()).limit(count))
         return [id_ for (id_,) in rows]
 
-    def _shown(self, rows: Collection[Any]) -> list[tuple[int, SharedModel]]:
-        """Return the models of rows with the columns `SHOWN`; damaged ones are left out."""
-        numbers = [row.number for row in rows]
+    def _shown(self, found: Sequence[tuple[Any, ModelRecord]]) -> list[tuple[int, SharedModel]]:
+        """Return the models of rows with the columns `SHOWN`, and their records."""
+        numbers = [row.number for row, _ in found]
         query = select(SHARES).where(SHARES.c.model.in_(numbers)).order_by(SHARES.c.name)
         names: dict[int, list[str]] = {number: [] for number in numbers}
-        for number, name in self._database.read(query) if rows else ():
+        for number, name in self._database.read(query) if found else ():
             names[number].append(name)
         return [
             (
@@ -245,7 +254,7 @@ class Models:
                     shared_with=tuple(names[row.number]),
                 ),
             )
-            for row, record in sound(rows, read_model)
+            for row, record in found
         ]
 
 

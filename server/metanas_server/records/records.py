@@ -27,6 +27,8 @@ from metanas_server.records.fronts import Fronts
 from metanas_server.records.models import Models
 from metanas_server.records.rows import (
     ADAPTATION,
+    enough,
+    later,
     read_adaptation,
     read_all_progress,
     read_progress,
@@ -258,8 +260,13 @@ class Records:
             query = query.where(columns.state == state)
         if before is not None:
             query = query.where(columns.number < before)
-        query = query.where(*_within(scope)).order_by(columns.number.desc()).limit(count)
-        found = sound(self._database.read(query), read_adaptation)
+        query = query.where(*_within(scope)).order_by(columns.number.desc())
+
+        def after(last: Any, most: int) -> Sequence[Any]:
+            below = query if last is None else query.where(columns.number < last.number)
+            return self._database.read(below.limit(most))
+
+        found = enough(count, after, read_adaptation)
         return [(row.number, record, read_progress(row.last)) for row, record in found]
 
     def delete_adaptation(self, id_: str) -> None:
@@ -272,10 +279,14 @@ class Records:
 
         Damaged ones are left out.
         """
-        column = ADAPTATIONS.c.ended
-        query = select(*ADAPTATION).where(column > 0, column < before)
-        rows = self._database.read(query.order_by(column).limit(count))
-        return [record.id for _, record in sound(rows, read_adaptation)]
+        ended, number = ADAPTATIONS.c.ended, ADAPTATIONS.c.number
+        query = select(*ADAPTATION, number).where(ended > 0, ended < before).order_by(ended, number)
+
+        def after(last: Any, most: int) -> Sequence[Any]:
+            rest = query if last is None else query.where(later(ended, number, last))
+            return self._database.read(rest.limit(most))
+
+        return [record.id for _, record in enough(count, after, read_adaptation)]
 
     def fill_reserve(self) -> None:
         """Reserve room on the disk for a deletion, if there is any."""

@@ -2,9 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
+
+from sqlalchemy import Column, ColumnElement, and_, or_
 
 from metanas.errors import Violation
 from metanas_server.errors import StoreError
@@ -93,6 +95,32 @@ def sound(rows: Iterable[Any], read: Callable[[Any], Value]) -> Iterator[tuple[A
             yield row, read(row)
         except StoreError as error:
             LOG.warning("%s", error)
+
+
+def enough(
+    count: int, after: Callable[[Any, int], Sequence[Any]], read: Callable[[Any], Value]
+) -> list[tuple[Any, Value]]:
+    """Return the first sound rows with their records; fewer only if there are no more.
+
+    A page that damaged rows make shorter would look like the last one.
+
+    count: most rows.
+    after: reads so many rows in order, after a row; after None from the beginning.
+    """
+    found, last = list[tuple[Any, Value]](), None
+    while wanted := count - len(found):
+        rows = after(last, wanted)
+        found += sound(rows, read)
+        if len(rows) < wanted:
+            break
+        last = rows[-1]
+    return found
+
+
+def later(time: Column[int], number: Column[int], row: Any) -> ColumnElement[bool]:
+    """Return the condition for the rows after a row, in the order of a time and then a number."""
+    at, place = getattr(row, time.name), getattr(row, number.name)
+    return or_(time > at, and_(time == at, number > place))
 
 
 def write_progress(entries: Iterable[ProgressRecord]) -> dict[str, str]:
