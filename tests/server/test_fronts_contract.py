@@ -18,6 +18,7 @@ from metanas_server.errors import (
     StoreUnavailable,
 )
 from metanas_server.records.address import open_database, read_address
+from metanas_server.records.database import Database
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import STARTS
 from metanas_server.resources import ProgressRecord, State
@@ -348,20 +349,25 @@ def test_the_same_request_at_two_fronts(pair: tuple[Records, Records]) -> None:
     assert two.by_request("", "r") == asked
 
 
+def plans_of(database: Database) -> list[str]:
+    """Return the list that gets the steps of each query from now on."""
+    plans = list[str]()
+
+    def explain(
+        connection: Connection, cursor: object, statement: str, values: Any, *_: object
+    ) -> None:
+        rows = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values)
+        plans.extend(str(detail) for *_, detail in rows)
+
+    for engine in (database.reads, database.changes):
+        event.listen(engine, "before_cursor_execute", explain)
+    return plans
+
+
 def test_queries_of_unfinished_work_skip_ended_work(tmp_path: Path) -> None:
     """They use the index of unfinished adaptations, also if millions have ended."""
-    plans = list[str]()
     with closing(open_database(tmp_path / "records.sqlite3")) as database:
-
-        def explain(
-            connection: Connection, cursor: object, statement: str, values: Any, *_: object
-        ) -> None:
-            rows = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", values)
-            plans.extend(str(detail) for *_, detail in rows)
-
-        for engine in (database.reads, database.changes):
-            event.listen(engine, "before_cursor_execute", explain)
-        records = Records(database)
+        plans, records = plans_of(database), Records(database)
         looks = (
             lambda: records.load("ann"),
             records.fronts.mine,
@@ -373,3 +379,13 @@ def test_queries_of_unfinished_work_skip_ended_work(tmp_path: Path) -> None:
     used = [plan for plan in plans if "adaptations" in plan]
     assert len(used) >= len(looks)
     assert {plan for plan in used if "adaptation_unfinished" not in plan} == set()
+
+
+def test_queries_of_files_use_an_index(tmp_path: Path) -> None:
+    """They come with each end of an adaptation, and with each deletion of a model."""
+    with closing(open_database(tmp_path / "records.sqlite3")) as database:
+        plans, records = plans_of(database), Records(database)
+        assert not records.files.is_needed("digest")
+        assert records.models.total_bytes(pinned=True) == 0
+    names = {name for plan in plans for name in plan.split() if "_" in name}
+    assert names >= {"adaptation_support", "model_file", "model_pinned"}

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, select, union,
 
 from metanas_server.errors import StoreUnavailable
 from metanas_server.records.database import Database
-from metanas_server.records.tables import ADAPTATIONS, FRONTS, LOOSE, MODELS, STORE
+from metanas_server.records.tables import ADAPTATIONS, FRONTS, LOOSE, MODELS, STORE, WITH_SUPPORT
 
 ALIVE = select(FRONTS.c.id)
 
@@ -85,7 +85,7 @@ class Files:
 
     def needed(self) -> set[str]:
         """Return the digests of all files that a record needs."""
-        supports = select(ADAPTATIONS.c.support).where(ADAPTATIONS.c.support != "")
+        supports = select(ADAPTATIONS.c.support).where(WITH_SUPPORT)
         rows = self._database.read(union(supports, select(MODELS.c.sha256)))
         return {digest for (digest,) in rows}
 
@@ -117,5 +117,5 @@ class Files:
 
 
 def _is_needed(digest: str) -> ColumnElement[bool]:
-    support = exists().where(ADAPTATIONS.c.support == digest)
+    support = exists().where(WITH_SUPPORT, ADAPTATIONS.c.support == digest)
     return support | exists().where(MODELS.c.sha256 == digest)

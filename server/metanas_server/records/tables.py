@@ -125,6 +125,15 @@ Index(
     sqlite_where=WITH_WORK,
     postgresql_where=WITH_WORK,
 )
+WITH_SUPPORT = ADAPTATIONS.c.support != literal_column("''")
+"""The condition of the index of support sets, for queries that use it."""
+NOT_EMPTY = text("support <> ''")
+Index(
+    "adaptation_support",
+    ADAPTATIONS.c.support,
+    sqlite_where=NOT_EMPTY,
+    postgresql_where=NOT_EMPTY,
+)
 STARTS = Table(
     "starts",
     METADATA,
@@ -147,6 +156,7 @@ MODELS = Table(
     Column("pinned", Integer, nullable=False, server_default="0"),
     Index("model_owner", "owner"),
     Index("model_used", "used"),
+    Index("model_file", "sha256"),
     sqlite_autoincrement=True,
 )
 SHARES = Table(
@@ -157,6 +167,7 @@ SHARES = Table(
     Index("share_name", "name"),
 )
 """The callers that models are shared with, by the number of the model."""
+IS_PINNED = MODELS.c.pinned == literal_column("1")
 PINNED = text("pinned = 1")
 Index("model_pinned", MODELS.c.owner, sqlite_where=PINNED, postgresql_where=PINNED)
 LOOSE = Table(
