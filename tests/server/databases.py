@@ -1,15 +1,16 @@
-"""A PostgreSQL server that the tests start, kill and start again."""
+"""Databases that the tests lock, and a PostgreSQL server that they kill and start again."""
 
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +150,12 @@ def running_postgres() -> Iterator[Postgres]:
             server.kill()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[None]:
+    """Hold the lock of the database, as another program would."""
+    with closing(sqlite3.connect(data / "records.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")

@@ -5,11 +5,13 @@ from pathlib import Path
 import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from metanas_server.jobs.dispatcher import Pace
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, images, refused, spec
+from tests.server.databases import locked
 from tests.server.processes import serving
 
 
@@ -47,6 +49,22 @@ def test_an_adaptation_that_waits_at_its_deadline(checkpoints: Path, tmp_path: P
         waiting = api.create(spec(deadline=within(1)), images()).name
         fails_at_its_deadline(api, waiting)
         assert not api.get(waiting).attempts
+
+
+def test_a_deadline_that_passes_while_the_database_is_locked(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    with serving(checkpoints, tmp_path / "data", "--max-stack=1") as server:
+        api = server.api
+        running = api.create(spec(options=LONG), images()).name
+        api.until_running(running)
+        health = server.health("metanas.v1.AdaptationService")
+        assert next(health) == HealthCheckResponse.SERVING
+        waiting = api.create(spec(deadline=within(2)), images()).name
+        with locked(tmp_path / "data"):
+            assert next(health) == HealthCheckResponse.NOT_SERVING  # its end was not written
+        fails_at_its_deadline(api, waiting)
+        api.cancel(running)
 
 
 def test_a_deadline_too_short_behind_a_running_adaptation_is_refused_at_once(api: Api) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import resource
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from metanas_server.errors import StartError
 from metanas_server.records.address import open_database
 from metanas_server.records.records import Records
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, image, images, refused, spec
+from tests.server.databases import locked
 from tests.server.processes import ServerProcess, maintain, run, serving
 
 SOME = AdaptationOptions(steps=30)
@@ -39,15 +39,6 @@ def largest_file(server: ServerProcess, size: int) -> Iterator[None]:
     finally:
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, unlimited)
-
-
-@contextmanager
-def locked(data: Path) -> Iterator[None]:
-    """Hold the lock of the database, as another program would."""
-    with closing(sqlite3.connect(data / "records.sqlite3", isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield
-        other.execute("ROLLBACK")
 
 
 def test_a_start_on_a_full_disk_takes_the_reserve(tmp_path: Path) -> None:

@@ -201,8 +201,13 @@ class Dispatcher:
             await asyncio.wait_for(job.ended.wait(), max(seconds, 0))
             return
         text = "stopped at its deadline; allow more time, or send it when fewer adaptations wait"
-        with suppress(StoreUnavailable):  # its end cannot be written down now, and it goes on
-            await self.stop_job(job, TimedOut("DEADLINE_PASSED", text))
+        while not job.ended.is_set():
+            try:
+                await self.stop_job(job, TimedOut("DEADLINE_PASSED", text))
+            except StoreUnavailable:  # its end cannot be written down yet
+                await self._table.until_writable()
+            else:
+                return
 
     def _assign(self, job: Job, share: int | None) -> bool | None:
         """Start a job, or end it if no worker can serve it.

@@ -165,6 +165,10 @@ class JobTable:
             del self.jobs[job.record.id]
             job.interrupt(LeaseLost("ADAPTATION_MOVED", "another front has the adaptation"))
 
+    async def until_writable(self) -> None:
+        """Wait while changes of jobs cannot be written down."""
+        await self._archive.until_writable()
+
     async def hand_back(self, job: Job) -> None:
         """Leave a job queued for the next run of the server."""
         if job.record.state is not State.QUEUED:

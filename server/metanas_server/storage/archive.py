@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from sqlalchemy import URL
 
-from metanas_server.errors import ServiceError, StartError, StoreUnavailable
+from metanas_server.errors import ServiceError, StartError, StoreError, StoreUnavailable
 from metanas_server.records.address import open_database
 from metanas_server.records.models import ModelLimits
 from metanas_server.records.records import Load, Records
@@ -247,7 +247,7 @@ class Archive:
 
     async def _remove(self, digest: str) -> None:
         """Delete a loose file unless a record needs it; if that fails, the next start does it."""
-        with suppress(StoreUnavailable):
+        with suppress(StoreError):  # damaged pages included
             discard = asyncio.to_thread(self.records.files.discard, digest, self.store.remove)
             await self._noting_trouble(discard)
 
