@@ -2,10 +2,9 @@
 
 import json
 import os
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 # the log of gRPC's core repeats failed handshakes line by line; our errors contain the cause
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -30,9 +29,9 @@ METANAS_DOMAIN = "metanas"
 SHORTEST_KEEPALIVE = 1.0
 DEFAULT_KEEPALIVE = 20.0
 """Above the 10 seconds that a MetaNAS server requires between two pings."""
-_OPEN: MutableMapping[grpc.aio.Channel, int] = WeakKeyDictionary()
-"""Channels that exist, and the process that opened each. gRPC polls all channels from one thread of
-the process. A forked child lacks this thread, so it must not open a channel."""
+_USERS: set[int] = set()
+"""Processes that have opened a channel. gRPC polls all channels from one thread of the process. A
+forked child lacks this thread, so it must not open a channel, even if its parent has closed all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +89,14 @@ def open_channel(connection: Connection) -> grpc.aio.Channel:
 
     Raises:
         InvalidInput: a certificate or key file cannot be read.
-        ForkedProcess: this process was forked while a channel was open.
+        ForkedProcess: this process was forked after a channel was opened.
     """
-    parents = set(_OPEN.values()) - {os.getpid()}
+    process = os.getpid()
+    parents = _USERS - {process}
     if parents:
         raise ForkedProcess(parents.pop())
     channel = _channel(connection)
-    _OPEN[channel] = os.getpid()
+    _USERS.add(process)
     return channel
 
 

@@ -17,7 +17,7 @@ ClientError                reason (UPPER_SNAKE, stable), message; str(error) is 
 ├── ModelFileError         a file that is no ONNX model made by MetaNAS
 ├── SignatureError         a model file is not signed by the given key
 ├── NotWritable            a result cannot be written to the given path
-├── ForkedProcess          a forked process cannot use the connections of its parent
+├── ForkedProcess          a forked process cannot use gRPC after its parent
 └── MissingExtra           an optional dependency is not installed
 ```
 
@@ -160,14 +160,13 @@ class NotWritable(ClientError):
 
 
 class ForkedProcess(ClientError):
-    """The process was forked from one with an open client, whose connection it cannot use."""
+    """The process was forked from one that has used a client; gRPC does not work there."""
 
     def __init__(self, parent: int) -> None:
         super().__init__(
             "FORKED_PROCESS",
-            f"process {parent} had an open client when it forked this one, where gRPC cannot work. "
-            "Close the client before the fork, or start processes with the method 'spawn' "
-            "(multiprocessing.set_start_method).",
+            f"process {parent} had used a client when it forked this one, where gRPC cannot work. "
+            "Start processes with the method 'spawn' (multiprocessing.set_start_method).",
         )
 
 

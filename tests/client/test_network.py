@@ -134,7 +134,7 @@ def test_the_advice_fits_the_failure(
 @pytest.mark.parametrize(
     ("parent", "expected"),
     [
-        ("closed", "answered 1"),
+        ("closed", "refused FORKED_PROCESS True"),
         ("open", "refused FORKED_PROCESS True"),
         ("inherited", "refused FORKED_PROCESS True"),
     ],
