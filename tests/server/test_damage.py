@@ -250,7 +250,7 @@ def test_the_repair_of_a_damaged_page(tmp_path: Path) -> None:
     open_archive(data, path, nothing).records.close()
 
 
-def test_records_of_an_older_release(tmp_path: Path) -> None:
+def test_records_of_an_older_release(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """They are not damaged, but those that have changed before they had checksums."""
     path = tmp_path / "records.sqlite3"
     write_format_5(path, RECORD.support)
@@ -279,6 +279,8 @@ def test_records_of_an_older_release(tmp_path: Path) -> None:
         assert records.adaptation(RECORD.id, None).request_id == "r"
         assert len(records.damage.find()) == len(texts) + 2
         assert [each.record.id for each in records.fronts.orphans()] == [RECORD.id]
+    assert "adaptations/\\udce40 has changed" in caplog.text
+    caplog.text.encode()  # nothing that no log can carry
     strict = ENVIRONMENT | {"PYTHONIOENCODING": "utf-8:strict"}
     lines = maintain("repair", "--data", str(tmp_path), environment=strict).splitlines()
     assert sum("moved the damaged record to" in line for line in lines) == len(texts) + 1

@@ -164,8 +164,12 @@ def _parsed(text: str | None, read: Callable[[Any], Value]) -> Value | None:
 
 
 def record_damaged(name: str) -> StoreError:
-    """Make the error for a record that has changed in the database."""
-    message = f"the record of {name} has changed on the disk; restore a backup, or run"
+    """Make the error for a record that has changed in the database.
+
+    Bytes of a damaged name that are no UTF-8 are escaped: no log and no answer could carry them.
+    """
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    message = f"the record of {shown} has changed on the disk; restore a backup, or run"
     return StoreError("RECORD_DAMAGED", f"{message} metanas-server repair")
 
 
