@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 async def shielded(work: "asyncio.Task[Value]") -> Value:
     """Wait for work, which goes on if this is cancelled.
 
-    Nobody reads an error of the work then. After `asyncio.shield` alone the log would get the
+    An error of the work has no reader then. After `asyncio.shield` alone the log would get the
     traceback of each refusal whose caller has left.
     """
     try:

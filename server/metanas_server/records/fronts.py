@@ -35,7 +35,7 @@ from metanas_server.records.tables import ADAPTATIONS, FRONTS, IS_UNFINISHED, PR
 from metanas_server.resources import AdaptationRecord, ProgressRecord, State
 
 DAMAGED = "damaged"
-"""The state in the row of an unfinished adaptation whose record is damaged: nobody takes it."""
+"""The state in the row of an unfinished adaptation whose record is damaged; no front takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
