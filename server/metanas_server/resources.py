@@ -115,6 +115,7 @@ class AdaptationRecord:
     deadline: time at which it is ended; 0 stands for none.
     priority: as in `Spec`.
     losses: attempts that ended with the death of the worker process or of the server.
+    trace: trace context of the call that made it; empty without one.
     """
 
     id: str
@@ -141,6 +142,7 @@ class AdaptationRecord:
     end_time: int = 0
     model: str = ""
     failure: Failure | None = None
+    trace: str = ""
 
     def outlasts(self, other: "AdaptationRecord") -> bool:
         """Return True if no limit of time ends this adaptation before it would end the other."""

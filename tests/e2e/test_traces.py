@@ -199,6 +199,33 @@ def test_a_failed_adaptation(
     assert call.span.kind == Span.SPAN_KIND_SERVER
 
 
+def test_an_adaptation_after_a_restart(
+    checkpoints: Path, tmp_path: Path, collector: Collector
+) -> None:
+    """Its span and its lines of the log are still in the trace of the call that made it."""
+    data, trace = tmp_path / "data", "ab" * 16
+    flags = (f"--traces={collector.url}", "--log-format=json")
+    sent = parts(spec(options=LONG), images())
+    metadata = (("traceparent", f"00-{trace}-{8 * 'cd'}-01"),)
+    with serving(checkpoints, data, *flags, environment=QUICK) as server:
+        made = server.api.adaptations.CreateAdaptation(sent, metadata=metadata)
+        name = made.adaptation.name
+        server.api.until_running(name)
+        server.kill()
+    with serving(checkpoints, data, *flags, environment=QUICK) as server:
+        server.api.until_running(name)
+        server.api.cancel(name)
+        server.api.end_of(name)
+        root, _ = collector.ended(name)
+        assert server.stop() == 0
+    assert (root.trace, root.attributes["metanas.state"]) == (trace, "cancelled")
+    support = data / "artefacts"
+    assert [each for each in support.rglob("*") if each.is_file()] == []
+    lines = [each for each in log(data) if name.partition("/")[2] in each["message"]]
+    assert len(lines) == 4  # accepted, attempted, attempted, cancelled
+    assert {each["trace_id"] for each in lines} == {trace}
+
+
 def test_requests_to_the_studio(traced: Studio, collector: Collector, data: Path) -> None:
     assert traced.call("/api/models/x", headers={"traceparent": PARENT}).status == 404
     for sent in (PARENT[:-1] + "0", "rubbish"):  # the first is not sampled by its caller

@@ -1,10 +1,12 @@
 """Two servers on one PostgreSQL and one bucket: any of them answers for any job."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -14,7 +16,17 @@ from metanas_protos.v1.adaptation_service_pb2 import (
     ListAdaptationsRequest,
     WatchAdaptationRequest,
 )
-from tests.server.calls import CANCELLED, LONG, RUNNING, SUCCEEDED, Api, images, refused, spec
+from tests.server.calls import (
+    CANCELLED,
+    LONG,
+    RUNNING,
+    SUCCEEDED,
+    Api,
+    images,
+    parts,
+    refused,
+    spec,
+)
 from tests.server.databases import Postgres
 from tests.server.preload import HostClock
 from tests.server.processes import ENVIRONMENT, ServerProcess, run, serving
@@ -42,6 +54,7 @@ class Fronts:
             f"--lease-seconds={LEASE}",
             "--max-stack=1",
             "--max-jobs-per-caller=6",
+            "--log-format=json",
         )
 
     def start(self) -> ServerProcess:
@@ -49,6 +62,12 @@ class Fronts:
         data = self._folder / f"data{self._count}"
         start = serving(self._checkpoints, data, *self._flags, environment=self._environment)
         return self._stack.enter_context(start)
+
+    def lines(self, number: int, part: str) -> list[dict[str, Any]]:
+        """Return the lines with a text of the log of one of the servers."""
+        path = (self._folder / f"data{number}").with_suffix(".log")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(each) for each in lines if part in each]
 
     def close(self) -> None:
         self._stack.close()
@@ -179,9 +198,12 @@ def test_the_loss_of_the_database_and_of_a_front(
     """Meanwhile all clocks go back by two hours: a dead front stays dead."""
     one, two = pair
     options = [AdaptationOptions(steps=steps) for steps in (100, 2, 2, 2)]
+    traces = [(("traceparent", f"00-{seed:032x}-{8 * 'ab'}-01"),) for seed in range(1, 5)]
     names = [
-        one.api.create(spec(options=each, seed=seed), images()).name
-        for seed, each in enumerate(options)
+        one.api.adaptations.CreateAdaptation(
+            parts(spec(options=each, seed=seed), images()), metadata=trace
+        ).adaptation.name
+        for seed, (each, trace) in enumerate(zip(options, traces, strict=True))
     ]
     one.api.until_running(names[0])
     request = WatchAdaptationRequest(name=names[0])
@@ -196,6 +218,9 @@ def test_the_loss_of_the_database_and_of_a_front(
     *_, last = watch  # it outlives the database and the front that ran the job
     assert (last.adaptation.state, last.adaptation.attempts) == (SUCCEEDED, 2)
     ended = [until(two.api, name, SUCCEEDED) for name in names]
+    for number, name in enumerate(names, 1):
+        found = fronts.lines(2, f"{name.partition('/')[2]}: succeeded")
+        assert [each["trace_id"] for each in found] == [f"{number:032x}"]
     for each in ended:
         check_model(two.api, each.model)
     third = fronts.start()

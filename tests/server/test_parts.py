@@ -48,6 +48,7 @@ RECORD = AdaptationRecord(
     request_digest="d",
     timeout=1.5,
     create_time=2**62,
+    trace=f"00-{16 * 'ab'}-{8 * 'cd'}-01",
 )
 MODEL = ModelRecord(
     id="one",

@@ -258,7 +258,7 @@ class Dispatcher:
         LOG.info(
             "adaptation %s: attempt %d on %s (%s), with %d others",
             *(job.record.id, job.record.attempts + 1, worker.device, worker.name, len(others)),
-            extra=trace_fields(job.trace),
+            extra=trace_fields(job.record.trace),
         )
         self._begin(self._attempt(job, worker))
 
@@ -300,7 +300,8 @@ class Dispatcher:
         except MetanasError as error:
             await self._table.fail(job, error)
         except Exception as error:  # a defect must end one job only
-            LOG.exception("adaptation %s", job.record.id)
+            fields = trace_fields(job.record.trace)
+            LOG.exception("adaptation %s", job.record.id, extra=fields)
             message = f"a defect of the server: {type(error).__name__}; its log has the traceback"
             await self._table.fail(job, ServiceError("INTERNAL", message))
         finally:

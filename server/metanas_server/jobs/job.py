@@ -42,17 +42,15 @@ class Job:
     most: most jobs on its worker, itself included, after the death of a worker that it may have
         caused; None before.
     written: entries of its progress that other fronts can read.
-    trace: trace context of the call that made it; empty after a restart of the server.
     moves: its states in this run of the server.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
     ended: set when nothing more will happen in this run of the server.
     """
 
-    def __init__(self, number: int, record: AdaptationRecord, caller: str, trace: str = "") -> None:
+    def __init__(self, number: int, record: AdaptationRecord, caller: str) -> None:
         self.number = number
         self.record = record
         self.caller = caller
-        self.trace = trace
         since = time.time_ns() if record.attempts else record.create_time
         self.moves = [Move(time=since, state=record.state, attempt=record.attempts)]
         self.worker: Worker | None = None

@@ -161,7 +161,8 @@ class JobTable:
     def lose(self, job: Job) -> None:
         """Forget a job that another front has taken; its watchers follow it there."""
         if self.jobs.get(job.record.id) is job:
-            LOG.info("adaptation %s: another front has it now", job.record.id)
+            fields = trace_fields(job.record.trace)
+            LOG.info("adaptation %s: another front has it now", job.record.id, extra=fields)
             del self.jobs[job.record.id]
             job.interrupt(LeaseLost("ADAPTATION_MOVED", "another front has the adaptation"))
 
@@ -199,14 +200,16 @@ class JobTable:
     def _remove(self, job: Job, ended: AdaptationRecord) -> None:
         reason = "" if ended.failure is None else ended.failure.reason
         text = reason and f" ({reason})"
-        LOG.info("adaptation %s: %s%s", ended.id, ended.state, text, extra=trace_fields(job.trace))
+        LOG.info(
+            "adaptation %s: %s%s", ended.id, ended.state, text, extra=trace_fields(ended.trace)
+        )
         seconds = max(0, ended.end_time - ended.create_time) / 1e9
         self._metrics.adaptation(ended.state, reason, seconds)
         self.jobs.pop(ended.id, None)
         discard = self._archive.discard(job.record.support)
         job.change(ended)
         if self._traces is not None:
-            self._traces.add(adaptation_span(job), job.trace)
+            self._traces.add(adaptation_span(job), ended.trace)
         task = asyncio.get_running_loop().create_task(discard)
         self._discards.add(task)
         task.add_done_callback(self._discards.discard)

@@ -166,7 +166,7 @@ class JobManager:
         limits, budget = self._config.limits, self._config.max_image_memory
         cards = self._dispatcher.cards_of(record.checkpoint)
         memory = await asyncio.to_thread(memory_of, examples, limits, budget, cards)
-        record = replace(record, memory=memory)
+        record = replace(record, memory=memory, trace=TRACE.get())
         find = partial(self._reuse.known, record, reuse=spec.reuse)
         async with self._submit_lock:
             while (known := await asyncio.to_thread(find)) is None:
@@ -200,7 +200,7 @@ class JobManager:
             *(record.id, caller.name, record.request_id),
             *(record.example_count, len(record.labels)),
         )
-        job = Job(next(self._numbers), record, caller.name, TRACE.get())
+        job = Job(next(self._numbers), record, caller.name)
         self._table.add(job)
         self._dispatcher.enqueue(job)
         return Accepted(record.id)

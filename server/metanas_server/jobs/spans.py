@@ -53,7 +53,7 @@ def _attempt(job: Job, begin: Move, end: int, error: str) -> Span:
     progress = [each for each in job.progress if each.attempt == begin.attempt]
     runs = groupby(progress, key=lambda each: (each.stage, each.branch))
     starts = [next(entries) for _, entries in runs]
-    ends = [*(each.time for each in starts[1:]), end]
+    ends = [*(each.time for each in starts[1:]), end][: len(starts)]
     return Span(
         name="attempt",
         start=begin.time,
