@@ -1,5 +1,6 @@
 """Ray clusters of several nodes on this host, for the tests."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,14 +45,15 @@ class Nodes:
 
 
 @contextmanager
-def nodes(cpus: str) -> Iterator[Nodes]:
-    """A cluster with a node for each number of CPUs."""
+def nodes(cpus: str, **variables: str) -> Iterator[Nodes]:
+    """A cluster with a node for each number of CPUs, and these variables in its environment."""
     with subprocess.Popen(
         [sys.executable, "-c", NODES, cpus],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
         text=True,
+        env={**os.environ, **variables},
         cwd="/",  # a relative path of a test leads nowhere in the cluster
     ) as child:
         assert child.stdin is not None
@@ -61,10 +63,10 @@ def nodes(cpus: str) -> Iterator[Nodes]:
 
 
 @contextmanager
-def started(cpus: str) -> Iterator[Nodes]:
+def started(cpus: str, **variables: str) -> Iterator[Nodes]:
     """A cluster for which Ray has more than one attempt: it gives a node 30 seconds."""
     for _ in range(ATTEMPTS):
-        with nodes(cpus) as cluster:
+        with nodes(cpus, **variables) as cluster:
             if cluster.address:
                 yield cluster
                 return

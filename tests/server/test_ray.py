@@ -5,6 +5,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -12,18 +13,20 @@ import pytest
 from metanas_protos.v1.adaptation_pb2 import Adaptation, AdaptationOptions
 from tests.ray_nodes import Nodes, started
 from tests.server.calls import CANCELLED, LONG, QUEUED, SUCCEEDED, Api, images, spec
-from tests.server.processes import ServerProcess, run, serving
+from tests.server.processes import ENVIRONMENT, ServerProcess, run, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a start of Ray may take minutes
 SOME = AdaptationOptions(steps=60)
 SECONDS = 240.0
 HEAD, OTHER = 0, 1
+OF_NODE = "glibc.malloc.arena_test=3"
+"""Allocator settings in the environment of the nodes."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
     """A cluster of two nodes with room for one worker each."""
-    with started("1 1") as nodes:
+    with started("1 1", GLIBC_TUNABLES=OF_NODE) as nodes:
         yield nodes
 
 
@@ -86,6 +89,22 @@ def test_actors_end_with_their_front(relative: Path, cluster: Nodes, tmp_path: P
         assert Path(f"/proc/{pid}").exists()
         server.kill()
         until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_actors_have_the_allocator_settings_of_workers_and_of_their_node(
+    server: ServerProcess, api: Api, log: Path
+) -> None:
+    name = api.create(spec(options=LONG), images()).name
+    until_attempt(api, name, 1)
+    process = Path(f"/proc/{actors(log, name)[-1]}")
+    variables = re.split("[\0:=]", (process / "environ").read_text(encoding="utf-8"))
+    assert "glibc.malloc.hugetlb" in variables
+    assert variables.index("glibc.malloc.arena_test") > variables.index("glibc.malloc.hugetlb")
+    if "LD_PRELOAD" not in ENVIRONMENT:
+        loaded = "tcmalloc" in (process / "maps").read_text(encoding="utf-8")
+        assert loaded == (find_library("tcmalloc_minimal") is not None)
+    api.cancel(name)
+    assert [each.state for each in ends(api, [name])] == [CANCELLED]
 
 
 def test_a_killed_actor_costs_an_attempt_and_no_job(

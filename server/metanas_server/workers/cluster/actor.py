@@ -6,6 +6,7 @@ import time
 import traceback
 from queue import Empty, SimpleQueue
 
+from metanas_server.workers.environment import set_defaults
 from metanas_server.workers.link import Died
 from metanas_server.workers.protocol import FromWorker, Setup, Step, ToWorker
 
@@ -48,6 +49,7 @@ class Actor:
 
     def __init__(self, setup: Setup) -> None:
         """Begin to load the checkpoints; the outbox says when that is done."""
+        set_defaults(os.environ)  # of libraries that are imported later
         self._queues = Queues()
         self._beat = setup.beat
         self._called = time.monotonic()

@@ -25,6 +25,7 @@ from metanas.errors import ClusterError
 from metanas.util.ray_cluster import join
 from metanas_server.workers.checkpoint_files import digest_of, read_files
 from metanas_server.workers.cluster.actor import Actor
+from metanas_server.workers.environment import of_actor
 from metanas_server.workers.failures import failed
 from metanas_server.workers.link import Died
 from metanas_server.workers.protocol import FromWorker, Order, Reload, Setup, ToWorker
@@ -80,6 +81,7 @@ class Seat:
                 max_concurrency=CALLS,
                 max_restarts=0,  # the front replaces it, and counts the attempts of its jobs
                 scheduling_strategy="SPREAD",
+                runtime_env={"env_vars": of_actor()},
             )
             .remote(replace(setup, copy=copies.of(setup.checkpoints)))
         )
