@@ -107,6 +107,7 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
         ("grpc.enable_retries", 1),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", milliseconds),  # of the pings that gRPC sends by itself
         ("grpc.http2.max_pings_without_data", 0),  # 0: no limit on their number
         ("grpc.enable_http_proxy", int(not is_local(connection.address))),
     ]

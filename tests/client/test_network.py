@@ -19,6 +19,8 @@ from tests.client.test_cli import metanas
 from tests.server.processes import workers_of
 
 HANG_SECONDS = 60
+PING_SECONDS = 60
+"""Time after which gRPC ends a connection on which a ping has no answer, unless it is told."""
 PROXY = {"http_proxy": "http://user:secret@127.0.0.1:9"}  # nothing listens at port 9
 FORKING = """
 import os, sys
@@ -153,17 +155,20 @@ def test_a_forked_process_never_hangs(server: str, parent: str, expected: str) -
 
 @pytest.mark.slow
 def test_a_server_that_has_stopped_is_noticed(checkpoints: Path, tmp_path: Path) -> None:
+    """Long before gRPC would notice it by itself."""
     support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.full((9, 9), 255, np.uint8)]}
     with (
-        server_process(checkpoints, tmp_path / "data") as (address, process),
+        server_process(checkpoints, tmp_path / "data", "--grace=0") as (address, process),
         Client(address, patience=0, keepalive=1) as client,
     ):
         progress = client.adapt(support, options={"steps": 500}).progress()
         next(progress)
         os.kill(process.pid, signal.SIGSTOP)
+        latest = time.monotonic() + PING_SECONDS / 2
         try:
             with pytest.raises(Unavailable):
                 list(progress)
+            assert time.monotonic() < latest
         finally:
             os.kill(process.pid, signal.SIGCONT)
 
