@@ -48,7 +48,7 @@ demo: $(INSTALLED) ## Start a server, adapt to a few handwritten digits, classif
 	$(BIN)/python examples/demo.py --out demo-output
 
 test: $(INSTALLED_DEV) ## Run all tests, the slow ones too
-	$(BIN)/python -m pytest -m "slow or not slow" -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow or not slow" -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 check: $(INSTALLED_DEV) ## Format, lint, types, import contracts, protos, Dockerfile, shell scripts, vulnerabilities
 	$(BIN)/ruff format --check .

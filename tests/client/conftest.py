@@ -47,7 +47,7 @@ def class_folders(folder: Path, classes: int, images: int) -> Path:
 def running_server(
     checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
 ) -> Iterator[str]:
-    """A server process with one worker and more flags; yields its address."""
+    """Run a server process with one worker and more flags; yield its address."""
     with server_process(checkpoints, data, *flags, listen=listen) as (address, _):
         yield address
 
@@ -56,8 +56,9 @@ def running_server(
 def server_process(
     checkpoints: Path, data: Path, *flags: object, listen: str = "127.0.0.1:0"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The same; yields the address and the process."""
+    """Run a server that waits for no job when it stops; yield its address and the process."""
     command = [sys.executable, "-m", "metanas_server", "--listen", listen, "--devices=cpu"]
+    command += ["--grace=0"]
     command += ["--checkpoints", str(checkpoints), "--data", str(data)]
     command += map(str, flags)
     log = data.with_suffix(".log")

@@ -158,7 +158,7 @@ def test_a_server_that_has_stopped_is_noticed(checkpoints: Path, tmp_path: Path)
     """Long before gRPC would notice it by itself."""
     support = {"a": [np.zeros((9, 9), np.uint8)], "b": [np.full((9, 9), 255, np.uint8)]}
     with (
-        server_process(checkpoints, tmp_path / "data", "--grace=0") as (address, process),
+        server_process(checkpoints, tmp_path / "data") as (address, process),
         Client(address, patience=0, keepalive=1) as client,
     ):
         progress = client.adapt(support, options={"steps": 500}).progress()

@@ -60,8 +60,11 @@ def _end(pid: int) -> None:
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
-    """The command line of a server on a free port with one worker; later flags win."""
-    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
+    """Return the command line of a server with one worker on a free port; later flags win.
+
+    It waits for no job when it stops.
+    """
+    start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0", "--grace=0"]
     # one thread: sums are then added in the same order as in the tests' own process
     start += ["--devices=cpu", "--threads=1"]
     return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]

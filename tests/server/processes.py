@@ -81,9 +81,12 @@ def workers_of(server: int) -> list[int]:
 
 
 def command(checkpoints: Path, data: Path, *flags: str) -> list[str]:
-    """Return the command line of a server with one worker on a free port; later flags win."""
+    """Return the command line of a server with one worker on a free port; later flags win.
+
+    It waits for no job when it stops.
+    """
     start = [sys.executable, "-m", "metanas_server", "--listen", "127.0.0.1:0"]
-    start += ["--devices=cpu", "--threads=1"]
+    start += ["--devices=cpu", "--threads=1", "--grace=0"]
     return [*start, "--checkpoints", str(checkpoints), "--data", str(data), *flags]
 
 

@@ -1,6 +1,7 @@
 """Workers in child processes of the server, each behind a pipe."""
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -95,9 +96,12 @@ class Child(Generic[To, From]):
 def _enter(connection: Connection, setup: Setup) -> None:
     """Run the worker; the entry point of the process."""
     end_with_front(0.0)
+    gc.disable()  # the collector would search the objects of torch again and again
     # Imported here, in the worker process: the front must not import torch.
     from metanas_server.workers.main import main
 
+    gc.freeze()
+    gc.enable()
     main(connection, setup)
 
 
