@@ -1,5 +1,7 @@
 """An S3 server with one bucket, moto's, as a separate process. Its answers can be made to fail."""
 
+import os
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -14,8 +16,8 @@ FAULT = "/fault"
 class Bucket:
     """A bucket of a running server."""
 
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
+    def __init__(self, endpoint: str, pid: int) -> None:
+        self._endpoint, self._pid = endpoint, pid
         self.environment = {
             "AWS_ACCESS_KEY_ID": "key",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -31,6 +33,15 @@ class Bucket:
             yield
         finally:
             self._post("")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Take requests, and answer them afterwards."""
+        os.kill(self._pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._pid, signal.SIGCONT)
 
     def _post(self, status: str) -> None:
         urllib.request.urlopen(f"{self._endpoint}{FAULT}", status.encode()).close()
@@ -51,7 +62,7 @@ def s3_server() -> Iterator[Bucket]:
             assert endpoint, "the S3 server does not start"
             bucket = urllib.request.Request(f"{endpoint}/bucket", method="PUT")
             urllib.request.urlopen(bucket).close()
-            yield Bucket(endpoint)
+            yield Bucket(endpoint, process.pid)
         finally:
             process.kill()
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ class Fronts:
         path = (self._folder / f"data{number}").with_suffix(".log")
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(each) for each in lines if part in each]
+
+    def logs(self) -> str:
+        """Return the ends of the servers' logs."""
+        return "\n".join(each.read_text()[-4000:] for each in self._folder.glob("*.log"))
 
     def close(self) -> None:
         self._stack.close()
@@ -157,10 +162,36 @@ def test_quotas_count_all_fronts(pair: tuple[ServerProcess, ServerProcess]) -> N
         until(one, name, CANCELLED)
 
 
+def test_a_front_whose_bucket_hangs_keeps_its_lease(
+    fronts: Fronts, pair: tuple[ServerProcess, ServerProcess], bucket: Bucket
+) -> None:
+    one, two = (each.api for each in pair)
+    busy = one.create(spec(options=LONG), images()).name
+    one.until_running(busy)
+    before = beats(fronts)
+    with ThreadPoolExecutor(1) as thread:
+        with bucket.hanging():
+            late = thread.submit(one.create, spec(seed=1), images())
+            until_beats(fronts, max(before.values()) + 4 * LEASE * 1000)
+            assert not late.done()
+        assert beats(fronts).keys() == before.keys()
+        assert until(two, late.result().name, SUCCEEDED).attempts == 1
+    assert (one.get(busy).state, one.get(busy).attempts) == (RUNNING, 1)
+    one.cancel(busy)
+
+
 def beats(fronts: Fronts) -> dict[str, int]:
     """Return the last beat of each front, in milliseconds by the clock of the database."""
     name = fronts.records.rpartition("/")[2]
     return dict(fronts.postgres.execute("SELECT id, seen FROM fronts", name))
+
+
+def until_beats(fronts: Fronts, time_: int) -> None:
+    """Wait until each front has beaten after a time by the clock of the database."""
+    end = time.monotonic() + PATIENCE
+    while min((shown := beats(fronts)).values()) < time_:
+        assert time.monotonic() < end, (shown, time_, fronts.logs())
+        time.sleep(0.2)
 
 
 def test_clocks_that_are_an_hour_fast(
@@ -178,11 +209,8 @@ def test_clocks_that_are_an_hour_fast(
     before = max(beats(fronts).values())
     fronts.postgres.clock.set(HOUR)
     fronts.clock.set(HOUR)
-    end = time.monotonic() + PATIENCE
     # Both have renewed their leases for twice the time of a lease after the jump.
-    while min(beats(fronts).values()) < before + HOUR * 1000 + 2 * LEASE * 1000:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    until_beats(fronts, before + HOUR * 1000 + 2 * LEASE * 1000)
     for name in busy:
         assert (one.get(name).state, one.get(name).attempts) == (RUNNING, 1)
         one.cancel(name)

@@ -7,6 +7,7 @@ others. When a front dies or leaves, another one takes all of its adaptations.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
 
@@ -31,8 +32,9 @@ Listen = Callable[[], AsyncGenerator[tuple[str, str]]]
 class Sharing:
     """Renew the lease of this front; take, give up and show adaptations.
 
-    A front judges the others by their beats alone, which it has seen for the time of a lease. After
-    a loss of the database, or when it comes late itself, it begins again: all of them are late.
+    The lease has a thread of its own, so that no slow work of this front ends it. A front judges
+    the others by their beats alone. The time between two of its looks counts at most as long as one
+    beat: if it comes late itself, or the database was gone, the others may be late as well.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Sharing:
         self._mirrors = mirrors
         self._listen = listen
         self._lease = lease
-        self._beats = dict[str, tuple[int, float]]()
-        """The last beat of each front, and the time at which this front has seen it first."""
+        self._period = min(lease / BEATS, LONGEST_BEAT)
+        self._thread = ThreadPoolExecutor(1, "lease")
+        self._silences = dict[str, tuple[int, float]]()
+        """The last beat of each front, and the seconds for which it has stayed the same."""
         self._looked = 0.0
         self._elsewhere = set[tuple[str, str]]()
         """Adaptations that waited at other fronts at the last beat, with their fronts."""
@@ -68,14 +72,19 @@ class Sharing:
     async def run(self) -> None:
         """Work until this is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._beat, self._pause))
+            tasks.create_task(self._repeat(self._beat, partial(asyncio.sleep, self._period)))
+            tasks.create_task(self._repeat(self._share, self._pause))
             tasks.create_task(self._repeat(self._show, partial(asyncio.sleep, FLUSH_SECONDS)))
             tasks.create_task(self._repeat(self._hear, partial(asyncio.sleep, PAUSE)))
 
     async def leave(self) -> None:
         """Give the unfinished adaptations to the other fronts."""
         with suppress(StoreUnavailable):  # then the lease runs out
-            await asyncio.to_thread(self._fronts.leave)
+            await self._on_lease(self._fronts.leave)  # after a beat that has begun
+        self._thread.shutdown(wait=False)
+
+    async def _on_lease(self, change: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, change)
 
     async def _repeat(
         self, work: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[None]]
@@ -86,7 +95,6 @@ class Sharing:
                 await work()
                 level = logging.WARNING
             except StoreUnavailable as error:
-                self._beats.clear()
                 cause = error.__cause__
                 LOG.log(level, "fronts cannot share the database now: %s (%s)", error, cause)
                 level = logging.DEBUG  # one line for each outage
@@ -95,13 +103,15 @@ class Sharing:
             await pause()
 
     async def _pause(self) -> None:
-        """Wait for the next beat, or for a notice of a change of this front's adaptations."""
+        """Wait for the time of a beat, or for a notice of a change of this front's adaptations."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), min(self._lease / BEATS, LONGEST_BEAT))
+            await asyncio.wait_for(self._hurry.wait(), self._period)
         self._hurry.clear()
 
     async def _beat(self) -> None:
-        await asyncio.to_thread(self._fronts.beat)
+        await self._on_lease(self._fronts.beat)
+
+    async def _share(self) -> None:
         await self._bury()
         await self._compare()
         if not self._jobs.is_stopping:
@@ -112,15 +122,13 @@ class Sharing:
         """Remove the fronts whose beat has been the same for the time of a lease."""
         beats = await asyncio.to_thread(self._fronts.beats)
         now = asyncio.get_running_loop().time()
-        if now - self._looked > self._lease / 2:
-            self._beats.clear()
-        self._looked = now
-        former, self._beats = self._beats, {}
+        passed, self._looked = min(now - self._looked, self._lease / BEATS), now
+        former, self._silences = self._silences, {}
         for id_, beat in beats.items():
-            last, since = former.get(id_, (None, now))
-            self._beats[id_] = beat, since if beat == last else now
+            last, silence = former.get(id_, (None, 0.0))
+            self._silences[id_] = beat, silence + passed if beat == last else 0.0
         silent = {
-            id_: beat for id_, (beat, since) in self._beats.items() if now - since >= self._lease
+            id_: beat for id_, (beat, silence) in self._silences.items() if silence >= self._lease
         }
         dead = await asyncio.to_thread(self._fronts.bury, silent) if silent else 0
         if dead:
