@@ -152,9 +152,11 @@ class AdaptationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """A model. `id` and `owner` are those of its adaptation.
+    """A model, with the settings of its owner. `id` and `owner` are those of its adaptation.
 
     create_time: in nanoseconds since 1970.
+    pinned: True if retention does not delete it.
+    shared_with: names of the callers that may read it, `EVERYBODY` among them, in order.
     """
 
     id: str
@@ -166,19 +168,8 @@ class ModelRecord:
     genotype_json: str
     report_json: str
     create_time: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class SharedModel:
-    """A model with the settings of its owner.
-
-    pinned: True if retention does not delete it.
-    shared_with: names of the callers that may read it, `EVERYBODY` among them.
-    """
-
-    record: ModelRecord
-    pinned: bool
-    shared_with: tuple[str, ...]
+    pinned: bool = False
+    shared_with: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,7 @@ def test_each_flipped_bit_of_a_text_is_found() -> None:
         ("models", "body", "00000000 {}"),
         ("models", "sha256", "m" * 62 + "n2"),
         ("models", "size", 2**62),
+        ("models", "pinned", 1),
     ],
 )
 def test_a_damaged_record_is_refused_alone(
@@ -132,7 +133,7 @@ def test_a_damaged_record_is_refused_alone(
     for count in (9, 3, 2):  # a shorter page would look like the last one
         left = {
             "adaptations": {each.id for _, each, _ in records.adaptations(None, count, None, None)},
-            "models": {each.record.id for _, each in records.models.page(None, count, None)},
+            "models": {each.id for _, each in records.models.page(None, count, None)},
         }
         assert left[table] == others
         assert all(len(ids) == min(count, 3) for kind, ids in left.items() if kind != table)
@@ -151,7 +152,7 @@ def test_a_damaged_record_is_refused_alone(
         with pytest.raises(NotFound):
             looks[table]("two", None)
     else:
-        assert line == f"{table}/two: mended the record"
+        assert line == f"{table}/two: mended the record ({column})"
         looks[table]("two", None)
 
 
@@ -162,7 +163,9 @@ def test_damaged_progress_is_no_progress(database: Database, tmp_path: Path) -> 
         change(database, "adaptations", column, "00000000 {}")
     assert records.adaptation("two", None).id == "two"
     assert (records.progress("two"), records.last_progress("two")) == ((), None)
-    assert records.damage.mend(tmp_path / "none") == ["adaptations/two: mended the record"]
+    assert records.damage.mend(tmp_path / "none") == [
+        "adaptations/two: mended the record (progress, last_progress)"
+    ]
     assert records.damage.find() == []
 
 

@@ -13,7 +13,7 @@ from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.models import ModelLimits
 from metanas_server.records.records import Records
-from metanas_server.resources import EVERYBODY, ModelChange, SharedModel
+from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord
 from tests.server.databases import Postgres
 from tests.server.test_parts import MODEL, RECORD
 
@@ -54,7 +54,7 @@ def change(
     pinned: bool | None = None,
     share: tuple[str, ...] = (),
     unshare: tuple[str, ...] = (),
-) -> SharedModel:
+) -> ModelRecord:
     made = ModelChange(pinned=pinned, share_with=share, unshare=unshare)
     return records.models.update(id_, scope, made, LIMITS)
 
@@ -80,10 +80,10 @@ def test_a_model_is_read_by_those_that_it_is_shared_with(pair: tuple[Records, Re
     assert readers(two, "x") == {"ann", "bob"}
     change(one, "y", share=(EVERYBODY, "bob"))
     assert readers(two, "y") == {"ann", "bob", "eve"}
-    listed = [model.record.id for _, model in two.models.shared(None, 9, "bob")]
+    listed = [model.id for _, model in two.models.shared(None, 9, "bob")]
     assert (listed, two.models.shared_ids(9, "eve")) == (["y", "x"], ["y"])
     first, *_ = two.models.shared(None, 9, "bob")
-    assert [model.record.id for _, model in two.models.shared(first[0], 9, "bob")] == ["x"]
+    assert [model.id for _, model in two.models.shared(first[0], 9, "bob")] == ["x"]
     assert two.models.page(None, 9, "bob") == []
     assert two.models.shared(None, 9, "ann") == []  # they are hers
     assert change(two, "y", unshare=(EVERYBODY,)).shared_with == ("bob",)
@@ -102,7 +102,7 @@ def test_the_owner_alone_changes_and_deletes(pair: tuple[Records, Records]) -> N
             change(two, id_, scope, pinned=True, share=("eve",))
         with pytest.raises(NotFound):
             two.models.delete(id_, scope)
-    assert two.models.show("x", None).shared_with == (EVERYBODY, "bob")
+    assert two.models.get("x", None).shared_with == (EVERYBODY, "bob")
     assert change(two, "x", None, pinned=True).pinned  # an admin
     assert two.models.delete("x", "ann") == "file x"
     one.delete_adaptation("x")
@@ -118,7 +118,7 @@ def test_too_many_shares_change_nothing(pair: tuple[Records, Records]) -> None:
     with pytest.raises(QuotaReached) as caught:
         change(one, "x", pinned=True, unshare=("a",), share=("d", "e"))
     assert caught.value.reason == "SHARES_FULL"
-    shown = one.models.show("x", "ann")
+    shown = one.models.get("x", "ann")
     assert (shown.pinned, shown.shared_with) == (False, ("a", "b", "c"))
     assert change(one, "x", unshare=("a",), share=("d",)).shared_with == ("b", "c", "d")
 

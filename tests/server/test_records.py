@@ -95,7 +95,7 @@ def test_a_change_may_be_made_again(records: Records) -> None:
     for _ in range(2):
         records.update(ENDED, PROGRESS, MODEL)
     assert records.models.get("one", None) == MODEL
-    assert [model.record for _, model in records.models.page(None, 9, None)] == [MODEL]
+    assert [model for _, model in records.models.page(None, 9, None)] == [MODEL]
 
 
 def test_a_change_happens_as_a_whole_or_not_at_all(records: Records) -> None:
@@ -149,8 +149,8 @@ def test_pages_are_newest_first_within_a_scope(records: Records) -> None:
     rows = records.adaptations(None, 9, State.QUEUED, "b")
     assert [record.id for _, record, _ in rows] == ["5", "3"]
     first = records.models.page(None, 2, "a")
-    assert [model.record.id for _, model in first] == ["4", "2"]
-    assert [model.record.id for _, model in records.models.page(first[-1][0], 9, "a")] == ["0"]
+    assert [model.id for _, model in first] == ["4", "2"]
+    assert [model.id for _, model in records.models.page(first[-1][0], 9, "a")] == ["0"]
     assert records.models.page(2**63 - 1, 9, "a") == records.models.page(None, 9, "a")
     assert records.models.ids(2, None) == ["5", "4"]
 

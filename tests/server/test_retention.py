@@ -49,7 +49,7 @@ def left(archive: Archive) -> tuple[set[str], set[str]]:
     """Return the ids of the adaptations and models that are left."""
     records = archive.records
     adaptations = {record.id for _, record, _ in records.adaptations(None, 9, None, None)}
-    return adaptations, {model.record.id for _, model in records.models.page(None, 9, None)}
+    return adaptations, {model.id for _, model in records.models.page(None, 9, None)}
 
 
 async def test_what_is_older_than_its_time(archive: Archive, tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from metanas_server.resources import (
     Failure,
     ModelRecord,
     ProgressRecord,
-    SharedModel,
 )
 
 DESCRIPTION_OF_UNIVERSAL = (
@@ -63,7 +62,7 @@ def write_progress(record: ProgressRecord) -> adaptation_pb2.Progress:
 
 
 def write_model(record: ModelRecord) -> model_pb2.Model:
-    """Convert a model record to its message."""
+    """Convert a model record to its message, without the settings of its owner."""
     return model_pb2.Model(
         name=f"models/{record.id}",
         adaptation=f"adaptations/{record.id}",
@@ -77,18 +76,18 @@ def write_model(record: ModelRecord) -> model_pb2.Model:
     )
 
 
-def write_shared_model(model: SharedModel, reader: str, scope: str | None) -> model_pb2.Model:
+def write_model_for(record: ModelRecord, reader: str, scope: str | None) -> model_pb2.Model:
     """Convert a model to the message for a caller; only those that may change it see its settings.
 
     reader: the owner of the caller's models.
     scope: the owner whose models the caller may change; None stands for all owners.
     """
-    message = write_model(model.record)
-    if model.record.owner != reader:
-        message.owner = model.record.owner
-    if scope in (None, model.record.owner):
-        message.pinned = model.pinned
-        message.shared_with.extend(model.shared_with)
+    message = write_model(record)
+    if record.owner != reader:
+        message.owner = record.owner
+    if scope in (None, record.owner):
+        message.pinned = record.pinned
+        message.shared_with.extend(record.shared_with)
     return message
 
 

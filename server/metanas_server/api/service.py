@@ -178,8 +178,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     ) -> model_service_pb2.GetModelResponse:
         """See the .proto file."""
         caller, id_ = self._callers.of(context), convert.read_id(request.name, "model")
-        found = await asyncio.to_thread(self._models.show, id_, caller.scope)
-        model = answers.write_shared_model(found, caller.owner, caller.scope)
+        found = await asyncio.to_thread(self._models.get, id_, caller.scope)
+        model = answers.write_model_for(found, caller.owner, caller.scope)
         return model_service_pb2.GetModelResponse(model=model)
 
     async def ListModels(
@@ -196,7 +196,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             else:
                 rows = self._models.page(before, size + 1, caller.scope)
             entries = (
-                (number, answers.write_shared_model(model, caller.owner, caller.scope))
+                (number, answers.write_model_for(model, caller.owner, caller.scope))
                 for number, model in rows
             )
             shown, token = pagination.cut(entries, size, query)
@@ -213,7 +213,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         id_ = convert.read_id(request.name, "model")
         update = partial(self._archive.update_model, id_, caller.scope, change, limits)
         changed = await self._turns.run(caller.name, update)
-        model = answers.write_shared_model(changed, caller.owner, caller.scope)
+        model = answers.write_model_for(changed, caller.owner, caller.scope)
         return model_service_pb2.UpdateModelResponse(model=model)
 
     async def DeleteModel(

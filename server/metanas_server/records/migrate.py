@@ -9,7 +9,7 @@ from sqlalchemy import Connection, TextClause, inspect, text
 from metanas_server.errors import StartError
 from metanas_server.records.database import CLOCKS
 
-HEAD = 6
+HEAD = 7
 """The version that this release reads; each step of the folder `versions` makes the next one."""
 FORMAT_BEFORE = 5
 """The format of SQLite files before version 1, with the same tables."""

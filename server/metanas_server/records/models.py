@@ -1,7 +1,7 @@
 """The models: their records, uses and pins, and the callers that share them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import (
@@ -12,6 +12,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    insert,
     select,
     update,
 )
@@ -20,11 +21,17 @@ from metanas_server.clock import Clock
 from metanas_server.errors import NotFound, QuotaReached, StoreUnavailable
 from metanas_server.records.database import Database
 from metanas_server.records.files import Files
-from metanas_server.records.rows import MODEL, enough, later, read_model, sound, write_model
-from metanas_server.records.tables import IS_PINNED, MODELS, SHARES
-from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord, SharedModel
-
-SHOWN = (MODELS.c.number, *MODEL, MODELS.c.pinned)
+from metanas_server.records.rows import (
+    MODEL,
+    enough,
+    later,
+    read_model,
+    read_unused,
+    sound,
+    write_model,
+)
+from metanas_server.records.tables import IS_PINNED, MODELS, SHARES, seal_time
+from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,32 +66,23 @@ class Models:
         Raises:
             NotFound: UNKNOWN_MODEL.
         """
-        return self.show(id_, scope).record
-
-    def show(self, id_: str, scope: str | None) -> SharedModel:
-        """Return the model with this id as `get` does, with its pin and its shares.
-
-        Raises:
-            NotFound: UNKNOWN_MODEL.
-        """
-        rows = self._database.read(select(*SHOWN).where(MODELS.c.id == id_, *_readable(scope)))
+        rows = self._database.read(select(*MODEL).where(MODELS.c.id == id_, *_readable(scope)))
         if not rows:
             raise NotFound("model", f"models/{id_}")
-        [(_, model)] = self._shown([(rows[0], read_model(rows[0]))])
-        return model
+        return read_model(rows[0])
 
     def page(
         self, before: int | None, count: int, scope: str | None
-    ) -> list[tuple[int, SharedModel]]:
+    ) -> list[tuple[int, ModelRecord]]:
         """Return at most `count` models with their numbers below `before`, newest first.
 
         Those that are shared with the scope are not among them; see `shared`.
         """
-        return self._page(select(*SHOWN).where(*_owned(scope)), before, count)
+        return self._page(select(*MODEL).where(*_owned(scope)), before, count)
 
-    def shared(self, before: int | None, count: int, reader: str) -> list[tuple[int, SharedModel]]:
+    def shared(self, before: int | None, count: int, reader: str) -> list[tuple[int, ModelRecord]]:
         """Return models of others that a caller may read, as `page` does."""
-        return self._page(select(*SHOWN).where(*_shared(reader)), before, count)
+        return self._page(select(*MODEL).where(*_shared(reader)), before, count)
 
     def ids(self, count: int, scope: str | None) -> list[str]:
         """Return the ids of at most `count` models, newest first."""
@@ -96,7 +94,7 @@ class Models:
 
     def update(
         self, id_: str, scope: str | None, change: ModelChange, limits: ModelLimits
-    ) -> SharedModel:
+    ) -> ModelRecord:
         """Change a model of the scope as a whole or not at all, and return it.
 
         Raises:
@@ -104,14 +102,19 @@ class Models:
             QuotaReached: PINS_FULL, SHARES_FULL.
         """
         with self._database.change() as connection:
-            row = _locked(connection, id_, scope)
-            if change.pinned and not row.pinned:
-                self._check_pins(connection, row.owner, limits.pinned)
-            if change.pinned is not None:
-                changed = update(MODELS).where(MODELS.c.number == row.number)
-                connection.execute(changed.values(pinned=int(change.pinned)))
-            self._share(connection, row.number, change, limits.shares)
-        return self.show(id_, scope)
+            number, record = _locked(connection, id_, scope)
+            if change.pinned and not record.pinned:
+                self._check_pins(connection, record.owner, limits.pinned)
+            names = set(record.shared_with).difference(change.unshare).union(change.share_with)
+            if change.share_with and len(names) > limits.shares:
+                text = f"a model may be shared with {limits.shares} names; remove some, or share it"
+                raise QuotaReached("SHARES_FULL", f"{text} with all callers ({EVERYBODY!r})")
+            pinned = record.pinned if change.pinned is None else change.pinned
+            changed = replace(record, pinned=pinned, shared_with=tuple(sorted(names)))
+            row = update(MODELS).where(MODELS.c.number == number)
+            connection.execute(row.values(write_model(changed)))
+            write_shares(connection, number, changed.shared_with)
+        return changed
 
     def delete(self, id_: str, scope: str | None, *, unless_pinned: bool = False) -> str:
         """Delete the record of a model, also on a full disk; return the digest of its file.
@@ -128,27 +131,27 @@ class Models:
             raise NotFound("model", f"models/{id_}")
 
         def delete_row(connection: Connection) -> str:
-            row = _locked(connection, id_, scope)
-            if unless_pinned and row.pinned:
+            number, record = _locked(connection, id_, scope)
+            if unless_pinned and record.pinned:
                 raise NotFound("model", f"models/{id_}")
-            digest = read_model(row).sha256
-            self._files.note(connection, digest)
-            connection.execute(delete(SHARES).where(SHARES.c.model == row.number))
-            connection.execute(delete(MODELS).where(MODELS.c.number == row.number))
-            return digest
+            self._files.note(connection, record.sha256)
+            connection.execute(delete(SHARES).where(SHARES.c.model == number))
+            connection.execute(delete(MODELS).where(MODELS.c.number == number))
+            return record.sha256
 
         return self._database.make_room(delete_row)
 
     def insert(self, connection: Connection, model: ModelRecord) -> None:
         """Add a model, unless it is there, as a part of a transaction; its file is needed now."""
         columns = write_model(model)
-        row = self._database.insert_into(MODELS).values(used=model.create_time, **columns)
+        used = seal_time(model.create_time)
+        row = self._database.insert_into(MODELS).values(used=used, **columns)
         connection.execute(row.on_conflict_do_nothing(index_elements=[MODELS.c.id]))
         self._files.forget(connection, model.sha256)
 
     def mark_used(self, id_: str) -> None:
         """Note in memory that a model is used now; `write_uses` writes it down."""
-        self._uses[id_] = self._clock.latest()
+        self._uses[id_] = seal_time(self._clock.latest())
 
     def write_uses(self) -> None:
         """Write down the uses since the last call."""
@@ -171,14 +174,14 @@ class Models:
         Pinned ones and damaged ones are not among them.
         """
         columns = MODELS.c
-        query = select(*MODEL, columns.used, columns.number).where(columns.pinned == 0)
+        query = select(*MODEL, columns.used).where(columns.pinned == 0)
         query = query.order_by(columns.used, columns.number)
 
         def after(last: Any, most: int) -> Sequence[Any]:
             rest = query if last is None else query.where(later(columns.used, columns.number, last))
             return self._database.read(rest.limit(most))
 
-        found = enough(count, after, read_model)
+        found = enough(count, after, read_unused)
         return [(each.id, max(row.used, each.create_time), each.size_bytes) for row, each in found]
 
     def sound_bytes(self) -> int:
@@ -208,22 +211,9 @@ class Models:
             text = f"a caller may have {most} pinned models; unpin or delete one of them first"
             raise QuotaReached("PINS_FULL", text)
 
-    def _share(self, connection: Connection, model: int, change: ModelChange, most: int) -> None:
-        if change.unshare:
-            one = (SHARES.c.model == model) & (SHARES.c.name == bindparam("given"))
-            connection.execute(delete(SHARES).where(one), [{"given": n} for n in change.unshare])
-        if not change.share_with:
-            return
-        rows = [{"model": model, "name": name} for name in change.share_with]
-        connection.execute(self._database.insert_into(SHARES).on_conflict_do_nothing(), rows)
-        count = select(func.count()).select_from(SHARES).where(SHARES.c.model == model)
-        if connection.execute(count).scalar_one() > most:
-            text = f"a model may be shared with {most} names; remove some, or share it with"
-            raise QuotaReached("SHARES_FULL", f"{text} all callers ({EVERYBODY!r})")
-
     def _page(
         self, query: Select[Any], before: int | None, count: int
-    ) -> list[tuple[int, SharedModel]]:
+    ) -> list[tuple[int, ModelRecord]]:
         if before is not None:
             query = query.where(MODELS.c.number < before)
         query = query.order_by(MODELS.c.number.desc())
@@ -232,44 +222,35 @@ class Models:
             below = query if last is None else query.where(MODELS.c.number < last.number)
             return self._database.read(below.limit(most))
 
-        return self._shown(enough(count, after, read_model))
+        return [(row.number, record) for row, record in enough(count, after, read_model)]
 
     def _ids(self, found: list[ColumnElement[bool]], count: int) -> list[str]:
         query = select(MODELS.c.id).where(*found)
         rows = self._database.read(query.order_by(MODELS.c.number.desc()).limit(count))
         return [id_ for (id_,) in rows]
 
-    def _shown(self, found: Sequence[tuple[Any, ModelRecord]]) -> list[tuple[int, SharedModel]]:
-        """Return the models of rows with the columns `SHOWN`, and their records."""
-        numbers = [row.number for row, _ in found]
-        query = select(SHARES).where(SHARES.c.model.in_(numbers)).order_by(SHARES.c.name)
-        names: dict[int, list[str]] = {number: [] for number in numbers}
-        for number, name in self._database.read(query) if found else ():
-            names[number].append(name)
-        return [
-            (
-                row.number,
-                SharedModel(
-                    record=record,
-                    pinned=bool(row.pinned),
-                    shared_with=tuple(names[row.number]),
-                ),
-            )
-            for row, record in found
-        ]
+
+def write_shares(connection: Connection, model: int, names: Sequence[str]) -> None:
+    """Replace the shares of a model."""
+    connection.execute(delete(SHARES).where(SHARES.c.model == model))
+    if names:
+        connection.execute(insert(SHARES), [{"model": model, "name": name} for name in names])
 
 
-def _locked(connection: Connection, id_: str, scope: str | None) -> Any:
-    """Return the row of a model of a scope, and keep changes of other fronts waiting.
+def _locked(connection: Connection, id_: str, scope: str | None) -> tuple[int, ModelRecord]:
+    """Return the number and the record of a model, and keep changes of other fronts waiting.
 
     Raises:
         NotFound: UNKNOWN_MODEL.
+        StoreError: RECORD_DAMAGED.
     """
-    query = select(*SHOWN).where(MODELS.c.id == id_, *_owned(scope)).with_for_update()
-    row = connection.execute(query).first()
-    if row is None:
+    query = select(MODELS.c.number).where(MODELS.c.id == id_, *_owned(scope)).with_for_update()
+    number = connection.scalar(query)
+    if number is None:
         raise NotFound("model", f"models/{id_}")
-    return row
+    # A statement of its own: one that has waited for the lock may see shares of before.
+    row = connection.execute(select(*MODEL).where(MODELS.c.number == number)).one()
+    return number, read_model(row)
 
 
 def _owned(scope: str | None) -> list[ColumnElement[bool]]:

@@ -10,7 +10,14 @@ from sqlalchemy import Column, ColumnElement, and_, or_
 
 from metanas.errors import Violation
 from metanas_server.errors import StoreError
-from metanas_server.records.tables import ADAPTATIONS, MODELS
+from metanas_server.records.tables import (
+    ADAPTATIONS,
+    BETWEEN,
+    MODELS,
+    SHARED_WITH,
+    is_sealed_time,
+    read_sent,
+)
 from metanas_server.resources import (
     AdaptationRecord,
     Failure,
@@ -25,7 +32,10 @@ ADAPTATION = [
     for name in ("id", "owner", "state", "request_id", "support", "work", "ended", "body")
 ]
 """The columns that `read_adaptation` needs."""
-MODEL = [MODELS.c[name] for name in ("id", "owner", "sha256", "size", "body")]
+MODEL = [
+    *(MODELS.c[name] for name in ("number", "id", "owner", "sha256", "size", "pinned", "body")),
+    SHARED_WITH.label("shares"),
+]
 """The columns that `read_model` needs."""
 
 Value = TypeVar("Value")
@@ -74,9 +84,26 @@ def read_model(row: Any) -> ModelRecord:
         StoreError: RECORD_DAMAGED.
     """
     record = parse_model(row.body)
-    if record is not None and _agrees(row, _model_columns(record)):
+    if record is not None and _agrees(row, _model_columns(record)) and has_shares(row, record):
         return record
     raise record_damaged(f"models/{row.id}")
+
+
+def has_shares(row: Any, record: ModelRecord) -> bool:
+    """Return True if the shares in a row are those of its record."""
+    names = [] if row.shares is None else str(row.shares).split(BETWEEN)
+    return sorted(map(read_sent, names)) == list(record.shared_with)
+
+
+def read_unused(row: Any) -> ModelRecord:
+    """Return the model of a row with the time of its last use.
+
+    Raises:
+        StoreError: RECORD_DAMAGED, also for a damaged time.
+    """
+    if not is_sealed_time(row.used):
+        raise record_damaged(f"models/{row.id}")
+    return read_model(row)
 
 
 def parse_model(body: str | None) -> ModelRecord | None:
@@ -85,7 +112,8 @@ def parse_model(body: str | None) -> ModelRecord | None:
 
 
 def _model(fields: dict[str, Any]) -> ModelRecord:
-    return ModelRecord(**{**fields, "labels": tuple(fields["labels"])})
+    names = ("labels", "shared_with")
+    return ModelRecord(**{**fields, **{name: tuple(fields[name]) for name in names}})
 
 
 def sound(rows: Iterable[Any], read: Callable[[Any], Value]) -> Iterator[tuple[Any, Value]]:
@@ -191,6 +219,7 @@ def _model_columns(record: ModelRecord) -> dict[str, Any]:
         "owner": record.owner,
         "sha256": record.sha256,
         "size": record.size_bytes,
+        "pinned": int(record.pinned),
     }
 
 

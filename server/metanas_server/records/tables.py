@@ -1,7 +1,8 @@
 """The tables of the database.
 
-The record of a row is JSON in `body`, with its checksum. The columns repeat the fields that are
-searched: a row whose columns differ from its body is damaged. `loose_files` lists the files that
+The record of a row is JSON in `body`, with its checksum. The columns and the table `shares` repeat
+the fields that are searched: a row that differs from its body is damaged. The time of the last use
+of a model, which changes often, has a checksum of its own. `loose_files` lists the files that
 may exist without a record: those that are being written, and those that are being deleted.
 
 `front` is the server that an unfinished adaptation belongs to, or that has noted a loose file. With
@@ -13,6 +14,7 @@ other fronts; at its end the row of an adaptation has all of it.
 
 import json
 import zlib
+from binascii import crc_hqx
 from typing import Any
 
 from sqlalchemy import (
@@ -23,7 +25,9 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    func,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -49,10 +53,15 @@ class Sent(TypeDecorator[str]):
         return None if value is None else json.dumps(value, ensure_ascii=False)[1:-1]
 
     def process_result_value(self, value: Any, dialect: object) -> str | None:
-        try:
-            return None if value is None else str(json.loads(f'"{value}"'))
-        except ValueError:  # it is damaged, and differs from the body of its row
-            return str(value)
+        return None if value is None else read_sent(value)
+
+
+def read_sent(text: Any) -> str:
+    """Return the text that a caller has sent."""
+    try:
+        return str(json.loads(f'"{text}"'))
+    except ValueError:  # it is damaged, and differs from the body of its row
+        return str(text)
 
 
 def seal(text: str) -> str:
@@ -75,6 +84,20 @@ class Sealed(TypeDecorator[str]):
     def process_result_value(self, value: Any, dialect: object) -> str | None:
         _, _, text = str(value).partition(" ")
         return text if seal(text) == value else None
+
+
+def seal_time(time: int) -> int:
+    """Return nearly the same time: its last 16 bits are the CRC-16 of those before them.
+
+    time: in nanoseconds since 1970; 16 bits are 66 µs.
+    """
+    stored = time >> 16 & 2**48 - 1
+    return stored << 16 | crc_hqx(stored.to_bytes(6, "big"), 0xFFFF)
+
+
+def is_sealed_time(value: object) -> bool:
+    """Return True for a time of `seal_time` that has not changed since."""
+    return isinstance(value, int) and seal_time(value) == value
 
 
 ADAPTATIONS = Table(
@@ -167,6 +190,14 @@ SHARES = Table(
     Index("share_name", "name"),
 )
 """The callers that models are shared with, by the number of the model."""
+BETWEEN = "\n"
+"""A character that no stored name has."""
+SHARED_WITH = (
+    select(func.aggregate_strings(SHARES.c.name, BETWEEN))
+    .where(SHARES.c.model == MODELS.c.number)
+    .scalar_subquery()
+)
+"""The names of the shares of a model, as they are stored; NULL without shares."""
 IS_PINNED = MODELS.c.pinned == literal_column("1")
 PINNED = text("pinned = 1")
 Index("model_pinned", MODELS.c.owner, sqlite_where=PINNED, postgresql_where=PINNED)

@@ -22,7 +22,6 @@ from metanas_server.resources import (
     ModelChange,
     ModelRecord,
     ProgressRecord,
-    SharedModel,
 )
 from metanas_server.shielded import shielded
 from metanas_server.storage.artefacts import Store, sha256
@@ -156,7 +155,7 @@ class Archive:
 
     async def update_model(
         self, id_: str, scope: str | None, change: ModelChange, limits: ModelLimits
-    ) -> SharedModel:
+    ) -> ModelRecord:
         """Change a model; see `Models.update`."""
         update = partial(self.records.models.update, id_, scope, change, limits)
         return await self._whole(self._change(update))
