@@ -238,7 +238,7 @@ def test_a_cluster_without_room(
 def test_nobody_answers(address: str) -> None:
     with (
         pytest.raises(ClusterError) as caught,
-        cluster(Workers(workers=1, address=address, patience=2), TASKS),
+        cluster(Workers(workers=1, address=address, patience=5), TASKS),
     ):
         pytest.fail("there is no cluster")
     assert caught.value.reason == "CLUSTER_UNREACHABLE"
