@@ -145,9 +145,9 @@ class ServerConfig:
     """Most bytes of the images of all adaptations on a worker, encoded and decoded, estimated from
     their headers. Others wait; an adaptation that needs more alone is refused."""
     max_queue: Count = 256
-    """Most adaptations that wait for a worker."""
+    """Most adaptations that wait for a worker, uploads included."""
     max_jobs_per_caller: Count = 64
-    """Most unfinished adaptations of one caller."""
+    """Most unfinished adaptations of one caller, uploads included."""
     max_adaptations_per_minute: Natural = 0
     """Most adaptations that a caller starts in a minute, deleted ones and those of other servers on
     the same PostgreSQL included; 0 sets no limit."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
+import pytest
 
 from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
 from metanas_server.callers import tokens
@@ -67,6 +68,45 @@ def test_an_upload_counts_from_its_first_moment(checkpoints: Path, tmp_path: Pat
         over.set()
         assert open_call.result().adaptation.name
         server.api.serves()
+
+
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [("--max-queue=1", "QUEUE_FULL"), ("--max-jobs-per-caller=1", "CALLER_QUOTA")],
+)
+def test_an_upload_has_a_place_in_the_queue(
+    flag: str, reason: str, checkpoints: Path, tmp_path: Path
+) -> None:
+    """Others are refused before it has arrived whole, and have room when it was broken off.
+
+    A request with one class is refused in any case, and finds out if there is room.
+    """
+    with serving(checkpoints, tmp_path / "data", flag) as server:
+        create = server.api.adaptations.CreateAdaptation
+
+        def reason_now() -> str:
+            return refused(server.api.create, spec(), images(("a",))).reason
+
+        for end in ("complete", "broken off"):
+            over = threading.Event()
+
+            def slow(over: threading.Event = over) -> Iterator[CreateAdaptationRequest]:
+                first, *others = parts(spec(), images())
+                yield first
+                over.wait(60)
+                yield from others
+
+            upload = create.future(slow())
+            while reason_now() != reason:
+                if upload.done():  # it came while the request of `reason_now` had the place
+                    upload = create.future(slow())
+            if end == "complete":
+                over.set()
+                assert upload.result().adaptation.name
+            upload.cancel()
+            over.set()
+            while reason_now() != "ONE_CLASS":
+                pass
 
 
 def test_each_name_of_a_token_is_a_caller(checkpoints: Path, tmp_path: Path) -> None:

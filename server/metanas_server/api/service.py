@@ -150,13 +150,13 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")
         cards = self._pool.cards
         spec = convert.read_spec(first.spec, cards.checkpoints, cards.universal, self._limits)
-        await self._jobs.check_capacity(caller, spec)
-        async for part in parts:
-            if part.WhichOneof("part") != "example":
-                message = "every message but the first must carry an example"
-                raise InvalidInput.single(f"examples[{intake.count}]", "NO_EXAMPLE", message)
-            intake.add(*convert.read_example(part.example, intake.count, self._limits))
-        return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
+        async with self._jobs.place(caller, spec):
+            async for part in parts:
+                if part.WhichOneof("part") != "example":
+                    message = "every message but the first must carry an example"
+                    raise InvalidInput.single(f"examples[{intake.count}]", "NO_EXAMPLE", message)
+                intake.add(*convert.read_example(part.example, intake.count, self._limits))
+            return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):

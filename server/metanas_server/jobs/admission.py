@@ -1,6 +1,12 @@
 """Admission: the limits that a new adaptation must meet."""
 
+import asyncio
 import math
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import MappingProxyType
 
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
@@ -10,31 +16,61 @@ from metanas_server.records.records import Load, Records
 from metanas_server.resources import Spec
 
 DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
+NO_PLACES: Mapping[str, int] = MappingProxyType({})
 
 
 class Admission:
-    """The limits of the queue, of a caller and of the store."""
+    """The limits of the queue, of a caller and of the store.
+
+    A request has a place in the queue before it has a record: from its first message on. Otherwise
+    requests that arrive together would all be received and written down one after the other, and
+    those beyond the queue would be refused late.
+    """
 
     def __init__(self, config: ServerConfig, records: Records, dispatcher: Dispatcher) -> None:
         self._config = config
         self._records = records
         self._dispatcher = dispatcher
+        self._places = Counter[str]()  # of requests without a record, by caller
 
     @property
     def per_minute(self) -> int:
         """Most adaptations that a caller starts in a minute; 0 sets no limit."""
         return self._config.max_adaptations_per_minute
 
-    def check(self, caller: Caller, spec: Spec) -> None:
-        """Refuse a request that has no chance now. This waits for the database.
+    @asynccontextmanager
+    async def place(self, caller: Caller, spec: Spec) -> AsyncIterator[None]:
+        """Refuse a request that has no chance now; hold its place until the exit.
+
+        Raises:
+            Overloaded, QuotaReached, StoreUnavailable: see `check`.
+        """
+        await self.check(caller, spec, self._places)
+        self._places[caller.name] += 1  # nothing was awaited since the check
+        try:
+            yield
+        finally:
+            self._places[caller.name] -= 1
+            if not self._places[caller.name]:
+                del self._places[caller.name]
+
+    async def check(
+        self, caller: Caller, spec: Spec, places: Mapping[str, int] = NO_PLACES
+    ) -> None:
+        """Refuse a request that has no chance now, beside the adaptations and these places.
 
         Raises:
             Overloaded: CALLER_RATE, QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
             QuotaReached: STORE_PINNED.
             StoreUnavailable: the database cannot be used now.
         """
-        self.admit(self._records.load(caller.name, self.per_minute), spec)
+        load = await asyncio.to_thread(self._look, caller)
+        self.admit(_beside(load, places, caller.name), spec)
+
+    def _look(self, caller: Caller) -> Load:
+        """Look at the store and the load in the database."""
         self._check_store()
+        return self._records.load(caller.name, self.per_minute)
 
     def admit(self, load: Load, spec: Spec) -> None:
         """Refuse a request that the load of all fronts does not allow.
@@ -87,3 +123,14 @@ class Admission:
         """Return the seconds until the next job probably ends and makes room."""
         pace = self._dispatcher.pace
         return min(max(pace, SHORTEST_RETRY), LONGEST_RETRY) if pace else DEFAULT_RETRY
+
+
+def _beside(load: Load, places: Mapping[str, int], caller: str) -> Load:
+    """Return the load of a caller's next request as if each place were a waiting adaptation."""
+    unfinished = load.unfinished + places.get(caller, 0)
+    return replace(
+        load,
+        waiting=load.waiting + sum(places.values()),
+        unfinished=unfinished,
+        ahead=load.ahead + sum(min(number, unfinished + 1) for number in places.values()),
+    )

@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -119,8 +119,11 @@ class JobManager:
             pass  # a request that was being accepted is in the queue now
         await self._dispatcher.stop(grace)
 
-    async def check_capacity(self, caller: Caller, spec: Spec) -> None:
-        """Refuse a request that has no chance before its support set is received.
+    @asynccontextmanager
+    async def place(self, caller: Caller, spec: Spec) -> AsyncIterator[None]:
+        """Hold a place in the queue while a support set is received and submitted.
+
+        A request that has no chance is refused before its support set is received.
 
         Raises:
             Unavailable: SERVER_STOPPING.
@@ -128,18 +131,23 @@ class JobManager:
             QuotaReached: STORE_PINNED.
             StoreUnavailable: the data folder cannot be written.
         """
-        if self._stopping:
-            raise stopping_error()
-        by_request = self._records.by_request
-        known = await asyncio.to_thread(by_request, caller.owner, spec.request_id)
-        if known is None and not spec.reuse:  # else an earlier adaptation may be the answer
-            await self._check_limits(caller, spec)
-
-    async def _check_limits(self, caller: Caller, spec: Spec) -> None:
-        if self._stopping:
-            raise stopping_error()
+        self._check_open()
+        if spec.reuse or await self._is_known(caller, spec):
+            yield  # an earlier adaptation may be the answer
+            return
         self._archive.check_writable()
-        await asyncio.to_thread(self._admission.check, caller, spec)
+        async with self._admission.place(caller, spec):
+            yield
+
+    async def _is_known(self, caller: Caller, spec: Spec) -> bool:
+        if not spec.request_id:
+            return False
+        by_request = self._records.by_request
+        return await asyncio.to_thread(by_request, caller.owner, spec.request_id) is not None
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise stopping_error()
 
     async def submit(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> Accepted:
         """Accept an adaptation; the same request gets the same one again.
@@ -170,7 +178,9 @@ class JobManager:
         find = partial(self._reuse.known, record, reuse=spec.reuse)
         async with self._submit_lock:
             while (known := await asyncio.to_thread(find)) is None:
-                await self._check_limits(caller, spec)
+                self._check_open()
+                self._archive.check_writable()
+                await self._admission.check(caller, spec)
                 with suppress(AlreadyAccepted):  # by another front: look again
                     return await self._add(record, packed, spec, caller)
             return known

@@ -163,16 +163,18 @@ class StudioEngine:
         cards = self._pool.cards
         message = parse_spec(fields)
         spec = convert.read_spec(message, cards.checkpoints, cards.universal, self._config.limits)
-        await self._jobs.check_capacity(caller, spec)
-        async for part in parts:
-            if part.name != "images" or intake.count == len(labels):
-                text = 'after "spec" send a part "images" for each label'
-                raise InvalidInput.single("images", "LABELS_MISSING", text)
-            intake.add(Example(labels[intake.count], part.data))
-        if intake.count < len(labels):
-            text = f"there are {len(labels)} labels for {intake.count} images; send one for each"
-            raise InvalidInput.single("spec.labels", "LABELS_MISSING", text)
-        return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
+        async with self._jobs.place(caller, spec):
+            async for part in parts:
+                if part.name != "images" or intake.count == len(labels):
+                    text = 'after "spec" send a part "images" for each label'
+                    raise InvalidInput.single("images", "LABELS_MISSING", text)
+                intake.add(Example(labels[intake.count], part.data))
+            if intake.count < len(labels):
+                text = (
+                    f"there are {len(labels)} labels for {intake.count} images; send one for each"
+                )
+                raise InvalidInput.single("spec.labels", "LABELS_MISSING", text)
+            return await self._jobs.submit(spec, intake.finish(spec.classes), caller)
 
     def _read_spec(self, data: bytes) -> tuple[Json, Sequence[str]]:
         """Return the fields of the contract's spec, and the labels of the images."""
