@@ -1,5 +1,6 @@
 """Deadlines of adaptations, and their number a minute."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -9,10 +10,15 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
-from metanas_server.jobs.dispatcher import Pace
+from metanas_server.config import ServerConfig
+from metanas_server.jobs.admission import ends_before
+from metanas_server.jobs.dispatcher import Pace, fits, in_time
+from metanas_server.jobs.job import Job
+from metanas_server.records.records import Load
 from tests.server.calls import FAILED, LONG, SUCCEEDED, Api, images, refused, spec
 from tests.server.databases import locked
 from tests.server.processes import serving
+from tests.server.test_parts import RECORD
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def test_an_adaptation_that_makes_its_deadline(api: Api) -> None:
 
 
 def test_an_adaptation_that_runs_at_its_deadline(api: Api) -> None:
-    fails_at_its_deadline(api, api.create(spec(options=LONG, deadline=within(2)), images()).name)
+    fails_at_its_deadline(api, api.create(spec(options=LONG, deadline=within(4)), images()).name)
     api.serves()
 
 
@@ -67,7 +73,7 @@ def test_a_deadline_that_passes_while_the_database_is_locked(
         api.cancel(running)
 
 
-def test_a_deadline_too_short_behind_a_running_adaptation_is_refused_at_once(api: Api) -> None:
+def test_a_deadline_too_short_is_refused_at_once(api: Api) -> None:
     api.serves()  # the server knows its pace then
     name = api.create(spec(options=LONG), images()).name
     api.until_running(name)
@@ -91,6 +97,86 @@ def test_the_pace_of_jobs_that_end_together_is_that_of_jobs_one_after_the_other(
         assert number < 32 or pace.seconds == pytest.approx(0.2)
     pace.count(1000.0, 1003.0)  # idle time does not count
     assert pace.seconds < 0.4
+
+
+@pytest.mark.parametrize(
+    ("running", "ahead", "slots", "ends"),
+    [
+        (0, 0, 1, 1),
+        (1, 0, 1, 2),  # one after the other
+        (1, 5, 1, 7),
+        (0, 0, 16, 2),  # alone, for which a stack is faster for each
+        (3, 1, 16, 10),
+        (7, 0, 16, 16),  # one of a full stack
+        (15, 0, 16, 16),
+        (16, 0, 16, 32),  # one of the next full stack
+        (16, 15, 16, 32),
+        (16, 16, 16, 48),
+        (5, 11, 16, 21),  # others keep places free until their deadlines
+        (32, 64, 32, 128),
+    ],
+)
+def test_the_longest_time_until_the_end(running: int, ahead: int, slots: int, ends: int) -> None:
+    load = Load(waiting=ahead, unfinished=0, fronts=1, running=running, ahead=ahead)
+    assert ends_before(load, slots) == ends
+
+
+@pytest.mark.parametrize("slots", [1, 4, 16, 32])
+def test_a_deadline_is_long_enough_for_all_who_end_together(slots: int) -> None:
+    """Full stacks of `slots` adaptations run for `slots` times the pace, one after the other."""
+    for ahead in range(3 * slots):
+        stacks = 1 + ahead // slots
+        now = Load(waiting=ahead, unfinished=0, fronts=1, running=slots, ahead=ahead)
+        assert ends_before(now, slots) == slots + stacks * slots
+    for running in range(slots):
+        now = Load(waiting=0, unfinished=0, fronts=1, running=running)
+        assert running < ends_before(now, slots) <= slots
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number", "pace", "most"),
+    [
+        (2.0, 1, 0.2, 5),
+        (2.0, 5, 0.2, 5),
+        (2.0, 6, 0.2, None),  # they are too many already
+        (40.0, 1, 0.2, 100),
+        (2.0, 1, 0.0, None),  # no adaptation has ended yet
+        (0.1, 1, 0.2, None),
+        (-1.0, 1, 0.2, None),
+    ],
+)
+def test_the_most_that_end_in_time(
+    seconds: float, number: int, pace: float, most: int | None
+) -> None:
+    assert in_time(seconds, number, pace) == most
+
+
+def job(memory: int = 0, *, limit: int | None = None, most: int | None = None) -> Job:
+    made = Job(1, replace(RECORD, memory=memory), "caller")
+    made.limit, made.most = limit, most
+    return made
+
+
+@pytest.mark.parametrize(
+    ("new", "others", "fitting"),
+    [
+        (job(), [], True),
+        (job(), [job(), job(), job()], True),
+        (job(), [job()] * 4, False),  # the largest stack
+        (job(), [job(limit=3), job()], True),
+        (job(), [job(limit=2), job()], False),  # it would miss its deadline
+        (job(limit=2), [job(), job()], True),  # its own deadline keeps later ones away
+        (job(most=2), [job(most=2)], True),
+        (job(most=2), [job(most=4), job(most=4)], False),  # suspects in halves
+        (job(), [job(most=4)], False),
+        (job(3), [], True),  # alone it may have more
+        (job(1), [job(1)], True),
+        (job(1), [job(2)], False),
+    ],
+)
+def test_jobs_that_may_run_together(new: Job, others: list[Job], fitting: bool) -> None:
+    config = ServerConfig(checkpoints=Path(), data=Path(), max_stack=4, max_image_memory=2)
+    assert fits(new, others, config) == fitting
 
 
 @pytest.mark.parametrize("field", ["deadline", "timeout"])

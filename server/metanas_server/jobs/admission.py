@@ -11,11 +11,13 @@ from types import MappingProxyType
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
 from metanas_server.errors import Overloaded, QuotaReached
-from metanas_server.jobs.dispatcher import Dispatcher
+from metanas_server.jobs.dispatcher import SMALL_STACK, Dispatcher
 from metanas_server.records.records import Load, Records
 from metanas_server.resources import Spec
 
 DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
+MARGIN = 1.25
+"""Factor on the time that an adaptation probably takes: the pace varies with other load."""
 NO_PLACES: Mapping[str, int] = MappingProxyType({})
 
 
@@ -91,16 +93,14 @@ class Admission:
         self._check_deadline(load, spec)
 
     def _check_deadline(self, load: Load, spec: Spec) -> None:
-        """Refuse a deadline that is too short behind the adaptations that run or have their turn.
-
-        By Little's law an adaptation stays for their number times the mean time between two ends.
-        """
-        before = load.ahead + load.running
-        seconds = before * self._dispatcher.pace / max(load.fronts, 1)
+        """Refuse a deadline that an adaptation would perhaps not meet."""
+        ends = ends_before(load, self._dispatcher.slots * max(load.fronts, 1))
+        seconds = MARGIN * ends * self._dispatcher.pace / max(load.fronts, 1)
         if spec.deadline is not None and seconds > spec.deadline:
             message = (
-                f"behind {before} adaptations it takes about {seconds:.1f} s, longer than the"
-                f" deadline of {spec.deadline:g} s; try again later or allow more time"
+                f"beside {load.ahead + load.running} others an adaptation takes up to"
+                f" {seconds:.1f} s, longer than the deadline of {spec.deadline:g} s; try again"
+                " later or allow more time"
             )
             raise Overloaded("DEADLINE_TOO_SHORT", message, self._retry_seconds())
 
@@ -134,3 +134,18 @@ def _beside(load: Load, places: Mapping[str, int], caller: str) -> Load:
         unfinished=unfinished,
         ahead=load.ahead + sum(min(number, unfinished + 1) for number in places.values()),
     )
+
+
+def ends_before(load: Load, slots: int) -> int:
+    """Return the ends of adaptations until the next one has ended, at most; its own included.
+
+    Adaptations that step together end together. So one that waits ends with all of its full stack,
+    after those that run now. One that begins at once is in a small stack: if that is needed for its
+    deadline, the dispatcher keeps others away.
+
+    slots: most adaptations at once.
+    """
+    before = load.ahead + load.running
+    if before < slots:
+        return min(SMALL_STACK * (before + 1), slots)
+    return load.running + slots * math.ceil((load.ahead + 1) / slots)

@@ -41,6 +41,8 @@ class Job:
     start_time: time of the start of its attempt, by the event loop's clock.
     most: most jobs on its worker, itself included, after the death of a worker that it may have
         caused; None before.
+    limit: most jobs on its worker beside which it meets its deadline, itself included; None sets no
+        limit.
     written: entries of its progress that other fronts can read.
     moves: its states in this run of the server.
     stop_reason: the error that it ends with as soon as its worker has stopped it.
@@ -57,6 +59,7 @@ class Job:
         self.turn = 0
         self.start_time = 0.0
         self.most: int | None = None
+        self.limit: int | None = None
         self.stop_reason: MetanasError | None = None
         self.progress = list[ProgressRecord]()
         self.written = 0
