@@ -18,11 +18,11 @@ from io import TextIOWrapper
 
 from metanas.errors import MetanasError
 from metanas.spec.universal import UNIVERSAL
-from metanas_server import doctor
 from metanas_server.app import Server
 from metanas_server.callers import command as tokens
 from metanas_server.commands import COMMANDS, run
 from metanas_server.config import ServerConfig, parse
+from metanas_server.doctor import report as doctor
 from metanas_server.observation import logs
 from metanas_server.workers.environment import set_defaults
 

@@ -16,7 +16,8 @@ from sqlalchemy.dialects import sqlite
 
 from metanas_protos.v1.adaptation_service_pb2 import ListAdaptationsRequest
 from metanas_protos.v1.model_service_pb2 import ListModelsRequest
-from metanas_server.doctor import FAILURE, examine
+from metanas_server.doctor.findings import FAILURE
+from metanas_server.doctor.report import examine
 from metanas_server.errors import NotFound, StartError, StoreError
 from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.jobs.retention import Retention

@@ -1,20 +1,28 @@
 """The doctor: a line for each finding, with what to do, and an exit code."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from metanas_server.doctor import CHECKS, FAILURE, OK, WARNING, check_files, examine
+from metanas_server.config import parse
+from metanas_server.doctor.findings import FAILURE, OK, WARNING
+from metanas_server.doctor.installation import EXTRAS, extras
+from metanas_server.doctor.report import CHECKS, examine
+from metanas_server.doctor.storage import check_files
 from metanas_server.storage.folder_store import FolderStore
 from tests.server.calls import images, spec
 from tests.server.processes import ENVIRONMENT, serving
 from tests.server.s3 import Bucket
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +177,37 @@ def test_workers_on_ray(checkpoints: Path, tmp_path: Path) -> None:
     assert level == OK, "the devices of this host do not matter"
     assert text.startswith("2 workers on Ray ")
     assert "memory" not in found
+
+
+def test_extras_that_options_need(tmp_path: Path) -> None:
+    needs = {
+        "otel": "--traces=http://127.0.0.1:1",
+        "postgres": "--records=postgresql://user@127.0.0.1/name",
+        "ray": "--workers=ray",
+        "s3": "--artefacts=s3://bucket/folder",
+        "studio": "--studio=127.0.0.1:0",
+    }
+    arguments = ["--data", str(tmp_path), "--devices=cpu"]
+    assert list(extras(parse(arguments, {}))) == [(OK, "the options need none")]
+    every = parse([*arguments, *needs.values()], {})
+    assert list(extras(every)) == [(OK, "otel, postgres, ray, s3, studio")]
+    lines = list(extras(every, lambda _: ""))[:-1]
+    for (extra, flag), (level, line) in zip(needs.items(), lines, strict=True):
+        assert level == FAILURE
+        assert line.startswith(f"{flag.partition('=')[0]} ")
+        assert line.endswith(f'; run: pip install "metanas-server[{extra}]"')
+        assert all(name in line for name in EXTRAS[extra])
+
+
+def test_the_distributions_of_extras() -> None:
+    """They are those that the package declares."""
+    project = tomllib.loads((ROOT / "server" / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {
+        extra: tuple(re.split(r"[\[>]", text)[0] for text in texts)
+        for extra, texts in project["project"]["optional-dependencies"].items()
+        if extra != "gpu"
+    }
+    assert declared | {"ray": ("ray",)} == EXTRAS  # that of metanas
 
 
 def test_too_many_workers(checkpoints: Path, tmp_path: Path) -> None:

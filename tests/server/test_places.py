@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from metanas_server.doctor import FAILURE, examine
+from metanas_server.doctor.findings import FAILURE
+from metanas_server.doctor.report import examine
 from metanas_server.errors import StartError
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.records import Records
