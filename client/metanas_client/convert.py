@@ -265,7 +265,7 @@ def _leave_one_out(message: report_pb2.LeaveOneOut) -> LeaveOneOut:
             )
             for each in message.suspicious
         ),
-        weakest=message.weakest,
+        weakest=message.weakest if message.HasField("weakest") else None,
     )
 
 

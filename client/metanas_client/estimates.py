@@ -35,7 +35,10 @@ def estimate_rows(estimate: LeaveOneOut | None, files: Sequence[str] = ()) -> li
         ],
     }
     rows += [(name, _short(parts)) for name, parts in details.items() if parts]
-    weakest = printable(estimate.weakest) or "no class in particular"
+    if estimate.weakest is None:
+        weakest = "unknown: an older release made the model; adapt again"
+    else:
+        weakest = printable(estimate.weakest) or "no class in particular"
     return [*rows, ("add images first to", weakest)]
 
 

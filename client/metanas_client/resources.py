@@ -109,6 +109,8 @@ class ModelInfo:
         return genotype
 
 
+LARGEST_INT8_OPSET = 20
+"""Largest opset of a file in 8 bits."""
 LARGEST_SIDE = 2048
 """Largest height and width of a fixed input."""
 

@@ -73,9 +73,10 @@ class LeaveOneOut:
     """Classes that are confused, at most 20 pairs, the most frequent first."""
     suspicious: tuple[SuspiciousImage, ...]
     """Images that look like another class than their own, at most 10, the most suspicious first."""
-    weakest: str
+    weakest: str | None
     """Class that probably needs more images most: the one with clearly the fewest images or, of
-    classes with equally few, the lowest recall. Empty if no class is clearly weaker."""
+    classes with equally few, the lowest recall. Empty if no class is clearly weaker; None if it is
+    unknown, in reports of older releases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from metanas.export import variants
+from metanas.spec.options import AdaptConfig
+from metanas.testing import make_checkpoint
 from metanas_client.__main__ import main
 from metanas_client.onnx.model_file import ModelFile
-from tests.client.conftest import ENVIRONMENT
+from metanas_client.resources import LARGEST_INT8_OPSET
+from tests.client.conftest import ENVIRONMENT, running_server
 from tests.client.test_cli import metanas
 
 
@@ -149,26 +153,45 @@ def plain(tmp_path: Path) -> Path:
     return tmp_path / "plain"
 
 
-def test_a_refused_form_leaves_a_model_that_is_named(
-    server: str, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("flags", [["--server=127.0.0.1:1"], ["--local"]])
+def test_a_form_that_no_model_can_have_is_refused_first(
+    plain: Path, tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Files in 8 bits end at opset 20."""
+    """Files in 8 bits end at opset 20; nothing is called and nothing is adapted."""
+    assert LARGEST_INT8_OPSET == variants.LARGEST_INT8_OPSET
+    out = f"--out={tmp_path / 'm.onnx'}"
+    assert main(["adapt", str(plain), "--precision=int8", "--opset=21", out, *flags]) == 2
+    assert "must be at most 20 with --precision int8; or choose fp16" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def eight_bits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a checkpoint that makes files in 8 bits by default."""
+    folder = tmp_path_factory.mktemp("eight")
+    make_checkpoint(folder / "tiny", options=AdaptConfig(steps=0, precision="int8"))
+    return folder
+
+
+def test_a_refused_form_leaves_a_model_that_is_named(
+    eight_bits: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "m.onnx"
-    command = ["adapt", str(plain), "--precision=int8", "--opset=21", f"--out={out}"]
-    assert main([*command, f"--server={server}"]) == 2
-    error = capsys.readouterr().err
-    [fetch] = re.findall(r"`metanas (models get [0-9a-f]+)` fetches it as it is", error)
-    assert not out.exists()
-    assert main([*fetch.split(), f"--server={server}", f"--out={out}"]) == 0
+    with running_server(eight_bits, tmp_path / "data") as server:
+        here = [f"--server={server}", f"--out={out}"]
+        assert main(["adapt", str(plain), "--opset=21", *here]) == 2
+        error = capsys.readouterr().err
+        [fetch] = re.findall(r"`metanas (models get [0-9a-f]+)` fetches it as it is", error)
+        assert not out.exists()
+        assert main([*fetch.split(), *here]) == 0
     assert ModelFile.load(out).variant.precision == "int8"
 
 
 def test_a_refused_form_of_a_local_model_is_told(
-    checkpoints: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    eight_bits: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "m.onnx"
-    command = ["adapt", str(plain), "--local", f"--checkpoints={checkpoints}", f"--out={out}"]
-    assert main([*command, "--precision=int8", "--opset=21"]) == 2
+    command = ["adapt", str(plain), "--local", f"--checkpoints={eight_bits}", f"--out={out}"]
+    assert main([*command, "--opset=21"]) == 2
     assert "no file was written" in capsys.readouterr().err
     assert not out.exists()
 

@@ -37,6 +37,11 @@ def test_no_class_may_need_more_images_than_others() -> None:
     assert rows["add images first to"] == "no class in particular"
 
 
+def test_the_weakest_class_of_an_older_release_is_unknown() -> None:
+    rows = dict(estimate_rows(replace(ESTIMATE, weakest=None)))
+    assert rows["add images first to"].startswith("unknown: an older release")
+
+
 def test_one_image_a_class_gives_no_estimate() -> None:
     assert estimate_rows(None) == [
         ("accuracy on new images", "unknown: an estimate needs two images of a class")

@@ -105,6 +105,30 @@ def test_pin_and_unpin(metanas: Run, ann: Client, folder: Path, model: str) -> N
     assert metanas("models", "delete", other) == {"deleted": [other]}
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_an_unknown_name_among_others(
+    guarded: str, secrets: dict[str, str], ann: Client, folder: Path, capsys: Any, *, as_json: bool
+) -> None:
+    """The models before it have changed, and are shown."""
+    name = ann.adapt(folder, seed=2).result().name
+    here = ["--server", guarded, "--token", secrets["ann"], *["--json"] * as_json]
+    for command in ("pin", "unpin", "delete"):
+        assert main(["models", command, name, "nope", *here]) == 4
+        shown = capsys.readouterr()
+        assert "models/nope" in shown.err
+        if as_json and command == "delete":
+            assert json.loads(shown.out) == {"deleted": [name]}
+        elif as_json:
+            [changed] = json.loads(shown.out)
+            assert (changed["name"], changed["pinned"]) == (name, command == "pin")
+        elif command == "delete":
+            assert shown.out == f"deleted {name}\n"
+        else:
+            assert shown.out.splitlines()[1] == f"{name}\t{'yes' * (command == 'pin')}\t"
+        assert main(["models", command, "nope", *here]) == 4
+        assert capsys.readouterr().out == ""
+
+
 def test_the_tables(
     guarded: str, secrets: dict[str, str], ann: Client, model: str, capsys: Any
 ) -> None:

@@ -1,5 +1,8 @@
 """Reports from the core, through the record and the message of the server, to the client."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from metanas_client.convert import model_info
@@ -22,7 +25,7 @@ ESTIMATE = LeaveOneOut(
 )
 
 
-@pytest.mark.parametrize("estimate", [None, ESTIMATE])
+@pytest.mark.parametrize("estimate", [None, ESTIMATE, replace(ESTIMATE, weakest="")])
 def test_the_client_has_the_report_of_the_core(estimate: LeaveOneOut | None) -> None:
     report = Report(
         checkpoint="tiny",
@@ -65,3 +68,10 @@ def test_the_client_has_the_report_of_the_core(estimate: LeaveOneOut | None) -> 
     received = model_info(write_model(record)).report
     assert received == report
     assert list(received.seconds) == ["tune", "adapt"]
+    if estimate is not None:  # older releases did not know the weakest class
+        older = json.loads(record.report_json)
+        del older["leave_one_out"]["weakest"]
+        sent = write_model(replace(record, report_json=json.dumps(older)))
+        received = model_info(sent).report
+        assert received is not None
+        assert received.leave_one_out == replace(estimate, weakest=None)

@@ -17,7 +17,7 @@ from metanas_client.errors import InvalidInput, Violation
 from metanas_client.estimates import estimate_rows
 from metanas_client.local import adapt_here, convert_here
 from metanas_client.model import Model, cheaper
-from metanas_client.resources import Option, Progress, Variant
+from metanas_client.resources import LARGEST_INT8_OPSET, Option, Progress, Variant
 from metanas_client.support import read_folder
 from metanas_client.sync import Adaptation, Client
 from metanas_client.text import bare, number, percent, size
@@ -145,6 +145,9 @@ def _check_conflicts(arguments: argparse.Namespace) -> None:
     if arguments.checkpoints is not None and not arguments.local:
         message = "needs --local as well: a server has its own checkpoints"
         raise InvalidInput.single("--checkpoints", "OPTION_CONFLICT", message)
+    if arguments.precision == "int8" and arguments.opset > LARGEST_INT8_OPSET:
+        message = f"must be at most {LARGEST_INT8_OPSET} with --precision int8; or choose fp16"
+        raise InvalidInput.single("--opset", "OPTION_CONFLICT", message)
 
 
 @contextmanager

@@ -173,14 +173,23 @@ def get_model(arguments: argparse.Namespace, screen: Screen) -> int:
 
 def delete_models(arguments: argparse.Namespace, screen: Screen) -> int:
     """Run `metanas models delete`."""
-    with Client(**shared.connection(arguments)) as client:
-        for name in arguments.names:
-            client.delete_model(name)
-    if screen.as_json:
-        screen.json({"deleted": arguments.names})
-    else:
-        screen.text(f"deleted {', '.join(arguments.names)}")
+    deleted = list[str]()
+    try:
+        with Client(**shared.connection(arguments)) as client:
+            for name in arguments.names:
+                client.delete_model(name)
+                deleted.append(name)
+    finally:
+        _show_deleted(deleted, screen)
     return OK
+
+
+def _show_deleted(names: Sequence[str], screen: Screen) -> None:
+    """Print the models that were deleted, also before an error."""
+    if names and screen.as_json:
+        screen.json({"deleted": names})
+    elif names:
+        screen.text(f"deleted {', '.join(names)}")
 
 
 def share_model(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -210,16 +219,20 @@ def unpin_models(arguments: argparse.Namespace, screen: Screen) -> int:
 
 
 def _set_pins(arguments: argparse.Namespace, screen: Screen, *, pinned: bool) -> int:
-    with Client(**shared.connection(arguments)) as client:
-        models = [client.update_model(name, pinned=pinned) for name in arguments.names]
-    return _show_changed(models, screen)
+    models = list[ModelInfo]()
+    try:
+        with Client(**shared.connection(arguments)) as client:
+            models += (client.update_model(name, pinned=pinned) for name in arguments.names)
+    finally:
+        _show_changed(models, screen)
+    return OK
 
 
 def _show_changed(models: Sequence[ModelInfo], screen: Screen) -> int:
-    """Print the settings of models that have changed."""
-    if screen.as_json:
+    """Print the settings of models that have changed, also before an error."""
+    if models and screen.as_json:
         screen.json([_model_dict(model) for model in models])
-    else:
+    elif models:
         rows = [(model.name, *_settings(model)) for model in models]
         screen.table(("name", "pinned", "shared with"), rows)
     return OK

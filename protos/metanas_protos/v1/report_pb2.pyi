@@ -246,7 +246,8 @@ class LeaveOneOut(_message.Message):
     """Upper end."""
     weakest: _builtins.str
     """Class that probably needs more images most: the one with clearly the fewest images or, of
-    classes with equally few, the lowest recall. Empty if no class is clearly weaker.
+    classes with equally few, the lowest recall. Empty if no class is clearly weaker; not set in
+    reports of older releases.
     """
     @_builtins.property
     def classes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClassMetrics]:
@@ -269,13 +270,15 @@ class LeaveOneOut(_message.Message):
         classes: _abc.Iterable[Global___ClassMetrics] | None = ...,
         confusions: _abc.Iterable[Global___Confusion] | None = ...,
         suspicious: _abc.Iterable[Global___SuspiciousImage] | None = ...,
-        weakest: _builtins.str = ...,
+        weakest: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_weakest", b"_weakest", "weakest", b"weakest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "classes", b"classes", "confusions", b"confusions", "high", b"high", "low", b"low", "suspicious", b"suspicious", "weakest", b"weakest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weakest", b"_weakest", "accuracy", b"accuracy", "classes", b"classes", "confusions", b"confusions", "high", b"high", "low", b"low", "suspicious", b"suspicious", "weakest", b"weakest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__weakest: _TypeAlias = _typing.Literal["weakest"]  # noqa: Y015
+    _WhichOneofArgType__weakest: _TypeAlias = _typing.Literal["_weakest", b"_weakest"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weakest) -> _WhichOneofReturnType__weakest | None: ...
 
 Global___LeaveOneOut: _TypeAlias = LeaveOneOut  # noqa: Y015
 

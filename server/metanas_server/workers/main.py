@@ -143,7 +143,10 @@ class Runner:
         side, channels = checkpoint.card.input.size, checkpoint.card.input.channels
         images = [np.full((side, side, channels), level, np.uint8) for level in (0, 255)]
         examples = [Example(str(index), image) for index, image in enumerate(images)]
-        options = checkpoint.card.defaults.replace({"steps": 1, "tuning_steps": 1})
+        # In float32: so few images calibrate no file in 8 bits.
+        options = checkpoint.card.defaults.replace(
+            {"steps": 1, "tuning_steps": 1, "precision": "float32"}
+        )
         job = Job(checkpoint, examples, options=options)
         self._scheduler.add(job)
         while self._scheduler:
