@@ -28,3 +28,13 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def mask() -> Iterator[None]:
+    """The umask of the process: a test that leaves another one fails."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    after = os.umask(before)
+    assert after == before, "the test has changed the umask; run what changes it as a process"

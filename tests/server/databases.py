@@ -96,6 +96,8 @@ class Postgres:
                 assert time.monotonic() < end, (self._folder / "log").read_text()
                 time.sleep(0.1)
             else:
+                lines = (self._folder / "log").read_text(encoding="utf-8")
+                assert "cannot be preloaded" not in lines, lines  # else its clock stays right
                 return
 
     @property

@@ -125,14 +125,15 @@ def maintain(*arguments: str, environment: Mapping[str, str] = ENVIRONMENT) -> s
 
 
 def attempt(
-    *arguments: str, environment: Mapping[str, str] = ENVIRONMENT
+    *arguments: str, environment: Mapping[str, str] = ENVIRONMENT, folder: Path | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a sub-command that may fail."""
+    """Run a sub-command that may fail, in a folder."""
     return subprocess.run(
         [sys.executable, "-m", "metanas_server", *arguments],
         capture_output=True,
         text=True,
         check=False,
+        cwd=folder,
         env={**environment},
         timeout=120,
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from metanas_server.__main__ import main
-from tests.server.processes import run, serving
+from tests.server.processes import attempt, run, serving
 
 FOREIGN = "CREATE TABLE adaptations (number); CREATE TABLE models (number); PRAGMA user_version ="
 
@@ -191,14 +190,11 @@ def test_two_databases_with_one_folder_of_artefacts(checkpoints: Path, tmp_path:
 def test_wrong_commands_are_refused_in_a_line(
     words: list[str],
     cause: str,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 2
-    line = capfd.readouterr().err
-    assert line.count("\n") == 1
+    done = attempt(*words, folder=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
     assert line.startswith(f"metanas-server: {cause}")
     assert list(tmp_path.iterdir()) == []
 

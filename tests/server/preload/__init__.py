@@ -19,6 +19,7 @@ def build(name: str, folder: Path) -> Path:
     library = folder / f"{name}.so"
     flags = ["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(library)]
     subprocess.run([compiler, *flags, str(FOLDER / f"{name}.c"), "-ldl", "-lpthread"], check=True)
+    library.chmod(0o755)  # other users load it, too
     return library
 
 
