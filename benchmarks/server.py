@@ -81,11 +81,11 @@ class Server:
 
 @contextmanager
 def serving(threads: int, *flags: str) -> Iterator[Server]:
-    """Start a server with the shipped checkpoints, wait until it is ready, and stop it."""
+    """Start a server with the shipped checkpoints, wait until it is ready, and stop it at once."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "metanas_server", "--listen=127.0.0.1:0"]
         command += [f"--checkpoints={CHECKPOINTS}", f"--data={folder}/data"]
-        command += [f"--threads={threads}", *LIMITS, *flags]
+        command += [f"--threads={threads}", "--grace=0", *LIMITS, *flags]
         environment = {name: value for name, value in os.environ.items() if "METANAS" not in name}
         with (
             open(f"{folder}/log", "w+", encoding="utf-8") as log,

@@ -94,22 +94,6 @@ def running(checkpoints: Path, data: Path, *flags: str) -> Iterator[Running]:
             process.terminate()
 
 
-def refused(checkpoints: Path, data: Path, *flags: str) -> str:
-    """Start a server that must not come up; returns what it says about it."""
-    done = subprocess.run(
-        command(checkpoints, data, *flags),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-        timeout=120,
-    )
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-    return done.stderr
-
-
 @contextmanager
 def serving_files(folder: Path) -> Iterator[str]:
     """Serve a folder on a free port; yields its address."""

@@ -3,8 +3,6 @@
 Every case goes through the real client to a real server, which all cases share.
 """
 
-import json
-import shutil
 import socket
 import struct
 import zlib
@@ -20,7 +18,7 @@ from PIL import Image
 
 from metanas_client import Client, InvalidInput, NotFound, State, Unavailable
 from metanas_protos.v1 import adaptation_service_pb2, adaptation_service_pb2_grpc
-from tests.e2e.running import Running, refused, running
+from tests.e2e.running import Running, running
 
 LIMITS = (
     "--max-ways=4",
@@ -270,74 +268,3 @@ def test_nobody_there() -> None:
             pytest.raises(Unavailable, match="metanas-server"),
         ):
             client.adapt(GOOD)
-
-
-def test_a_port_in_use(server: Running, checkpoints: Path, tmp_path: Path) -> None:
-    said = refused(checkpoints, tmp_path / "data", "--listen", server.address)
-    assert server.address.rpartition(":")[2] in said
-
-
-def test_a_data_folder_in_use(server: Running, checkpoints: Path, data: Path) -> None:
-    assert str(data) in refused(checkpoints, data)
-
-
-def test_a_data_folder_that_cannot_be_written(checkpoints: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    assert "file" in refused(checkpoints, tmp_path / "file" / "data")
-
-
-def test_no_checkpoints(tmp_path: Path) -> None:
-    assert str(tmp_path / "none") in refused(tmp_path / "none", tmp_path / "data")
-
-
-def weights_of(folder: Path) -> Path:
-    (found,) = folder.glob("weights-*.safetensors")
-    return found
-
-
-def flip_a_bit(folder: Path) -> None:
-    content = bytearray(weights_of(folder).read_bytes())
-    content[-1] ^= 1
-    weights_of(folder).write_bytes(content)
-
-
-def cut_weights(folder: Path) -> None:
-    weights_of(folder).write_bytes(weights_of(folder).read_bytes()[:-100])
-
-
-def drop_weights(folder: Path) -> None:
-    weights_of(folder).unlink()
-
-
-def next_version(folder: Path) -> None:
-    edit_card(folder, {"format_version": 2})
-
-
-def no_card(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text("{", encoding="utf-8")
-
-
-def edit_card(folder: Path, changes: Mapping[str, Any]) -> None:
-    path = folder / "checkpoint.json"
-    card = json.loads(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps({**card, **changes}), encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("damage", "word"),
-    [
-        (flip_a_bit, "SHA-256"),
-        (cut_weights, "SHA-256"),
-        (drop_weights, "no readable weights-"),
-        (next_version, "version"),
-        (no_card, "checkpoint.json"),
-    ],
-)
-def test_a_damaged_checkpoint_is_named(
-    checkpoints: Path, tmp_path: Path, damage: Any, word: str
-) -> None:
-    shutil.copytree(checkpoints / "grey", tmp_path / "checkpoints" / "grey")
-    damage(tmp_path / "checkpoints" / "grey")
-    said = refused(tmp_path / "checkpoints", tmp_path / "data")
-    assert "grey" in said
-    assert word in said

@@ -11,7 +11,7 @@ import pytest
 
 def from_pypi(packages: Sequence[str], folder: Path) -> None:
     """Install packages without their dependencies."""
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
     command += ["--only-binary=:all:", f"--target={folder}", *packages]
     _run(command, folder, f"needs {' '.join(packages)} from PyPI")
 

@@ -1,5 +1,6 @@
 """Starts that fail: one line that says what to do, and exit code 2. Each row is a real process."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -53,9 +54,9 @@ def fails(checkpoints: Path, data: Path, *flags: str) -> str:
         (["--token-file={junk}"], "line 1 of"),
         (["--token-file={open}"], "other users can read or change"),
         (["--audit-log=/proc/none/audit"], "give another file (AUDIT_NOT_WRITABLE)"),
-        (["--checkpoints=none"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
+        (["--checkpoints=none"], "none contains no checkpoint: no folder in it has a"),
         (["--checkpoints={junk}"], "give the folder above the checkpoints (CHECKPOINT_MISSING)"),
-        (["--data={junk}/data"], "Not a directory; choose another folder (DATA_NOT_WRITABLE)"),
+        (["--data={junk}/data"], "{junk}/data cannot be written: Not a directory"),
         (["--data={junk}"], "File exists; choose another folder (DATA_NOT_WRITABLE)"),
         (["--data=/proc/metanas"], "choose another folder (DATA_NOT_WRITABLE)"),
     ],
@@ -68,7 +69,7 @@ def test_options_that_cannot_be_used(
     junk.chmod(0o600)
     readable.touch(0o644)
     filled = [flag.format(junk=junk, open=readable) for flag in flags]
-    assert words in fails(checkpoints, tmp_path / "data", *filled)
+    assert words.format(junk=junk) in fails(checkpoints, tmp_path / "data", *filled)
 
 
 def garbage(path: Path) -> None:
@@ -117,14 +118,23 @@ def test_a_database_with_a_damaged_page(checkpoints: Path, tmp_path: Path) -> No
     assert "use metanas-server restore" in fails(checkpoints, tmp_path / "data")
 
 
+def weights_of(folder: Path) -> Path:
+    (found,) = folder.glob("weights-*.safetensors")
+    return found
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray(weights_of(folder).read_bytes())
+    content[-1] ^= 1
+    weights_of(folder).write_bytes(content)
+
+
 def cut(folder: Path) -> None:
-    (weights,) = folder.glob("*.safetensors")
-    weights.write_bytes(weights.read_bytes()[:100])
+    weights_of(folder).write_bytes(weights_of(folder).read_bytes()[:100])
 
 
 def remove_weights(folder: Path) -> None:
-    (weights,) = folder.glob("*.safetensors")
-    weights.unlink()
+    weights_of(folder).unlink()
 
 
 def break_card(folder: Path) -> None:
@@ -132,25 +142,29 @@ def break_card(folder: Path) -> None:
 
 
 def raise_format(folder: Path) -> None:
-    (folder / "checkpoint.json").write_text('{"format_version": 99}')
+    path = folder / "checkpoint.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**card, "format_version": 99}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("damage", "reason"),
+    ("damage", "word", "reason"),
     [
-        (cut, "CHECKPOINT_DAMAGED"),
-        (remove_weights, "CHECKPOINT_MISSING"),
-        (break_card, "CHECKPOINT_DAMAGED"),
-        (raise_format, "CHECKPOINT_FORMAT"),
+        (flip_a_bit, "SHA-256", "CHECKPOINT_DAMAGED"),
+        (cut, "SHA-256", "CHECKPOINT_DAMAGED"),
+        (remove_weights, "no readable weights-", "CHECKPOINT_MISSING"),
+        (break_card, "checkpoint.json", "CHECKPOINT_DAMAGED"),
+        (raise_format, "version", "CHECKPOINT_FORMAT"),
     ],
 )
 def test_damaged_checkpoints(
-    checkpoints: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
+    checkpoints: Path, tmp_path: Path, damage: Callable[[Path], None], word: str, reason: str
 ) -> None:
     shutil.copytree(checkpoints, tmp_path / "checkpoints")
     damage(tmp_path / "checkpoints" / "grey")
     line = fails(tmp_path / "checkpoints", tmp_path / "data")
     assert str(tmp_path / "checkpoints" / "grey") in line
+    assert word in line
     assert line.endswith(f"({reason})")
 
 
