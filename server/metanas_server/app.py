@@ -27,7 +27,7 @@ from metanas_server.api.health import Health
 from metanas_server.api.interceptors import CallInterceptor
 from metanas_server.api.observer import Observer
 from metanas_server.api.service import AdaptationService, CheckpointService, ModelService
-from metanas_server.api.upload import UploadBudget
+from metanas_server.api.upload import Uploads
 from metanas_server.callers.access import Callers, TokenFile
 from metanas_server.callers.audit import AuditLog
 from metanas_server.callers.open_calls import OpenCalls
@@ -168,7 +168,9 @@ class Server:
         self._answers = False
         self._health.stop()
         self._inference.ready = False
+        self._uploads.stop()
         await self._jobs.stop(self._config.grace if grace is None else grace)
+        self._health.close()
         await self._undo.aclose()
 
     async def _start(self, undo: AsyncExitStack) -> None:
@@ -204,16 +206,12 @@ class Server:
             await self._share(undo, table, mirrors, address)
         else:
             await self._jobs.take_orphans()
-        budget = UploadBudget(
-            config.max_upload_bytes,
-            config.max_upload_bytes_per_caller,
-            config.max_uploads_per_caller,
-        )
-        self._add_services(server, callers, archive, budget)
+        self._uploads = Uploads(config)
+        self._add_services(server, callers, archive)
         undo.push_async_callback(server.stop, FLUSH_SECONDS)
         await server.start()
         if config.studio is not None:
-            await self._start_studio(undo, callers, audit, archive, budget)
+            await self._start_studio(undo, callers, audit, archive)
         self._health.set(INFERENCE, healthy=True)
         self._answers = True
         await self._on_change()
@@ -254,7 +252,6 @@ class Server:
         callers: Callers,
         audit: AuditLog | None,
         archive: Archive,
-        budget: UploadBudget,
     ) -> None:
         try:
             from metanas_server.studio.engine import StudioEngine
@@ -263,7 +260,7 @@ class Server:
         except ModuleNotFoundError as error:
             message = f'--studio needs {error.name}; run: pip install "metanas-server[studio]"'
             raise StartError("STUDIO_MISSING", message) from error
-        engine = StudioEngine(self._config, self._jobs, self._pool, archive, budget)
+        engine = StudioEngine(self._config, self._jobs, self._pool, archive, self._uploads)
         observer = self._call_observer(self._metrics.requests)
         studio = StudioServer(self._config, make_app(engine, callers, audit), observer)
         undo.push_async_callback(studio.stop)
@@ -299,11 +296,9 @@ class Server:
             endpoint = metrics_endpoint(*address, metrics.registry)
             self.metrics_port = await undo.enter_async_context(endpoint)
 
-    def _add_services(
-        self, server: aio.Server, callers: Callers, archive: Archive, budget: UploadBudget
-    ) -> None:
+    def _add_services(self, server: aio.Server, callers: Callers, archive: Archive) -> None:
         config, jobs, pool = self._config, self._jobs, self._pool
-        adaptations = AdaptationService(config, callers, jobs, pool, archive, budget)
+        adaptations = AdaptationService(config, callers, jobs, pool, archive, self._uploads)
         adaptation_service_pb2_grpc.add_AdaptationServiceServicer_to_server(adaptations, server)
         models = ModelService(config, callers, archive)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(models, server)

@@ -23,6 +23,7 @@ from metanas_server.jobs.mirrors import Mirrors
 from metanas_server.jobs.retention import Retention
 from metanas_server.records.address import open_database, read_address
 from metanas_server.records.database import Database
+from metanas_server.records.migrate import Use
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import Sealed
 from metanas_server.resources import ProgressRecord, State
@@ -291,6 +292,23 @@ def test_records_of_an_older_release(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "adaptations/\\udce40: moved" in "".join(lines)
     with closing(Records(open_database(path))) as records:
         assert records.damage.find() == []
+
+
+def test_a_damaged_file_of_an_older_release(tmp_path: Path) -> None:
+    """No command sends the user back to another one that has refused."""
+    path = tmp_path / "records.sqlite3"
+    write_format_5(path, RECORD.support)
+    content = bytearray(path.read_bytes())
+    at = content.index(b'{"id": "one"') // 4096 * 4096
+    content[at : at + 8] = bytes(8)
+    path.write_bytes(content)
+    with pytest.raises(StartError, match="run: metanas-server migrate") as caught:
+        repair(tmp_path, path, FolderStore(tmp_path / "artefacts"))
+    assert caught.value.reason == "DATABASE_VERSION"
+    words = "use metanas-server restore, or metanas-server repair of the release that wrote it"
+    with pytest.raises(StartError, match=words) as caught:
+        open_database(path, Use.MIGRATE)
+    assert caught.value.reason == "DATABASE_DAMAGED"
 
 
 async def test_a_watcher_of_a_damaged_record(database: Database) -> None:

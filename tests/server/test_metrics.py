@@ -56,6 +56,14 @@ def test_an_adaptation_is_counted(server: ServerProcess, api: Api) -> None:
     assert samples.get("metanas_stage_seconds_sum", stage="adapt") > 0
 
 
+def test_requests_that_reuse_answers_are_counted(server: ServerProcess, api: Api) -> None:
+    made = api.end_of(api.create(spec(seed=7), images()).name)
+    for _ in range(2):
+        assert api.create(spec(seed=7, reuse=True), images()).name == made.name
+    samples = Samples(url_of(server))  # counted before the answer
+    assert samples.get("metanas_reused_adaptations_total") == 2
+
+
 def test_memory_files_and_workers_are_measured(server: ServerProcess, api: Api) -> None:
     api.serves()
     worker = {"worker": "0", "device": "cpu"}

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.v1.adaptation_service_pb2 import CreateAdaptationRequest
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from tests.server.calls import LONG, images, parts, refusal_of, refused, spec
 from tests.server.processes import serving
+from tests.server.scrapes import until, url_of
 
 
 def test_an_upload_that_stops_is_ended(checkpoints: Path, tmp_path: Path) -> None:
@@ -28,6 +30,30 @@ def test_an_upload_that_stops_is_ended(checkpoints: Path, tmp_path: Path) -> Non
         assert refusal.code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert refusal.reason == "UPLOAD_TOO_SLOW"
         server.api.serves()  # its bytes have been given back
+
+
+def test_uploads_and_health_watches_of_a_stopping_server(checkpoints: Path, tmp_path: Path) -> None:
+    """They end with a reason: an upload at once, a watch at the end of the last adaptation."""
+    over, method = threading.Event(), "metanas.v1.AdaptationService/CreateAdaptation"
+
+    def stalled() -> Iterator[CreateAdaptationRequest]:
+        yield from parts(spec(), images())
+        over.wait(60)
+
+    with serving(checkpoints, tmp_path / "data", "--metrics=0") as server:
+        upload = server.api.adaptations.CreateAdaptation.future(stalled())
+        until(url_of(server), lambda now: now.get("metanas_rpcs_in_progress", method=method) == 1)
+        watch = server.health()
+        assert next(watch) == HealthCheckResponse.SERVING
+        server.process.terminate()
+        refusals = [refused(upload.result), refused(list, watch)]
+        over.set()
+        for refusal in refusals:
+            assert (refusal.code, refusal.reason) == (
+                grpc.StatusCode.UNAVAILABLE,
+                "SERVER_STOPPING",
+            )
+        assert server.process.wait(timeout=60) == 0
 
 
 def test_an_upload_that_trickles_is_ended(checkpoints: Path, tmp_path: Path) -> None:

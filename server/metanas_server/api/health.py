@@ -13,6 +13,8 @@ import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from metanas_server.jobs.job_table import stopping_error
+
 Context = aio.ServicerContext[Any, Any]
 Status = health_pb2.HealthCheckResponse
 LIVENESS = "liveness"
@@ -25,6 +27,7 @@ class Health(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Iterable[str]) -> None:
         self._healthy = {LIVENESS: True} | dict.fromkeys(("", *services), False)
         self._changed = asyncio.Event()
+        self._is_closed = False
 
     def set(self, service: str, *, healthy: bool) -> None:
         """Change the health of a service, and tell its watchers."""
@@ -38,6 +41,11 @@ class Health(health_pb2_grpc.HealthServicer):
         for service in self._healthy.keys() - {LIVENESS}:
             self.set(service, healthy=False)
 
+    def close(self) -> None:
+        """End all watches."""
+        self._is_closed = True
+        self._changed.set()
+
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> Any:
         """Return the health of a service."""
         status = self._status(request.service)
@@ -49,13 +57,19 @@ class Health(health_pb2_grpc.HealthServicer):
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[Any]:
-        """Yield the health of a service, now and after each change."""
+        """Yield the health of a service, now and after each change.
+
+        Raises:
+            Unavailable: SERVER_STOPPING.
+        """
         last = None
         while True:
             changed, status = self._changed, self._status(request.service)
             if status != last:
                 last = status
                 yield Status(status=status)
+            elif self._is_closed:
+                raise stopping_error()
             else:
                 await changed.wait()
 

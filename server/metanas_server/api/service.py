@@ -28,7 +28,7 @@ from metanas_protos.v1 import (
     model_service_pb2_grpc,
 )
 from metanas_server.api import answers, convert, pagination
-from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.api.upload import Intake, Uploads
 from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller, Callers
 from metanas_server.callers.turns import Turns
@@ -56,12 +56,11 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
         jobs: JobManager,
         pool: WorkerPool,
         archive: Archive,
-        budget: UploadBudget,
+        uploads: Uploads,
     ) -> None:
         self._callers = callers
         self._limits = config.limits
-        self._deadlines = (config.upload_idle_seconds, config.upload_seconds)
-        self._budget = budget
+        self._uploads = uploads
         self._jobs = jobs
         self._pool = pool
         self._archive = archive
@@ -71,7 +70,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
     ) -> adaptation_service_pb2.CreateAdaptationResponse:
         """See the .proto file."""
         caller = self._callers.of(context)
-        with Intake(self._limits, self._budget, caller.name) as intake:
+        with self._uploads.intake(caller.name) as intake:
             accepted = await self._receive(request_iterator, caller, intake)
         adaptation = await self._show(accepted.id, caller.scope)
         return adaptation_service_pb2.CreateAdaptationResponse(
@@ -144,7 +143,7 @@ class AdaptationService(adaptation_service_pb2_grpc.AdaptationServiceServicer):
 
     async def _receive(self, parts: Parts, caller: Caller, intake: Intake) -> Accepted:
         """Receive a request and submit it; refuse it as early as possible."""
-        parts = receive(parts, *self._deadlines)  # messages: the spec, then the examples
+        parts = self._uploads.receive(parts)  # messages: the spec, then the examples
         first = await anext(parts, None)
         if first is None or first.WhichOneof("part") != "spec":
             raise InvalidInput.single("spec", "NO_SPEC", "the first message must carry the spec")

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 from metanas.errors import MAX_VIOLATIONS, InvalidInput, Violation
 from metanas.spec.examples import Example, Limits, check_examples
+from metanas_server.config import ServerConfig
 from metanas_server.errors import Overloaded, TimedOut
+from metanas_server.jobs.job_table import stopping_error
 
 OVERHEAD = 1024  # bytes of the objects around an image in memory
 
@@ -79,30 +81,6 @@ class UploadBudget:
             yield
         finally:
             self.close(caller, taken)
-
-
-async def receive(parts: AsyncIterator[Any], idle: float, total: float) -> AsyncIterator[Any]:
-    """Yield the messages of an upload, within its deadlines.
-
-    idle: most seconds until the next message.
-    total: most seconds until the last message.
-
-    Raises:
-        TimedOut: UPLOAD_TOO_SLOW.
-    """
-    loop = asyncio.get_running_loop()
-    end = loop.time() + total
-    while True:
-        try:
-            async with asyncio.timeout_at(min(loop.time() + idle, end)):
-                part = await anext(parts, None)
-        except TimeoutError:
-            limits = f"{idle:g} seconds for a message and {total:g} seconds in all"
-            text = f"the upload is too slow: it may take {limits}; send fewer or smaller images"
-            raise TimedOut("UPLOAD_TOO_SLOW", text) from None
-        if part is None:
-            return
-        yield part
 
 
 class Intake:
@@ -176,3 +154,62 @@ class Intake:
             if number > limit:
                 message = f"there are more than {limit} {things}; send fewer"
                 raise InvalidInput.single(f"examples[{self.count}]", reason, message)
+
+
+class Uploads:
+    """The uploads of a server: their budget, their deadlines, and their end when it stops."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._limits = config.limits
+        self._idle, self._total = config.upload_idle_seconds, config.upload_seconds
+        self._budget = UploadBudget(
+            config.max_upload_bytes,
+            config.max_upload_bytes_per_caller,
+            config.max_uploads_per_caller,
+        )
+        self._waits = set[asyncio.Timeout]()
+        self._is_stopping = False
+
+    def intake(self, caller: str) -> Intake:
+        """Return the support set of a request that begins to arrive."""
+        return Intake(self._limits, self._budget, caller)
+
+    def stop(self) -> None:
+        """End the uploads, which a stopping server would refuse when they are complete."""
+        self._is_stopping = True
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(0)
+
+    async def receive(self, parts: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yield the messages of an upload, within its deadlines.
+
+        Raises:
+            TimedOut: UPLOAD_TOO_SLOW.
+            Unavailable: SERVER_STOPPING.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._total
+        while True:
+            if self._is_stopping:
+                raise stopping_error()
+            try:
+                part = await self._within(min(loop.time() + self._idle, end), anext(parts, None))
+            except TimeoutError:
+                if self._is_stopping:
+                    raise stopping_error() from None
+                limits = f"{self._idle:g} seconds for a message and {self._total:g} seconds in all"
+                text = f"the upload is too slow: it may take {limits}; send fewer or smaller images"
+                raise TimedOut("UPLOAD_TOO_SLOW", text) from None
+            if part is None:
+                return
+            yield part
+
+    async def _within(self, time: float, message: Awaitable[Any]) -> Any:
+        """Wait for a message until a time of the event loop, or until the server stops."""
+        async with asyncio.timeout_at(time) as wait:
+            self._waits.add(wait)
+            try:
+                return await message
+            finally:
+                self._waits.remove(wait)

@@ -48,7 +48,7 @@ class JobTable:
 
     def __init__(self, archive: Archive, metrics: Metrics, traces: "Traces | None" = None) -> None:
         self.jobs: dict[str, Job] = {}
-        self._metrics = metrics
+        self.metrics = metrics
         self._traces = traces
         self._archive = archive
         self._discards = set[asyncio.Task[None]]()
@@ -90,7 +90,7 @@ class JobTable:
         now = time.time_ns()
         await self._change(job, replace(begun, start_time=now))
         if begun.attempts == 1:
-            self._metrics.wait(max(0, now - begun.create_time) / 1e9)
+            self.metrics.wait(max(0, now - begun.create_time) / 1e9)
 
     async def requeue(self, job: Job, losses: int) -> None:
         """Record that an attempt was lost, and that the job waits again.
@@ -130,7 +130,7 @@ class JobTable:
         finish = self._archive.finish
         await self._persist(job, lambda: finish(ended, job.progress, model, made.onnx))
         self._remove(job, ended)
-        self._metrics.stages(json.loads(made.report_json)["seconds"])
+        self.metrics.stages(json.loads(made.report_json)["seconds"])
 
     async def fail(self, job: Job, error: MetanasError) -> None:
         """End a job without a model; a job that has ended already stays as it is."""
@@ -204,7 +204,7 @@ class JobTable:
             "adaptation %s: %s%s", ended.id, ended.state, text, extra=trace_fields(ended.trace)
         )
         seconds = max(0, ended.end_time - ended.create_time) / 1e9
-        self._metrics.adaptation(ended.state, reason, seconds)
+        self.metrics.adaptation(ended.state, reason, seconds)
         self.jobs.pop(ended.id, None)
         discard = self._archive.discard(job.record.support)
         job.change(ended)

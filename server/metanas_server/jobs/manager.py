@@ -163,7 +163,10 @@ class JobManager:
         """
         # If the caller leaves now, the adaptation is still accepted as a whole or not at all.
         accept = asyncio.ensure_future(self._accept(spec, examples, caller))
-        return await shielded(accept)
+        accepted = await shielded(accept)
+        if accepted.reused:
+            self._table.metrics.reuse()
+        return accepted
 
     async def _accept(self, spec: Spec, examples: Sequence[Example], caller: Caller) -> Accepted:
         packed, record = await asyncio.to_thread(self._pack, spec, examples, caller.owner)

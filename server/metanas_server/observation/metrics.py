@@ -80,6 +80,11 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self._reused = Counter(
+            "metanas_reused_adaptations",
+            "Requests that an earlier adaptation with the same work has answered (`reuse`).",
+            registry=self.registry,
+        )
         self._stages = Histogram(
             "metanas_stage_seconds",
             "Time of a stage of an adaptation that made a model.",
@@ -108,6 +113,10 @@ class Metrics:
         self._adaptations.labels(state).observe(seconds)
         if reason:
             self._failures.labels(reason).inc()
+
+    def reuse(self) -> None:
+        """Count a request that an earlier adaptation with the same work answers."""
+        self._reused.inc()
 
     def stages(self, seconds: Mapping[str, float]) -> None:
         """Count the stages of an adaptation that made a model."""

@@ -43,10 +43,10 @@ def open_sqlite(path: Path, use: Use) -> Database:
             reserve.release()
             return _open(path, reserve, use)
     except UnicodeDecodeError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, use) from error
     except DBAPIError as error:
         if _code(error.orig) in DAMAGED:
-            raise _damaged(path, error.orig) from error
+            raise _damaged(path, error.orig, use) from error
         todo = "make room on its disk, and check its permissions"
         message = f"cannot use the database {path}: {error.orig}; {todo}"
         raise StartError("DATA_NOT_WRITABLE", message) from error
@@ -74,14 +74,16 @@ def look_at_sqlite(path: Path) -> Database:
             _check(connection, "integrity_check")
             _check_columns(connection)
     except UnicodeDecodeError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, Use.LOOK) from error
     except DBAPIError as error:
-        raise _damaged(path, error.orig) from error
+        raise _damaged(path, error.orig, Use.LOOK) from error
     return Database(changes=engine, reads=engine, reason=_reason)
 
 
-def _damaged(path: Path, cause: BaseException | None) -> StartError:
+def _damaged(path: Path, cause: BaseException | None, use: Use) -> StartError:
     todo = "use metanas-server restore, or metanas-server repair"
+    if use is Use.MIGRATE:
+        todo += " of the release that wrote it"  # this one repairs no older tables
     return StartError("DATABASE_DAMAGED", f"cannot use the database {path}: {cause}; {todo}")
 
 

@@ -11,7 +11,7 @@ from metanas.spec.budget import footprint_of
 from metanas.spec.examples import Example
 from metanas.spec.variant import Variant
 from metanas_server.api import answers, convert
-from metanas_server.api.upload import Intake, UploadBudget, receive
+from metanas_server.api.upload import Intake, Uploads
 from metanas_server.api.variants import Converter
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
@@ -35,13 +35,13 @@ class StudioEngine:
         jobs: JobManager,
         pool: WorkerPool,
         archive: Archive,
-        budget: UploadBudget,
+        uploads: Uploads,
     ) -> None:
         self._config = config
         self._jobs = jobs
         self._pool = pool
         self._archive = archive
-        self._budget = budget
+        self._uploads = uploads
         self._converter = Converter(archive, config.data)
 
     def describe(self) -> Json:
@@ -83,9 +83,8 @@ class StudioEngine:
         """
         config = self._config
         most = max(config.limits.max_image_bytes, config.max_request_bytes)
-        timely = receive(chunks, config.upload_idle_seconds, config.upload_seconds)
-        with Intake(config.limits, self._budget, caller.name) as intake:
-            parts = read_parts(content_type, timely, most)
+        with self._uploads.intake(caller.name) as intake:
+            parts = read_parts(content_type, self._uploads.receive(chunks), most)
             accepted = await self._receive(parts, caller, intake)
         return await self.adaptation(accepted.id, caller)
 
