@@ -10,7 +10,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +107,13 @@ class Postgres:
         return self._process.pid
 
     def kill(self) -> None:
-        """Kill the server as a crash would; its other processes end by themselves."""
+        """Kill the server with its processes: one that goes on would answer a last statement."""
         if self._process is not None:
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text("ascii")
             self._process.send_signal(signal.SIGKILL)
+            for child in map(int, children.split()):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
             self._process.wait()
             self._process = None
 

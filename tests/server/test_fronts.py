@@ -17,6 +17,7 @@ from metanas_protos.v1.adaptation_service_pb2 import (
     ListAdaptationsRequest,
     WatchAdaptationRequest,
 )
+from metanas_protos.v1.model_service_pb2 import ListModelsRequest
 from tests.server.calls import (
     CANCELLED,
     LONG,
@@ -34,7 +35,10 @@ from tests.server.processes import ENVIRONMENT, ServerProcess, run, serving
 from tests.server.s3 import Bucket
 
 PATIENCE = 240.0
+LASTING = AdaptationOptions(steps=30)
 HOUR, LEASE = 3600, 3  # seconds
+OUTAGE = 4.0
+"""Seconds without a database, longer than a lease. The test has been run with 60, too."""
 
 
 class Fronts:
@@ -180,6 +184,40 @@ def test_a_front_whose_bucket_hangs_keeps_its_lease(
     one.cancel(busy)
 
 
+def models(api: Api) -> list[str]:
+    answer = api.models.ListModels(ListModelsRequest(page_size=500))
+    return [model.name for model in answer.models]
+
+
+def test_the_loss_of_the_database_loses_and_doubles_nothing(
+    fronts: Fronts, pair: tuple[ServerProcess, ServerProcess]
+) -> None:
+    """Both fronts run an adaptation at the loss, and have others that wait."""
+    one, two = (each.api for each in pair)
+    before = models(one)
+    names = [
+        each.create(spec(options=LASTING, seed=20 + 2 * number + at), images()).name
+        for number in range(2)
+        for at, each in enumerate((one, two))
+    ]
+    for name in names[:2]:
+        one.until_running(name)
+    fronts.postgres.kill()
+    end = time.monotonic() + OUTAGE
+    while time.monotonic() < end:
+        for api in (one, two):
+            assert refused(api.create, spec(), images()).reason == "STORE_FAILED"
+        time.sleep(0.5)
+    fronts.postgres.start()
+    ended = [until(one, name, SUCCEEDED) for name in names]
+    assert [each.attempts for each in ended] == [1] * len(names)
+    made = {each.model for each in ended}
+    assert len(made) == len(names)
+    assert set(models(two)) - set(before) == made
+    for name in made:
+        check_model(two, name)
+
+
 def beats(fronts: Fronts) -> dict[str, int]:
     """Return the last beat of each front, in milliseconds by the clock of the database."""
     name = fronts.records.rpartition("/")[2]
@@ -251,7 +289,11 @@ def test_the_loss_of_the_database_and_of_a_front(
         assert [each["trace_id"] for each in found] == [f"{number:032x}"]
     for each in ended:
         check_model(two.api, each.model)
+    running = two.api.create(spec(options=LONG, seed=8), images()).name
+    two.api.until_running(running)
     third = fronts.start()
     assert third.api.get(names[0]) == ended[0]
+    third.api.until_running(running)  # it shows steps of a time when there was one front
+    two.api.cancel(running)
     done = third.api.end_of(third.api.create(spec(seed=9), images()).name)
     assert two.api.get(done.name) == done

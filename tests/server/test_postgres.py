@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -10,6 +11,8 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from metanas_protos.v1.adaptation_pb2 import AdaptationOptions
+from metanas_server.records.address import open_database, read_address
+from metanas_server.records.records import Records
 from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
 from tests.server.databases import Postgres
 from tests.server.processes import ServerProcess, attempt, maintain, serving
@@ -77,6 +80,16 @@ def test_a_killed_database(server: ServerProcess, postgres: Postgres, data: Path
         ended = api.end_of(name)
         assert ended.state == SUCCEEDED
         assert api.download(ended.model)
+
+
+def test_the_first_statement_after_a_restart_of_the_database(postgres: Postgres) -> None:
+    """It meets a connection that the database has closed."""
+    address = read_address(postgres.create(), Path())
+    with closing(Records(open_database(address), "front")) as records:
+        records.fronts.beat()
+        postgres.kill()
+        postgres.start()
+        assert records.fronts.count() == 1
 
 
 def test_a_restart_continues(checkpoints: Path, tmp_path: Path, postgres: Postgres) -> None:

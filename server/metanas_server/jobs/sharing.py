@@ -162,7 +162,9 @@ class Sharing:
             await self._jobs.adopt(partial(self._fronts.claim, again))
 
     async def _show(self) -> None:
-        """Write down new progress for the other fronts."""
+        """Write down new progress for the other fronts, as soon as there is one."""
+        if len(self._silences) < 2:
+            return
         jobs = [job for job in self._table.jobs.values() if len(job.progress) > job.written]
         new = {job.record.id: job.progress[job.written :] for job in jobs}
         if new:

@@ -126,11 +126,14 @@ class Database:
             query = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
             connection.execute(query, {"name": name})
 
-    def notify(self, connection: Connection, front: str, id_: str) -> None:
-        """Send the fronts a notice that an adaptation has changed, at the end of a transaction."""
-        if self.is_shared:
-            query = text("SELECT pg_notify(:channel, :notice)")
-            connection.execute(query, {"channel": CHANNEL, "notice": f"{front} {id_}"})
+    def notify(self, connection: Connection, front: str, ids: Sequence[str]) -> None:
+        """Send the fronts notices that adaptations have changed, at the end of a transaction."""
+        if self.is_shared and ids:
+            query = (
+                "SELECT pg_notify(:channel, notice) FROM unnest(CAST(:notices AS text[])) notice"
+            )
+            notices = [f"{front} {id_}" for id_ in ids]
+            connection.execute(text(query), {"channel": CHANNEL, "notices": notices})
 
     def do_not_wait_for_the_disk(self, connection: Connection) -> None:
         """End a transaction before it is on the disk: a power cut may undo it as a whole."""

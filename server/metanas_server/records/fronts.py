@@ -158,7 +158,7 @@ class Fronts:
         row = (ADAPTATIONS.c.id == id_, IS_UNFINISHED)
         with self._database.change() as connection:
             connection.execute(update(ADAPTATIONS).where(*row).values(cancel=1))
-            self._database.notify(connection, self.name, id_)
+            self._database.notify(connection, self.name, [id_])
 
     def write_progress(self, entries: Mapping[str, Sequence[ProgressRecord]]) -> None:
         """Write down the new progress of this front's adaptations, for the other fronts.
@@ -181,11 +181,10 @@ class Fronts:
                 for each in entries[id_]
             ]
             if rows:
-                connection.execute(
-                    self._database.insert_into(PROGRESS).on_conflict_do_nothing(), rows
-                )
-            for id_ in ids:
-                self._database.notify(connection, self.name, id_)
+                enter = self._database.insert_into(PROGRESS).on_conflict_do_nothing()
+                # With RETURNING all rows go in one statement.
+                connection.execute(enter.returning(PROGRESS.c.sequence), rows)
+            self._database.notify(connection, self.name, ids)
 
     def news(self, id_: str, after: int) -> tuple[AdaptationRecord, list[ProgressRecord]]:
         """Return an adaptation as it is, and its progress beyond a number.
@@ -225,6 +224,5 @@ class Fronts:
             if damaged:
                 aside = update(ADAPTATIONS).where(columns.number.in_(damaged))
                 connection.execute(aside.values(state=DAMAGED))
-            for row in rows:
-                self._database.notify(connection, self.name, row.id)
+            self._database.notify(connection, self.name, [row.id for row in rows])
         return [taken[number] for number in sorted(taken)]

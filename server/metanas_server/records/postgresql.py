@@ -1,9 +1,11 @@
 """PostgreSQL: a database of its own, reached over a network, which sends notices of changes."""
 
+import select
 from collections.abc import AsyncGenerator
+from typing import Any
 
-from sqlalchemy import URL, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from metanas_server.errors import StartError, StoreUnavailable
 from metanas_server.records.database import CHANNEL, PAGE_DAMAGED, Database
@@ -52,8 +54,8 @@ def open_postgresql(url: URL, use: Use) -> Database:
             connect_args={**NETWORK, "options": settings, "application_name": "metanas-server"},
             pool_size=CONNECTIONS,
             pool_timeout=POOL_SECONDS,
-            pool_pre_ping=True,
         )
+        event.listen(engine, "checkout", _check_open)
     except ModuleNotFoundError as error:
         message = f'PostgreSQL needs {error.name}; run: pip install "metanas-server[postgres]"'
         raise StartError("DRIVER_MISSING", message) from error
@@ -98,6 +100,20 @@ async def listen(url: URL) -> AsyncGenerator[tuple[str, str]]:
                 yield front, id_
     except psycopg.Error as error:
         raise StoreUnavailable("STORE_FAILED", "the database sends no notices now") from error
+
+
+def _check_open(connection: Any, *_: Any) -> None:
+    """Have the pool replace a connection that the database has closed.
+
+    An open one has nothing to read between two statements. A ping would say the same, but half of
+    the statements of an adaptation would be pings.
+    """
+    if not connection.closed:
+        look = select.poll()
+        look.register(connection.fileno(), select.POLLIN)
+        if not look.poll(0):
+            return
+    raise DisconnectionError
 
 
 def _reason(error: BaseException) -> str:

@@ -198,7 +198,7 @@ class Records:
                 connection.execute(delete(PROGRESS).where(PROGRESS.c.adaptation == record.id))
             if model is not None:
                 self.models.insert(connection, model)
-            self._database.notify(connection, self._front, record.id)
+            self._database.notify(connection, self._front, [record.id])
 
     def adaptation(self, id_: str, scope: str | None) -> AdaptationRecord:
         """Return the adaptation with this id.
