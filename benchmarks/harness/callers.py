@@ -96,15 +96,17 @@ async def flood(
     number: of all requests.
     deadlines: of the requests, in turn; 0 sets none.
     """
+    limits = [deadlines[index % len(deadlines)] for index in range(number)]
+    # Made before: otherwise the first ones would be late, and be sent all at once.
+    requests = [request(index, seconds=deadline) for index, deadline in enumerate(limits)]
     async with connected(address) as stub:
         begun()
         start = perf_counter()
 
         async def one(index: int) -> Mapping[str, Any]:
-            deadline = deadlines[index % len(deadlines)]
-            sent = request(index, seconds=deadline)
+            deadline = limits[index]
             await asyncio.sleep(max(0.0, start + index / rate - perf_counter()))
-            figures = await create(stub, token, sent)
+            figures = await create(stub, token, requests[index])
             if "name" in figures:
                 return {**figures, **await ended(stub, token, figures["name"], deadline)}
             return figures

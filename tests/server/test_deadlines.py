@@ -11,7 +11,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from metanas_server.callers import tokens
 from metanas_server.callers.tokens import Role
 from metanas_server.config import ServerConfig
-from metanas_server.jobs.admission import ends_before
+from metanas_server.jobs.admission import beside, ends_before
 from metanas_server.jobs.dispatcher import Pace, fits, in_time
 from metanas_server.jobs.job import Job
 from metanas_server.records.records import Load
@@ -131,6 +131,23 @@ def test_a_deadline_is_long_enough_for_all_who_end_together(slots: int) -> None:
     for running in range(slots):
         now = Load(waiting=0, unfinished=0, fronts=1, running=running)
         assert running < ends_before(now, slots) <= slots
+
+
+@pytest.mark.parametrize(
+    ("places", "waiting", "unfinished", "ahead"),
+    [
+        ({}, 6, 2, 4),
+        ({"ann": 1}, 7, 3, 5),
+        ({"bob": 9}, 15, 2, 7),  # three turns of Bob's come before Ann's third
+        ({"ann": 2, "bob": 1, "eve": 9}, 18, 4, 12),
+    ],
+)
+def test_uploads_count_as_waiting_adaptations(
+    places: dict[str, int], waiting: int, unfinished: int, ahead: int
+) -> None:
+    load = Load(waiting=6, unfinished=2, fronts=3, pause=1.5, running=8, ahead=4)
+    counted = replace(load, waiting=waiting, unfinished=unfinished, ahead=ahead)
+    assert beside(load, places, "ann") == counted
 
 
 @pytest.mark.parametrize(

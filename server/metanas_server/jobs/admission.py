@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import MappingProxyType
 
 from metanas_server.callers.access import Caller
 from metanas_server.config import ServerConfig
@@ -17,8 +16,7 @@ from metanas_server.resources import Spec
 
 DEFAULT_RETRY, SHORTEST_RETRY, LONGEST_RETRY = 2.0, 0.5, 60.0  # seconds
 MARGIN = 1.25
-"""Factor on the time that an adaptation probably takes: the pace varies with other load."""
-NO_PLACES: Mapping[str, int] = MappingProxyType({})
+"""Of requests that get a place: the pace varies with other load, and they are not refused later."""
 
 
 class Admission:
@@ -47,8 +45,11 @@ class Admission:
         Raises:
             Overloaded, QuotaReached, StoreUnavailable: see `check`.
         """
-        await self.check(caller, spec, self._places)
-        self._places[caller.name] += 1  # nothing was awaited since the check
+        before = Counter(self._places)
+        load = await asyncio.to_thread(self._look, caller)
+        # Some of the places before may have records now, which the load does not have.
+        self.admit(beside(load, before | self._places, caller.name), spec, MARGIN)
+        self._places[caller.name] += 1
         try:
             yield
         finally:
@@ -56,26 +57,25 @@ class Admission:
             if not self._places[caller.name]:
                 del self._places[caller.name]
 
-    async def check(
-        self, caller: Caller, spec: Spec, places: Mapping[str, int] = NO_PLACES
-    ) -> None:
-        """Refuse a request that has no chance now, beside the adaptations and these places.
+    async def check(self, caller: Caller, spec: Spec) -> None:
+        """Refuse a request that has no chance now.
 
         Raises:
             Overloaded: CALLER_RATE, QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
             QuotaReached: STORE_PINNED.
             StoreUnavailable: the database cannot be used now.
         """
-        load = await asyncio.to_thread(self._look, caller)
-        self.admit(_beside(load, places, caller.name), spec)
+        self.admit(await asyncio.to_thread(self._look, caller), spec)
 
     def _look(self, caller: Caller) -> Load:
         """Look at the store and the load in the database."""
         self._check_store()
         return self._records.load(caller.name, self.per_minute)
 
-    def admit(self, load: Load, spec: Spec) -> None:
+    def admit(self, load: Load, spec: Spec, margin: float = 1.0) -> None:
         """Refuse a request that the load of all fronts does not allow.
+
+        margin: factor on the time that an adaptation probably takes.
 
         Raises:
             Overloaded: CALLER_RATE, QUEUE_FULL, CALLER_QUOTA, DEADLINE_TOO_SHORT.
@@ -90,12 +90,12 @@ class Admission:
         if load.unfinished >= self._config.max_jobs_per_caller:
             text = f"{load.unfinished} of your adaptations have not ended yet"
             raise Overloaded("CALLER_QUOTA", f"{text}; wait for one of them", self._retry_seconds())
-        self._check_deadline(load, spec)
+        self._check_deadline(load, spec, margin)
 
-    def _check_deadline(self, load: Load, spec: Spec) -> None:
+    def _check_deadline(self, load: Load, spec: Spec, margin: float) -> None:
         """Refuse a deadline that an adaptation would perhaps not meet."""
         ends = ends_before(load, self._dispatcher.slots * max(load.fronts, 1))
-        seconds = MARGIN * ends * self._dispatcher.pace / max(load.fronts, 1)
+        seconds = margin * ends * self._dispatcher.pace / max(load.fronts, 1)
         if spec.deadline is not None and seconds > spec.deadline:
             message = (
                 f"beside {load.ahead + load.running} others an adaptation takes up to"
@@ -125,7 +125,7 @@ class Admission:
         return min(max(pace, SHORTEST_RETRY), LONGEST_RETRY) if pace else DEFAULT_RETRY
 
 
-def _beside(load: Load, places: Mapping[str, int], caller: str) -> Load:
+def beside(load: Load, places: Mapping[str, int], caller: str) -> Load:
     """Return the load of a caller's next request as if each place were a waiting adaptation."""
     unfinished = load.unfinished + places.get(caller, 0)
     return replace(
