@@ -101,14 +101,10 @@ def open_channel(connection: Connection) -> grpc.aio.Channel:
 
 
 def _channel(connection: Connection) -> grpc.aio.Channel:
-    milliseconds = round(1000 * connection.keepalive)
     options = [
         ("grpc.service_config", _service_config()),
         ("grpc.enable_retries", 1),
-        ("grpc.keepalive_time_ms", milliseconds),
-        ("grpc.keepalive_timeout_ms", milliseconds),
-        ("grpc.http2.ping_timeout_ms", milliseconds),  # of the pings that gRPC sends by itself
-        ("grpc.http2.max_pings_without_data", 0),  # 0: no limit on their number
+        *ping_options(connection.keepalive),
         ("grpc.enable_http_proxy", int(not is_local(connection.address))),
     ]
     if not connection.secure:
@@ -119,6 +115,21 @@ def _channel(connection: Connection) -> grpc.aio.Channel:
         certificate_chain=_pem(connection.certificate, "certificate"),
     )
     return grpc.aio.secure_channel(connection.address, credentials, options)
+
+
+def ping_options(keepalive: float) -> Sequence[tuple[str, int]]:
+    """Return the options of a channel that end its calls after twice `keepalive` of silence.
+
+    gRPC also sends pings by itself, and no data that arrives meanwhile stops their timeout. So it
+    has to be longer than the way through the full buffers of a slow link.
+    """
+    milliseconds = round(1000 * keepalive)
+    return [
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", milliseconds),
+        ("grpc.http2.ping_timeout_ms", 2 * milliseconds),
+        ("grpc.http2.max_pings_without_data", 0),  # 0: no limit on their number
+    ]
 
 
 def broken(error: grpc.aio.AioRpcError) -> bool:

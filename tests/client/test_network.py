@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from metanas_client import Client, InvalidInput, Unavailable
+from metanas_client.channel import ping_options
 from metanas_client.network import advice, host_of, is_local, proxy_for
 from metanas_client.transport import Pause
 from tests.client.conftest import ENVIRONMENT, server_process
@@ -171,6 +172,13 @@ def test_a_server_that_has_stopped_is_noticed(checkpoints: Path, tmp_path: Path)
             assert time.monotonic() < latest
         finally:
             os.kill(process.pid, signal.SIGCONT)
+
+
+def test_a_ping_through_full_buffers_has_the_time_of_the_whole_silence() -> None:
+    """On a link of 64 KiB/s its answer comes after all data that are on the way."""
+    options = dict(ping_options(10.0))
+    silence = options["grpc.keepalive_time_ms"] + options["grpc.keepalive_timeout_ms"]
+    assert options["grpc.http2.ping_timeout_ms"] == silence == 20_000
 
 
 @pytest.mark.slow
