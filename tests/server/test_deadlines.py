@@ -87,6 +87,16 @@ def test_a_deadline_too_short_is_refused_at_once(api: Api) -> None:
     api.end_of(name)
 
 
+def test_slow_adaptations_before_refuse_no_deadline_for_ever(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    with serving(checkpoints, tmp_path / "data") as server:
+        slow = server.api.create(spec(options=LONG, deadline=within(2)), images()).name
+        fails_at_its_deadline(server.api, slow)
+        # The estimate is 5 s now.
+        server.api.end_of(server.api.create(spec(deadline=within(2.5)), images()).name)
+
+
 def test_the_pace_of_jobs_that_end_together_is_that_of_jobs_one_after_the_other() -> None:
     pace = Pace()
     assert pace.seconds == 0

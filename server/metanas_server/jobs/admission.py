@@ -93,8 +93,15 @@ class Admission:
         self._check_deadline(load, spec, margin)
 
     def _check_deadline(self, load: Load, spec: Spec, margin: float) -> None:
-        """Refuse a deadline that an adaptation would perhaps not meet."""
-        ends = ends_before(load, self._dispatcher.slots * max(load.fronts, 1))
+        """Refuse a deadline that an adaptation would perhaps not meet.
+
+        The only adaptation of a caller is accepted if it begins at once. After slow adaptations the
+        pace could otherwise refuse all others, and no end of one would correct it.
+        """
+        slots = self._dispatcher.slots * max(load.fronts, 1)
+        if not load.unfinished and load.ahead + load.running < slots:
+            return
+        ends = ends_before(load, slots)
         seconds = margin * ends * self._dispatcher.pace / max(load.fronts, 1)
         if spec.deadline is not None and seconds > spec.deadline:
             message = (
