@@ -297,3 +297,11 @@ def test_the_loss_of_the_database_and_of_a_front(
     two.api.cancel(running)
     done = third.api.end_of(third.api.create(spec(seed=9), images()).name)
     assert two.api.get(done.name) == done
+    moving = third.api.create(spec(options=LONG, seed=10), images()).name
+    third.api.until_running(moving)
+    watch = two.api.watch(moving)
+    next(watch)
+    third.stop()
+    # The front that takes it is alone, and shows its steps to those who have watched it before.
+    next(event for event in watch if event.progress.attempt == 2)
+    assert two.api.cancel(moving).state != SUCCEEDED

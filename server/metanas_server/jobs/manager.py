@@ -95,6 +95,7 @@ class JobManager:
             ]
             for job in jobs:
                 self._table.add(job)
+                self._mirrors.end(job.record.id)
         suspects = sum(job.record.state is State.RUNNING for job in jobs)
         for job, each in zip(jobs, taken, strict=True):
             with suppress(LeaseLost):
@@ -276,7 +277,7 @@ class JobManager:
                     async for event in source:
                         after = event.sequence if isinstance(event, ProgressRecord) else after
                         yield event
-            except LeaseLost:  # it has moved to another front
+            except LeaseLost:  # it has moved to another front, or to this one
                 continue
             return
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
-from metanas_server.errors import NotFound, StoreError, StoreUnavailable
+from metanas_server.errors import LeaseLost, NotFound, StoreError, StoreUnavailable
 from metanas_server.jobs.job import Event, Job
 from metanas_server.records.fronts import Fronts
 from metanas_server.resources import AdaptationRecord
@@ -39,6 +39,7 @@ class Mirrors:
 
         Raises:
             NotFound: UNKNOWN_ADAPTATION, it was deleted meanwhile.
+            LeaseLost: it belongs to this front now.
             StoreError: RECORD_DAMAGED.
         """
         mirror = self._mirrors.get(record.id)
@@ -55,7 +56,8 @@ class Mirrors:
             mirror.watchers -= 1
             if not mirror.watchers and mirror.follower is not None:
                 mirror.follower.cancel()
-                self._mirrors.pop(record.id, None)
+                if self._mirrors.get(record.id) is mirror:
+                    del self._mirrors[record.id]
 
     def notice(self, id_: str | None) -> None:
         """Look at a job that has changed; None stands for all jobs."""
@@ -63,6 +65,16 @@ class Mirrors:
         for mirror in chosen:
             if mirror is not None:
                 mirror.changed.set()
+
+    def end(self, id_: str) -> None:
+        """End the mirror of a job that this front has taken; the watchers go on with the job.
+
+        A front that is alone writes down no progress that a mirror could read.
+        """
+        mirror = self._mirrors.pop(id_, None)
+        if mirror is not None:
+            mirror.job.interrupt(LeaseLost("ADAPTATION_MOVED", "this front has the adaptation"))
+            mirror.changed.set()
 
     async def _follow(self, mirror: _Mirror) -> None:
         job = mirror.job
