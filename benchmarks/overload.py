@@ -48,7 +48,11 @@ PROBE_SECONDS = 0.02
 CONNECTIONS = 10
 """Connections of the watchers."""
 DEADLINES = (2.0, 5.0, 10.0, 20.0, 40.0)
-WORKLOAD = Workload(network="shipped", ways=5, shots=1)
+WORKLOADS = (
+    Workload(network="shipped", ways=5, shots=1),
+    Workload(network="photos", ways=5, shots=1, size=224, channels=3),
+)
+"""Tasks of the case `throughput`."""
 FULL: Row = {"kinds": [each.__name__ for each in KINDS], "rows": ROWS, "quota": 64, "others": 8,
         "jobs": 16, "clients": 16, "longer": 8}  # fmt: skip
 TINY: Row = {"kinds": ["dimensions", "tensors"], "rows": 2, "quota": 4, "others": 2, "jobs": 2,
@@ -220,8 +224,10 @@ def throughput(options: Options) -> Iterator[Row]:
     """Let clients adapt again and again, through each kind of servers."""
     for place, number, workers in options.places:
         with _servers(place, number, workers) as (servers, families):
-            yield {"place": place, "servers": number, "workers": workers,
-                   **_adaptations(servers, families, options)}  # fmt: skip
+            for workload in options.workloads:
+                yield {"place": place, "servers": number, "workers": workers,
+                       "title": workload.title,
+                       **_adaptations(servers, families, workload, options)}  # fmt: skip
 
 
 @contextmanager
@@ -246,7 +252,10 @@ def _servers(
 
 
 def _adaptations(
-    servers: Sequence[Server], families: Callable[[], list[int]], options: Options
+    servers: Sequence[Server],
+    families: Callable[[], list[int]],
+    workload: Workload,
+    options: Options,
 ) -> Row:
     """Time adaptations of many clients; the whole time, and the processor time of the servers."""
     count = options.clients
@@ -258,9 +267,9 @@ def _adaptations(
         each = max(1, options.runs // count)
 
         def work(index: int, rounds: int) -> None:
-            support = support_of(WORKLOAD, index)
+            support = support_of(workload, index)
             for seed in range(rounds):
-                adapt(clients[index], WORKLOAD, support, seed)
+                adapt(clients[index], workload, support, seed)
 
         list(pool.map(work, range(count), [1] * count))  # warms up
         before, start = processor_seconds(families()), perf_counter()
@@ -343,16 +352,17 @@ def _refusals(rows: Sequence[Row]) -> str:
 
 
 def _throughput(rows: Sequence[Row]) -> str:
-    header = ["workers", "servers", "of each", "adaptations/min", "CPU s each", "against processes"]
+    header = ["task", "workers", "servers", "of each", "adaptations/min", "CPU s each",
+              "against processes"]  # fmt: skip
     names = {"processes": "processes", "ray": "Ray, PostgreSQL"}
-    alone = dict[int, float]()
+    alone = dict[tuple[str, int], float]()
     lines = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["title"], reverse=True):
         cost = row["processor"] / row["adaptations"]
         workers = row["servers"] * row["workers"]
-        times = cost / alone.setdefault(min(workers, 2), cost)
+        times = cost / alone.setdefault((row["title"], min(workers, 2)), cost)
         rate = 60 * row["adaptations"] / row["whole"]
-        place = [names[row["place"]], str(row["servers"]), str(row["workers"])]
+        place = [row["title"], names[row["place"]], str(row["servers"]), str(row["workers"])]
         lines.append([*place, figure(rate), figure(cost), figure(times)])
     return table(header, lines)
 
@@ -370,10 +380,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--queue", type=int, default=64, metavar="N", help="--max-queue (%(default)s)")
     add("--rate", type=float, default=100.0, metavar="N", help="requests a second (%(default)s)")
     options = made.parse_args(arguments)
-    options.places = PLACES
+    options.places, options.workloads = PLACES, WORKLOADS
     if options.quick:
         options.seconds, options.idle, options.watchers, options.queue = 0.2, 5, 4, 2
         options.runs, options.places = 2, (PLACES[0], PLACES[2])
+        options.workloads = WORKLOADS[:1]
     vars(options).update(TINY if options.quick else FULL)
     run(TOPIC, options, measure, tables)
 
