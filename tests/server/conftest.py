@@ -61,3 +61,12 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for all tests of the process; a test creates a database of its own."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/records.sqlite3"
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return postgres.create()

@@ -31,7 +31,6 @@ from metanas_server.storage.archive import Archive, open_archive
 from metanas_server.storage.folder_store import FolderStore
 from metanas_server.storage.maintenance import repair
 from tests.server.calls import LONG, SUCCEEDED, images, refused, spec
-from tests.server.databases import Postgres
 from tests.server.processes import ENVIRONMENT, maintain, serving
 from tests.server.test_parts import MODEL, RECORD
 from tests.server.test_records import write_format_5
@@ -45,13 +44,8 @@ IDS = ("one", "two", "three")
 STEPS = (ProgressRecord(sequence=1, attempt=1, time=1, stage="adapt", step=1, steps=2),)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    if request.param == "sqlite":
-        address = f"sqlite:///{tmp_path}/records.sqlite3"
-    else:
-        postgres: Postgres = request.getfixturevalue("postgres")
-        address = postgres.create()
+@pytest.fixture
+def database(address: str) -> Iterator[Database]:
     with closing(open_database(read_address(address, Path()))) as database:
         yield database
 

@@ -19,20 +19,11 @@ from metanas_server.records.tables import is_sealed_time, seal, seal_time
 from metanas_server.resources import ModelChange
 from metanas_server.storage.archive import Archive
 from metanas_server.storage.folder_store import FolderStore
-from tests.server.databases import Postgres
 from tests.server.test_models_contract import add
 
 HOUR = 3600 * 10**9
 """Nanoseconds."""
 SETTINGS = ModelChange(pinned=True, unshare=(), share_with=("bob", "eva"))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/records.sqlite3"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.create()
 
 
 @pytest.fixture

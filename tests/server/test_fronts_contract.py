@@ -22,7 +22,6 @@ from metanas_server.records.database import Database
 from metanas_server.records.records import Load, Records
 from metanas_server.records.tables import STARTS
 from metanas_server.resources import ProgressRecord, State
-from tests.server.databases import Postgres
 from tests.server.test_parts import MODEL, RECORD
 
 RUNNING = replace(RECORD, state=State.RUNNING, attempts=1)
@@ -32,14 +31,6 @@ STEPS = tuple(
     for i in range(1, 4)
 )
 MOST = 3
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/records.sqlite3"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.create()
 
 
 @pytest.fixture

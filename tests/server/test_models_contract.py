@@ -14,18 +14,9 @@ from metanas_server.records.address import open_database, read_address
 from metanas_server.records.models import ModelLimits
 from metanas_server.records.records import Records
 from metanas_server.resources import EVERYBODY, ModelChange, ModelRecord
-from tests.server.databases import Postgres
 from tests.server.test_parts import MODEL, RECORD
 
 LIMITS = ModelLimits(pinned=2, shares=3)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/records.sqlite3"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.create()
 
 
 @pytest.fixture

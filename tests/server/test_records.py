@@ -25,7 +25,6 @@ from metanas_server.records.records import Records
 from metanas_server.records.tables import METADATA
 from metanas_server.resources import Failure, ProgressRecord, State
 from metanas_server.storage.folder_store import FolderStore
-from tests.server.databases import Postgres
 from tests.server.processes import maintain
 from tests.server.test_parts import MODEL, RECORD
 
@@ -39,15 +38,6 @@ FAILURE = Failure(
 )
 ENDED = replace(RECORD, state=State.FAILED, failure=FAILURE, support="", classes=None, end_time=7)
 HOSTILE = "a\0'\"\\\n\x7f é \U0001f600 %s $1 :x"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of an empty database of each kind."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/records.sqlite3"
-    postgres: Postgres = request.getfixturevalue("postgres")
-    return postgres.create()
 
 
 def opened(address: str, use: Use = Use.SERVE) -> Database:
